@@ -1,0 +1,1 @@
+"""Exotel's side: its messages, the server it dials, and a simulated Exotel."""

@@ -1,0 +1,1 @@
+"""PersonaPlex's side: its wire, a client, and the embedded engine."""

@@ -1,0 +1,21 @@
+//! The hot path of pxbridge, as pure state machines.
+//!
+//! Bytes or samples and the current time go in; bytes or samples and counters come out. Nothing here
+//! does I/O or reads a clock, so a test can run an hour of a bad network in a second and replay any fault.
+//!
+//! Conventions: samples are mono `f32` with full scale at ±1.0 (`i16` only at the edges, see [`pcm`]);
+//! time is `now_us`, microseconds on any monotonic clock; rates are in hertz.
+
+pub mod error;
+pub mod intake;
+pub mod line;
+pub mod media;
+pub mod ogg;
+pub mod opus;
+pub mod pcm;
+pub mod playout;
+pub mod resample;
+pub mod stream;
+pub mod timescale;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Uplink and Downlink: everything between the two wires, one call per message.

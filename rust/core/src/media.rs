@@ -1,0 +1,1 @@
+//! Exotel's media frame: JSON and base64 to PCM, and back.

@@ -1,0 +1,1 @@
+//! Opus packets: the only file that knows audiopus.

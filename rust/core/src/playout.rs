@@ -1,0 +1,1 @@
+//! The caller's delay: bounded, whatever the engine does.

@@ -1,0 +1,1 @@
+//! WSOLA: speech made shorter or longer without changing its pitch.
