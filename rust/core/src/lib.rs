@@ -10,6 +10,7 @@ pub mod error;
 pub mod intake;
 pub mod line;
 pub mod media;
+pub mod noise;
 pub mod ogg;
 pub mod opus;
 pub mod pcm;
