@@ -1,0 +1,126 @@
+"""PersonaPlex's messages: what is built is read again, and nothing that comes makes the reader raise."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pxbridge.personaplex import wire
+from pxbridge.personaplex.wire import Frame, FrameReader, Kind, TextReader
+
+# A lone surrogate cannot be said in UTF-8, so no prompt and no text holds one.
+words = st.text(st.characters(exclude_categories=["Cs"]))
+prompts = words.filter(lambda text: text.strip() != "")
+
+
+@given(st.binary())
+def test_audio_comes_through_unchanged(ogg: bytes) -> None:
+    assert FrameReader().read(wire.audio(ogg)) == Frame(Kind.AUDIO, ogg)
+
+
+@pytest.mark.parametrize(
+    ("message", "frame"),
+    [
+        (wire.handshake(), Frame(Kind.HANDSHAKE, b"")),
+        (b"\x00\x01\x00\x00\x00", Frame(Kind.HANDSHAKE, b"\x01\x00\x00\x00")),
+        (wire.text(" hi"), Frame(Kind.TEXT, b" hi")),
+        (b"\x03\x01", Frame(Kind.CONTROL, b"\x01")),
+        (wire.metadata({"é": 1}), Frame(Kind.METADATA, '{"é":1}'.encode())),
+        (wire.error("no such voice"), Frame(Kind.ERROR, b"no such voice")),
+        (wire.ping(), Frame(Kind.PING, b"")),
+    ],
+)
+def test_every_kind_is_recognised(message: bytes, frame: Frame) -> None:
+    assert FrameReader().read(message) == frame
+
+
+@given(st.lists(st.binary()))
+def test_messages_that_are_none_are_counted_and_skipped(messages: list[bytes]) -> None:
+    reader = FrameReader()
+    frames = [reader.read(message) for message in messages]
+    assert frames.count(None) == reader.unknown + reader.empty
+    assert reader.empty == messages.count(b"")
+    assert reader.unknown == sum(1 for message in messages if message and message[0] > Kind.PING)
+
+
+@given(words)
+def test_text_is_read_as_it_was_said_with_marks_as_spaces(said: str) -> None:
+    frame = FrameReader().read(wire.text(said))
+    assert frame is not None
+    if not said.startswith("<0x"):
+        assert TextReader().read(frame.payload) == said.replace("▁", " ")
+
+
+def test_a_mark_that_the_server_left_is_a_space() -> None:
+    assert TextReader().read("▁Hello".encode()) == " Hello"
+
+
+def test_a_character_spelled_in_bytes_comes_out_whole() -> None:
+    reader = TextReader()
+    pieces = [" caf", "<0xC3>", "<0xA9>", "."]
+    assert [reader.read(piece.encode()) for piece in pieces] == [" caf", "", "é", "."]
+
+
+def test_a_character_that_breaks_off_does_not_swallow_what_follows() -> None:
+    reader = TextReader()
+    assert reader.read(b"<0xC3>") == ""
+    assert reader.read(b" yes") == "\N{REPLACEMENT CHARACTER} yes"
+    assert reader.read(b" no") == " no"
+
+
+@given(st.lists(st.binary()))
+def test_no_text_raises(payloads: list[bytes]) -> None:
+    reader = TextReader()
+    for payload in payloads:
+        assert "▁" not in reader.read(payload)
+
+
+@given(voice=prompts, text=prompts)
+def test_prompts_arrive_as_they_were_written(voice: str, text: str) -> None:
+    url = wire.chat_url("ws://127.0.0.1:8998/api/chat", voice, text)
+    assert url.isascii()
+    assert parse_qs(urlsplit(url).query) == {"voice_prompt": [voice], "text_prompt": [text]}
+
+
+@pytest.mark.parametrize(
+    ("given_url", "meant"),
+    [
+        ("wss://gpu:8998/api/chat", "wss://gpu:8998/api/chat"),
+        ("https://gpu:8998", "wss://gpu:8998/api/chat"),
+        ("http://gpu/", "ws://gpu/api/chat"),
+        ("ws://[::1]:8998/api/chat/", "ws://[::1]:8998/api/chat"),
+        (" wss://gpu/lab/2/api/chat?token=x#sha256=ab ", "wss://gpu/lab/2/api/chat?token=x"),
+    ],
+)
+def test_an_engine_url_is_completed(given_url: str, meant: str) -> None:
+    assert wire.engine_url(given_url) == meant
+
+
+def test_a_query_of_the_engine_is_kept() -> None:
+    url = wire.chat_url("wss://gpu/api/chat?token=x", "NATF0.pt", "You are Ada.")
+    assert url == "wss://gpu/api/chat?token=x&voice_prompt=NATF0.pt&text_prompt=You+are+Ada."
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("gpu:8998", "looks like wss://"),
+        ("ftp://gpu/api/chat", "looks like wss://"),
+        ("wss:///api/chat", "looks like wss://"),
+        ("wss://gpu:port/api/chat", "is no URL"),
+        ("wss://gpu/api/chat?seed=1", "seed"),
+        ("wss://gpu/api/chat?text_prompt=x", "text_prompt"),
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_with_its_reason(url: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        wire.engine_url(url)
+
+
+@pytest.mark.parametrize(("voice", "text", "says"), [("", "x", "voice_prompt"), ("x", " \n", "text_prompt")])
+def test_an_empty_prompt_never_reaches_the_engine(voice: str, text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        wire.chat_url("ws://gpu", voice, text)
