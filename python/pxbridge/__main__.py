@@ -1,0 +1,7 @@
+"""`python -m pxbridge`: the same as the script `pxbridge`."""
+
+import sys
+
+from pxbridge.cli import main
+
+sys.exit(main())

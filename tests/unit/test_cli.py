@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+import pxbridge
+from pxbridge import cli
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"pxbridge {pxbridge.__version__}\n"
+
+
+def test_help_names_every_setting_every_command_and_gives_examples(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("--port", "--engines", "--voice-prompt", "call", "examples:", "PXBRIDGE_"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (["--prot", "5"], "did you mean --port?"),
+        (["cal"], "did you mean call?"),
+        (["--port", "5", "call"], "a command comes first: `pxbridge call ...`"),
+        (["--frobnicate=1"], "`pxbridge --help` lists what there is"),
+    ],
+)
+def test_an_unknown_argument_is_one_line_with_a_mend(
+    words: list[str], mend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == cli.EXIT_UNUSABLE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pxbridge: ") and captured.err.count("\n") == 1
+    assert mend in captured.err
+
+
+def test_a_bad_setting_stops_the_start_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_PORT", "[b]x[/]")
+    assert cli.main([]) == cli.EXIT_UNUSABLE
+    assert capsys.readouterr().err == (
+        "pxbridge: PXBRIDGE_PORT (environment): '[b]x[/]' is not a port number from 0 (any free one) to 65535\n"
+    )
