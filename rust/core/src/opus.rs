@@ -1,1 +1,380 @@
-//! Opus packets: the only file that knows audiopus.
+//! Opus packets (RFC 6716): the only file that knows audiopus.
+//!
+//! Samples are `f32`, full scale ±1.0. The encoder takes exact frames; the decoder never fails: what it cannot
+//! decode it conceals, and counts.
+
+use audiopus::coder::GenericCtl;
+use audiopus::packet::{Packet, nb_samples};
+use audiopus::{Bitrate, Channels, MutSignals, SampleRate};
+
+use crate::error::{Error, Result};
+
+/// The rates Opus knows.
+const RATES: &str = "8000, 12000, 16000, 24000 or 48000";
+/// Frame durations that libopus encodes.
+const FRAMES_US: [u32; 9] = [
+    2_500, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 120_000,
+];
+/// The largest packet we can make: six frames of 20 ms, 1275 bytes each (RFC 6716 §3.4), and their framing.
+const MAX_ENCODED_BYTES: usize = 6 * 1276 + 8;
+/// No packet is longer (RFC 6716 §3.4 [R5]).
+pub const MAX_PACKET_MS: usize = 120;
+/// Bits a frame needs at least; with fewer libopus sends an empty one, which is silence.
+const MIN_FRAME_BITS: u32 = 24;
+const MICROSECONDS: u32 = 1_000_000;
+/// The input is 16-bit speech at best: finer detail need not be coded.
+const INPUT_BITS: u8 = 16;
+/// libopus conceals and decodes in multiples of 2.5 ms: this many a second.
+const STEPS_PER_S: usize = 400;
+/// Concealment repeats the voice believably for this long ...
+const CONCEAL_FULL_MS: usize = 60;
+/// ... and is silent after this long: libopus' own goes on as noise for ever.
+const CONCEAL_END_MS: usize = 120;
+/// How fast the sound comes back when it had been faded out.
+const RETURN_MS: usize = 5;
+
+/// What the encoder optimises for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Application {
+    /// Speech: SILK, at low bit rates; 6.5 ms look-ahead.
+    Voip,
+    /// Nearness to the input; 6.5 ms look-ahead.
+    Audio,
+    /// CELT only: 2.5 ms look-ahead, the least work, and close to the input when bits are plenty.
+    LowDelay,
+}
+
+/// All that is chosen about an encoder. Mono; VBR; no DTX, as packets are the engine's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderConfig {
+    /// Rate of the samples given to it: 8000, 12000, 16000, 24000 or 48000. Not the rate of the stream: a decoder
+    /// of any rate reads it.
+    pub rate_hz: u32,
+    /// See [`Application`].
+    pub application: Application,
+    /// Average bit rate, from 6,000 to 510,000.
+    pub bitrate_bps: u32,
+    /// libopus' effort, from 0 to 10.
+    pub complexity: u8,
+    /// A packet's duration: 2.5, 5, 10, 20, 40, 60, 80, 100 or 120 ms.
+    pub frame_us: u32,
+}
+
+/// The encoder towards the engine.
+pub const TOWARDS_ENGINE: EncoderConfig = EncoderConfig {
+    rate_hz: 24_000,
+    application: Application::LowDelay,
+    bitrate_bps: 96_000,
+    complexity: 0,
+    frame_us: 20_000,
+};
+
+/// Makes packets.
+#[derive(Debug)]
+pub struct Encoder {
+    encoder: audiopus::coder::Encoder,
+    config: EncoderConfig,
+    frame_samples: usize,
+    lookahead_samples: usize,
+    packet: Box<[u8]>,
+    /// A frame of which the samples that are no numbers were made silent.
+    mended: Vec<f32>,
+}
+
+impl Encoder {
+    /// An encoder.
+    ///
+    /// # Errors
+    /// [`Error::Rate`] or [`Error::Parameter`] if the configuration is out of range.
+    pub fn new(config: EncoderConfig) -> Result<Self> {
+        let rate = sample_rate(config.rate_hz)?;
+        if !FRAMES_US.contains(&config.frame_us) {
+            return Err(Error::Parameter {
+                name: "frame_ms",
+                value: format!("{}", f64::from(config.frame_us) / 1000.0),
+                expected: "2.5, 5, 10, 20, 40, 60, 80, 100 or 120",
+            });
+        }
+        // Packets above 20 ms may be made of 20 ms frames.
+        let frames_per_s = MICROSECONDS / config.frame_us.min(20_000);
+        let bits = 6_000.max(MIN_FRAME_BITS * frames_per_s)..=510_000;
+        if !bits.contains(&config.bitrate_bps) {
+            return Err(Error::Parameter {
+                name: "bitrate_bps",
+                value: config.bitrate_bps.to_string(),
+                expected: "from 6000 (9600 in frames of 2.5 ms) to 510000",
+            });
+        }
+        if config.complexity > 10 {
+            return Err(Error::Parameter {
+                name: "complexity",
+                value: config.complexity.to_string(),
+                expected: "from 0 to 10",
+            });
+        }
+        let application = match config.application {
+            Application::Voip => audiopus::Application::Voip,
+            Application::Audio => audiopus::Application::Audio,
+            Application::LowDelay => audiopus::Application::LowDelay,
+        };
+        let mut encoder =
+            audiopus::coder::Encoder::new(rate, Channels::Mono, application).map_err(refused)?;
+        let bitrate = i32::try_from(config.bitrate_bps).unwrap_or(i32::MAX);
+        encoder
+            .set_bitrate(Bitrate::BitsPerSecond(bitrate))
+            .map_err(refused)?;
+        encoder.set_complexity(config.complexity).map_err(refused)?;
+        encoder.set_lsb_depth(INPUT_BITS).map_err(refused)?;
+        encoder.set_dtx(false).map_err(refused)?;
+        let lookahead_samples = encoder.lookahead().map_err(refused)? as usize;
+        Ok(Self {
+            encoder,
+            config,
+            frame_samples: (u64::from(config.rate_hz) * u64::from(config.frame_us) / u64::from(MICROSECONDS))
+                as usize,
+            lookahead_samples,
+            packet: vec![0; MAX_ENCODED_BYTES].into_boxed_slice(),
+            mended: Vec::new(),
+        })
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn config(&self) -> EncoderConfig {
+        self.config
+    }
+
+    /// Samples of one frame, at the encoder's rate.
+    #[must_use]
+    pub fn frame_samples(&self) -> usize {
+        self.frame_samples
+    }
+
+    /// How many samples the decoder's output is behind the input, at the encoder's rate.
+    #[must_use]
+    pub fn lookahead_samples(&self) -> usize {
+        self.lookahead_samples
+    }
+
+    /// Encodes one frame, appends its packet to `out` and returns the packet's length, never 0. What is not a
+    /// number counts as silence.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless `pcm` is exactly one frame.
+    pub fn encode(&mut self, pcm: &[f32], out: &mut Vec<u8>) -> Result<usize> {
+        if pcm.len() != self.frame_samples {
+            return Err(Error::Parameter {
+                name: "samples",
+                value: pcm.len().to_string(),
+                expected: "exactly one frame",
+            });
+        }
+        let sound = if pcm.iter().all(|s| s.is_finite()) {
+            pcm
+        } else {
+            self.mended.clear();
+            self.mended
+                .extend(pcm.iter().map(|&s| if s.is_finite() { s } else { 0.0 }));
+            &self.mended
+        };
+        let length = self
+            .encoder
+            .encode_float(sound, &mut self.packet)
+            .map_err(refused)?;
+        out.extend_from_slice(&self.packet[..length]);
+        Ok(length)
+    }
+}
+
+/// Takes packets, whatever mode, bandwidth, duration or number of channels they are in.
+#[derive(Debug)]
+pub struct Decoder {
+    decoder: audiopus::coder::Decoder,
+    rate: SampleRate,
+    rate_hz: usize,
+    channels: usize,
+    /// Duration of the last packet that was decoded, in samples a channel.
+    last_samples: usize,
+    /// Samples a channel concealed since then.
+    run: usize,
+    malformed: u64,
+    concealed: u64,
+}
+
+impl Decoder {
+    /// A decoder that gives samples at `rate_hz`, interleaved if `channels` is 2. Stereo packets are mixed down by
+    /// a decoder of 1, mono packets doubled by one of 2.
+    ///
+    /// # Errors
+    /// [`Error::Rate`] or [`Error::Parameter`].
+    pub fn new(rate_hz: u32, channels: usize) -> Result<Self> {
+        let rate = sample_rate(rate_hz)?;
+        let layout = match channels {
+            1 => Channels::Mono,
+            2 => Channels::Stereo,
+            _ => {
+                return Err(Error::Parameter {
+                    name: "channels",
+                    value: channels.to_string(),
+                    expected: "1 or 2",
+                });
+            }
+        };
+        Ok(Self {
+            decoder: audiopus::coder::Decoder::new(rate, layout).map_err(refused)?,
+            rate,
+            rate_hz: rate_hz as usize,
+            channels,
+            last_samples: 0,
+            run: 0,
+            malformed: 0,
+            concealed: 0,
+        })
+    }
+
+    /// Appends the samples of one packet to `out` and returns how many per channel: at most 120 ms. A packet that
+    /// cannot be decoded, an empty one too, is counted and concealed for as long as the one before it.
+    pub fn decode(&mut self, packet: &[u8], out: &mut Vec<f32>) -> usize {
+        let start = out.len();
+        let Some(samples) = self.try_decode(packet, out) else {
+            out.truncate(start);
+            self.malformed += 1;
+            self.conceal(self.last_samples, out);
+            return self.last_samples;
+        };
+        let sound = &mut out[start..];
+        // Damaged packets can decode to anything.
+        for sample in &mut *sound {
+            *sample = if sample.is_nan() {
+                0.0
+            } else {
+                sample.clamp(-1.0, 1.0)
+            };
+        }
+        self.fade_in(start, out);
+        self.last_samples = samples;
+        self.run = 0;
+        samples
+    }
+
+    fn try_decode(&mut self, packet: &[u8], out: &mut Vec<f32>) -> Option<usize> {
+        let samples = nb_samples(Packet::try_from(packet).ok()?, self.rate).ok()?;
+        if samples == 0 || samples > self.rate_hz * MAX_PACKET_MS / 1000 {
+            return None;
+        }
+        self.fill(Some(packet), samples, out)
+    }
+
+    /// Runs libopus over `samples` (a channel) more of `out`.
+    fn fill(&mut self, packet: Option<&[u8]>, samples: usize, out: &mut Vec<f32>) -> Option<usize> {
+        let packet = packet.map(Packet::try_from).transpose().ok()?;
+        let start = out.len();
+        out.resize(start + samples * self.channels, 0.0);
+        let filled = self
+            .decoder
+            .decode_float(packet, MutSignals::try_from(&mut out[start..]).ok()?, false);
+        let filled = filled.ok()?.min(samples);
+        out.truncate(start + filled * self.channels);
+        Some(filled)
+    }
+
+    /// Appends `samples` (per channel) of what the last sound would have gone on like. It fades out within 120 ms
+    /// of the last packet and is silence from then on. libopus works in steps of 2.5 ms: ask for multiples.
+    pub fn conceal(&mut self, samples: usize, out: &mut Vec<f32>) {
+        let end = out.len() + samples * self.channels;
+        let step = self.rate_hz / STEPS_PER_S;
+        let silent_at = self.rate_hz * CONCEAL_END_MS / 1000;
+        let voiced = silent_at.saturating_sub(self.run).min(samples);
+        if voiced > 0 && self.last_samples > 0 {
+            let start = out.len();
+            // On failure, which libopus does not document, the silence below stands in.
+            if self.fill(None, voiced.next_multiple_of(step), out).is_none() {
+                out.truncate(start);
+            }
+            out.truncate(start + voiced * self.channels);
+            for (at, frame) in out[start..].chunks_exact_mut(self.channels).enumerate() {
+                let gain = self.gain(self.run + at);
+                frame.iter_mut().for_each(|s| {
+                    *s = if s.is_nan() {
+                        0.0
+                    } else {
+                        s.clamp(-1.0, 1.0) * gain
+                    }
+                });
+            }
+        }
+        out.resize(end, 0.0);
+        self.run = self.run.saturating_add(samples);
+        self.concealed += samples as u64;
+    }
+
+    /// Loudness of concealment after a run of so many samples.
+    fn gain(&self, run: usize) -> f32 {
+        let full = self.rate_hz * CONCEAL_FULL_MS / 1000;
+        let end = self.rate_hz * CONCEAL_END_MS / 1000;
+        end.saturating_sub(run.max(full)) as f32 / (end - full) as f32
+    }
+
+    /// Lets sound come back from where concealment had faded to.
+    fn fade_in(&self, start: usize, out: &mut [f32]) {
+        let from = self.gain(self.run);
+        if from >= 1.0 {
+            return;
+        }
+        let length = self.rate_hz * RETURN_MS / 1000;
+        for (at, frame) in out[start..]
+            .chunks_exact_mut(self.channels)
+            .take(length)
+            .enumerate()
+        {
+            let gain = from + (1.0 - from) * at as f32 / length as f32;
+            frame.iter_mut().for_each(|s| *s *= gain);
+        }
+    }
+
+    /// Begins anew, as a new stream does. The counters and the gain stay.
+    pub fn reset(&mut self) {
+        // Documented to succeed always.
+        let _ = self.decoder.reset_state();
+        self.last_samples = 0;
+        self.run = 0;
+    }
+
+    /// Scales everything decoded from now on by so many 1/256 dB (the unit of RFC 7845 §5.1's output gain).
+    pub fn set_gain_q8(&mut self, gain: i16) {
+        // The range of i16 is the range libopus takes.
+        let _ = self.decoder.set_gain(i32::from(gain));
+    }
+
+    /// Duration of the last packet decoded, in samples per channel.
+    #[must_use]
+    pub fn last_samples(&self) -> usize {
+        self.last_samples
+    }
+
+    /// Packets that could not be decoded so far.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Samples per channel concealed so far.
+    #[must_use]
+    pub fn concealed(&self) -> u64 {
+        self.concealed
+    }
+}
+
+fn sample_rate(rate_hz: u32) -> Result<SampleRate> {
+    let rate = i32::try_from(rate_hz)
+        .ok()
+        .and_then(|rate| SampleRate::try_from(rate).ok());
+    rate.ok_or(Error::Rate {
+        rate_hz,
+        expected: RATES,
+    })
+}
+
+fn refused(error: audiopus::Error) -> Error {
+    Error::Opus(error.to_string())
+}
