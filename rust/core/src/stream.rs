@@ -1,1 +1,341 @@
 //! PCM to Ogg Opus bytes and back (RFC 7845): the wire of PersonaPlex, moshi and sphn.
+//!
+//! The one idea: this is a live wire, not a file. The writer makes a page of every packet at once; the reader gives
+//! what it has, at once, whatever headers, granule positions or pages are missing or wrong. So the reader reads no
+//! granule positions (sphn 0.1 counts them at 24 kHz), and drops no pre-skip (sphn announces 80 ms and does not drop
+//! it itself): what pre-skip hides is a few ms of silence at the start of a call, but a bogus one would cost words.
+
+use crate::error::Result;
+use crate::ogg::{Event, OggStats, Packet, PacketReader, PageKind, PageWriter};
+use crate::opus::{Decoder, Encoder, EncoderConfig};
+
+/// Ogg Opus counts time at this rate, whatever the input's was (RFC 7845 §4).
+const GRANULE_HZ: u32 = 48_000;
+const HEAD_MAGIC: &[u8; 8] = b"OpusHead";
+const TAGS_MAGIC: &[u8; 8] = b"OpusTags";
+const VENDOR: &[u8] = b"pxbridge";
+// Fields of the identification header (RFC 7845 §5.1).
+const HEAD_BYTES: usize = 19;
+const HEAD_VERSION: u8 = 1;
+/// Versions up to this one are compatible with version 1.
+const HEAD_VERSION_MAX: u8 = 15;
+const HEAD_CHANNELS_AT: usize = 9;
+const HEAD_GAIN_AT: usize = 16;
+const HEAD_FAMILY_AT: usize = 18;
+/// A header gain beyond this is not believed: ±24 dB, in 1/256 dB.
+const GAIN_LIMIT_Q8: u16 = 24 * 256;
+/// At most this much sound stands in for lost pages: beyond it, the numbers tell of another stream, not of a loss.
+const MAX_LOST_MS: usize = 1000;
+
+/// PCM to Ogg Opus bytes: one packet a page, mono.
+#[derive(Debug)]
+pub struct OggOpusWriter {
+    encoder: Encoder,
+    pages: PageWriter,
+    state: Written,
+    /// Samples that do not fill a frame yet.
+    pending: Vec<f32>,
+    packet: Vec<u8>,
+    pre_skip: u16,
+    frame_granules: u64,
+    granule: u64,
+    /// Input so far, at the encoder's rate.
+    samples: u64,
+}
+
+/// How far the stream has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Nothing,
+    Headers,
+    All,
+}
+
+impl OggOpusWriter {
+    /// A stream with this serial number, which should be random.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn new(config: EncoderConfig, serial: u32) -> Result<Self> {
+        let encoder = Encoder::new(config)?;
+        let granules_per_sample = GRANULE_HZ / config.rate_hz;
+        let frame_granules = encoder.frame_samples() as u64 * u64::from(granules_per_sample);
+        let pre_skip = encoder.lookahead_samples() as u64 * u64::from(granules_per_sample);
+        Ok(Self {
+            pending: Vec::with_capacity(encoder.frame_samples()),
+            encoder,
+            pages: PageWriter::new(serial),
+            state: Written::Nothing,
+            packet: Vec::new(),
+            pre_skip: u16::try_from(pre_skip).unwrap_or(u16::MAX),
+            frame_granules,
+            granule: 0,
+            samples: 0,
+        })
+    }
+
+    /// Appends the two header pages to `out`, the first time it is called. [`Self::write`] does it if you do not;
+    /// an engine wants them after its handshake and before any sound.
+    pub fn headers(&mut self, out: &mut Vec<u8>) {
+        if self.state != Written::Nothing {
+            return;
+        }
+        self.state = Written::Headers;
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        head.extend_from_slice(HEAD_MAGIC);
+        head.extend_from_slice(&[HEAD_VERSION, 1]);
+        head.extend_from_slice(&self.pre_skip.to_le_bytes());
+        head.extend_from_slice(&self.encoder.config().rate_hz.to_le_bytes());
+        head.extend_from_slice(&[0; 3]);
+        self.pages.write(&head, 0, PageKind::First, out);
+        let mut tags = Vec::new();
+        tags.extend_from_slice(TAGS_MAGIC);
+        tags.extend_from_slice(&(VENDOR.len() as u32).to_le_bytes());
+        tags.extend_from_slice(VENDOR);
+        tags.extend_from_slice(&0u32.to_le_bytes());
+        self.pages.write(&tags, 0, PageKind::Middle, out);
+    }
+
+    /// Takes samples, any number, and appends a page for every frame they complete. After [`Self::finish`] it
+    /// does nothing.
+    pub fn write(&mut self, pcm: &[f32], out: &mut Vec<u8>) {
+        if self.state == Written::All {
+            return;
+        }
+        self.headers(out);
+        self.samples += pcm.len() as u64;
+        let frame = self.encoder.frame_samples();
+        let mut rest = pcm;
+        if !self.pending.is_empty() {
+            let (head, tail) = rest.split_at(rest.len().min(frame - self.pending.len()));
+            self.pending.extend_from_slice(head);
+            rest = tail;
+            if self.pending.len() < frame {
+                return;
+            }
+            let whole = std::mem::take(&mut self.pending);
+            self.page(&whole, PageKind::Middle, out);
+            self.pending = whole;
+            self.pending.clear();
+        }
+        let mut frames = rest.chunks_exact(frame);
+        for whole in &mut frames {
+            self.page(whole, PageKind::Middle, out);
+        }
+        self.pending.extend_from_slice(frames.remainder());
+    }
+
+    /// Ends the stream: the last samples, and what the encoder still holds, go out with silence behind them; the last
+    /// granule position tells a file's reader where to cut (RFC 7845 §4.4).
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        if self.state == Written::All {
+            return;
+        }
+        self.headers(out);
+        self.state = Written::All;
+        let frame = self.encoder.frame_samples();
+        let mut last = std::mem::take(&mut self.pending);
+        // One frame or two: the look-ahead is shorter than any frame but may reach over the next border.
+        let needed = last.len() + self.encoder.lookahead_samples();
+        last.resize(needed.next_multiple_of(frame), 0.0);
+        let count = last.len() / frame;
+        for (at, whole) in last.chunks_exact(frame).enumerate() {
+            let kind = if at + 1 == count {
+                PageKind::Last
+            } else {
+                PageKind::Middle
+            };
+            self.page(whole, kind, out);
+        }
+    }
+
+    /// Samples taken that are in no page yet.
+    #[must_use]
+    pub fn buffered_samples(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The encoder's look-ahead, in samples at its rate.
+    #[must_use]
+    pub fn lookahead_samples(&self) -> usize {
+        self.encoder.lookahead_samples()
+    }
+
+    fn page(&mut self, frame: &[f32], kind: PageKind, out: &mut Vec<u8>) {
+        self.packet.clear();
+        // It refuses only a wrong length, and the lengths are ours.
+        let encoded = self.encoder.encode(frame, &mut self.packet);
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+        if encoded.is_err() {
+            return;
+        }
+        self.granule += self.frame_granules;
+        let granule = if kind == PageKind::Last {
+            let played = self.samples * u64::from(GRANULE_HZ / self.encoder.config().rate_hz);
+            self.granule.min(u64::from(self.pre_skip) + played)
+        } else {
+            self.granule
+        };
+        self.pages.write(&self.packet, granule, kind, out);
+    }
+}
+
+/// What an [`OggOpusReader`] has met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// The container's part.
+    pub ogg: OggStats,
+    /// Identification headers.
+    pub headers: u64,
+    /// Audio packets decoded.
+    pub packets: u64,
+    /// Samples given, concealed ones included.
+    pub samples: u64,
+    /// Of these, samples that stand in for something lost or late.
+    pub concealed_samples: u64,
+    /// Packets that could not be decoded, empty ones included.
+    pub malformed_packets: u64,
+    /// Packets of streams with more than two channels, which are passed over.
+    pub unsupported_packets: u64,
+}
+
+/// Ogg Opus bytes to mono PCM. It takes every stream that `reference` encoders make, and never fails.
+#[derive(Debug)]
+pub struct OggOpusReader {
+    packets: PacketReader,
+    voice: Voice,
+}
+
+impl OggOpusReader {
+    /// A reader that gives samples at `rate_hz`, whatever rate the stream was made from.
+    ///
+    /// # Errors
+    /// [`crate::Error::Rate`] if Opus does not know the rate.
+    pub fn new(rate_hz: u32) -> Result<Self> {
+        Ok(Self {
+            packets: PacketReader::new(),
+            voice: Voice {
+                decoder: Decoder::new(rate_hz, 1)?,
+                rate_hz: rate_hz as usize,
+                layout: Layout::Readable,
+                page_samples: 0,
+                this_page: 0,
+                stats: StreamStats::default(),
+            },
+        })
+    }
+
+    /// Takes the next bytes, in any split, and appends the samples they complete.
+    pub fn read(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
+        let before = out.len();
+        self.packets.read(bytes, |event| self.voice.take(event, out));
+        self.voice.stats.samples += (out.len() - before) as u64;
+    }
+
+    /// Appends `samples` of concealment, for when the next packet is late: what the voice would have gone on like,
+    /// faded to silence within 120 ms. Ask for multiples of 2.5 ms.
+    pub fn conceal(&mut self, samples: usize, out: &mut Vec<f32>) {
+        self.voice.decoder.conceal(samples, out);
+        self.voice.stats.samples += samples as u64;
+    }
+
+    /// What it has met so far.
+    #[must_use]
+    pub fn stats(&self) -> StreamStats {
+        StreamStats {
+            ogg: self.packets.stats(),
+            malformed_packets: self.voice.decoder.malformed(),
+            concealed_samples: self.voice.decoder.concealed(),
+            ..self.voice.stats
+        }
+    }
+
+    /// Bytes held back until more come.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.packets.held_bytes()
+    }
+}
+
+/// Packets to samples.
+#[derive(Debug)]
+struct Voice {
+    decoder: Decoder,
+    rate_hz: usize,
+    layout: Layout,
+    /// Samples of the last page on which packets ended: what a lost page is taken to have held.
+    page_samples: usize,
+    this_page: usize,
+    stats: StreamStats,
+}
+
+/// Whether one Opus decoder can read the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// One or two channels in one Opus stream; taken to be so while no header says otherwise.
+    Readable,
+    /// Several Opus streams in each packet (channel mapping family 1 and others, RFC 7845 §5.1.1).
+    Multistream,
+}
+
+impl Voice {
+    fn take(&mut self, event: Event<'_>, out: &mut Vec<f32>) {
+        match event {
+            Event::Packet(packet) if packet.data.starts_with(HEAD_MAGIC) => self.begin(packet.data),
+            Event::Packet(packet) if packet.data.starts_with(TAGS_MAGIC) => {}
+            Event::Packet(packet) => self.packet(packet, out),
+            Event::Broken { ends_page } => {
+                let samples = self.decoder.last_samples();
+                self.decoder.conceal(samples, out);
+                self.account(samples, ends_page);
+            }
+            Event::Lost { pages } => {
+                let lost = self.page_samples.saturating_mul(pages as usize);
+                self.decoder
+                    .conceal(lost.min(self.rate_hz * MAX_LOST_MS / 1000), out);
+            }
+        }
+    }
+
+    fn packet(&mut self, packet: Packet<'_>, out: &mut Vec<f32>) {
+        if self.layout == Layout::Multistream {
+            self.stats.unsupported_packets += 1;
+            return;
+        }
+        // A packet too long to be held is handed over cut; no data is what the decoder counts as malformed.
+        let data = if packet.complete { packet.data } else { &[] };
+        let malformed_before = self.decoder.malformed();
+        let samples = self.decoder.decode(data, out);
+        self.stats.packets += u64::from(self.decoder.malformed() == malformed_before);
+        self.account(samples, packet.ends_page);
+    }
+
+    /// Notes what a page holds.
+    fn account(&mut self, samples: usize, ends_page: bool) {
+        self.this_page += samples;
+        if ends_page {
+            self.page_samples = std::mem::take(&mut self.this_page);
+        }
+    }
+
+    /// A stream begins, or begins anew: nothing of the one before may sound in it.
+    fn begin(&mut self, head: &[u8]) {
+        self.stats.headers += 1;
+        self.decoder.reset();
+        (self.page_samples, self.this_page) = (0, 0);
+        self.layout = Layout::Readable;
+        let mut gain = 0;
+        // A header cut short, or of a version to come, says nothing that can be relied on.
+        if head.len() >= HEAD_BYTES && head[HEAD_MAGIC.len()] <= HEAD_VERSION_MAX {
+            gain = i16::from_le_bytes([head[HEAD_GAIN_AT], head[HEAD_GAIN_AT + 1]]);
+            if head[HEAD_FAMILY_AT] != 0 && head[HEAD_CHANNELS_AT] > 2 {
+                self.layout = Layout::Multistream;
+            }
+        }
+        self.decoder.set_gain_q8(if gain.unsigned_abs() <= GAIN_LIMIT_Q8 {
+            gain
+        } else {
+            0
+        });
+    }
+}
