@@ -1,0 +1,806 @@
+"""A simulated Exotel: one caller, one player and the messages between them and a bridge.
+
+It is the other end of the wire for tests, benches and `pxbridge call`, and on purpose shares no code with
+the bridge's own reader and writer of messages: what both misread the same way would go unseen.
+
+The one idea needed to read on: `Phone` is a state machine without a socket and without a clock. It is asked
+what is due by now, told what came in, and says when it wants to be asked next; `place_call` is the thin
+shell that does so with a real socket, and a test does so with a loop over made-up times. Two clocks exist:
+the wall's, which is the network's and the bridge's, and the phone's own, which may drift against it; media
+and playing go by the latter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import uuid
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from websockets.asyncio.client import connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+)
+
+from pxbridge.errors import CallFailed, CallRefused
+from pxbridge.exotel.network import Direction, Network
+from pxbridge.exotel.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+    from websockets.asyncio.client import ClientConnection
+
+PAYLOAD_UNIT = 320
+"""Every payload must be a multiple of this many bytes."""
+PAYLOAD_LIMIT = 100_000
+"""Exotel's limit for one payload, in bytes."""
+OPEN_TIMEOUT_S = 10.0
+"""Exotel's own limit for the handshake."""
+SEND_TIMEOUT_S = 5.0
+"""A bridge that has not read for this long is given up."""
+STOP_LINGER_S = 1.0
+"""After `stop`, the bridge may close first; after this long, Exotel does."""
+STOP_PATIENCE_S = 5.0
+"""How long a phone that never closes by itself waits for the bridge to do so."""
+
+
+class Payload(Enum):
+    """How base64 is written; all of it has been seen."""
+
+    PADDED = "padded"
+    UNPADDED = "unpadded"
+    TRAILING_JUNK = "trailing junk"
+    ODD_LENGTH = "one stray byte at the end"
+
+
+class Custom(Enum):
+    """How `custom_parameters` comes when none, or some, are set."""
+
+    GIVEN = "given"
+    MISSING = "missing"
+    NULL = "null"
+    EMPTY_KEY = "an empty key"
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """One way in which Exotel has been seen to write its events (reference: Exotel → us).
+
+    Attributes:
+        camel_case: `streamSid` instead of `stream_sid`, and so on.
+        flat: `start` and `stop` carry their fields at the top level.
+        flat_dtmf: `{"event": "dtmf", "digit": "5"}`.
+        text_numbers: Sequence numbers, chunks and timestamps as strings.
+        call_sid_key: `call_sid`, or `leg_sid`.
+        sample_rate: `int`, `text` ("8000"), `Hz` ("8000Hz"), `kHz` ("8kHz") or `missing`.
+        encoding: `media_format.encoding`; `mulaw`, `ulaw` or `pcmu` in it makes the payload G.711 µ-law.
+        payload_key: `payload`, or `Payload`.
+        payload: How base64 is written.
+        custom: How `custom_parameters` comes.
+        extras: Fields nobody needs: `protocol`, `version`, `track`, timestamps.
+        stop_reason: `stopped`, `callended`, `closed` or `callEnd`.
+    """
+
+    camel_case: bool = False
+    flat: bool = False
+    flat_dtmf: bool = False
+    text_numbers: bool = True
+    call_sid_key: Literal["call_sid", "leg_sid"] = "call_sid"
+    sample_rate: Literal["int", "text", "Hz", "kHz", "missing"] = "text"
+    encoding: str = "raw/slin"
+    payload_key: Literal["payload", "Payload"] = "payload"
+    payload: Payload = Payload.PADDED
+    custom: Custom = Custom.GIVEN
+    extras: bool = False
+    stop_reason: str = "callended"
+
+    @property
+    def mu_law(self) -> bool:
+        """Whether the payload is G.711 µ-law."""
+        return any(name in self.encoding.lower() for name in ("mulaw", "ulaw", "pcmu"))
+
+
+SPELLINGS: Mapping[str, Spelling] = {
+    "documented": Spelling(),
+    "numbers": Spelling(text_numbers=False, sample_rate="int", encoding="raw", stop_reason="stopped"),
+    "camel case": Spelling(camel_case=True, encoding="audio/x-raw"),
+    "flat": Spelling(flat=True, flat_dtmf=True, encoding="audio/x-l16", stop_reason="closed"),
+    "flat camel case": Spelling(flat=True, camel_case=True, text_numbers=False, stop_reason="callEnd"),
+    "leg sid": Spelling(call_sid_key="leg_sid", sample_rate="Hz", encoding="base64", custom=Custom.EMPTY_KEY),
+    "null parameters": Spelling(custom=Custom.NULL, sample_rate="kHz", payload_key="Payload"),
+    "no parameters": Spelling(custom=Custom.MISSING, extras=True),
+    "unpadded": Spelling(payload=Payload.UNPADDED),
+    "trailing junk": Spelling(payload=Payload.TRAILING_JUNK),
+    "odd length": Spelling(payload=Payload.ODD_LENGTH),
+    "mu-law": Spelling(encoding="audio/x-mulaw"),
+    "no rate": Spelling(sample_rate="missing"),
+}
+"""Every way a test should go through, by name."""
+
+
+class HangUp(Enum):
+    """How the phone's side ends the call."""
+
+    STOP = "stop, then close"
+    STOP_ONLY = "stop, and never close"
+    CLOSE_ONLY = "close without stop"
+    ABORT = "the connection breaks off"
+
+
+class Fault(StrEnum):
+    """What a bridge can do wrong on Exotel's wire."""
+
+    NOT_TEXT = "binary messages"
+    NOT_JSON = "messages that are no JSON object"
+    UNKNOWN_EVENT = "unknown events"
+    BEFORE_START = "messages before start"
+    WRONG_STREAM = "messages with another stream's sid"
+    OUT_OF_SEQUENCE = "sequence numbers that do not rise"
+    BAD_PAYLOAD = "payloads that are no base64"
+    EMPTY_PAYLOAD = "empty payloads"
+    UNEVEN_PAYLOAD = "payloads that are no multiple of 320 bytes"
+    LARGE_PAYLOAD = "payloads over 100 kB"
+    TOO_FAR_AHEAD = "media sent too far ahead"
+    NAMELESS_MARK = "marks without a name"
+    LEFT_OPEN = "connections left open after stop"
+    DOES_NOT_READ = "times the bridge stopped reading"
+
+
+class Ended(Enum):
+    """Who or what ended the call."""
+
+    BY_CALLER = "the caller hung up"
+    BY_BRIDGE = "the bridge hung up"
+    BY_NETWORK = "the network cut the call"
+
+
+@dataclass(frozen=True)
+class Line:
+    """The phone line of one call.
+
+    Attributes:
+        rate_hz: 8000, 16000 or 24000.
+        chunk_ms: How much audio one `media` message carries; any length of at least one sample.
+        spelling: How events are written.
+        hang_up: How the call is ended from this side.
+        dtmf: (when, digit) of each key pressed.
+        start_after_s: Time between `connected` and `start`.
+        ahead_limit_s: More audio than this queued here counts as `Fault.TOO_FAR_AHEAD`: it spoils barge-in,
+            and a greeting in one burst goes with hang-ups.
+        cleared_marks: What becomes of marks that wait when `clear` comes.
+    """
+
+    rate_hz: int = 8000
+    chunk_ms: float = 100.0
+    spelling: Spelling = SPELLINGS["documented"]
+    hang_up: HangUp = HangUp.STOP
+    dtmf: tuple[tuple[float, str], ...] = ()
+    start_after_s: float = 0.0
+    ahead_limit_s: float = 2.0
+    cleared_marks: ClearedMarks = ClearedMarks.RETURNED
+    from_number: str = "+911234567890"
+    to_number: str = "+918047100000"
+    account_sid: str = "pxbridge-phone"
+    custom_parameters: Mapping[str, str] = field(default_factory=dict)
+    call_sid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    stream_sid: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples in one `media` message."""
+        return max(1, round(self.rate_hz * self.chunk_ms / 1000))
+
+
+@dataclass(frozen=True)
+class Script:
+    """What the caller does: when to speak, what to say, when to hang up.
+
+    Attributes:
+        pcm: What is said, int16 at the line's rate.
+        speak_at_s: When; None waits politely until a greeting is over.
+        greeting_wait_s: How long to wait for a greeting to begin at all.
+        pause_s: A pause of the agent of this length ends its greeting.
+        quiet_s: Hang up after the agent has been quiet for this long since the words were said.
+        answer_wait_s: The same if nothing at all came after the caller began to speak.
+        hang_up_at_s: Hang up then, whatever happens; None follows the two above.
+        longest_s: Hang up at the latest then.
+    """
+
+    pcm: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    speak_at_s: float | None = None
+    greeting_wait_s: float = 5.0
+    pause_s: float = 0.8
+    quiet_s: float = 3.0
+    answer_wait_s: float = 8.0
+    hang_up_at_s: float | None = None
+    longest_s: float = 3600.0
+
+
+class Mood(Enum):
+    """Where the caller is in the script."""
+
+    WAITING = "waiting for the greeting to end"
+    SPEAKING = "speaking"
+    LISTENING = "listening"
+    GONE = "gone"
+
+
+class Caller:
+    """The person who follows the script: gives audio chunk by chunk, silence when there is nothing to say."""
+
+    def __init__(self, script: Script, player: Player) -> None:
+        self.mood = Mood.WAITING
+        self.spoke_at_s: float | None = None
+        """When the first word's sample was spoken, on the phone's clock."""
+        self.spoke_until_s: float | None = None
+        self._script = script
+        self._player = player
+        self._position = 0
+
+    def speak(self, samples: int, from_s: float) -> NDArray[np.int16]:
+        """The next chunk of the caller's audio, whose first sample is spoken at `from_s`."""
+        rate_hz = self._player.rate_hz
+        chunk = np.zeros(samples, np.int16)
+        until_s = from_s + samples / rate_hz
+        offset = 0
+        if self.mood is Mood.WAITING:
+            at_s = self._script.speak_at_s
+            if at_s is not None:
+                offset = max(0, round((at_s - from_s) * rate_hz))
+            elif not self._greeting_is_over(from_s):
+                offset = samples
+            if offset < samples:
+                self.mood = Mood.SPEAKING
+                self.spoke_at_s = from_s + offset / rate_hz
+        if self.mood is Mood.SPEAKING:
+            words = self._script.pcm[self._position : self._position + samples - offset]
+            chunk[offset : offset + len(words)] = words
+            self._position += len(words)
+            if self._position >= len(self._script.pcm):
+                self.mood = Mood.LISTENING
+                self.spoke_until_s = from_s + (offset + len(words)) / rate_hz
+        if self._wants_to_hang_up(until_s):
+            self.mood = Mood.GONE
+        return chunk
+
+    def _greeting_is_over(self, now_s: float) -> bool:
+        voice_s = self._player.voice_until_s
+        if voice_s is None:
+            return now_s >= self._script.greeting_wait_s
+        return now_s - voice_s >= self._script.pause_s
+
+    def _wants_to_hang_up(self, now_s: float) -> bool:
+        script = self._script
+        if script.hang_up_at_s is not None:
+            return now_s >= script.hang_up_at_s
+        if now_s >= script.longest_s:
+            return True
+        if self.mood is not Mood.LISTENING or self.spoke_until_s is None or self.spoke_at_s is None:
+            return False
+        voice_s = self._player.voice_until_s
+        if voice_s is None or voice_s <= self.spoke_at_s:
+            return now_s - self.spoke_until_s >= script.answer_wait_s
+        return now_s - max(self.spoke_until_s, voice_s) >= script.quiet_s
+
+
+class Wire(Enum):
+    """What the phone wants of its socket besides sending text."""
+
+    CLOSE = "close"
+    ABORT = "abort"
+
+
+class _State(Enum):
+    CONNECTED = "connected is still to come"
+    STARTING = "start is still to come"
+    TALKING = "in the call"
+    STOPPING = "stop is sent, the bridge may close"
+    ENDED = "over"
+
+
+class Phone:
+    """One simulated call from Exotel's side, without a socket and without a clock.
+
+    Times are seconds since `start` went out, on the wall's clock; before it they are negative if the line waits
+    between `connected` and `start`. The caller's and the player's times (`said`, `player`) are on the phone's
+    clock, which differs from the wall's by the network's drift only.
+    """
+
+    def __init__(
+        self, script: Script, line: Line | None = None, network: Network | None = None, seed: int = 0
+    ) -> None:
+        self.line = line or Line()
+        self.network = network or Network()
+        self.player = Player(self.line.rate_hz, self.line.cleared_marks)
+        self.caller = Caller(script, self.player)
+        self.faults: Counter[Fault] = Counter()
+        self.ended: Ended | None = None
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.duration_s = 0.0
+        self.chunks_sent = 0
+        self.media_received = 0
+        self.bytes_received = 0
+        self.marks_received = 0
+        self.clears_received = 0
+        self.said_dbfs = SILENT_DBFS
+        """The level of the caller's latest chunk."""
+        self._state = _State.CONNECTED
+        self._speed = 1.0 + self.network.drift_ppm * 1e-6
+        self._said: list[NDArray[np.int16]] = []
+        self._sequence = 0
+        self._last_seen_sequence = -1
+        self._dtmf = deque(sorted(self.line.dtmf))
+        self._up = self.network.link(Direction.UP, seed)
+        self._down = self.network.link(Direction.DOWN, seed)
+        self._outbox: deque[tuple[float, str | Wire]] = deque()
+        self._inbox: deque[tuple[float, str | bytes]] = deque()
+        self._give_up_at_s: float | None = None
+
+    @property
+    def starts_at_s(self) -> float:
+        """The time at which the connection must be open: 0, or earlier if the line waits before `start`."""
+        return -self.line.start_after_s
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will be sent or played."""
+        return self._state is _State.ENDED and not self._outbox
+
+    @property
+    def said(self) -> NDArray[np.int16]:
+        """Everything the caller's microphone gave since the call's start, silence included."""
+        return np.concatenate(self._said) if self._said else np.zeros(0, np.int16)
+
+    @property
+    def next_at_s(self) -> float:
+        """When `due` has something to do next."""
+        at_s = min((at for at, _ in self._events()), default=float("inf"))
+        return min(at_s, self._outbox[0][0]) if self._outbox else at_s
+
+    def due(self, now_s: float) -> list[str | Wire]:
+        """Everything that must be on the wire by `now_s`, in order."""
+        while True:
+            events = list(self._events())
+            at_s, act = min(events, key=lambda event: event[0]) if events else (float("inf"), None)
+            if act is None or at_s > now_s:
+                break
+            act(at_s)
+        due: list[str | Wire] = []
+        while self._outbox and self._outbox[0][0] <= now_s:
+            due.append(self._outbox.popleft()[1])
+        return due
+
+    def receive(self, message: str | bytes, now_s: float) -> None:
+        """A message that left the bridge at `now_s`; call `due` afterwards."""
+        if self._state is not _State.ENDED:
+            self._inbox.append((self._down.deliver_at(now_s), message))
+
+    def closed(self, now_s: float, code: int, reason: str = "") -> None:
+        """The socket is closed; what waits in Exotel's queue is cut."""
+        self.due(now_s)
+        self._outbox.clear()
+        self.close_code, self.close_reason = code, reason
+        self._end(now_s, Ended.BY_BRIDGE)
+        self._state = _State.ENDED
+
+    def _events(self) -> list[tuple[float, Callable[[float], None]]]:
+        """What happens next by itself and when; of two at the same time, the first listed goes first."""
+        match self._state:
+            case _State.CONNECTED:
+                return [(self.starts_at_s, self._connect)]
+            case _State.STARTING:
+                events: list[tuple[float, Callable[[float], None]]] = [(0.0, self._start)]
+            case _State.TALKING:
+                next_chunk_s = (self.chunks_sent + 1) * self.line.chunk_samples / self.line.rate_hz
+                events = [(next_chunk_s / self._speed, self._send_media)]
+                if self._dtmf:
+                    events.append((self._dtmf[0][0], self._send_dtmf))
+                mark_s = self.player.next_mark_s
+                if mark_s is not None:
+                    events.append((mark_s / self._speed, self._return_marks))
+                if self.network.cut_at_s is not None:
+                    events.append((self.network.cut_at_s, self._cut))
+            case _State.STOPPING:
+                events = [(self._give_up_at_s or 0.0, self._give_up)]
+            case _State.ENDED:
+                return []
+        if self._inbox:
+            events.insert(0, (self._inbox[0][0], self._handle))
+        return events
+
+    def _connect(self, at_s: float) -> None:
+        event: dict[str, Any] = {"event": "connected"}
+        if self.line.spelling.extras:
+            event |= {"protocol": "Call", "version": "1.0.0", "timestamp": "2024-01-01T00:00:00Z"}
+        self._send(event, at_s)
+        self._state = _State.STARTING
+
+    def _start(self, at_s: float) -> None:
+        self._state = _State.TALKING
+        self._send(start_event(self.line, self._next_number()), at_s)
+
+    def _send_media(self, at_s: float) -> None:
+        samples = self.line.chunk_samples
+        from_s = self.chunks_sent * samples / self.line.rate_hz
+        self.player.advance(from_s)
+        pcm = self.caller.speak(samples, from_s)
+        self._said.append(pcm)
+        self.said_dbfs = level_dbfs(pcm)
+        self.chunks_sent += 1
+        media: dict[str, Any] = {
+            "chunk": self._number(self.chunks_sent),
+            "timestamp": self._number(round(from_s * 1000)),
+            self.line.spelling.payload_key: encode_payload(pcm, self.line.spelling),
+        }
+        if self.line.spelling.extras:
+            media["track"] = "inbound"
+        self._send(self._event("media", media=media), at_s)
+        if self.caller.mood is Mood.GONE:
+            self._hang_up(at_s)
+
+    def _send_dtmf(self, at_s: float) -> None:
+        _, digit = self._dtmf.popleft()
+        if self.line.spelling.flat_dtmf:
+            self._send({"event": "dtmf", "digit": digit}, at_s)
+        else:
+            self._send(self._event("dtmf", dtmf={"digit": digit, "duration": self._number(100)}), at_s)
+
+    def _return_marks(self, at_s: float) -> None:
+        # A mark's time went through the drift and back: half a sample more finds it in spite of rounding.
+        for mark in self.player.advance(at_s * self._speed + 0.5 / self.line.rate_hz):
+            body: dict[str, Any] = {"name": mark.name}
+            if self.line.spelling.extras:
+                body["timestamp"] = self._number(round(mark.at_s * 1000))
+            self._send(self._event("mark", mark=body), at_s)
+
+    def _hang_up(self, at_s: float) -> None:
+        self._end(at_s, Ended.BY_CALLER)
+        spelling = self.line.spelling
+        if self.line.hang_up in (HangUp.STOP, HangUp.STOP_ONLY):
+            body = {
+                _key(spelling, spelling.call_sid_key): self.line.call_sid,
+                _key(spelling, "account_sid"): self.line.account_sid,
+                "reason": spelling.stop_reason,
+            }
+            self._send(self._event("stop", **(body if spelling.flat else {"stop": body})), at_s)
+            closes_itself = self.line.hang_up is HangUp.STOP
+            self._give_up_at_s = at_s + (STOP_LINGER_S if closes_itself else STOP_PATIENCE_S)
+            self._state = _State.STOPPING
+        else:
+            self._put(Wire.CLOSE if self.line.hang_up is HangUp.CLOSE_ONLY else Wire.ABORT, at_s)
+            self._state = _State.ENDED
+
+    def _give_up(self, at_s: float) -> None:
+        if self.line.hang_up is HangUp.STOP_ONLY:
+            self.faults[Fault.LEFT_OPEN] += 1
+            self._put(Wire.ABORT, at_s)
+        else:
+            self._put(Wire.CLOSE, at_s)
+        self._state = _State.ENDED
+
+    def _cut(self, at_s: float) -> None:
+        self._end(at_s, Ended.BY_NETWORK)
+        self._outbox.clear()
+        self._outbox.append((at_s, Wire.ABORT))
+        self._state = _State.ENDED
+
+    def _end(self, at_s: float, by: Ended) -> None:
+        if self.ended is None:
+            self.ended = by
+            self.duration_s = max(0.0, at_s)
+            self.player.advance(self.duration_s * self._speed)
+
+    def _handle(self, at_s: float) -> None:
+        _, message = self._inbox.popleft()
+        if self._state is _State.STOPPING:
+            return  # nobody listens any more
+        if isinstance(message, bytes):
+            self.faults[Fault.NOT_TEXT] += 1
+            return
+        try:
+            event = json.loads(message)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            self.faults[Fault.NOT_JSON] += 1
+            return
+        if self._state is _State.STARTING:
+            self.faults[Fault.BEFORE_START] += 1
+            return
+        self._check(event)
+        now_s = at_s * self._speed
+        match event.get("event"):
+            case "media":
+                self._handle_media(event.get("media"), now_s)
+            case "mark":
+                body = event.get("mark")
+                name = body.get("name") if isinstance(body, dict) else None
+                if isinstance(name, str):
+                    self.marks_received += 1
+                    self.player.mark(name, now_s)
+                else:
+                    self.faults[Fault.NAMELESS_MARK] += 1
+            case "clear":
+                self.clears_received += 1
+                self.player.clear(now_s)
+            case _:
+                self.faults[Fault.UNKNOWN_EVENT] += 1
+
+    def _check(self, event: dict[str, Any]) -> None:
+        if event.get("stream_sid", self.line.stream_sid) != self.line.stream_sid:
+            self.faults[Fault.WRONG_STREAM] += 1
+        try:
+            sequence = int(event["sequence_number"])
+        except KeyError:
+            return  # the number is optional
+        except (TypeError, ValueError):
+            sequence = -1
+        if sequence <= self._last_seen_sequence:
+            self.faults[Fault.OUT_OF_SEQUENCE] += 1
+        self._last_seen_sequence = max(sequence, self._last_seen_sequence)
+
+    def _handle_media(self, body: object, now_s: float) -> None:
+        payload = body.get("payload") if isinstance(body, dict) else None
+        try:
+            raw = base64.b64decode(payload, validate=True) if isinstance(payload, str) else None
+        except binascii.Error:
+            raw = None
+        if raw is None:
+            self.faults[Fault.BAD_PAYLOAD] += 1
+            return
+        self.media_received += 1
+        self.bytes_received += len(raw)
+        if not raw:
+            self.faults[Fault.EMPTY_PAYLOAD] += 1
+            return
+        if len(raw) % PAYLOAD_UNIT:
+            self.faults[Fault.UNEVEN_PAYLOAD] += 1
+        if len(raw) > PAYLOAD_LIMIT:
+            self.faults[Fault.LARGE_PAYLOAD] += 1
+        if self.line.spelling.mu_law:
+            pcm = decode_mu_law(np.frombuffer(raw, np.uint8))
+        else:
+            pcm = np.frombuffer(raw[: len(raw) // 2 * 2], "<i2").astype(np.int16)
+        self.player.push(pcm, now_s)
+        if self.player.depth_s > self.line.ahead_limit_s:
+            self.faults[Fault.TOO_FAR_AHEAD] += 1
+
+    def _event(self, name: str, **body: Any) -> dict[str, Any]:
+        spelling = self.line.spelling
+        return {
+            "event": name,
+            _key(spelling, "sequence_number"): self._number(self._next_number()),
+            _key(spelling, "stream_sid"): self.line.stream_sid,
+            **body,
+        }
+
+    def _next_number(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _number(self, value: int) -> int | str:
+        return str(value) if self.line.spelling.text_numbers else value
+
+    def _send(self, event: dict[str, Any], at_s: float) -> None:
+        self._put(json.dumps(event), at_s)
+
+    def _put(self, item: str | Wire, at_s: float) -> None:
+        self._outbox.append((self._up.deliver_at(at_s), item))
+
+
+def start_event(line: Line, sequence_number: int) -> dict[str, Any]:
+    """Exotel's `start` in the line's spelling."""
+    spelling = line.spelling
+    customs: dict[Custom, dict[str, Any]] = {
+        Custom.GIVEN: {"custom_parameters": dict(line.custom_parameters)},
+        Custom.MISSING: {},
+        Custom.NULL: {"custom_parameters": None},
+        Custom.EMPTY_KEY: {"custom_parameters": {"key": ""}},
+    }
+    rates: dict[str, dict[str, Any]] = {
+        "int": {"sample_rate": line.rate_hz},
+        "text": {"sample_rate": str(line.rate_hz)},
+        "Hz": {"sample_rate": f"{line.rate_hz}Hz"},
+        "kHz": {"sample_rate": f"{line.rate_hz / 1000:g}kHz"},
+        "missing": {},
+    }
+    rate = rates[spelling.sample_rate]
+    media_format = {"encoding": spelling.encoding, **rate, "bit_rate": f"{line.rate_hz * 16 // 1000}kbps"}
+    body = {
+        "stream_sid": line.stream_sid,
+        spelling.call_sid_key: line.call_sid,
+        "account_sid": line.account_sid,
+        "from": line.from_number,
+        "to": line.to_number,
+        **customs[spelling.custom],
+        "media_format": {_key(spelling, key): value for key, value in media_format.items()},
+    }
+    named = {_key(spelling, key): value for key, value in body.items()}
+    return {
+        "event": "start",
+        _key(spelling, "sequence_number"): str(sequence_number) if spelling.text_numbers else sequence_number,
+        _key(spelling, "stream_sid"): line.stream_sid,
+        **(named if spelling.flat else {"start": named}),
+    }
+
+
+def encode_payload(pcm: NDArray[np.int16], spelling: Spelling) -> str:
+    """A chunk of audio as the base64 of a `media` event, in the line's spelling."""
+    raw = encode_mu_law(pcm).tobytes() if spelling.mu_law else pcm.astype("<i2").tobytes()
+    match spelling.payload:
+        case Payload.PADDED:
+            return base64.b64encode(raw).decode()
+        case Payload.UNPADDED:
+            return base64.b64encode(raw).decode().rstrip("=")
+        case Payload.TRAILING_JUNK:
+            return base64.b64encode(raw).decode() + "\r\n"
+        case Payload.ODD_LENGTH:
+            return base64.b64encode(raw + b"\x7f").decode()
+
+
+def _key(spelling: Spelling, name: str) -> str:
+    if not spelling.camel_case:
+        return name
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def encode_mu_law(pcm: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """G.711 µ-law of int16 samples."""
+    return _MU_LAW_OF[pcm.astype(np.int32) + 32768]
+
+
+def decode_mu_law(code: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """The int16 samples of G.711 µ-law."""
+    return _PCM_OF_MU_LAW[code]
+
+
+def _mu_law_tables() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Decoding by G.711's formula; encoding by the nearest value that decoding knows."""
+    code = ~np.arange(256, dtype=np.uint8)
+    exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
+    magnitude = ((2 * mantissa + 33) << exponent << 2) - 132
+    decoded = np.where(code & 128, -magnitude, magnitude).astype(np.int16)
+    order = np.argsort(decoded, kind="stable").astype(np.uint8)
+    values = decoded[order].astype(np.int32)
+    edges = (values[:-1] + values[1:] + 1) // 2
+    encoded = order[np.searchsorted(edges, np.arange(-32768, 32768), side="right")]
+    return decoded, encoded
+
+
+_PCM_OF_MU_LAW, _MU_LAW_OF = _mu_law_tables()
+
+
+class Clock:
+    """Call time on the event loop's clock.
+
+    Args:
+        speed: Call seconds per real second; tests with a real socket use more than 1.
+    """
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed = speed
+        self._zero = 0.0
+
+    def start(self, at_s: float) -> None:
+        """From now on, it is `at_s`."""
+        self._zero = asyncio.get_running_loop().time() - at_s / self._speed
+
+    def now_s(self) -> float:
+        """Call time now."""
+        return (asyncio.get_running_loop().time() - self._zero) * self._speed
+
+    async def wait(self, until_s: float, wake: asyncio.Event) -> None:
+        """Waits until `until_s`, or until `wake` is set, whichever comes first."""
+        loop = asyncio.get_running_loop()
+        timer = None
+        if until_s != float("inf"):
+            timer = loop.call_at(self._zero + until_s / self._speed, wake.set)
+        try:
+            await wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        wake.clear()
+
+
+async def place_call(
+    url: str, phone: Phone, *, tls: ssl.SSLContext | None = None, clock: Clock | None = None
+) -> None:
+    """Dials a bridge as Exotel does and plays the call to its end; the phone holds what became of it.
+
+    Args:
+        url: `ws://` or `wss://`, with a user and password for Basic authentication if the bridge wants them.
+        phone: The call; use it once.
+        tls: For `wss://`: whom to trust; None trusts the system's certificates.
+        clock: Faster time, for tests.
+
+    Raises:
+        CallFailed: No connection.
+        CallRefused: The server answered the upgrade with an HTTP error.
+    """
+    clock = clock or Clock()
+    ws = await _connect(url, tls)
+    clock.start(phone.starts_at_s)
+    wake = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(_read(ws, phone, clock, wake))
+            while not phone.is_over:
+                for item in phone.due(clock.now_s()):
+                    await _put_on_wire(ws, item, phone)
+                if not phone.is_over:
+                    await clock.wait(phone.next_at_s, wake)
+            reader.cancel()
+    finally:
+        ws.transport.abort()
+        await ws.wait_closed()
+
+
+async def _connect(url: str, tls: ssl.SSLContext | None) -> ClientConnection:
+    try:
+        return await connect(
+            url,
+            ssl=tls,
+            compression=None,  # as Exotel; it would only cost time
+            proxy=None,
+            open_timeout=OPEN_TIMEOUT_S,
+            ping_interval=None,
+            max_size=None,  # a payload over the limit is counted, not refused
+            max_queue=None,  # the player takes everything at once, as Exotel's does
+            user_agent_header="pxbridge phone (simulated Exotel)",
+        )
+    except InvalidStatus as refused:
+        response = refused.response
+        detail = bytes(response.body or b"").decode("utf-8", "replace").strip()[:200]
+        message = f"{url} refused the call: HTTP {response.status_code} {response.reason_phrase}"
+        raise CallRefused(f"{message}: {detail}" if detail else message, response.status_code) from refused
+    except InvalidURI as error:
+        raise CallFailed(f"{url!r} is no ws:// or wss:// address") from error
+    except (InvalidHandshake, InvalidMessage) as error:
+        raise CallFailed(f"{url} answers, but not as a WebSocket server: {error}") from error
+    except TimeoutError as error:
+        raise CallFailed(f"{url} did not answer within {OPEN_TIMEOUT_S:g} s") from error
+    except OSError as error:
+        raise CallFailed(f"{url} cannot be reached: {error.strerror or error}") from error
+
+
+async def _read(ws: ClientConnection, phone: Phone, clock: Clock, wake: asyncio.Event) -> None:
+    try:
+        while True:
+            phone.receive(await ws.recv(), clock.now_s())
+            wake.set()
+    except ConnectionClosed:
+        phone.closed(clock.now_s(), ws.close_code or 1006, ws.close_reason or "")
+        wake.set()
+
+
+async def _put_on_wire(ws: ClientConnection, item: str | Wire, phone: Phone) -> None:
+    match item:
+        case Wire.ABORT:
+            ws.transport.abort()
+        case Wire.CLOSE:
+            await ws.close()
+        case text:
+            try:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await ws.send(text)
+            except TimeoutError:
+                phone.faults[Fault.DOES_NOT_READ] += 1
+                ws.transport.abort()
+            except ConnectionClosed:
+                pass  # the reader tells the phone

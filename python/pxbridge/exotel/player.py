@@ -1,0 +1,229 @@
+"""Exotel's player: what it does with the audio we send, and what the caller hears of it.
+
+Exotel queues what it gets, cuts each payload into packets of 20 ms and plays one per 20 ms. From this
+follow the three rules a bridge must know: a payload that is no multiple of a packet costs its caller the
+rest of one as a hole; late audio is not dropped, so it adds delay for good; `clear` drops only what is not
+yet playing.
+
+The one idea needed to read on: time is counted in samples since the call's start. A packet plays from the
+later of "it arrived" and "the one before it ended", so what the caller hears is known to the sample, and a
+hole is simply the distance between the two. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PACKET_MS = 20
+"""What Exotel plays at a time: 320 bytes at 8 kHz."""
+
+VOICE_DBFS = -45.0
+"""Louder than this is voice: speech lies at -30 to -15, comfort noise below -50."""
+
+FULL_SCALE = 32768.0
+SILENT_DBFS = -96.0
+"""The level reported for digital silence: one step of 16 bits is -90 dBFS."""
+
+
+class ClearedMarks(Enum):
+    """What becomes of marks that wait behind audio when it is cleared: Exotel does not say."""
+
+    FORGOTTEN = "forgotten"
+    RETURNED = "returned"
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stretch in which the caller heard nothing between two pieces of audio.
+
+    Attributes:
+        at_s: When it began, since the call's start.
+        duration_s: How long it was.
+        after_clear: The bridge asked for it: nothing was left to play because of a `clear`.
+    """
+
+    at_s: float
+    duration_s: float
+    after_clear: bool = False
+
+    @property
+    def end_s(self) -> float:
+        """When audio went on."""
+        return self.at_s + self.duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedMark:
+    """A mark that has come back: everything sent before it was heard by `at_s`."""
+
+    name: str
+    at_s: float
+
+
+@dataclass(slots=True)
+class _Packet:
+    samples: NDArray[np.int16]  # shorter than a packet at a payload's tail
+    arrived: int  # sample index
+
+
+@dataclass(slots=True)
+class _Mark:
+    name: str
+    arrived: int
+
+
+class Player:
+    """The queue and the loudspeaker at Exotel's end of one call.
+
+    Args:
+        rate_hz: The line's rate: 8000, 16000 or 24000.
+        cleared_marks: What happens to waiting marks on a `clear`.
+    """
+
+    def __init__(self, rate_hz: int = 8000, cleared_marks: ClearedMarks = ClearedMarks.RETURNED) -> None:
+        self.rate_hz = rate_hz
+        self.packet_samples = rate_hz * PACKET_MS // 1000
+        self.holes: list[Hole] = []
+        """Silences between two pieces of audio, in order; what comes before the first audio is none."""
+        self.depth_trace: list[tuple[float, float]] = []
+        """(when, seconds queued) at each arrival, the arriving audio included."""
+        self.first_audio_s: float | None = None
+        """When the first packet began to play, silent or not."""
+        self.voice_until_s: float | None = None
+        """When the last packet with voice in it ends."""
+        self.heard_dbfs = SILENT_DBFS
+        """The level of the packet played last."""
+        self.samples_received = 0
+        self.samples_cleared = 0
+        self._cleared_marks = cleared_marks
+        self._queue: deque[_Packet | _Mark] = deque()
+        self._queued_packets = 0
+        self._free = 0  # the sample at which the packet now playing ends
+        self._tail = 0  # samples of padding at the end of the packet now playing
+        self._now = 0
+        self._cleared = False  # a clear emptied the queue, and nothing has played since
+        self._released: list[PlayedMark] = []
+        self._heard = np.zeros(rate_hz * 60, np.int16)
+
+    def push(self, pcm: NDArray[np.int16], now_s: float) -> None:
+        """Queues one payload that arrived at `now_s`, cut into packets; a short tail is one of its own."""
+        self._advance_to(now_s)
+        arrived = self._now
+        for at in range(0, len(pcm), self.packet_samples):
+            self._queue.append(_Packet(pcm[at : at + self.packet_samples], arrived))
+            self._queued_packets += 1
+        self.samples_received += len(pcm)
+        self._advance_to(now_s)
+        self.depth_trace.append((now_s, self.depth_s))
+
+    def mark(self, name: str, now_s: float) -> None:
+        """Queues a mark: it comes back from `advance` when everything before it has been played."""
+        self._advance_to(now_s)
+        self._queue.append(_Mark(name, self._now))
+
+    def clear(self, now_s: float) -> None:
+        """Drops every packet that is not yet playing."""
+        self._advance_to(now_s)
+        for item in self._queue:
+            if isinstance(item, _Packet):
+                self.samples_cleared += len(item.samples)
+            elif self._cleared_marks is ClearedMarks.RETURNED:
+                self._released.append(PlayedMark(item.name, self._seconds(self._now)))
+        self._queue.clear()
+        self._queued_packets = 0
+        self._cleared = True
+        self.depth_trace.append((now_s, self.depth_s))
+
+    def advance(self, now_s: float) -> list[PlayedMark]:
+        """Plays up to `now_s`, which never goes back; returns the marks that have come back since."""
+        self._advance_to(now_s)
+        released, self._released = self._released, []
+        return released
+
+    @property
+    def next_mark_s(self) -> float | None:
+        """When the next mark comes back if nothing else happens; None when none waits."""
+        if self._released:
+            return self._seconds(self._now)
+        free = self._free
+        for item in self._queue:
+            free = max(free, item.arrived)
+            if isinstance(item, _Mark):
+                return self._seconds(free)
+            free += self.packet_samples
+        return None
+
+    @property
+    def depth_s(self) -> float:
+        """Seconds of audio that are here and not yet heard, the rest of the playing packet included."""
+        return self._seconds(max(0, self._free - self._now) + self._queued_packets * self.packet_samples)
+
+    @property
+    def heard(self) -> NDArray[np.int16]:
+        """What the caller heard up to the time last told: int16, silence where nothing played."""
+        if len(self._heard) < self._now:
+            self._grow(self._now)
+        return self._heard[: self._now]
+
+    @property
+    def silent_for_s(self) -> float:
+        """How long nothing has been played by now; 0 while something plays."""
+        return self._seconds(max(0, self._now - self._free))
+
+    def _advance_to(self, now_s: float) -> None:
+        now = max(self._now, round(now_s * self.rate_hz))
+        while self._queue:
+            item = self._queue[0]
+            start = max(self._free, item.arrived)
+            if start > now:
+                break
+            self._queue.popleft()
+            if isinstance(item, _Mark):
+                self._released.append(PlayedMark(item.name, self._seconds(start)))
+                continue
+            self._queued_packets -= 1
+            self._play(item.samples, start)
+        self._now = now
+
+    def _play(self, samples: NDArray[np.int16], start: int) -> None:
+        if self.first_audio_s is None:
+            self.first_audio_s = self._seconds(start)
+        else:
+            silent_from = self._free - self._tail
+            if start > silent_from:
+                length = self._seconds(start - silent_from)
+                self.holes.append(Hole(self._seconds(silent_from), length, self._cleared))
+        self._cleared = False
+        self._free = start + self.packet_samples
+        self._tail = self.packet_samples - len(samples)
+        if len(self._heard) < self._free:
+            self._grow(self._free)
+        self._heard[start : start + len(samples)] = samples
+        self.heard_dbfs = level_dbfs(samples)
+        if self.heard_dbfs > VOICE_DBFS:
+            self.voice_until_s = self._seconds(self._free)
+
+    def _grow(self, needed: int) -> None:
+        grown = np.zeros(max(needed, 2 * len(self._heard)), np.int16)
+        grown[: len(self._heard)] = self._heard
+        self._heard = grown
+
+    def _seconds(self, samples: int) -> float:
+        return samples / self.rate_hz
+
+
+def level_dbfs(pcm: NDArray[np.int16]) -> float:
+    """The RMS level of int16 audio in dB below full scale, `SILENT_DBFS` for silence."""
+    if len(pcm) == 0:
+        return SILENT_DBFS
+    samples = pcm.astype(np.float32)
+    power = float(np.dot(samples, samples)) / len(pcm) / FULL_SCALE**2
+    return max(SILENT_DBFS, 10.0 * float(np.log10(power))) if power > 0 else SILENT_DBFS
