@@ -21,7 +21,8 @@ VECTORS = Path(__file__).parent / "vectors"
 class Bridge(Protocol):
     """The other end of a simulated call."""
 
-    next_at_s: float
+    @property
+    def next_at_s(self) -> float: ...
 
     def receive(self, message: str, now_s: float) -> None: ...
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.simulated import tone
 
-from pxbridge.exotel.player import ClearedMarks, Player
-from simulated import tone
+from pxbridge.exotel.player import ClearedMarks, PlayedMark, Player
 
 
 def test_audio_is_heard_from_when_it_arrives() -> None:
@@ -74,8 +74,8 @@ def test_a_mark_comes_back_when_what_came_before_it_has_been_heard() -> None:
     player.mark("b", 1.0)
     assert player.next_mark_s == pytest.approx(1.1)
     assert player.advance(1.0999) == []
-    assert [(mark.name, mark.at_s) for mark in player.advance(1.1)] == [("a", pytest.approx(1.1))]
-    assert [(mark.name, mark.at_s) for mark in player.advance(5.0)] == [("b", pytest.approx(1.2))]
+    assert player.advance(1.1) == [PlayedMark("a", 1.1)]
+    assert player.advance(5.0) == [PlayedMark("b", 1.2)]
     assert player.next_mark_s is None
 
 

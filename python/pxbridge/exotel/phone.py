@@ -314,9 +314,9 @@ class _State(Enum):
 class Phone:
     """One simulated call from Exotel's side, without a socket and without a clock.
 
-    Times are seconds since `start` went out, on the wall's clock; before it they are negative if the line waits
-    between `connected` and `start`. The caller's and the player's times (`said`, `player`) are on the phone's
-    clock, which differs from the wall's by the network's drift only.
+    Times are seconds since `start` went out, on the wall's clock; before it they are negative if the line
+    waits between `connected` and `start`. The caller's and the player's times (`said`, `player`) are on the
+    phone's clock, which differs from the wall's by the network's drift only.
     """
 
     def __init__(
