@@ -32,7 +32,7 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
-from pxbridge.errors import CallFailed, CallRefused
+from pxbridge.errors import PxbridgeError
 from pxbridge.exotel.network import Direction, Network
 from pxbridge.exotel.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
 
@@ -55,6 +55,22 @@ STOP_LINGER_S = 1.0
 """After `stop`, the bridge may close first; after this long, Exotel does."""
 STOP_PATIENCE_S = 5.0
 """How long a phone that never closes by itself waits for the bridge to do so."""
+
+
+class CallFailed(PxbridgeError):
+    """A simulated call that could not be placed: nobody answered, or not as a WebSocket server."""
+
+
+class CallRefused(CallFailed):
+    """The server answered a simulated call's upgrade with an HTTP error.
+
+    Args:
+        status: The HTTP status it answered with.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Payload(Enum):
