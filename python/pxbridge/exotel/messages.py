@@ -1,0 +1,630 @@
+"""Exotel's JSON messages, both directions, without I/O.
+
+Exotel's documentation, its samples and its live streams spell the same field in several ways, so a field is
+looked up by its folded name (``stream_sid`` = ``streamSid`` = ``Stream-SID``), in the event's nested object
+first and at the top level then. What can be understood is understood; what cannot be becomes `Malformed`, to
+be counted: `parse` raises nothing, whatever a peer sends.
+
+Audio does not pass here during a call (Rust reads and writes ``media`` in one step); `Media` and its builders
+serve the simulated phone and the tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LINE_RATES_HZ: Final = (8000, 16000, 24000)
+"""The sample rates Exotel's streams have."""
+DEFAULT_LINE_RATE_HZ: Final = 8000
+
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+"""Exotel's largest payload is 100 kB, 134 kB in base64; the rest is room for the JSON around it."""
+
+_MAX_SID_CHARS: Final = 128  # Exotel's have 32 to 40
+_MAX_VALUE_CHARS: Final = 2048  # a custom parameter came from a URL of at most 600 characters
+_MAX_CUSTOM_PARAMETERS: Final = 64
+_MAX_EVENT_CHARS: Final = 64
+_MAX_FILE_NAME_CHARS: Final = 64
+_MAX_INTEGER: Final = 2**63 - 1  # whatever counts beyond this is no counter
+
+_DTMF_DIGITS: Final = frozenset("0123456789*#ABCD")
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class StopReason(enum.Enum):
+    """Why the stream ended, as far as Exotel's wording tells."""
+
+    MOVED_ON = "stopped"
+    """The call goes on with the flow's next applet."""
+    HUNG_UP = "callended"
+    """The call is over."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The first message of a stream."""
+
+    protocol: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Who calls whom, and what the audio will be.
+
+    Attributes:
+        caller: Exotel's ``from``.
+        called: Exotel's ``to``.
+        custom: Custom parameters that have a value; names as sent.
+        encoding: As sent; see `mulaw`.
+        sample_rate: Of ``media_format``, as sent; `line_rate` judges it.
+    """
+
+    stream_sid: str = ""
+    call_sid: str = ""
+    leg_sid: str = ""
+    account_sid: str = ""
+    caller: str = ""
+    called: str = ""
+    custom: Mapping[str, str] = field(default_factory=lambda: _NOTHING, hash=False)
+    encoding: str = ""
+    sample_rate: str = ""
+    bit_rate: str = ""
+    sequence: int | None = None
+
+    @property
+    def call_id(self) -> str:
+        """What identifies the call: its SID, else its leg's, else the stream's."""
+        return self.call_sid or self.leg_sid or self.stream_sid
+
+    @property
+    def mulaw(self) -> bool:
+        """Whether the audio is G.711 µ-law; every other encoding Exotel names means PCM16LE mono."""
+        folded = _fold(self.encoding)
+        return any(name in folded for name in ("mulaw", "ulaw", "µlaw", "pcmu"))
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Audio.
+
+    Attributes:
+        payload: Decoded bytes, up to the first character that is no base64.
+        malformed: Whether there was such a character, or no payload at all.
+    """
+
+    stream_sid: str = ""
+    sequence: int | None = None
+    chunk: int | None = None
+    timestamp_ms: int | None = None
+    payload: bytes = b""
+    malformed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dtmf:
+    """A key the caller pressed: one of ``0123456789*#ABCD``."""
+
+    digit: str
+    duration_ms: int | None = None
+    stream_sid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Everything sent before the mark of this name has been played."""
+
+    name: str
+    stream_sid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Drop what is queued and not yet playing."""
+
+    stream_sid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The stream is over.
+
+    Attributes:
+        wording: The reason as sent.
+    """
+
+    reason: StopReason = StopReason.UNKNOWN
+    wording: str = ""
+    call_sid: str = ""
+    account_sid: str = ""
+    stream_sid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An event nobody told us about: counted and ignored."""
+
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """No message of Exotel's at all: counted and ignored."""
+
+    reason: str
+
+
+Event = Connected | Start | Media | Dtmf | Mark | Clear | Stop | Unknown | Malformed
+
+
+def parse(message: bytes | str) -> Event:
+    """Read one message. Raises nothing: what is not understood is `Unknown` or `Malformed`."""
+    if len(message) > MAX_MESSAGE_BYTES:
+        return Malformed(f"{len(message)} is more than {MAX_MESSAGE_BYTES} bytes")
+    # A bad byte in a caller's name must not cost the call.
+    text = message if isinstance(message, str) else message.decode("utf-8-sig", errors="replace")
+    try:
+        top = json.loads(text)
+        if not isinstance(top, dict):
+            return Malformed("not a JSON object")
+        return _event(top)
+    except RecursionError:
+        return Malformed("nested too deeply")
+    except ValueError:  # JSONDecodeError, and integers of thousands of digits
+        return Malformed("not JSON")
+
+
+def parse_rate(value: object) -> int | None:
+    """A sample rate in Hz out of ``8000``, ``"8000"``, ``"8000Hz"``, ``"16kHz"``, ``"16k"``; else
+    ``None``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    match = _RATE.fullmatch(str(value)[:_MAX_EVENT_CHARS].strip())
+    if match is None:
+        return None
+    return round(float(match["number"]) * (1000 if match["kilo"] else 1))
+
+
+_RATE: Final = re.compile(
+    r"(?P<number>[0-9]{1,7}(\.[0-9]{1,3})?) ?(?P<kilo>k)?(hz)?", re.IGNORECASE | re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LineRate:
+    """The sample rate a stream is taken to have.
+
+    Attributes:
+        source: Who said so: ``url``, ``media_format``, ``custom_parameters`` or ``default``.
+        notes: What was said and could not be used, one sentence each; for the log.
+    """
+
+    rate_hz: int
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def line_rate(url_rate: object, start: Start) -> LineRate:
+    """Decide on the line's sample rate: the URL's, the start message's, a custom parameter's, or 8000.
+
+    Args:
+        url_rate: The value of ``sample-rate`` or ``sample_rate`` in the URL's query, or ``None``.
+        start: The stream's `Start`.
+    """
+    custom = next((v for k, v in start.custom.items() if _fold(k) == "samplerate"), None)
+    notes: list[str] = []
+    said = (("url", url_rate), ("media_format", start.sample_rate or None), ("custom_parameters", custom))
+    for source, value in said:
+        if value is None:
+            continue
+        rate_hz = parse_rate(value)
+        if rate_hz in LINE_RATES_HZ:
+            return LineRate(rate_hz, source, tuple(notes))
+        notes.append(f"{source} says {str(value)[:_MAX_EVENT_CHARS]!r}, which is not a rate of Exotel's")
+    return LineRate(DEFAULT_LINE_RATE_HZ, "default", tuple(notes))
+
+
+def file_name(sid: str) -> str:
+    """A file name's part for a SID: letters, digits, ``-`` and ``_`` only, never empty, distinct for distinct
+    SIDs.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", sid)
+    if plain == sid and 0 < len(sid) <= _MAX_FILE_NAME_CHARS:
+        return sid
+    digest = hashlib.sha256(sid.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{plain[: _MAX_FILE_NAME_CHARS - 13] or 'unknown'}-{digest}"
+
+
+# Reading
+
+
+def _event(top: dict[str, Any]) -> Event:
+    name = top.get("event")
+    if not isinstance(name, str) or not name:
+        return Malformed("no event")
+    read = _READERS.get(_fold(name))
+    if read is None:
+        return Unknown(_text(name, _MAX_EVENT_CHARS))
+    return read(_Fields(top, _fold(name)))
+
+
+class _Fields:
+    """One message's fields by folded name, those of its nested object before those beside it."""
+
+    def __init__(self, top: dict[str, Any], nested: str) -> None:
+        outer = _folded(top)
+        inner = outer.pop(nested, None)
+        self.bare = inner if isinstance(inner, str) else None  # {"event": "mark", "mark": "greeting"}
+        self._places = (_folded(inner), outer) if isinstance(inner, dict) else (outer,)
+
+    def get(self, name: str) -> Any:
+        """The first value under this folded name that is not null or empty."""
+        for place in self._places:
+            value = place.get(name)
+            if value is not None and value != "":
+                return value
+        return None
+
+    def sid(self, name: str) -> str:
+        return _text(self.get(name), _MAX_SID_CHARS)
+
+    def text(self, name: str) -> str:
+        return _text(self.get(name), _MAX_VALUE_CHARS)
+
+    def integer(self, name: str) -> int | None:
+        return _integer(self.get(name))
+
+
+def _read_connected(fields: _Fields) -> Event:
+    return Connected(protocol=fields.sid("protocol"), version=fields.sid("version"))
+
+
+def _read_start(fields: _Fields) -> Event:
+    media_format = fields.get("mediaformat")
+    audio = _Fields(media_format, "") if isinstance(media_format, dict) else fields
+    return Start(
+        stream_sid=fields.sid("streamsid"),
+        call_sid=fields.sid("callsid"),
+        leg_sid=fields.sid("legsid"),
+        account_sid=fields.sid("accountsid"),
+        caller=fields.sid("from"),
+        called=fields.sid("to"),
+        custom=_custom(fields.get("customparameters")),
+        encoding=audio.sid("encoding"),
+        sample_rate=audio.sid("samplerate"),
+        bit_rate=audio.sid("bitrate"),
+        sequence=fields.integer("sequencenumber"),
+    )
+
+
+def _read_media(fields: _Fields) -> Event:
+    payload, clean = _decode(fields.get("payload"))
+    return Media(
+        stream_sid=fields.sid("streamsid"),
+        sequence=fields.integer("sequencenumber"),
+        chunk=fields.integer("chunk"),
+        timestamp_ms=fields.integer("timestamp"),
+        payload=payload,
+        malformed=not clean,
+    )
+
+
+def _read_dtmf(fields: _Fields) -> Event:
+    digit = (_text(fields.bare or fields.get("digit"), _MAX_EVENT_CHARS)).upper()
+    if digit not in _DTMF_DIGITS:
+        return Malformed("dtmf without one digit")
+    return Dtmf(digit, duration_ms=fields.integer("duration"), stream_sid=fields.sid("streamsid"))
+
+
+def _read_mark(fields: _Fields) -> Event:
+    name = _text(fields.bare or fields.get("name"), _MAX_VALUE_CHARS)
+    return Mark(name, stream_sid=fields.sid("streamsid"))
+
+
+def _read_clear(fields: _Fields) -> Event:
+    return Clear(stream_sid=fields.sid("streamsid"))
+
+
+def _read_stop(fields: _Fields) -> Event:
+    wording = _text(fields.bare, _MAX_VALUE_CHARS) or fields.text("reason")
+    return Stop(
+        reason=_STOP_REASONS.get(_fold(wording), StopReason.UNKNOWN),
+        wording=wording,
+        call_sid=fields.sid("callsid") or fields.sid("legsid"),
+        account_sid=fields.sid("accountsid"),
+        stream_sid=fields.sid("streamsid"),
+    )
+
+
+_READERS: Final = {
+    "connected": _read_connected,
+    "start": _read_start,
+    "media": _read_media,
+    "dtmf": _read_dtmf,
+    "mark": _read_mark,
+    "clear": _read_clear,
+    "stop": _read_stop,
+}
+
+# ``closed`` is also seen. It says that the stream closed, not why.
+_STOP_REASONS: Final = {
+    "stopped": StopReason.MOVED_ON,
+    "callended": StopReason.HUNG_UP,
+    "callend": StopReason.HUNG_UP,
+}
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").replace("-", "").replace(" ", "").lower()
+
+
+def _folded(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` by folded name; of two spellings of one field, the first that has a value."""
+    folded: dict[str, Any] = {}
+    for name, value in fields.items():
+        key = _fold(name)
+        if folded.get(key) in (None, ""):
+            folded[key] = value
+    return folded
+
+
+def _text(value: object, max_chars: int) -> str:
+    """A scalar as one printable line: it will stand in logs, and be sent back."""
+    if value is None or isinstance(value, dict | list | bool):
+        return ""
+    # Cut first, so that the work is bounded; replace what is not printable, lone surrogates included.
+    return "".join(c if c.isprintable() else " " for c in str(value)[:max_chars]).strip()
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, str):
+        digits = value.strip()
+        if not re.fullmatch(r"[0-9]{1,19}", digits, re.ASCII):
+            return None
+        value = int(digits)
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= _MAX_INTEGER else None
+
+
+def _custom(value: object) -> Mapping[str, str]:
+    """Custom parameters that have a value: ``{"key": ""}`` is how Exotel says that there are none."""
+    if isinstance(value, str):
+        value = _custom_text(value[:MAX_MESSAGE_BYTES])
+    if not isinstance(value, dict):
+        return _NOTHING
+    custom: dict[str, str] = {}
+    for name, content in value.items():
+        if len(custom) == _MAX_CUSTOM_PARAMETERS:
+            break
+        key, text = _text(name, _MAX_SID_CHARS), _text(content, _MAX_VALUE_CHARS)
+        if key and text:
+            custom[key] = text
+    return MappingProxyType(custom) if custom else _NOTHING
+
+
+def _custom_text(value: str) -> object:
+    """Custom parameters that came as a string: an object in JSON, or a query."""
+    if value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return None
+    try:
+        return dict(parse_qsl(value, max_num_fields=_MAX_CUSTOM_PARAMETERS))
+    except ValueError:
+        return None
+
+
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]*")
+
+
+def _decode(payload: object) -> tuple[bytes, bool]:
+    """The bytes of a base64 text up to its first character that is none, and whether that was its end."""
+    if not isinstance(payload, str):
+        return b"", False
+    text = payload.strip()
+    found = _BASE64.match(text)
+    digits = found[0] if found else ""
+    clean = not text[len(digits) :].strip("=")
+    if len(digits) % 4 == 1:  # six bits are no byte
+        digits, clean = digits[:-1], False
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4)), clean
+    except binascii.Error:
+        return b"", False
+
+
+# Building: us → Exotel
+
+
+def media(stream_sid: str, payload: bytes, *, sequence: int, chunk: int, timestamp_ms: int) -> str:
+    """Audio for the caller; in a call Rust builds these.
+
+    Args:
+        stream_sid: The stream's, from its `Start`.
+        payload: A multiple of 320 bytes, or the caller hears a hole of 20 ms.
+        sequence: Counts every message of the stream, from 1.
+        chunk: Counts its media messages, from 1.
+        timestamp_ms: Of the payload's first sample since the stream began.
+    """
+    audio = {"chunk": str(chunk), "timestamp": str(timestamp_ms), "payload": _encode(payload)}
+    return _json(
+        {"event": "media", "stream_sid": stream_sid, "sequence_number": str(sequence), "media": audio}
+    )
+
+
+def mark(stream_sid: str, name: str) -> str:
+    """Ask Exotel to tell when everything sent so far has been played."""
+    return _json({"event": "mark", "stream_sid": stream_sid, "mark": {"name": name}})
+
+
+def clear(stream_sid: str) -> str:
+    """Ask Exotel to drop what it has queued."""
+    return _json({"event": "clear", "stream_sid": stream_sid})
+
+
+# Building: Exotel → us
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a simulated Exotel writes its messages: each field one variation seen in the wild.
+
+    Attributes:
+        camel_case: ``streamSid`` instead of ``stream_sid``.
+        flat: The event's fields at top level, with no nested object.
+        text_numbers: ``"7"`` instead of ``7``.
+        leg_sid: ``leg_sid`` instead of ``call_sid``.
+        rate: How the sample rate is written: a format over ``hz`` and ``khz``, such as ``{hz}Hz``,
+            ``{khz}kHz``.
+        encoding: Any of Exotel's names for the encoding.
+        empty_custom: What stands for "no custom parameters": ``missing``, ``null`` or ``key`` (``{"key":
+            ""}``).
+    """
+
+    camel_case: bool = False
+    flat: bool = False
+    text_numbers: bool = True
+    leg_sid: bool = False
+    rate: str = "{hz}"
+    encoding: str = "raw/slin"
+    empty_custom: str = "null"
+
+
+class Exotel:
+    """Builds one stream's messages as Exotel would, numbering them.
+
+    Args:
+        stream_sid: The stream's SID.
+        spelling: How to write them.
+    """
+
+    def __init__(self, stream_sid: str, spelling: Spelling = Spelling()) -> None:
+        self.stream_sid = stream_sid
+        self.spelling = spelling
+        self._sequence = 0
+        self._chunk = 0
+
+    def connected(self) -> str:
+        """The greeting; it is not numbered."""
+        return _json({"event": "connected"})
+
+    def start(
+        self,
+        *,
+        call_sid: str,
+        account_sid: str = "exotel",
+        caller: str = "",
+        called: str = "",
+        custom: Mapping[str, str] = _NOTHING,
+        rate_hz: int = DEFAULT_LINE_RATE_HZ,
+    ) -> str:
+        """The stream's beginning."""
+        spelling = self.spelling
+        fields: dict[str, Any] = {
+            "stream_sid": self.stream_sid,
+            "leg_sid" if spelling.leg_sid else "call_sid": call_sid,
+            "account_sid": account_sid,
+            "from": caller,
+            "to": called,
+            "media_format": {
+                "encoding": spelling.encoding,
+                "sample_rate": spelling.rate.format(hz=rate_hz, khz=rate_hz // 1000),
+                "bit_rate": f"{rate_hz * 16 // 1000}kbps",
+            },
+        }
+        if custom:
+            fields["custom_parameters"] = _Verbatim(custom)
+        elif spelling.empty_custom != "missing":
+            none = None if spelling.empty_custom == "null" else _Verbatim({"key": ""})
+            fields["custom_parameters"] = none
+        return self._numbered("start", fields)
+
+    def media(self, payload: bytes, timestamp_ms: int) -> str:
+        """The caller's audio.
+
+        Args:
+            payload: PCM16LE mono at the line's rate, or µ-law if the spelling's encoding says so.
+            timestamp_ms: Of its first sample since the stream began.
+        """
+        self._chunk += 1
+        return self._numbered(
+            "media",
+            {
+                "chunk": self._number(self._chunk),
+                "timestamp": self._number(timestamp_ms),
+                "payload": _encode(payload),
+            },
+        )
+
+    def dtmf(self, digit: str, duration_ms: int = 100) -> str:
+        """A key pressed."""
+        return self._numbered("dtmf", {"digit": digit, "duration": self._number(duration_ms)})
+
+    def mark(self, name: str) -> str:
+        """A mark of ours has been reached."""
+        return self._numbered("mark", {"name": name})
+
+    def clear(self) -> str:
+        """Undocumented in this direction, and seen."""
+        return _json(self._spelt({"event": "clear", "stream_sid": self.stream_sid}))
+
+    def stop(self, *, call_sid: str, account_sid: str = "exotel", reason: str = "callended") -> str:
+        """The stream's end."""
+        return self._numbered("stop", {"call_sid": call_sid, "account_sid": account_sid, "reason": reason})
+
+    def _numbered(self, event: str, fields: dict[str, Any]) -> str:
+        self._sequence += 1
+        top: dict[str, Any] = {
+            "event": event,
+            "sequence_number": self._number(self._sequence),
+            "stream_sid": self.stream_sid,
+        }
+        top |= fields if self.spelling.flat else {event: fields}
+        return _json(self._spelt(top))
+
+    def _number(self, value: int) -> int | str:
+        return str(value) if self.spelling.text_numbers else value
+
+    def _spelt(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if not self.spelling.camel_case:
+            return fields
+        return {
+            _camel(name): self._spelt(value) if type(value) is dict else value
+            for name, value in fields.items()
+        }
+
+
+class _Verbatim(dict[str, str]):
+    """An object whose names are the customer's own and are never respelt."""
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)
+
+
+def _encode(payload: bytes) -> str:
+    return base64.b64encode(payload).decode("ascii")
+
+
+def _json(message: dict[str, Any]) -> str:
+    return json.dumps(message, separators=(",", ":"))
