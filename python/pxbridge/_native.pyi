@@ -1,4 +1,160 @@
-"""The Rust core: samples, packets and pages. `pxbridge.audio` is its public face."""
+"""The Rust core: samples, packets and pages. `pxbridge.audio` is its public face.
+
+Arrays that are given are 1-D, C-contiguous, mono, of dtype int16 or float32 (full scale ±1.0); they are
+borrowed, never copied. Anything else raises `TypeError` (not such an array, wrong dtype) or `ValueError`
+(wrong shape, strided), which says what was expected.
+
+Arrays that come back own memory that Rust allocated. Where a method takes ``out=``, a writeable array of
+int16 or float32, the samples are written to its front instead and a view of that front is returned.
+int16 output is rounded and saturated, never wrapped.
+"""
+
+from typing import Literal, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 __version__: str
 OPTIMISED: bool
+"""False for a debug build, which is many times slower."""
+
+Pcm = NDArray[np.int16] | NDArray[np.float32]
+_Pcm = TypeVar("_Pcm", NDArray[np.int16], NDArray[np.float32])
+Application = Literal["voip", "audio", "lowdelay"]
+
+class Resampler:
+    """A stream of samples from one rate to another.
+
+    The samples that come out do not depend on how the input is cut into blocks.
+
+    Args:
+        from_hz: 8000, 16000 or 24000.
+        to_hz: The same; equal to `from_hz` it passes samples through.
+
+    Raises:
+        ValueError: Another rate.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None: ...
+    @overload
+    def process(self, pcm: _Pcm, out: None = None) -> _Pcm: ...
+    @overload
+    def process(self, pcm: Pcm, out: _Pcm) -> _Pcm: ...
+    def reset(self) -> None:
+        """Forget all input, as if new."""
+
+    @property
+    def delay_s(self) -> float:
+        """How much later a sound is in the output than in the input, in seconds."""
+
+class OpusEncoder:
+    """Makes Opus packets (RFC 6716), mono, VBR, never silent by DTX.
+
+    Args:
+        rate_hz: Of the samples: 8000, 12000, 16000, 24000 or 48000.
+        application: What libopus tunes for; ``lowdelay`` is CELT alone, with 2.5 ms of look-ahead.
+        bitrate_bps: 6000 to 510000. The defaults are the settings used towards an engine.
+        complexity: libopus' effort, 0 to 10.
+        frame_ms: 2.5, 5, 10, 20, 40, 60, 80, 100 or 120.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+
+    def __init__(
+        self,
+        rate_hz: int = 24000,
+        *,
+        application: Application = "lowdelay",
+        bitrate_bps: int = ...,
+        complexity: int = ...,
+        frame_ms: float = 20.0,
+    ) -> None: ...
+    def encode(self, pcm: Pcm) -> bytes:
+        """One packet of exactly `frame_samples` samples. Releases the GIL.
+
+        Raises:
+            ValueError: Another number of samples.
+        """
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples in a packet."""
+
+    @property
+    def lookahead_samples(self) -> int:
+        """By how many samples the decoded sound is later than the input."""
+
+class OpusDecoder:
+    """Reads Opus packets of any mode, frame size and channel count.
+
+    Args:
+        rate_hz: Of the samples to give: 8000, 12000, 16000, 24000 or 48000, whatever the encoder had.
+        channels: 1, or 2 for interleaved stereo.
+    """
+
+    def __init__(self, rate_hz: int = 24000, channels: int = 1) -> None: ...
+    @overload
+    def decode(self, packet: bytes, out: None = None) -> NDArray[np.float32]: ...
+    @overload
+    def decode(self, packet: bytes, out: _Pcm) -> _Pcm:
+        """The samples of one packet, at most 120 ms; `out` must have room for that. Releases the GIL.
+
+        A packet that cannot be decoded is concealed for as long as the one before it lasted.
+        """
+
+    def conceal(self, samples: int) -> NDArray[np.float32]:
+        """What the last sound would have gone on like; fades to silence within 120 ms. Releases the GIL."""
+
+class OggOpusWriter:
+    """PCM to an Ogg Opus stream (RFC 7845) as PersonaPlex, moshi and `sphn` take it: one packet a page.
+
+    Args:
+        serial: The stream's serial number; random by default.
+
+    The other arguments are those of `OpusEncoder`.
+    """
+
+    def __init__(
+        self,
+        rate_hz: int = 24000,
+        *,
+        application: Application = "lowdelay",
+        bitrate_bps: int = ...,
+        complexity: int = ...,
+        frame_ms: float = 20.0,
+        serial: int | None = None,
+    ) -> None: ...
+    def headers(self) -> bytes:
+        """The two header pages. To be sent once, before any audio."""
+
+    def write(self, pcm: Pcm) -> bytes:
+        """The pages that these samples complete; what fills no packet waits for more. Releases the GIL."""
+
+    def finish(self) -> bytes:
+        """The last page: what is waiting, filled up with silence, with the end-of-stream mark."""
+
+class OggOpusReader:
+    """An Ogg Opus stream to mono PCM, for bytes in any split and in any condition. It never fails:
+    damage is counted, lost pages are concealed, and reading goes on with the next whole page.
+
+    Args:
+        rate_hz: Of the samples to give: 8000, 12000, 16000, 24000 or 48000.
+    """
+
+    def __init__(self, rate_hz: int = 24000) -> None: ...
+    @overload
+    def read(self, data: bytes, out: None = None) -> NDArray[np.float32]: ...
+    @overload
+    def read(self, data: bytes, out: _Pcm) -> _Pcm:
+        """All samples that these bytes complete. What does not fit into `out` comes first the next time.
+
+        Releases the GIL.
+        """
+
+    @property
+    def waiting_samples(self) -> int:
+        """Samples that did not fit into the last `out`."""
+
+    def conceal(self, samples: int) -> NDArray[np.float32]:
+        """What the last sound would have gone on like, for when nothing has come in time."""

@@ -1,11 +1,31 @@
 //! `pxbridge._native`: thin classes over pxbridge-core, numpy in and out, nothing else.
 
+mod array;
+mod audio;
+mod exclusive;
+
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+/// What core refuses is a wrong argument, in Python's words.
+fn refuse(error: pxbridge_core::Error) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// An Ogg stream's serial number: random, so that streams on one wire differ (RFC 3533 §4).
+fn random_serial() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    // The standard library's own randomly keyed hasher: unique, not secret, and no dependency.
+    RandomState::new().build_hasher().finish() as u32
+}
 
 /// The extension module.
 #[pymodule]
 mod _native {
-    use super::*;
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
