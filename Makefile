@@ -2,28 +2,89 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(shell find rust -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
+RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(shell find rust -name Cargo.toml) \
+                Cargo.toml Cargo.lock .cargo/config.toml
+PIP    := -m pip install -q --disable-pip-version-check
+# What rustup installed, in a shell that was opened before.
+export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test lint bench build wheel clean
+.PHONY: run test test-rust test-python interop lint bench build wheel fuzz readme clean help
 .DELETE_ON_ERROR:
+.SILENT:
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
+run: build             ## build, and serve calls
+	$(BIN)/python -m pxbridge
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check --group dev
-	touch $@
+test: test-rust test-python  ## every test
 
-# maturin develop installs the package in place, so Python sources need no rebuild.
-$(VENV)/.built: $(SOURCES) $(VENV)/.dev
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release -q
-	touch $@
+test-rust:
+	sh .ci/tools $(PYTHON)
+	cargo test -q --workspace
+
+test-python: build interop
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev     ## formatting, lint and types of both languages
+	$(BIN)/ruff check -q
+	$(BIN)/ruff format -q --check
+	$(BIN)/mypy --no-error-summary
+	cargo fmt --check
+	cargo clippy -q --workspace --all-targets -- -D warnings
+
+bench: build           ## the benches: codec, resampler, media frames, whole calls; beside plain Python
+	$(BIN)/python -m pytest benches --benchmark-only
+	$(BIN)/python benches/load.py
 
 build: $(VENV)/.built
 
-run: build
-	$(BIN)/python -m pxbridge
+wheel: $(VENV)/.dev    ## a wheel for this platform, in dist/
+	rm -rf dist
+	$(BIN)/maturin build --release --locked -q --out dist
+	ls -sh dist/*.whl
 
-test: build
-	$(BIN)/python -m pytest
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.built   ## each fuzz target for FUZZ_SECONDS (needs `rustup toolchain add nightly` and cargo-fuzz)
+	for target in $$(cd rust/fuzz && cargo +nightly fuzz list); do \
+	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	    (cd rust/fuzz && cargo +nightly fuzz run -O $$target -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0) || exit 1; \
+	done
+
+readme: build          ## README's table of settings, from the settings
+	$(BIN)/python .ci/readme.py
+
+clean:                 ## what was built here, and nothing else
+	rm -rf $(VENV) .venv-* dist target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/pxbridge/*.so
+
+help:
+	sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+$(BIN)/python:
+	sh .ci/tools $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) 'pip>=25.1'
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	echo "Installing the development tools into $(VENV)"
+	$(BIN)/python $(PIP) --group dev
+	touch $@
+
+# maturin develop installs the package in place, so Python sources need no rebuild. It calls pip without `-q`
+# and talks on its own: what it says is shown when it fails.
+$(VENV)/.built: $(RUST_SOURCES) $(VENV)/.dev
+	sh .ci/tools $(PYTHON)
+	echo "Building pxbridge (minutes the first time, then seconds)"
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) PIP_QUIET=1 $(BIN)/maturin develop --release -q > $(VENV)/build.log 2>&1 \
+	    || { cat $(VENV)/build.log >&2; exit 1; }
+	touch $@
+
+# The other ends of our wires, each in an environment of its own: their needs contradict ours.
+interop: .venv-sphn-0.1/.done .venv-pipecat/.done
+
+.venv-%/.done: tests/interop/%.txt
+	echo "Making the test environment $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	touch $@

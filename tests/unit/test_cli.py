@@ -44,8 +44,8 @@ def test_an_unknown_argument_is_one_line_with_a_mend(
 def test_a_bad_setting_stops_the_start_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PXBRIDGE_PORT", "[b]x[/]")
+    monkeypatch.setenv("PXBRIDGE_PORT", "[b]")
     assert cli.main([]) == cli.EXIT_UNUSABLE
     assert capsys.readouterr().err == (
-        "pxbridge: PXBRIDGE_PORT (environment): '[b]x[/]' is not a port number from 0 (any free one) to 65535\n"
+        "pxbridge: PXBRIDGE_PORT (environment): '[b]' is not a port number from 0 (any free one) to 65535\n"
     )
