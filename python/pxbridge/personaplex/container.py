@@ -1,0 +1,172 @@
+"""An engine's own Ogg: reads as strictly as `sphn` 0.1, which NVIDIA pins, and writes the same pages.
+
+The one idea: the rehearsal engine has to be as hard to please as a real one. It must go deaf on a stream that
+would deafen the real one, and it must not share code with the bridge that it tests. So this is not
+`pxbridge.audio.OggOpusReader`, which takes everything; it is a second, independent implementation of RFC 3533
+and of RFC 7845 §5, a page at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+
+ENGINE_RATE_HZ: Final = 24_000
+
+_CAPTURE: Final = b"OggS"
+_PAGE_HEADER: Final = struct.Struct("<4sBBqIIIB")  # RFC 3533 §6, up to the segment table
+_CRC_OFFSET: Final = 22
+_BEGINS_STREAM: Final = 0x02
+_CONTINUES_PACKET: Final = 0x01
+_FULL_SEGMENT: Final = 255
+# sphn 0.1 writes this pre-skip and counts granules at 24 kHz, against RFC 7845. So do we, to keep readers
+# honest.
+_PRE_SKIP: Final = 3840
+_OPUS_HEAD: Final = struct.pack("<8sBBHIhB", b"OpusHead", 1, 1, _PRE_SKIP, ENGINE_RATE_HZ, 0, 0)
+
+_MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def page_crc(page: bytes) -> int:
+    """Returns the checksum of a page whose checksum field is zero (RFC 3533 §6).
+
+    It is the CRC-32 of polynomial 0x04C11DB7, not reflected, from 0. zlib knows
+    only the reflected CRC-32; of mirrored bytes that is ours, mirrored.
+    """
+    reflected = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+    return int.from_bytes(reflected.to_bytes(4, "little").translate(_MIRRORED), "big")
+
+
+class PageWriter:
+    """Writes a stream as sphn 0.1 does: two header pages, then one packet a page, without an end."""
+
+    __slots__ = ("_granule", "_sequence", "_serial")
+
+    def __init__(self, serial: int) -> None:
+        self._serial = serial
+        self._sequence = 0
+        self._granule = 0
+
+    def headers(self) -> list[bytes]:
+        """Returns the two header pages, each of which the engine sends in a message of its own."""
+        vendor = b"pxbridge rehearsal"
+        tags = b"OpusTags" + struct.pack("<I", len(vendor)) + vendor + struct.pack("<I", 0)
+        return [self._page(_OPUS_HEAD, _BEGINS_STREAM), self._page(tags, 0)]
+
+    def page(self, packet: bytes, samples: int) -> bytes:
+        """Returns the page of one audio packet that lasts `samples` at 24 kHz."""
+        self._granule += samples
+        return self._page(packet, 0)
+
+    def _page(self, packet: bytes, kind: int) -> bytes:
+        full, rest = divmod(len(packet), _FULL_SEGMENT)
+        header = _PAGE_HEADER.pack(
+            _CAPTURE, 0, kind, self._granule, self._serial, self._sequence, 0, full + 1
+        )
+        page = bytearray(header + bytes([_FULL_SEGMENT] * full + [rest]) + packet)
+        struct.pack_into("<I", page, _CRC_OFFSET, page_crc(bytes(page)))
+        self._sequence += 1
+        return bytes(page)
+
+
+@dataclass
+class PageReader:
+    """Reads a caller's stream as sphn 0.1 does, and goes deaf where that does.
+
+    Attributes:
+        deaf_because: Why nothing will be heard from this caller any more; None while all is well.
+        pages: Audio pages read.
+    """
+
+    deaf_because: str | None = None
+    pages: int = 0
+    _bytes: bytearray = field(default_factory=bytearray)
+    _packet: bytearray = field(default_factory=bytearray)
+    _serial: int | None = None
+    _headers_left: int = 2
+
+    def read(self, data: bytes) -> list[bytes]:
+        """Returns the Opus packets that `data` completes; `data` may be any part of the stream."""
+        packets: list[bytes] = []
+        self._bytes += data
+        while self.deaf_because is None:
+            page = self._next_page()
+            if page is None:
+                break
+            self._read_page(page, packets)
+        return packets
+
+    def _next_page(self) -> bytes | None:
+        start = self._bytes.find(_CAPTURE)
+        if start < 0:
+            del self._bytes[: -(len(_CAPTURE) - 1)]  # the capture pattern may have begun at the end
+            return None
+        del self._bytes[:start]
+        if len(self._bytes) < _PAGE_HEADER.size:
+            return None
+        body = _PAGE_HEADER.size + self._bytes[_PAGE_HEADER.size - 1]
+        if len(self._bytes) < body:
+            return None
+        end = body + sum(self._bytes[_PAGE_HEADER.size : body])
+        if len(self._bytes) < end:
+            return None
+        page = bytes(self._bytes[:end])
+        del self._bytes[:end]
+        return page
+
+    def _read_page(self, page: bytes, packets: list[bytes]) -> None:
+        _, _, kind, _, serial, _, crc, segments = _PAGE_HEADER.unpack_from(page)
+        if page_crc(page[:_CRC_OFFSET] + bytes(4) + page[_CRC_OFFSET + 4 :]) != crc:
+            self.deaf_because = "a page with a wrong checksum"
+            return
+        if kind & _BEGINS_STREAM:
+            if serial == self._serial:
+                self.deaf_because = "a second header with the same serial number"
+                return
+            self._serial = serial
+            self._headers_left = 2
+            self._packet.clear()
+        elif serial != self._serial:
+            self.deaf_because = "audio without header pages before it"
+            return
+        if not kind & _CONTINUES_PACKET:
+            self._packet.clear()
+        self.pages += self._headers_left == 0
+        at = _PAGE_HEADER.size + segments
+        for length in page[_PAGE_HEADER.size : at]:
+            self._packet += page[at : at + length]
+            at += length
+            if length < _FULL_SEGMENT:
+                self._take(bytes(self._packet), packets)
+                self._packet.clear()
+
+    def _take(self, packet: bytes, packets: list[bytes]) -> None:
+        if self._headers_left:
+            expected = b"OpusHead" if self._headers_left == 2 else b"OpusTags"
+            if not packet.startswith(expected):
+                self.deaf_because = f"no {expected.decode()} where it belongs"
+            self._headers_left -= 1
+        elif not packet:
+            self.deaf_because = "a packet of no bytes, which a real engine hears as ten seconds of noise"
+        else:
+            packets.append(packet)
+
+
+# RFC 6716 §3.1, table 2, in samples at 24 kHz: SILK, hybrid and CELT have their own choices of frame.
+_FRAME_SAMPLES: Final = (240, 480, 960, 1440) * 3 + (240, 480) * 2 + (60, 120, 240, 480) * 4
+
+
+def packet_samples(packet: bytes) -> int:
+    """Returns how long an Opus packet lasts, in samples at 24 kHz (RFC 6716 §3.1 and §3.2)."""
+    if not packet:
+        return 0
+    frame = _FRAME_SAMPLES[packet[0] >> 3]
+    match packet[0] & 0x03:
+        case 0:
+            return frame
+        case 1 | 2:
+            return 2 * frame
+        case _:
+            return frame * (packet[1] & 0x3F) if len(packet) > 1 else 0
