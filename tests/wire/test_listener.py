@@ -1,0 +1,208 @@
+"""The telephony door: who is let in, who is told what, and that nothing is left when it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from pxbridge.exotel.listener import Listener, listen
+from pxbridge.exotel.messages import Exotel, Media, Start, parse
+
+if TYPE_CHECKING:
+    from pxbridge.websocket import WebSocket
+
+
+class Calls:
+    """A call owner that notes what it was given and lives until it is told to end."""
+
+    def __init__(self) -> None:
+        self.rates: list[int | None] = []
+        self.messages: asyncio.Queue[bytes] = asyncio.Queue()
+        self.end = asyncio.Event()
+        self.cancelled = 0
+
+    async def own(self, socket: WebSocket, rate_hz: int | None) -> None:
+        self.rates.append(rate_hz)
+        socket.on_message = lambda payload, _text: self.messages.put_nowait(payload)
+        ended = asyncio.create_task(self.end.wait())
+        gone = asyncio.create_task(socket.wait_closed())
+        try:
+            await asyncio.wait((ended, gone), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            ended.cancel()
+            gone.cancel()
+
+
+async def get(listener: Listener, path: str, method: str = "GET") -> tuple[int, str]:
+    def fetch() -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{listener.port}{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return await asyncio.to_thread(fetch)
+
+
+def url(listener: Listener, path: str = "/exotel") -> str:
+    return f"ws://127.0.0.1:{listener.port}{path}"
+
+
+@pytest.mark.parametrize(
+    ("path", "rate_hz"),
+    [
+        ("/", None),
+        ("/exotel", None),
+        ("/exotel/", None),
+        ("/?sample-rate=8000", 8000),
+        ("/exotel?sample-rate=16000", 16000),
+        ("/exotel?sample_rate=24000&persona=nurse", 24000),
+        ("/exotel?a=b&sampleRate=16kHz", 16000),
+    ],
+)
+async def test_a_call_comes_in_with_the_rate_its_url_names(path: str, rate_hz: int | None) -> None:
+    calls = Calls()
+    async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener, path)) as phone:
+        exotel = Exotel("MZ1")
+        await phone.send(exotel.start(call_sid="CA1"))
+        assert parse(await calls.messages.get()) == parse(Exotel("MZ1").start(call_sid="CA1"))
+        assert calls.rates == [rate_hz]
+
+
+async def test_exotels_largest_payload_passes() -> None:
+    calls = Calls()
+    payload = bytes(100_000)
+    async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener)) as phone:
+        exotel = Exotel("MZ1")
+        await phone.send(exotel.start(call_sid="CA1"))
+        await phone.send(exotel.media(payload, 0))
+        assert isinstance(parse(await calls.messages.get()), Start)
+        media = parse(await calls.messages.get())
+        assert isinstance(media, Media)
+        assert media.payload == payload
+
+
+@pytest.mark.parametrize("value", ["11025", "", "fast", "-8000", "8", "0x1F40"])
+async def test_a_rate_that_does_not_exist_is_refused_with_the_mend(value: str) -> None:
+    async with listen(Calls().own, "127.0.0.1", 0) as listener:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url(listener, f"/?sample-rate={value}"))
+        assert refused.value.response.status_code == 400
+        assert b"8000, 16000 or 24000" in refused.value.response.body
+
+
+async def test_plain_requests_are_answered() -> None:
+    async with listen(Calls().own, "127.0.0.1", 0) as listener:
+        assert await get(listener, "/livez") == (200, "alive\n")
+        assert await get(listener, "/livez", "HEAD") == (200, "")
+        assert await get(listener, "/readyz") == (200, "ready\n")
+        assert (await get(listener, "/exotelx"))[0] == 404
+        assert (await get(listener, "/livez/x"))[0] == 404
+        assert (await get(listener, "/livez", "DELETE"))[0] == 405
+        assert (await get(listener, "/exotel"))[0] == 426
+
+
+async def test_readiness_tells_every_reason() -> None:
+    reasons = ["no engine answers", "the disk is full"]
+    async with listen(Calls().own, "127.0.0.1", 0, not_ready=lambda: reasons) as listener:
+        assert await get(listener, "/readyz") == (503, "no engine answers\nthe disk is full\n")
+        assert (await get(listener, "/livez"))[0] == 200
+        reasons.clear()
+        assert (await get(listener, "/readyz"))[0] == 200
+
+
+async def test_one_call_too_many_is_refused_before_its_upgrade_and_room_comes_back() -> None:
+    calls = Calls()
+    async with listen(calls.own, "127.0.0.1", 0, max_calls=1) as listener:
+        async with connect(url(listener)):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url(listener))
+            assert refused.value.response.status_code == 503
+            assert listener.refused == 1
+            assert await get(listener, "/readyz") == (503, "all 1 calls are taken\n")
+            assert listener.live_calls == 1
+        await listener._no_calls.wait()
+        async with connect(url(listener)):
+            assert (await get(listener, "/livez"))[0] == 200
+
+
+async def test_a_call_that_fails_ends_alone() -> None:
+    calls = Calls()
+
+    async def own(socket: WebSocket, rate_hz: int | None) -> None:
+        if rate_hz is not None:
+            raise LookupError("a fault of ours")
+        await calls.own(socket, rate_hz)
+
+    async with listen(own, "127.0.0.1", 0) as listener, connect(url(listener)) as healthy:
+        async with connect(url(listener, "/?sample-rate=8000")) as unlucky:
+            with pytest.raises(ConnectionClosed) as closed:
+                await unlucky.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1011
+        await healthy.send("still here")
+        assert await calls.messages.get() == b"still here"
+
+
+async def test_the_socket_is_closed_when_its_owner_returns() -> None:
+    calls = Calls()
+    async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener)) as phone:
+        calls.end.set()
+        with pytest.raises(ConnectionClosed) as closed:
+            await phone.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1000
+
+
+async def test_draining_refuses_new_calls_and_waits_for_the_last_one() -> None:
+    calls = Calls()
+    async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener)) as phone:
+        await phone.send("hello")
+        await calls.messages.get()
+        drained = asyncio.create_task(listener.drain())
+        assert (await get(listener, "/readyz"))[1] == "draining: no new calls\n"
+        assert (await get(listener, "/livez"))[0] == 200
+        with pytest.raises(InvalidStatus):
+            await connect(url(listener))
+        assert not drained.done()
+        calls.end.set()
+        await drained
+        assert listener.live_calls == 0
+
+
+async def test_closing_the_door_cancels_live_calls_and_leaves_nothing() -> None:
+    calls = Calls()
+    before = asyncio.all_tasks()
+    async with contextlib.AsyncExitStack() as phones:
+        async with listen(calls.own, "127.0.0.1", 0) as listener:
+            sockets = [await phones.enter_async_context(connect(url(listener))) for _ in range(5)]
+            for phone in sockets:
+                await phone.send("hello")
+                await calls.messages.get()
+        assert calls.cancelled == 5
+        assert listener.live_calls == 0
+        for phone in sockets:
+            with pytest.raises(ConnectionClosed) as closed:
+                await phone.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1001
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_port_that_is_taken_is_an_error_at_once() -> None:
+    async with listen(Calls().own, "127.0.0.1", 0) as listener:
+        with pytest.raises(OSError, match="in use"):
+            async with listen(Calls().own, "127.0.0.1", listener.port):
+                pass
