@@ -176,8 +176,9 @@ def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> So
             samples = _MU_LAW[np.frombuffer(raw, np.uint8)]
         case _:
             raise InputError(
-                f"audio of kind {kind:#06x} with {bits} bits cannot be read (8 to 32-bit integers, 32 and "
-                "64-bit floats, A-law and µ-law can); convert it, e.g. `ffmpeg -i FILE -c:a pcm_s16le out.wav`"
+                f"audio of kind {kind:#06x} with {bits} bits cannot be read (8 to 32-bit integers, "
+                "32 and 64-bit floats, A-law and µ-law can); convert it first, "
+                "e.g. `ffmpeg -i FILE -c:a pcm_s16le out.wav`"
             )
     mono = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
     return Sound(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0), rate_hz)

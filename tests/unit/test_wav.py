@@ -114,7 +114,7 @@ def test_what_is_no_usable_wav_is_refused_with_its_name(tmp_path: Path, data: by
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no.wav: No such file"):
+    with pytest.raises(InputError, match=r"no\.wav: No such file"):
         read_wav(tmp_path / "no.wav")
 
 

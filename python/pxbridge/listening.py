@@ -1,0 +1,326 @@
+"""What the caller noticed: said and heard laid side by side, both on the phone's clock.
+
+From mouth to ear, the delay a person feels is the time between a word spoken and the same word heard back
+(from an agent that echoes, or one that repeats it later). It is measured as a person would hear it, on the
+sound alone: windows of a second of what was said are looked for in what was heard, by normalised
+cross-correlation. A window counts only where it is found again; so noise, another voice and holes give no
+wrong delay, but none.
+
+Arrays are 1-D int16 or float, sample 0 is the call's start; results are in seconds, decibels and ratios.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pxbridge.wav import resample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Signal = NDArray[np.float32]
+
+RATE_HZ = 8000
+"""Everything is measured at the telephone's rate: all that a line carries, and fast."""
+FRAME_S = 0.02
+WINDOW_S = 1.0
+"""Long enough that speech is like itself nowhere else, short enough that a delay that changes is followed."""
+HOP_S = 0.25
+LONGEST_DELAY_S = 30.0
+FOUND = 0.5
+"""From this correlation on it is the same speech: codecs leave 0.8 or more, other speech stays below 0.3."""
+ACTIVE_BELOW_PEAK_DB = 30.0
+"""Frames of speech within this of its loudest frame are speech, the rest is pause."""
+VOICE_DBFS = -45.0
+SILENT_POWER = 10**-9.6
+"""What silence is given out as: -96 dB below full scale."""
+QUIET_FLOOR = 1e-4
+"""Windows 40 dB below what was said are taken as silence and not scaled up to match."""
+
+STRETCH_WINDOW_S = 0.4
+STRETCH_WINDOWS = 6
+STRETCH_LONGEST_DELAY_S = 12.0
+"""How much later words at a wrong speed are looked for: a bound on the work when nothing is found."""
+STRETCH_GRID = np.concatenate([np.array([1 / 3, 0.5, 2 / 3, 1.5, 2.0, 3.0]), np.arange(0.95, 1.0501, 0.0025)])
+"""Speeds that are tried: a line's wrong rate, and ±5 % finely."""
+
+DROPOUT_DB = 25.0
+"""Speech this much weaker than it should be is not heard."""
+DROPOUT_S = 0.04
+
+
+class Delay(NamedTuple):
+    """A second of speech that was found again.
+
+    Attributes:
+        at_s: When its middle was spoken.
+        delay_s: How much later it was heard.
+        correlation: How alike it was: 1 is identical.
+        gain_db: How much louder it was.
+    """
+
+    at_s: float
+    delay_s: float
+    correlation: float
+    gain_db: float
+
+
+class Gap(NamedTuple):
+    """A stretch of the caller's words that did not come back."""
+
+    at_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What was heard of what was said.
+
+    Attributes:
+        first_voice_s: When the first voice was heard, whoever's words; None for silence.
+        heard_voice_s: How much voice was heard in all.
+        said_voice_s: How much of what was said was voice.
+        delays: Each second of speech that came back, in the order it was said.
+        windows: How many seconds of speech were looked for.
+        repeated: The words came back as a whole after they had been said, rather than along with them.
+        speed: How much faster, and higher, the words came back: 1 is right; None if they did not come back.
+        dropouts: Words that did not come back, between others that did.
+    """
+
+    first_voice_s: float | None
+    heard_voice_s: float
+    said_voice_s: float
+    delays: tuple[Delay, ...]
+    windows: int
+    repeated: bool
+    speed: float | None
+    dropouts: tuple[Gap, ...]
+
+    @property
+    def came_back(self) -> bool:
+        """Whether at least some of the words were heard again."""
+        return bool(self.delays)
+
+    @property
+    def correlation(self) -> float:
+        """How alike the words were that came back: the median."""
+        return float(np.median([delay.correlation for delay in self.delays])) if self.delays else 0.0
+
+    @property
+    def gain_db(self) -> float | None:
+        """How much louder the words came back: the median."""
+        return float(np.median([delay.gain_db for delay in self.delays])) if self.delays else None
+
+    def delay_s(self, quantile: float = 0.5) -> float | None:
+        """A quantile of the delay from mouth to ear."""
+        if not self.delays:
+            return None
+        return float(np.quantile([delay.delay_s for delay in self.delays], quantile))
+
+
+def listen(
+    said: NDArray[np.int16],
+    heard: NDArray[np.int16],
+    rate_hz: int,
+    *,
+    hop_s: float = HOP_S,
+    longest_delay_s: float = LONGEST_DELAY_S,
+) -> Hearing:
+    """Compares what was said with what was heard.
+
+    Args:
+        said: The caller's audio, int16, sample 0 at the call's start.
+        heard: What the caller heard, on the same clock.
+        rate_hz: The rate of both.
+        hop_s: How far apart the windows are that are looked for.
+        longest_delay_s: How much later words are still looked for.
+    """
+    x, y = _prepare(said, rate_hz), _prepare(heard, rate_hz)
+    active = _active(x)
+    delays, windows = _find_windows(x, y, active, hop_s, longest_delay_s)
+    voice = _levels_dbfs(y) > VOICE_DBFS
+    first = int(np.argmax(voice)) if voice.any() else None
+    return Hearing(
+        first_voice_s=None if first is None else first * FRAME_S,
+        heard_voice_s=float(voice.sum()) * FRAME_S,
+        said_voice_s=float(active.sum()) * FRAME_S,
+        delays=delays,
+        windows=windows,
+        repeated=_is_repeated(delays, active),
+        speed=_speed(x, y, active, delays, longest_delay_s),
+        dropouts=_dropouts(x, y, active, delays),
+    )
+
+
+def loudness_dbfs(pcm: NDArray[np.int16], rate_hz: int, step_s: float = FRAME_S) -> NDArray[np.float32]:
+    """The level of each `step_s` of audio, in dB below full scale; silence is -96."""
+    return _levels_dbfs(pcm.astype(np.float32) / 32768.0, round(step_s * rate_hz))
+
+
+def _prepare(pcm: NDArray[np.int16], rate_hz: int) -> Signal:
+    return resample(pcm.astype(np.float32) / np.float32(32768.0), rate_hz, RATE_HZ)
+
+
+def _levels_dbfs(x: Signal, frame: int = round(FRAME_S * RATE_HZ)) -> Signal:
+    frames = x[: len(x) // frame * frame].reshape(-1, frame)
+    power = np.mean(frames.astype(np.float64) ** 2, axis=1)
+    levels: Signal = (10.0 * np.log10(np.maximum(power, SILENT_POWER))).astype(np.float32)
+    return levels
+
+
+def _active(x: Signal) -> NDArray[np.bool_]:
+    """Which 20 ms frames of `x` are speech."""
+    levels = _levels_dbfs(x)
+    if len(levels) == 0:
+        return np.zeros(0, np.bool_)
+    return levels > max(float(levels.max()) - ACTIVE_BELOW_PEAK_DB, VOICE_DBFS - 15.0)
+
+
+def _find_windows(
+    x: Signal, y: Signal, active: NDArray[np.bool_], hop_s: float, longest_delay_s: float
+) -> tuple[tuple[Delay, ...], int]:
+    """Looks for each second of `x` that is mostly speech in what of `y` follows it."""
+    length, frame = round(WINDOW_S * RATE_HZ), round(FRAME_S * RATE_HZ)
+    reach = length + round(longest_delay_s * RATE_HZ)
+    delays: list[Delay] = []
+    windows = 0
+    for start in range(0, len(x) - length + 1, round(hop_s * RATE_HZ)):
+        if np.mean(active[start // frame : (start + length) // frame]) < 0.5:
+            continue
+        windows += 1
+        window, following = x[start : start + length], y[start : start + reach]
+        lag, correlation = _Heard(_emphasise(following), length).find(_emphasise(window))
+        if correlation < FOUND:
+            continue
+        found = following[lag : lag + length]
+        gain_db = 10.0 * np.log10(float(np.dot(found, found)) / float(np.dot(window, window)))
+        delays.append(Delay((start + length / 2) / RATE_HZ, lag / RATE_HZ, correlation, gain_db))
+    return tuple(delays), windows
+
+
+def _emphasise(x: Signal) -> Signal:
+    """The same with its treble raised: correlation peaks become sharp, and a hum counts for nothing."""
+    emphasised: Signal = np.diff(x, prepend=x[:1])
+    return emphasised
+
+
+class _Heard:
+    """A stretch of what was heard, in which windows of what was said are looked for."""
+
+    def __init__(self, following: Signal, longest_window: int) -> None:
+        self.samples = len(following)
+        self._size = 1 << (max(self.samples, longest_window) - 1).bit_length()
+        self._spectrum = np.fft.rfft(following, self._size)
+        self._sums = np.concatenate([[0.0], np.cumsum(following.astype(np.float64) ** 2)])
+
+    def find(self, window: Signal) -> tuple[int, float]:
+        """Where the window is found, in samples from the start, and how alike it is there (0 to 1)."""
+        length, lags = len(window), self.samples - len(window) + 1
+        if lags <= 0:
+            return 0, 0.0
+        dots = np.fft.irfft(self._spectrum * np.conj(np.fft.rfft(window, self._size)), self._size)[:lags]
+        energy = max(float(np.dot(window, window)), 1e-12)
+        energies = np.maximum(self._sums[length : length + lags] - self._sums[:lags], QUIET_FLOOR * energy)
+        correlations = dots / np.sqrt(energies * energy)
+        lag = int(np.argmax(correlations))
+        return lag, min(1.0, float(correlations[lag]))
+
+
+def _is_repeated(delays: tuple[Delay, ...], active: NDArray[np.bool_]) -> bool:
+    """Whether the median word was heard only when all, or its whole sentence, had been said."""
+    if not delays:
+        return False
+    late = 0
+    for delay in delays:
+        until = active[int((delay.at_s) / FRAME_S) : int((delay.at_s + delay.delay_s) / FRAME_S)]
+        silent_for = 0
+        for frame in reversed(until):  # a repeat comes after a pause of the speaker
+            if frame:
+                break
+            silent_for += 1
+        late += silent_for * FRAME_S >= 0.3 or delay.delay_s > 3.0
+    return 2 * late > len(delays)
+
+
+def _speed(
+    x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Delay, ...], longest_delay_s: float
+) -> float | None:
+    """How much faster and higher speech came back: the stretch of it that is found best.
+
+    Short windows, since a stretch of 1 % shifts the ends of a long one out of step with themselves.
+    """
+    length, frame = round(STRETCH_WINDOW_S * RATE_HZ), round(FRAME_S * RATE_HZ)
+    starts = [
+        start
+        for start in range(0, len(x) - length + 1, length)
+        if np.mean(active[start // frame : (start + length) // frame]) > 0.8
+    ]
+    if not starts:
+        return None
+    loudest = sorted(starts, key=lambda start: -float(np.sum(x[start : start + length] ** 2)))
+    totals = np.zeros(len(STRETCH_GRID))
+    for start in loudest[:STRETCH_WINDOWS]:
+        window = x[start : start + length]
+        reach = round(_reach_s(start, delays, longest_delay_s) * RATE_HZ)
+        heard = _Heard(y[start : start + reach], 3 * length)
+        for n, speed in enumerate(STRETCH_GRID):
+            totals[n] += heard.find(_stretch(window, float(speed)))[1]
+    totals /= min(len(loudest), STRETCH_WINDOWS)
+    best = int(np.argmax(totals))
+    if totals[best] < FOUND:
+        return None
+    speed = float(STRETCH_GRID[best])
+    if 0 < best < len(STRETCH_GRID) - 1 and abs(STRETCH_GRID[best - 1] - speed) < 0.003 > abs(
+        STRETCH_GRID[best + 1] - speed
+    ):
+        before, at, after = totals[best - 1 : best + 2]
+        curve = before - 2 * at + after
+        if curve < 0:  # the top of the parabola through the three
+            speed += 0.5 * float((before - after) / curve) * float(STRETCH_GRID[best + 1] - speed)
+    return speed
+
+
+def _reach_s(start: int, delays: tuple[Delay, ...], longest_delay_s: float) -> float:
+    """How far behind a window its echo is looked for: where a neighbour's was, if one was found."""
+    near = [delay.delay_s for delay in delays if abs(delay.at_s - start / RATE_HZ) < 2 * WINDOW_S]
+    return max(near) + 2 * WINDOW_S if near else min(longest_delay_s, STRETCH_LONGEST_DELAY_S)
+
+
+def _stretch(window: Signal, speed: float) -> Signal:
+    """The window as it sounds when played `speed` times as fast (band-limited by 8-fold oversampling)."""
+    if speed == 1.0:
+        return window
+    fine = np.fft.irfft(np.fft.rfft(window), 8 * len(window)) * 8
+    at = np.arange(int(len(window) / speed)) * speed * 8
+    stretched: Signal = np.interp(at, np.arange(len(fine)), fine).astype(np.float32)
+    return stretched
+
+
+def _dropouts(x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Delay, ...]) -> tuple[Gap, ...]:
+    """Stretches of speech that are missing where the words around them were found."""
+    if not delays:
+        return ()
+    said, frame = _levels_dbfs(x), round(FRAME_S * RATE_HZ)
+    times = np.array([delay.at_s for delay in delays])
+    gaps: list[Gap] = []
+    run = 0
+    for n in range(len(said) + 1):
+        missing = False
+        if n < len(said) and active[n]:
+            nearest = delays[int(np.argmin(np.abs(times - n * FRAME_S)))]
+            at = n * frame + round(nearest.delay_s * RATE_HZ)
+            # A frame on either side may be louder: delays differ by a little within their window.
+            around = y[max(0, at - frame) : at + 2 * frame]
+            if abs(nearest.at_s - n * FRAME_S) <= WINDOW_S / 2 and len(around) == 3 * frame:
+                level = float(_levels_dbfs(around).max())
+                missing = level < said[n] + nearest.gain_db - DROPOUT_DB
+        if missing:
+            run += 1
+        elif run:
+            if run * FRAME_S >= DROPOUT_S:
+                gaps.append(Gap((n - run) * FRAME_S, run * FRAME_S))
+            run = 0
+    return tuple(gaps)
