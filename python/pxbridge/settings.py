@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import ssl
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +130,18 @@ def _fingerprint(value: object) -> object:
     return digits
 
 
-def _readable_file(value: object) -> object:
-    if isinstance(value, str | Path):
-        try:
-            with Path(value).expanduser().open("rb"):
-                return Path(value).expanduser()
-        except OSError as error:
-            raise ValueError(f"cannot read {str(value)!r}: {error.strerror}") from None
-    return value
+def _certificates(value: object) -> object:
+    """The path of a PEM file that holds at least one certificate."""
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value).expanduser()
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:  # an OSError too
+        raise ValueError(f"{str(path)!r} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    return path
 
 
 def _lower(value: object) -> object:
@@ -169,8 +174,11 @@ class Settings(BaseModel):
         description="URLs of PersonaPlex servers (wss://host:8998/api/chat), apart by spaces or commas. "
         "None: the rehearsal engine, which greets and repeats what it hears.",
     )
+    engine_capacity: Annotated[int, Right("a whole number from 1 to 1000")] = Field(
+        default=1, ge=1, le=1000, description="Calls that each engine takes at once. NVIDIA's server takes 1."
+    )
     engine_ca_file: Annotated[
-        Path | None, BeforeValidator(_readable_file), Right("the path of a PEM file")
+        Path | None, BeforeValidator(_certificates), Right("the path of a PEM file")
     ] = Field(
         default=None, description="PEM file of the authority that signed the engines' TLS certificates."
     )

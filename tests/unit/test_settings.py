@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FINGERPRINT = "ab" * 32
 
+# Self-signed, for engine.test; its key was thrown away.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBhDCCASmgAwIBAgIUAITfzlBVEhoTx6Wc5Gh53q+yjRowCgYIKoZIzj0EAwIw
+FjEUMBIGA1UEAwwLZW5naW5lLnRlc3QwIBcNMjYxMTIyMTc0MDEyWhgPMjEyNjEw
+MjkxNzQwMTJaMBYxFDASBgNVBAMMC2VuZ2luZS50ZXN0MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAELt6bNi/T9X3qOVgZgwV13+5LTGXcbnms+PiLfjMqD74YiJGK
+S6sl+iJvK1G5Td+1wNQVx9bCgrUfULo/6fvhaqNTMFEwHQYDVR0OBBYEFOH7u6bw
+vy29PPgTidSVgOoQ9T32MB8GA1UdIwQYMBaAFOH7u6bwvy29PPgTidSVgOoQ9T32
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSQAwRgIhAIlao66lhIo6Fhi0
+ldIwYK+ewP82FYRq4toVjrTlenbZAiEA+r0BNq2lqBkMblvse6J69JQuPgIFtAiH
+ieuhHD4q9yo=
+-----END CERTIFICATE-----
+"""
+
 
 def toml(tmp_path: Path, text: str) -> str:
     file = tmp_path / "pxbridge.toml"
@@ -248,9 +263,15 @@ def test_a_fingerprint_is_taken_as_openssl_prints_it(written: str) -> None:
 
 
 def test_a_ca_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("-")
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
     config = toml(tmp_path, 'engines = ["wss://gpu"]\nengine_ca_file = "ca.pem"')
     assert load({"config": config}, {}).settings.engine_ca_file == tmp_path / "ca.pem"
+
+
+def test_a_ca_file_without_a_certificate_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    error = refusal({"engine_ca_file": str(tmp_path / "ca.pem")})
+    assert error.problem.endswith("holds no certificate in PEM form")
 
 
 def test_a_ca_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
