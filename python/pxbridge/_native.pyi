@@ -152,9 +152,109 @@ class OggOpusReader:
         Releases the GIL.
         """
 
+    def stats(self) -> dict[str, int]:
+        """What it met so far: pages, lost and damaged ones, bytes of junk, samples and concealed samples."""
+
     @property
     def waiting_samples(self) -> int:
         """Samples that did not fit into the last `out`."""
 
     def conceal(self, samples: int) -> NDArray[np.float32]:
         """What the last sound would have gone on like, for when nothing has come in time."""
+
+class Uplink:
+    """Phone to engine: Exotel's media messages in, Ogg Opus out; one call per message.
+
+    Times are `now_s`, seconds on any monotonic clock, the same for every call.
+
+    Args:
+        rate_hz: Of the line: 8000, 16000 or 24000.
+        encoding: Of its payloads: ``pcm16`` (little-endian) or ``mulaw`` (G.711).
+        serial: Of the first Ogg stream; random by default.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+
+    def __init__(
+        self,
+        rate_hz: int,
+        *,
+        encoding: Literal["pcm16", "mulaw"] = "pcm16",
+        gate_ms: int | None = None,
+        max_backlog_ms: int | None = None,
+        serial: int | None = None,
+    ) -> None: ...
+    def receive(self, message: bytes, now_s: float) -> bytes | None:
+        """What the engine shall get for a message from the phone; it may be nothing.
+
+        ``None``: the message is no media, and nothing has happened. Releases the GIL.
+        """
+
+    def open(self, now_s: float) -> bytes:
+        """The engine is ready: header pages and the newest of the caller's audio. Releases the GIL."""
+
+    def close(self, now_s: float) -> None:
+        """The engine is gone; the next `open` begins a new stream."""
+
+    def poll(self, now_s: float) -> bytes:
+        """What the engine shall get although nothing arrived. To be called at or after `wake_s`."""
+
+    @property
+    def wake_s(self) -> float:
+        """When `poll` is due if nothing arrives before; infinity for never."""
+
+    @property
+    def caller_speaking(self) -> bool:
+        """Whether the caller is speaking, by level against the line's noise."""
+
+    def stats(self) -> dict[str, float]:
+        """Counters so far; in samples of the line's rate unless the name says otherwise."""
+
+class Downlink:
+    """Engine to phone: Ogg Opus in, messages for Exotel's socket out; one call per message.
+
+    Every media payload is a multiple of 320 bytes (Exotel's packets at 8 kHz; at other rates of 20 ms).
+
+    Args:
+        rate_hz: Of the line: 8000, 16000 or 24000.
+        stream_sid: From Exotel's ``start``.
+        profile: What the Exotel account wants: ``standard``, ``strict`` (payloads of 3,200 bytes or more)
+            or ``low-delay``.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+
+    def __init__(
+        self,
+        rate_hz: int,
+        *,
+        stream_sid: str,
+        profile: Literal["standard", "strict", "low-delay"] = "standard",
+    ) -> None: ...
+    def receive(self, ogg: bytes, now_s: float, caller_speaking: bool) -> list[bytes]:
+        """The messages that are due after these bytes from the engine, as JSON text. Releases the GIL."""
+
+    def poll(self, now_s: float) -> list[bytes]:
+        """The messages that are due although nothing arrived: at the start of the call, then at `wake_s`."""
+
+    def flush(self, now_s: float) -> list[bytes]:
+        """Drop what the caller has not heard: a ``clear``, if Exotel still holds audio."""
+
+    def finish(self, now_s: float) -> list[bytes]:
+        """The agent will say no more: what is left, and a mark behind it (see `heard_out`)."""
+
+    def marked(self, name: str, now_s: float) -> None:
+        """The phone echoed a mark; one that is not ours is ignored."""
+
+    @property
+    def heard_out(self) -> bool:
+        """After `finish`: whether the caller has heard the last words, or waiting for that is over."""
+
+    @property
+    def wake_s(self) -> float:
+        """When `poll` is due if nothing arrives before; infinity for never."""
+
+    def stats(self) -> dict[str, float]:
+        """Counters so far; in samples of the line's rate unless the name says otherwise."""

@@ -6,11 +6,21 @@ and returned in arrays that own Rust's memory, so nothing is copied at the borde
 """
 
 from pxbridge._native import (
+    Downlink,
     OggOpusReader,
     OggOpusWriter,
     OpusDecoder,
     OpusEncoder,
     Resampler,
+    Uplink,
 )
 
-__all__ = ["OggOpusReader", "OggOpusWriter", "OpusDecoder", "OpusEncoder", "Resampler"]
+__all__ = [
+    "Downlink",
+    "OggOpusReader",
+    "OggOpusWriter",
+    "OpusDecoder",
+    "OpusEncoder",
+    "Resampler",
+    "Uplink",
+]

@@ -10,7 +10,8 @@ The tree::
     │   ├── EngineRefused        it answered the upgrade with an HTTP error
     │   ├── EngineBusy           it accepted, then said nothing: another conversation has it
     │   ├── EngineRejected       it closed, or reported an error, while it read its prompts
-    │   └── EngineLost           it was live and is gone
+    │   ├── EngineLost           it was live and is gone
+    │   └── NoEngineFree         every engine is leased, or was tried for this call
     ├── PhoneError               the phone's side broke its protocol: this call ends
     │   └── PhoneStalled         it no longer reads what we send
     └── InputError               a file or argument given to a command cannot be used
@@ -75,6 +76,10 @@ class EngineRejected(EngineError):
 
 class EngineLost(EngineError):
     """The engine was live and its connection ended."""
+
+
+class NoEngineFree(EngineError):
+    """Every engine is leased to another call, or was already tried for this one."""
 
 
 class PhoneError(PxbridgeError):

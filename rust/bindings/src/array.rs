@@ -32,7 +32,6 @@ impl<'py> Pcm<'py> {
     /// Borrows `object`, or says what was expected instead.
     pub fn borrow(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = untyped(object, "pcm")?;
-        // SAFETY-free: extraction checks type and dimension again; these branches only choose.
         if is_dtype::<i16>(array) {
             let pcm = object.extract::<PyReadonlyArray1<'py, i16>>()?;
             Ok(Self::I16(pcm))
@@ -135,29 +134,32 @@ impl<'py> Out<'py> {
     }
 }
 
-/// Hands `samples` to Python: the front of `out` where one was given, else a new array over this very memory.
+/// Hands to Python what `make` appends: in the front of `out` where one was given, else as a new array over the
+/// very memory that `make` wrote to. `scratch` serves where the samples still have to become 16 bits.
 pub fn give<'py>(
     py: Python<'py>,
-    samples: Vec<f32>,
     dtype: Dtype,
     out: Option<&Bound<'py, PyAny>>,
+    scratch: &mut Vec<f32>,
+    make: impl FnOnce(&mut Vec<f32>) -> PyResult<()>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if let Some(object) = out {
-        let mut array = Out::borrow(object)?;
-        array.require(samples.len())?;
-        array.fill(&samples)?;
-        drop(array);
-        let front = PySlice::new(py, 0, samples.len() as isize, 1);
-        return object.get_item(front);
+    if let (None, Dtype::F32) = (out, dtype) {
+        let mut samples = Vec::new();
+        make(&mut samples)?;
+        return Ok(PyArray1::from_vec(py, samples).into_any());
     }
-    Ok(match dtype {
-        Dtype::F32 => PyArray1::from_vec(py, samples).into_any(),
-        Dtype::I16 => {
-            let mut narrow = Vec::with_capacity(samples.len());
-            pcm::extend_i16(&mut narrow, &samples);
-            PyArray1::from_vec(py, narrow).into_any()
-        }
-    })
+    scratch.clear();
+    make(scratch)?;
+    let Some(object) = out else {
+        let mut narrow = Vec::with_capacity(scratch.len());
+        pcm::extend_i16(&mut narrow, scratch);
+        return Ok(PyArray1::from_vec(py, narrow).into_any());
+    };
+    let mut array = Out::borrow(object)?;
+    array.require(scratch.len())?;
+    array.fill(scratch)?;
+    drop(array);
+    object.get_item(PySlice::new(py, 0, scratch.len() as isize, 1))
 }
 
 fn untyped<'a, 'py>(object: &'a Bound<'py, PyAny>, name: &str) -> PyResult<&'a Bound<'py, PyUntypedArray>> {
@@ -175,9 +177,10 @@ fn untyped<'a, 'py>(object: &'a Bound<'py, PyAny>, name: &str) -> PyResult<&'a B
         )));
     }
     if array.ndim() != 1 {
+        let shape: Vec<String> = array.shape().iter().map(ToString::to_string).collect();
         return Err(PyValueError::new_err(format!(
-            "{name} must be {EXPECTED}, not of shape {:?}",
-            array.shape()
+            "{name} must be {EXPECTED}, not of shape ({})",
+            shape.join(", ")
         )));
     }
     if !array.is_c_contiguous() {

@@ -1,13 +1,15 @@
 //! The building blocks as Python classes: resampler, Opus, Ogg Opus.
 
+use numpy::PyArray1;
 use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, MAX_PACKET_MS, TOWARDS_ENGINE};
 use pxbridge_core::resample;
 use pxbridge_core::stream;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict, PySlice};
 
 use crate::array::{Dtype, Out, Pcm, give};
+use crate::counters;
 use crate::exclusive::Exclusive;
 use crate::refuse;
 
@@ -45,7 +47,8 @@ pub struct Resampler {
     from_hz: u32,
     to_hz: u32,
     delay_s: f64,
-    scratch: Vec<f32>,
+    input: Vec<f32>,
+    output: Vec<f32>,
 }
 
 impl Resampler {
@@ -65,7 +68,8 @@ impl Resampler {
             inner: Exclusive::new(inner),
             from_hz,
             to_hz,
-            scratch: Vec::new(),
+            input: Vec::new(),
+            output: Vec::new(),
         })
     }
 
@@ -81,10 +85,15 @@ impl Resampler {
         if let Some(object) = out {
             Out::borrow(object)?.require(bound)?;
         }
-        let mut samples = Vec::with_capacity(bound);
-        let Self { inner, scratch, .. } = self;
-        inner.get().process(pcm.samples(scratch)?, &mut samples);
-        give(py, samples, pcm.dtype(), out)
+        let Self {
+            inner, input, output, ..
+        } = self;
+        let samples = pcm.samples(input)?;
+        give(py, pcm.dtype(), out, output, |to| {
+            to.reserve(bound);
+            inner.get().process(samples, to);
+            Ok(())
+        })
     }
 
     fn reset(&mut self) {
@@ -165,6 +174,7 @@ impl OpusEncoder {
 pub struct OpusDecoder {
     inner: Exclusive<Decoder>,
     max_samples: usize,
+    scratch: Vec<f32>,
 }
 
 #[pymethods]
@@ -175,6 +185,7 @@ impl OpusDecoder {
         Ok(Self {
             inner: Exclusive::new(Decoder::new(rate_hz, channels).map_err(refuse)?),
             max_samples: rate_hz as usize * MAX_PACKET_MS / 1000 * channels,
+            scratch: Vec::new(),
         })
     }
 
@@ -187,16 +198,19 @@ impl OpusDecoder {
     ) -> PyResult<Bound<'py, PyAny>> {
         require(out, self.max_samples)?;
         let inner = self.inner.get();
-        let mut samples = Vec::with_capacity(self.max_samples);
-        py.detach(|| inner.decode(packet, &mut samples));
-        give(py, samples, Dtype::F32, out)
+        give(py, Dtype::F32, out, &mut self.scratch, |to| {
+            to.reserve(self.max_samples);
+            py.detach(|| inner.decode(packet, to));
+            Ok(())
+        })
     }
 
-    fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyAny>> {
+    fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        concealable(samples)?;
         let inner = self.inner.get();
         let mut pcm = Vec::with_capacity(samples);
         py.detach(|| inner.conceal(samples, &mut pcm));
-        give(py, pcm, Dtype::F32, None)
+        Ok(PyArray1::from_vec(py, pcm))
     }
 }
 
@@ -279,17 +293,23 @@ impl OggOpusReader {
         data: &[u8],
         out: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let room = out.map(Out::borrow).transpose()?.map(|array| array.len());
+        let mut out_array = out.map(Out::borrow).transpose()?;
         let Self { inner, waiting } = self;
-        let mut samples = std::mem::take(waiting);
         let inner = inner.get();
-        py.detach(|| inner.read(data, &mut samples));
-        if let Some(room) = room
-            && room < samples.len()
-        {
-            *waiting = samples.split_off(room);
-        }
-        give(py, samples, Dtype::F32, out)
+        py.detach(|| inner.read(data, waiting));
+        let (Some(array), Some(object)) = (&mut out_array, out) else {
+            return Ok(PyArray1::from_vec(py, std::mem::take(waiting)).into_any());
+        };
+        let fits = waiting.len().min(array.len());
+        array.fill(&waiting[..fits])?;
+        waiting.drain(..fits);
+        object.get_item(PySlice::new(py, 0, fits as isize, 1))
+    }
+
+    fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        counters::stream(&dict, self.inner.get().stats())?;
+        Ok(dict)
     }
 
     #[getter]
@@ -297,12 +317,25 @@ impl OggOpusReader {
         self.waiting.len()
     }
 
-    fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyAny>> {
+    fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        concealable(samples)?;
         let inner = self.inner.get();
         let mut pcm = Vec::with_capacity(samples);
         py.detach(|| inner.conceal(samples, &mut pcm));
-        give(py, pcm, Dtype::F32, None)
+        Ok(PyArray1::from_vec(py, pcm))
     }
+}
+
+/// The most that can be concealed at once; beyond 120 ms it is silence anyway.
+const MAX_CONCEAL_SAMPLES: usize = 48_000;
+
+fn concealable(samples: usize) -> PyResult<()> {
+    if samples > MAX_CONCEAL_SAMPLES {
+        return Err(PyValueError::new_err(format!(
+            "samples is {samples}: at most {MAX_CONCEAL_SAMPLES} can be concealed at once"
+        )));
+    }
+    Ok(())
 }
 
 fn require(out: Option<&Bound<'_, PyAny>>, samples: usize) -> PyResult<()> {

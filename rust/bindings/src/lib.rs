@@ -2,7 +2,9 @@
 
 mod array;
 mod audio;
+mod counters;
 mod exclusive;
+mod line;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -26,6 +28,9 @@ mod _native {
 
     #[pymodule_export]
     use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
+
+    #[pymodule_export]
+    use crate::line::{Downlink, Uplink};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

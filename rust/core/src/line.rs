@@ -1,1 +1,364 @@
 //! Uplink and Downlink: everything between the two wires, one call per message.
+//!
+//! A message from one socket goes in together with the time, and what the other socket shall send comes out.
+//! The stages are those of the other modules; what is added here is only their order and the two small
+//! lives around them: an uplink outlives its engines, a downlink begins before one speaks and ends after the last
+//! word was heard.
+
+use crate::error::Result;
+use crate::intake::{Intake, IntakeConfig, IntakeStats};
+use crate::media::{Encoding, MediaWriter, read_media};
+use crate::opus::{EncoderConfig, TOWARDS_ENGINE};
+use crate::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
+use crate::resample::Resampler;
+use crate::stream::{OggOpusReader, OggOpusWriter, StreamStats};
+
+/// The engine's rate: PersonaPlex and moshi speak 24 kHz.
+pub const ENGINE_HZ: u32 = 24_000;
+
+/// What the media parser met, in messages unless the name says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MediaStats {
+    /// Media messages.
+    pub messages: u64,
+    /// Of them, those that were damaged (what could be read of them was).
+    pub malformed: u64,
+}
+
+/// Phone to engine: media messages in, Ogg Opus out.
+pub struct Uplink {
+    encoding: Encoding,
+    encoder: EncoderConfig,
+    serial: u32,
+    intake: Intake,
+    resampler: Resampler,
+    stream: OggOpusWriter,
+    media: MediaStats,
+    phone: Vec<f32>,
+    paced: Vec<f32>,
+    engine: Vec<f32>,
+}
+
+impl Uplink {
+    /// An uplink whose engine is not there yet.
+    ///
+    /// `serial` identifies the first Ogg stream; each engine that is opened gets a stream of its own.
+    ///
+    /// # Errors
+    /// [`crate::Error::Rate`] unless the line runs at 8000, 16000 or 24000 Hz.
+    pub fn new(rate_hz: u32, encoding: Encoding, config: IntakeConfig, serial: u32) -> Result<Self> {
+        let encoder = TOWARDS_ENGINE;
+        Ok(Self {
+            encoding,
+            encoder,
+            serial,
+            intake: Intake::new(rate_hz, config)?,
+            resampler: Resampler::new(rate_hz, ENGINE_HZ)?,
+            stream: OggOpusWriter::new(encoder, serial)?,
+            media: MediaStats::default(),
+            phone: Vec::new(),
+            paced: Vec::new(),
+            engine: Vec::new(),
+        })
+    }
+
+    /// A message from the phone. Media: appends what the engine shall get for it and returns how many
+    /// samples of the line it held. Anything else: `None`, and nothing has happened.
+    pub fn receive(&mut self, message: &[u8], now_us: u64, ogg: &mut Vec<u8>) -> Option<usize> {
+        self.phone.clear();
+        let frame = read_media(message, self.encoding, &mut self.phone)?;
+        self.media.messages += 1;
+        self.media.malformed += u64::from(frame.malformed);
+        self.paced.clear();
+        self.intake.push(&self.phone, now_us, &mut self.paced);
+        self.encode(ogg);
+        Some(frame.samples)
+    }
+
+    /// The engine is ready: appends the stream's header pages and the newest of the caller's audio.
+    ///
+    /// # Errors
+    /// libopus refusing a new encoder.
+    pub fn open(&mut self, now_us: u64, ogg: &mut Vec<u8>) -> Result<()> {
+        self.stream = OggOpusWriter::new(self.encoder, self.serial)?;
+        self.serial = self.serial.wrapping_add(1);
+        self.resampler.reset();
+        self.stream.headers(ogg);
+        self.paced.clear();
+        self.intake.open(now_us, &mut self.paced);
+        self.encode(ogg);
+        Ok(())
+    }
+
+    /// The engine is gone; the next [`Uplink::open`] begins a new stream.
+    pub fn close(&mut self, now_us: u64) {
+        self.intake.close(now_us);
+    }
+
+    /// To be called at or after [`Uplink::wake_us`].
+    pub fn poll(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
+        self.paced.clear();
+        self.intake.poll(now_us, &mut self.paced);
+        self.encode(ogg);
+    }
+
+    /// When [`Uplink::poll`] is due if nothing arrives before.
+    #[must_use]
+    pub fn wake_us(&self) -> Option<u64> {
+        self.intake.wake_us()
+    }
+
+    /// Whether the caller is speaking.
+    #[must_use]
+    pub fn caller_speaking(&self) -> bool {
+        self.intake.caller_speaking()
+    }
+
+    /// What the intake did so far.
+    #[must_use]
+    pub fn intake_stats(&self) -> IntakeStats {
+        self.intake.stats()
+    }
+
+    /// What the media parser met so far.
+    #[must_use]
+    pub fn media_stats(&self) -> MediaStats {
+        self.media
+    }
+
+    fn encode(&mut self, ogg: &mut Vec<u8>) {
+        if self.paced.is_empty() {
+            return;
+        }
+        self.engine.clear();
+        self.resampler.process(&self.paced, &mut self.engine);
+        self.stream.write(&self.engine, ogg);
+    }
+}
+
+/// Silence is sent to a caller who waits for the engine in pieces of this length: short, so that the
+/// agent's first words do not queue behind it.
+const WAITING_SILENCE_MS: u32 = 100;
+
+/// How often: some readings of Exotel's rules end a stream that gets no audio within 2 s.
+const WAITING_EVERY_US: u64 = 1_000_000;
+
+/// Name of the mark behind the last words; all others are made of two numbers.
+const LAST_MARK: &str = "last";
+
+/// How long after the last words should have been played a missing mark is no longer waited for.
+const LAST_MARK_GRACE_US: u64 = 500_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// No engine has spoken: silence now and then.
+    Waiting { next_us: u64 },
+    /// The engine's audio goes to the phone.
+    Live,
+    /// The conversation is over; what is queued is being sent.
+    Finishing,
+    /// All is sent, with the last mark behind it; given up at `give_up_us`.
+    LastSent { give_up_us: u64 },
+    /// The caller has heard the last words.
+    HeardOut,
+}
+
+/// Engine to phone: Ogg Opus in, messages for the phone's socket out.
+pub struct Downlink {
+    rate_hz: u32,
+    stream: OggOpusReader,
+    resampler: Resampler,
+    playout: Playout,
+    writer: MediaWriter,
+    life: Life,
+    engine: Vec<f32>,
+    line: Vec<f32>,
+    paced: Vec<f32>,
+}
+
+impl Downlink {
+    /// A downlink that has sent nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Rate`] unless the line runs at 8000, 16000 or 24000 Hz.
+    pub fn new(rate_hz: u32, stream_sid: &str, config: PlayoutConfig) -> Result<Self> {
+        Ok(Self {
+            rate_hz,
+            stream: OggOpusReader::new(ENGINE_HZ)?,
+            resampler: Resampler::new(ENGINE_HZ, rate_hz)?,
+            playout: Playout::new(rate_hz, config)?,
+            writer: MediaWriter::new(stream_sid, rate_hz),
+            life: Life::Waiting { next_us: 0 },
+            engine: Vec::new(),
+            line: Vec::new(),
+            paced: Vec::new(),
+        })
+    }
+
+    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each.
+    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller_speaking: bool, messages: &mut Vec<Vec<u8>>) {
+        self.engine.clear();
+        self.stream.read(ogg, &mut self.engine);
+        if self.engine.is_empty() {
+            return;
+        }
+        if let Life::Waiting { .. } = self.life {
+            self.life = Life::Live;
+        }
+        self.line.clear();
+        self.resampler.process(&self.engine, &mut self.line);
+        self.paced.clear();
+        let step = self
+            .playout
+            .push(&self.line, now_us, caller_speaking, &mut self.paced);
+        self.send(step, now_us, messages);
+    }
+
+    /// To be called once at the start of the call and then at or after [`Downlink::wake_us`].
+    pub fn poll(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        match self.life {
+            Life::Waiting { next_us } => {
+                if now_us >= next_us {
+                    self.life = Life::Waiting {
+                        next_us: now_us + WAITING_EVERY_US,
+                    };
+                    self.paced.clear();
+                    self.paced.resize(self.samples(WAITING_SILENCE_MS), 0.0);
+                    self.write_media(messages);
+                }
+            }
+            Life::LastSent { give_up_us } => {
+                if now_us >= give_up_us {
+                    self.life = Life::HeardOut;
+                }
+            }
+            Life::HeardOut => {}
+            Life::Live | Life::Finishing => {
+                self.paced.clear();
+                let Self {
+                    stream,
+                    resampler,
+                    engine,
+                    playout,
+                    paced,
+                    rate_hz,
+                    ..
+                } = self;
+                let mut conceal = |samples: usize, out: &mut Vec<f32>| {
+                    engine.clear();
+                    stream.conceal(samples * ENGINE_HZ as usize / *rate_hz as usize, engine);
+                    resampler.process(engine, out);
+                };
+                let step = playout.poll(now_us, &mut conceal, paced);
+                self.send(step, now_us, messages);
+            }
+        }
+    }
+
+    /// When [`Downlink::poll`] is due if nothing arrives before.
+    #[must_use]
+    pub fn wake_us(&self) -> Option<u64> {
+        match self.life {
+            Life::Waiting { next_us } => Some(next_us),
+            Life::LastSent { give_up_us } => Some(give_up_us),
+            Life::HeardOut => None,
+            Life::Live | Life::Finishing => self.playout.wake_us(),
+        }
+    }
+
+    /// Drops everything that the caller has not heard yet.
+    pub fn flush(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if self.playout.flush(now_us) {
+            self.write_clear(messages);
+        }
+    }
+
+    /// The agent will say no more: appends what is left and, when all is sent, a mark behind it.
+    pub fn finish(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        match self.life {
+            Life::Waiting { .. } => self.life = Life::HeardOut,
+            Life::Live => {
+                self.life = Life::Finishing;
+                // A packet of silence pushes out the last samples that fill none.
+                self.line.clear();
+                self.line.resize(self.samples(PACKET_MS), 0.0);
+                self.paced.clear();
+                let step = self.playout.push(&self.line, now_us, false, &mut self.paced);
+                self.send(step, now_us, messages);
+            }
+            Life::Finishing | Life::LastSent { .. } | Life::HeardOut => {}
+        }
+    }
+
+    /// Whether the caller has heard the last words (or waiting for that is over).
+    #[must_use]
+    pub fn heard_out(&self) -> bool {
+        self.life == Life::HeardOut
+    }
+
+    /// The phone echoed a mark. One that is not ours is ignored.
+    pub fn marked(&mut self, name: &str, now_us: u64) {
+        if name == LAST_MARK {
+            if let Life::LastSent { .. } = self.life {
+                self.life = Life::HeardOut;
+            }
+        } else if let Some((epoch, number)) = name.split_once('-')
+            && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())
+        {
+            self.playout.marked(Mark { epoch, number }, now_us);
+        }
+    }
+
+    /// What the playout did so far.
+    #[must_use]
+    pub fn playout_stats(&self) -> PlayoutStats {
+        self.playout.stats()
+    }
+
+    /// What the reader of the engine's stream met so far.
+    #[must_use]
+    pub fn stream_stats(&self) -> StreamStats {
+        self.stream.stats()
+    }
+
+    fn send(&mut self, step: Step, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if step == Step::ClearThenSend {
+            self.write_clear(messages);
+        }
+        if !self.paced.is_empty() {
+            self.write_media(messages);
+            if let Some(mark) = self.playout.take_mark(now_us) {
+                let mut message = Vec::new();
+                self.writer
+                    .mark(&format!("{}-{}", mark.epoch, mark.number), &mut message);
+                messages.push(message);
+            }
+        }
+        let stats = self.playout.stats();
+        if self.life == Life::Finishing && stats.buffered < self.samples(PACKET_MS) as u64 {
+            let mut message = Vec::new();
+            self.writer.mark(LAST_MARK, &mut message);
+            messages.push(message);
+            self.life = Life::LastSent {
+                give_up_us: now_us + stats.exotel_us + LAST_MARK_GRACE_US,
+            };
+        }
+    }
+
+    fn write_media(&mut self, messages: &mut Vec<Vec<u8>>) {
+        let mut message = Vec::new();
+        self.writer.write(&self.paced, &mut message);
+        messages.push(message);
+    }
+
+    fn write_clear(&mut self, messages: &mut Vec<Vec<u8>>) {
+        let mut message = Vec::new();
+        self.writer.clear(&mut message);
+        messages.push(message);
+    }
+
+    fn samples(&self, ms: u32) -> usize {
+        debug_assert_eq!(ms % PACKET_MS, 0);
+        (self.rate_hz / 1000 * ms) as usize
+    }
+}

@@ -1,0 +1,392 @@
+"""One phone call, from its socket to its end.
+
+A call is ended exactly once, by whoever comes first: the phone, the engine or the bridge (`Call._finish`).
+Everything it owns hangs on one `asyncio.TaskGroup` and is gone when `Call.run` returns.
+
+Audio never waits for a task: each message from either side is handled where it arrives, in one call into
+Rust, and what comes out is written to the other socket. The one timer is armed for the moment at which
+Rust wants to be asked although nothing arrived (a stall to be bridged, a queue about to run dry).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from pxbridge.audio import Downlink, Uplink
+from pxbridge.errors import EngineError, EngineLost, NoEngineFree
+from pxbridge.exotel import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pxbridge.calls.persona import Persona
+    from pxbridge.personaplex.client import EngineAddress, Session
+    from pxbridge.personaplex.pool import EnginePool
+    from pxbridge.websocket import Closed, WebSocket
+
+    OpenEngine = Callable[[EngineAddress, Persona], Awaitable[Session]]
+    """Connects an engine and prompts it."""
+
+log = logging.getLogger("pxbridge.call")
+
+START_TIMEOUT_S = 10.0
+"""A phone that says nothing for so long after its handshake is not Exotel: `start` follows at once."""
+
+PHONE_SILENT_S = 30.0
+"""Exotel sends media all the time, so a line without any message for so long is dead (half-open)."""
+
+LAST_WORDS_S = 10.0
+"""The longest that the end of a call waits for Exotel to say that the last words were heard."""
+
+RATE_CHECK_S = 2.0
+"""How much of a call is measured before its sample rate is believed."""
+
+RATE_TOLERANCE = 0.25
+"""Rates in use differ by at least 1.5; chunking and jitter over RATE_CHECK_S by far less than this."""
+
+
+class Party(Enum):
+    """Who ended a call."""
+
+    PHONE = "phone"
+    ENGINE = "engine"
+    BRIDGE = "bridge"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a call ends.
+
+    Args:
+        by: Who ended it.
+        reason: For a person, in a log.
+        code: The close code the phone's side gets (RFC 6455 §7.4).
+        last_words: Whether what the agent has said is to be heard before the socket closes.
+    """
+
+    by: Party
+    reason: str
+    code: int = 1000
+    last_words: bool = False
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """What is known of a call when it has ended.
+
+    Times are in seconds on the call's clock; `stats` are the line's counters (see `Uplink.stats` and
+    `Downlink.stats`).
+    """
+
+    call_id: str = "-"
+    stream_sid: str = ""
+    rate_hz: int = 0
+    engine: str = ""
+    opened_s: float = 0.0
+    started_s: float | None = None
+    live_s: float | None = None
+    ended_s: float = 0.0
+    ending: Ending | None = None
+    malformed: int = 0
+    ignored: int = 0
+    dtmf: str = ""
+    words: list[str] = field(default_factory=list)
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+class Call:
+    """The life of one call.
+
+    Args:
+        socket: The phone's WebSocket, just accepted.
+        rate_hz: The line's rate if the URL named one.
+        engines: Where engines are leased.
+        open_engine: How a leased engine becomes a session.
+        persona: Who the caller speaks with, before custom parameters.
+        on_start: Told the call's id when it is known, so that a retried connection can replace this one.
+        clock: Seconds, monotonic; the event loop's own by default.
+    """
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        rate_hz: int | None,
+        *,
+        engines: EnginePool,
+        open_engine: OpenEngine,
+        persona: Persona,
+        on_start: Callable[[Call], None] = lambda _call: None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock or self._loop.time
+        self._socket = socket
+        self._url_rate_hz = rate_hz
+        self._engines = engines
+        self._open_engine = open_engine
+        self._persona = persona
+        self._on_start = on_start
+        self.record = CallRecord(opened_s=self._clock())
+        self._uplink: Uplink | None = None
+        self._downlink: Downlink | None = None
+        self._session: Session | None = None
+        self._start: asyncio.Future[messages.Start] = self._loop.create_future()
+        self._ending: asyncio.Future[Ending] = self._loop.create_future()
+        self._heard_out = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
+        self._phone_heard_s = self.record.opened_s
+
+    def __repr__(self) -> str:
+        return f"<Call {self.record.call_id}>"
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def run(self) -> CallRecord:
+        """Lives the call; returns when its socket is closed and nothing of it is left."""
+        self._socket.on_message = self._phone_said
+        self._socket.on_close = self._phone_gone
+        ending = Ending(Party.BRIDGE, "cancelled", 1001)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                conversation = tasks.create_task(self._converse(), name="conversation")
+                watch = tasks.create_task(self._watch_phone(), name="watch")
+                ending = await self._ending
+                if ending.last_words:
+                    await self._let_last_words_out()
+                conversation.cancel()
+                watch.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._ending.cancel()
+            self._start.cancel()
+            self._socket.close(ending.code, ending.reason)
+        await self._socket.wait_closed()
+        return self._close_record(ending)
+
+    def end(self, reason: str, code: int = 1000, *, last_words: bool = False) -> None:
+        """Ends the call from outside (shutdown, a second connection for it)."""
+        self._finish(Ending(Party.BRIDGE, reason, code, last_words))
+
+    def _finish(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    async def _converse(self) -> None:
+        """From `start` to the engine's last word."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                start = await asyncio.shield(self._start)
+        except TimeoutError:
+            self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
+            return
+        persona, notes = self._persona.for_call(start.custom)
+        for note in notes:
+            log.warning("call %s: %s", self.record.call_id, note)
+        try:
+            await self._hold_conversation(persona)
+        except NoEngineFree as busy:
+            self._finish(Ending(Party.BRIDGE, str(busy), 1013))
+        except EngineLost as lost:
+            self._finish(Ending(Party.ENGINE, str(lost), 1011, last_words=True))
+        except EngineError as error:
+            self._finish(Ending(Party.ENGINE, str(error), 1011))
+
+    async def _hold_conversation(self, persona: Persona) -> None:
+        """Leases engines until one comes up, and stays with it until it goes.
+
+        Raises:
+            EngineError: None came up (the last one's error), or the one that did is gone.
+        """
+        tried: frozenset[EngineAddress] = frozenset()
+        failure: EngineError | None = None
+        while True:
+            try:
+                with self._engines.lease(avoid=tried) as address:
+                    self.record.engine = str(address)
+                    session = await self._open_engine(address, persona)
+                    try:
+                        raise await self._live(session)
+                    finally:
+                        self._session = None
+                        session.close()
+                        await session.wait_closed()
+            except EngineLost:
+                raise
+            except NoEngineFree as none_free:
+                raise failure or none_free from None
+            except EngineError as error:
+                log.warning("call %s: engine %s: %s", self.record.call_id, self.record.engine, error)
+                failure = error
+                tried |= {address}
+
+    async def _live(self, session: Session) -> EngineLost:
+        """Joins phone and engine until the engine's socket closes; says how it was lost."""
+        lost: asyncio.Future[EngineLost] = self._loop.create_future()
+
+        def on_close(closed: Closed) -> None:
+            if not lost.done():
+                lost.set_result(EngineLost(f"the engine's connection ended: {closed}"))
+
+        session.on_audio = self._engine_said
+        session.on_text = self._engine_wrote
+        session.on_close = on_close
+        self._session = session
+        now_s = self._clock()
+        if self.record.live_s is None:
+            self.record.live_s = now_s
+        log.info(
+            "call %s: live with %s after prompts of %.2f s", self.record.call_id, self.record.engine, session.prompt_s
+        )
+        session.send_audio(self._line()[0].open(now_s))
+        self._arm()
+        try:
+            return await lost
+        finally:
+            self._line()[0].close(self._clock())
+
+    async def _let_last_words_out(self) -> None:
+        """Waits until Exotel has played what the agent said, or for a bounded time."""
+        if self._downlink is None:
+            return
+        self._send_to_phone(self._downlink.finish(self._clock()))
+        self._arm()
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._heard_out.wait()
+        except TimeoutError:
+            log.warning("call %s: no sign that the last words were heard", self.record.call_id)
+
+    async def _watch_phone(self) -> None:
+        """Ends a call whose line has died without a close."""
+        while (left_s := self._phone_heard_s + PHONE_SILENT_S - self._clock()) > 0:
+            await asyncio.sleep(left_s)
+        self._finish(Ending(Party.PHONE, f"nothing from the phone for {PHONE_SILENT_S:.0f} s", 1011))
+
+    # -- what the phone sends -------------------------------------------------------------------------
+
+    def _phone_said(self, message: bytes, _is_text: bool) -> None:
+        now_s = self._clock()
+        self._phone_heard_s = now_s
+        uplink = self._uplink
+        if uplink is None:
+            self._phone_event(message, now_s)
+            return
+        ogg = uplink.receive(message, now_s)
+        if ogg is None:
+            self._phone_event(message, now_s)
+        elif ogg and self._session is not None:
+            self._session.send_audio(ogg)
+        self._arm()
+
+    def _phone_event(self, message: bytes, now_s: float) -> None:
+        match messages.parse(message):
+            case messages.Start() as start:
+                self._phone_started(start, now_s)
+            case messages.Mark(name=name) if self._downlink is not None:
+                self._downlink.marked(name, now_s)
+                if self._downlink.heard_out:
+                    self._heard_out.set()
+            case messages.Clear() if self._downlink is not None:
+                self._send_to_phone(self._downlink.flush(now_s))
+            case messages.Dtmf(digit=digit):
+                self.record.dtmf += digit
+                log.info("call %s: key %s", self.record.call_id, digit)
+            case messages.Stop(wording=wording):
+                self._finish(Ending(Party.PHONE, f"stop: {wording}" if wording else "stop"))
+            case messages.Connected():
+                pass
+            case messages.Malformed(reason=reason):
+                self.record.malformed += 1
+                log.debug("call %s: malformed message: %s", self.record.call_id, reason)
+            case _:
+                self.record.ignored += 1
+
+    def _phone_started(self, start: messages.Start, now_s: float) -> None:
+        if self._start.done():
+            self.record.ignored += 1  # Exotel's retry on the same socket: already under way.
+            return
+        record = self.record
+        rate = messages.line_rate(self._url_rate_hz, start)
+        for note in rate.notes:
+            log.warning("call %s: %s", start.call_id, note)
+        record.call_id, record.stream_sid = start.call_id, start.stream_sid
+        record.rate_hz, record.started_s = rate.rate_hz, now_s
+        encoding = "mulaw" if start.mulaw else "pcm16"
+        self._uplink = Uplink(rate.rate_hz, encoding=encoding)
+        self._downlink = Downlink(rate.rate_hz, stream_sid=start.stream_sid)
+        log.info("call %s: started, %d Hz (%s), %s", record.call_id, rate.rate_hz, rate.source, encoding)
+        self._on_start(self)
+        self._send_to_phone(self._downlink.poll(now_s))
+        self._start.set_result(start)
+        self._arm()
+
+    def _phone_gone(self, closed: Closed) -> None:
+        self._finish(Ending(Party.PHONE, f"the phone's connection ended: {closed}"))
+
+    # -- what the engine sends ------------------------------------------------------------------------
+
+    def _engine_said(self, ogg: bytes) -> None:
+        uplink, downlink = self._line()
+        self._send_to_phone(downlink.receive(ogg, self._clock(), uplink.caller_speaking))
+        self._arm()
+
+    def _engine_wrote(self, piece: str) -> None:
+        self.record.words.append(piece)
+
+    # -- the clock ------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Makes sure the timer fires when Rust wants to be asked; a timer that is too early may stay."""
+        if self._uplink is None or self._downlink is None:
+            return
+        wake_s = min(self._uplink.wake_s, self._downlink.wake_s)
+        if wake_s >= self._timer_s or wake_s == math.inf:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = wake_s
+        self._timer = self._loop.call_later(max(0.0, wake_s - self._clock()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        uplink, downlink = self._line()
+        now_s = self._clock()
+        if uplink.wake_s <= now_s and (ogg := uplink.poll(now_s)) and self._session is not None:
+            self._session.send_audio(ogg)
+        if downlink.wake_s <= now_s:
+            self._send_to_phone(downlink.poll(now_s))
+            if downlink.heard_out:
+                self._heard_out.set()
+        self._arm()
+
+    def _send_to_phone(self, out: list[bytes]) -> None:
+        for message in out:
+            self._socket.send(message, text=True)
+
+    def _line(self) -> tuple[Uplink, Downlink]:
+        """Both directions of a call that has started."""
+        assert self._uplink is not None and self._downlink is not None, "the call has not started"
+        return self._uplink, self._downlink
+
+    # -- what is left ---------------------------------------------------------------------------------
+
+    def _close_record(self, ending: Ending) -> CallRecord:
+        record = self.record
+        record.ended_s, record.ending = self._clock(), ending
+        if self._uplink is not None and self._downlink is not None:
+            record.stats = {"uplink": self._uplink.stats(), "downlink": self._downlink.stats()}
+        log.info(
+            "call %s: ended by the %s after %.1f s: %s",
+            record.call_id,
+            ending.by.value,
+            record.ended_s - record.opened_s,
+            ending.reason,
+        )
+        return record

@@ -1,0 +1,83 @@
+"""All calls of a process: each socket that the listener accepts becomes one, under one roof."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from pxbridge.calls.call import Call
+
+if TYPE_CHECKING:
+    from pxbridge.calls.call import CallRecord, OpenEngine
+    from pxbridge.calls.persona import Persona
+    from pxbridge.personaplex.pool import EnginePool
+    from pxbridge.websocket import WebSocket
+
+log = logging.getLogger("pxbridge.exchange")
+
+
+class Exchange:
+    """Keeps the calls of a process and lets each phone call be held once.
+
+    Args:
+        engines: Where calls lease their engines.
+        open_engine: How a leased engine becomes a session.
+        persona: Who callers speak with, unless a call says otherwise.
+    """
+
+    def __init__(self, engines: EnginePool, open_engine: OpenEngine, persona: Persona) -> None:
+        self._engines = engines
+        self._open_engine = open_engine
+        self._persona = persona
+        self._calls: set[Call] = set()
+        self._by_id: dict[str, Call] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def live(self) -> int:
+        """How many calls there are."""
+        return len(self._calls)
+
+    async def handle(self, socket: WebSocket, rate_hz: int | None) -> CallRecord:
+        """Holds one call, from its accepted socket to its end.
+
+        Args:
+            socket: The phone's.
+            rate_hz: The line's rate if the URL named one.
+        """
+        call = Call(
+            socket,
+            rate_hz,
+            engines=self._engines,
+            open_engine=self._open_engine,
+            persona=self._persona,
+            on_start=self._started,
+        )
+        self._calls.add(call)
+        self._empty.clear()
+        try:
+            return await call.run()
+        finally:
+            self._calls.discard(call)
+            if self._by_id.get(call.record.call_id) is call:
+                del self._by_id[call.record.call_id]
+            if not self._calls:
+                self._empty.set()
+
+    def _started(self, call: Call) -> None:
+        """Exotel repeats a handshake it thinks has failed: the newer connection is the one it listens to."""
+        call_id = call.record.call_id
+        if not call_id:
+            return
+        if (older := self._by_id.get(call_id)) is not None:
+            log.warning("call %s: connected a second time; the newer connection goes on", call_id)
+            older.end("replaced by a second connection for the same call")
+        self._by_id[call_id] = call
+
+    async def close(self, code: int = 1001) -> None:
+        """Ends every call, the agent's last words heard, and waits until they are gone."""
+        for call in tuple(self._calls):
+            call.end("the bridge is stopping", code, last_words=True)
+        await self._empty.wait()

@@ -1,0 +1,222 @@
+//! Uplink and Downlink as Python classes.
+
+use pxbridge_core::intake::IntakeConfig;
+use pxbridge_core::line;
+use pxbridge_core::media::Encoding;
+use pxbridge_core::playout::{PlayoutConfig, PlayoutProfile};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::counters::{self, counters};
+use crate::exclusive::Exclusive;
+use crate::refuse;
+
+const US_PER_S: f64 = 1e6;
+
+fn micros(now_s: f64) -> u64 {
+    (now_s * US_PER_S).round() as u64
+}
+
+fn seconds(wake_us: Option<u64>) -> f64 {
+    wake_us.map_or(f64::INFINITY, |us| us as f64 / US_PER_S)
+}
+
+fn profile(name: &str) -> PyResult<PlayoutProfile> {
+    match name {
+        "standard" => Ok(PlayoutProfile::Standard),
+        "strict" => Ok(PlayoutProfile::Strict),
+        "low-delay" => Ok(PlayoutProfile::LowDelay),
+        _ => Err(PyValueError::new_err(format!(
+            "profile is '{name}': expected 'standard', 'strict' or 'low-delay'"
+        ))),
+    }
+}
+
+#[pyclass(module = "pxbridge.audio")]
+pub struct Uplink {
+    inner: Exclusive<line::Uplink>,
+    ogg: Vec<u8>,
+}
+
+#[pymethods]
+impl Uplink {
+    #[new]
+    #[pyo3(signature = (rate_hz, *, encoding="pcm16", gate_ms=None, max_backlog_ms=None, serial=None))]
+    fn new(
+        rate_hz: u32,
+        encoding: &str,
+        gate_ms: Option<u32>,
+        max_backlog_ms: Option<u32>,
+        serial: Option<u32>,
+    ) -> PyResult<Self> {
+        let encoding = match encoding {
+            "pcm16" => Encoding::Pcm16,
+            "mulaw" => Encoding::MuLaw,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "encoding is '{encoding}': expected 'pcm16' or 'mulaw'"
+                )));
+            }
+        };
+        let default = IntakeConfig::default();
+        let config = IntakeConfig {
+            gate_ms: gate_ms.unwrap_or(default.gate_ms),
+            max_backlog_ms: max_backlog_ms.unwrap_or(default.max_backlog_ms),
+        };
+        let serial = serial.unwrap_or_else(crate::random_serial);
+        let inner = line::Uplink::new(rate_hz, encoding, config, serial).map_err(refuse)?;
+        Ok(Self {
+            inner: Exclusive::new(inner),
+            ogg: Vec::new(),
+        })
+    }
+
+    fn receive<'py>(&mut self, py: Python<'py>, message: &[u8], now_s: f64) -> Option<Bound<'py, PyBytes>> {
+        let Self { inner, ogg } = self;
+        let inner = inner.get();
+        ogg.clear();
+        py.detach(|| inner.receive(message, micros(now_s), ogg))?;
+        Some(PyBytes::new(py, ogg))
+    }
+
+    fn open<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyBytes>> {
+        let Self { inner, ogg } = self;
+        let inner = inner.get();
+        ogg.clear();
+        py.detach(|| inner.open(micros(now_s), ogg)).map_err(refuse)?;
+        Ok(PyBytes::new(py, ogg))
+    }
+
+    fn close(&mut self, now_s: f64) {
+        self.inner.get().close(micros(now_s));
+    }
+
+    fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> Bound<'py, PyBytes> {
+        let Self { inner, ogg } = self;
+        let inner = inner.get();
+        ogg.clear();
+        py.detach(|| inner.poll(micros(now_s), ogg));
+        PyBytes::new(py, ogg)
+    }
+
+    #[getter]
+    fn wake_s(&mut self) -> f64 {
+        seconds(self.inner.get().wake_us())
+    }
+
+    #[getter]
+    fn caller_speaking(&mut self) -> bool {
+        self.inner.get().caller_speaking()
+    }
+
+    fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        counters!(dict, self.inner.get().media_stats(), messages, malformed);
+        counters!(
+            dict,
+            self.inner.get().intake_stats(),
+            received,
+            emitted,
+            buffered,
+            dropped
+        );
+        Ok(dict)
+    }
+}
+
+#[pyclass(module = "pxbridge.audio")]
+pub struct Downlink {
+    inner: Exclusive<line::Downlink>,
+    messages: Vec<Vec<u8>>,
+}
+
+impl Downlink {
+    /// The messages that one step gave, as a list of bytes.
+    fn step<'py>(
+        &mut self,
+        py: Python<'py>,
+        step: impl FnOnce(&mut line::Downlink, &mut Vec<Vec<u8>>) + Send,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let Self { inner, messages } = self;
+        let inner = inner.get();
+        py.detach(|| step(inner, messages));
+        PyList::new(
+            py,
+            messages
+                .drain(..)
+                .map(|message| PyBytes::new(py, &message))
+                .collect::<Vec<_>>(),
+        )
+    }
+}
+
+#[pymethods]
+impl Downlink {
+    #[new]
+    #[pyo3(signature = (rate_hz, *, stream_sid, profile="standard"))]
+    fn new(rate_hz: u32, stream_sid: &str, profile: &str) -> PyResult<Self> {
+        let config = PlayoutConfig {
+            profile: self::profile(profile)?,
+            ..PlayoutConfig::default()
+        };
+        let inner = line::Downlink::new(rate_hz, stream_sid, config).map_err(refuse)?;
+        Ok(Self {
+            inner: Exclusive::new(inner),
+            messages: Vec::new(),
+        })
+    }
+
+    fn receive<'py>(
+        &mut self,
+        py: Python<'py>,
+        ogg: &[u8],
+        now_s: f64,
+        caller_speaking: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        self.step(py, |line, out| {
+            line.receive(ogg, micros(now_s), caller_speaking, out)
+        })
+    }
+
+    fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
+        self.step(py, |line, out| line.poll(micros(now_s), out))
+    }
+
+    fn flush<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
+        self.step(py, |line, out| line.flush(micros(now_s), out))
+    }
+
+    fn finish<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
+        self.step(py, |line, out| line.finish(micros(now_s), out))
+    }
+
+    fn marked(&mut self, name: &str, now_s: f64) {
+        self.inner.get().marked(name, micros(now_s));
+    }
+
+    #[getter]
+    fn heard_out(&mut self) -> bool {
+        self.inner.get().heard_out()
+    }
+
+    #[getter]
+    fn wake_s(&mut self) -> f64 {
+        seconds(self.inner.get().wake_us())
+    }
+
+    fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        counters::stream(&dict, self.inner.get().stream_stats())?;
+        counters!(
+            dict,
+            self.inner.get().playout_stats(),
+            received,
+            sent,
+            buffered,
+            flushed,
+            exotel_us
+        );
+        Ok(dict)
+    }
+}
