@@ -128,53 +128,34 @@ def ping() -> bytes:
     return b"\x06"
 
 
-_SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-_OURS: Final = frozenset({"voice_prompt", "text_prompt"})
-
-
-def engine_url(url: str) -> str:
-    """Returns the engine's WebSocket URL, completed: `https://gpu:8998` means `wss://gpu:8998/api/chat`.
-
-    A query is kept (a proxy's token, say), a fragment is dropped.
-
-    Raises:
-        ValueError: It has no scheme of ours or no host, or sets in its query what does not belong there.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        _ = parts.port
-    except ValueError as problem:
-        raise ValueError(f"{url!r} is no URL: {problem}") from None
-    scheme = _SCHEMES.get(parts.scheme)
-    if scheme is None or not parts.hostname:
-        raise ValueError(f"{url!r} is no engine's URL; it looks like wss://host:8998{CHAT_PATH}")
-    names = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if names & _OURS:
-        raise ValueError(f"{url!r} sets {sorted(names & _OURS)[0]}, which comes from the persona")
-    if "seed" in names:
-        raise ValueError(f"{url!r} sets a seed, which crashes the session in NVIDIA's server")
-    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") or CHAT_PATH, parts.query, ""))
-
-
 def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
     """Returns what to connect to for one session.
 
     Both prompts are mandatory: NVIDIA's server accepts a client without one, then crashes its session.
 
     Args:
-        url: The engine's, in any form that :func:`engine_url` takes.
+        url: The engine's, `wss://host:8998/api/chat`. Its query is kept (a proxy's token, say).
         voice_prompt: A voice the engine has: `NATF0.pt`, or a `.wav` of its own.
         text_prompt: Who the agent is. The server wraps it in `<system>` itself.
 
     Raises:
-        ValueError: A prompt is empty, or the URL is no engine's.
+        ValueError: A prompt is empty, or the URL sets a prompt or a seed.
     """
     if not voice_prompt.strip():
         raise ValueError("voice_prompt is empty, which crashes NVIDIA's server; try NATF0.pt")
     if not text_prompt.strip():
-        raise ValueError(
-            "text_prompt is empty, which crashes the session in NVIDIA's server; say who the agent is"
-        )
-    parts = urlsplit(engine_url(url))
+        raise ValueError("text_prompt is empty, which crashes NVIDIA's server; say who the agent is")
+    parts = urlsplit(url)
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name in _RESERVED:
+            raise ValueError(f"an engine's URL cannot set {name}: {_RESERVED[name]}")
     prompts = urlencode({"voice_prompt": voice_prompt, "text_prompt": text_prompt})
-    return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, prompts)))))
+    query = "&".join(filter(None, (parts.query, prompts)))
+    return urlunsplit(parts._replace(query=query, fragment=""))
+
+
+_RESERVED: Final = {
+    "voice_prompt": "it comes with each session",
+    "text_prompt": "it comes with each session",
+    "seed": "it crashes the session in NVIDIA's server",
+}
