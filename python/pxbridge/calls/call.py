@@ -147,8 +147,11 @@ class Call:
 
     # -- life ---------------------------------------------------------------------------------------
 
-    async def run(self) -> CallRecord:
-        """Lives the call; returns when its socket is closed and nothing of it is left."""
+    async def run(self) -> None:
+        """Lives the call; returns when its socket is closed and nothing of it is left.
+
+        However it ends, by cancellation too, `record` is complete then.
+        """
         self._socket.on_message = self._phone_said
         self._socket.on_close = self._phone_gone
         ending = Ending(Party.BRIDGE, "cancelled", 1001)
@@ -167,8 +170,8 @@ class Call:
             self._ending.cancel()
             self._start.cancel()
             self._socket.close(ending.code, ending.reason)
+            self._close_record(ending)
         await self._socket.wait_closed()
-        return self._close_record(ending)
 
     def end(self, reason: str, code: int = 1000, *, last_words: bool = False) -> None:
         """Ends the call from outside (shutdown, a second connection for it)."""
@@ -214,7 +217,6 @@ class Call:
                     try:
                         raise await self._live(session)
                     finally:
-                        self._session = None
                         session.close()
                         await session.wait_closed()
             except EngineLost:
@@ -228,28 +230,31 @@ class Call:
 
     async def _live(self, session: Session) -> EngineLost:
         """Joins phone and engine until the engine's socket closes; says how it was lost."""
-        lost: asyncio.Future[EngineLost] = self._loop.create_future()
-
-        def on_close(closed: Closed) -> None:
-            if not lost.done():
-                lost.set_result(EngineLost(f"the engine's connection ended: {closed}"))
-
-        session.on_audio = self._engine_said
-        session.on_text = self._engine_wrote
-        session.on_close = on_close
-        self._session = session
+        uplink, _ = self._line()
+        lost: asyncio.Future[EngineLost | None] = self._loop.create_future()
         now_s = self._clock()
         if self.record.live_s is None:
             self.record.live_s = now_s
         log.info(
-            "call %s: live with %s after prompts of %.2f s", self.record.call_id, self.record.engine, session.prompt_s
+            "call %s: live with %s, prompts took %.2f s",
+            self.record.call_id,
+            session.engine,
+            session.prompt_s,
         )
-        session.send_audio(self._line()[0].open(now_s))
+
+        def on_close(end: EngineLost | None) -> None:
+            if not lost.done():  # it is cancelled when the call ends first
+                lost.set_result(end)
+
+        self._session = session
+        session.listen(on_audio=self._engine_said, on_text=self._engine_wrote, on_close=on_close)
+        session.send_audio(uplink.open(now_s))
         self._arm()
         try:
-            return await lost
+            return await lost or EngineLost(f"{session.engine}: closed from our side")
         finally:
-            self._line()[0].close(self._clock())
+            self._session = None
+            uplink.close(self._clock())
 
     async def _let_last_words_out(self) -> None:
         """Waits until Exotel has played what the agent said, or for a bounded time."""
@@ -265,7 +270,8 @@ class Call:
 
     async def _watch_phone(self) -> None:
         """Ends a call whose line has died without a close."""
-        while (left_s := self._phone_heard_s + PHONE_SILENT_S - self._clock()) > 0:
+        while (left_s := self._phone_heard_s + PHONE_SILENT_S - self._clock()) > 0:  # noqa: ASYNC110
+            # No event to wait for instead: setting one per message would cost more than all of this.
             await asyncio.sleep(left_s)
         self._finish(Ending(Party.PHONE, f"nothing from the phone for {PHONE_SILENT_S:.0f} s", 1011))
 
@@ -372,12 +378,13 @@ class Call:
 
     def _line(self) -> tuple[Uplink, Downlink]:
         """Both directions of a call that has started."""
-        assert self._uplink is not None and self._downlink is not None, "the call has not started"
+        if self._uplink is None or self._downlink is None:
+            raise RuntimeError("the call has not started")
         return self._uplink, self._downlink
 
     # -- what is left ---------------------------------------------------------------------------------
 
-    def _close_record(self, ending: Ending) -> CallRecord:
+    def _close_record(self, ending: Ending) -> None:
         record = self.record
         record.ended_s, record.ending = self._clock(), ending
         if self._uplink is not None and self._downlink is not None:
@@ -389,4 +396,3 @@ class Call:
             record.ended_s - record.opened_s,
             ending.reason,
         )
-        return record

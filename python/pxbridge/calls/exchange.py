@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from pxbridge.calls.call import Call
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pxbridge.calls.call import CallRecord, OpenEngine
     from pxbridge.calls.persona import Persona
     from pxbridge.personaplex.pool import EnginePool
@@ -24,12 +26,20 @@ class Exchange:
         engines: Where calls lease their engines.
         open_engine: How a leased engine becomes a session.
         persona: Who callers speak with, unless a call says otherwise.
+        on_ended: Given the record of each call that has ended.
     """
 
-    def __init__(self, engines: EnginePool, open_engine: OpenEngine, persona: Persona) -> None:
+    def __init__(
+        self,
+        engines: EnginePool,
+        open_engine: OpenEngine,
+        persona: Persona,
+        on_ended: Callable[[CallRecord], None] = lambda _record: None,
+    ) -> None:
         self._engines = engines
         self._open_engine = open_engine
         self._persona = persona
+        self._on_ended = on_ended
         self._calls: set[Call] = set()
         self._by_id: dict[str, Call] = {}
         self._empty = asyncio.Event()
@@ -40,7 +50,7 @@ class Exchange:
         """How many calls there are."""
         return len(self._calls)
 
-    async def handle(self, socket: WebSocket, rate_hz: int | None) -> CallRecord:
+    async def handle(self, socket: WebSocket, rate_hz: int | None) -> None:
         """Holds one call, from its accepted socket to its end.
 
         Args:
@@ -58,13 +68,14 @@ class Exchange:
         self._calls.add(call)
         self._empty.clear()
         try:
-            return await call.run()
+            await call.run()
         finally:
             self._calls.discard(call)
             if self._by_id.get(call.record.call_id) is call:
                 del self._by_id[call.record.call_id]
             if not self._calls:
                 self._empty.set()
+            self._on_ended(call.record)
 
     def _started(self, call: Call) -> None:
         """Exotel repeats a handshake it thinks has failed: the newer connection is the one it listens to."""

@@ -48,7 +48,9 @@ class Persona:
             if VOICE_NAME.fullmatch(voice):
                 persona = replace(persona, voice_prompt=voice)
             else:
-                notes.append(f"voice_prompt {voice[:80]!r} is not a voice's file name such as NATF0.pt: ignored")
+                notes.append(
+                    f"voice_prompt {voice[:80]!r} is not a voice's file name such as NATF0.pt: ignored"
+                )
         if text := custom.get("text_prompt"):
             clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
             if len(clean) > TEXT_PROMPT_LIMIT:
