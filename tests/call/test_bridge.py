@@ -1,0 +1,98 @@
+"""The process as an operator has it: started, told what to try, and stopped by a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pxbridge import bridge, settings
+from pxbridge.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+async def serve_until_signalled(number: signal.Signals, **flags: object) -> tuple[int, str, str]:
+    """Run the bridge in this process until it is ready, then signal it; status, URL, what it printed."""
+    loop = asyncio.get_running_loop()
+    urls: list[str] = []
+
+    def ready(url: str) -> None:
+        urls.append(url)
+        loop.call_soon(os.kill, os.getpid(), number)
+
+    printed = io.StringIO()
+    async with asyncio.timeout(20):
+        status = await bridge.run(
+            settings.load({"port": 0, **flags}, {}), Console(file=printed, width=200), ready
+        )
+    return status, urls[0], printed.getvalue()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
+    status, _, _ = await serve_until_signalled(number)
+    assert status == 0
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_it_says_where_it_listens_and_what_to_try_next() -> None:
+    _, url, printed = await serve_until_signalled(signal.SIGTERM)
+    assert f"takes calls at {url}" in printed
+    assert "rehearsal engine: no model" in printed
+    assert f"pxbridge call --url {url} --wav " in printed
+    assert "PXBRIDGE_ENGINES=wss://" in printed
+
+
+async def test_it_names_the_engines_it_was_given_without_their_passwords() -> None:
+    _, _, printed = await serve_until_signalled(signal.SIGTERM, engines="ws://user:s3cret@gpu1 ws://gpu2")
+    assert "ws://gpu1/api/chat" in printed and "ws://gpu2/api/chat" in printed
+    assert "s3cret" not in printed and "rehearsal" not in printed
+
+
+async def test_a_port_that_is_taken_stops_the_start_and_says_which_setting_to_change() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as caught:
+            await bridge.run(settings.load({}, {"PXBRIDGE_PORT": str(port)}), Console(file=io.StringIO()))
+    assert (caught.value.setting, caught.value.source) == ("PXBRIDGE_PORT", "environment")
+    assert f"{port} on 127.0.0.1 is taken" in caught.value.problem
+
+
+async def test_an_address_of_another_machine_stops_the_start() -> None:
+    with pytest.raises(ConfigError) as caught:
+        await bridge.run(settings.load({"host": "192.0.2.1", "port": 0}, {}), Console(file=io.StringIO()))
+    assert caught.value.setting == "--host"
+
+
+def test_the_command_serves_until_it_is_interrupted() -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PXBRIDGE_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pxbridge", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        url = next(line for line in process.stdout if " takes calls at " in line).split()[-1]
+        with urllib.request.urlopen(
+            url.replace("ws:", "http:").replace("/exotel", "/readyz"), timeout=10
+        ) as ready:
+            assert ready.status == 200
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert "Traceback" not in log
