@@ -291,7 +291,8 @@ class Rehearsal:
         ssl: A server's context, for `wss`.
 
     Attributes:
-        faults: As given; may be changed at any time and counts for sessions that begin afterwards.
+        faults: As given; may be changed at any time and counts for clients that come afterwards.
+        prompt_s: The same.
         clients: Connections that were accepted and are not gone: waiting, prompting or live.
         conversing: Those that are live.
         conversations: Handshakes sent since the start.
@@ -311,13 +312,13 @@ class Rehearsal:
         ssl: ssl.SSLContext | None = None,
     ) -> None:
         self.faults = faults
+        self.prompt_s = prompt_s
         self.clients = 0
         self.conversing = 0
         self.conversations = 0
         self._host = host
         self._port = port
         self._mode = mode
-        self._prompt_s = prompt_s
         self._step_ms = step_ms
         self._slots = asyncio.Semaphore(slots)
         self._slot_count = slots
@@ -358,7 +359,7 @@ class Rehearsal:
                 Mode.CANNED: "it plays its greeting over and over",
             }[self._mode],
             self.url,
-            self._prompt_s,
+            self.prompt_s,
             self._step_ms,
             self._slot_count,
         )
@@ -401,7 +402,7 @@ class Rehearsal:
             if not await _before(gone, self._slots.acquire()):
                 return
             try:
-                if not await _before(gone, session.prompt(self._prompt_s)):
+                if not await _before(gone, session.prompt(self.prompt_s)):
                     return
                 await _cancelled(gone)
                 self.conversations += 1
