@@ -1,12 +1,42 @@
 //! WSOLA: speech made shorter or longer without changing its pitch.
+//!
+//! The one idea: where a signal resembles itself a little later, what lies between can be left out or played twice,
+//! and a short cross-fade hides the seam (W. Verhelst and M. Roelands, "An overlap-add technique based on waveform
+//! similarity", ICASSP 1993). In voiced speech that is a pitch period or a few; in a pause anything resembles
+//! anything.
+//!
+//! A *splice* joins two places of a buffer, `lag` samples apart. Its cost is the power of the difference between
+//! them, against the power of what is heard around: so a vowel needs a close match, a quiet place nearly none, and
+//! of all places the least audible is taken first.
+//!
+//! Nothing is kept between calls but memory for scratch, and the first and last milliseconds of a buffer stay as
+//! they are: the seams to the audio before and after it are exact.
 
 use crate::error::{Error, Result};
 use crate::noise::Background;
 
-/// The first and last milliseconds of a buffer are left as they are: the seams to the audio around it stay exact.
+/// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search is
+/// nine times cheaper than at 24 kHz.
+const SEARCH_HZ: u32 = 8000;
+/// The first and last milliseconds of a buffer, which no splice touches.
 const EDGE_MS: usize = 3;
-/// Length of a cross-fade.
-const FADE_MS: usize = 5;
+/// Length of a cross-fade, and of what must be alike: short enough to leave several places in a syllable, long
+/// enough for the better part of a period of a low voice.
+const FADE_MS: usize = 8;
+/// The shortest lag, 2.5 ms: a period of the highest voice.
+const LAG_MIN: usize = SEARCH_HZ as usize / 400;
+/// The longest lag, 20 ms: one period of the lowest voice, up to eight of a high one.
+const LAG_MAX: usize = SEARCH_HZ as usize / 50;
+/// Splices are tried at every this many samples of the search rate (2.5 ms).
+const STRIDE: usize = 20;
+/// A splice in speech may cost no more. In steady sound it is one minus the correlation.
+const COST_MAX: f32 = 0.1;
+/// What a splice of no length costs against one of the longest lag: few long ones are less audible than many short.
+const SHORTNESS: f32 = 0.02;
+/// Pauses are looked for in steps of this.
+const PAUSE_STEP_MS: usize = 5;
+/// At the ends of a pause this much is left alone: it may be the breath of a word.
+const PAUSE_GUARD_MS: usize = 5;
 
 /// What [`TimeScaler`] did to a buffer, in samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,11 +55,35 @@ impl Change {
     }
 }
 
-/// Shortens and lengthens audio in place.
+/// A place where `at` and `at + lag` are joined, over the length of a fade.
+#[derive(Debug, Clone, Copy)]
+struct Splice {
+    at: usize,
+    lag: usize,
+    cost: f32,
+}
+
+/// Whether what lies between the two places of a splice is left out or played twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Shorter,
+    Longer,
+}
+
+/// Shortens and lengthens audio in place. Every method works on a buffer of any length; one of 80 ms or more has
+/// room for a low voice.
 #[derive(Debug, Clone)]
 pub struct TimeScaler {
-    edge: usize,
-    fade: usize,
+    /// Samples at the audio's rate per sample of the search rate.
+    decimation: usize,
+    per_ms: usize,
+    /// The falling half of the fade.
+    fade: Vec<f32>,
+    /// The buffer at the search rate, and the energy of all before each of its samples.
+    coarse: Vec<f32>,
+    energy: Vec<f64>,
+    found: Vec<Splice>,
+    taken: Vec<Splice>,
     spliced: Vec<f32>,
 }
 
@@ -46,72 +100,263 @@ impl TimeScaler {
             });
         }
         let per_ms = (rate_hz / 1000) as usize;
+        let fade_len = FADE_MS * per_ms;
+        let fade = (0..fade_len)
+            .map(|i| 0.5 + 0.5 * (std::f32::consts::PI * (i + 1) as f32 / (fade_len + 1) as f32).cos())
+            .collect();
         Ok(Self {
-            edge: EDGE_MS * per_ms,
-            fade: FADE_MS * per_ms,
+            decimation: (rate_hz / SEARCH_HZ) as usize,
+            per_ms,
+            fade,
+            coarse: Vec::new(),
+            energy: Vec::new(),
+            found: Vec::new(),
+            taken: Vec::new(),
             spliced: Vec::new(),
         })
     }
 
-    /// Takes at most `at_most` samples out of `pcm`: pauses first, then speech where it repeats itself.
+    /// Takes at most `at_most` samples out of `pcm`: out of pauses first, then out of speech.
     pub fn remove(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> Change {
         let in_pauses = self.remove_pauses(pcm, at_most, background);
         let in_speech = self.remove_speech(pcm, at_most - in_pauses);
         Change { in_pauses, in_speech }
     }
 
-    /// Takes at most `at_most` samples out of the pauses in `pcm`, and touches no speech.
+    /// Takes at most `at_most` samples out of the pauses in `pcm`, the longest pause first, and touches no speech.
     pub fn remove_pauses(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> usize {
-        if background.is_pause(pcm) {
-            self.remove_speech(pcm, at_most)
-        } else {
-            0
-        }
+        self.in_pauses(pcm, at_most, background, Direction::Shorter)
     }
 
-    /// Takes at most `at_most` samples out of speech: whole pitch periods, where one resembles the next.
+    /// Takes at most `at_most` samples out of `pcm` wherever it resembles itself, the best place first. Nothing goes
+    /// where nothing does, as in fast changes of sound, nor if `at_most` is less than a pitch period.
     pub fn remove_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize) -> usize {
-        let kept = 2 * self.edge + self.fade;
-        let removed = at_most.min(pcm.len().saturating_sub(kept));
-        if removed == 0 {
-            return 0;
-        }
-        let at = self.edge;
-        for i in 0..self.fade {
-            let share = (i + 1) as f32 / (self.fade + 1) as f32;
-            pcm[at + i] += share * (pcm[at + removed + i] - pcm[at + i]);
-        }
-        pcm.drain(at + self.fade..at + self.fade + removed);
-        removed
+        self.in_speech(pcm, at_most, Direction::Shorter)
     }
 
-    /// Puts at most `at_most` samples into `pcm`: into pauses if there are any, else into speech.
+    /// Puts at most `at_most` samples into `pcm`: into pauses first, then into speech.
     pub fn insert(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> Change {
-        let most = pcm.len().saturating_sub(2 * self.edge + self.fade);
-        let inserted = at_most.min(most);
-        if inserted == 0 {
-            return Change::default();
-        }
-        let at = self.edge + inserted;
-        self.spliced.clear();
-        self.spliced.extend_from_slice(&pcm[..at]);
-        for i in 0..self.fade {
-            let share = (i + 1) as f32 / (self.fade + 1) as f32;
-            self.spliced
-                .push(pcm[at + i] + share * (pcm[at - inserted + i] - pcm[at + i]));
-        }
-        self.spliced.extend_from_slice(&pcm[at - inserted + self.fade..]);
-        std::mem::swap(pcm, &mut self.spliced);
-        if background.is_pause(pcm) {
-            Change {
-                in_pauses: inserted,
-                in_speech: 0,
+        let in_pauses = self.insert_pauses(pcm, at_most, background);
+        let in_speech = self.insert_speech(pcm, at_most - in_pauses);
+        Change { in_pauses, in_speech }
+    }
+
+    /// Puts at most `at_most` samples into the pauses in `pcm`, out of the same pauses: doubles them at the most.
+    pub fn insert_pauses(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> usize {
+        self.in_pauses(pcm, at_most, background, Direction::Longer)
+    }
+
+    /// Puts at most `at_most` samples into `pcm` by playing again where it resembles itself, the best place first.
+    pub fn insert_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize) -> usize {
+        self.in_speech(pcm, at_most, Direction::Longer)
+    }
+
+    fn in_pauses(
+        &mut self,
+        pcm: &mut Vec<f32>,
+        at_most: usize,
+        background: &Background,
+        direction: Direction,
+    ) -> usize {
+        let step = PAUSE_STEP_MS * self.per_ms;
+        let unmoved = 2 * PAUSE_GUARD_MS * self.per_ms + self.fade.len();
+        self.found.clear();
+        let mut run = 0..0;
+        let mut note = |run: &std::ops::Range<usize>| {
+            if run.len() > unmoved {
+                self.found.push(Splice {
+                    at: run.start + PAUSE_GUARD_MS * self.per_ms,
+                    lag: run.len() - unmoved,
+                    cost: 0.0,
+                });
             }
-        } else {
-            Change {
-                in_pauses: 0,
-                in_speech: inserted,
+        };
+        // The odd end is part of its pause: it is left alone as the guard, or judged with the next buffer.
+        for (i, block) in pcm.chunks_exact(step).enumerate() {
+            if !background.is_pause(block) {
+                note(&run);
+                run = (i + 1) * step..(i + 1) * step;
+            } else {
+                run.end = (i + 1) * step;
             }
+        }
+        note(&run);
+
+        self.found
+            .sort_unstable_by_key(|pause| std::cmp::Reverse(pause.lag));
+        self.taken.clear();
+        let mut left = at_most;
+        for pause in &self.found {
+            let lag = pause.lag.min(left);
+            if lag > 0 {
+                self.taken.push(Splice { lag, ..*pause });
+                left -= lag;
+            }
+        }
+        self.apply(pcm, direction);
+        at_most - left
+    }
+
+    fn in_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize, direction: Direction) -> usize {
+        self.survey(pcm);
+        let power = self
+            .energy
+            .last()
+            .map_or(0.0, |sum| sum / self.coarse.len().max(1) as f64) as f32;
+        let edge = (
+            EDGE_MS * SEARCH_HZ as usize / 1000,
+            FADE_MS * SEARCH_HZ as usize / 1000,
+        );
+        let last = self.coarse.len().saturating_sub(edge.0 + edge.1 + LAG_MIN);
+        self.found.clear();
+        for at in (edge.0..last).step_by(STRIDE) {
+            if let Some(best) = self.best_lag(at, at_most / self.decimation, power) {
+                self.found.push(best);
+            }
+        }
+        self.found.sort_unstable_by(|a, b| a.cost.total_cmp(&b.cost));
+
+        self.taken.clear();
+        let mut left = at_most;
+        for i in 0..self.found.len() {
+            let mut splice = self.found[i];
+            let too_long = |splice: &Splice| splice.lag * self.decimation > left;
+            if too_long(&splice) {
+                // Perhaps fewer periods will do.
+                match self.best_lag(splice.at, left / self.decimation, power) {
+                    Some(shorter) => splice = shorter,
+                    None => continue,
+                }
+            }
+            let splice = self.refine(pcm, splice, left);
+            let end = |splice: &Splice| splice.at + splice.lag + self.fade.len();
+            let free = self
+                .taken
+                .iter()
+                .all(|taken| end(taken) <= splice.at || end(&splice) <= taken.at);
+            if free && end(&splice) <= pcm.len().saturating_sub(EDGE_MS * self.per_ms) {
+                left -= splice.lag;
+                self.taken.push(splice);
+            }
+        }
+        self.apply(pcm, direction);
+        at_most - left
+    }
+
+    /// The buffer at the search rate (a plain mean: the aliases of speech are far below what is compared), and its
+    /// running energy.
+    fn survey(&mut self, pcm: &[f32]) {
+        let scale = 1.0 / self.decimation as f32;
+        self.coarse.clear();
+        let groups = pcm.chunks_exact(self.decimation);
+        self.coarse
+            .extend(groups.map(|group| group.iter().sum::<f32>() * scale));
+        self.energy.clear();
+        self.energy.push(0.0);
+        let mut sum = 0.0;
+        self.energy.extend(self.coarse.iter().map(|&sample| {
+            sum += f64::from(sample * sample);
+            sum
+        }));
+    }
+
+    /// The best splice at one place of the coarse buffer, if there is one good enough; `at` and `lag` count coarse
+    /// samples.
+    fn best_lag(&self, at: usize, lag_max: usize, power: f32) -> Option<Splice> {
+        let fade = FADE_MS * SEARCH_HZ as usize / 1000;
+        let here = self.coarse.get(at..at + fade)?;
+        let energy = |from: usize| (self.energy[from + fade] - self.energy[from]) as f32;
+        let energy_here = energy(at);
+        let edge = EDGE_MS * SEARCH_HZ as usize / 1000;
+        let room = self.coarse.len().checked_sub(at + fade + edge)?;
+        let mut best: Option<Splice> = None;
+        for lag in LAG_MIN..=LAG_MAX.min(lag_max).min(room) {
+            let both = energy_here + energy(at + lag);
+            let shortness = SHORTNESS * (1.0 - lag as f32 / LAG_MAX as f32);
+            let heard = both.max(2.0 * fade as f32 * power).max(f32::MIN_POSITIVE);
+            let difference = both - 2.0 * dot(here, &self.coarse[at + lag..at + lag + fade]);
+            let cost = difference / heard;
+            if cost <= COST_MAX && best.is_none_or(|best| cost + shortness < best.cost) {
+                best = Some(Splice {
+                    at,
+                    lag,
+                    cost: cost + shortness,
+                });
+            }
+        }
+        best
+    }
+
+    /// The coarse splice at the audio's own rate, its lag exact to the sample.
+    fn refine(&self, pcm: &[f32], coarse: Splice, lag_max: usize) -> Splice {
+        let at = coarse.at * self.decimation;
+        let fade = self.fade.len();
+        let around = self.decimation - 1;
+        let nominal = coarse.lag * self.decimation;
+        let mut best = (f32::NEG_INFINITY, nominal);
+        for lag in nominal - around..=(nominal + around).min(lag_max).max(nominal) {
+            let Some(there) = pcm.get(at + lag..at + lag + fade) else {
+                break;
+            };
+            let alike = dot(&pcm[at..at + fade], there) / dot(there, there).max(f32::MIN_POSITIVE).sqrt();
+            if alike > best.0 {
+                best = (alike, lag);
+            }
+        }
+        Splice {
+            at,
+            lag: best.1,
+            ..coarse
         }
     }
+
+    /// Makes the taken splices, which do not overlap.
+    fn apply(&mut self, pcm: &mut Vec<f32>, direction: Direction) {
+        if self.taken.is_empty() {
+            return;
+        }
+        self.taken.sort_unstable_by_key(|splice| splice.at);
+        let fade = self.fade.len();
+        self.spliced.clear();
+        let mut done = 0;
+        for splice in &self.taken {
+            let (early, late) = (splice.at, splice.at + splice.lag);
+            let (from, to) = match direction {
+                Direction::Shorter => (early, late),
+                Direction::Longer => (late, early),
+            };
+            self.spliced.extend_from_slice(&pcm[done..from]);
+            let (out, into) = (&pcm[from..from + fade], &pcm[to..to + fade]);
+            // Like sounds add as amplitudes, unlike ones as powers: the gain between keeps the level for both.
+            let energies = (dot(out, out) * dot(into, into)).sqrt().max(f32::MIN_POSITIVE);
+            let alike = (dot(out, into) / energies).clamp(0.0, 1.0);
+            self.spliced.extend(
+                out.iter()
+                    .zip(into)
+                    .zip(&self.fade)
+                    .map(|((out, into), &falling)| {
+                        let rising = 1.0 - falling;
+                        let power = falling * falling + rising * rising + 2.0 * alike * falling * rising;
+                        (out * falling + into * rising) / power.sqrt()
+                    }),
+            );
+            done = to + fade;
+        }
+        self.spliced.extend_from_slice(&pcm[done..]);
+        std::mem::swap(pcm, &mut self.spliced);
+    }
+}
+
+/// The dot product, in eight sums at a time, which a compiler may keep in one register.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a8, a_rest) = a.as_chunks::<8>();
+    let (b8, b_rest) = b.as_chunks::<8>();
+    let mut sums = [0.0_f32; 8];
+    for (a, b) in a8.iter().zip(b8) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
 }
