@@ -338,6 +338,7 @@ class Rehearsal:
         return f"{'wss' if self._ssl else 'ws'}://{host}:{self._port}{wire.CHAT_PATH}"
 
     async def __aenter__(self) -> Self:
+        _machine(self._mode)  # reads the greeting, which would make the first caller wait
         self._server = await serve(
             self._serve,
             self._host,
