@@ -299,6 +299,16 @@ def _stretch(window: Signal, speed: float) -> Signal:
     return stretched
 
 
+def _is_silent(y: Signal, said_at: int, delay: Delay, said_dbfs: float) -> bool:
+    """Whether the frame spoken at sample `said_at` would have been heard as next to nothing."""
+    frame = round(FRAME_S * RATE_HZ)
+    at = said_at + round(delay.delay_s * RATE_HZ)
+    around = y[max(0, at - frame) : at + 2 * frame]  # delays differ by a little within their window
+    if len(around) < 3 * frame:
+        return False
+    return float(_levels_dbfs(around).max()) < said_dbfs + delay.gain_db - DROPOUT_DB
+
+
 def _dropouts(x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Delay, ...]) -> tuple[Gap, ...]:
     """Stretches of speech that are missing where the words around them were found."""
     if not delays:
@@ -310,13 +320,9 @@ def _dropouts(x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Del
     for n in range(len(said) + 1):
         missing = False
         if n < len(said) and active[n]:
-            nearest = delays[int(np.argmin(np.abs(times - n * FRAME_S)))]
-            at = n * frame + round(nearest.delay_s * RATE_HZ)
-            # A frame on either side may be louder: delays differ by a little within their window.
-            around = y[max(0, at - frame) : at + 2 * frame]
-            if abs(nearest.at_s - n * FRAME_S) <= WINDOW_S / 2 and len(around) == 3 * frame:
-                level = float(_levels_dbfs(around).max())
-                missing = level < said[n] + nearest.gain_db - DROPOUT_DB
+            # Where the delay jumps, the frame's own may be that of either side.
+            near = np.flatnonzero(np.abs(times - n * FRAME_S) <= WINDOW_S)
+            missing = len(near) > 0 and all(_is_silent(y, n * frame, delays[k], float(said[n])) for k in near)
         if missing:
             run += 1
         elif run:

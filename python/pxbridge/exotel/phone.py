@@ -16,6 +16,7 @@ import asyncio
 import base64
 import binascii
 import json
+import os
 import uuid
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -292,6 +293,10 @@ class Caller:
             self.mood = Mood.GONE
         return chunk
 
+    def leave(self) -> None:
+        """Hangs up with the next chunk."""
+        self.mood = Mood.GONE
+
     def _greeting_is_over(self, now_s: float) -> bool:
         voice_s = self._player.voice_until_s
         if voice_s is None:
@@ -377,6 +382,11 @@ class Phone:
         return self._state is _State.ENDED and not self._outbox
 
     @property
+    def spoken_s(self) -> float:
+        """How long the call has gone on, on the phone's clock."""
+        return self.chunks_sent * self.line.chunk_samples / self.line.rate_hz
+
+    @property
     def said(self) -> NDArray[np.int16]:
         """Everything the caller's microphone gave since the call's start, silence included."""
         return np.concatenate(self._said) if self._said else np.zeros(0, np.int16)
@@ -451,7 +461,7 @@ class Phone:
 
     def _send_media(self, at_s: float) -> None:
         samples = self.line.chunk_samples
-        from_s = self.chunks_sent * samples / self.line.rate_hz
+        from_s = self.spoken_s
         self.player.advance(from_s)
         pcm = self.caller.speak(samples, from_s)
         self._said.append(pcm)
@@ -767,7 +777,15 @@ async def place_call(
         await ws.wait_closed()
 
 
+def shown(url: str) -> str:
+    """A URL as it may be printed: without the user and password in it."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return scheme + separator + authority.rpartition("@")[2] + slash + path
+
+
 async def _connect(url: str, tls: ssl.SSLContext | None) -> ClientConnection:
+    name = shown(url)
     try:
         return await connect(
             url,
@@ -783,16 +801,18 @@ async def _connect(url: str, tls: ssl.SSLContext | None) -> ClientConnection:
     except InvalidStatus as refused:
         response = refused.response
         detail = bytes(response.body or b"").decode("utf-8", "replace").strip()[:200]
-        message = f"{url} refused the call: HTTP {response.status_code} {response.reason_phrase}"
+        message = f"{name} refused the call: HTTP {response.status_code} {response.reason_phrase}"
         raise CallRefused(f"{message}: {detail}" if detail else message, response.status_code) from refused
     except InvalidURI as error:
-        raise CallFailed(f"{url!r} is no ws:// or wss:// address") from error
+        raise CallFailed(f"{name!r} is no ws:// or wss:// address") from error
     except (InvalidHandshake, InvalidMessage) as error:
-        raise CallFailed(f"{url} answers, but not as a WebSocket server: {error}") from error
+        raise CallFailed(f"{name} answers, but not as a WebSocket server: {error}") from error
     except TimeoutError as error:
-        raise CallFailed(f"{url} did not answer within {OPEN_TIMEOUT_S:g} s") from error
+        raise CallFailed(f"{name} did not answer within {OPEN_TIMEOUT_S:g} s") from error
     except OSError as error:
-        raise CallFailed(f"{url} cannot be reached: {error.strerror or error}") from error
+        number = error.errno or 0  # negative for a name that does not resolve: not one of the system's
+        why = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise CallFailed(f"{name} cannot be reached: {why}") from error
 
 
 async def _read(ws: ClientConnection, phone: Phone, clock: Clock, wake: asyncio.Event) -> None:

@@ -99,14 +99,13 @@ class Player:
         """When the first packet began to play, silent or not."""
         self.voice_until_s: float | None = None
         """When the last packet with voice in it ends."""
-        self.heard_dbfs = SILENT_DBFS
-        """The level of the packet played last."""
         self.samples_received = 0
         self.samples_cleared = 0
         self._cleared_marks = cleared_marks
         self._queue: deque[_Packet | _Mark] = deque()
         self._queued_packets = 0
         self._free = 0  # the sample at which the packet now playing ends
+        self._packet_dbfs = SILENT_DBFS  # the level of the packet played last
         self._tail = 0  # samples of padding at the end of the packet now playing
         self._now = 0
         self._cleared = False  # a clear emptied the queue, and nothing has played since
@@ -174,6 +173,11 @@ class Player:
         return self._heard[: self._now]
 
     @property
+    def heard_dbfs(self) -> float:
+        """The level of what plays now."""
+        return self._packet_dbfs if self._free > self._now else SILENT_DBFS
+
+    @property
     def silent_for_s(self) -> float:
         """How long nothing has been played by now; 0 while something plays."""
         return self._seconds(max(0, self._now - self._free))
@@ -207,8 +211,8 @@ class Player:
         if len(self._heard) < self._free:
             self._grow(self._free)
         self._heard[start : start + len(samples)] = samples
-        self.heard_dbfs = level_dbfs(samples)
-        if self.heard_dbfs > VOICE_DBFS:
+        self._packet_dbfs = level_dbfs(samples)
+        if self._packet_dbfs > VOICE_DBFS:
             self.voice_until_s = self._seconds(self._free)
 
     def _grow(self, needed: int) -> None:

@@ -1,0 +1,313 @@
+"""`pxbridge call`: places a simulated phone call, shows it as it goes, and reports what the caller heard."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import ssl
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from pxbridge.audio import OggOpusReader
+from pxbridge.commands.report import make_report, table
+from pxbridge.errors import InputError
+from pxbridge.exotel.network import GRAMMAR, parse_network
+from pxbridge.exotel.phone import (
+    SPELLINGS,
+    CallFailed,
+    CallRefused,
+    Clock,
+    Ended,
+    Line,
+    Mood,
+    Phone,
+    Script,
+    place_call,
+    shown,
+)
+from pxbridge.wav import Sound, read_wav, resample, to_pcm, write_wav
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from pxbridge.commands.report import Report
+
+DEFAULT_URL = "ws://127.0.0.1:5050/exotel"
+
+EXIT_UNREACHABLE = 3
+EXIT_REFUSED = 4
+EXIT_BROKEN = 5
+EXIT_SILENT = 6
+
+NORMAL_CLOSE = 1000
+REFRESH_S = 0.1
+FLOOR_DBFS = -60.0
+BAR_WIDTH = 24
+ENGINE_HZ = 24_000
+SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS = 1.0, 2000.0
+"""Two seconds at 24 kHz are 96 kB, Exotel's largest payload."""
+
+_EPILOG = f"""\
+Without --wav, a short sentence is said. Without --speak-at, the caller waits until the greeting is over;
+without --seconds, the call ends when the agent has been quiet for a while after that.
+
+networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
+spellings: {", ".join(SPELLINGS)}
+
+examples:
+  pxbridge call --wav question.wav --out heard.wav
+  pxbridge call --speak-at 0 --chunk-ms 20 --network "stall 1.5s at 4s; jitter 40ms" --plot call.png
+
+exit status: 0 a call with sound, 2 a wrong argument, {EXIT_UNREACHABLE} nobody answers,
+{EXIT_REFUSED} refused, {EXIT_BROKEN} broken off, {EXIT_SILENT} nothing was heard
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--url", default=DEFAULT_URL, help="where to call (default: %(default)s)")
+    parser.add_argument("--wav", type=Path, metavar="FILE", help="what to say: any WAV file")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write what the caller heard to this WAV file"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the call to this picture (.png, .svg)"
+    )
+    parser.add_argument(
+        "--rate", type=int, default=8000, choices=(8000, 16000, 24000), help="the line's rate (default: 8000)"
+    )
+    parser.add_argument(
+        "--chunk-ms",
+        type=float,
+        default=100.0,
+        metavar="MS",
+        help="how much audio one message carries (default: 100; some Exotel lines send 20)",
+    )
+    parser.add_argument("--speak-at", type=float, metavar="S", help="speak then, greeting or not")
+    parser.add_argument("--seconds", type=float, metavar="S", help="hang up then")
+    parser.add_argument(
+        "--network", default="", metavar="TEXT", help='a bad network, e.g. "stall 1.5s at 8s"'
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another network of the same kind (default: 0)")
+    parser.add_argument(
+        "--press",
+        action="append",
+        default=[],
+        metavar="KEY@S",
+        help="press a key, e.g. 5@3.5; may be repeated",
+    )
+    parser.add_argument(
+        "--spelling",
+        default="documented",
+        choices=sorted(SPELLINGS),
+        metavar="NAME",
+        help="how Exotel writes its events (default: %(default)s); the names are below",
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="for wss://: trust this certificate (PEM)")
+
+
+async def run(args: argparse.Namespace, console: Console, clock: Clock | None = None) -> int:
+    """Places the call, on the loop's time unless another clock is given; returns the exit status.
+
+    Raises:
+        InputError: A file or an argument cannot be used.
+    """
+    phone = _phone(args)
+    tls = _tls(args.ca)
+    draw = _drawing(args.plot)
+    for file in (args.out, args.plot):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise InputError(f"{file}: there is no such folder")
+    errors = Console(stderr=True, highlight=False)
+    console.print(f"calling {shown(args.url)} …", markup=False)
+    view = View(phone, console)
+    try:
+        with _hanging_up_on_interrupt(phone):
+            await _talk(args.url, phone, tls, clock or Clock(), view)
+    except CallRefused as error:
+        errors.print(f"pxbridge call: {error}", markup=False, soft_wrap=True)
+        return EXIT_REFUSED
+    except CallFailed as error:
+        errors.print(f"pxbridge call: {error}{_advice(args.url, error)}", markup=False, soft_wrap=True)
+        return EXIT_UNREACHABLE
+    report = make_report(phone)
+    console.print()
+    console.print(table(report))
+    if args.out is not None:
+        write_wav(args.out, phone.player.heard, phone.line.rate_hz)
+        console.print(f"heard: {args.out}", markup=False)
+    if draw is not None:
+        draw(report, args.plot)
+        console.print(f"drawn: {args.plot}", markup=False)
+    if phone.ended is Ended.BY_BRIDGE and phone.close_code != NORMAL_CLOSE:
+        reason = f": {phone.close_reason}" if phone.close_reason else ""
+        errors.print(
+            f"pxbridge call: the bridge broke the call off ({phone.close_code}{reason})", markup=False
+        )
+        return EXIT_BROKEN
+    if report.hearing.first_voice_s is None:
+        errors.print("pxbridge call: the call went through, but no voice was heard", markup=False)
+        return EXIT_SILENT
+    return 0
+
+
+def _phone(args: argparse.Namespace) -> Phone:
+    if not SHORTEST_CHUNK_MS <= args.chunk_ms <= LONGEST_CHUNK_MS:
+        raise InputError(
+            f"--chunk-ms {args.chunk_ms:g}: {SHORTEST_CHUNK_MS:g} to {LONGEST_CHUNK_MS:g} are possible"
+        )
+    sound = _shipped() if args.wav is None else read_wav(args.wav)
+    words = to_pcm(resample(sound.samples, sound.rate_hz, args.rate))
+    script = Script(words, speak_at_s=args.speak_at, hang_up_at_s=args.seconds)
+    line = Line(
+        rate_hz=args.rate,
+        chunk_ms=args.chunk_ms,
+        spelling=SPELLINGS[args.spelling],
+        dtmf=tuple(_key_press(text) for text in args.press),
+    )
+    return Phone(script, line, parse_network(args.network), args.seed)
+
+
+def _shipped() -> Sound:
+    """The sentence that is said without `--wav`."""
+    data = resources.files("pxbridge").joinpath("assets/caller.ogg").read_bytes()
+    return Sound(OggOpusReader(ENGINE_HZ).read(data), ENGINE_HZ)
+
+
+def _key_press(text: str) -> tuple[float, str]:
+    key, _, at = text.partition("@")
+    with contextlib.suppress(ValueError):
+        if len(key) == 1 and key in "0123456789*#":
+            return float(at), key
+    raise InputError(f"--press {text}: a key of 0-9 * # and when to press it, like 5@3.5, was expected")
+
+
+def _tls(ca: Path | None) -> ssl.SSLContext | None:
+    if ca is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"--ca {ca}: {error.strerror or error}") from error
+
+
+def _drawing(file: Path | None) -> Callable[[Report, Path], None] | None:
+    """The function that draws, looked for before the call rather than after it."""
+    if file is None:
+        return None
+    from pxbridge.commands.picture import draw_call, require_matplotlib
+
+    require_matplotlib()
+    return draw_call
+
+
+def _advice(url: str, error: CallFailed) -> str:
+    refused = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, TimeoutError)
+    if refused and urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1"):
+        return "; is the server running? `pxbridge` in another terminal starts it"
+    return ""
+
+
+async def _talk(url: str, phone: Phone, tls: ssl.SSLContext | None, clock: Clock, view: View) -> None:
+    """The call itself, with the view beside it."""
+    watching = asyncio.create_task(view.watch())
+    try:
+        await place_call(url, phone, tls=tls, clock=clock)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+    view.tell()
+
+
+@contextlib.contextmanager
+def _hanging_up_on_interrupt(phone: Phone) -> Iterator[None]:
+    """The first Ctrl-C hangs up, so that there is a report; the second one stops the program."""
+    loop = asyncio.get_running_loop()
+
+    def hang_up() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        phone.caller.leave()
+
+    loop.add_signal_handler(signal.SIGINT, hang_up)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+class View:
+    """The call while it goes on: what happens as lines, and on a terminal both levels below them.
+
+    Exotel's wire carries no text, so the agent's words are shown only if someone who knows them calls `say`.
+    """
+
+    def __init__(self, phone: Phone, console: Console) -> None:
+        self._phone = phone
+        self._console = console
+        self._told: set[str] = set()
+        self._words = ""
+
+    def say(self, piece: str) -> None:
+        """A piece of what the agent says, as text."""
+        self._words += piece
+
+    async def watch(self) -> None:
+        """Shows the call until cancelled."""
+        with contextlib.ExitStack() as stack:
+            live = None
+            if self._console.is_terminal:
+                live = stack.enter_context(Live(console=self._console, transient=True, auto_refresh=False))
+            while True:
+                self.tell()
+                if live is not None and self._phone.chunks_sent:
+                    live.update(self._levels(), refresh=True)
+                await asyncio.sleep(REFRESH_S)
+
+    def tell(self) -> None:
+        """Prints what has happened since the last time."""
+        phone = self._phone
+        caller, player = phone.caller, phone.player
+        self._line("answered", 0.0 if phone.chunks_sent else None)
+        self._line("the first sound is heard", player.first_audio_s)
+        self._line("you speak", caller.spoke_at_s)
+        self._line("you have spoken, and listen", caller.spoke_until_s)
+        if phone.ended is not None:
+            self._line(phone.ended.value, phone.duration_s)
+
+    def _line(self, text: str, at_s: float | None) -> None:
+        if at_s is not None and text not in self._told:
+            self._told.add(text)
+            self._console.print(f"{at_s:6.1f} s  {text}", markup=False)
+
+    def _levels(self) -> RenderableType:
+        phone = self._phone
+        depth = f"   {phone.player.depth_s * 1e3:4.0f} ms queued"
+        lines = [
+            Text.assemble(
+                f"{phone.spoken_s:6.1f} s  you    ", _bar(phone.said_dbfs, "cyan"), f"   {_mood(phone)}"
+            ),
+            Text.assemble("          agent  ", _bar(phone.player.heard_dbfs, "yellow"), depth),
+        ]
+        if self._words:
+            lines.append(
+                Text(f"          {self._words[-self._console.width + 12 :].strip()}", style="italic")
+            )
+        return Group(*lines)
+
+
+def _mood(phone: Phone) -> str:
+    return "" if phone.caller.mood is Mood.GONE else phone.caller.mood.value
+
+
+def _bar(dbfs: float, colour: str) -> Text:
+    filled = round(BAR_WIDTH * min(1.0, max(0.0, 1.0 - dbfs / FLOOR_DBFS)))
+    return Text.assemble(("█" * filled, colour), ("·" * (BAR_WIDTH - filled), "dim"))

@@ -1,0 +1,142 @@
+"""What became of a simulated call, in words and figures: the table at the end of `pxbridge call`.
+
+Everything here is read off a finished `Phone` and what `listen` made of its sound; nothing is measured
+twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from pxbridge.listening import Hearing, listen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pxbridge.exotel.phone import Phone
+    from pxbridge.exotel.player import Hole
+
+SETTLING_S = 1.0
+"""Holes in the first second of audio are a beginning, not a fault."""
+SLOW_PPM = 1500
+"""A speed this far off is worth a word: what is measured is good to about 0.1 %."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One finished call.
+
+    Attributes:
+        phone: The call.
+        hearing: What was heard of what was said.
+        more: Rows that others know of (what the bridge inserted and took out, say), as (title, text).
+    """
+
+    phone: Phone
+    hearing: Hearing
+    more: Sequence[tuple[str, str]] = field(default_factory=tuple)
+
+    @property
+    def holes(self) -> list[Hole]:
+        """What the caller noticed as holes: after the first second of audio, and not asked for by `clear`."""
+        player = self.phone.player
+        since_s = (player.first_audio_s or 0.0) + SETTLING_S
+        return [hole for hole in player.holes if hole.at_s >= since_s and not hole.after_clear]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The report, as (title, text)."""
+        rows = [("call", self._call()), ("you said", self._said()), ("you heard", self._heard())]
+        rows += [("your words", self._words())]
+        if self.phone.player.first_audio_s is not None:
+            rows += [("holes", self._holes()), ("queued at Exotel", self._queued())]
+        rows += [("Exotel's rules", self._faults())]
+        return [*rows, *self.more]
+
+    def _call(self) -> str:
+        phone = self.phone
+        rate_khz, chunk_ms = phone.line.rate_hz / 1000, phone.line.chunk_ms
+        line = f"{phone.duration_s:.1f} s, {rate_khz:g} kHz in {chunk_ms:g} ms chunks"
+        ended = phone.ended.value if phone.ended else "not over"
+        if phone.close_code not in (None, 1000, 1006) or phone.close_reason:
+            ended += f" ({phone.close_code}{', ' if phone.close_reason else ''}{phone.close_reason})"
+        return f"{line}; {ended}"
+
+    def _said(self) -> str:
+        caller = self.phone.caller
+        if caller.spoke_at_s is None:
+            return "nothing: the call was over before"
+        return f"{self.hearing.said_voice_s:.1f} s of speech, from {caller.spoke_at_s:.1f} s on"
+
+    def _heard(self) -> str:
+        player = self.phone.player
+        if player.first_audio_s is None:
+            return "nothing"
+        text = f"first audio after {player.first_audio_s:.2f} s"
+        if self.hearing.first_voice_s is None:
+            return f"{text}, but no voice"
+        voice_s, from_s = self.hearing.heard_voice_s, self.hearing.first_voice_s
+        return f"{voice_s:.1f} s of speech, from {from_s:.2f} s on; {text}"
+
+    def _words(self) -> str:
+        hearing = self.hearing
+        if hearing.windows == 0:
+            return "too little was said to look for"
+        if not hearing.came_back:
+            return "did not come back"
+        middle, slow, slowest = (hearing.delay_s(quantile) or 0.0 for quantile in (0.5, 0.95, 0.99))
+        if hearing.repeated:
+            text = f"came back after {middle:.2f} s"
+        else:
+            text = f"mouth to ear {middle * 1e3:.0f} ms (p95 {slow * 1e3:.0f}, p99 {slowest * 1e3:.0f})"
+        text += f"; correlation {hearing.correlation:.2f}, level {hearing.gain_db:+.1f} dB"
+        if hearing.speed is not None and abs(hearing.speed - 1) * 1e6 > SLOW_PPM:
+            text += f", {hearing.speed:.3f} times as fast and high"
+        if len(hearing.delays) < hearing.windows:
+            text += f"; {hearing.windows - len(hearing.delays)} of {hearing.windows} pieces did not come back"
+        if hearing.dropouts:
+            text += f"; {sum(gap.duration_s for gap in hearing.dropouts):.2f} s of words missing"
+        return text
+
+    def _holes(self) -> str:
+        holes = self.holes
+        if not holes:
+            return "none after the first second"
+        longest = max(holes, key=lambda hole: hole.duration_s)
+        total_s = sum(hole.duration_s for hole in holes)
+        return (
+            f"{len(holes)} after the first second, {total_s * 1e3:.0f} ms in all; "
+            f"the longest {longest.duration_s * 1e3:.0f} ms at {longest.at_s:.1f} s"
+        )
+
+    def _queued(self) -> str:
+        depths_ms = 1e3 * np.array([depth for _, depth in self.phone.player.depth_trace])
+        text = f"{np.median(depths_ms):.0f} ms as audio arrives, at most {depths_ms.max():.0f} ms"
+        if self.phone.clears_received:
+            dropped_s = self.phone.player.samples_cleared / self.phone.line.rate_hz
+            text += f"; cleared {self.phone.clears_received} times, {dropped_s:.1f} s dropped"
+        return text
+
+    def _faults(self) -> str:
+        faults = self.phone.faults
+        if not faults:
+            return f"kept in {self.phone.media_received} messages"
+        return "broken: " + ", ".join(f"{count} {fault.value}" for fault, count in faults.most_common())
+
+
+def make_report(phone: Phone) -> Report:
+    """Measures a finished call."""
+    return Report(phone, listen(phone.said, phone.player.heard, phone.line.rate_hz))
+
+
+def table(report: Report) -> Table:
+    """The report as it is printed."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for title, text in report.rows():
+        grid.add_row(title, text)
+    return grid

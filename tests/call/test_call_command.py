@@ -1,0 +1,134 @@
+"""`pxbridge call` as its user meets it: what is printed, written and returned."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+from tests.simulated import VECTORS
+from websockets.asyncio.server import ServerConnection, serve
+
+from pxbridge.commands import call
+from pxbridge.errors import InputError
+from pxbridge.exotel.phone import Clock
+from pxbridge.wav import read_wav
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+SPEECH = str(VECTORS / "speech_24k.wav")
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    call.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+async def place(handler: Handler, *words: str, terminal: bool = False, speed: float = 20) -> tuple[int, str]:
+    out = Console(file=io.StringIO(), width=100, force_terminal=terminal, highlight=False)
+    async with serve(handler, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/exotel"
+        status = await call.run(arguments("--url", url, *words), out, Clock(speed))
+    return status, out.file.getvalue()  # type: ignore[attr-defined]
+
+
+async def echo(ws: ServerConnection) -> None:
+    async for message in ws:
+        event = json.loads(message)
+        if event["event"] == "media":
+            await ws.send(json.dumps({"event": "media", "media": {"payload": event["media"]["payload"]}}))
+        elif event["event"] == "stop":
+            return
+
+
+async def silent(ws: ServerConnection) -> None:
+    async for _ in ws:
+        pass
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_a_call_is_told_measured_and_written(tmp_path: Path, terminal: bool) -> None:
+    heard = tmp_path / "heard.wav"
+    words = ("--wav", SPEECH, "--speak-at", "0", "--out", str(heard), "--plot", str(tmp_path / "call.png"))
+    status, text = await place(echo, *words, terminal=terminal, speed=10)
+    assert status == 0
+    for line in ("calling ws://127.0.0.1", "you speak", "the caller hung up", "your words", "heard: "):
+        assert line in text
+    sound = read_wav(heard)
+    assert sound.rate_hz == 8000
+    assert sound.duration_s > 7
+    assert abs(sound.samples).max() > 0.1
+    assert (tmp_path / "call.png").exists()
+
+
+async def test_without_a_file_a_shipped_sentence_is_said() -> None:
+    status, text = await place(echo, "--speak-at", "0", "--rate", "24000")
+    assert status == 0
+    assert "24 kHz" in text
+
+
+async def test_a_call_without_a_voice_has_a_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = await place(silent, "--seconds", "3", "--wav", SPEECH)
+    assert status == call.EXIT_SILENT
+    assert "you heard" in text
+    assert "no voice was heard" in capsys.readouterr().err
+
+
+async def test_a_call_that_is_broken_off_says_with_what(capsys: pytest.CaptureFixture[str]) -> None:
+    async def full(ws: ServerConnection) -> None:
+        await ws.close(1013, "no engine is free")
+
+    status, _ = await place(full)
+    assert status == call.EXIT_BROKEN
+    assert "broke the call off (1013: no engine is free)" in capsys.readouterr().err
+
+
+async def test_without_a_server_the_call_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    status = await call.run(
+        arguments("--url", "ws://a:secret@127.0.0.1:1/exotel"), Console(file=io.StringIO())
+    )
+    error = capsys.readouterr().err
+    assert status == call.EXIT_UNREACHABLE
+    assert "Connection refused" in error
+    assert "`pxbridge` in another terminal starts it" in error
+    assert "secret" not in error
+    assert error.count("\n") == 1
+
+
+async def test_a_server_that_speaks_no_websocket_refuses_the_call(capsys: pytest.CaptureFixture[str]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 8\r\n\r\nnot here")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        status = await call.run(arguments("--url", url), Console(file=io.StringIO()))
+    assert status == call.EXIT_REFUSED
+    assert "HTTP 404 Not Found: not here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--wav", "nowhere.wav"], "nowhere.wav: No such file"),
+        (["--chunk-ms", "0"], "--chunk-ms 0: 1 to 2000"),
+        (["--press", "A@3"], "--press A@3: a key"),
+        (["--press", "5"], "--press 5: a key"),
+        (["--network", "stall"], "network 'stall'"),
+        (["--out", "/no/where/heard.wav"], "no such folder"),
+        (["--ca", "/no/ca.pem"], "--ca /no/ca.pem: No such file"),
+    ],
+)
+async def test_a_wrong_argument_stops_before_the_call(words: list[str], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        await call.run(arguments(*words), Console(file=io.StringIO()))
