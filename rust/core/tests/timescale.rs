@@ -87,8 +87,13 @@ enum To {
     Longer,
 }
 
-/// Sends `input` through in 100 ms blocks at `rate` of change, speech and pauses alike.
-fn scale(input: &[f32], rate_hz: u32, to: To, rate: f64) -> Scaled {
+/// Sends `input` through in 100 ms blocks, `change` at up to `rate` of it all the time.
+fn scale_by(
+    input: &[f32],
+    rate_hz: u32,
+    rate: f64,
+    mut change: impl FnMut(&mut TimeScaler, &mut Vec<f32>, usize) -> usize,
+) -> Scaled {
     let mut scaler = TimeScaler::new(rate_hz).unwrap();
     let mut scaled = Scaled {
         pcm: Vec::new(),
@@ -100,14 +105,18 @@ fn scale(input: &[f32], rate_hz: u32, to: To, rate: f64) -> Scaled {
         before += block.len();
         owed += block.len() as f64 * rate;
         let mut block = block.to_vec();
-        let changed = match to {
-            To::Shorter => scaler.remove_speech(&mut block, owed as usize),
-            To::Longer => scaler.insert_speech(&mut block, owed as usize),
-        };
-        owed -= changed as f64;
+        owed -= change(&mut scaler, &mut block, owed as usize) as f64;
         scaled.pcm.extend_from_slice(&block);
     }
     scaled
+}
+
+/// Speech and pauses alike.
+fn scale(input: &[f32], rate_hz: u32, to: To, rate: f64) -> Scaled {
+    scale_by(input, rate_hz, rate, |scaler, block, at_most| match to {
+        To::Shorter => scaler.remove_speech(block, at_most),
+        To::Longer => scaler.insert_speech(block, at_most),
+    })
 }
 
 /// The sharpest corner in each 5 ms: what a click is.
@@ -117,6 +126,20 @@ fn corners(pcm: &[f32], rate_hz: u32) -> Vec<f32> {
         .chunks(rate_hz as usize / 200)
         .map(|frame| frame.iter().fold(0.0, |a, &b| b.max(a)))
         .collect()
+}
+
+/// The sharpest corner of `scaled` against those of the original around the same place: a click is above 1.
+fn sharpest_corner(input: &[f32], scaled: &Scaled, rate_hz: u32) -> f64 {
+    let around = 6;
+    let (was, is) = (corners(input, rate_hz), corners(&scaled.pcm, rate_hz));
+    let frame = rate_hz as usize / 200;
+    let against = |(i, &corner): (usize, &f32)| {
+        let centre = scaled.before(i * frame) / frame;
+        let near = &was[centre.saturating_sub(around)..(centre + around).min(was.len())];
+        // 16-bit rounding is a corner, too: below -60 dBFS nothing clicks.
+        f64::from(corner / near.iter().fold(1e-3, |a: f32, &b| a.max(b)))
+    };
+    is.iter().enumerate().map(against).fold(0.0, f64::max)
 }
 
 /// Pitch around `at`, hertz, if the sound there is clearly voiced: the best lag of the normalised correlation, to a
@@ -169,20 +192,7 @@ fn five_percent_is_reached_without_clicks_and_at_the_same_pitch() {
         listen(&name, rate_hz, &scaled.pcm);
         let change = scaled.pcm.len() as f64 / input.len() as f64 - 1.0;
 
-        // A click would be a corner sharper than any in the original around the same place.
-        let around = 6;
-        let (was, is) = (corners(&input, rate_hz), corners(&scaled.pcm, rate_hz));
-        let frame = rate_hz as usize / 200;
-        let sharpest = is
-            .iter()
-            .enumerate()
-            .map(|(i, &corner)| {
-                let centre = scaled.before(i * frame) / frame;
-                let near = &was[centre.saturating_sub(around)..(centre + around).min(was.len())];
-                // 16-bit rounding is a corner, too: below -60 dBFS nothing clicks.
-                f64::from(corner / near.iter().fold(1e-3, |a: f32, &b| a.max(b)))
-            })
-            .fold(0.0, f64::max);
+        let sharpest = sharpest_corner(&input, &scaled, rate_hz);
 
         // Speech itself glides by some percent per 10 ms, so a frame is compared with the nearest of the original.
         let mut deviations = Vec::new();
@@ -216,6 +226,31 @@ fn five_percent_is_reached_without_clicks_and_at_the_same_pitch() {
             median.abs() < 0.005 && usual < 0.01,
             "pitch is off by {median}, {usual}"
         );
+    }
+}
+
+#[test]
+fn what_pauses_there_are_in_real_speech_are_used() {
+    for rate_hz in [8000, 24000] {
+        let input: Vec<f32> = speech(rate_hz).repeat(2);
+        let mut line = Background::new(rate_hz).unwrap();
+        let mut all = Change::default();
+        let scaled = scale_by(&input, rate_hz, 0.05, |scaler, block, at_most| {
+            line.observe(block);
+            let change = scaler.remove(block, at_most, &line);
+            all.in_pauses += change.in_pauses;
+            all.in_speech += change.in_speech;
+            change.total()
+        });
+        let sharpest = sharpest_corner(&input, &scaled, rate_hz);
+        println!(
+            "{rate_hz} Hz: {all:?} of {}, sharpest corner {sharpest:.2}",
+            input.len()
+        );
+        assert!(all.total() * 22 > input.len());
+        // A fifth of the recording is pauses, and a pause may give more than a twentieth of itself.
+        assert!(all.in_pauses * 4 > all.total());
+        assert!(sharpest < 1.1);
     }
 }
 
