@@ -1,0 +1,655 @@
+//! Every stream that a real encoder made is read, and what is lost of a damaged one is only what was damaged.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use pxbridge_core::ogg::{Event, PacketReader, PageKind, PageWriter};
+use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
+use pxbridge_core::stream::{OggOpusReader, OggOpusWriter, StreamStats};
+
+const RATE_HZ: usize = 24_000;
+/// 20 ms.
+const FRAME: usize = RATE_HZ / 50;
+/// The streams begin half a second before the sentence in `speech_24k.wav`.
+const LEAD: usize = RATE_HZ / 2;
+
+fn vector(name: &str) -> Vec<u8> {
+    std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/vectors")
+            .join(name),
+    )
+    .unwrap()
+}
+
+fn stream(name: &str) -> Vec<u8> {
+    vector(&format!("streams/{name}.ogg"))
+}
+
+/// The test sentence; its WAV header is the plain one of 44 bytes, or longer, but the data comes last.
+fn speech() -> Vec<f32> {
+    let wav = vector("speech_24k.wav");
+    let data = wav.windows(4).position(|w| w == b"data").unwrap() + 8;
+    wav[data..]
+        .chunks_exact(2)
+        .map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32768.0)
+        .collect()
+}
+
+fn decode_at(bytes: &[u8], rate_hz: u32, piece: usize) -> (Vec<f32>, StreamStats) {
+    let mut reader = OggOpusReader::new(rate_hz).unwrap();
+    let mut pcm = Vec::new();
+    bytes.chunks(piece).for_each(|part| reader.read(part, &mut pcm));
+    let stats = reader.stats();
+    assert_eq!(stats.samples, pcm.len() as u64);
+    assert!(pcm.iter().all(|s| s.abs() <= 1.0));
+    (pcm, stats)
+}
+
+fn decode(bytes: &[u8]) -> (Vec<f32>, StreamStats) {
+    decode_at(bytes, RATE_HZ as u32, bytes.len().max(1))
+}
+
+fn rms(pcm: &[f32]) -> f32 {
+    (pcm.iter().map(|s| s * s).sum::<f32>() / pcm.len().max(1) as f32).sqrt()
+}
+
+fn peak(pcm: &[f32]) -> f32 {
+    pcm.iter().fold(0.0, |peak, s| peak.max(s.abs()))
+}
+
+/// Likeness (1 is the same shape) and level (1 is the same) of `heard` against `said`.
+fn likeness(said: &[f32], heard: &[f32]) -> (f32, f32) {
+    let length = said.len().min(heard.len());
+    let (said, heard) = (&said[..length], &heard[..length]);
+    let product = said.iter().zip(heard).map(|(a, b)| a * b).sum::<f32>() / length as f32;
+    (product / (rms(said) * rms(heard)), rms(heard) / rms(said))
+}
+
+/// Pages as byte ranges of a stream without junk.
+fn pages(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut rest = bytes;
+    let mut pages = Vec::new();
+    while !rest.is_empty() {
+        let segments = usize::from(rest[26]);
+        let body: usize = rest[27..27 + segments].iter().map(|&l| usize::from(l)).sum();
+        let (page, after) = rest.split_at(27 + segments + body);
+        pages.push(page);
+        rest = after;
+    }
+    pages
+}
+
+fn packets(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    PacketReader::new().read(bytes, |event| {
+        if let Event::Packet(packet) = event {
+            packets.push(packet.data.to_vec());
+        }
+    });
+    packets
+}
+
+fn granule(page: &[u8]) -> u64 {
+    u64::from_le_bytes(page[6..14].try_into().unwrap())
+}
+
+/// Name, samples at 24 kHz, look-ahead of its encoder at 24 kHz, level against the sentence.
+const STREAMS: [(&str, usize, usize, f32); 10] = [
+    ("sphn-0.1-480", 250 * 480, 156, 1.0),
+    ("sphn-0.2-480", 125 * 960, 156, 1.0),
+    ("sphn-0.1-1920", 62 * 1920, 156, 1.0),
+    ("sphn-0.2-1920", 124 * 960, 156, 1.0),
+    ("ffmpeg-1s-pages", 251 * 480, 156, 1.0),
+    ("ffmpeg-40ms-pages", 251 * 480, 156, 1.0),
+    ("ffmpeg-2.5ms-frames", 2001 * 60, 60, 1.0),
+    ("ffmpeg-60ms-frames", 84 * 1440, 156, 1.0),
+    // ffmpeg spread the sentence over two channels at -3 dB.
+    ("ffmpeg-stereo-256k", 84 * 1440, 156, 0.707),
+    ("continued-packets", 84 * 1440, 156, 0.707),
+];
+
+#[test]
+fn every_stream_is_read_to_its_exact_length_and_says_what_was_said() {
+    let said = speech();
+    for (name, samples, lookahead, level) in STREAMS {
+        let (heard, stats) = decode(&stream(name));
+        assert_eq!(heard.len(), samples, "{name}");
+        assert_eq!(
+            (stats.headers, stats.malformed_packets, stats.concealed_samples),
+            (1, 0, 0),
+            "{name}"
+        );
+        assert_eq!(
+            (stats.ogg.crc_errors, stats.ogg.junk_bytes, stats.ogg.lost_pages),
+            (0, 0, 0),
+            "{name}"
+        );
+        let (shape, gain) = likeness(&said, &heard[LEAD + lookahead..]);
+        // SILK at 14 kbit/s keeps the sound, less so the waveform.
+        assert!(shape > 0.88, "{name}: {shape}");
+        assert!((0.95..1.05).contains(&(gain / level)), "{name}: {gain}");
+    }
+}
+
+#[test]
+fn packets_over_page_borders_sound_like_the_same_packets_in_pages_of_their_own() {
+    assert_eq!(
+        decode(&stream("continued-packets")).0,
+        decode(&stream("ffmpeg-stereo-256k")).0
+    );
+}
+
+#[test]
+fn a_chained_stream_sounds_like_its_parts_one_after_the_other() {
+    let bytes = stream("chained-two-streams");
+    let pages = pages(&bytes);
+    let second = pages.iter().rposition(|page| page[5] & 2 != 0).unwrap();
+    let (whole, stats) = decode(&bytes);
+    assert_eq!((stats.headers, stats.ogg.streams), (2, 2));
+    let parts = [
+        decode(&pages[..second].concat()).0,
+        decode(&pages[second..].concat()).0,
+    ];
+    assert!(parts.iter().all(|part| part.len() > 4 * RATE_HZ));
+    assert_eq!(whole, parts.concat());
+}
+
+#[test]
+fn of_a_damaged_stream_only_what_was_damaged_is_lost() {
+    let whole = decode(&stream("sphn-0.1-480")).0;
+    let (heard, stats) = decode(&stream("damaged"));
+    assert_eq!(
+        heard.len(),
+        whole.len(),
+        "what was lost was concealed, so all else is in its time"
+    );
+    assert_eq!(
+        (stats.ogg.lost_pages, stats.concealed_samples),
+        (3, 3 * FRAME as u64)
+    );
+
+    // Three pages, each 20 ms, are gone. From each on, the decoder needs some frames to agree with one that lost
+    // nothing; after them it does but for what nobody hears (-50 dB against the speech's peaks).
+    let lost = [58, 98, 138];
+    let recovery = 8;
+    assert_eq!(heard[..lost[0] * FRAME], whole[..lost[0] * FRAME]);
+    let frames = whole.chunks(FRAME).zip(heard.chunks(FRAME)).enumerate();
+    for (at, (whole, heard)) in frames {
+        let difference: Vec<f32> = whole.iter().zip(heard).map(|(a, b)| a - b).collect();
+        if !lost.iter().any(|lost| (*lost..lost + recovery).contains(&at)) {
+            assert!(peak(&difference) < 0.003, "frame {at}: {}", peak(&difference));
+        }
+    }
+}
+
+#[test]
+fn every_stream_is_read_at_every_rate_and_in_any_split() {
+    for (name, samples, ..) in STREAMS {
+        let bytes = stream(name);
+        for rate_hz in [8_000, 12_000, 16_000, 48_000] {
+            let (heard, _) = decode_at(&bytes, rate_hz, 777);
+            assert_eq!(heard.len(), samples * rate_hz as usize / RATE_HZ, "{name}");
+        }
+        assert_eq!(decode_at(&bytes, 24_000, 1).0, decode(&bytes).0, "{name}");
+    }
+}
+
+#[test]
+fn headers_may_be_missing_or_come_again() {
+    let bytes = stream("sphn-0.1-480");
+    let whole = decode(&bytes).0;
+    let pages = pages(&bytes);
+    assert_eq!(decode(&pages[2..].concat()).0, whole, "none");
+    assert_eq!(
+        decode(&[pages[0], &pages[2..].concat()].concat()).0,
+        whole,
+        "no comment header"
+    );
+    // A second header begins the stream anew, with the same serial or another.
+    let (twice, stats) = decode(&[&bytes[..], &bytes[..]].concat());
+    assert_eq!(stats.ogg.lost_pages, 0);
+    assert_eq!(twice, [&whole[..], &whole[..]].concat());
+}
+
+#[test]
+fn a_stream_that_is_joined_late_is_heard_from_there_on() {
+    let bytes = stream("sphn-0.1-480");
+    let (heard, stats) = decode(&pages(&bytes)[101..].concat());
+    assert_eq!(heard.len(), 151 * FRAME);
+    assert_eq!(stats.concealed_samples, 0);
+}
+
+#[test]
+fn granule_positions_and_pre_skip_are_not_believed() {
+    let [packet] = [packets(&stream("sphn-0.1-480")).swap_remove(100)];
+    let mut head = b"OpusHead\x01\x01".to_vec();
+    head.extend_from_slice(&[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0]);
+    for granule in [0, 1, u64::MAX, 1 << 62] {
+        let mut writer = PageWriter::new(1);
+        let mut wire = Vec::new();
+        writer.write(&head, granule, PageKind::First, &mut wire);
+        for _ in 0..5 {
+            writer.write(&packet, granule, PageKind::Middle, &mut wire);
+        }
+        assert_eq!(decode(&wire).0.len(), 5 * FRAME);
+    }
+}
+
+#[test]
+fn the_headers_gain_is_honoured_within_reason() {
+    let audio = packets(&stream("sphn-0.1-480")).split_off(2);
+    let loudness = |gain: i16| {
+        let mut head = b"OpusHead\x01\x01\0\0\0\0\0\0".to_vec();
+        head.extend_from_slice(&gain.to_le_bytes());
+        head.push(0);
+        let mut writer = PageWriter::new(1);
+        let mut wire = Vec::new();
+        writer.write(&head, 0, PageKind::First, &mut wire);
+        audio
+            .iter()
+            .for_each(|packet| writer.write(packet, 0, PageKind::Middle, &mut wire));
+        rms(&decode(&wire).0)
+    };
+    let plain = loudness(0);
+    assert!((loudness(-6 * 256) / plain - 0.501).abs() < 0.01);
+    assert_eq!(loudness(i16::MAX), plain);
+    assert_eq!(loudness(i16::MIN), plain);
+}
+
+#[test]
+fn a_stream_of_many_channels_is_passed_over_and_a_readable_one_behind_it_is_heard() {
+    let surround = b"OpusHead\x01\x06\0\0\0\0\0\0\0\0\x01\x04\x02\0\x04\x01\x02\x03\x05";
+    let mut wire = Vec::new();
+    let mut writer = PageWriter::new(1);
+    writer.write(surround, 0, PageKind::First, &mut wire);
+    writer.write(&[0xfc; 300], 0, PageKind::Last, &mut wire);
+    wire.extend(stream("sphn-0.1-480"));
+    let (heard, stats) = decode(&wire);
+    assert_eq!(stats.unsupported_packets, 1);
+    assert_eq!(heard.len(), 250 * FRAME);
+}
+
+#[test]
+fn large_comment_headers_are_no_sound() {
+    for length in [5_000, 60_000, 200_000] {
+        let mut wire = Vec::new();
+        let mut writer = PageWriter::new(1);
+        let tags = [&b"OpusTags"[..], &vec![0x55; length]].concat();
+        writer.write(
+            b"OpusHead\x01\x01\0\0\0\0\0\0\0\0\0",
+            0,
+            PageKind::First,
+            &mut wire,
+        );
+        writer.write(&tags, 0, PageKind::Middle, &mut wire);
+        for packet in &packets(&stream("sphn-0.1-480"))[2..7] {
+            writer.write(packet, 0, PageKind::Middle, &mut wire);
+        }
+        let (heard, stats) = decode(&wire);
+        assert_eq!((heard.len(), stats.malformed_packets), (5 * FRAME, 0));
+    }
+}
+
+#[test]
+fn empty_packets_make_no_noise() {
+    let mut wire = Vec::new();
+    let mut writer = PageWriter::new(1);
+    for packet in &packets(&stream("sphn-0.1-480"))[2..102] {
+        writer.write(packet, 0, PageKind::Middle, &mut wire);
+    }
+    let before = decode(&wire).0.len();
+    for _ in 0..100 {
+        writer.write(&[], 0, PageKind::Middle, &mut wire);
+    }
+    let (heard, stats) = decode(&wire);
+    assert_eq!(stats.malformed_packets, 100);
+    let after = &heard[before..];
+    assert_eq!(
+        after.len(),
+        100 * FRAME,
+        "each stands for as long as the packet before"
+    );
+    assert_eq!(peak(&after[6 * FRAME..]), 0.0, "silence from 120 ms on");
+    // And before anything was heard there is nothing to go on with.
+    let mut wire = Vec::new();
+    PageWriter::new(1).write(&[], 0, PageKind::Middle, &mut wire);
+    assert_eq!(decode(&wire).0, []);
+}
+
+#[test]
+fn lost_pages_are_concealed_for_as_long_as_they_lasted_and_never_longer_than_a_second() {
+    let bytes = stream("sphn-0.1-480");
+    let pages = pages(&bytes);
+    for (lost, concealed) in [(1, 1), (10, 10), (60, 50)] {
+        let kept = [&pages[..100], &pages[100 + lost..]].concat().concat();
+        let (heard, stats) = decode(&kept);
+        assert_eq!(stats.concealed_samples, concealed * FRAME as u64);
+        assert_eq!(heard.len(), (250 - lost + concealed as usize) * FRAME);
+    }
+    // A second's loss of pages that hold a second each.
+    let bytes = stream("ffmpeg-1s-pages");
+    let mut pages = self::pages(&bytes);
+    pages.remove(4);
+    assert_eq!(decode(&pages.concat()).0.len(), 251 * FRAME);
+}
+
+#[test]
+fn a_lost_page_under_continued_packets_costs_the_packets_it_held_and_keeps_the_time() {
+    let bytes = stream("continued-packets");
+    let mut pages = pages(&bytes);
+    let whole = decode(&bytes).0;
+    for lost in [30, 31, 32, 33] {
+        let page = pages.remove(lost);
+        let (heard, stats) = decode(&pages.concat());
+        pages.insert(lost, page);
+        assert!(stats.concealed_samples > 0);
+        // A page holds parts of one or two packets of 60 ms; what it held cannot be known better than to one.
+        assert!(
+            heard.len().abs_diff(whole.len()) <= 3 * FRAME,
+            "{} {}",
+            heard.len(),
+            whole.len()
+        );
+        assert_eq!(heard[heard.len() - RATE_HZ..].len(), RATE_HZ);
+        let tail = |pcm: &[f32]| pcm[pcm.len() - RATE_HZ..].to_vec();
+        assert!(likeness(&tail(&whole), &tail(&heard)).0 > 0.99);
+    }
+}
+
+#[test]
+fn concealment_goes_on_with_the_voice_and_fades_to_silence() {
+    let mut reader = OggOpusReader::new(24_000).unwrap();
+    let mut pcm = Vec::new();
+    let bytes = stream("sphn-0.1-480");
+    // The middle of a vowel.
+    pages(&bytes)[..82]
+        .iter()
+        .for_each(|page| reader.read(page, &mut pcm));
+    let voice = rms(&pcm[pcm.len() - FRAME..]);
+    pcm.clear();
+    for _ in 0..10 {
+        reader.conceal(FRAME, &mut pcm);
+    }
+    assert_eq!(pcm.len(), 10 * FRAME);
+    assert!(
+        (0.5..1.5).contains(&(rms(&pcm[..FRAME]) / voice)),
+        "{}",
+        rms(&pcm[..FRAME]) / voice
+    );
+    assert_eq!(peak(&pcm[6 * FRAME..]), 0.0);
+    assert_eq!(reader.stats().concealed_samples, 10 * FRAME as u64);
+    // Sound comes back from silence without a step.
+    pcm.clear();
+    reader.read(pages(&bytes)[83], &mut pcm);
+    let back = &pcm[pcm.len() - FRAME..];
+    assert!(back[..3].iter().all(|s| s.abs() < 0.02), "{:?}", &back[..3]);
+}
+
+#[test]
+fn our_stream_is_one_packet_a_page_with_granules_at_48_khz() {
+    for (rate_hz, samples) in [(8_000, 1_600), (16_000, 3_200), (24_000, 4_800)] {
+        let config = EncoderConfig {
+            rate_hz,
+            ..TOWARDS_ENGINE
+        };
+        let mut writer = OggOpusWriter::new(config, 0x1234_5678).unwrap();
+        let mut wire = Vec::new();
+        writer.write(&vec![0.1; samples + 7], &mut wire);
+        assert_eq!(writer.buffered_samples(), 7);
+        let live = wire.len();
+        writer.finish(&mut wire);
+
+        let pages = pages(&wire);
+        assert_eq!(pages.len(), 2 + 10 + 1);
+        assert!(
+            pages
+                .iter()
+                .all(|page| page[14..18] == 0x1234_5678u32.to_le_bytes())
+        );
+        assert!(
+            pages
+                .iter()
+                .enumerate()
+                .all(|(at, page)| page[18..22] == (at as u32).to_le_bytes())
+        );
+        let flags: Vec<u8> = pages.iter().map(|page| page[5]).collect();
+        assert_eq!((flags[0], flags[12]), (2, 4));
+        assert!(flags[1..12].iter().all(|&flag| flag == 0));
+        let granules: Vec<u64> = pages.iter().map(|page| granule(page)).collect();
+        assert_eq!(granules[..3], [0, 0, 960]);
+        assert_eq!(granules[11], 9_600);
+        // The end: pre-skip and all that was written.
+        let pre_skip = 120;
+        assert_eq!(
+            granules[12],
+            pre_skip + (samples as u64 + 7) * 48_000 / u64::from(rate_hz)
+        );
+
+        let [head, tags] = [0, 1].map(|at| packets(&wire).swap_remove(at));
+        assert_eq!(head[..12], *b"OpusHead\x01\x01\x78\x00");
+        assert_eq!(head[12..16], rate_hz.to_le_bytes());
+        assert_eq!(head[16..], [0, 0, 0]);
+        assert_eq!(tags, b"OpusTags\x08\0\0\0pxbridge\0\0\0\0");
+        assert_eq!(decode(&wire[..live]).0.len(), 10 * FRAME, "to the exact length");
+        assert_eq!(decode(&wire).0.len(), 11 * FRAME);
+
+        let ended = wire.len();
+        writer.write(&[0.0; 5_000], &mut wire);
+        writer.finish(&mut wire);
+        writer.headers(&mut wire);
+        assert_eq!(wire.len(), ended, "nothing comes after the end");
+    }
+}
+
+#[test]
+fn headers_are_written_once_and_before_any_sound() {
+    let mut writer = OggOpusWriter::new(TOWARDS_ENGINE, 1).unwrap();
+    let mut wire = Vec::new();
+    writer.headers(&mut wire);
+    assert_eq!(pages(&wire).len(), 2);
+    writer.headers(&mut wire);
+    writer.write(&[0.0; 480], &mut wire);
+    assert_eq!(pages(&wire).len(), 3);
+    // The last frame leaves the encoder with its look-ahead, even if there was no other.
+    let mut nothing = OggOpusWriter::new(TOWARDS_ENGINE, 1).unwrap();
+    let mut wire = Vec::new();
+    nothing.finish(&mut wire);
+    assert_eq!(granule(pages(&wire)[2]), 120);
+}
+
+#[test]
+fn what_is_said_towards_the_engine_is_heard_there() {
+    let said = speech();
+    let mut writer = OggOpusWriter::new(TOWARDS_ENGINE, 1).unwrap();
+    let mut wire = Vec::new();
+    writer.write(&said, &mut wire);
+    let heard = decode(&wire).0;
+    assert_eq!(heard.len(), said.len());
+    let lookahead = writer.lookahead_samples();
+    let error: Vec<f32> = said.iter().zip(&heard[lookahead..]).map(|(a, b)| a - b).collect();
+    let snr_db = 20.0 * (rms(&said) / rms(&error)).log10();
+    assert!(snr_db > 25.0, "{snr_db} dB");
+}
+
+#[test]
+fn every_duration_and_application_is_encoded_and_read_to_the_exact_length() {
+    let said = speech();
+    for frame_us in [
+        2_500, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 120_000,
+    ] {
+        for application in [Application::Voip, Application::Audio, Application::LowDelay] {
+            let config = EncoderConfig {
+                frame_us,
+                application,
+                ..TOWARDS_ENGINE
+            };
+            let mut writer = OggOpusWriter::new(config, 1).unwrap();
+            let frame = RATE_HZ * frame_us as usize / 1_000_000;
+            let mut wire = Vec::new();
+            writer.write(&said[LEAD..][..10 * frame], &mut wire);
+            assert_eq!(packets(&wire).len(), 12);
+            assert_eq!(decode(&wire).0.len(), 10 * frame, "{frame_us}");
+            writer.finish(&mut wire);
+            assert_eq!(
+                packets(&wire).len(),
+                12 + writer.lookahead_samples().div_ceil(frame)
+            );
+        }
+    }
+}
+
+#[test]
+fn silence_is_sent_as_packets_like_any_sound() {
+    for application in [Application::Voip, Application::Audio, Application::LowDelay] {
+        let mut encoder = Encoder::new(EncoderConfig {
+            application,
+            ..TOWARDS_ENGINE
+        })
+        .unwrap();
+        let mut wire = Vec::new();
+        for _ in 0..200 {
+            wire.clear();
+            assert!(encoder.encode(&[0.0; FRAME], &mut wire).unwrap() > 1);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_is_silence_and_does_no_lasting_harm() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e38] {
+        for application in [Application::Voip, Application::Audio, Application::LowDelay] {
+            let said = speech();
+            let mut broken = said.clone();
+            broken[LEAD + 7_000..LEAD + 7_100].fill(bad);
+            let config = EncoderConfig {
+                application,
+                ..TOWARDS_ENGINE
+            };
+            let heard = [said, broken].map(|pcm| {
+                let mut wire = Vec::new();
+                OggOpusWriter::new(config, 1).unwrap().write(&pcm, &mut wire);
+                decode(&wire).0
+            });
+            let (shape, level) = likeness(&heard[0][60_000..], &heard[1][60_000..]);
+            assert!(
+                shape > 0.9 && (0.9..1.1).contains(&level),
+                "{bad} {application:?}: {shape} {level}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_what_could() {
+    let refused = |config| Encoder::new(config).unwrap_err().to_string();
+    let base = TOWARDS_ENGINE;
+    assert!(
+        refused(EncoderConfig {
+            rate_hz: 44_100,
+            ..base
+        })
+        .contains("8000, 12000, 16000, 24000 or 48000")
+    );
+    assert!(
+        refused(EncoderConfig {
+            frame_us: 30_000,
+            ..base
+        })
+        .contains("frame_ms is 30: 2.5, 5")
+    );
+    assert!(
+        refused(EncoderConfig {
+            bitrate_bps: 5_999,
+            ..base
+        })
+        .contains("from 6000")
+    );
+    assert!(
+        refused(EncoderConfig {
+            bitrate_bps: 9_000,
+            frame_us: 2_500,
+            ..base
+        })
+        .contains("9600")
+    );
+    assert!(
+        refused(EncoderConfig {
+            complexity: 11,
+            ..base
+        })
+        .contains("from 0 to 10")
+    );
+    assert!(
+        Decoder::new(24_000, 3)
+            .unwrap_err()
+            .to_string()
+            .contains("1 or 2")
+    );
+    assert!(
+        Encoder::new(base)
+            .unwrap()
+            .encode(&[0.0; 479], &mut Vec::new())
+            .is_err()
+    );
+}
+
+#[test]
+fn stereo_can_be_kept() {
+    let mut decoder = Decoder::new(24_000, 2).unwrap();
+    let mut pcm = Vec::new();
+    for packet in &packets(&stream("ffmpeg-stereo-256k"))[2..] {
+        assert_eq!(decoder.decode(packet, &mut pcm), 1440);
+    }
+    decoder.conceal(FRAME, &mut pcm);
+    assert_eq!(pcm.len(), 2 * (84 * 1440 + FRAME));
+    assert!(
+        likeness(
+            &speech(),
+            &pcm.iter()
+                .step_by(2)
+                .skip(LEAD + 156)
+                .copied()
+                .collect::<Vec<_>>()
+        )
+        .0 > 0.95
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn how_the_input_is_cut_changes_no_byte(cuts in vec(1..3000usize, 1..30)) {
+        let said = &speech()[LEAD..LEAD + 12_000];
+        let mut whole = Vec::new();
+        OggOpusWriter::new(TOWARDS_ENGINE, 1).unwrap().write(said, &mut whole);
+        let mut writer = OggOpusWriter::new(TOWARDS_ENGINE, 1).unwrap();
+        let (mut parts, mut rest) = (Vec::new(), said);
+        for cut in cuts.iter().cycle() {
+            let (part, after) = rest.split_at(rest.len().min(*cut));
+            writer.write(part, &mut parts);
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(parts == whole);
+    }
+
+    #[test]
+    fn packets_of_any_bytes_yield_at_most_120_ms_each(
+        bytes in vec(vec(any::<u8>(), 0..200), 1..40), rate_hz in prop::sample::select(vec![8_000u32, 24_000, 48_000]),
+    ) {
+        let mut decoder = Decoder::new(rate_hz, 1).unwrap();
+        for packet in &bytes {
+            let mut pcm = Vec::new();
+            let samples = decoder.decode(packet, &mut pcm);
+            prop_assert_eq!(samples, pcm.len());
+            prop_assert!(samples <= rate_hz as usize * 120 / 1000);
+            prop_assert!(pcm.iter().all(|s| s.abs() <= 1.0));
+        }
+    }
+}
