@@ -175,6 +175,12 @@ fn an_hour_in_20_ms_blocks_never_loses_or_gains_a_sample() {
 }
 
 #[test]
+fn a_resampler_may_move_to_another_thread() {
+    fn send<T: Send>() {}
+    send::<Resampler>();
+}
+
+#[test]
 fn equal_rates_pass_samples_through() {
     let input = sine(8000, 440.0, 0.3, 1000);
     assert_eq!(resample(8000, 8000, &input), input);
