@@ -178,7 +178,8 @@ class WebSocket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._undrained_since: float | None = None
         self._pinged_at = loop.time()
-        self._heard_since_ping = True
+        self._heard = True  # anything at all since the ping of `_silent_since`
+        self._silent_since = self._pinged_at
         self._partial: bytearray | None = None  # a message whose last fragment has not come yet
         self._partial_is_text = False
         self._early: list[tuple[bytes, bool]] = []  # what came with the handshake, before on_message was set
@@ -300,7 +301,7 @@ class WebSocket(asyncio.Protocol):
         self._arm(self._deadline)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        self._heard_since_ping = True
+        self._heard = True
         self._feed(data)
 
     def eof_received(self) -> None:  # noqa: D102
@@ -490,20 +491,20 @@ class WebSocket(asyncio.Protocol):
             if now >= due:
                 self.abort(PEER_STOPPED_READING)
                 return math.inf
-        if limits.pong_timeout_s is not None and not self._heard_since_ping:
-            if now >= self._pinged_at + limits.pong_timeout_s:
+        if limits.ping_interval_s is None:
+            return due
+        if now >= self._pinged_at + limits.ping_interval_s:
+            self._pinged_at = now
+            if self._heard:
+                self._heard, self._silent_since = False, now
+            self._protocol.send_ping(_PING.pack(now))
+            self._flush()
+        due = min(due, self._pinged_at + limits.ping_interval_s)
+        if limits.pong_timeout_s is not None and not self._heard:
+            if now >= self._silent_since + limits.pong_timeout_s:
                 self.abort(NO_PONG)
                 return math.inf
-            due = min(due, self._pinged_at + limits.pong_timeout_s)
-        if limits.ping_interval_s is not None:
-            if now >= self._pinged_at + limits.ping_interval_s:
-                self._pinged_at = now
-                self._heard_since_ping = False
-                self._protocol.send_ping(_PING.pack(now))
-                self._flush()
-                if limits.pong_timeout_s is not None:
-                    due = min(due, now + limits.pong_timeout_s)
-            due = min(due, self._pinged_at + limits.ping_interval_s)
+            due = min(due, self._silent_since + limits.pong_timeout_s)
         return due
 
     def _take_pong(self, payload: bytes) -> None:
