@@ -2,7 +2,7 @@
 
 Run it for ten minutes, from the repository's root::
 
-    pip install atheris
+    pip install --group fuzz
     python tests/fuzz/fuzz_events.py -max_total_time=600 -max_len=4096 CORPUS tests/fuzz/seeds/events
 
 CORPUS is an empty folder of yours, where libFuzzer keeps what it finds; the seeds are only read.
