@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
+from pxbridge.exotel.phone import Ended
 from pxbridge.listening import Hearing, listen
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Report:
         rate_khz, chunk_ms = phone.line.rate_hz / 1000, phone.line.chunk_ms
         line = f"{phone.duration_s:.1f} s, {rate_khz:g} kHz in {chunk_ms:g} ms chunks"
         ended = phone.ended.value if phone.ended else "not over"
-        if phone.close_code not in (None, 1000, 1006) or phone.close_reason:
+        if phone.ended is Ended.BY_BRIDGE:
             ended += f" ({phone.close_code}{', ' if phone.close_reason else ''}{phone.close_reason})"
         return f"{line}; {ended}"
 

@@ -97,6 +97,8 @@ class Player:
         """(when, seconds queued) at each arrival, the arriving audio included."""
         self.first_audio_s: float | None = None
         """When the first packet began to play, silent or not."""
+        self.voice_from_s: float | None = None
+        """When the first packet with voice in it began."""
         self.voice_until_s: float | None = None
         """When the last packet with voice in it ends."""
         self.samples_received = 0
@@ -104,6 +106,7 @@ class Player:
         self._cleared_marks = cleared_marks
         self._queue: deque[_Packet | _Mark] = deque()
         self._queued_packets = 0
+        self._queued_marks = 0
         self._free = 0  # the sample at which the packet now playing ends
         self._packet_dbfs = SILENT_DBFS  # the level of the packet played last
         self._tail = 0  # samples of padding at the end of the packet now playing
@@ -127,6 +130,7 @@ class Player:
         """Queues a mark: it comes back from `advance` when everything before it has been played."""
         self._advance_to(now_s)
         self._queue.append(_Mark(name, self._now))
+        self._queued_marks += 1
 
     def clear(self, now_s: float) -> None:
         """Drops every packet that is not yet playing."""
@@ -138,6 +142,7 @@ class Player:
                 self._released.append(PlayedMark(item.name, self._seconds(self._now)))
         self._queue.clear()
         self._queued_packets = 0
+        self._queued_marks = 0
         self._cleared = True
         self.depth_trace.append((now_s, self.depth_s))
 
@@ -152,6 +157,8 @@ class Player:
         """When the next mark comes back if nothing else happens; None when none waits."""
         if self._released:
             return self._seconds(self._now)
+        if self._queued_marks == 0:
+            return None
         free = self._free
         for item in self._queue:
             free = max(free, item.arrived)
@@ -191,6 +198,7 @@ class Player:
                 break
             self._queue.popleft()
             if isinstance(item, _Mark):
+                self._queued_marks -= 1
                 self._released.append(PlayedMark(item.name, self._seconds(start)))
                 continue
             self._queued_packets -= 1
@@ -214,6 +222,8 @@ class Player:
         self._packet_dbfs = level_dbfs(samples)
         if self._packet_dbfs > VOICE_DBFS:
             self.voice_until_s = self._seconds(self._free)
+            if self.voice_from_s is None:
+                self.voice_from_s = self._seconds(start)
 
     def _grow(self, needed: int) -> None:
         grown = np.zeros(max(needed, 2 * len(self._heard)), np.int16)
