@@ -12,6 +12,7 @@ import pytest
 from tests.simulated import EchoBridge, SayingBridge, media, play, tone
 from websockets.asyncio.server import ServerConnection, basic_auth, serve
 
+from pxbridge.exotel.messages import Event, Media, Start, line_rate, parse
 from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import (
     SPELLINGS,
@@ -22,10 +23,8 @@ from pxbridge.exotel.phone import (
     Fault,
     HangUp,
     Line,
-    Payload,
     Phone,
     Script,
-    Spelling,
     decode_mu_law,
     encode_mu_law,
     place_call,
@@ -90,17 +89,44 @@ def test_spellings_differ_where_exotels_do() -> None:
     assert seen["flat"].named("stop")[0]["reason"] == "closed"
     assert "call_sid" not in seen["leg sid"].named("start")[0]["start"]
     assert seen["leg sid"].named("start")[0]["start"]["media_format"]["sample_rate"] == "16000Hz"
-    assert seen["null parameters"].named("start")[0]["start"]["media_format"]["sample_rate"] == "16kHz"
-    assert seen["null parameters"].named("start")[0]["start"]["custom_parameters"] is None
+    assert seen["kHz"].named("start")[0]["start"]["media_format"]["sample_rate"] == "16kHz"
+    assert seen["kHz"].named("start")[0]["start"]["custom_parameters"] is None
+    assert seen["leg sid"].named("start")[0]["start"]["custom_parameters"] == {"key": ""}
+    assert "custom_parameters" not in seen["extras"].named("start")[0]["start"]
     assert "sample_rate" not in seen["no rate"].named("start")[0]["start"]["media_format"]
-    assert "Payload" in seen["null parameters"].named("media")[0]["media"]
+    assert "Payload" in seen["kHz"].named("media")[0]["media"]
     odd = base64.b64decode(seen["odd length"].named("media")[0]["media"]["payload"])
     assert len(odd) == 3201
 
 
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_says_the_same_to_the_bridges_reader(name: str) -> None:
+    said: list[Event] = []
+
+    class Reader(SayingBridge):
+        def receive(self, message: str, now_s: float) -> None:
+            said.append(parse(message))
+            super().receive(message, now_s)
+
+    line = Line(spelling=SPELLINGS[name], rate_hz=24000, dtmf=((0.05, "#"),), chunk_ms=40)
+    phone = Phone(Script(tone(0.2, 24000), speak_at_s=0.0, hang_up_at_s=0.2), line)
+    play(phone, Reader((0.1, {"event": "mark", "mark": {"name": "m"}})))
+    assert [type(event).__name__ for event in said] == (
+        ["Connected", "Start", "Media", "Dtmf", "Media", "Mark", "Media", "Media", "Media", "Stop"]
+    )
+    start = said[1]
+    assert isinstance(start, Start)
+    assert start.call_id == line.call_sid
+    assert (start.caller, start.called, start.mulaw) == (line.from_number, line.to_number, name == "mu-law")
+    assert line_rate(None, start).rate_hz == (8000 if name == "no rate" else 24000)
+    payload = b"".join(event.payload[:1920] for event in said if isinstance(event, Media))
+    if name != "mu-law":
+        assert payload == phone.said.tobytes()
+
+
 def test_unpadded_base64_has_no_padding() -> None:
     bridge = SayingBridge()
-    play(Phone(script(0.1), Line(chunk_ms=0.5, spelling=Spelling(payload=Payload.UNPADDED))), bridge)
+    play(Phone(script(0.1), Line(chunk_ms=0.5, spelling=SPELLINGS["unpadded"])), bridge)
     assert not any(event["media"]["payload"].endswith("=") for event in bridge.named("media"))
 
 

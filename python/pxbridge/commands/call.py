@@ -263,12 +263,12 @@ class View:
     async def watch(self) -> None:
         """Shows the call until cancelled."""
         with contextlib.ExitStack() as stack:
-            live = None
-            if self._console.is_terminal:
-                live = stack.enter_context(Live(console=self._console, transient=True, auto_refresh=False))
+            live = Live(console=self._console, transient=True, auto_refresh=False)
             while True:
                 self.tell()
-                if live is not None and self._phone.chunks_sent:
+                if self._console.is_terminal and self._phone.chunks_sent:
+                    if not live.is_started:
+                        stack.enter_context(live)
                     live.update(self._levels(), refresh=True)
                 await asyncio.sleep(REFRESH_S)
 

@@ -484,6 +484,15 @@ def clear(stream_sid: str) -> str:
 # Building: Exotel → us
 
 
+class Base64(enum.Enum):
+    """How a payload is written; all of it has been seen."""
+
+    PADDED = "padded"
+    UNPADDED = "unpadded"
+    TRAILING_JUNK = "a line break at its end"
+    ODD_LENGTH = "a stray byte at its end"
+
+
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """How a simulated Exotel writes its messages: each field one variation seen in the wild.
@@ -494,10 +503,15 @@ class Spelling:
         text_numbers: ``"7"`` instead of ``7``.
         leg_sid: ``leg_sid`` instead of ``call_sid``.
         rate: How the sample rate is written: a format over ``hz`` and ``khz``, such as ``{hz}Hz``,
-            ``{khz}kHz``.
+            ``{khz}kHz``; empty leaves it out.
         encoding: Any of Exotel's names for the encoding.
         empty_custom: What stands for "no custom parameters": ``missing``, ``null`` or ``key`` (``{"key":
             ""}``).
+        base64: How payloads are written.
+        payload: ``payload`` or ``Payload``.
+        flat_dtmf: ``{"event": "dtmf", "digit": "5"}``.
+        stop_reason: What ``stop`` gives: ``callended``, ``callEnd``, ``closed``, ``stopped``.
+        extras: With what nobody needs: ``protocol``, ``version``, ``track``, timestamps.
     """
 
     camel_case: bool = False
@@ -507,6 +521,16 @@ class Spelling:
     rate: str = "{hz}"
     encoding: str = "raw/slin"
     empty_custom: str = "null"
+    base64: Base64 = Base64.PADDED
+    payload: str = "payload"
+    flat_dtmf: bool = False
+    stop_reason: str = "callended"
+    extras: bool = False
+
+    @property
+    def mulaw(self) -> bool:
+        """Whether `encoding` makes the payload G.711 µ-law."""
+        return Start(encoding=self.encoding).mulaw
 
 
 class Exotel:
@@ -525,7 +549,8 @@ class Exotel:
 
     def connected(self) -> str:
         """The greeting; it is not numbered."""
-        return _json({"event": "connected"})
+        extras = {"protocol": "Call", "version": "1.0.0"} if self.spelling.extras else {}
+        return _json({"event": "connected", **extras})
 
     def start(
         self,
@@ -547,10 +572,12 @@ class Exotel:
             "to": called,
             "media_format": {
                 "encoding": spelling.encoding,
-                "sample_rate": spelling.rate.format(hz=rate_hz, khz=rate_hz // 1000),
                 "bit_rate": f"{rate_hz * 16 // 1000}kbps",
             },
         }
+        if spelling.rate:
+            written = spelling.rate.format(hz=rate_hz, khz=rate_hz // 1000)
+            fields["media_format"]["sample_rate"] = written
         if custom:
             fields["custom_parameters"] = _Verbatim(custom)
         elif spelling.empty_custom != "missing":
@@ -566,17 +593,19 @@ class Exotel:
             timestamp_ms: Of its first sample since the stream began.
         """
         self._chunk += 1
-        return self._numbered(
-            "media",
-            {
-                "chunk": self._number(self._chunk),
-                "timestamp": self._number(timestamp_ms),
-                "payload": _encode(payload),
-            },
-        )
+        fields: dict[str, Any] = {
+            "chunk": self._number(self._chunk),
+            "timestamp": self._number(timestamp_ms),
+            self.spelling.payload: _written(payload, self.spelling.base64),
+        }
+        if self.spelling.extras:
+            fields["track"] = "inbound"
+        return self._numbered("media", fields)
 
     def dtmf(self, digit: str, duration_ms: int = 100) -> str:
         """A key pressed."""
+        if self.spelling.flat_dtmf:
+            return _json({"event": "dtmf", "digit": digit})
         return self._numbered("dtmf", {"digit": digit, "duration": self._number(duration_ms)})
 
     def mark(self, name: str) -> str:
@@ -624,6 +653,18 @@ def _camel(name: str) -> str:
 
 def _encode(payload: bytes) -> str:
     return base64.b64encode(payload).decode("ascii")
+
+
+def _written(payload: bytes, how: Base64) -> str:
+    match how:
+        case Base64.PADDED:
+            return _encode(payload)
+        case Base64.UNPADDED:
+            return _encode(payload).rstrip("=")
+        case Base64.TRAILING_JUNK:
+            return _encode(payload) + "\r\n"
+        case Base64.ODD_LENGTH:
+            return _encode(payload + b"\x7f")
 
 
 def _json(message: dict[str, Any]) -> str:

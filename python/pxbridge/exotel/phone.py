@@ -1,7 +1,7 @@
 """A simulated Exotel: one caller, one player and the messages between them and a bridge.
 
-It is the other end of the wire for tests, benches and `pxbridge call`, and on purpose shares no code with
-the bridge's own reader and writer of messages: what both misread the same way would go unseen.
+It is the other end of the wire for tests, benches and `pxbridge call`. What the bridge sends is read here
+with code that the bridge does not use: what both misread in the same way would go unseen.
 
 The one idea needed to read on: `Phone` is a state machine without a socket and without a clock. It is asked
 what is due by now, told what came in, and says when it wants to be asked next; `place_call` is the thin
@@ -21,7 +21,7 @@ import uuid
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from websockets.asyncio.client import connect
@@ -34,6 +34,7 @@ from websockets.exceptions import (
 )
 
 from pxbridge.errors import PxbridgeError
+from pxbridge.exotel.messages import Base64, Exotel, Spelling
 from pxbridge.exotel.network import Direction, Network
 from pxbridge.exotel.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
 
@@ -74,76 +75,20 @@ class CallRefused(CallFailed):
         self.status = status
 
 
-class Payload(Enum):
-    """How base64 is written; all of it has been seen."""
-
-    PADDED = "padded"
-    UNPADDED = "unpadded"
-    TRAILING_JUNK = "trailing junk"
-    ODD_LENGTH = "one stray byte at the end"
-
-
-class Custom(Enum):
-    """How `custom_parameters` comes when none, or some, are set."""
-
-    GIVEN = "given"
-    MISSING = "missing"
-    NULL = "null"
-    EMPTY_KEY = "an empty key"
-
-
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """One way in which Exotel has been seen to write its events (reference: Exotel → us).
-
-    Attributes:
-        camel_case: `streamSid` instead of `stream_sid`, and so on.
-        flat: `start` and `stop` carry their fields at the top level.
-        flat_dtmf: `{"event": "dtmf", "digit": "5"}`.
-        text_numbers: Sequence numbers, chunks and timestamps as strings.
-        call_sid_key: `call_sid`, or `leg_sid`.
-        sample_rate: `int`, `text` ("8000"), `Hz` ("8000Hz"), `kHz` ("8kHz") or `missing`.
-        encoding: `media_format.encoding`; `mulaw`, `ulaw` or `pcmu` in it makes the payload G.711 µ-law.
-        payload_key: `payload`, or `Payload`.
-        payload: How base64 is written.
-        custom: How `custom_parameters` comes.
-        extras: Fields nobody needs: `protocol`, `version`, `track`, timestamps.
-        stop_reason: `stopped`, `callended`, `closed` or `callEnd`.
-    """
-
-    camel_case: bool = False
-    flat: bool = False
-    flat_dtmf: bool = False
-    text_numbers: bool = True
-    call_sid_key: Literal["call_sid", "leg_sid"] = "call_sid"
-    sample_rate: Literal["int", "text", "Hz", "kHz", "missing"] = "text"
-    encoding: str = "raw/slin"
-    payload_key: Literal["payload", "Payload"] = "payload"
-    payload: Payload = Payload.PADDED
-    custom: Custom = Custom.GIVEN
-    extras: bool = False
-    stop_reason: str = "callended"
-
-    @property
-    def mu_law(self) -> bool:
-        """Whether the payload is G.711 µ-law."""
-        return any(name in self.encoding.lower() for name in ("mulaw", "ulaw", "pcmu"))
-
-
 SPELLINGS: Mapping[str, Spelling] = {
     "documented": Spelling(),
-    "numbers": Spelling(text_numbers=False, sample_rate="int", encoding="raw", stop_reason="stopped"),
+    "numbers": Spelling(text_numbers=False, encoding="raw", stop_reason="stopped"),
     "camel case": Spelling(camel_case=True, encoding="audio/x-raw"),
     "flat": Spelling(flat=True, flat_dtmf=True, encoding="audio/x-l16", stop_reason="closed"),
     "flat camel case": Spelling(flat=True, camel_case=True, text_numbers=False, stop_reason="callEnd"),
-    "leg sid": Spelling(call_sid_key="leg_sid", sample_rate="Hz", encoding="base64", custom=Custom.EMPTY_KEY),
-    "null parameters": Spelling(custom=Custom.NULL, sample_rate="kHz", payload_key="Payload"),
-    "no parameters": Spelling(custom=Custom.MISSING, extras=True),
-    "unpadded": Spelling(payload=Payload.UNPADDED),
-    "trailing junk": Spelling(payload=Payload.TRAILING_JUNK),
-    "odd length": Spelling(payload=Payload.ODD_LENGTH),
+    "leg sid": Spelling(leg_sid=True, rate="{hz}Hz", encoding="base64", empty_custom="key"),
+    "kHz": Spelling(rate="{khz}kHz", payload="Payload"),
+    "extras": Spelling(empty_custom="missing", extras=True),
+    "no rate": Spelling(rate=""),
+    "unpadded": Spelling(base64=Base64.UNPADDED),
+    "trailing junk": Spelling(base64=Base64.TRAILING_JUNK),
+    "odd length": Spelling(base64=Base64.ODD_LENGTH),
     "mu-law": Spelling(encoding="audio/x-mulaw"),
-    "no rate": Spelling(sample_rate="missing"),
 }
 """Every way a test should go through, by name."""
 
@@ -362,7 +307,8 @@ class Phone:
         self._state = _State.CONNECTED
         self._speed = 1.0 + self.network.drift_ppm * 1e-6
         self._said: list[NDArray[np.int16]] = []
-        self._sequence = 0
+        self._exotel = Exotel(self.line.stream_sid, self.line.spelling)
+        self._mu_law = self.line.spelling.mulaw
         self._last_seen_sequence = -1
         self._dtmf = deque(sorted(self.line.dtmf))
         self._up = self.network.link(Direction.UP, seed)
@@ -449,15 +395,21 @@ class Phone:
         return events
 
     def _connect(self, at_s: float) -> None:
-        event: dict[str, Any] = {"event": "connected"}
-        if self.line.spelling.extras:
-            event |= {"protocol": "Call", "version": "1.0.0", "timestamp": "2024-01-01T00:00:00Z"}
-        self._send(event, at_s)
+        self._put(self._exotel.connected(), at_s)
         self._state = _State.STARTING
 
     def _start(self, at_s: float) -> None:
         self._state = _State.TALKING
-        self._send(start_event(self.line, self._next_number()), at_s)
+        line = self.line
+        start = self._exotel.start(
+            call_sid=line.call_sid,
+            account_sid=line.account_sid,
+            caller=line.from_number,
+            called=line.to_number,
+            custom=line.custom_parameters,
+            rate_hz=line.rate_hz,
+        )
+        self._put(start, at_s)
 
     def _send_media(self, at_s: float) -> None:
         samples = self.line.chunk_samples
@@ -467,42 +419,28 @@ class Phone:
         self._said.append(pcm)
         self.said_dbfs = level_dbfs(pcm)
         self.chunks_sent += 1
-        media: dict[str, Any] = {
-            "chunk": self._number(self.chunks_sent),
-            "timestamp": self._number(round(from_s * 1000)),
-            self.line.spelling.payload_key: encode_payload(pcm, self.line.spelling),
-        }
-        if self.line.spelling.extras:
-            media["track"] = "inbound"
-        self._send(self._event("media", media=media), at_s)
+        payload = encode_mu_law(pcm) if self._mu_law else pcm.astype("<i2")
+        self._put(self._exotel.media(payload.tobytes(), round(from_s * 1000)), at_s)
         if self.caller.mood is Mood.GONE:
             self._hang_up(at_s)
 
     def _send_dtmf(self, at_s: float) -> None:
         _, digit = self._dtmf.popleft()
-        if self.line.spelling.flat_dtmf:
-            self._send({"event": "dtmf", "digit": digit}, at_s)
-        else:
-            self._send(self._event("dtmf", dtmf={"digit": digit, "duration": self._number(100)}), at_s)
+        self._put(self._exotel.dtmf(digit), at_s)
 
     def _return_marks(self, at_s: float) -> None:
         # A mark's time went through the drift and back: half a sample more finds it in spite of rounding.
         for mark in self.player.advance(at_s * self._speed + 0.5 / self.line.rate_hz):
-            body: dict[str, Any] = {"name": mark.name}
-            if self.line.spelling.extras:
-                body["timestamp"] = self._number(round(mark.at_s * 1000))
-            self._send(self._event("mark", mark=body), at_s)
+            self._put(self._exotel.mark(mark.name), at_s)
 
     def _hang_up(self, at_s: float) -> None:
         self._end(at_s, Ended.BY_CALLER)
-        spelling = self.line.spelling
-        if self.line.hang_up in (HangUp.STOP, HangUp.STOP_ONLY):
-            body = {
-                _key(spelling, spelling.call_sid_key): self.line.call_sid,
-                _key(spelling, "account_sid"): self.line.account_sid,
-                "reason": spelling.stop_reason,
-            }
-            self._send(self._event("stop", **(body if spelling.flat else {"stop": body})), at_s)
+        line = self.line
+        if line.hang_up in (HangUp.STOP, HangUp.STOP_ONLY):
+            stop = self._exotel.stop(
+                call_sid=line.call_sid, account_sid=line.account_sid, reason=line.spelling.stop_reason
+            )
+            self._put(stop, at_s)
             closes_itself = self.line.hang_up is HangUp.STOP
             self._give_up_at_s = at_s + (STOP_LINGER_S if closes_itself else STOP_PATIENCE_S)
             self._state = _State.STOPPING
@@ -597,7 +535,7 @@ class Phone:
             self.faults[Fault.UNEVEN_PAYLOAD] += 1
         if len(raw) > PAYLOAD_LIMIT:
             self.faults[Fault.LARGE_PAYLOAD] += 1
-        if self.line.spelling.mu_law:
+        if self._mu_law:
             pcm = decode_mu_law(np.frombuffer(raw, np.uint8))
         else:
             pcm = np.frombuffer(raw[: len(raw) // 2 * 2], "<i2").astype(np.int16)
@@ -605,84 +543,8 @@ class Phone:
         if self.player.depth_s > self.line.ahead_limit_s:
             self.faults[Fault.TOO_FAR_AHEAD] += 1
 
-    def _event(self, name: str, **body: Any) -> dict[str, Any]:
-        spelling = self.line.spelling
-        return {
-            "event": name,
-            _key(spelling, "sequence_number"): self._number(self._next_number()),
-            _key(spelling, "stream_sid"): self.line.stream_sid,
-            **body,
-        }
-
-    def _next_number(self) -> int:
-        self._sequence += 1
-        return self._sequence
-
-    def _number(self, value: int) -> int | str:
-        return str(value) if self.line.spelling.text_numbers else value
-
-    def _send(self, event: dict[str, Any], at_s: float) -> None:
-        self._put(json.dumps(event), at_s)
-
     def _put(self, item: str | Wire, at_s: float) -> None:
         self._outbox.append((self._up.deliver_at(at_s), item))
-
-
-def start_event(line: Line, sequence_number: int) -> dict[str, Any]:
-    """Exotel's `start` in the line's spelling."""
-    spelling = line.spelling
-    customs: dict[Custom, dict[str, Any]] = {
-        Custom.GIVEN: {"custom_parameters": dict(line.custom_parameters)},
-        Custom.MISSING: {},
-        Custom.NULL: {"custom_parameters": None},
-        Custom.EMPTY_KEY: {"custom_parameters": {"key": ""}},
-    }
-    rates: dict[str, dict[str, Any]] = {
-        "int": {"sample_rate": line.rate_hz},
-        "text": {"sample_rate": str(line.rate_hz)},
-        "Hz": {"sample_rate": f"{line.rate_hz}Hz"},
-        "kHz": {"sample_rate": f"{line.rate_hz / 1000:g}kHz"},
-        "missing": {},
-    }
-    rate = rates[spelling.sample_rate]
-    media_format = {"encoding": spelling.encoding, **rate, "bit_rate": f"{line.rate_hz * 16 // 1000}kbps"}
-    body = {
-        "stream_sid": line.stream_sid,
-        spelling.call_sid_key: line.call_sid,
-        "account_sid": line.account_sid,
-        "from": line.from_number,
-        "to": line.to_number,
-        **customs[spelling.custom],
-        "media_format": {_key(spelling, key): value for key, value in media_format.items()},
-    }
-    named = {_key(spelling, key): value for key, value in body.items()}
-    return {
-        "event": "start",
-        _key(spelling, "sequence_number"): str(sequence_number) if spelling.text_numbers else sequence_number,
-        _key(spelling, "stream_sid"): line.stream_sid,
-        **(named if spelling.flat else {"start": named}),
-    }
-
-
-def encode_payload(pcm: NDArray[np.int16], spelling: Spelling) -> str:
-    """A chunk of audio as the base64 of a `media` event, in the line's spelling."""
-    raw = encode_mu_law(pcm).tobytes() if spelling.mu_law else pcm.astype("<i2").tobytes()
-    match spelling.payload:
-        case Payload.PADDED:
-            return base64.b64encode(raw).decode()
-        case Payload.UNPADDED:
-            return base64.b64encode(raw).decode().rstrip("=")
-        case Payload.TRAILING_JUNK:
-            return base64.b64encode(raw).decode() + "\r\n"
-        case Payload.ODD_LENGTH:
-            return base64.b64encode(raw + b"\x7f").decode()
-
-
-def _key(spelling: Spelling, name: str) -> str:
-    if not spelling.camel_case:
-        return name
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 def encode_mu_law(pcm: NDArray[np.int16]) -> NDArray[np.uint8]:
