@@ -8,7 +8,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python interop lint bench build wheel fuzz readme clean help
+.PHONY: run test test-rust test-python interop lint bench ratios build wheel fuzz readme clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -32,8 +32,11 @@ lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 	cargo clippy -q --workspace --all-targets -- -D warnings
 
 bench: build           ## the benches: codec, resampler, media frames, whole calls; beside plain Python
-	$(BIN)/python -m pytest benches --benchmark-only
+	$(BIN)/python -m pytest benches/bench_*.py --benchmark-columns=min,median,stddev --benchmark-sort=name
 	$(BIN)/python benches/load.py
+
+ratios: build          ## the gate on speed: what a message costs, as a share of plain Python's
+	$(BIN)/python benches/ratios.py
 
 build: $(VENV)/.built
 
