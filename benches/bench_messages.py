@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from sides import PAIRS
 
 if TYPE_CHECKING:
@@ -16,4 +17,6 @@ if TYPE_CHECKING:
 def test_message(benchmark: BenchmarkFixture, work: str, side: str) -> None:
     pair = PAIRS[work]()
     benchmark.group = work
-    benchmark.pedantic(getattr(pair, side), rounds=10, iterations=pair.messages, warmup_rounds=1)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        getattr(pair, side), rounds=10, iterations=pair.messages, warmup_rounds=1
+    )

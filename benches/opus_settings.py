@@ -6,9 +6,9 @@ The engine hears what a 24 kHz decoder makes of our packets, so that is compared
 a line of 8 kHz, its speech brought to 24 kHz by soxr's best filter. An encoder made at the line's own rate
 needs no upsampler before it, if it is as good in band and leaves nothing above the band.
 
-Figures: `seg SNR` (mean over active frames of 20 ms) and `LSD` (log-spectral distance) in band, `images` (power
-above the line's band against all power), `delay` from the phone's sample to the decoder's, `resampler` and
-`encoder` (with Ogg) in µs per 20 ms, the best of several runs: trust them to a third.
+Figures: `seg SNR` (mean over active frames of 20 ms) and `LSD` (log-spectral distance) in band, `images`
+(power above the line's band against all power), `delay` from the phone's sample to the decoder's,
+`resampler` and `encoder` (with Ogg) in µs per 20 ms, the best of several runs: trust them to a third.
 The choice is `TOWARDS_ENGINE` in rust/core/src/opus.rs.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soxr  # type: ignore[import-untyped]
+import soxr
 
 from pxbridge import audio
 
@@ -115,7 +115,8 @@ def band(of: Spectrum, top_hz: float, delay_s: float = 0.0) -> NDArray[np.float6
 def active(frames: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Frames within 40 dB of the loudest."""
     power = (frames**2).mean(axis=1)
-    return np.greater(power, power.max() * 1e-4)
+    loud: NDArray[np.bool_] = np.greater(power, power.max() * 1e-4)
+    return loud
 
 
 def segmental_snr_db(reference: NDArray[np.float64], heard: NDArray[np.float64]) -> float:

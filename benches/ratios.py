@@ -10,6 +10,7 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+
 from sides import PAIRS, ratio
 
 # soxr's resampler is cheaper than ours and later by 15 to 70 ms: its limits keep ours from growing, no more.
