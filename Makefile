@@ -47,9 +47,11 @@ wheel: $(VENV)/.dev    ## a wheel for this platform, in dist/
 
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.built   ## each fuzz target for FUZZ_SECONDS (needs `rustup toolchain add nightly` and cargo-fuzz)
-	for target in $$(cd rust/fuzz && cargo +nightly fuzz list); do \
+	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
-	    (cd rust/fuzz && cargo +nightly fuzz run -O $$target -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0) || exit 1; \
+	    mkdir -p rust/fuzz/corpus/$$target; \
+	    cargo +nightly fuzz run --fuzz-dir rust/fuzz -O -a $$target rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
 readme: build          ## README's table of settings, from the settings
