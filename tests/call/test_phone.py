@@ -165,7 +165,7 @@ def test_a_stall_of_the_phones_network_makes_a_hole_and_a_queue() -> None:
     (hole,) = phone.player.holes
     assert hole.at_s == pytest.approx(2.0, abs=0.021)
     assert hole.duration_s == pytest.approx(1.5, abs=0.021)
-    assert max(depth for _, depth in phone.player.depth_trace) == pytest.approx(1.5, abs=0.041)
+    assert max(depth.depth_s for depth in phone.player.depth_trace) == pytest.approx(1.5, abs=0.041)
 
 
 def test_a_phone_whose_clock_is_fast_sends_more_in_the_same_time() -> None:

@@ -63,6 +63,13 @@ def test_a_delay_that_changes_is_followed() -> None:
     assert hearing.delays[-1].delay_s == pytest.approx(0.6, abs=0.001)
 
 
+def test_words_said_twice_are_each_heard_in_their_turn() -> None:
+    twice = np.concatenate([SPEECH, SPEECH, SPEECH, np.zeros(8000, np.float32)])
+    hearing = listen(to_pcm(twice), to_pcm(heard(0.25, of=twice)), 8000)
+    assert len(hearing.delays) == hearing.windows == 36
+    assert all(delay.delay_s == pytest.approx(0.25) for delay in hearing.delays)
+
+
 @pytest.mark.parametrize("snr_db", [20, 10, 5])
 def test_noise_gives_no_wrong_delay(snr_db: float) -> None:
     level = 10 * np.log10(np.mean(SPEECH**2))

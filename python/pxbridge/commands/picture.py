@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
     from pxbridge.commands.report import Report
     from pxbridge.exotel.network import Network
+    from pxbridge.exotel.player import Depth
 
 CALLER, AGENT, HOLE, STALL, INK = "#0072B2", "#E69F00", "#D55E00", "#BBBBBB", "#333333"
 STEP_S = 0.05
 FLOOR_DBFS = -60.0
 WIDTH_IN, DPI = 11.0, 130
+TEETH_SHOWN_S = 40.0
+"""In longer calls single arrivals would blacken the queue's panel: it shows its least and most instead."""
 
 
 def draw_call(report: Report, file: Path) -> None:
@@ -136,19 +139,27 @@ def _delay(axes: Axes, report: Report) -> None:
 def _queue(axes: Axes, report: Report) -> None:
     """What Exotel has of our audio and has not played: up as audio arrives, down as it is played."""
     times, depths = _saw_tooth(report.phone.player.depth_trace, report.phone.duration_s)
-    axes.fill_between(times, 0, 1e3 * depths, color=AGENT, alpha=0.35, linewidth=0)
-    axes.plot(times, 1e3 * depths, color=AGENT, linewidth=0.8)
+    if report.phone.duration_s <= TEETH_SHOWN_S:
+        axes.fill_between(times, 0, 1e3 * depths, color=AGENT, alpha=0.35, linewidth=0)
+        axes.plot(times, 1e3 * depths, color=AGENT, linewidth=0.8)
+    else:
+        edges = np.linspace(0.0, report.phone.duration_s, 400)
+        every_edge = np.interp(edges, times, depths)
+        times, depths = np.concatenate([times, edges]), np.concatenate([depths, every_edge])
+        of_bin = np.digitize(times, edges)
+        bins = [depths[of_bin == n] for n in range(1, len(edges))]
+        lows, highs = [1e3 * found.min() for found in bins], [1e3 * found.max() for found in bins]
+        axes.fill_between(edges[:-1], lows, highs, color=AGENT, linewidth=0)
     axes.set_ylim(0, max(100.0, 1.15e3 * float(depths.max(initial=0.0))))
     axes.set_ylabel("queued there, ms", color=INK)
     _label(axes, 0.5, "at Exotel,\nnot yet\nheard", AGENT)
 
 
-def _saw_tooth(
-    trace: Sequence[tuple[float, float]], until_s: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _saw_tooth(trace: Sequence[Depth], until_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The depth between arrivals: it falls by a second a second, down to nothing."""
     times, depths = [0.0], [0.0]
-    steps: list[tuple[float, float | None]] = [*trace, (until_s, None)]
+    steps: list[tuple[float, float | None]] = [(at.at_s, at.depth_s) for at in trace]
+    steps.append((until_s, None))
     for at_s, depth_s in steps:
         since_s = at_s - times[-1]
         left_s = max(0.0, depths[-1] - since_s)

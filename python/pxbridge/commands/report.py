@@ -52,6 +52,8 @@ class Report:
         """The report, as (title, text)."""
         rows = [("call", self._call()), ("you said", self._said()), ("you heard", self._heard())]
         rows += [("your words", self._words())]
+        if self.hearing.came_back and not self.hearing.repeated:
+            rows += [("of the delay", self._parts())]
         if self.phone.player.first_audio_s is not None:
             rows += [("holes", self._holes()), ("queued at Exotel", self._queued())]
         rows += [("Exotel's rules", self._faults())]
@@ -102,6 +104,15 @@ class Report:
             text += f"; {sum(gap.duration_s for gap in hearing.dropouts):.2f} s of words missing"
         return text
 
+    def _parts(self) -> str:
+        chunk_ms = self.phone.line.chunk_ms
+        waits_s = [depth.wait_s for depth in self.phone.player.depth_trace if depth.wait_s is not None]
+        wait_ms = 1e3 * float(np.median(waits_s))
+        rest_ms = 1e3 * (self.hearing.delay_s() or 0.0) - chunk_ms - wait_ms
+        return (
+            f"phone's chunk {chunk_ms:g} ms, bridge and engine {rest_ms:.0f}, queue at Exotel {wait_ms:.0f}"
+        )
+
     def _holes(self) -> str:
         holes = self.holes
         if not holes:
@@ -114,7 +125,7 @@ class Report:
         )
 
     def _queued(self) -> str:
-        depths_ms = 1e3 * np.array([depth for _, depth in self.phone.player.depth_trace])
+        depths_ms = 1e3 * np.array([depth.depth_s for depth in self.phone.player.depth_trace])
         text = f"{np.median(depths_ms):.0f} ms as audio arrives, at most {depths_ms.max():.0f} ms"
         if self.phone.clears_received:
             dropped_s = self.phone.player.samples_cleared / self.phone.line.rate_hz

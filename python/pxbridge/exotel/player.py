@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,20 @@ class PlayedMark:
     at_s: float
 
 
+class Depth(NamedTuple):
+    """What was queued when something changed it.
+
+    Attributes:
+        at_s: When.
+        depth_s: Seconds queued from then on, the new audio included.
+        wait_s: How long the new audio waits before it is heard; None when the change was a `clear`.
+    """
+
+    at_s: float
+    depth_s: float
+    wait_s: float | None
+
+
 @dataclass(slots=True)
 class _Packet:
     samples: NDArray[np.int16]  # shorter than a packet at a payload's tail
@@ -93,8 +107,8 @@ class Player:
         self.packet_samples = rate_hz * PACKET_MS // 1000
         self.holes: list[Hole] = []
         """Silences between two pieces of audio, in order; what comes before the first audio is none."""
-        self.depth_trace: list[tuple[float, float]] = []
-        """(when, seconds queued) at each arrival, the arriving audio included."""
+        self.depth_trace: list[Depth] = []
+        """What was queued, at each arrival and each `clear`."""
         self.first_audio_s: float | None = None
         """When the first packet began to play, silent or not."""
         self.voice_from_s: float | None = None
@@ -118,13 +132,13 @@ class Player:
     def push(self, pcm: NDArray[np.int16], now_s: float) -> None:
         """Queues one payload that arrived at `now_s`, cut into packets; a short tail is one of its own."""
         self._advance_to(now_s)
-        arrived = self._now
+        arrived, wait_s = self._now, self.depth_s
         for at in range(0, len(pcm), self.packet_samples):
             self._queue.append(_Packet(pcm[at : at + self.packet_samples], arrived))
             self._queued_packets += 1
         self.samples_received += len(pcm)
         self._advance_to(now_s)
-        self.depth_trace.append((now_s, self.depth_s))
+        self.depth_trace.append(Depth(now_s, self.depth_s, wait_s))
 
     def mark(self, name: str, now_s: float) -> None:
         """Queues a mark: it comes back from `advance` when everything before it has been played."""
@@ -144,7 +158,7 @@ class Player:
         self._queued_packets = 0
         self._queued_marks = 0
         self._cleared = True
-        self.depth_trace.append((now_s, self.depth_s))
+        self.depth_trace.append(Depth(now_s, self.depth_s, None))
 
     def advance(self, now_s: float) -> list[PlayedMark]:
         """Plays up to `now_s`, which never goes back; returns the marks that have come back since."""
