@@ -1,32 +1,76 @@
 //! The model's clock: keeps the engine fed at real time, whatever the phone does.
 //!
-//! PersonaPlex steps when 80 ms of the caller are there, so whatever delay enters here stays in the call
-//! unless it is taken out again.
+//! PersonaPlex steps when 80 ms of the caller are there: the caller's audio is its clock, and whatever delay enters
+//! here stays in the call unless it is taken out again. So:
+//! - before the engine is ready only the newest 80 ms are kept;
+//! - in steady state everything passes through as it arrives, late or not;
+//! - when the phone is later than it ever is, comfort noise takes its place, at the phone's own pace;
+//! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
+//!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock.
+//!
+//! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
+//! the phone's chunks; the wrong phase costs up to 20 ms for the rest of the call.
 
+use crate::backlog::{Backlog, cross_fade};
+use crate::drift::Drift;
 use crate::error::{Error, Result};
+use crate::lateness::Lateness;
+use crate::noise::ComfortNoise;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
+/// What goes to the engine is a multiple of this: one Opus frame, and a divisor of 80.
+const GRID_MS: u32 = 20;
+/// In a stall noise goes out at this pace at the slowest: less than any beat the playout is used to.
+const STALL_STEP_MS: u32 = 40;
+/// How much later than its usual worst the phone must be to be called stalled.
+const STALL_MARGIN_US: i64 = 60_000;
+/// The wait lies between these: below, the operating system's own hiccups would be stalls; above, the agent's
+/// sound would have a hole of more than 250 ms.
+const WAIT_US: std::ops::RangeInclusive<i64> = 70_000..=180_000;
+/// The wait before the line's lateness is known.
+const FIRST_WAIT_US: i64 = 140_000;
+/// The lateness is believed when it has been watched for this long.
+const KNOWN_AFTER_US: u64 = 2_000_000;
+/// A phone that has not sent anything by then is stalled from the start.
+const FIRST_AUDIO_US: u64 = 300_000;
+/// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
+const CATCH_UP_US: u64 = 2_300_000;
+/// What was put in and is not missing any more after this time was lost by the phone, not late.
+const FORGIVE_US: u64 = 1_000_000;
+/// The caller counts as speaking for this long after the last loud 20 ms: over the gaps inside words.
+const SPEAKING_HANGOVER_US: u64 = 240_000;
+/// Speech must be above a pause's level by this factor (3.5 dB).
+const SPEAKING_MARGIN: f32 = 1.5;
+/// After so many frames any beat of chunks of whole 20 ms has come round.
+const BEAT_FRAMES: i64 = 25;
+/// Seams to and from comfort noise, and to the gate, are faded over this.
+const FADE_MS: u32 = 5;
 
 /// How the intake behaves; the defaults suit a telephone line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IntakeConfig {
-    /// Digital silence towards the model for this long after the engine opened, against the line's first noise.
+    /// The phone's first audio, this much of it, is replaced by digital silence: a line cracks when it opens.
     pub gate_ms: u32,
     /// The most of a backlog that is still worth hearing; what is older is cut.
     pub max_backlog_ms: u32,
+    /// Seed of the comfort noise: the same seed and calls give the same samples.
+    pub seed: u64,
 }
 
 impl Default for IntakeConfig {
     fn default() -> Self {
         Self {
-            gate_ms: 0,
+            gate_ms: 200,
             max_backlog_ms: 1000,
+            seed: 1,
         }
     }
 }
 
-/// What the intake did so far, in samples at the line's rate unless the name says otherwise.
+/// What the intake did so far: samples at the line's rate unless the name says otherwise.
+///
+/// `received + inserted = emitted + dropped + removed + cut + buffered`, where removed is pauses and speech.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct IntakeStats {
     /// Samples that the phone sent.
@@ -37,14 +81,70 @@ pub struct IntakeStats {
     pub buffered: u64,
     /// Samples from before the engine was ready that were dropped.
     pub dropped: u64,
+    /// Samples of the opening that were replaced by silence.
+    pub gated: u64,
+    /// Comfort noise in place of missing audio.
+    pub inserted: u64,
+    /// Taken out of pauses again.
+    pub removed_in_pauses: u64,
+    /// Taken out of speech again by making it faster.
+    pub removed_in_speech: u64,
+    /// Cut, as it was too old.
+    pub cut: u64,
+    /// How often the phone stalled.
+    pub stalls: u64,
+    /// The longest of those, from when the audio was due.
+    pub longest_stall_us: u64,
+    /// How late the phone's audio usually is at worst, against its earliest.
+    pub lateness_us: u64,
+    /// How late it must be to be called stalled.
+    pub wait_us: u64,
+    /// How long a sample arriving now waits here before the model gets it.
+    pub delay_us: u64,
+    /// The phone's chunk: how long its oldest sample waited there.
+    pub chunk_us: u64,
+    /// How much faster the phone's clock runs than ours, in parts per million; `None` until a minute was heard.
+    pub drift_ppm: Option<f32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    /// No engine: the newest 80 ms are kept.
+    Closed,
+    /// All that arrives goes on.
+    Steady,
+    /// The phone is late: noise goes out in its place.
+    Stalled { due_us: u64 },
+    /// Noise went out and the missing audio may have come: what waits is made shorter.
+    Behind { since_us: u64, on_time_since_us: u64 },
 }
 
 /// Phone audio in, the model's input out; see the module.
 #[derive(Debug)]
 pub struct Intake {
-    frame: usize,
-    open: bool,
-    buffer: Vec<f32>,
+    rate_hz: u32,
+    config: IntakeConfig,
+    state: State,
+    queue: Backlog,
+    noise: ComfortNoise,
+    lateness: Lateness,
+    drift: Drift,
+    opened_us: u64,
+    /// How long the newest audio had waited when the engine opened.
+    opened_late_us: i64,
+    /// How much audio that was.
+    opened_with: usize,
+    arrived_us: Option<u64>,
+    /// Samples that the present engine got.
+    position: u64,
+    /// Noise put in and not taken out again.
+    debt: usize,
+    chunk: usize,
+    gate_left: usize,
+    seam: Vec<f32>,
+    fade_in: bool,
+    loud_us: Option<u64>,
+    heard_us: u64,
     stats: IntakeStats,
 }
 
@@ -53,69 +153,309 @@ impl Intake {
     ///
     /// # Errors
     /// [`Error::Rate`] unless the rate is 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, _config: IntakeConfig) -> Result<Self> {
-        if ![8000, 16000, 24000].contains(&rate_hz) {
+    pub fn new(rate_hz: u32, config: IntakeConfig) -> Result<Self> {
+        if !matches!(rate_hz, 8000 | 16000 | 24000) {
             return Err(Error::Rate {
                 rate_hz,
                 expected: "8000, 16000 or 24000",
             });
         }
-        let frame = (rate_hz / 1000 * FRAME_MS) as usize;
         Ok(Self {
-            frame,
-            open: false,
-            buffer: Vec::new(),
+            rate_hz,
+            state: State::Closed,
+            queue: Backlog::new(rate_hz)?,
+            noise: ComfortNoise::new(config.seed),
+            lateness: Lateness::new(),
+            drift: Drift::new(),
+            opened_us: 0,
+            opened_late_us: 0,
+            opened_with: 0,
+            arrived_us: None,
+            position: 0,
+            debt: 0,
+            chunk: 0,
+            gate_left: (rate_hz / 1000 * config.gate_ms) as usize,
+            seam: Vec::new(),
+            fade_in: false,
+            loud_us: None,
+            heard_us: 0,
             stats: IntakeStats::default(),
+            config,
         })
     }
 
     /// Phone audio arrived: appends what the engine shall have now (nothing while no engine is open).
-    pub fn push(&mut self, pcm: &[f32], _now_us: u64, out: &mut Vec<f32>) {
-        self.stats.received += pcm.len() as u64;
-        if self.open {
-            out.extend_from_slice(pcm);
-            self.stats.emitted += pcm.len() as u64;
+    pub fn push(&mut self, pcm: &[f32], now_us: u64, out: &mut Vec<f32>) {
+        if pcm.is_empty() {
             return;
         }
-        self.buffer.extend_from_slice(pcm);
-        let surplus = self.buffer.len().saturating_sub(self.frame);
-        self.buffer.drain(..surplus);
-        self.stats.dropped += surplus as u64;
+        self.stats.received += pcm.len() as u64;
+        self.chunk = pcm.len();
+        self.arrived_us = Some(now_us);
+        self.enqueue(pcm, now_us);
+        self.drift.observe(self.us(self.stats.received as usize), now_us);
+        match self.state {
+            State::Closed => self.keep_newest(),
+            State::Steady => self.pass(now_us, out),
+            State::Stalled { due_us } => {
+                self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
+                self.state = State::Behind {
+                    since_us: now_us,
+                    on_time_since_us: now_us,
+                };
+                self.catch_up(now_us, out);
+            }
+            State::Behind { .. } => self.catch_up(now_us, out),
+        }
     }
 
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
-    pub fn open(&mut self, _now_us: u64, out: &mut Vec<f32>) {
-        self.open = true;
-        self.stats.emitted += self.buffer.len() as u64;
-        out.append(&mut self.buffer);
+    pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        self.keep_newest();
+        let odd = self.queue.len() % self.samples(GRID_MS);
+        let odd = self.queue.cut(odd);
+        self.stats.dropped += odd as u64;
+        self.position = 0;
+        self.debt = 0;
+        self.opened_us = now_us;
+        self.lateness.reset();
+        self.state = State::Steady;
+        let arrived_us = self.arrived_us.unwrap_or(now_us);
+        self.opened_late_us = now_us.saturating_sub(arrived_us) as i64;
+        self.opened_with = self.queue.len();
+        self.emit(self.queue.len(), out);
+        self.lateness.observe(self.us(self.position as usize), arrived_us);
     }
 
-    /// The engine is gone: keep only the newest audio until [`Intake::open`] is called for the next one.
+    /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
     pub fn close(&mut self, _now_us: u64) {
-        self.open = false;
+        self.state = State::Closed;
+        self.keep_newest();
     }
 
     /// To be called at or after [`Intake::wake_us`]: appends what the engine shall have though nothing arrived.
-    pub fn poll(&mut self, _now_us: u64, _out: &mut Vec<f32>) {}
+    pub fn poll(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
+            return;
+        }
+        if let State::Steady | State::Behind { .. } = self.state {
+            self.stats.stalls += 1;
+            self.noise.follow(&self.queue.background);
+            self.state = State::Stalled {
+                due_us: self.next_chunk_us(self.lateness.best_us()),
+            };
+        }
+        let due = self.due(now_us);
+        let real = due.min(self.queue.len());
+        self.emit(real, out);
+        self.insert_noise(due - real, out);
+    }
 
     /// When [`Intake::poll`] is due if nothing arrives before.
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
-        None
+        match self.state {
+            State::Closed => None,
+            State::Steady | State::Behind { .. } if self.arrived_us.is_none() => {
+                Some(self.opened_us + FIRST_AUDIO_US)
+            }
+            State::Steady | State::Behind { .. } => {
+                Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us()))
+            }
+            State::Stalled { .. } => {
+                let step = self
+                    .chunk
+                    .clamp(self.samples(GRID_MS), self.samples(STALL_STEP_MS));
+                Some(self.at_us(self.position as usize + step, self.lateness.best_us()))
+            }
+        }
     }
 
-    /// Whether the caller is speaking, by the level of the newest audio against the line's noise.
+    /// Whether the caller is speaking, by the level of the newest audio against the line's pauses.
     #[must_use]
     pub fn caller_speaking(&self) -> bool {
-        false
+        self.loud_us
+            .is_some_and(|loud_us| self.heard_us.saturating_sub(loud_us) < SPEAKING_HANGOVER_US)
+    }
+
+    /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
+    /// real time: chunks that do not fill whole frames make a beat. Negative: the first one is the latest, as it had
+    /// to wait for the engine.
+    #[must_use]
+    pub fn beat_us(&self) -> i64 {
+        let chunk_us = self.us(self.chunk).max(1);
+        let frame_us = i64::from(FRAME_MS) * 1000;
+        let opening_us = self.us(self.opened_with);
+        // The frame ending at `end_us` is complete when so much time has passed since the opening's newest sample.
+        let complete_us = |end_us: i64| (end_us - opening_us + chunk_us - 1).max(0) / chunk_us * chunk_us;
+        let first_us = complete_us(frame_us).max(self.opened_late_us);
+        let late_us = |frame: i64| complete_us((frame + 1) * frame_us) - frame * frame_us - first_us;
+        (1..=BEAT_FRAMES).map(late_us).max().unwrap_or(0)
     }
 
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
-            buffered: self.buffer.len() as u64,
+            buffered: self.queue.len() as u64,
+            lateness_us: self.lateness.spread_us().max(0) as u64,
+            wait_us: self.wait_us() as u64,
+            delay_us: self.us(self.queue.len()) as u64,
+            chunk_us: self.us(self.chunk) as u64,
+            drift_ppm: self.drift.ppm(),
             ..self.stats
         }
+    }
+
+    /// Takes phone audio into the queue: gated at first, faded in after noise, and listened to.
+    fn enqueue(&mut self, pcm: &[f32], now_us: u64) {
+        let fade = self.samples(FADE_MS);
+        let gated = self.gate_left.min(pcm.len());
+        self.gate_left -= gated;
+        self.stats.gated += gated as u64;
+        self.seam.clear();
+        self.seam.resize(gated, 0.0);
+        self.queue.push(&self.seam);
+        let heard = &pcm[gated..];
+        self.queue.background.observe(heard);
+        self.queue.push(heard);
+        if gated > 0 || self.fade_in {
+            self.seam.clear();
+            if self.fade_in {
+                self.noise.fill(fade, &mut self.seam);
+            } else {
+                self.seam.resize(fade, 0.0);
+            }
+            self.fade_in = false;
+            cross_fade(self.queue.newest(heard.len()), &self.seam);
+        }
+        self.heard_us = now_us;
+        let tail = &heard[heard.len().saturating_sub(self.samples(GRID_MS))..];
+        if crate::noise::rms(tail) > self.queue.background.pause_below() * SPEAKING_MARGIN {
+            self.loud_us = Some(now_us);
+        }
+    }
+
+    fn keep_newest(&mut self) {
+        let surplus = self.queue.len().saturating_sub(self.samples(FRAME_MS));
+        self.stats.dropped += self.queue.cut(surplus) as u64;
+    }
+
+    fn pass(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        self.emit(self.queue.len(), out);
+        self.lateness.observe(self.us(self.position as usize), now_us);
+    }
+
+    /// Audio arrived after noise went out in its place.
+    fn catch_up(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        let State::Behind {
+            since_us,
+            mut on_time_since_us,
+        } = self.state
+        else {
+            return;
+        };
+        let surplus = self.surplus(now_us);
+        if surplus > 0 {
+            on_time_since_us = now_us;
+            let change = self.queue.shorten(surplus);
+            self.stats.removed_in_pauses += change.in_pauses as u64;
+            self.stats.removed_in_speech += change.in_speech as u64;
+            let left_us = CATCH_UP_US.saturating_sub(now_us.saturating_sub(since_us));
+            let most_us = u64::from(self.config.max_backlog_ms) * 1000 * left_us / CATCH_UP_US;
+            // Below a frame a pause will come before anybody notices; above it, time is up.
+            let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(self.samples(GRID_MS));
+            let cut = self.queue.cut((surplus - change.total()).saturating_sub(most));
+            self.stats.cut += cut as u64;
+            self.debt -= change.total() + cut;
+        }
+        if self.debt == 0 || now_us.saturating_sub(on_time_since_us) > FORGIVE_US {
+            // Off the grid, each step of the model would wait for one more chunk for the rest of the call.
+            let odd = (self.position as usize + self.queue.len()) % self.samples(GRID_MS);
+            if self.debt > 0 && self.chunk.is_multiple_of(self.samples(GRID_MS)) {
+                self.stats.cut += self.queue.cut(odd) as u64;
+            }
+            self.debt = 0;
+            self.state = State::Steady;
+            self.pass(now_us, out);
+            return;
+        }
+        self.state = State::Behind {
+            since_us,
+            on_time_since_us,
+        };
+        let due = self
+            .due(now_us)
+            .max(self.queue.len().saturating_sub(self.debt) / self.samples(GRID_MS) * self.samples(GRID_MS));
+        self.emit(due.min(self.queue.len()), out);
+    }
+
+    /// How much of what waits is too much: ahead of the clock, and put in by us.
+    fn surplus(&self, now_us: u64) -> usize {
+        let end_us = self.us(self.position as usize + self.queue.len());
+        let ahead_us = end_us + self.lateness.best_us() - now_us as i64;
+        let ahead = ahead_us.max(0) as u64 * u64::from(self.rate_hz) / 1_000_000;
+        (ahead as usize).min(self.debt).min(self.queue.len())
+    }
+
+    /// What the model should have got by now and has not, in whole 20 ms.
+    fn due(&self, now_us: u64) -> usize {
+        let grid_us = i64::from(GRID_MS) * 1000;
+        let due_us = now_us as i64 - self.lateness.best_us() - self.us(self.position as usize);
+        // Rounded, as a chunk that is a moment early is not one step short.
+        ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.samples(GRID_MS)
+    }
+
+    fn emit(&mut self, samples: usize, out: &mut Vec<f32>) {
+        let taken = self.queue.take(samples, out);
+        self.position += taken as u64;
+        self.stats.emitted += taken as u64;
+    }
+
+    fn insert_noise(&mut self, samples: usize, out: &mut Vec<f32>) {
+        if samples == 0 {
+            return;
+        }
+        let before = out.last().copied();
+        let at = out.len();
+        self.noise.fill(samples, out);
+        if let (false, Some(last)) = (self.fade_in, before) {
+            // Only the last sample is known of what went before: let it die away.
+            let fade = self.samples(FADE_MS).min(samples);
+            for (i, sample) in out[at..at + fade].iter_mut().enumerate() {
+                *sample += last * (1.0 - (i + 1) as f32 / fade as f32);
+            }
+        }
+        self.fade_in = true;
+        self.position += samples as u64;
+        self.debt += samples;
+        self.stats.emitted += samples as u64;
+        self.stats.inserted += samples as u64;
+    }
+
+    fn wait_us(&self) -> i64 {
+        let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
+        let wait_us = self.lateness.spread_us() + STALL_MARGIN_US;
+        wait_us.clamp(
+            if known { *WAIT_US.start() } else { FIRST_WAIT_US },
+            *WAIT_US.end(),
+        )
+    }
+
+    /// When the model shall have the next chunk if the phone is late by `offset_us`.
+    fn next_chunk_us(&self, offset_us: i64) -> u64 {
+        self.at_us(self.position as usize + self.chunk, offset_us)
+    }
+
+    fn at_us(&self, position: usize, offset_us: i64) -> u64 {
+        (self.us(position) + offset_us).max(0) as u64
+    }
+
+    fn us(&self, samples: usize) -> i64 {
+        samples as i64 * 1_000_000 / i64::from(self.rate_hz)
+    }
+
+    fn samples(&self, ms: u32) -> usize {
+        (self.rate_hz / 1000 * ms) as usize
     }
 }

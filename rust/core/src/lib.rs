@@ -6,8 +6,13 @@
 //! Conventions: samples are mono `f32` with full scale at ±1.0 (`i16` only at the edges, see [`pcm`]);
 //! time is `now_us`, microseconds on any monotonic clock; rates are in hertz.
 
+mod backlog;
+mod drift;
 pub mod error;
+mod exotel_queue;
+mod hold;
 pub mod intake;
+mod lateness;
 pub mod line;
 pub mod media;
 pub mod noise;

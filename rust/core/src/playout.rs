@@ -1,12 +1,54 @@
 //! The caller's delay: bounded, whatever the engine does.
 //!
-//! Exotel's own queue is the jitter buffer: audio is sent as it arrives, in whole 20 ms packets, and what
-//! Exotel still holds is modelled from what was sent and when. The surplus beyond a bound waits here.
+//! Exotel's own queue is the jitter buffer. What the engine sends goes out as it arrives, in whole 20 ms packets,
+//! and its first audio is held back by just so much that the latest of the engine's frames still finds Exotel
+//! playing: no timer runs in steady state. From then on every arrival is compared with the clock:
+//! - *slack* is how much later the newest audio will be heard than it has to be, given how late frames come
+//!   ([`Lateness`]); a lot of it is taken out at once (pauses, then speech by WSOLA, then a cut), a little of it waits
+//!   for a pause, less than nothing is put into one;
+//! - what Exotel does not need yet waits here, where it can still be made shorter or be dropped;
+//! - when nothing came and Exotel is about to run dry, libopus conceals a short hole and comfort noise a long one.
+//!
+//! Edits are whole packets where they can be: a remainder that waits for the next frame is delay for nothing.
 
+use crate::backlog::{Backlog, cross_fade};
 use crate::error::{Error, Result};
+use crate::exotel_queue::ExotelQueue;
+use crate::hold::Hold;
+use crate::lateness::Lateness;
+use crate::noise::ComfortNoise;
 
 /// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
 pub const PACKET_MS: u32 = 20;
+/// One step of the model.
+const FRAME_US: i64 = 80_000;
+/// Exotel's documented minimum for a payload, in samples of two bytes: 3,200 bytes.
+const STRICT_SAMPLES: usize = 1600;
+/// For this long after its first audio the engine's beat is what the intake expects.
+const GUESS_US: u64 = 1_000_000;
+/// More surplus than this is not sent ahead, and is taken out of speech too, at once.
+const SURPLUS_US: i64 = 60_000;
+/// A smaller surplus must have lasted this long before a pause is made shorter...
+const PAUSES_AFTER_US: u64 = 1_000_000;
+/// ...and this long before speech is.
+const SPEECH_AFTER_US: u64 = 3_000_000;
+/// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
+const CATCH_UP_US: u64 = 2_300_000;
+/// A remainder below this is not worth a splice.
+const ODD_MS: u32 = 2;
+/// What waits here is sent when Exotel holds less than this.
+const REFILL_US: u64 = 40_000;
+/// The longest hole that libopus bridges: beyond that its voice becomes a drone.
+const CONCEAL_MS: u32 = 60;
+/// A hole this long is no jitter: noise is sent in larger portions, to spare wake-ups.
+const LONG_HOLE_US: u64 = 500_000;
+const LONG_HOLE_PACKETS: usize = 3;
+/// After this much noise the engine is taken for gone; its next audio starts anew.
+const GIVE_UP_US: u64 = 30_000_000;
+/// Seams to and from comfort noise are faded over this.
+const FADE_MS: u32 = 5;
+/// The model has fallen silent when it paused for two of its frames.
+const FELL_SILENT_US: i64 = 160_000;
 
 /// What an Exotel account demands of our payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,10 +56,29 @@ pub enum PlayoutProfile {
     /// Payloads as the engine makes them: mostly one frame of 80 ms.
     #[default]
     Standard,
-    /// Payloads of at least 200 ms (3,200 bytes at 8 kHz), Exotel's documented minimum.
+    /// Payloads of at least 3,200 bytes, Exotel's documented minimum. At 8 kHz that is 200 ms, which three frames
+    /// of 80 ms fill: 160 ms more delay than `Standard`.
     Strict,
-    /// The least delay: smaller margins, at the price of more concealment.
+    /// Smaller margins: some ms less delay, and concealment instead of it.
     LowDelay,
+}
+
+impl PlayoutProfile {
+    /// How much earlier than needed audio should be at Exotel: scheduling on this machine and on that one.
+    fn margin_us(self) -> i64 {
+        match self {
+            Self::Standard | Self::Strict => 8_000,
+            Self::LowDelay => 3_000,
+        }
+    }
+
+    /// A hole is bridged this long before Exotel runs dry: the way there.
+    fn safety_us(self) -> u64 {
+        match self {
+            Self::Standard | Self::Strict => 5_000,
+            Self::LowDelay => 2_000,
+        }
+    }
 }
 
 /// How the playout behaves; the defaults suit Exotel.
@@ -29,17 +90,20 @@ pub struct PlayoutConfig {
     pub max_ahead_ms: u32,
     /// The most of a backlog that is still worth hearing; what is older is cut.
     pub max_backlog_ms: u32,
-    /// With more than this queued when the model falls silent for the caller, the queue is flushed.
+    /// With more speech than this queued when the model falls silent for the caller, the queue is flushed.
     pub barge_in_ms: u32,
+    /// Seed of the comfort noise: the same seed and calls give the same samples.
+    pub seed: u64,
 }
 
 impl Default for PlayoutConfig {
     fn default() -> Self {
         Self {
             profile: PlayoutProfile::Standard,
-            max_ahead_ms: 300,
+            max_ahead_ms: 500,
             max_backlog_ms: 1000,
             barge_in_ms: 120,
+            seed: 2,
         }
     }
 }
@@ -63,7 +127,9 @@ pub struct Mark {
     pub number: u32,
 }
 
-/// What the playout did so far, in samples at the line's rate unless the name says otherwise.
+/// What the playout did so far: samples at the line's rate unless the name says otherwise.
+///
+/// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PlayoutStats {
     /// Samples that the engine sent.
@@ -72,10 +138,52 @@ pub struct PlayoutStats {
     pub sent: u64,
     /// Samples waiting here.
     pub buffered: u64,
-    /// Samples dropped by flushes.
+    /// Silence before the first audio, to fill its first packet.
+    pub padded: u64,
+    /// Put into pauses.
+    pub stretched: u64,
+    /// Made by libopus to bridge a hole.
+    pub concealed: u64,
+    /// Comfort noise in longer holes.
+    pub noise: u64,
+    /// Taken out of pauses.
+    pub removed_in_pauses: u64,
+    /// Taken out of speech by making it faster.
+    pub removed_in_speech: u64,
+    /// Cut, as it was too old.
+    pub cut: u64,
+    /// Samples dropped here by flushes (what Exotel dropped is not known).
     pub flushed: u64,
-    /// What Exotel still holds, by the model, at the time of the last call.
+    /// Flushes.
+    pub flushes: u64,
+    /// How often the engine's audio was missing.
+    pub holes: u64,
+    /// The longest of those.
+    pub longest_hole_us: u64,
+    /// How much longer than the earliest frame needs audio is held, on purpose.
+    pub target_us: u64,
+    /// How late the engine's frames are at worst, against the earliest.
+    pub lateness_us: u64,
+    /// What waited here after the last call.
+    pub queued_us: u64,
+    /// What Exotel held after the last call, by the model.
     pub exotel_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    /// Nothing to play.
+    Idle,
+    /// The first audio is held back until then.
+    Starting {
+        at_us: u64,
+    },
+    Playing,
+    /// Exotel ran out of the engine's audio; it gets something else.
+    Bridging {
+        since_us: u64,
+        bridged: usize,
+    },
 }
 
 /// Engine audio in, whole packets for the phone out; see the module.
@@ -83,10 +191,26 @@ pub struct PlayoutStats {
 pub struct Playout {
     rate_hz: u32,
     packet: usize,
+    payload: usize,
     config: PlayoutConfig,
-    queue: Vec<f32>,
-    /// When Exotel's queue runs dry if nothing more is sent.
-    dry_us: u64,
+    state: State,
+    queue: Backlog,
+    noise: ComfortNoise,
+    scratch: Vec<f32>,
+    lateness: Lateness,
+    exotel: ExotelQueue,
+    hold: Hold,
+    /// The guessed worst offset, and until when it counts.
+    guess: (i64, u64),
+    beat_us: i64,
+    surplus_since_us: Option<u64>,
+    behind_since_us: Option<u64>,
+    /// How long the model has paused since it last spoke; `None` before it spoke.
+    silent_us: Option<i64>,
+    /// Whether the caller spoke while the model did.
+    overlap: bool,
+    /// Exotel holds more than is worth hearing.
+    stale: bool,
     stats: PlayoutStats,
 }
 
@@ -96,90 +220,397 @@ impl Playout {
     /// # Errors
     /// [`Error::Rate`] unless the rate is 8000, 16000 or 24000 Hz.
     pub fn new(rate_hz: u32, config: PlayoutConfig) -> Result<Self> {
-        if ![8000, 16000, 24000].contains(&rate_hz) {
+        if !matches!(rate_hz, 8000 | 16000 | 24000) {
             return Err(Error::Rate {
                 rate_hz,
                 expected: "8000, 16000 or 24000",
             });
         }
         let packet = (rate_hz / 1000 * PACKET_MS) as usize;
+        let payload = match config.profile {
+            PlayoutProfile::Strict => STRICT_SAMPLES.next_multiple_of(packet),
+            PlayoutProfile::Standard | PlayoutProfile::LowDelay => packet,
+        };
         Ok(Self {
             rate_hz,
             packet,
-            config,
-            queue: Vec::new(),
-            dry_us: 0,
+            payload,
+            state: State::Idle,
+            queue: Backlog::new(rate_hz)?,
+            noise: ComfortNoise::new(config.seed),
+            scratch: Vec::new(),
+            lateness: Lateness::new(),
+            exotel: ExotelQueue::new(),
+            hold: Hold::new(),
+            guess: (i64::MIN, 0),
+            beat_us: 0,
+            surplus_since_us: None,
+            behind_since_us: None,
+            silent_us: None,
+            overlap: false,
+            stale: false,
             stats: PlayoutStats::default(),
+            config,
         })
     }
 
-    /// The phone's chunk size, as seen: tells the beat in which the engine's frames will come.
-    pub fn expect_chunk(&mut self, _samples: usize) {}
-
-    /// Engine audio arrived: appends what shall be sent now, always whole packets.
-    pub fn push(&mut self, pcm: &[f32], now_us: u64, _caller_speaking: bool, out: &mut Vec<f32>) -> Step {
-        self.stats.received += pcm.len() as u64;
-        self.queue.extend_from_slice(pcm);
-        self.send(now_us, out);
-        Step::Send
+    /// How much later than its first the engine's frames will come: see [`crate::intake::Intake::beat_us`].
+    pub fn expect_beat(&mut self, beat_us: i64) {
+        self.beat_us = beat_us;
     }
 
-    /// To be called at or after [`Playout::wake_us`]: sends what waited, or bridges a hole.
+    /// The caller of this playout sent so much by itself, such as silence before the first audio.
+    pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
+        self.exotel.sent(self.us(samples) as u64, now_us);
+    }
+
+    /// Engine audio arrived: appends what shall be sent now, always whole packets.
+    pub fn push(&mut self, pcm: &[f32], now_us: u64, caller_speaking: bool, out: &mut Vec<f32>) -> Step {
+        if pcm.is_empty() {
+            return Step::Send;
+        }
+        let was = self.state;
+        if was == State::Idle {
+            self.lateness.reset();
+        }
+        let position_us = self.us(self.stats.received as usize);
+        // If the first frame is the latest there will ever be, its own offset tells nothing.
+        let in_beat_us = if was == State::Idle {
+            self.beat_us.min(0)
+        } else {
+            0
+        };
+        self.lateness.observe(position_us - in_beat_us, now_us);
+        self.stats.received += pcm.len() as u64;
+        self.queue.background.observe(pcm);
+        if was == State::Idle {
+            self.start(pcm, position_us, now_us);
+        } else {
+            self.queue.push(pcm);
+        }
+        if let State::Bridging { since_us, bridged } = was {
+            self.end_bridge(pcm.len(), bridged);
+            let hole_us = now_us.saturating_sub(since_us);
+            self.stats.longest_hole_us = self.stats.longest_hole_us.max(hole_us);
+            self.state = State::Playing;
+        }
+        let step = self.interrupt(pcm, caller_speaking, now_us);
+        self.adjust(self.us(pcm.len()), now_us);
+        self.send(now_us, out);
+        step
+    }
+
+    /// To be called at or after [`Playout::wake_us`]: sends what waited, or bridges a hole. `conceal` appends so many
+    /// samples of libopus' concealment, at the line's rate.
     pub fn poll(
         &mut self,
         now_us: u64,
-        _conceal: &mut dyn FnMut(usize, &mut Vec<f32>),
+        conceal: &mut dyn FnMut(usize, &mut Vec<f32>),
         out: &mut Vec<f32>,
     ) -> Step {
-        self.send(now_us, out);
+        if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
+            return Step::Send;
+        }
+        if matches!(self.state, State::Starting { .. }) {
+            self.state = State::Playing;
+        }
+        if self.queue.len() >= self.payload {
+            self.send(now_us, out);
+        } else {
+            self.bridge(now_us, conceal, out);
+        }
         Step::Send
     }
 
     /// When [`Playout::poll`] is due if nothing arrives before.
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
-        let ahead_us = u64::from(self.config.max_ahead_ms) * 1000;
-        (self.queue.len() >= self.packet).then(|| self.dry_us.saturating_sub(ahead_us / 2))
+        let early_us = if self.queue.len() >= self.payload {
+            REFILL_US
+        } else {
+            self.config.profile.safety_us()
+        };
+        match self.state {
+            State::Idle => None,
+            State::Starting { at_us } => Some(at_us),
+            State::Playing | State::Bridging { .. } => Some(self.exotel.dry_us().saturating_sub(early_us)),
+        }
     }
 
     /// Drops everything. True: Exotel still holds audio, a `clear` must be sent.
     pub fn flush(&mut self, now_us: u64) -> bool {
         self.stats.flushed += self.queue.len() as u64;
+        self.stats.flushes += 1;
         self.queue.clear();
-        let held = self.dry_us > now_us;
-        self.dry_us = now_us;
+        let held = self.exotel.depth_us(now_us) > 0;
+        self.exotel.cleared(now_us);
+        self.state = State::Idle;
+        self.silent_us = None;
         held
     }
 
     /// A mark that is due after what was just sent, if any.
-    pub fn take_mark(&mut self, _now_us: u64) -> Option<Mark> {
-        None
+    pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
+        self.exotel.take_mark(now_us)
     }
 
     /// The phone echoed a mark: what was sent before it has been played.
-    pub fn marked(&mut self, _mark: Mark, _now_us: u64) {}
+    pub fn marked(&mut self, mark: Mark, now_us: u64) {
+        let longer_us = self.exotel.marked(mark, now_us);
+        self.hold.proved_longer(longer_us, now_us);
+        self.stale |= longer_us > i64::from(self.config.max_backlog_ms) * 1000;
+    }
 
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> PlayoutStats {
         PlayoutStats {
             buffered: self.queue.len() as u64,
+            queued_us: self.us(self.queue.len()) as u64,
+            lateness_us: self.lateness.spread_us().max(0) as u64,
             ..self.stats
         }
     }
 
-    fn send(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        let packet_us = u64::from(PACKET_MS) * 1000;
-        let limit_us = now_us + u64::from(self.config.max_ahead_ms) * 1000;
-        let start_us = self.dry_us.max(now_us);
-        let room = limit_us.saturating_sub(start_us) / packet_us;
-        let packets = (self.queue.len() / self.packet).min(room as usize);
-        let samples = packets * self.packet;
-        out.extend(self.queue.drain(..samples));
-        self.stats.sent += samples as u64;
-        if packets > 0 {
-            self.dry_us = start_us + samples as u64 * 1_000_000 / u64::from(self.rate_hz);
+    /// The first audio: held back until the latest frame of the beat will still be in time. If it is itself the
+    /// latest, packets of it are left out instead.
+    fn start(&mut self, pcm: &[f32], position_us: i64, now_us: u64) {
+        let offset_us = now_us as i64 - position_us;
+        self.guess = (offset_us + self.beat_us, now_us + GUESS_US);
+        // A resampler's first block is short; without this each frame would leave a remainder for ever.
+        let pad = (self.packet - pcm.len() % self.packet) % self.packet;
+        self.scratch.clear();
+        self.scratch.resize(pad, 0.0);
+        self.queue.push(&self.scratch);
+        self.stats.padded += pad as u64;
+        let fade = self.fade().min(pcm.len());
+        self.scratch.clear();
+        self.scratch.resize(fade, 0.0);
+        self.queue.push(pcm);
+        cross_fade(self.queue.newest(pcm.len()), &self.scratch);
+        let mut wait_us = self.guess.0 + self.config.profile.margin_us() - offset_us;
+        let packet_us = self.us(self.packet);
+        while wait_us < 0 && self.queue.len() > self.packet {
+            self.stats.cut += self.queue.cut(self.packet) as u64;
+            wait_us += packet_us;
         }
-        self.stats.exotel_us = self.dry_us.saturating_sub(now_us);
+        self.state = State::Starting {
+            at_us: now_us + wait_us.max(0) as u64,
+        };
+    }
+
+    /// A payload waits here until it is full, by so much longer than one frame.
+    fn payload_wait_us(&self) -> i64 {
+        (self.us(self.payload) + FRAME_US - 1) / FRAME_US * FRAME_US - FRAME_US
+    }
+
+    /// The offset from its position at which audio should be heard.
+    fn wanted_us(&self, now_us: u64) -> i64 {
+        let (guess_us, until_us) = self.guess;
+        let mut late_us = self.lateness.worst_us();
+        if now_us < until_us {
+            late_us = late_us.max(guess_us);
+        }
+        late_us + self.config.profile.margin_us() + self.payload_wait_us() + self.hold.extra_us(now_us)
+    }
+
+    /// How much later than it has to the newest audio will be heard.
+    fn slack_us(&self, now_us: u64) -> i64 {
+        let heard_us = self.exotel.next_plays_us(now_us) as i64 + self.us(self.queue.len());
+        heard_us - self.us(self.stats.received as usize) - self.wanted_us(now_us)
+    }
+
+    /// Takes surplus out of what just came, or puts in what is missing.
+    fn adjust(&mut self, pushed_us: i64, now_us: u64) {
+        if matches!(self.state, State::Starting { .. }) {
+            return;
+        }
+        let slack_us = self.slack_us(now_us);
+        // A frame that came too late for all that was held has nothing before it that could be taken out.
+        let ahead_us = self.exotel.depth_us(now_us) as i64 + self.us(self.queue.len());
+        let surplus_us = slack_us.min(ahead_us - pushed_us - self.config.profile.margin_us());
+        let surplus = self.at_rate(surplus_us.max(0));
+        let odd = self.queue.len() % self.packet;
+        self.stats.target_us = (self.wanted_us(now_us) - self.lateness.best_us()).max(0) as u64;
+        if surplus_us < self.us(self.packet) {
+            self.surplus_since_us = None;
+        }
+        let since_us = *self.surplus_since_us.get_or_insert(now_us);
+        let lasted_us = now_us - since_us;
+        // Once at it, all of it goes.
+        let behind = self.behind_since_us.is_some() && surplus_us > self.us(self.packet);
+        if surplus_us > SURPLUS_US || behind {
+            let change = self.queue.shorten(surplus);
+            self.stats.removed_in_pauses += change.in_pauses as u64;
+            self.stats.removed_in_speech += change.in_speech as u64;
+            self.cut(surplus - change.total(), now_us);
+            return;
+        }
+        self.behind_since_us = None;
+        if surplus >= odd + self.packet && lasted_us >= PAUSES_AFTER_US {
+            let whole = odd + (surplus - odd) / self.packet * self.packet;
+            let removed = self.queue.shorten_pauses(whole);
+            self.stats.removed_in_pauses += removed as u64;
+            if removed == 0 && lasted_us >= SPEECH_AFTER_US {
+                let change = self.queue.shorten(whole);
+                self.stats.removed_in_speech += change.total() as u64;
+            }
+        } else if surplus >= odd && odd >= self.at_rate(i64::from(ODD_MS) * 1000) {
+            self.stats.removed_in_pauses += self.queue.shorten_pauses(odd) as u64;
+        } else if slack_us - self.us(odd) < -self.config.profile.margin_us() {
+            self.stats.stretched += self.queue.lengthen_pause(self.packet - odd) as u64;
+        }
+    }
+
+    /// Cuts what is still too much, as the time allowed for catching up goes by.
+    fn cut(&mut self, surplus: usize, now_us: u64) {
+        let since_us = *self.behind_since_us.get_or_insert(now_us);
+        let left_us = CATCH_UP_US.saturating_sub(now_us - since_us);
+        let most_us = i64::from(self.config.max_backlog_ms) * 1000 * left_us as i64 / CATCH_UP_US as i64;
+        let too_much = surplus.saturating_sub(self.at_rate(most_us.max(SURPLUS_US)));
+        let odd = self.queue.len() % self.packet;
+        if too_much >= odd + self.packet {
+            let whole = odd + (too_much - odd) / self.packet * self.packet;
+            self.stats.cut += self.queue.cut(whole) as u64;
+        }
+    }
+
+    /// Sends what Exotel needs, as payloads.
+    fn send(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        if matches!(self.state, State::Starting { .. } | State::Idle) {
+            return;
+        }
+        let needed_us = FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.lateness.best_us();
+        let limit_us = needed_us.min(i64::from(self.config.max_ahead_ms) * 1000);
+        let room = self.at_rate((limit_us - self.exotel.depth_us(now_us) as i64).max(0));
+        let whole = |samples: usize| samples / self.packet * self.packet;
+        let samples = whole(self.queue.len()).min(whole(room).max(self.payload));
+        if samples >= self.payload && room > 0 {
+            self.queue.take(samples, out);
+            self.sent(samples, now_us);
+        }
+        self.stats.exotel_us = self.exotel.depth_us(now_us);
+    }
+
+    fn sent(&mut self, samples: usize, now_us: u64) {
+        self.exotel.sent(self.us(samples) as u64, now_us);
+        self.stats.sent += samples as u64;
+    }
+
+    /// Exotel is about to run dry: one payload of something else, after what little waits here.
+    fn bridge(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
+        let (since_us, bridged) = match self.state {
+            State::Bridging { since_us, bridged } => (since_us, bridged),
+            _ => {
+                self.stats.holes += 1;
+                self.noise.follow(&self.queue.background);
+                (self.exotel.dry_us().max(now_us), 0)
+            }
+        };
+        let hole_us = now_us.saturating_sub(since_us);
+        self.stats.longest_hole_us = self.stats.longest_hole_us.max(hole_us);
+        if hole_us > GIVE_UP_US {
+            self.state = State::Idle;
+            return;
+        }
+        let packets = if hole_us > LONG_HOLE_US {
+            LONG_HOLE_PACKETS
+        } else {
+            1
+        };
+        let samples = self.payload.max(packets * self.packet);
+        let missing = samples - self.queue.take(self.queue.len(), out);
+        let concealed = self
+            .at_rate(i64::from(CONCEAL_MS) * 1000)
+            .saturating_sub(bridged)
+            .min(missing);
+        if concealed > 0 {
+            self.fill_exactly(concealed, conceal, out);
+            self.stats.concealed += concealed as u64;
+        }
+        let noise = missing - concealed;
+        if noise > 0 {
+            let at = out.len();
+            self.noise.fill(noise, out);
+            self.stats.noise += noise as u64;
+            if bridged <= self.at_rate(i64::from(CONCEAL_MS) * 1000) {
+                // The concealment goes on under the first noise, and fades.
+                let fade = self.fade().min(noise);
+                let mut tail = std::mem::take(&mut self.scratch);
+                tail.clear();
+                self.fill_exactly(fade, conceal, &mut tail);
+                cross_fade(&mut out[at..], &tail);
+                self.scratch = tail;
+            }
+        }
+        self.sent(samples, now_us);
+        self.state = State::Bridging {
+            since_us,
+            bridged: bridged + missing,
+        };
+        self.stats.exotel_us = self.exotel.depth_us(now_us);
+    }
+
+    /// Exactly so much concealment, whatever `conceal` gives: a decoder that never decoded gives none.
+    fn fill_exactly(
+        &self,
+        samples: usize,
+        conceal: &mut dyn FnMut(usize, &mut Vec<f32>),
+        out: &mut Vec<f32>,
+    ) {
+        let end = out.len() + samples;
+        conceal(samples, out);
+        out.resize(end, 0.0);
+    }
+
+    /// Real audio follows a bridge: after noise it is faded in; after concealment libopus has done so.
+    fn end_bridge(&mut self, pushed: usize, bridged: usize) {
+        if bridged > self.at_rate(i64::from(CONCEAL_MS) * 1000) {
+            self.scratch.clear();
+            self.noise
+                .fill(self.at_rate(i64::from(FADE_MS) * 1000), &mut self.scratch);
+            cross_fade(self.queue.newest(pushed), &self.scratch);
+        }
+    }
+
+    /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
+    /// proved so long that all of it is stale.
+    fn interrupt(&mut self, pcm: &[f32], caller_speaking: bool, now_us: u64) -> Step {
+        let pushed_us = self.us(pcm.len());
+        let ahead_us = self.exotel.depth_us(now_us) as i64 + self.us(self.queue.len());
+        if self.queue.background.is_pause(pcm) {
+            self.silent_us = self.silent_us.map(|silent_us| silent_us + pushed_us);
+        } else {
+            self.overlap = caller_speaking;
+            self.silent_us = Some(0);
+        }
+        let fell_silent = self.silent_us.is_some_and(|silent_us| {
+            let speech_us = ahead_us - silent_us;
+            silent_us >= FELL_SILENT_US && speech_us > i64::from(self.config.barge_in_ms) * 1000
+        });
+        let barge_in = fell_silent && self.overlap && caller_speaking;
+        if !barge_in && !self.stale {
+            return Step::Send;
+        }
+        // The newest is what shall be heard now; it starts the queue anew.
+        let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
+        self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
+        self.stats.flushes += 1;
+        self.silent_us = None;
+        self.stale = false;
+        self.exotel.cleared(now_us);
+        Step::ClearThenSend
+    }
+
+    fn fade(&self) -> usize {
+        self.at_rate(i64::from(FADE_MS) * 1000)
+    }
+
+    fn us(&self, samples: usize) -> i64 {
+        samples as i64 * 1_000_000 / i64::from(self.rate_hz)
+    }
+
+    fn at_rate(&self, us: i64) -> usize {
+        (us * i64::from(self.rate_hz) / 1_000_000) as usize
     }
 }

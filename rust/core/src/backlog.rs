@@ -1,0 +1,158 @@
+//! Audio that waits, and how it is made shorter: pauses first, then speech by WSOLA, then cut.
+//!
+//! Each stretch of audio is looked at once, when it has come in whole: so nothing is spliced twice, and the share
+//! of speech that may go is a speed.
+
+use crate::error::Result;
+use crate::noise::Background;
+use crate::timescale::{Change, TimeScaler};
+
+/// Speech is shortened in blocks of at least this: room for several periods of a low voice.
+const SPEECH_BLOCK_MS: u32 = 60;
+/// Pauses are shortened in blocks of at least this: less is no pause, but the gap before a consonant.
+const PAUSE_BLOCK_MS: u32 = 20;
+/// Speech loses at most this share: 1.4 times as fast is still understood, by people and by speech models.
+const FASTER: f32 = 0.29;
+/// A cut is cross-faded over this.
+const FADE_MS: u32 = 5;
+
+/// Fades `pcm` in from `before` (what would have been heard on, at least as long as the fade).
+pub(crate) fn cross_fade(pcm: &mut [f32], before: &[f32]) {
+    let length = pcm.len().min(before.len());
+    for (i, (sample, old)) in pcm.iter_mut().zip(before).enumerate() {
+        let share = (i + 1) as f32 / (length + 1) as f32;
+        *sample = *sample * share + old * (1.0 - share);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    pcm: Vec<f32>,
+    /// How much at the end was not looked at yet, for speech and for pauses.
+    fresh: usize,
+    fresh_pauses: usize,
+    speech_block: usize,
+    pause_block: usize,
+    fade: usize,
+    scaler: TimeScaler,
+    work: Vec<f32>,
+    pub(crate) background: Background,
+}
+
+impl Backlog {
+    pub(crate) fn new(rate_hz: u32) -> Result<Self> {
+        Ok(Self {
+            pcm: Vec::new(),
+            fresh: 0,
+            fresh_pauses: 0,
+            speech_block: (rate_hz / 1000 * SPEECH_BLOCK_MS) as usize,
+            pause_block: (rate_hz / 1000 * PAUSE_BLOCK_MS) as usize,
+            fade: (rate_hz / 1000 * FADE_MS) as usize,
+            scaler: TimeScaler::new(rate_hz)?,
+            work: Vec::new(),
+            background: Background::new(rate_hz)?,
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pcm.len()
+    }
+
+    pub(crate) fn push(&mut self, pcm: &[f32]) {
+        self.pcm.extend_from_slice(pcm);
+        self.fresh += pcm.len();
+        self.fresh_pauses += pcm.len();
+    }
+
+    /// The newest audio that was not shortened yet, for fades at its start.
+    pub(crate) fn newest(&mut self, samples: usize) -> &mut [f32] {
+        let at = self.pcm.len().saturating_sub(samples);
+        &mut self.pcm[at..]
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.pcm.clear();
+        self.shrunk();
+    }
+
+    /// Takes at most `at_most` samples out of what came in since the last time, pauses only.
+    pub(crate) fn shorten_pauses(&mut self, at_most: usize) -> usize {
+        if self.fresh_pauses < self.pause_block {
+            return 0;
+        }
+        let fresh = std::mem::take(&mut self.fresh_pauses);
+        self.on_newest(fresh, |scaler, background, pcm| {
+            scaler.remove_pauses(pcm, at_most, background)
+        })
+    }
+
+    /// Takes at most `at_most` samples out of what came in since the last time: pauses, and a share of speech.
+    pub(crate) fn shorten(&mut self, at_most: usize) -> Change {
+        let in_pauses = self.shorten_pauses(at_most);
+        if self.fresh < self.speech_block {
+            return Change {
+                in_pauses,
+                in_speech: 0,
+            };
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        let share = (fresh as f32 * FASTER) as usize;
+        let in_speech = self.on_newest(fresh, |scaler, _, pcm| {
+            scaler.remove_speech(pcm, share.min(at_most - in_pauses))
+        });
+        Change { in_pauses, in_speech }
+    }
+
+    /// Puts at most `at_most` samples into what came in since the last time, if it is a pause.
+    pub(crate) fn lengthen_pause(&mut self, at_most: usize) -> usize {
+        let fresh = std::mem::take(&mut self.fresh_pauses);
+        self.on_newest(fresh, |scaler, background, pcm| {
+            if background.is_pause(pcm) {
+                scaler.insert(pcm, at_most, background).total()
+            } else {
+                0
+            }
+        })
+    }
+
+    fn on_newest<T>(
+        &mut self,
+        samples: usize,
+        act: impl FnOnce(&mut TimeScaler, &Background, &mut Vec<f32>) -> T,
+    ) -> T {
+        let at = self.pcm.len() - samples;
+        self.work.clear();
+        self.work.extend_from_slice(&self.pcm[at..]);
+        let done = act(&mut self.scaler, &self.background, &mut self.work);
+        self.pcm.truncate(at);
+        self.pcm.extend_from_slice(&self.work);
+        self.shrunk();
+        done
+    }
+
+    /// What is gone needs no looking at.
+    fn shrunk(&mut self) {
+        self.fresh = self.fresh.min(self.pcm.len());
+        self.fresh_pauses = self.fresh_pauses.min(self.pcm.len());
+    }
+
+    /// Drops the oldest samples, cross-faded into what follows them.
+    pub(crate) fn cut(&mut self, samples: usize) -> usize {
+        let samples = samples.min(self.pcm.len());
+        let (old, kept) = self.pcm.split_at_mut(samples);
+        let fade = self.fade.min(old.len()).min(kept.len());
+        cross_fade(&mut kept[..fade], &old[..fade]);
+        self.pcm.drain(..samples);
+        self.shrunk();
+        samples
+    }
+
+    /// Takes the oldest samples out, to be heard.
+    pub(crate) fn take(&mut self, samples: usize, out: &mut Vec<f32>) -> usize {
+        let samples = samples.min(self.pcm.len());
+        out.extend(self.pcm.drain(..samples));
+        self.shrunk();
+        samples
+    }
+}

@@ -1,0 +1,233 @@
+//! What Exotel still has to play, as far as can be known from here.
+//!
+//! Exotel plays what it gets at real time, so one number says it all: when its queue runs dry if nothing more is
+//! sent. The model starts out pessimistic (nothing takes time on the way). The phone echoes a mark when what was
+//! sent before it has been played; how much later than the model says is a constant of the line, until something
+//! happened there: a stall on the way made Exotel's queue longer for good, or its clock runs at another speed.
+
+use std::collections::VecDeque;
+
+use crate::playout::Mark;
+
+/// A mark is sent this often.
+const MARK_EVERY_US: u64 = 1_000_000;
+/// Marks on their way; a phone that echoes none costs nothing.
+const MARKS_KEPT: usize = 64;
+/// So many echoes tell the line's constant: the earliest of them.
+const ECHOES_FOR_BASE: u32 = 5;
+/// Echoes that agree within this are the truth about the queue, and not the network's jitter...
+const AGREE_US: i64 = 10_000;
+/// ...if they are so many...
+const ECHOES_TO_AGREE: usize = 5;
+/// ...or so many, for a change beyond this, which jitter does not make.
+const ECHOES_FOR_LARGE: usize = 3;
+const LARGE_US: i64 = 250_000;
+/// A change of this is worth correcting: half a packet.
+const WORTH_US: i64 = 8_000;
+/// Of a large change a share is enough: the network that stalled still jitters.
+const AGREE_SHARE: i64 = 16;
+/// Echoes come as far apart as marks are played. Closer ones piled up behind a stall of the way back, and tell nothing.
+const PILED_UP_US: u64 = MARK_EVERY_US / 2;
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    number: u32,
+    played_us: i64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct ExotelQueue {
+    dry_us: u64,
+    /// How much of `dry_us` was learnt from echoes.
+    shift_us: i64,
+    epoch: u32,
+    next_mark: u32,
+    mark_due_us: Option<u64>,
+    pending: VecDeque<Pending>,
+    base_us: Option<i64>,
+    echoes: u32,
+    recent: VecDeque<i64>,
+    echoed_us: Option<u64>,
+}
+
+impl ExotelQueue {
+    pub(crate) fn new() -> Self {
+        Self {
+            dry_us: 0,
+            shift_us: 0,
+            epoch: 0,
+            next_mark: 0,
+            mark_due_us: None,
+            pending: VecDeque::with_capacity(MARKS_KEPT),
+            base_us: None,
+            echoes: 0,
+            recent: VecDeque::with_capacity(ECHOES_TO_AGREE),
+            echoed_us: None,
+        }
+    }
+
+    /// When what is sent next will be heard, at the earliest.
+    pub(crate) fn next_plays_us(&self, now_us: u64) -> u64 {
+        self.dry_us.max(now_us)
+    }
+
+    /// When it runs dry, which may be over.
+    pub(crate) fn dry_us(&self) -> u64 {
+        self.dry_us
+    }
+
+    pub(crate) fn depth_us(&self, now_us: u64) -> u64 {
+        self.dry_us.saturating_sub(now_us)
+    }
+
+    pub(crate) fn sent(&mut self, duration_us: u64, now_us: u64) {
+        self.dry_us = self.next_plays_us(now_us) + duration_us;
+    }
+
+    /// `clear` was sent: Exotel holds nothing, and older marks mean nothing.
+    pub(crate) fn cleared(&mut self, now_us: u64) {
+        self.dry_us = now_us;
+        self.epoch += 1;
+        self.pending.clear();
+        self.recent.clear();
+    }
+
+    pub(crate) fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
+        if self.dry_us <= now_us || self.mark_due_us.is_some_and(|due_us| now_us < due_us) {
+            return None;
+        }
+        self.mark_due_us = Some(now_us + MARK_EVERY_US);
+        let number = self.next_mark;
+        self.next_mark = self.next_mark.wrapping_add(1);
+        if self.pending.len() == MARKS_KEPT {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(Pending {
+            number,
+            played_us: self.dry_us as i64 - self.shift_us,
+        });
+        Some(Mark {
+            epoch: self.epoch,
+            number,
+        })
+    }
+
+    /// A mark came back. Returns by how much the queue proved longer than thought (negative: shorter).
+    pub(crate) fn marked(&mut self, mark: Mark, now_us: u64) -> i64 {
+        if mark.epoch != self.epoch {
+            return 0;
+        }
+        let Some(at) = self
+            .pending
+            .iter()
+            .position(|pending| pending.number == mark.number)
+        else {
+            return 0;
+        };
+        let played_us = self.pending[at].played_us;
+        self.pending.drain(..=at);
+        let before_us = self.echoed_us.replace(now_us);
+        if before_us.is_some_and(|before_us| now_us < before_us + PILED_UP_US) {
+            return 0;
+        }
+        let offset_us = now_us as i64 - played_us;
+        self.echoes += 1;
+        if self.recent.len() == ECHOES_TO_AGREE {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(offset_us);
+        let base_us = match self.base_us {
+            Some(base_us) if self.echoes > ECHOES_FOR_BASE => base_us,
+            Some(base_us) => base_us.min(offset_us - self.shift_us),
+            None => offset_us,
+        };
+        self.base_us = Some(base_us);
+        self.judge(base_us, now_us)
+    }
+
+    fn judge(&mut self, base_us: i64, now_us: u64) -> i64 {
+        if self.recent.len() < ECHOES_TO_AGREE {
+            return 0;
+        }
+        let range = |echoes: usize| {
+            let newest = self.recent.iter().skip(ECHOES_TO_AGREE - echoes);
+            newest.fold((i64::MAX, i64::MIN), |(least, most), &b| {
+                (least.min(b), most.max(b))
+            })
+        };
+        let (least_us, most_us) = range(ECHOES_FOR_LARGE);
+        let large_us = least_us - base_us - self.shift_us;
+        let change_us = if large_us > LARGE_US && most_us - least_us < large_us / AGREE_SHARE {
+            large_us
+        } else {
+            let (least_us, most_us) = range(ECHOES_TO_AGREE);
+            let change_us = least_us - base_us - self.shift_us;
+            if change_us.abs() < WORTH_US || most_us - least_us > AGREE_US {
+                return 0;
+            }
+            change_us
+        };
+        self.shift_us += change_us;
+        self.dry_us = self.dry_us.saturating_add_signed(change_us).max(now_us);
+        change_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME_US: u64 = 80_000;
+
+    /// Sends a frame every 80 ms and echoes marks when `plays` says that they were played; returns the corrections.
+    fn corrections(frames: u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
+        let mut queue = ExotelQueue::new();
+        let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
+        let mut corrections = Vec::new();
+        for frame in 0..frames {
+            let now_us = frame * FRAME_US;
+            while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
+                echoes.pop_front();
+                let change_us = queue.marked(mark, at_us);
+                if change_us != 0 {
+                    corrections.push(change_us);
+                }
+            }
+            queue.sent(FRAME_US, now_us);
+            if let Some(mark) = queue.take_mark(now_us) {
+                echoes.push_back((plays(now_us + FRAME_US), mark));
+            }
+        }
+        corrections
+    }
+
+    #[test]
+    fn a_steady_line_is_never_corrected_however_far_away() {
+        assert!(corrections(1000, |ideal_us| ideal_us + 230_000).is_empty());
+    }
+
+    #[test]
+    fn a_stall_on_the_way_is_found_once_and_in_full() {
+        let stalled = |ideal_us| ideal_us + if ideal_us > 30_000_000 { 1_530_000 } else { 30_000 };
+        assert_eq!(corrections(1000, stalled), [1_500_000]);
+    }
+
+    #[test]
+    fn a_slow_player_is_followed() {
+        let slow = |ideal_us: u64| ideal_us + ideal_us / 10_000 + 30_000;
+        let total: i64 = corrections(12_500, slow).iter().sum();
+        assert!((85_000..=100_000).contains(&total), "{total} µs of 100 ms");
+    }
+
+    #[test]
+    fn marks_of_another_epoch_are_ignored() {
+        let mut queue = ExotelQueue::new();
+        queue.sent(FRAME_US, 0);
+        let mark = queue.take_mark(0).expect("the first mark is due at once");
+        queue.cleared(10_000);
+        for _ in 0..10 {
+            assert_eq!(queue.marked(mark, 5_000_000), 0);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! How late media comes: a quantile of arrival offsets over the last seconds.
+//!
+//! An offset is the time of an arrival minus the media position that arrived. A steady source in a quiet network
+//! has one offset for ever; a source with a beat (100 ms chunks through 80 ms frames) has a few; jitter spreads
+//! them. Whoever wants to play without holes plays each position at the quantile of the offsets, as WebRTC's NetEq
+//! does with its histogram of relative delays. Kept is the worst of each slot of 100 ms, so that a burst counts once.
+
+/// Length of a slot: one event of a bad network, about one arrival.
+const SLOT_US: u64 = 100_000;
+/// Slots in the window. 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs
+/// no delay 10 s later.
+const SLOTS: usize = 72;
+/// One slot in so many is left out as an accident: 3 % (the third worst of 72), so that two stalls in the window
+/// are forgotten. Leaving out more would miss the worst of jitter on top of a beat, where only each fifth frame counts.
+const ACCIDENT: usize = 36;
+/// Lateness beyond the quantile by this is a stall: what comes after it, faster than real time, says nothing
+/// about the network and is not learnt.
+const STALL_US: i64 = 60_000;
+/// Lateness beyond the earliest by this is nothing that delay should bridge, and is not learnt at all.
+const BEYOND_US: i64 = 250_000;
+/// Back within this of the quantile, the source has caught up with its stall.
+const CAUGHT_UP_US: i64 = 10_000;
+/// A source that has not come closer for this long never will: its new offsets are the truth.
+const CATCH_UP_US: u64 = 2_000_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    number: u64,
+    worst_us: i64,
+    best_us: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    Steady,
+    /// A stall ended; the source sends what piled up.
+    CatchingUp {
+        least_us: i64,
+        since_us: u64,
+    },
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Lateness {
+    slots: Vec<Slot>,
+    next: usize,
+    worst_us: i64,
+    best_us: i64,
+    state: State,
+}
+
+impl Lateness {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::with_capacity(SLOTS),
+            next: 0,
+            worst_us: 0,
+            best_us: 0,
+            state: State::Steady,
+        }
+    }
+
+    /// Forgets everything: the positions start anew.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Media of `position_us` arrived.
+    pub(crate) fn observe(&mut self, position_us: i64, now_us: u64) {
+        let offset_us = now_us as i64 - position_us;
+        let stalled = !self.slots.is_empty() && offset_us > self.worst_us + STALL_US;
+        match self.state {
+            State::Steady if stalled => {
+                self.state = State::CatchingUp {
+                    least_us: offset_us,
+                    since_us: now_us,
+                };
+                if offset_us > self.best_us + BEYOND_US {
+                    return;
+                }
+            }
+            State::Steady => {}
+            State::CatchingUp { least_us, since_us } => {
+                let caught_up = offset_us <= self.worst_us + CAUGHT_UP_US;
+                let closer = offset_us < least_us - CAUGHT_UP_US;
+                if !caught_up && closer {
+                    self.state = State::CatchingUp {
+                        least_us: offset_us,
+                        since_us: now_us,
+                    };
+                    return;
+                }
+                if !caught_up && now_us < since_us + CATCH_UP_US {
+                    return;
+                }
+                if !caught_up {
+                    self.reset();
+                }
+                self.state = State::Steady;
+            }
+        }
+        self.learn(offset_us, now_us / SLOT_US);
+    }
+
+    fn learn(&mut self, offset_us: i64, number: u64) {
+        let newest = (self.next + SLOTS - 1) % SLOTS;
+        match self.slots.get_mut(newest).filter(|slot| slot.number == number) {
+            Some(slot) => {
+                if (slot.best_us..=slot.worst_us).contains(&offset_us) {
+                    return;
+                }
+                slot.worst_us = slot.worst_us.max(offset_us);
+                slot.best_us = slot.best_us.min(offset_us);
+            }
+            None => {
+                let slot = Slot {
+                    number,
+                    worst_us: offset_us,
+                    best_us: offset_us,
+                };
+                if self.slots.len() < SLOTS {
+                    self.slots.push(slot);
+                } else {
+                    self.slots[self.next] = slot;
+                }
+                self.next = (self.next + 1) % SLOTS;
+            }
+        }
+        self.judge();
+    }
+
+    fn judge(&mut self) {
+        const SKIPPED: usize = SLOTS / ACCIDENT;
+        let mut worst = [i64::MIN; SKIPPED + 1];
+        self.best_us = i64::MAX;
+        // Slots count, not time: during a stall nothing is forgotten.
+        for slot in &self.slots {
+            self.best_us = self.best_us.min(slot.best_us);
+            // The few worst, in falling order, by insertion.
+            let mut carried = slot.worst_us;
+            for place in &mut worst {
+                if carried > *place {
+                    std::mem::swap(place, &mut carried);
+                }
+            }
+        }
+        self.worst_us = worst[self.slots.len() / ACCIDENT];
+    }
+
+    /// The offset that all but accidents keep.
+    pub(crate) fn worst_us(&self) -> i64 {
+        self.worst_us
+    }
+
+    /// The offset of the earliest arrival in the window.
+    pub(crate) fn best_us(&self) -> i64 {
+        self.best_us
+    }
+
+    /// How much later than the earliest the late ones are.
+    pub(crate) fn spread_us(&self) -> i64 {
+        self.worst_us - self.best_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beat_of_100_against_80_ms_is_known_after_its_first_round() {
+        let mut lateness = Lateness::new();
+        for (position_ms, arrival_ms) in [(0, 130), (80, 230), (160, 330), (240, 430), (320, 460)] {
+            lateness.observe(position_ms * 1000, arrival_ms * 1000);
+        }
+        assert_eq!(lateness.worst_us(), 190_000);
+        assert_eq!(lateness.spread_us(), 60_000);
+    }
+
+    #[test]
+    fn a_stall_and_the_burst_after_it_are_forgotten_as_an_accident() {
+        let mut lateness = Lateness::new();
+        let mut position_ms = 0;
+        while position_ms < 10_000 {
+            let on_time_ms = position_ms as u64 + 100;
+            let arrival_ms = if (4000..5500).contains(&on_time_ms) {
+                5500
+            } else {
+                on_time_ms
+            };
+            lateness.observe(position_ms * 1000, arrival_ms * 1000);
+            position_ms += 80;
+        }
+        assert_eq!(lateness.worst_us(), 100_000);
+    }
+
+    #[test]
+    fn a_source_that_stays_late_is_believed_within_seconds() {
+        let mut lateness = Lateness::new();
+        for step in 0..300_i64 {
+            let late_ms = if step < 100 { 0 } else { 500 };
+            lateness.observe(step * 80_000, (step * 80 + late_ms) as u64 * 1000);
+        }
+        assert_eq!(lateness.worst_us(), 500_000);
+        assert_eq!(lateness.spread_us(), 0);
+    }
+}
