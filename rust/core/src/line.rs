@@ -114,6 +114,12 @@ impl Uplink {
         self.intake.caller_speaking()
     }
 
+    /// For [`Downlink::expect_beat`].
+    #[must_use]
+    pub fn beat_us(&self) -> i64 {
+        self.intake.beat_us()
+    }
+
     /// What the intake did so far.
     #[must_use]
     pub fn intake_stats(&self) -> IntakeStats {
@@ -195,6 +201,12 @@ impl Downlink {
         })
     }
 
+    /// How much later than its first the engine's frames will come ([`Uplink::beat_us`], asked once the engine is open
+    /// and the phone has sent its first chunk; it counts for the engine's first audio only).
+    pub fn expect_beat(&mut self, beat_us: i64) {
+        self.playout.expect_beat(beat_us);
+    }
+
     /// Ogg Opus bytes from the engine: appends the messages that are due, one item each.
     pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller_speaking: bool, messages: &mut Vec<Vec<u8>>) {
         self.engine.clear();
@@ -224,6 +236,7 @@ impl Downlink {
                     };
                     self.paced.clear();
                     self.paced.resize(self.samples(WAITING_SILENCE_MS), 0.0);
+                    self.playout.sent_aside(self.paced.len(), now_us);
                     self.write_media(messages);
                 }
             }
