@@ -30,6 +30,7 @@ from pxbridge.personaplex.client import (
 )
 from pxbridge.personaplex.pool import EnginePool
 from pxbridge.personaplex.rehearsal import Rehearsal
+from pxbridge.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import OpenEngine
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
-    from pxbridge.settings import Loaded, Settings
+    from pxbridge.settings import Loaded
     from pxbridge.websocket import WebSocket
 
 log = logging.getLogger("pxbridge")
@@ -192,7 +193,10 @@ async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:
 def _say_what_next(console: Console, settings: Settings, url: str) -> None:
     command = _own_command()
     wav = EXAMPLE_WAV if EXAMPLE_WAV.exists() else "YOUR.wav"
-    call = f"{command} call --url {url} --wav {wav} --out heard.wav"
+    # `pxbridge call` calls the default address unless it is told another.
+    at_home = (settings.host, settings.port) == (Settings().host, Settings().port)
+    where = "" if at_home else f" --url {url}"
+    call = f"{command} call{where} --wav {wav} --out heard.wav"
     lines = ["", f"pxbridge {pxbridge.__version__} takes calls at {url}", ""]
     if settings.engines:
         lines += [f"  engine       {EngineAddress(engine)}" for engine in settings.engines]

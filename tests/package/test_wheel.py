@@ -81,7 +81,8 @@ def test_the_wheel_is_small_and_holds_what_it_should(wheel: Path) -> None:
     ):
         assert name in names
     assert any(name.endswith("/LICENSE") for name in names)
-    shipped = {p.relative_to(ROOT / "python").as_posix() for p in (ROOT / "python").rglob("*.py")}
+    ours = [*(ROOT / "python").rglob("*.py"), *(ROOT / "python").rglob("assets/*")]
+    shipped = {path.relative_to(ROOT / "python").as_posix() for path in ours}
     assert shipped <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "rust/"))]
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
