@@ -34,7 +34,8 @@ pub fn stream(dict: &Bound<'_, PyDict>, stats: StreamStats) -> PyResult<()> {
         samples,
         concealed_samples,
         malformed_packets,
-        unsupported_packets
+        unsupported_packets,
+        surplus_packets
     );
     Ok(())
 }

@@ -26,6 +26,9 @@ const HEAD_FAMILY_AT: usize = 18;
 const GAIN_LIMIT_Q8: u16 = 24 * 256;
 /// At most this much sound stands in for lost pages: beyond it, the numbers tell of another stream, not of a loss.
 const MAX_LOST_MS: usize = 1000;
+/// At most this much sound comes out of one call. A packet of three bytes can claim 120 ms, so that a message of 1 MB
+/// could else ask for gigabytes; what a live peer sends at once is some seconds.
+const MAX_READ_S: usize = 300;
 
 /// PCM to Ogg Opus bytes: one packet a page, mono.
 #[derive(Debug)]
@@ -197,9 +200,11 @@ pub struct StreamStats {
     pub malformed_packets: u64,
     /// Packets of streams with more than two channels, which are passed over.
     pub unsupported_packets: u64,
+    /// Packets and losses passed over because one call had yielded five minutes of sound already.
+    pub surplus_packets: u64,
 }
 
-/// Ogg Opus bytes to mono PCM. It takes every stream that `reference` encoders make, and never fails.
+/// Ogg Opus bytes to mono PCM. It takes every stream of a real encoder, whole or damaged, and never fails.
 #[derive(Debug)]
 pub struct OggOpusReader {
     packets: PacketReader,
@@ -225,10 +230,12 @@ impl OggOpusReader {
         })
     }
 
-    /// Takes the next bytes, in any split, and appends the samples they complete.
+    /// Takes the next bytes, in any split, and appends the samples they complete: at most five minutes a call.
     pub fn read(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
         let before = out.len();
-        self.packets.read(bytes, |event| self.voice.take(event, out));
+        let full = before + MAX_READ_S * self.voice.rate_hz;
+        self.packets
+            .read(bytes, |event| self.voice.take(event, full, out));
         self.voice.stats.samples += (out.len() - before) as u64;
     }
 
@@ -279,10 +286,12 @@ enum Layout {
 }
 
 impl Voice {
-    fn take(&mut self, event: Event<'_>, out: &mut Vec<f32>) {
+    /// Appends what an event yields, unless `out` has grown to `full`.
+    fn take(&mut self, event: Event<'_>, full: usize, out: &mut Vec<f32>) {
         match event {
             Event::Packet(packet) if packet.data.starts_with(HEAD_MAGIC) => self.begin(packet.data),
             Event::Packet(packet) if packet.data.starts_with(TAGS_MAGIC) => {}
+            _ if out.len() >= full => self.stats.surplus_packets += 1,
             Event::Packet(packet) => self.packet(packet, out),
             Event::Broken { ends_page } => {
                 let samples = self.decoder.last_samples();

@@ -320,6 +320,19 @@ fn empty_packets_make_no_noise() {
 }
 
 #[test]
+fn a_message_of_tiny_packets_that_claim_hours_yields_minutes() {
+    // Code 3, 48 frames of 2.5 ms, no data: 120 ms.
+    let mut wire = Vec::new();
+    let mut writer = PageWriter::new(1);
+    for _ in 0..4_000 {
+        writer.write(&[0x83, 48], 0, PageKind::Middle, &mut wire);
+    }
+    let (heard, stats) = decode_at(&wire, 8_000, wire.len());
+    assert_eq!(heard.len(), 300 * 8_000);
+    assert_eq!(stats.surplus_packets, 1_500);
+}
+
+#[test]
 fn lost_pages_are_concealed_for_as_long_as_they_lasted_and_never_longer_than_a_second() {
     let bytes = stream("sphn-0.1-480");
     let pages = pages(&bytes);
