@@ -37,9 +37,6 @@ CERTAIN = 0.8
 """From this correlation on there is no need to look elsewhere."""
 NEAR_S = 0.25
 """How far from the delay of the window before a window is looked for first."""
-AS_GOOD = 0.05
-PEAK_S = 0.005
-"""How wide a correlation's peak is; less than the period of most voices."""
 ACTIVE_BELOW_PEAK_DB = 30.0
 """Frames of speech within this of its loudest frame are speech, the rest is pause."""
 VOICE_DBFS = -45.0
@@ -204,11 +201,12 @@ def _find_windows(
         since, correlation = 0, 0.0
         if delays:  # first where the one before was: nearly always right, and hundreds of times faster
             since = max(0, round((delays[-1].delay_s - NEAR_S) * RATE_HZ))
-            near = following[since : since + length + round(2 * NEAR_S * RATE_HZ)]
-            lag, correlation = _Heard(_emphasise(near), length).find(emphasised)
+            near = _Heard(_emphasise(following[since : since + length + round(2 * NEAR_S * RATE_HZ)]), length)
+            lag, correlation = _earliest(near.correlations(emphasised))
         if correlation < CERTAIN:
             since = 0
-            lag, correlation = _Heard(_emphasise(following), length).find(emphasised)
+            anywhere = _Heard(_emphasise(following), length)
+            lag, correlation = _earliest(anywhere.correlations(emphasised))
         if correlation < FOUND:
             continue
         lag += since
@@ -233,19 +231,29 @@ class _Heard:
         self._spectrum = np.fft.rfft(following, self._size)
         self._sums = np.concatenate([[0.0], np.cumsum(following.astype(np.float64) ** 2)])
 
-    def find(self, window: Signal) -> tuple[int, float]:
-        """Where the window is found, in samples from the start, and how alike it is there (0 to 1)."""
+    def correlations(self, window: Signal) -> NDArray[np.float64]:
+        """How alike the window is at each lag from the start on, up to 1; empty if it is too long."""
         length, lags = len(window), self.samples - len(window) + 1
         if lags <= 0:
-            return 0, 0.0
+            return np.zeros(0)
         dots = np.fft.irfft(self._spectrum * np.conj(np.fft.rfft(window, self._size)), self._size)[:lags]
         energy = max(float(np.dot(window, window)), 1e-12)
         energies = np.maximum(self._sums[length : length + lags] - self._sums[:lags], QUIET_FLOOR * energy)
-        correlations = dots / np.sqrt(energies * energy)
-        # The earliest that is nearly as good as the best: a caller who says the same twice is heard in order.
-        first = int(np.argmax(correlations >= correlations.max() - AS_GOOD))
-        lag = first + int(np.argmax(correlations[first : first + round(PEAK_S * RATE_HZ)]))
-        return lag, min(1.0, float(correlations[lag]))
+        alike: NDArray[np.float64] = np.minimum(dots / np.sqrt(energies * energy), 1.0)
+        return alike
+
+
+def _earliest(correlations: NDArray[np.float64]) -> tuple[int, float]:
+    """The first lag, to a syllable, at which the same speech is found, and how alike it is there.
+
+    The first rather than the best: who says the same twice is heard in order, and a hole in the first echo
+    does not make it the second's.
+    """
+    if len(correlations) == 0:
+        return 0, 0.0
+    first = int(np.argmax(correlations >= min(FOUND, correlations.max())))
+    lag = first + int(np.argmax(correlations[first : first + round(NEAR_S * RATE_HZ)]))
+    return lag, float(correlations[lag])
 
 
 def _is_repeated(delays: tuple[Delay, ...], active: NDArray[np.bool_]) -> bool:
@@ -286,7 +294,7 @@ def _speed(
         reach = round(_reach_s(start, delays, longest_delay_s) * RATE_HZ)
         heard = _Heard(y[start : start + reach], 3 * length)
         for n, speed in enumerate(STRETCH_GRID):
-            totals[n] += heard.find(_stretch(window, float(speed)))[1]
+            totals[n] += heard.correlations(_stretch(window, float(speed))).max(initial=0.0)
     totals /= min(len(loudest), STRETCH_WINDOWS)
     best = int(np.argmax(totals))
     if totals[best] < FOUND:

@@ -70,6 +70,15 @@ def test_words_said_twice_are_each_heard_in_their_turn() -> None:
     assert all(delay.delay_s == pytest.approx(0.25) for delay in hearing.delays)
 
 
+def test_an_echo_with_a_hole_is_not_mistaken_for_the_next_time_the_words_are_said() -> None:
+    twice = np.concatenate([SPEECH, SPEECH, np.zeros(8000, np.float32)])
+    echo = heard(0.25, of=twice)
+    echo[18_000:18_120] = 0
+    hearing = listen(to_pcm(twice), to_pcm(np.insert(echo, 14_000, np.zeros(80))[: len(twice)]), 8000)
+    assert len(hearing.delays) == hearing.windows
+    assert all(delay.delay_s == pytest.approx(0.255, abs=0.0051) for delay in hearing.delays)
+
+
 @pytest.mark.parametrize("snr_db", [20, 10, 5])
 def test_noise_gives_no_wrong_delay(snr_db: float) -> None:
     level = 10 * np.log10(np.mean(SPEECH**2))
