@@ -63,6 +63,7 @@ impl Uplink {
         let config = IntakeConfig {
             gate_ms: gate_ms.unwrap_or(default.gate_ms),
             max_backlog_ms: max_backlog_ms.unwrap_or(default.max_backlog_ms),
+            ..default
         };
         let serial = serial.unwrap_or_else(crate::random_serial);
         let inner = line::Uplink::new(rate_hz, encoding, config, serial).map_err(refuse)?;
