@@ -46,11 +46,14 @@ wheel: $(VENV)/.dev    ## a wheel for this platform, in dist/
 	ls -sh dist/*.whl
 
 FUZZ_SECONDS ?= 60
+# With clang, libopus too reports where it reads and which of its paths were taken.
+COMMA := ,
+FUZZ_C := $(if $(shell command -v clang),CC=clang CFLAGS="-O2 -g -fsanitize=address$(COMMA)fuzzer-no-link")
 fuzz: $(VENV)/.built   ## each fuzz target for FUZZ_SECONDS (needs `rustup toolchain add nightly` and cargo-fuzz)
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 	    mkdir -p rust/fuzz/corpus/$$target; \
-	    cargo +nightly fuzz run --fuzz-dir rust/fuzz -O -a $$target rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- \
+	    $(FUZZ_C) cargo +nightly fuzz run --fuzz-dir rust/fuzz -O -a $$target rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- \
 	        -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
