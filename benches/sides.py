@@ -156,7 +156,7 @@ def uplink() -> Pair:
 def downlink() -> Pair:
     """80 ms from the engine, from its Ogg Opus to the phone's JSON; ours paces it as well."""
     messages = engine_messages()
-    line = Downlink(PHONE_HZ, stream_sid=STREAM_SID)
+    line, caller = Downlink(PHONE_HZ, stream_sid=STREAM_SID), Uplink(PHONE_HZ)
     now_s = 0.0
     for_ours, for_plain = Next(messages), Next(messages)
 
@@ -168,7 +168,7 @@ def downlink() -> Pair:
             now_s = max(now_s, line.wake_s) + 1e-6
             out += line.poll(now_s)
         now_s = due_s
-        return out + line.receive(for_ours(), now_s, False)
+        return out + line.receive(for_ours(), now_s, caller)
 
     reader = sphn.OpusStreamReader(ENGINE_HZ)
     resampler = soxr.ResampleStream(ENGINE_HZ, PHONE_HZ, 1, dtype="int16")

@@ -204,21 +204,18 @@ class Uplink:
     def wake_s(self) -> float:
         """When `poll` is due if nothing arrives before; infinity for never."""
 
-    @property
-    def caller_speaking(self) -> bool:
-        """Whether the caller is speaking, by level against the line's noise."""
-
     def stats(self) -> dict[str, float]:
         """Counters so far; in samples of the line's rate unless the name says otherwise."""
 
 class Downlink:
     """Engine to phone: Ogg Opus in, messages for Exotel's socket out; one call per message.
 
-    Every media payload is a multiple of 320 bytes (Exotel's packets at 8 kHz; at other rates of 20 ms).
+    Every media payload is a multiple of 20 ms, which at 8 kHz are Exotel's packets of 320 bytes.
 
     Args:
         rate_hz: Of the line: 8000, 16000 or 24000.
         stream_sid: From Exotel's ``start``.
+        encoding: Of the payloads to make.
         profile: What the Exotel account wants: ``standard``, ``strict`` (payloads of 3,200 bytes or more)
             or ``low-delay``.
 
@@ -231,10 +228,16 @@ class Downlink:
         rate_hz: int,
         *,
         stream_sid: str,
+        encoding: Literal["pcm16", "mulaw"] = "pcm16",
         profile: Literal["standard", "strict", "low-delay"] = "standard",
     ) -> None: ...
-    def receive(self, ogg: bytes, now_s: float, caller_speaking: bool) -> list[bytes]:
-        """The messages that are due after these bytes from the engine, as JSON text. Releases the GIL."""
+    def receive(self, ogg: bytes, now_s: float, uplink: Uplink) -> list[bytes]:
+        """The messages that are due after these bytes from the engine, as JSON text. Releases the GIL.
+
+        Args:
+            uplink: The other direction of this call: it knows whether the caller is speaking (for barge-in)
+                and in which beat the phone's chunks come (for the delay to begin with).
+        """
 
     def poll(self, now_s: float) -> list[bytes]:
         """The messages that are due although nothing arrived: at the start of the call, then at `wake_s`."""

@@ -15,7 +15,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
 from pxbridge.errors import EngineError, EngineLost, NoEngineFree
@@ -138,6 +138,7 @@ class Call:
         self._start: asyncio.Future[messages.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
+        self._rate_check: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._phone_heard_s = self.record.opened_s
@@ -165,8 +166,9 @@ class Call:
                 conversation.cancel()
                 watch.cancel()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._rate_check):
+                if timer is not None:
+                    timer.cancel()
             self._ending.cancel()
             self._start.cancel()
             self._socket.close(ending.code, ending.reason)
@@ -324,14 +326,30 @@ class Call:
             log.warning("call %s: %s", start.call_id, note)
         record.call_id, record.stream_sid = start.call_id, start.stream_sid
         record.rate_hz, record.started_s = rate.rate_hz, now_s
-        encoding = "mulaw" if start.mulaw else "pcm16"
+        encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
         self._uplink = Uplink(rate.rate_hz, encoding=encoding)
-        self._downlink = Downlink(rate.rate_hz, stream_sid=start.stream_sid)
+        self._downlink = Downlink(rate.rate_hz, stream_sid=start.stream_sid, encoding=encoding)
         log.info("call %s: started, %d Hz (%s), %s", record.call_id, rate.rate_hz, rate.source, encoding)
         self._on_start(self)
         self._send_to_phone(self._downlink.poll(now_s))
+        self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s)
         self._start.set_result(start)
         self._arm()
+
+    def _check_rate(self, since_s: float) -> None:
+        """A line that runs at another rate than it says is the fault in which everyone sounds slow and deep."""
+        uplink, _ = self._line()
+        measured_hz = uplink.stats()["received"] / (self._clock() - since_s)
+        if measured_hz and abs(measured_hz / self.record.rate_hz - 1) > RATE_TOLERANCE:
+            like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
+            log.warning(
+                "call %s: the phone says %d Hz and sends %.0f samples a second: if everyone sounds slow and deep, "
+                "or fast and high, write ?sample-rate=%d into the applet's URL",
+                self.record.call_id,
+                self.record.rate_hz,
+                measured_hz,
+                like_hz,
+            )
 
     def _phone_gone(self, closed: Closed) -> None:
         self._finish(Ending(Party.PHONE, f"the phone's connection ended: {closed}"))
@@ -340,7 +358,7 @@ class Call:
 
     def _engine_said(self, ogg: bytes) -> None:
         uplink, downlink = self._line()
-        self._send_to_phone(downlink.receive(ogg, self._clock(), uplink.caller_speaking))
+        self._send_to_phone(downlink.receive(ogg, self._clock(), uplink))
         self._arm()
 
     def _engine_wrote(self, piece: str) -> None:

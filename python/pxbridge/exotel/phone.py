@@ -531,7 +531,8 @@ class Phone:
         if not raw:
             self.faults[Fault.EMPTY_PAYLOAD] += 1
             return
-        if len(raw) % PAYLOAD_UNIT:
+        unit = PAYLOAD_UNIT // 2 if self._mu_law else PAYLOAD_UNIT
+        if len(raw) % unit:
             self.faults[Fault.UNEVEN_PAYLOAD] += 1
         if len(raw) > PAYLOAD_LIMIT:
             self.faults[Fault.LARGE_PAYLOAD] += 1

@@ -22,6 +22,16 @@ fn seconds(wake_us: Option<u64>) -> f64 {
     wake_us.map_or(f64::INFINITY, |us| us as f64 / US_PER_S)
 }
 
+fn encoding(name: &str) -> PyResult<Encoding> {
+    match name {
+        "pcm16" => Ok(Encoding::Pcm16),
+        "mulaw" => Ok(Encoding::MuLaw),
+        _ => Err(PyValueError::new_err(format!(
+            "encoding is '{name}': expected 'pcm16' or 'mulaw'"
+        ))),
+    }
+}
+
 fn profile(name: &str) -> PyResult<PlayoutProfile> {
     match name {
         "standard" => Ok(PlayoutProfile::Standard),
@@ -50,15 +60,7 @@ impl Uplink {
         max_backlog_ms: Option<u32>,
         serial: Option<u32>,
     ) -> PyResult<Self> {
-        let encoding = match encoding {
-            "pcm16" => Encoding::Pcm16,
-            "mulaw" => Encoding::MuLaw,
-            _ => {
-                return Err(PyValueError::new_err(format!(
-                    "encoding is '{encoding}': expected 'pcm16' or 'mulaw'"
-                )));
-            }
-        };
+        let encoding = self::encoding(encoding)?;
         let default = IntakeConfig::default();
         let config = IntakeConfig {
             gate_ms: gate_ms.unwrap_or(default.gate_ms),
@@ -106,11 +108,6 @@ impl Uplink {
         seconds(self.inner.get().wake_us())
     }
 
-    #[getter]
-    fn caller_speaking(&mut self) -> bool {
-        self.inner.get().caller_speaking()
-    }
-
     fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         counters!(dict, self.inner.get().media_stats(), messages, malformed);
@@ -120,7 +117,19 @@ impl Uplink {
             received,
             emitted,
             buffered,
-            dropped
+            dropped,
+            gated,
+            inserted,
+            removed_in_pauses,
+            removed_in_speech,
+            cut,
+            stalls,
+            longest_stall_us,
+            lateness_us,
+            wait_us,
+            delay_us,
+            chunk_us,
+            drift_ppm
         );
         Ok(dict)
     }
@@ -155,13 +164,14 @@ impl Downlink {
 #[pymethods]
 impl Downlink {
     #[new]
-    #[pyo3(signature = (rate_hz, *, stream_sid, profile="standard"))]
-    fn new(rate_hz: u32, stream_sid: &str, profile: &str) -> PyResult<Self> {
+    #[pyo3(signature = (rate_hz, *, stream_sid, encoding="pcm16", profile="standard"))]
+    fn new(rate_hz: u32, stream_sid: &str, encoding: &str, profile: &str) -> PyResult<Self> {
         let config = PlayoutConfig {
             profile: self::profile(profile)?,
             ..PlayoutConfig::default()
         };
-        let inner = line::Downlink::new(rate_hz, stream_sid, config).map_err(refuse)?;
+        let inner =
+            line::Downlink::new(rate_hz, self::encoding(encoding)?, stream_sid, config).map_err(refuse)?;
         Ok(Self {
             inner: Exclusive::new(inner),
             messages: Vec::new(),
@@ -173,11 +183,10 @@ impl Downlink {
         py: Python<'py>,
         ogg: &[u8],
         now_s: f64,
-        caller_speaking: bool,
+        uplink: &mut Uplink,
     ) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| {
-            line.receive(ogg, micros(now_s), caller_speaking, out)
-        })
+        let caller = uplink.inner.get().caller();
+        self.step(py, |line, out| line.receive(ogg, micros(now_s), caller, out))
     }
 
     fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
@@ -215,7 +224,20 @@ impl Downlink {
             received,
             sent,
             buffered,
+            padded,
+            stretched,
+            concealed,
+            noise,
+            removed_in_pauses,
+            removed_in_speech,
+            cut,
             flushed,
+            flushes,
+            holes,
+            longest_hole_us,
+            target_us,
+            lateness_us,
+            queued_us,
             exotel_us
         );
         Ok(dict)

@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use pxbridge_core::intake::IntakeConfig;
-use pxbridge_core::line::{Downlink, ENGINE_HZ, Uplink};
+use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ, Uplink};
 use pxbridge_core::media::{Encoding, MediaWriter, read_media};
 use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
 use pxbridge_core::playout::PlayoutConfig;
@@ -85,7 +85,7 @@ fn pieces(rate_hz: u32, ms: u32) -> Vec<Vec<f32>> {
 }
 
 fn media_messages(ms: u32) -> Vec<Vec<u8>> {
-    let mut writer = MediaWriter::new("0123456789abcdef0123456789abcdef", PHONE_HZ);
+    let mut writer = MediaWriter::new("0123456789abcdef0123456789abcdef", PHONE_HZ, Encoding::Pcm16);
     pieces(PHONE_HZ, ms)
         .iter()
         .map(|pcm| {
@@ -130,6 +130,7 @@ fn downlink(messages: usize) {
     let engine = engine_messages();
     let mut line = Downlink::new(
         PHONE_HZ,
+        Encoding::Pcm16,
         "0123456789abcdef0123456789abcdef",
         PlayoutConfig::default(),
     )
@@ -144,7 +145,7 @@ fn downlink(messages: usize) {
         }
         now_us = next_us;
         out.clear();
-        line.receive(message, now_us, false, &mut out);
+        line.receive(message, now_us, Caller::default(), &mut out);
         black_box(&out);
     }
 }
@@ -159,7 +160,7 @@ fn media_read(messages: usize) {
 }
 
 fn media_write(messages: usize) {
-    let mut writer = MediaWriter::new("0123456789abcdef0123456789abcdef", PHONE_HZ);
+    let mut writer = MediaWriter::new("0123456789abcdef0123456789abcdef", PHONE_HZ, Encoding::Pcm16);
     let mut message = Vec::new();
     for pcm in pieces(PHONE_HZ, ENGINE_MS).iter().cycle().take(messages) {
         message.clear();

@@ -25,18 +25,26 @@ pub struct MediaStats {
     pub malformed: u64,
 }
 
+/// What the playout has to know of the caller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Whether the caller is speaking: an agent that falls silent then was interrupted.
+    pub speaking: bool,
+    /// How much later than its first the engine's frames will come, as the phone's chunks and the engine's frames
+    /// beat against each other; see [`Intake::beat_us`].
+    pub beat_us: i64,
+}
+
 /// Phone to engine: media messages in, Ogg Opus out.
 pub struct Uplink {
     encoding: Encoding,
     encoder: EncoderConfig,
     serial: u32,
     intake: Intake,
-    resampler: Resampler,
     stream: OggOpusWriter,
     media: MediaStats,
     phone: Vec<f32>,
     paced: Vec<f32>,
-    engine: Vec<f32>,
 }
 
 impl Uplink {
@@ -47,18 +55,20 @@ impl Uplink {
     /// # Errors
     /// [`crate::Error::Rate`] unless the line runs at 8000, 16000 or 24000 Hz.
     pub fn new(rate_hz: u32, encoding: Encoding, config: IntakeConfig, serial: u32) -> Result<Self> {
-        let encoder = TOWARDS_ENGINE;
+        // At the line's own rate, so that nothing has to be resampled: see TOWARDS_ENGINE for what that gains.
+        let encoder = EncoderConfig {
+            rate_hz,
+            ..TOWARDS_ENGINE
+        };
         Ok(Self {
             encoding,
             encoder,
             serial,
             intake: Intake::new(rate_hz, config)?,
-            resampler: Resampler::new(rate_hz, ENGINE_HZ)?,
             stream: OggOpusWriter::new(encoder, serial)?,
             media: MediaStats::default(),
             phone: Vec::new(),
             paced: Vec::new(),
-            engine: Vec::new(),
         })
     }
 
@@ -82,7 +92,6 @@ impl Uplink {
     pub fn open(&mut self, now_us: u64, ogg: &mut Vec<u8>) -> Result<()> {
         self.stream = OggOpusWriter::new(self.encoder, self.serial)?;
         self.serial = self.serial.wrapping_add(1);
-        self.resampler.reset();
         self.stream.headers(ogg);
         self.paced.clear();
         self.intake.open(now_us, &mut self.paced);
@@ -108,16 +117,13 @@ impl Uplink {
         self.intake.wake_us()
     }
 
-    /// Whether the caller is speaking.
+    /// What the other direction has to know of the caller.
     #[must_use]
-    pub fn caller_speaking(&self) -> bool {
-        self.intake.caller_speaking()
-    }
-
-    /// For [`Downlink::expect_beat`].
-    #[must_use]
-    pub fn beat_us(&self) -> i64 {
-        self.intake.beat_us()
+    pub fn caller(&self) -> Caller {
+        Caller {
+            speaking: self.intake.caller_speaking(),
+            beat_us: self.intake.beat_us(),
+        }
     }
 
     /// What the intake did so far.
@@ -133,18 +139,13 @@ impl Uplink {
     }
 
     fn encode(&mut self, ogg: &mut Vec<u8>) {
-        if self.paced.is_empty() {
-            return;
-        }
-        self.engine.clear();
-        self.resampler.process(&self.paced, &mut self.engine);
-        self.stream.write(&self.engine, ogg);
+        self.stream.write(&self.paced, ogg);
     }
 }
 
 /// Silence is sent to a caller who waits for the engine in pieces of this length: short, so that the
 /// agent's first words do not queue behind it.
-const WAITING_SILENCE_MS: u32 = 100;
+const WAITING_SILENCE_MS: u32 = PACKET_MS;
 
 /// How often: some readings of Exotel's rules end a stream that gets no audio within 2 s.
 const WAITING_EVERY_US: u64 = 1_000_000;
@@ -187,13 +188,13 @@ impl Downlink {
     ///
     /// # Errors
     /// [`crate::Error::Rate`] unless the line runs at 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, stream_sid: &str, config: PlayoutConfig) -> Result<Self> {
+    pub fn new(rate_hz: u32, encoding: Encoding, stream_sid: &str, config: PlayoutConfig) -> Result<Self> {
         Ok(Self {
             rate_hz,
             stream: OggOpusReader::new(ENGINE_HZ)?,
             resampler: Resampler::new(ENGINE_HZ, rate_hz)?,
             playout: Playout::new(rate_hz, config)?,
-            writer: MediaWriter::new(stream_sid, rate_hz),
+            writer: MediaWriter::new(stream_sid, rate_hz, encoding),
             life: Life::Waiting { next_us: 0 },
             engine: Vec::new(),
             line: Vec::new(),
@@ -201,14 +202,8 @@ impl Downlink {
         })
     }
 
-    /// How much later than its first the engine's frames will come ([`Uplink::beat_us`], asked once the engine is open
-    /// and the phone has sent its first chunk; it counts for the engine's first audio only).
-    pub fn expect_beat(&mut self, beat_us: i64) {
-        self.playout.expect_beat(beat_us);
-    }
-
     /// Ogg Opus bytes from the engine: appends the messages that are due, one item each.
-    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller_speaking: bool, messages: &mut Vec<Vec<u8>>) {
+    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) {
         self.engine.clear();
         self.stream.read(ogg, &mut self.engine);
         if self.engine.is_empty() {
@@ -216,13 +211,14 @@ impl Downlink {
         }
         if let Life::Waiting { .. } = self.life {
             self.life = Life::Live;
+            self.playout.expect_beat(caller.beat_us);
         }
         self.line.clear();
         self.resampler.process(&self.engine, &mut self.line);
         self.paced.clear();
         let step = self
             .playout
-            .push(&self.line, now_us, caller_speaking, &mut self.paced);
+            .push(&self.line, now_us, caller.speaking, &mut self.paced);
         self.send(step, now_us, messages);
     }
 

@@ -399,6 +399,23 @@ impl Encoding {
             }
         }
     }
+
+    /// Writes `samples` into the front of `bytes`, which has room, and returns how many bytes that took.
+    fn put(self, samples: &[f32], bytes: &mut [u8]) -> usize {
+        match self {
+            Self::Pcm16 => {
+                for (bytes, &sample) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(samples) {
+                    *bytes = pcm::to_i16(sample).to_le_bytes();
+                }
+            }
+            Self::MuLaw => {
+                for (byte, &sample) in bytes.iter_mut().zip(samples) {
+                    *byte = to_mu_law(pcm::to_i16(sample));
+                }
+            }
+        }
+        samples.len() * self.sample_bytes()
+    }
 }
 
 /// G.711 µ-law, decoded.
@@ -412,13 +429,27 @@ static MU_LAW: [f32; 256] = {
     table
 };
 
+/// What the coder adds before it takes the logarithm: 33 in 14 bits.
+const MU_LAW_BIAS: i32 = 33 << 2;
+
+/// The loudest sample that µ-law holds.
+const MU_LAW_MAX: i32 = 32_635;
+
+/// A sample as one µ-law byte (ITU-T G.711 §3.2).
+fn to_mu_law(sample: i16) -> u8 {
+    let sign = if sample < 0 { 0x80 } else { 0 };
+    let magnitude = i32::from(sample).abs().min(MU_LAW_MAX) + MU_LAW_BIAS;
+    // The bias makes the highest bit one of 7 to 14.
+    let exponent = 24 - magnitude.leading_zeros();
+    let mantissa = (magnitude >> (exponent + 3)) & 0x0F;
+    !(sign | (exponent << 4) as u8 | mantissa as u8)
+}
+
 /// One µ-law byte as a sample (ITU-T G.711 §3.2): sign, three bits of exponent, four of mantissa, all inverted; in
 /// the usual 16-bit form, whose full scale is 32124.
 const fn mu_law(byte: u8) -> f32 {
-    /// What the coder added before it took the logarithm: 33 in 14 bits.
-    const BIAS: i32 = 33 << 2;
     let code = !byte;
-    let magnitude = (((((code & 0x0F) as i32) << 3) + BIAS) << ((code >> 4) & 7)) - BIAS;
+    let magnitude = (((((code & 0x0F) as i32) << 3) + MU_LAW_BIAS) << ((code >> 4) & 7)) - MU_LAW_BIAS;
     let sample = if code & 0x80 == 0 { magnitude } else { -magnitude };
     sample as f32 / 32768.0
 }
@@ -428,23 +459,26 @@ const fn mu_law(byte: u8) -> f32 {
 pub struct MediaWriter {
     stream_sid: Vec<u8>,
     rate_hz: u32,
+    encoding: Encoding,
     sequence: u64,
     chunk: u64,
     samples: u64,
 }
 
 impl MediaWriter {
-    /// Exotel's packet: it plays whole ones only, so a payload that ends within one costs a hole.
-    pub const PACKET_BYTES: usize = 320;
+    /// Samples in 20 ms at 8 kHz. Exotel plays whole packets of 20 ms only (320 bytes of PCM16 at 8 kHz), so a payload
+    /// that ends within one costs a hole.
+    pub const PACKET_SAMPLES: usize = 160;
 
-    /// For the stream that `start` named, at the line's rate.
+    /// For the stream that `start` named, at the line's rate and in its encoding.
     #[must_use]
-    pub fn new(stream_sid: &str, rate_hz: u32) -> Self {
+    pub fn new(stream_sid: &str, rate_hz: u32, encoding: Encoding) -> Self {
         let mut escaped = Vec::with_capacity(stream_sid.len());
         escape(stream_sid, &mut escaped);
         Self {
             stream_sid: escaped,
             rate_hz,
+            encoding,
             sequence: 0,
             chunk: 0,
             samples: 0,
@@ -454,11 +488,11 @@ impl MediaWriter {
     /// Appends one media message, as Exotel documents it: numbers as strings from 1, the timestamp in milliseconds
     /// of audio before this chunk. No samples, no message.
     ///
-    /// `pcm` is a multiple of [`PACKET_BYTES`](Self::PACKET_BYTES) (160 samples) for a player without holes; the
+    /// `pcm` is a multiple of [`PACKET_SAMPLES`](Self::PACKET_SAMPLES) for a player without holes; the
     /// caller sees to that. 16 bits are where samples saturate.
     pub fn write(&mut self, pcm: &[f32], out: &mut Vec<u8>) {
         debug_assert!(
-            (pcm.len() * 2).is_multiple_of(Self::PACKET_BYTES),
+            pcm.len().is_multiple_of(Self::PACKET_SAMPLES),
             "{} samples",
             pcm.len()
         );
@@ -470,7 +504,8 @@ impl MediaWriter {
         let timestamp_ms = self.samples * 1000 / u64::from(self.rate_hz.max(1));
         self.samples += pcm.len() as u64;
 
-        let text_len = (pcm.len() * 2).div_ceil(3) * 4;
+        let sample_bytes = self.encoding.sample_bytes();
+        let text_len = (pcm.len() * sample_bytes).div_ceil(3) * 4;
         out.reserve(text_len + self.stream_sid.len() + 160);
         out.extend_from_slice(br#"{"event":"media","stream_sid":""#);
         out.extend_from_slice(&self.stream_sid);
@@ -483,13 +518,10 @@ impl MediaWriter {
         let mut at = out.len();
         out.resize(at + text_len, 0);
         let mut piece = [0_u8; PIECE];
-        for samples in pcm.chunks(PIECE / 2) {
-            let bytes = &mut piece[..samples.len() * 2];
-            for (bytes, &sample) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(samples) {
-                *bytes = pcm::to_i16(sample).to_le_bytes();
-            }
+        for samples in pcm.chunks(PIECE / sample_bytes) {
+            let taken = self.encoding.put(samples, &mut piece);
             // Room for exactly this was made above.
-            at += BASE64.encode_slice(bytes, &mut out[at..]).unwrap_or(0);
+            at += BASE64.encode_slice(&piece[..taken], &mut out[at..]).unwrap_or(0);
         }
         out.extend_from_slice(br#""}}"#);
     }

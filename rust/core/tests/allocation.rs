@@ -44,7 +44,7 @@ fn a_warm_resampler_allocates_nothing() {
 #[test]
 fn media_frames_are_read_and_written_without_allocating() {
     let pcm = voice(8000, 1600);
-    let mut writer = MediaWriter::new("stream", 8000);
+    let mut writer = MediaWriter::new("stream", 8000, Encoding::Pcm16);
     let (mut message, mut out) = (Vec::new(), Vec::new());
     let count = allocations(|| {
         message.clear();

@@ -250,7 +250,7 @@ fn deep_nesting_does_not_exhaust_the_stack() {
 
 #[test]
 fn the_writer_says_exactly_what_exotel_documents() {
-    let mut writer = MediaWriter::new("SID\"\\\u{1}é", 8000);
+    let mut writer = MediaWriter::new("SID\"\\\u{1}é", 8000, Encoding::Pcm16);
     let mut out = Vec::new();
     let silence = vec![0.0; 160];
     for _ in 0..2 {
@@ -292,7 +292,7 @@ fn the_writer_says_exactly_what_exotel_documents() {
 fn a_frame_costs_microseconds() {
     for samples in [160, 800, 1600] {
         let pcm: Vec<f32> = (0..samples).map(|i| pcm::to_f32((i * 7919) as i16)).collect();
-        let mut writer = MediaWriter::new("a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5", 8000);
+        let mut writer = MediaWriter::new("a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5", 8000, Encoding::Pcm16);
         let (mut message, mut out) = (Vec::new(), Vec::new());
         let fastest = |run: &mut dyn FnMut()| {
             (0..300)
@@ -412,6 +412,25 @@ fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
+#[test]
+fn every_mu_law_byte_that_is_read_is_written_again() {
+    // 0x7F is minus zero, which a sample cannot be.
+    for byte in (0..=255_u8).filter(|&byte| byte != 0x7F) {
+        let mut samples = Vec::new();
+        let payload = base64(&[byte; 160]);
+        let message = format!(r#"{{"event":"media","media":{{"payload":"{payload}"}}}}"#);
+        read_media(message.as_bytes(), Encoding::MuLaw, &mut samples).unwrap();
+        let mut written = Vec::new();
+        MediaWriter::new("S", 8000, Encoding::MuLaw).write(&samples, &mut written);
+        let tree: Value = serde_json::from_slice(&written).unwrap();
+        assert_eq!(
+            tree["media"]["payload"].as_str(),
+            Some(payload.as_str()),
+            "{byte:#x}"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(cases(400))]
     #[test]
@@ -435,7 +454,7 @@ proptest! {
     #[test]
     fn what_we_write_we_read(packets in 1..40_usize, seed in any::<i16>(), sid in ".{0,40}") {
         let samples: Vec<i16> = (0..packets * 160).map(|i| seed.wrapping_mul(i as i16).wrapping_add(i as i16)).collect();
-        let mut writer = MediaWriter::new(&sid, 8000);
+        let mut writer = MediaWriter::new(&sid, 8000, Encoding::Pcm16);
         let mut message = Vec::new();
         writer.write(&floats(&samples), &mut message);
         let tree: Value = serde_json::from_slice(&message).unwrap();

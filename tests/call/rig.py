@@ -1,0 +1,101 @@
+"""A bridge in one virtual-time loop: rehearsal engines, the exchange behind its listener, and phones."""
+
+from __future__ import annotations
+
+import asyncio
+import wave
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pxbridge.calls.exchange import Exchange
+from pxbridge.calls.persona import Persona
+from pxbridge.exotel.listener import Listener, listen
+from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.personaplex.client import EngineAddress, Session, open_session
+from pxbridge.personaplex.pool import EnginePool
+from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from pxbridge.calls.call import CallRecord
+    from pxbridge.personaplex.faults import Fault
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+def speech(rate_hz: int = 8000) -> NDArray[np.int16]:
+    """Five seconds of a real voice at 8, 16 or 24 kHz."""
+    at_hz = {8000: 8000, 16000: 8000, 24000: 24000}[rate_hz]
+    with wave.open(str(VECTORS / f"speech_{at_hz // 1000}k.wav")) as file:
+        pcm = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+    if at_hz == rate_hz:
+        return pcm
+    # Twice the rate by an ideal low-pass: the spectrum, with nothing above its old end.
+    spectrum = np.fft.rfft(pcm.astype(np.float64))
+    doubled = np.fft.irfft(np.append(spectrum, np.zeros(len(pcm) // 2)), 2 * len(pcm)) * 2
+    return np.clip(np.rint(doubled), -32768, 32767).astype(np.int16)
+
+
+@dataclass
+class Bridge:
+    """What a test can reach of the bridge that it started."""
+
+    listener: Listener
+    exchange: Exchange
+    pool: EnginePool
+    engines: list[Rehearsal]
+    records: list[CallRecord] = field(default_factory=list)
+
+    def url(self, rate_hz: int = 8000) -> str:
+        return f"ws://127.0.0.1:{self.listener.port}/exotel?sample-rate={rate_hz}"
+
+    async def call(
+        self, script: Script | None = None, line: Line | None = None, *, seed: int = 0, **options: Any
+    ) -> Phone:
+        """Places a call and plays it to its end."""
+        line = line or Line()
+        phone = Phone(script or Script(speech(line.rate_hz), speak_at_s=1.0), line, seed=seed, **options)
+        await place_call(self.url(line.rate_hz), phone)
+        return phone
+
+    async def record(self) -> CallRecord:
+        """Of the call that has just been hung up."""
+        while self.exchange.live:
+            await asyncio.sleep(0.1)
+        return self.records[-1]
+
+
+@asynccontextmanager
+async def bridge(
+    *faults: Sequence[Fault],
+    mode: Mode = Mode.ECHO,
+    prompt_s: float = 0.0,
+    slots: int = 1,
+    handshake_timeout_s: float = 5.0,
+) -> AsyncIterator[Bridge]:
+    """A running bridge with one engine for each entry of `faults` (none: one good engine)."""
+
+    async def open_engine(address: EngineAddress, persona: Persona) -> Session:
+        return await open_session(
+            address, persona.voice_prompt, persona.text_prompt, handshake_timeout_s=handshake_timeout_s
+        )
+
+    async with AsyncExitStack() as stack:
+        engines = [
+            await stack.enter_async_context(
+                Rehearsal(mode=mode, prompt_s=prompt_s, step_ms=30, slots=slots, faults=each)
+            )
+            for each in (faults or ((),))
+        ]
+        pool = EnginePool([EngineAddress(engine.url) for engine in engines], capacity=slots)
+        records: list[CallRecord] = []
+        exchange = Exchange(pool, open_engine, Persona("NATF0.pt", "You are kind."), records.append)
+        listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
+        yield Bridge(listener, exchange, pool, engines, records)

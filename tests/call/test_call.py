@@ -1,0 +1,288 @@
+"""A phone call from end to end: a simulated Exotel, the bridge, a rehearsal engine, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tests.call.rig import bridge, speech
+from tests.virtual_time import run
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+
+from pxbridge.calls.call import LAST_WORDS_S, PHONE_SILENT_S, START_TIMEOUT_S, Party
+from pxbridge.exotel.phone import SPELLINGS, HangUp, Line, Phone, Script, place_call
+from pxbridge.listening import listen
+from pxbridge.personaplex import faults
+from pxbridge.personaplex.rehearsal import Mode
+
+HANG_UP_AT_S = 7.0
+
+
+def script(rate_hz: int = 8000, hang_up_at_s: float = HANG_UP_AT_S) -> Script:
+    """A second of silence, five of speech, and the rest to hear the end of it."""
+    return Script(speech(rate_hz), speak_at_s=1.0, hang_up_at_s=hang_up_at_s)
+
+
+def assert_heard_well(phone: Phone) -> None:
+    """What a caller notices: the words, as loud, as fast and as high as they were said, without a gap."""
+    hearing = listen(phone.said, phone.player.heard, phone.line.rate_hz)
+    assert hearing.correlation > 0.85
+    assert hearing.gain_db == pytest.approx(0.0, abs=1.0)
+    assert hearing.speed == pytest.approx(1.0, abs=0.002)
+    assert hearing.dropouts == ()
+    first_s = min(hole.end_s for hole in phone.player.holes) if phone.player.holes else 0.0
+    assert [hole for hole in phone.player.holes if hole.at_s > first_s + 1.0] == []
+    assert not phone.faults
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 24000])
+@pytest.mark.parametrize("chunk_ms", [20, 100])
+def test_the_callers_words_come_back_as_they_were_said(rate_hz: int, chunk_ms: int) -> None:
+    async def main() -> Phone:
+        async with bridge() as b:
+            return await b.call(script(rate_hz), Line(rate_hz=rate_hz, chunk_ms=chunk_ms))
+
+    assert_heard_well(run(main()))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_call_goes_through_however_exotel_spells_it(spelling: str) -> None:
+    async def main() -> tuple[Phone, Party]:
+        async with bridge() as b:
+            phone = await b.call(script(), Line(spelling=SPELLINGS[spelling], dtmf=((2.0, "5"), (2.5, "#"))))
+            record = await b.record()
+            assert record.dtmf == "5#"
+            assert record.malformed == 0
+            assert record.ending is not None
+            return phone, record.ending.by
+
+    phone, by = run(main())
+    assert_heard_well(phone)
+    assert by is Party.PHONE
+
+
+def test_the_rehearsal_engine_greets_and_brings_the_words_back() -> None:
+    async def main() -> tuple[Phone, str]:
+        async with bridge(mode=Mode.PARROT, prompt_s=0.6) as b:
+            phone = await b.call(Script(speech()))
+            return phone, "".join((await b.record()).words)
+
+    phone, words = run(main())
+    hearing = listen(phone.said, phone.player.heard, 8000)
+    assert hearing.first_voice_s is not None
+    assert hearing.first_voice_s < 1.5, "the greeting is late"
+    assert hearing.correlation > 0.85
+    assert "rehearsal engine" in words
+
+
+def test_sound_begins_at_once_although_the_engine_reads_its_prompts() -> None:
+    async def main() -> Phone:
+        async with bridge(prompt_s=5.0) as b:
+            return await b.call(Script(hang_up_at_s=4.5))
+
+    phone = run(main())
+    assert phone.media_received >= 4, "silence now and then: some routes drop a stream without audio"
+    assert not phone.player.heard.any()
+
+
+@pytest.mark.parametrize("hang_up", HangUp)
+def test_every_way_to_hang_up_ends_the_call(hang_up: HangUp) -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            phone = await b.call(script(hang_up_at_s=2.0), Line(hang_up=hang_up))
+            assert not phone.faults
+            await asyncio.sleep(1.0)
+            assert b.exchange.live == 0
+            assert b.pool.free == 1
+            assert b.engines[0].clients == 0
+            assert b.records[0].ending is not None
+            assert b.records[0].ending.by is Party.PHONE
+
+    run(main())
+
+
+def test_a_second_connection_for_the_same_call_takes_its_place() -> None:
+    async def main() -> None:
+        async with bridge(slots=2) as b:
+            first = asyncio.create_task(b.call(script(), Line(call_sid="same")))
+            await asyncio.sleep(1.5)
+            second = await b.call(script(), Line(call_sid="same"))
+            assert (await first).close_code == 1000
+            assert_heard_well(second)
+            await b.record()
+            older, newer = b.records
+            assert older.ending is not None and "second connection" in older.ending.reason
+            assert newer.ending is not None and newer.ending.by is Party.PHONE
+
+    run(main())
+
+
+def test_a_repeated_start_and_events_nobody_knows_change_nothing() -> None:
+    async def main() -> None:
+        async with bridge() as b, connect(b.url(), compression=None) as ws:
+            start = {"event": "start", "stream_sid": "S", "start": {"call_sid": "C"}}
+            for event in ({"event": "connected"}, start, start, {"event": "weather"}):
+                await ws.send(json.dumps(event))
+            for junk in ("", "{", "[]", '{"event":7}', "\x00", b"\xff\xfe"):
+                await ws.send(junk)
+            await ws.send(json.dumps({"event": "stop", "stop": {"reason": "callended"}}))
+            await ws.wait_closed()
+            record = await b.record()
+            assert (record.call_id, record.ignored, record.malformed) == ("C", 2, 6)
+
+    run(main())
+
+
+def test_a_phone_that_never_starts_is_hung_up() -> None:
+    async def main() -> None:
+        async with bridge() as b, connect(b.url(), compression=None) as ws:
+            began_s = asyncio.get_running_loop().time()
+            await ws.send(json.dumps({"event": "connected"}))
+            await ws.wait_closed()
+            assert asyncio.get_running_loop().time() - began_s == pytest.approx(START_TIMEOUT_S, abs=0.5)
+            assert ws.close_code == 1008
+
+    run(main())
+
+
+def test_a_line_that_falls_silent_without_a_close_is_hung_up() -> None:
+    async def main() -> None:
+        async with bridge() as b, connect(b.url(), compression=None) as ws:
+            await ws.send(json.dumps({"event": "start", "stream_sid": "S", "start": {"call_sid": "C"}}))
+            began_s = asyncio.get_running_loop().time()
+            with pytest.raises(ConnectionClosedError, match="nothing from the phone"):
+                while True:
+                    await ws.recv()
+            assert asyncio.get_running_loop().time() - began_s == pytest.approx(PHONE_SILENT_S, abs=0.5)
+            assert b.pool.free == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        (faults.RefusesUpgrade(503), 1011, "503"),
+        (faults.StaysSilent(), 1011, "another conversation"),
+        (faults.BreaksOffPrompting(), 1011, "voice"),
+        (faults.ClosesPrompting(), 1011, "cannot read the prompts"),
+        (faults.ReportsErrorPrompting("no such voice"), 1011, "no such voice"),
+        (faults.Dies(after_steps=10), 1011, "without closing"),
+        (faults.Closes(after_steps=10), 1011, "going away"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, faults.Fault) else "",
+)
+def test_an_engine_that_fails_ends_its_call_and_says_why(fault: faults.Fault, code: int, says: str) -> None:
+    async def main() -> None:
+        async with bridge((fault,)) as b:
+            phone = await b.call(script(hang_up_at_s=30.0))
+            record = await b.record()
+            assert record.ending is not None
+            assert record.ending.by is Party.ENGINE
+            assert says in record.ending.reason
+            assert phone.close_code == code
+            assert phone.duration_s < 5.0 + LAST_WORDS_S
+            assert b.pool.free == 1
+
+    run(main())
+
+
+def test_a_call_tries_the_next_engine_when_one_does_not_come_up() -> None:
+    async def main() -> None:
+        async with bridge((faults.RefusesUpgrade(500),), (faults.BreaksOffPrompting(),), ()) as b:
+            phone = await b.call(script())
+            assert_heard_well(phone)
+            assert b.pool.free == 3
+
+    run(main())
+
+
+def test_a_call_beyond_the_engines_is_told_to_try_later() -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            first = asyncio.create_task(b.call(script()))
+            await asyncio.sleep(1.0)
+            second = await b.call(script())
+            assert second.close_code == 1013
+            assert_heard_well(await first)
+
+    run(main())
+
+
+def test_what_the_agent_said_last_is_heard_before_the_socket_closes() -> None:
+    async def main() -> Phone:
+        async with bridge((faults.Dies(after_steps=50),), mode=Mode.PARROT) as b:
+            return await b.call(Script(hang_up_at_s=30.0))
+
+    phone = run(main())
+    assert phone.player.depth_s == 0.0, "words were cut"
+    assert phone.marks_received >= 1
+
+
+def test_bad_sound_from_an_engine_costs_only_itself() -> None:
+    async def main() -> None:
+        async with bridge((faults.SendsGarbage(),), ()) as b:
+            spoiled, fine = await asyncio.gather(b.call(script()), b.call(script()))
+            assert_heard_well(fine)
+            assert spoiled.duration_s == pytest.approx(HANG_UP_AT_S)
+
+    run(main())
+
+
+def test_nothing_is_left_of_a_thousand_calls() -> None:
+    process = psutil.Process()
+
+    async def main() -> None:
+        async with bridge(slots=10) as b:
+
+            async def ten() -> None:
+                ways = list(HangUp)
+                await asyncio.gather(
+                    *(b.call(Script(hang_up_at_s=0.3), Line(hang_up=ways[n % len(ways)])) for n in range(10))
+                )
+                await asyncio.sleep(5.0)
+
+            for _ in range(20):  # so that caches and pools are as large as they get
+                await ten()
+            before = await settled()
+            for _ in range(100):
+                await ten()
+            after = await settled()
+            assert len(b.records) == 1200
+            assert after.tasks == before.tasks
+            assert after.descriptors == before.descriptors
+            assert after.objects - before.objects < 1000, "objects of a thousand calls were kept"
+            assert after.memory - before.memory < 4e6, "memory of a thousand calls was kept"
+
+    class Left:
+        def __init__(self) -> None:
+            gc.collect()
+            self.tasks = len(asyncio.all_tasks())
+            self.descriptors = len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
+            self.objects = len(gc.get_objects())
+            self.memory = process.memory_info().rss
+
+    async def settled() -> Left:
+        await asyncio.sleep(30.0)
+        return Left()
+
+    run(main())
+
+
+def test_a_wrong_sample_rate_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            line = Line(rate_hz=16000)
+            phone = Phone(Script(np.zeros(1, np.int16), speak_at_s=0.0, hang_up_at_s=3.0), line)
+            await place_call(b.url(8000), phone)
+
+    run(main())
+    assert "says 8000 Hz" in caplog.text
+    assert "write ?sample-rate=16000" in caplog.text
