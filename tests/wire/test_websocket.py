@@ -919,10 +919,7 @@ MESSAGES = st.lists(
 
 
 def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[bytes, int]:
-    """A whole connection as `websockets`' own client protocol writes it, in fragments, with pings between.
-
-    Its bytes, and how many pings.
-    """
+    """A connection as `websockets` itself writes it, in fragments, with pings: its bytes, how many pings."""
     pings = 0
     client = ClientProtocol(parse_uri("ws://127.0.0.1/take"), state=websockets.protocol.State.OPEN)
     for payload, is_text, fragments, pinged in messages:
