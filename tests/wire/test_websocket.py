@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import math
 import socket
 import ssl
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trustme
@@ -105,14 +106,10 @@ class Raw:
         self.reader, self.writer = reader, writer
 
     def stop_reading(self) -> None:
-        transport = self.writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
+        cast("asyncio.Transport", self.writer.transport).pause_reading()
 
     def read_on(self) -> None:
-        transport = self.writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.resume_reading()
+        cast("asyncio.Transport", self.writer.transport).resume_reading()
 
     async def upgraded(self, path: str) -> Raw:
         self.writer.write(upgrade_request(path))
@@ -275,7 +272,7 @@ async def test_the_round_trip_is_measured(ends: Ends) -> None:
         while end.rtt_s is None:
             await peer.send("turn")
             await peer.recv()
-        assert 0 < end.rtt_s < 5
+        assert 0 <= end.rtt_s < 5  # uvloop's clock counts whole milliseconds
 
 
 async def test_a_missed_pong_is_no_reason_to_hang_up_unless_asked_to(ends: Ends) -> None:
@@ -914,12 +911,18 @@ class Wire(asyncio.Transport):
 
 
 MESSAGES = st.lists(
-    st.tuples(st.binary(max_size=300), st.booleans(), st.integers(1, 4), st.booleans()), max_size=6
+    st.tuples(
+        st.binary(max_size=300) | st.sampled_from([bytes(125), bytes(126), bytes(70_000)]),
+        st.booleans(),
+        st.integers(1, 4),
+        st.booleans(),
+    ),
+    max_size=6,
 )
 
 
-def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[bytes, int]:
-    """A connection as `websockets` itself writes it, in fragments, with pings: its bytes, how many pings."""
+def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[list[bytes], int]:
+    """A connection as `websockets` itself writes it, in fragments, with pings: its writes, how many pings."""
     pings = 0
     client = ClientProtocol(parse_uri("ws://127.0.0.1/take"), state=websockets.protocol.State.OPEN)
     for payload, is_text, fragments, pinged in messages:
@@ -937,7 +940,7 @@ def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[byt
                 client.send_ping(b"between")
                 pings += 1
     client.send_close(1000)
-    return upgrade_request("/take") + b"".join(client.data_to_send()), pings
+    return [upgrade_request("/take"), *client.data_to_send()], pings
 
 
 @settings(deadline=None)
@@ -945,8 +948,11 @@ def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[byt
 def test_any_split_of_the_bytes_gives_the_same_messages(
     messages: list[tuple[bytes, bool, int, bool]], data: st.DataObject
 ) -> None:
-    stream, pings = sent_by_a_client(messages)
-    cuts = data.draw(st.sets(st.integers(0, len(stream)), max_size=40).map(sorted), label="cuts")
+    writes, pings = sent_by_a_client(messages)
+    stream = b"".join(writes)
+    ends_of_frames = st.sampled_from(list(itertools.accumulate(len(write) for write in writes)))
+    anywhere = st.integers(0, len(stream))
+    cuts = data.draw(st.sets(ends_of_frames | anywhere, max_size=40).map(sorted), label="cuts")
 
     async def receive() -> tuple[list[tuple[bytes, bool]], Closed, int]:
         received: list[tuple[bytes, bool]] = []
