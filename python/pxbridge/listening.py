@@ -40,6 +40,11 @@ NEAR_S = 0.25
 ACTIVE_BELOW_PEAK_DB = 30.0
 """Frames of speech within this of its loudest frame are speech, the rest is pause."""
 VOICE_DBFS = -45.0
+PIECE_S = 0.4
+PIECE_FOUND = 0.7
+"""A shorter piece of speech is more like others: it must be more alike to be taken for itself."""
+PIECE_REACH_S = 2.0
+"""How much later than the words before a piece is looked for."""
 SILENT_POWER = 10**-9.6
 """What silence is given out as: -96 dB below full scale."""
 QUIET_FLOOR = 1e-4
@@ -188,32 +193,44 @@ def _find_windows(
     x: Signal, y: Signal, active: NDArray[np.bool_], hop_s: float, longest_delay_s: float
 ) -> tuple[tuple[Delay, ...], int]:
     """Looks for each second of `x` that is mostly speech in what of `y` follows it."""
-    length, frame = round(WINDOW_S * RATE_HZ), round(FRAME_S * RATE_HZ)
-    reach = length + round(longest_delay_s * RATE_HZ)
+    length, piece, frame = (round(seconds * RATE_HZ) for seconds in (WINDOW_S, PIECE_S, FRAME_S))
+    reach = round(longest_delay_s * RATE_HZ)
     delays: list[Delay] = []
     windows = 0
     for start in range(0, len(x) - length + 1, round(hop_s * RATE_HZ)):
         if np.mean(active[start // frame : (start + length) // frame]) < 0.5:
             continue
         windows += 1
-        window, following = x[start : start + length], y[start : start + reach]
-        emphasised = _emphasise(window)
-        since, correlation = 0, 0.0
-        if delays:  # first where the one before was: nearly always right, and hundreds of times faster
-            since = max(0, round((delays[-1].delay_s - NEAR_S) * RATE_HZ))
-            near = _Heard(_emphasise(following[since : since + length + round(2 * NEAR_S * RATE_HZ)]), length)
-            lag, correlation = _earliest(near.correlations(emphasised))
-        if correlation < CERTAIN:
-            since = 0
-            anywhere = _Heard(_emphasise(following), length)
-            lag, correlation = _earliest(anywhere.correlations(emphasised))
-        if correlation < FOUND:
-            continue
-        lag += since
-        found = following[lag : lag + length]
-        gain_db = 10.0 * math.log10(float(np.dot(found, found)) / float(np.dot(window, window)))
-        delays.append(Delay((start + length / 2) / RATE_HZ, lag / RATE_HZ, correlation, gain_db))
+        last_s = delays[-1].delay_s if delays else None
+        found = _look_for(x[start : start + length], y[start : start + length + reach], last_s)
+        if found is None and last_s is not None:
+            # Speech that was hurried or broken up on its way is out of step with itself within a second.
+            middle = start + (length - piece) // 2
+            nearby = piece + round((last_s + PIECE_REACH_S) * RATE_HZ)
+            found = _look_for(x[middle : middle + piece], y[middle : middle + nearby], None)
+            found = found if found is not None and found.correlation >= PIECE_FOUND else None
+        if found is not None:
+            delays.append(found._replace(at_s=(start + length / 2) / RATE_HZ))
     return tuple(delays), windows
+
+
+def _look_for(window: Signal, following: Signal, near_s: float | None) -> Delay | None:
+    """Finds a window in what follows its own beginning, first near the delay given; leaves `at_s` at 0."""
+    emphasised = _emphasise(window)
+    since, lag, correlation = 0, 0, 0.0
+    if near_s is not None:  # where the one before was: nearly always right, and hundreds of times faster
+        since = max(0, round((near_s - NEAR_S) * RATE_HZ))
+        near = following[since : since + len(window) + round(2 * NEAR_S * RATE_HZ)]
+        lag, correlation = _earliest(_Heard(_emphasise(near), len(window)).correlations(emphasised))
+    if correlation < CERTAIN:
+        since = 0
+        lag, correlation = _earliest(_Heard(_emphasise(following), len(window)).correlations(emphasised))
+    if correlation < FOUND:
+        return None
+    lag += since
+    found = following[lag : lag + len(window)]
+    gain_db = 10.0 * math.log10(float(np.dot(found, found)) / float(np.dot(window, window)))
+    return Delay(0.0, lag / RATE_HZ, correlation, gain_db)
 
 
 def _emphasise(x: Signal) -> Signal:

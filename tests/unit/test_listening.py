@@ -63,6 +63,17 @@ def test_a_delay_that_changes_is_followed() -> None:
     assert hearing.delays[-1].delay_s == pytest.approx(0.6, abs=0.001)
 
 
+def test_words_that_are_hurried_are_followed_down_to_where_they_settle() -> None:
+    late = heard(0.8)
+    hurried = [late[at : at + 3680] for at in range(12_800, 36_800, 4000)]  # of half a second, 40 ms are lost
+    echo = np.concatenate([late[:12_800], *hurried, late[36_800:], np.zeros(1920, np.float32)])
+    delays = [delay.delay_s for delay in listen(to_pcm(SAID), to_pcm(echo), 8000).delays]
+    assert len(delays) >= 8
+    assert delays == sorted(delays, reverse=True)
+    assert delays[-1] == pytest.approx(0.56)
+    assert delays[0] > 0.7
+
+
 def test_words_said_twice_are_each_heard_in_their_turn() -> None:
     twice = np.concatenate([SPEECH, SPEECH, SPEECH, np.zeros(8000, np.float32)])
     hearing = listen(to_pcm(twice), to_pcm(heard(0.25, of=twice)), 8000)
