@@ -13,7 +13,6 @@ import asyncio
 import selectors
 from typing import TYPE_CHECKING, TypeVar
 
-
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
     from typing import Any
@@ -26,8 +25,8 @@ once, except when the kernel puts its delivery off to another thread of its own.
 
 
 TURN_S = 1e-9
-"""A turn of the loop takes time in reality: so much here, or code whose deadline a rounding error keeps in the
-future would wait for it for ever."""
+"""A turn of the loop takes time in reality: so much here, or code whose deadline a rounding error keeps in
+the future would wait for it for ever."""
 
 
 class _JumpingSelector(selectors.BaseSelector):

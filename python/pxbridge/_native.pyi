@@ -235,6 +235,8 @@ class Downlink:
         """The messages that are due after these bytes from the engine, as JSON text. Releases the GIL.
 
         Args:
+            ogg: Bytes of the engine's stream, in any split.
+            now_s: The time.
             uplink: The other direction of this call: it knows whether the caller is speaking (for barge-in)
                 and in which beat the phone's chunks come (for the delay to begin with).
         """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pxbridge
 from pxbridge.calls.exchange import Exchange
+from pxbridge.calls.log import log_call
 from pxbridge.calls.persona import Persona
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.listener import listen
@@ -72,7 +73,7 @@ async def run(loaded: Loaded, console: Console, ready: Callable[[str], None] | N
         log.warning("%s", note)
     with _stop_signals() as signals:
         async with _engines(settings) as engines:
-            exchange = Exchange(engines, _opener(settings), _persona(settings))
+            exchange = Exchange(engines, _opener(settings), _persona(settings), [log_call])
 
             async def answer(phone: WebSocket, rate_hz: int | None) -> None:
                 await exchange.handle(phone, rate_hz)

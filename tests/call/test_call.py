@@ -273,7 +273,7 @@ def test_nothing_is_left_of_a_thousand_calls() -> None:
         await asyncio.sleep(30.0)
         return Left()
 
-    run(main())
+    run(main(), limit_s=7200.0)
 
 
 def test_a_wrong_sample_rate_is_noticed(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,12 +18,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
+from pxbridge.calls.events import Event, Kind
 from pxbridge.errors import EngineError, EngineLost, NoEngineFree
 from pxbridge.exotel import messages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pxbridge.calls.events import Watcher
     from pxbridge.calls.persona import Persona
     from pxbridge.personaplex.client import EngineAddress, Session
     from pxbridge.personaplex.pool import EnginePool
@@ -96,7 +98,7 @@ class CallRecord:
     ignored: int = 0
     dtmf: str = ""
     words: list[str] = field(default_factory=list)
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Call:
@@ -108,7 +110,7 @@ class Call:
         engines: Where engines are leased.
         open_engine: How a leased engine becomes a session.
         persona: Who the caller speaks with, before custom parameters.
-        on_start: Told the call's id when it is known, so that a retried connection can replace this one.
+        tell: Told everything that happens, with the record as it is then.
         clock: Seconds, monotonic; the event loop's own by default.
     """
 
@@ -120,7 +122,7 @@ class Call:
         engines: EnginePool,
         open_engine: OpenEngine,
         persona: Persona,
-        on_start: Callable[[Call], None] = lambda _call: None,
+        tell: Watcher,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -130,7 +132,7 @@ class Call:
         self._engines = engines
         self._open_engine = open_engine
         self._persona = persona
-        self._on_start = on_start
+        self._watcher = tell
         self.record = CallRecord(opened_s=self._clock())
         self._uplink: Uplink | None = None
         self._downlink: Downlink | None = None
@@ -171,8 +173,8 @@ class Call:
                     timer.cancel()
             self._ending.cancel()
             self._start.cancel()
-            self._socket.close(ending.code, ending.reason)
             self._close_record(ending)
+            self._socket.close(ending.code, ending.reason)
         await self._socket.wait_closed()
 
     def end(self, reason: str, code: int = 1000, *, last_words: bool = False) -> None:
@@ -193,7 +195,7 @@ class Call:
             return
         persona, notes = self._persona.for_call(start.custom)
         for note in notes:
-            log.warning("call %s: %s", self.record.call_id, note)
+            self._tell(Kind.NOTE, text=note)
         try:
             await self._hold_conversation(persona)
         except NoEngineFree as busy:
@@ -215,6 +217,7 @@ class Call:
             try:
                 with self._engines.lease(avoid=tried) as address:
                     self.record.engine = str(address)
+                    self._tell(Kind.ENGINE_TRIED, engine=str(address))
                     session = await self._open_engine(address, persona)
                     try:
                         raise await self._live(session)
@@ -226,7 +229,7 @@ class Call:
             except NoEngineFree as none_free:
                 raise failure or none_free from None
             except EngineError as error:
-                log.warning("call %s: engine %s: %s", self.record.call_id, self.record.engine, error)
+                self._tell(Kind.ENGINE_FAILED, engine=str(address), reason=str(error))
                 failure = error
                 tried |= {address}
 
@@ -237,12 +240,7 @@ class Call:
         now_s = self._clock()
         if self.record.live_s is None:
             self.record.live_s = now_s
-        log.info(
-            "call %s: live with %s, prompts took %.2f s",
-            self.record.call_id,
-            session.engine,
-            session.prompt_s,
-        )
+        self._tell(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s)
 
         def on_close(end: EngineLost | None) -> None:
             if not lost.done():  # it is cancelled when the call ends first
@@ -253,7 +251,9 @@ class Call:
         session.send_audio(uplink.open(now_s))
         self._arm()
         try:
-            return await lost or EngineLost(f"{session.engine}: closed from our side")
+            loss = await lost or EngineLost(f"{session.engine}: closed from our side")
+            self._tell(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
+            return loss
         finally:
             self._session = None
             uplink.close(self._clock())
@@ -268,7 +268,7 @@ class Call:
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._heard_out.wait()
         except TimeoutError:
-            log.warning("call %s: no sign that the last words were heard", self.record.call_id)
+            self._tell(Kind.NOTE, text="no sign that the last words were heard")
 
     async def _watch_phone(self) -> None:
         """Ends a call whose line has died without a close."""
@@ -305,7 +305,7 @@ class Call:
                 self._send_to_phone(self._downlink.flush(now_s))
             case messages.Dtmf(digit=digit):
                 self.record.dtmf += digit
-                log.info("call %s: key %s", self.record.call_id, digit)
+                self._tell(Kind.KEY, digit=digit)
             case messages.Stop(wording=wording):
                 self._finish(Ending(Party.PHONE, f"stop: {wording}" if wording else "stop"))
             case messages.Connected():
@@ -322,33 +322,30 @@ class Call:
             return
         record = self.record
         rate = messages.line_rate(self._url_rate_hz, start)
-        for note in rate.notes:
-            log.warning("call %s: %s", start.call_id, note)
         record.call_id, record.stream_sid = start.call_id, start.stream_sid
         record.rate_hz, record.started_s = rate.rate_hz, now_s
         encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
         self._uplink = Uplink(rate.rate_hz, encoding=encoding)
         self._downlink = Downlink(rate.rate_hz, stream_sid=start.stream_sid, encoding=encoding)
-        log.info("call %s: started, %d Hz (%s), %s", record.call_id, rate.rate_hz, rate.source, encoding)
-        self._on_start(self)
+        self._tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.custom)
+        for note in rate.notes:
+            self._tell(Kind.NOTE, text=note)
         self._send_to_phone(self._downlink.poll(now_s))
         self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s)
         self._start.set_result(start)
         self._arm()
 
     def _check_rate(self, since_s: float) -> None:
-        """A line that runs at another rate than it says is the fault in which everyone sounds slow and deep."""
+        """Says so if the line runs at another rate than it claims: then everyone sounds slow and deep."""
         uplink, _ = self._line()
         measured_hz = uplink.stats()["received"] / (self._clock() - since_s)
         if measured_hz and abs(measured_hz / self.record.rate_hz - 1) > RATE_TOLERANCE:
             like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
-            log.warning(
-                "call %s: the phone says %d Hz and sends %.0f samples a second: if everyone sounds slow and deep, "
-                "or fast and high, write ?sample-rate=%d into the applet's URL",
-                self.record.call_id,
-                self.record.rate_hz,
-                measured_hz,
-                like_hz,
+            self._tell(
+                Kind.NOTE,
+                text=f"the phone says {self.record.rate_hz} Hz and sends {measured_hz:.0f} samples a second: "
+                "if voices sound slow and deep, or fast and high, "
+                f"write ?sample-rate={like_hz} into the applet's URL",
             )
 
     def _phone_gone(self, closed: Closed) -> None:
@@ -363,6 +360,7 @@ class Call:
 
     def _engine_wrote(self, piece: str) -> None:
         self.record.words.append(piece)
+        self._tell(Kind.WORDS, text=piece)
 
     # -- the clock ------------------------------------------------------------------------------------
 
@@ -400,17 +398,19 @@ class Call:
             raise RuntimeError("the call has not started")
         return self._uplink, self._downlink
 
-    # -- what is left ---------------------------------------------------------------------------------
+    # -- what is known --------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """The line's counters so far: ``uplink`` and ``downlink``; empty before `start`."""
+        if self._uplink is None or self._downlink is None:
+            return {}
+        return {"uplink": self._uplink.stats(), "downlink": self._downlink.stats()}
 
     def _close_record(self, ending: Ending) -> None:
         record = self.record
         record.ended_s, record.ending = self._clock(), ending
-        if self._uplink is not None and self._downlink is not None:
-            record.stats = {"uplink": self._uplink.stats(), "downlink": self._downlink.stats()}
-        log.info(
-            "call %s: ended by the %s after %.1f s: %s",
-            record.call_id,
-            ending.by.value,
-            record.ended_s - record.opened_s,
-            ending.reason,
-        )
+        record.stats = self.stats()
+        self._tell(Kind.ENDED, by=ending.by.value, reason=ending.reason)
+
+    def _tell(self, kind: Kind, **detail: Any) -> None:
+        self._watcher(self.record, Event(kind, self._clock(), detail))

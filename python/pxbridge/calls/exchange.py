@@ -7,11 +7,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.call import Call
+from pxbridge.calls.events import Event, Kind
+from pxbridge.calls.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
     from pxbridge.calls.call import CallRecord, OpenEngine
+    from pxbridge.calls.events import Watcher
     from pxbridge.calls.persona import Persona
     from pxbridge.personaplex.pool import EnginePool
     from pxbridge.websocket import WebSocket
@@ -26,7 +29,7 @@ class Exchange:
         engines: Where calls lease their engines.
         open_engine: How a leased engine becomes a session.
         persona: Who callers speak with, unless a call says otherwise.
-        on_ended: Given the record of each call that has ended.
+        watchers: Told everything that happens in every call.
     """
 
     def __init__(
@@ -34,12 +37,12 @@ class Exchange:
         engines: EnginePool,
         open_engine: OpenEngine,
         persona: Persona,
-        on_ended: Callable[[CallRecord], None] = lambda _record: None,
+        watchers: Iterable[Watcher] = (),
     ) -> None:
         self._engines = engines
         self._open_engine = open_engine
         self._persona = persona
-        self._on_ended = on_ended
+        self._watchers = tuple(watchers)
         self._calls: set[Call] = set()
         self._by_id: dict[str, Call] = {}
         self._empty = asyncio.Event()
@@ -57,14 +60,27 @@ class Exchange:
             socket: The phone's.
             rate_hz: The line's rate if the URL named one.
         """
+        watchers = list(self._watchers)
+
+        def tell(record: CallRecord, event: Event) -> None:
+            if event.kind is Kind.STARTED:
+                self._started(call)
+            for watcher in watchers:
+                try:
+                    watcher(record, event)
+                except Exception:
+                    log.exception("call %s: a watcher failed at %r", record.call_id, event.kind.value)
+
         call = Call(
             socket,
             rate_hz,
             engines=self._engines,
             open_engine=self._open_engine,
             persona=self._persona,
-            on_start=self._started,
+            tell=tell,
         )
+        if Observer.wanted(socket):
+            watchers.append(Observer(socket, call.stats))
         self._calls.add(call)
         self._empty.clear()
         try:
@@ -75,7 +91,6 @@ class Exchange:
                 del self._by_id[call.record.call_id]
             if not self._calls:
                 self._empty.set()
-            self._on_ended(call.record)
 
     def _started(self, call: Call) -> None:
         """Exotel repeats a handshake it thinks has failed: the newer connection is the one it listens to."""
