@@ -110,7 +110,7 @@ class Phone:
         await asyncio.sleep(self.starts_at_s - loop.time())
         try:
             async with connect(self.url, compression=None, max_size=None, ping_interval=None) as ws:
-                sid = f"load-{id(self)}"
+                sid = f"load-{os.getpid()}-{id(self)}"
                 start = {"stream_sid": sid, "call_sid": sid, "account_sid": "load", "from": "1", "to": "2"}
                 start["media_format"] = {"encoding": "raw/slin", "sample_rate": str(RATE_HZ)}  # type: ignore[assignment]
                 await ws.send('{"event":"connected"}')
