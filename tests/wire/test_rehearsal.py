@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from pxbridge import websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder
 from pxbridge.personaplex import faults, wire
 from pxbridge.personaplex.container import PageReader, PageWriter, packet_samples
@@ -353,6 +354,32 @@ async def test_what_comes_before_the_handshake_is_thrown_away_and_leaves_it_deaf
         await messages(phone, wire.Kind.AUDIO, 2)
         await phone.send(wire.audio(stream[-300:] + headless(our_stream(10))))
         assert await is_silent(phone)
+
+
+async def test_a_client_that_answers_the_handshake_at_once_is_heard() -> None:
+    stream = our_stream(4)
+    async with rehearsal(slots=20) as engine:
+
+        async def is_heard() -> None:
+            heard = asyncio.Event()
+            came = 0
+            connection = await websocket.connect(wire.chat_url(engine.url, "NATF0.pt", "You are Ada."))
+
+            def answer(message: bytes, is_text: bool) -> None:
+                nonlocal came
+                if message == wire.handshake():
+                    connection.send(wire.audio(stream))
+                came += message[0] == wire.Kind.AUDIO
+                if came == 2 + 4:
+                    heard.set()
+
+            connection.on_message = answer
+            async with asyncio.timeout(PATIENCE_S):
+                await heard.wait()
+            connection.close()
+            await connection.wait_closed()
+
+        await asyncio.gather(*(is_heard() for _ in range(20)))
 
 
 @pytest.mark.parametrize(

@@ -218,14 +218,17 @@ class _Session:
             pass
 
     async def prompt(self, prompt_s: float) -> None:
-        """Takes the time that a real engine needs for its prompts, then says that it is ready."""
+        """Takes the time that a real engine needs for its prompts."""
         for fault in self._faults:
             await fault.while_prompting(self)
         await self.pause(prompt_s)
-        await self.send(wire.handshake())
 
     async def converse(self, step_s: float) -> None:
-        """Hears and steps, until the client is gone."""
+        """Says that it is ready, then hears and steps, until the client is gone.
+
+        Nobody throws away any more what the client sends: it answers the handshake at once, with its headers.
+        """
+        await self.send(wire.handshake())
         pages = PageWriter(random.getrandbits(32))
         for message in self._disturbed(-1, [wire.audio(page) for page in pages.headers()]):
             await self.send(message)
