@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
     from pxbridge.settings import Loaded
-    from pxbridge.websocket import WebSocket
 
 log = logging.getLogger("pxbridge")
 
@@ -74,11 +73,7 @@ async def run(loaded: Loaded, console: Console, ready: Callable[[str], None] | N
     with _stop_signals() as signals:
         async with _engines(settings) as engines:
             exchange = Exchange(engines, _opener(settings), _persona(settings), [log_call])
-
-            async def answer(phone: WebSocket, rate_hz: int | None) -> None:
-                await exchange.handle(phone, rate_hz)
-
-            async with _listen(loaded, answer) as listener:
+            async with _listen(loaded, exchange.handle) as listener:
                 url = f"ws://{_url_host(settings.host)}:{listener.port}/exotel"
                 _say_what_next(console, settings, url)
                 if ready is not None:

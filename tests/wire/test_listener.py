@@ -16,20 +16,21 @@ from pxbridge.exotel.listener import Listener, listen
 from pxbridge.exotel.messages import Exotel, Media, Start, parse
 
 if TYPE_CHECKING:
-    from pxbridge.websocket import WebSocket
+    from pxbridge.exotel.listener import Arrival
 
 
 class Calls:
     """A call owner that notes what it was given and lives until it is told to end."""
 
     def __init__(self) -> None:
-        self.rates: list[int | None] = []
+        self.arrivals: list[Arrival] = []
         self.messages: asyncio.Queue[bytes] = asyncio.Queue()
         self.end = asyncio.Event()
         self.cancelled = 0
 
-    async def own(self, socket: WebSocket, rate_hz: int | None) -> None:
-        self.rates.append(rate_hz)
+    async def own(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+        socket = arrival.socket
         socket.on_message = lambda payload, _text: self.messages.put_nowait(payload)
         ended = asyncio.create_task(self.end.wait())
         gone = asyncio.create_task(socket.wait_closed())
@@ -78,7 +79,33 @@ async def test_a_call_comes_in_with_the_rate_its_url_names(path: str, rate_hz: i
         exotel = Exotel("MZ1")
         await phone.send(exotel.start(call_sid="CA1"))
         assert parse(await calls.messages.get()) == parse(Exotel("MZ1").start(call_sid="CA1"))
-        assert calls.rates == [rate_hz]
+        assert [arrival.rate_hz for arrival in calls.arrivals] == [rate_hz]
+        assert [arrival.peer for arrival in calls.arrivals] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "persona"),
+    [
+        ("/exotel", None),
+        ("/exotel/nurse", "nurse"),
+        ("/exotel/night-desk_2/?sample-rate=8000", "night-desk_2"),
+    ],
+)
+async def test_the_path_names_the_persona(path: str, persona: str | None) -> None:
+    calls = Calls()
+    async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener, path)) as phone:
+        await phone.send("hello")
+        await calls.messages.get()
+        assert [arrival.persona_name for arrival in calls.arrivals] == [persona]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/exotel/../nurse", "/exotel/%2e%2e", "/exotel/a/b", "/exotel/" + "n" * 65, "/exotel/a.b", "/exotel//"],
+)
+async def test_what_is_no_name_of_a_persona_is_not_found(path: str) -> None:
+    async with listen(Calls().own, "127.0.0.1", 0) as listener:
+        assert (await get(listener, path))[0] == 404
 
 
 async def test_exotels_largest_payload_passes() -> None:
@@ -141,10 +168,10 @@ async def test_one_call_too_many_is_refused_before_its_upgrade_and_room_comes_ba
 async def test_a_call_that_fails_ends_alone() -> None:
     calls = Calls()
 
-    async def own(socket: WebSocket, rate_hz: int | None) -> None:
-        if rate_hz is not None:
+    async def own(arrival: Arrival) -> None:
+        if arrival.rate_hz is not None:
             raise LookupError("a fault of ours")
-        await calls.own(socket, rate_hz)
+        await calls.own(arrival)
 
     async with listen(own, "127.0.0.1", 0) as listener, connect(url(listener)) as healthy:
         async with connect(url(listener, "/?sample-rate=8000")) as unlucky:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.persona import Persona
+    from pxbridge.exotel.listener import Arrival
     from pxbridge.personaplex.client import EngineAddress, Session
     from pxbridge.personaplex.pool import EnginePool
-    from pxbridge.websocket import Closed, WebSocket
+    from pxbridge.websocket import Closed
 
     OpenEngine = Callable[[EngineAddress, Persona], Awaitable[Session]]
     """Connects an engine and prompts it."""
@@ -105,8 +106,7 @@ class Call:
     """The life of one call.
 
     Args:
-        socket: The phone's WebSocket, just accepted.
-        rate_hz: The line's rate if the URL named one.
+        arrival: How it came in.
         engines: Where engines are leased.
         open_engine: How a leased engine becomes a session.
         persona: Who the caller speaks with, before custom parameters.
@@ -116,8 +116,7 @@ class Call:
 
     def __init__(
         self,
-        socket: WebSocket,
-        rate_hz: int | None,
+        arrival: Arrival,
         *,
         engines: EnginePool,
         open_engine: OpenEngine,
@@ -127,8 +126,8 @@ class Call:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
-        self._socket = socket
-        self._url_rate_hz = rate_hz
+        self._arrival = arrival
+        self._socket = arrival.socket
         self._engines = engines
         self._open_engine = open_engine
         self._persona = persona
@@ -321,7 +320,7 @@ class Call:
             self.record.ignored += 1  # Exotel's retry on the same socket: already under way.
             return
         record = self.record
-        rate = messages.line_rate(self._url_rate_hz, start)
+        rate = messages.line_rate(self._arrival.rate_hz, start)
         record.call_id, record.stream_sid = start.call_id, start.stream_sid
         record.rate_hz, record.started_s = rate.rate_hz, now_s
         encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"

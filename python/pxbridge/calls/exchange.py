@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord, OpenEngine
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.persona import Persona
+    from pxbridge.exotel.listener import Arrival
     from pxbridge.personaplex.pool import EnginePool
-    from pxbridge.websocket import WebSocket
 
 log = logging.getLogger("pxbridge.exchange")
 
@@ -53,13 +53,8 @@ class Exchange:
         """How many calls there are."""
         return len(self._calls)
 
-    async def handle(self, socket: WebSocket, rate_hz: int | None) -> None:
-        """Holds one call, from its accepted socket to its end.
-
-        Args:
-            socket: The phone's.
-            rate_hz: The line's rate if the URL named one.
-        """
+    async def handle(self, arrival: Arrival) -> None:
+        """Holds one call, from its accepted socket to its end."""
         watchers = list(self._watchers)
 
         def tell(record: CallRecord, event: Event) -> None:
@@ -72,15 +67,14 @@ class Exchange:
                     log.exception("call %s: a watcher failed at %r", record.call_id, event.kind.value)
 
         call = Call(
-            socket,
-            rate_hz,
+            arrival,
             engines=self._engines,
             open_engine=self._open_engine,
             persona=self._persona,
             tell=tell,
         )
-        if Observer.wanted(socket):
-            watchers.append(Observer(socket, call.stats))
+        if Observer.wanted(arrival.socket):
+            watchers.append(Observer(arrival.socket, call.stats))
         self._calls.add(call)
         self._empty.clear()
         try:

@@ -6,6 +6,7 @@ whatever way, its socket is closed; when the listener ends, no task of it is lef
 
 ====================  ==================================================================================
 ``/``, ``/exotel``    Exotel's WebSocket; ``?sample-rate=`` 8000, 16000 or 24000 tells the line's rate
+``/exotel/PERSONA``   the same, for callers who shall speak with that persona
 ``/livez``            200 as long as the event loop turns
 ``/readyz``           200 if another call can be taken, else 503 with the reasons, one a line
 anything else         404
@@ -17,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -29,11 +32,13 @@ if TYPE_CHECKING:
 
     from pxbridge.websocket import Handler, Request, Response, WebSocket
 
-    CallOwner = Callable[[WebSocket, int | None], Coroutine[Any, Any, None]]
+    CallOwner = Callable[["Arrival"], Coroutine[Any, Any, None]]
 
 log = logging.getLogger(__name__)
 
-CALL_PATHS: Final = frozenset({"/", "/exotel", "/exotel/"})
+_CALL_PATH: Final = re.compile(r"/|/exotel/?|/exotel/(?P<persona>[A-Za-z0-9_-]{1,64})/?")
+"""A persona's name is a word that can stand in a file, a log and a URL as it is."""
+
 DEFAULT_MAX_CALLS: Final = 100
 """More than one process carries well; a limit is there so that overload refuses calls instead of spoiling
 them."""
@@ -51,11 +56,28 @@ _GOING_AWAY: Final = 1001
 _INTERNAL_ERROR: Final = 1011
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A phone call at the door, let in.
+
+    Args:
+        socket: The phone's, just accepted.
+        rate_hz: The line's rate if the URL named one.
+        persona_name: Whom the URL's path asks for; ``None`` if it leaves that to the bridge.
+        peer: The address the call came from, of the proxy's client if a trusted proxy says so.
+    """
+
+    socket: WebSocket
+    rate_hz: int | None = None
+    persona_name: str | None = None
+    peer: str = ""
+
+
 class Listener:
     """The open door; made by `listen`.
 
     Args:
-        owner: Given each accepted WebSocket and the line rate in Hz that its URL named, or ``None``.
+        owner: Given each call that is let in.
         not_ready: Reasons why no call can be taken now; none means ready.
         max_calls: Calls at the same time; one more is refused with 503 before its upgrade.
     """
@@ -100,8 +122,8 @@ class Listener:
     def accept(self, request: Request) -> Response | Handler:
         """Decide about one request, before any upgrade."""
         url = urlsplit(request.path)
-        if url.path in CALL_PATHS:
-            return self._accept_call(url.query)
+        if (call := _CALL_PATH.fullmatch(url.path)) is not None:
+            return self._accept_call(url.query, call["persona"])
         if url.path not in ("/livez", "/readyz"):
             return websocket.text_response(404, "not found\n")
         if request.method not in ("GET", "HEAD"):
@@ -113,7 +135,7 @@ class Listener:
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in reasons))
         return websocket.text_response(200, "ready\n")
 
-    def _accept_call(self, query: str) -> Response | Handler:
+    def _accept_call(self, query: str, persona_name: str | None) -> Response | Handler:
         try:
             rate_hz = _rate_of(query)
         except ValueError as exc:
@@ -122,7 +144,9 @@ class Listener:
         if full:
             self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
-        return lambda socket: self._begin(socket, rate_hz)
+        return lambda socket: self._begin(
+            Arrival(socket, rate_hz, persona_name, socket.peer.rpartition(":")[0])
+        )
 
     def _full(self) -> list[str]:
         if self._draining:
@@ -131,8 +155,8 @@ class Listener:
             return [f"all {self._max_calls} calls are taken"]
         return []
 
-    def _begin(self, socket: WebSocket, rate_hz: int | None) -> None:
-        task = asyncio.create_task(self._call(socket, rate_hz), name=f"call from {socket.peer}")
+    def _begin(self, arrival: Arrival) -> None:
+        task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
         self._calls.add(task)
         self._no_calls.clear()
         task.add_done_callback(self._ended)
@@ -142,10 +166,11 @@ class Listener:
         if not self._calls:
             self._no_calls.set()
 
-    async def _call(self, socket: WebSocket, rate_hz: int | None) -> None:
+    async def _call(self, arrival: Arrival) -> None:
+        socket = arrival.socket
         code = _GOING_AWAY  # if this task is cancelled, which is what the end of the listener does
         try:
-            await self._owner(socket, rate_hz)
+            await self._owner(arrival)
             code = 1000
         except Exception:
             code = _INTERNAL_ERROR
@@ -181,9 +206,8 @@ async def listen(
     `Listener.drain`).
 
     Args:
-        owner: Called with each accepted WebSocket and the line rate in Hz that its URL named, or ``None``. It
-            sets the socket's ``on_message``; its socket is closed when it returns (1000), raises (1011,
-            logged) or is cancelled (1001), unless it did so itself.
+        owner: Called with each call that is let in. It sets the socket's ``on_message``; the socket is closed
+            when it returns (1000), raises (1011, logged) or is cancelled (1001), unless it did so itself.
         host: Address to listen on; ``None`` for all.
         port: Port; 0 for any free one.
         not_ready: For ``/readyz``: reasons why no call can be taken now.
