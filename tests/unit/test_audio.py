@@ -159,13 +159,14 @@ def test_an_out_that_cannot_be_used_is_refused_before_anything_happened() -> Non
     locked = np.zeros(24000, np.int16)
     locked.flags.writeable = False
     resampler, pcm = Resampler(8000, 24000), sine(0.02, 8000)
-    for out, says in (
+    unusable: list[tuple[Any, str]] = [
         (locked, "writeable"),
         (np.zeros(100, np.int16), "room for 100 samples, this call may give 481"),
         (np.zeros(1000), "out must be .* not of float64"),
-    ):
+    ]
+    for out, says in unusable:
         with pytest.raises((TypeError, ValueError), match=says):
-            resampler.process(pcm, out=out)  # type: ignore[call-overload]
+            resampler.process(pcm, out=out)
     np.testing.assert_array_equal(resampler.process(pcm), Resampler(8000, 24000).process(pcm))
 
 
