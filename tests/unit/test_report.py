@@ -31,7 +31,7 @@ def report_of(bridge: Bridge, network: str = "", **line: Any) -> tuple[Report, d
 def test_an_undisturbed_echo_is_reported_as_one() -> None:
     report, rows = report_of(EchoBridge(delay_s=0.126), chunk_ms=100)
     assert rows["your words"] == "mouth to ear 226 ms (p95 226, p99 226); correlation 1.00, level +0.0 dB"
-    assert rows["of the delay"] == "phone's chunk 100 ms, bridge and engine 126, queue at Exotel 0"
+    assert rows["of the delay"] == "phone's chunk 100, bridge and engine 126, queue at Exotel 0 ms"
     assert rows["holes"] == "none after the first second"
     assert rows["you heard"].endswith("first audio after 0.23 s")
     assert rows["Exotel's rules"].startswith("kept in ")
@@ -65,7 +65,7 @@ def test_a_flush_and_broken_rules_are_reported() -> None:
         (1.0, media(tone(1.01))), (1.5, {"event": "clear"}), (4.0, media(tone(0.1))), (5.0, "?")
     )
     report, rows = report_of(bridge)
-    assert "cleared 1 times, 0.5 s dropped" in rows["queued at Exotel"]
+    assert "cleared 1 ×, 0.5 s dropped" in rows["queued at Exotel"]
     assert rows["Exotel's rules"] == (
         "broken: 1 payloads that are no multiple of 320 bytes, 1 messages that are no JSON object"
     )

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
+from pxbridge.commands.inside import Inside
 from pxbridge.commands.report import make_report, table
 from pxbridge.errors import InputError
 from pxbridge.exotel.network import GRAMMAR, parse_network
@@ -36,7 +37,8 @@ from pxbridge.wav import Sound, read_wav, resample, to_pcm, write_wav
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
     from pxbridge.commands.report import Report
 
@@ -52,6 +54,9 @@ REFRESH_S = 0.1
 FLOOR_DBFS = -60.0
 BAR_WIDTH = 24
 ENGINE_HZ = 24_000
+SENTENCE_ENDS = (".", "!", "?", "…", "।")
+WORDS_PAUSE_S = 1.0
+"""An agent that has said no word for so long has paused."""
 SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS = 1.0, 2000.0
 """Two seconds at 24 kHz are 96 kB, Exotel's largest payload."""
 
@@ -129,7 +134,8 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
             raise InputError(f"{file}: there is no such folder")
     errors = Console(stderr=True, highlight=False)
     console.print(f"calling {shown(args.url)} …", markup=False)
-    view = View(phone, console)
+    inside = Inside(phone.line.rate_hz)
+    view = View(phone, inside, console)
     try:
         with _hanging_up_on_interrupt(phone):
             await _talk(args.url, phone, tls, clock or Clock(), view)
@@ -139,7 +145,7 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     except CallFailed as error:
         errors.print(f"pxbridge call: {error}{_advice(args.url, error)}", markup=False, soft_wrap=True)
         return EXIT_UNREACHABLE
-    report = make_report(phone)
+    report = make_report(phone, inside)
     console.print()
     console.print(table(report))
     if args.out is not None:
@@ -221,11 +227,12 @@ async def _talk(url: str, phone: Phone, tls: ssl.SSLContext | None, clock: Clock
     """The call itself, with the view beside it."""
     watching = asyncio.create_task(view.watch())
     try:
-        await place_call(url, phone, tls=tls, clock=clock)
+        await place_call(url, phone, tls=tls, clock=clock, observe=view.observe)
     finally:
         watching.cancel()
         await asyncio.wait([watching])
     view.tell()
+    view.end()
 
 
 @contextlib.contextmanager
@@ -247,18 +254,19 @@ def _hanging_up_on_interrupt(phone: Phone) -> Iterator[None]:
 class View:
     """The call while it goes on: what happens as lines, and on a terminal both levels below them.
 
-    Exotel's wire carries no text, so the agent's words are shown only if someone who knows them calls `say`.
+    What the agent says becomes a line when it is a sentence, or when the agent pauses.
     """
 
-    def __init__(self, phone: Phone, console: Console) -> None:
+    def __init__(self, phone: Phone, inside: Inside, console: Console) -> None:
         self._phone = phone
+        self._inside = inside
         self._console = console
         self._told: set[str] = set()
-        self._words = ""
+        self._words_told = 0
 
-    def say(self, piece: str) -> None:
-        """A piece of what the agent says, as text."""
-        self._words += piece
+    def observe(self, told: Mapping[str, Any]) -> None:
+        """Takes what the bridge tells of the call."""
+        self._inside.tell(told)
 
     async def watch(self) -> None:
         """Shows the call until cancelled."""
@@ -280,8 +288,28 @@ class View:
         self._line("the agent is heard", player.voice_from_s)
         self._line("you speak", caller.spoke_at_s)
         self._line("you have spoken, and listen", caller.spoke_until_s)
+        self._tell_words(paused=self._words_paused())
         if phone.ended is not None:
             self._line(phone.ended.value, phone.duration_s)
+
+    def end(self) -> None:
+        """Prints what the agent said last."""
+        self._tell_words(paused=True)
+
+    def _words_paused(self) -> bool:
+        words = self._inside.words
+        return bool(words) and self._phone.spoken_s - words[-1][0] > WORDS_PAUSE_S
+
+    def _tell_words(self, *, paused: bool) -> None:
+        words = self._inside.words
+        begin = self._words_told
+        for end in range(begin + 1, len(words) + 1):
+            last = end == len(words)
+            over = words[end - 1][1].rstrip().endswith(SENTENCE_ENDS)
+            if over or (paused if last else words[end][0] - words[end - 1][0] > WORDS_PAUSE_S):
+                text = "".join(piece for _, piece in words[begin:end]).strip()
+                self._console.print(f"{words[begin][0]:6.1f} s  agent: {text}", markup=False)
+                self._words_told = begin = end
 
     def _line(self, text: str, at_s: float | None) -> None:
         if at_s is not None and text not in self._told:
@@ -297,10 +325,8 @@ class View:
             ),
             Text.assemble("          agent  ", _bar(phone.player.heard_dbfs, "yellow"), depth),
         ]
-        if self._words:
-            lines.append(
-                Text(f"          {self._words[-self._console.width + 12 :].strip()}", style="italic")
-            )
+        if words := "".join(piece for _, piece in self._inside.words[self._words_told :]).strip():
+            lines.append(Text(f"          {words[-self._console.width + 12 :]}", style="italic"))
         return Group(*lines)
 
 

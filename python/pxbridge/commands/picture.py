@@ -1,4 +1,5 @@
-"""The picture of a call: what was loud when, how late the words came back, and what Exotel had queued.
+"""The picture of a call: what was loud when, how late the words came back, what was queued, and what the
+bridge put in and took out.
 
 matplotlib draws it; it is an extra (`pip install "pxbridge[plot]"`), imported only when a picture is
 wanted. Colours are Okabe and Ito's, which stay apart for colour-blind eyes; and each also differs by place
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pxbridge.commands.inside import PUT_IN, TAKEN_OUT
 from pxbridge.errors import InputError
 from pxbridge.listening import loudness_dbfs
 
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from pxbridge.commands.inside import Direction
     from pxbridge.commands.report import Report
     from pxbridge.exotel.network import Network
     from pxbridge.exotel.player import Depth
 
 CALLER, AGENT, HOLE, STALL, INK = "#0072B2", "#E69F00", "#D55E00", "#BBBBBB", "#333333"
+BRIDGE = "#009E73"
 STEP_S = 0.05
 FLOOR_DBFS = -60.0
 WIDTH_IN, DPI = 11.0, 130
+LEAST_CHANGE_MS = 100.0
+"""Smaller changes than this are to look small."""
 TEETH_SHOWN_S = 40.0
 """In longer calls single arrivals would blacken the queue's panel: it shows its least and most instead."""
 
@@ -41,12 +47,14 @@ def draw_call(report: Report, file: Path) -> None:
         InputError: matplotlib is not installed, or the file cannot be written as such a picture.
     """
     figure_class = require_matplotlib()
-    figure = figure_class(figsize=(WIDTH_IN, 6.4), dpi=DPI, layout="constrained")
-    loudness, delay, queue = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
-    _loudness(loudness, report)
-    _delay(delay, report)
-    _queue(queue, report)
-    for axes in (loudness, delay, queue):
+    panels = [(_loudness, 3), (_delay, 3), (_queue, 2)]
+    if report.inside.counters:
+        panels.append((_changes, 2))
+    heights = [height for _, height in panels]
+    figure = figure_class(figsize=(WIDTH_IN, 0.8 * sum(heights)), dpi=DPI, layout="constrained")
+    every_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights)
+    for (draw, _), axes in zip(panels, every_axes, strict=True):
+        draw(axes, report)
         _shade(axes, report.phone.network)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=9)
@@ -54,12 +62,12 @@ def draw_call(report: Report, file: Path) -> None:
         axes.set_axisbelow(True)
     figure.align_ylabels()
     for stall in report.phone.network.stalls:
-        delay.annotate(
+        every_axes[1].annotate(
             "stall", (stall.at_s, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
             va="top", fontsize=8, color=INK,
         )  # fmt: skip
-    queue.set_xlabel("seconds since the call began", color=INK)
-    queue.set_xlim(0, max(1.0, report.phone.duration_s))
+    every_axes[-1].set_xlabel("seconds since the call began", color=INK)
+    every_axes[-1].set_xlim(0, max(1.0, report.phone.duration_s))
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=11, color=INK)
     try:
         figure.savefig(file)
@@ -150,9 +158,42 @@ def _queue(axes: Axes, report: Report) -> None:
         bins = [depths[of_bin == n] for n in range(1, len(edges))]
         lows, highs = [1e3 * found.min() for found in bins], [1e3 * found.max() for found in bins]
         axes.fill_between(edges[:-1], lows, highs, color=AGENT, linewidth=0)
-    axes.set_ylim(0, max(100.0, 1.15e3 * float(depths.max(initial=0.0))))
-    axes.set_ylabel("queued there, ms", color=INK)
-    _label(axes, 0.5, "at Exotel,\nnot yet\nheard", AGENT)
+    highest_ms = 1e3 * float(depths.max(initial=0.0))
+    if report.inside.counters:
+        at, kept = report.inside.times_s, report.inside.series("downlink", "queued_us") / 1e3
+        held = report.inside.series("downlink", "target_us") / 1e3
+        axes.plot(at, kept, color=BRIDGE, linewidth=1.0)
+        axes.plot(at, held, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        highest_ms = max(highest_ms, float(kept.max()), float(held.max()))
+        _label(axes, 0.86, "- - held back\nfor lateness", INK)
+        _label(axes, 0.5, "at Exotel", AGENT)
+        _label(axes, 0.22, "in the\nbridge", BRIDGE)
+    else:
+        _label(axes, 0.5, "at Exotel,\nnot yet\nheard", AGENT)
+    axes.set_ylim(0, max(100.0, 1.15 * highest_ms))
+    axes.set_ylabel("queued, ms", color=INK)
+
+
+def _changes(axes: Axes, report: Report) -> None:
+    """What was put in and not taken out again: a stall's hill, and the way down from it."""
+    inside = report.inside
+    sides: tuple[tuple[Direction, str, float, str], ...] = (
+        ("uplink", CALLER, 0.75, "towards\nthe agent"),
+        ("downlink", AGENT, 0.25, "towards\nthe caller"),
+    )
+    most = LEAST_CHANGE_MS
+    for direction, colour, height, title in sides:
+        samples = inside.series(direction, *PUT_IN[direction]) - inside.series(
+            direction, *TAKEN_OUT[direction]
+        )
+        net_ms = 1e3 * samples / inside.rate_hz
+        axes.plot(inside.times_s, net_ms, color=colour, linewidth=1.3)
+        axes.fill_between(inside.times_s, 0, net_ms, color=colour, alpha=0.3, linewidth=0)
+        most = max(most, float(abs(net_ms).max()))
+        _label(axes, height, title, colour)
+    axes.axhline(0, color=INK, linewidth=0.6)
+    axes.set_ylim(-0.35 * most, 1.15 * most)
+    axes.set_ylabel("put in, less\ntaken out, ms", color=INK)
 
 
 def _saw_tooth(trace: Sequence[Depth], until_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,23 +1,22 @@
 """What became of a simulated call, in words and figures: the table at the end of `pxbridge call`.
 
-Everything here is read off a finished `Phone` and what `listen` made of its sound; nothing is measured
-twice.
+Everything here is read off a finished `Phone`, what `listen` made of its sound and what the bridge told of
+the call; nothing is measured twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
 
+from pxbridge.commands.inside import Inside
 from pxbridge.exotel.phone import Ended
 from pxbridge.listening import Hearing, listen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pxbridge.exotel.phone import Phone
     from pxbridge.exotel.player import Hole
 
@@ -34,12 +33,12 @@ class Report:
     Attributes:
         phone: The call.
         hearing: What was heard of what was said.
-        more: Rows that others know of (what the bridge inserted and took out, say), as (title, text).
+        inside: What the bridge told of it; nothing, if it is not pxbridge.
     """
 
     phone: Phone
     hearing: Hearing
-    more: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    inside: Inside
 
     @property
     def holes(self) -> list[Hole]:
@@ -56,8 +55,7 @@ class Report:
             rows += [("of the delay", self._parts())]
         if self.phone.player.first_audio_s is not None:
             rows += [("holes", self._holes()), ("queued at Exotel", self._queued())]
-        rows += [("Exotel's rules", self._faults())]
-        return [*rows, *self.more]
+        return [*rows, *self.inside.rows(), ("Exotel's rules", self._faults())]
 
     def _call(self) -> str:
         phone = self.phone
@@ -108,10 +106,12 @@ class Report:
         chunk_ms = self.phone.line.chunk_ms
         waits_s = [depth.wait_s for depth in self.phone.player.depth_trace if depth.wait_s is not None]
         wait_ms = 1e3 * float(np.median(waits_s))
-        rest_ms = 1e3 * (self.hearing.delay_s() or 0.0) - chunk_ms - wait_ms
-        return (
-            f"phone's chunk {chunk_ms:g} ms, bridge and engine {rest_ms:.0f}, queue at Exotel {wait_ms:.0f}"
-        )
+        known = list(self.inside.parts()) or [("phone's chunk", chunk_ms / 1e3)]
+        rest_ms = 1e3 * (self.hearing.delay_s() or 0.0) - wait_ms - sum(1e3 * part for _, part in known)
+        # What nobody can measure alone: filling the model's frames of 80 ms, the codecs, the network.
+        rest = "bridge and engine" if len(known) == 1 else "frames and codecs"
+        parts = [f"{place} {1e3 * part:.0f}" for place, part in known]
+        return f"{', '.join(parts)}, {rest} {rest_ms:.0f}, queue at Exotel {wait_ms:.0f} ms"
 
     def _holes(self) -> str:
         holes = self.holes
@@ -129,7 +129,7 @@ class Report:
         text = f"{np.median(depths_ms):.0f} ms as audio arrives, at most {depths_ms.max():.0f} ms"
         if self.phone.clears_received:
             dropped_s = self.phone.player.samples_cleared / self.phone.line.rate_hz
-            text += f"; cleared {self.phone.clears_received} times, {dropped_s:.1f} s dropped"
+            text += f"; cleared {self.phone.clears_received} ×, {dropped_s:.1f} s dropped"
         return text
 
     def _faults(self) -> str:
@@ -139,9 +139,10 @@ class Report:
         return "broken: " + ", ".join(f"{count} {fault.value}" for fault, count in faults.most_common())
 
 
-def make_report(phone: Phone) -> Report:
-    """Measures a finished call."""
-    return Report(phone, listen(phone.said, phone.player.heard, phone.line.rate_hz))
+def make_report(phone: Phone, inside: Inside | None = None) -> Report:
+    """Measures a finished call; `inside` is what the bridge told of it."""
+    hearing = listen(phone.said, phone.player.heard, phone.line.rate_hz)
+    return Report(phone, hearing, inside or Inside(phone.line.rate_hz))
 
 
 def table(report: Report) -> Table:

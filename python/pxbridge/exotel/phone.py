@@ -19,6 +19,7 @@ import json
 import os
 import uuid
 from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,6 @@ from pxbridge.exotel.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from websockets.asyncio.client import ClientConnection
@@ -58,6 +58,11 @@ STOP_LINGER_S = 1.0
 STOP_PATIENCE_S = 5.0
 """How long a phone that never closes by itself waits for the bridge to do so."""
 
+OBSERVE = {"Pxbridge-Observe": "1"}
+"""The header by which a phone that is not Exotel's asks pxbridge to tell it about its call."""
+OBSERVED_EVENT = "pxbridge"
+"""The `event` of what comes then. It goes past the call: not counted, not delayed, not played."""
+
 
 class CallFailed(PxbridgeError):
     """A simulated call that could not be placed: nobody answered, or not as a WebSocket server."""
@@ -74,6 +79,9 @@ class CallRefused(CallFailed):
         super().__init__(message)
         self.status = status
 
+
+Observer = Callable[[Mapping[str, Any]], None]
+"""Told each thing that the bridge tells of the call: `kind`, `at_s` since `start`, and the rest by name."""
 
 SPELLINGS: Mapping[str, Spelling] = {
     "documented": Spelling(),
@@ -608,27 +616,35 @@ class Clock:
 
 
 async def place_call(
-    url: str, phone: Phone, *, tls: ssl.SSLContext | None = None, clock: Clock | None = None
+    url: str,
+    phone: Phone,
+    *,
+    tls: ssl.SSLContext | None = None,
+    clock: Clock | None = None,
+    observe: Observer | None = None,
 ) -> None:
     """Dials a bridge as Exotel does and plays the call to its end; the phone holds what became of it.
+
+    The last of what `observe` is told comes after `stop`; it is waited for as long as for the bridge's close.
 
     Args:
         url: `ws://` or `wss://`, with a user and password for Basic authentication if the bridge wants them.
         phone: The call; use it once.
         tls: For `wss://`: whom to trust; None trusts the system's certificates.
         clock: Faster time, for tests.
+        observe: Told what the bridge tells of the call, if it is pxbridge; None asks for nothing, as Exotel.
 
     Raises:
         CallFailed: No connection.
         CallRefused: The server answered the upgrade with an HTTP error.
     """
     clock = clock or Clock()
-    ws = await _connect(url, tls)
+    ws = await _connect(url, tls, {} if observe is None else OBSERVE)
     clock.start(phone.starts_at_s)
     wake = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
-            reader = group.create_task(_read(ws, phone, clock, wake))
+            reader = group.create_task(_read(ws, phone, clock, wake, observe))
             while not phone.is_over:
                 for item in phone.due(clock.now_s()):
                     await _put_on_wire(ws, item, phone)
@@ -647,12 +663,13 @@ def shown(url: str) -> str:
     return scheme + separator + authority.rpartition("@")[2] + slash + path
 
 
-async def _connect(url: str, tls: ssl.SSLContext | None) -> ClientConnection:
+async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, str]) -> ClientConnection:
     name = shown(url)
     try:
         return await connect(
             url,
             ssl=tls,
+            additional_headers=headers,
             compression=None,  # as Exotel; it would only cost time
             proxy=None,
             open_timeout=OPEN_TIMEOUT_S,
@@ -678,14 +695,32 @@ async def _connect(url: str, tls: ssl.SSLContext | None) -> ClientConnection:
         raise CallFailed(f"{name} cannot be reached: {why}") from error
 
 
-async def _read(ws: ClientConnection, phone: Phone, clock: Clock, wake: asyncio.Event) -> None:
+async def _read(
+    ws: ClientConnection, phone: Phone, clock: Clock, wake: asyncio.Event, observe: Observer | None
+) -> None:
     try:
         while True:
-            phone.receive(await ws.recv(), clock.now_s())
+            message = await ws.recv()
+            if observe is not None and (told := _observed(message)) is not None:
+                observe(told)
+                continue
+            phone.receive(message, clock.now_s())
             wake.set()
     except ConnectionClosed:
         phone.closed(clock.now_s(), ws.close_code or 1006, ws.close_reason or "")
         wake.set()
+
+
+def _observed(message: str | bytes) -> Mapping[str, Any] | None:
+    """What the bridge tells of the call in this message; None for a message of the call itself."""
+    # Most messages are audio: they are not to be read twice for this.
+    if not isinstance(message, str) or OBSERVED_EVENT not in message:
+        return None
+    try:
+        told = json.loads(message)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) and told.get("event") == OBSERVED_EVENT else None
 
 
 async def _put_on_wire(ws: ClientConnection, item: str | Wire, phone: Phone) -> None:

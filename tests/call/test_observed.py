@@ -1,0 +1,92 @@
+"""What the bridge tells a simulated phone that asks, and what `pxbridge call` makes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.call.rig import bridge, speech
+from tests.virtual_time import run
+
+from pxbridge.commands.inside import Inside
+from pxbridge.commands.picture import draw_call
+from pxbridge.commands.report import make_report
+from pxbridge.exotel.network import parse_network
+from pxbridge.exotel.phone import HangUp, Line, Phone, Script, place_call
+from pxbridge.personaplex.rehearsal import Mode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pxbridge.commands.report import Report
+
+SAID = Script(speech(), speak_at_s=1.0, hang_up_at_s=7.5)
+
+
+def observed(
+    network: str = "", *, mode: Mode = Mode.ECHO, hang_up: HangUp = HangUp.STOP, script: Script = SAID
+) -> Report:
+    """A call whose phone asks to be told, in virtual time."""
+
+    async def main() -> Report:
+        async with bridge(mode=mode) as b:
+            phone = Phone(script, Line(hang_up=hang_up), parse_network(network))
+            inside = Inside(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=inside.tell)
+            return make_report(phone, inside)
+
+    return run(main())
+
+
+@pytest.mark.parametrize("hang_up", [HangUp.STOP, HangUp.STOP_ONLY])
+def test_a_phone_that_asks_is_told_the_counters_up_to_the_end(hang_up: HangUp) -> None:
+    report = observed(hang_up=hang_up)
+    inside = report.inside
+    assert inside.ending.startswith("phone: stop")
+    assert inside.times_s[0] == pytest.approx(0.0, abs=0.01)
+    assert inside.times_s[-1] == pytest.approx(report.phone.duration_s, abs=0.1)
+    assert inside.series("uplink", "received")[-1] == len(report.phone.said)
+    assert not report.phone.faults, "what it is told is no part of the call"
+
+
+def test_the_agents_words_are_told_when_they_are_heard() -> None:
+    report = observed(mode=Mode.PARROT, script=Script(speech()))
+    words = report.inside.words
+    assert "".join(text for _, text in words).strip().startswith("Hello")
+    first_voice_s = report.hearing.first_voice_s
+    assert first_voice_s is not None
+    assert words[0][0] == pytest.approx(first_voice_s, abs=0.5)
+
+
+def test_the_parts_of_the_delay_add_up_to_it() -> None:
+    report = observed()
+    parts = dict(report.inside.parts())
+    assert parts["phone's chunk"] == pytest.approx(0.1)
+    assert parts["engine's round trip"] == pytest.approx(0.03, abs=0.01)
+    assert parts["intake"] == pytest.approx(0.0, abs=0.01)
+    delay_s = report.hearing.delay_s()
+    assert delay_s is not None
+    # Filling the model's frames of 80 ms and the codecs are what is left.
+    assert 0.0 < delay_s - sum(parts.values()) < 0.12
+    assert "engine's round trip" in dict(report.rows())["of the delay"]
+
+
+def test_a_stall_is_told_with_what_was_put_in_and_taken_out(tmp_path: Path) -> None:
+    report = observed("stall 1s at 3s up")
+    rows = dict(report.rows())
+    assert rows["to the agent"].startswith("1 stall, the longest ")
+    assert "of noise put in" in rows["to the agent"]
+    assert "taken out of pauses" in rows["to the agent"]
+    inserted = report.inside.series("uplink", "inserted") / 8000
+    assert inserted[report.inside.times_s < 3.0].max() == 0
+    assert inserted[-1] == pytest.approx(1.0, abs=0.2)
+    draw_call(report, tmp_path / "call.png")
+    assert (tmp_path / "call.png").stat().st_size > 10_000
+
+
+def test_a_phone_that_does_not_ask_is_told_nothing() -> None:
+    async def main() -> Phone:
+        async with bridge() as b:
+            return await b.call(SAID)
+
+    assert not run(main()).faults, "an unknown event would be one"
