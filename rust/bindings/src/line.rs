@@ -240,6 +240,7 @@ impl Downlink {
             queued_us,
             exotel_us
         );
+        dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
         Ok(dict)
     }
 }

@@ -6,7 +6,7 @@
 //! word was heard.
 
 use crate::error::Result;
-use crate::intake::{Intake, IntakeConfig, IntakeStats};
+use crate::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
 use crate::media::{Encoding, MediaWriter, read_media};
 use crate::opus::{EncoderConfig, TOWARDS_ENGINE};
 use crate::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
@@ -25,6 +25,51 @@ pub struct MediaStats {
     pub malformed: u64,
 }
 
+/// How many of the model's frames are remembered until they are answered: 2.5 s of them.
+const FED_KEPT: usize = 32;
+
+/// When the engine was given each of its newest frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// Which of the call's engines this is about.
+    engine: u32,
+    samples: u64,
+    frame_samples: u64,
+    /// When frame `n` was complete, at `n % FED_KEPT`.
+    complete_us: [u64; FED_KEPT],
+}
+
+impl Fed {
+    fn begin(&mut self, frame_samples: u64) {
+        *self = Self {
+            engine: self.engine.wrapping_add(1),
+            frame_samples,
+            ..Self::default()
+        };
+    }
+
+    fn add(&mut self, samples: usize, now_us: u64) {
+        if self.frame_samples == 0 {
+            return;
+        }
+        let before = self.samples / self.frame_samples;
+        self.samples += samples as u64;
+        for frame in before..self.samples / self.frame_samples {
+            self.complete_us[frame as usize % FED_KEPT] = now_us;
+        }
+    }
+
+    /// How long ago the last of so many frames was complete; `None` if it is not, or if that was too long ago.
+    fn age_us(&self, frames: u64, now_us: u64) -> Option<u64> {
+        let complete = self.samples.checked_div(self.frame_samples)?;
+        let last = frames.checked_sub(1)?;
+        if last >= complete || last + (FED_KEPT as u64) < complete {
+            return None;
+        }
+        Some(now_us.saturating_sub(self.complete_us[last as usize % FED_KEPT]))
+    }
+}
+
 /// What the playout has to know of the caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Caller {
@@ -33,6 +78,8 @@ pub struct Caller {
     /// How much later than its first the engine's frames will come, as the phone's chunks and the engine's frames
     /// beat against each other; see [`Intake::beat_us`].
     pub beat_us: i64,
+    /// When the engine got what it answers.
+    pub fed: Fed,
 }
 
 /// Phone to engine: media messages in, Ogg Opus out.
@@ -43,6 +90,7 @@ pub struct Uplink {
     intake: Intake,
     stream: OggOpusWriter,
     media: MediaStats,
+    fed: Fed,
     phone: Vec<f32>,
     paced: Vec<f32>,
 }
@@ -67,6 +115,7 @@ impl Uplink {
             intake: Intake::new(rate_hz, config)?,
             stream: OggOpusWriter::new(encoder, serial)?,
             media: MediaStats::default(),
+            fed: Fed::default(),
             phone: Vec::new(),
             paced: Vec::new(),
         })
@@ -81,7 +130,7 @@ impl Uplink {
         self.media.malformed += u64::from(frame.malformed);
         self.paced.clear();
         self.intake.push(&self.phone, now_us, &mut self.paced);
-        self.encode(ogg);
+        self.encode(now_us, ogg);
         Some(frame.samples)
     }
 
@@ -95,7 +144,8 @@ impl Uplink {
         self.stream.headers(ogg);
         self.paced.clear();
         self.intake.open(now_us, &mut self.paced);
-        self.encode(ogg);
+        self.fed.begin(u64::from(self.encoder.rate_hz / 1000 * FRAME_MS));
+        self.encode(now_us, ogg);
         Ok(())
     }
 
@@ -108,7 +158,7 @@ impl Uplink {
     pub fn poll(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
         self.paced.clear();
         self.intake.poll(now_us, &mut self.paced);
-        self.encode(ogg);
+        self.encode(now_us, ogg);
     }
 
     /// When [`Uplink::poll`] is due if nothing arrives before.
@@ -123,6 +173,7 @@ impl Uplink {
         Caller {
             speaking: self.intake.caller_speaking(),
             beat_us: self.intake.beat_us(),
+            fed: self.fed,
         }
     }
 
@@ -138,7 +189,8 @@ impl Uplink {
         self.media
     }
 
-    fn encode(&mut self, ogg: &mut Vec<u8>) {
+    fn encode(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
+        self.fed.add(self.paced.len(), now_us);
         self.stream.write(&self.paced, ogg);
     }
 }
@@ -178,6 +230,9 @@ pub struct Downlink {
     playout: Playout,
     writer: MediaWriter,
     life: Life,
+    /// Which of the call's engines is speaking, and how much it has said, in its samples.
+    answered: (u32, u64),
+    round_trip_us: Option<u64>,
     engine: Vec<f32>,
     line: Vec<f32>,
     paced: Vec<f32>,
@@ -196,6 +251,8 @@ impl Downlink {
             playout: Playout::new(rate_hz, config)?,
             writer: MediaWriter::new(stream_sid, rate_hz, encoding),
             life: Life::Waiting { next_us: 0 },
+            answered: (0, 0),
+            round_trip_us: None,
             engine: Vec::new(),
             line: Vec::new(),
             paced: Vec::new(),
@@ -209,6 +266,7 @@ impl Downlink {
         if self.engine.is_empty() {
             return;
         }
+        self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
@@ -324,10 +382,26 @@ impl Downlink {
         self.playout.stats()
     }
 
+    /// How long after a frame's last sample was sent to the engine its answer came; `None` before the first one.
+    #[must_use]
+    pub fn round_trip_us(&self) -> Option<u64> {
+        self.round_trip_us
+    }
+
     /// What the reader of the engine's stream met so far.
     #[must_use]
     pub fn stream_stats(&self) -> StreamStats {
         self.stream.stats()
+    }
+
+    /// The engine answers frame by frame: as many as it has sent, so many it must have got before.
+    fn time_answer(&mut self, fed: Fed, now_us: u64) {
+        if self.answered.0 != fed.engine {
+            self.answered = (fed.engine, 0);
+        }
+        self.answered.1 += self.engine.len() as u64;
+        let frames = self.answered.1 / u64::from(ENGINE_HZ / 1000 * FRAME_MS);
+        self.round_trip_us = fed.age_us(frames, now_us).or(self.round_trip_us);
     }
 
     fn send(&mut self, step: Step, now_us: u64, messages: &mut Vec<Vec<u8>>) {
