@@ -42,7 +42,7 @@ build: $(VENV)/.built
 
 wheel: $(VENV)/.dev    ## a wheel for this platform, in dist/
 	rm -rf dist
-	$(BIN)/maturin build --release --locked -q --out dist
+	$(BIN)/maturin build --release --locked -q --out dist > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
 	ls -sh dist/*.whl
 
 FUZZ_SECONDS ?= 60
