@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pxbridge
 from pxbridge.calls.exchange import Exchange
 from pxbridge.calls.log import log_call
-from pxbridge.calls.persona import Persona
+from pxbridge.calls.persona_file import read_personas
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.listener import listen
 from pxbridge.personaplex.client import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pxbridge.calls.call import OpenEngine
+    from pxbridge.calls.persona import Persona
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
     from pxbridge.settings import Loaded
@@ -68,11 +69,12 @@ async def run(loaded: Loaded, console: Console, ready: Callable[[str], None] | N
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
+    personas = read_personas(loaded)
     for note in loaded.notes:
         log.warning("%s", note)
     with _stop_signals() as signals:
         async with _engines(settings) as engines:
-            exchange = Exchange(engines, _opener(settings), _persona(settings), [log_call])
+            exchange = Exchange(engines, _opener(settings), personas, [log_call])
             async with _listen(loaded, exchange.handle) as listener:
                 url = f"ws://{_url_host(settings.host)}:{listener.port}/exotel"
                 _say_what_next(console, settings, url)
@@ -132,10 +134,6 @@ def _opener(settings: Settings) -> OpenEngine:
         )
 
     return open_engine
-
-
-def _persona(settings: Settings) -> Persona:
-    return Persona(settings.voice_prompt, settings.text_prompt)
 
 
 @contextlib.asynccontextmanager

@@ -239,11 +239,15 @@ class Loaded(NamedTuple):
         settings: The merged, checked settings.
         origins: For each setting that was given: the name it was written under, and the source.
         notes: What the operator should know, one sentence each, for the log.
+        file: The TOML file that was read, if there was one.
+        personas: Its table of personas, which `pxbridge.calls.persona_file` reads.
     """
 
     settings: Settings
     origins: dict[str, tuple[str, str]]
     notes: list[str]
+    file: Path | None = None
+    personas: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True)
@@ -310,11 +314,16 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
         if name in flags
     }
     from_environment = _read_environment(environ, notes)
-    from_file = {}
+    file: Path | None = None
+    table: dict[str, Any] = {}
     if "config" in flags:
-        from_file = _read_file(str(flags["config"]), CONFIG_FLAG, "command line")
+        file, table = _read_file(str(flags["config"]), CONFIG_FLAG, "command line")
     elif environ.get(CONFIG_VARIABLE):
-        from_file = _read_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, "environment")
+        file, table = _read_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, "environment")
+    personas = table.pop("personas", {})
+    if not isinstance(personas, dict):
+        raise ConfigError("personas", str(file), "is not a table; write [personas.NAME] above its keys")
+    from_file = _from_table(table, file) if file is not None else {}
 
     given = from_file | from_environment | from_flags
     for one in given.values():
@@ -324,7 +333,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
 
     settings = _check(given)
     _check_trust(settings, given, notes)
-    return Loaded(settings, {name: (one.written, one.source) for name, one in given.items()}, notes)
+    origins = {name: (one.written, one.source) for name, one in given.items()}
+    return Loaded(settings, origins, notes, file, personas)
 
 
 def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str, _Given]:
@@ -348,15 +358,20 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
     return given
 
 
-def _read_file(path: str, written: str, source: str) -> dict[str, _Given]:
-    """The settings in a TOML file; ``written`` and ``source`` tell who named the file."""
+def _read_file(path: str, written: str, source: str) -> tuple[Path, dict[str, Any]]:
+    """A TOML file; ``written`` and ``source`` tell who named it."""
     file = Path(path).expanduser()
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        return file, tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(written, source, f"cannot read {path!r}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(written, source, f"{path} is not a TOML file: {error}") from None
+
+
+def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
+    """The settings in a file's table."""
+    path = str(file)
     given = {}
     for name, value in table.items():
         if name not in Settings.model_fields:

@@ -14,7 +14,7 @@ import numpy as np
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.exchange import Exchange
 from pxbridge.calls.log import log_call
-from pxbridge.calls.persona import Persona
+from pxbridge.calls.persona import Persona, Personas
 from pxbridge.exotel.listener import Listener, listen
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.personaplex.client import EngineAddress, Session, open_session
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
     from pxbridge.personaplex.faults import Fault
 
+KIND = Personas(Persona("NATF0.pt", "You are kind."))
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
@@ -54,6 +55,8 @@ class Bridge:
     pool: EnginePool
     engines: list[Rehearsal]
     records: list[CallRecord] = field(default_factory=list)
+    prompted: list[Persona] = field(default_factory=list)
+    """What engines were told, session by session."""
 
     def url(self, rate_hz: int = 8000) -> str:
         return f"ws://127.0.0.1:{self.listener.port}/exotel?sample-rate={rate_hz}"
@@ -81,10 +84,14 @@ async def bridge(
     prompt_s: float = 0.0,
     slots: int = 1,
     handshake_timeout_s: float = 5.0,
+    personas: Personas = KIND,
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine)."""
 
+    prompted: list[Persona] = []
+
     async def open_engine(address: EngineAddress, persona: Persona) -> Session:
+        prompted.append(persona)
         return await open_session(
             address, persona.voice_prompt, persona.text_prompt, handshake_timeout_s=handshake_timeout_s
         )
@@ -103,6 +110,6 @@ async def bridge(
             if event.kind is Kind.ENDED:
                 records.append(record)
 
-        exchange = Exchange(pool, open_engine, Persona("NATF0.pt", "You are kind."), [keep, log_call])
+        exchange = Exchange(pool, open_engine, personas, [keep, log_call])
         listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
-        yield Bridge(listener, exchange, pool, engines, records)
+        yield Bridge(listener, exchange, pool, engines, records, prompted)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pxbridge.calls.events import Watcher
-    from pxbridge.calls.persona import Persona
+    from pxbridge.calls.persona import Persona, Personas
     from pxbridge.exotel.listener import Arrival
     from pxbridge.personaplex.client import EngineAddress, Session
     from pxbridge.personaplex.pool import EnginePool
@@ -109,7 +109,7 @@ class Call:
         arrival: How it came in.
         engines: Where engines are leased.
         open_engine: How a leased engine becomes a session.
-        persona: Who the caller speaks with, before custom parameters.
+        personas: Whom the caller can speak with.
         tell: Told everything that happens, with the record as it is then.
         clock: Seconds, monotonic; the event loop's own by default.
     """
@@ -120,7 +120,7 @@ class Call:
         *,
         engines: EnginePool,
         open_engine: OpenEngine,
-        persona: Persona,
+        personas: Personas,
         tell: Watcher,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -130,7 +130,7 @@ class Call:
         self._socket = arrival.socket
         self._engines = engines
         self._open_engine = open_engine
-        self._persona = persona
+        self._personas = personas
         self._watcher = tell
         self.record = CallRecord(opened_s=self._clock())
         self._uplink: Uplink | None = None
@@ -192,8 +192,9 @@ class Call:
         except TimeoutError:
             self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
             return
-        persona, notes = self._persona.for_call(start.custom)
-        for note in notes:
+        persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.custom)
+        persona, more = persona.for_call(start.custom, caller=start.caller, called=start.called)
+        for note in (*notes, *more):
             self._tell(Kind.NOTE, text=note)
         try:
             await self._hold_conversation(persona)

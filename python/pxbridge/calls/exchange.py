@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import CallRecord, OpenEngine
     from pxbridge.calls.events import Watcher
-    from pxbridge.calls.persona import Persona
+    from pxbridge.calls.persona import Personas
     from pxbridge.exotel.listener import Arrival
     from pxbridge.personaplex.pool import EnginePool
 
@@ -28,7 +28,7 @@ class Exchange:
     Args:
         engines: Where calls lease their engines.
         open_engine: How a leased engine becomes a session.
-        persona: Who callers speak with, unless a call says otherwise.
+        personas: Whom callers can speak with; may be exchanged (`personas`) for the calls to come.
         watchers: Told everything that happens in every call.
     """
 
@@ -36,12 +36,12 @@ class Exchange:
         self,
         engines: EnginePool,
         open_engine: OpenEngine,
-        persona: Persona,
+        personas: Personas,
         watchers: Iterable[Watcher] = (),
     ) -> None:
         self._engines = engines
         self._open_engine = open_engine
-        self._persona = persona
+        self.personas = personas
         self._watchers = tuple(watchers)
         self._calls: set[Call] = set()
         self._by_id: dict[str, Call] = {}
@@ -70,7 +70,7 @@ class Exchange:
             arrival,
             engines=self._engines,
             open_engine=self._open_engine,
-            persona=self._persona,
+            personas=self.personas,
             tell=tell,
         )
         if Observer.wanted(arrival.socket):

@@ -1,60 +1,205 @@
-"""Who the caller speaks with: the voice and the text prompt an engine is opened with.
+"""Who the caller speaks with: voice, text prompt, greeting, limits, and what keys and words set off.
 
-The settings give the default; a call's own custom parameters may name another voice or prompt. They come
-from whoever wrote the flow's URL, through the telephone network, so they are checked as strangers' input:
-a voice is a plain file name, a prompt is printable and bounded.
+Personas stand in the TOML file as ``[personas.NAME]`` (`pxbridge.calls.persona_file` reads them); the
+settings' own voice and text prompt make the default one. A call's persona is the one that is named most
+expressly: by the URL's path, by the stream's custom parameter ``persona``, by the number that was dialled.
+
+A text prompt may hold the fields ``{from}``, ``{to}`` and ``{custom.NAME}``. What is put in their places, and
+what a flow gives as ``voice_prompt`` or ``text_prompt``, comes through the telephone network from strangers:
+it is made printable, bounded, and loses the characters that have a meaning here or in the engine's prompt.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pxbridge.calls.phrases import Action, End, HandOver, PhraseSpotter
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Action", "End", "HandOver", "Persona", "Personas", "PhraseSpotter", "template_fault"]
 
 VOICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.(?:pt|wav)")
 """What a voice prompt may be called: NVIDIA's server joins it to a folder, so no separators and no dots."""
+
+PERSONA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A persona's name stands in files, logs and URLs as it is."""
+
+DEFAULT_NAME = "default"
 
 TEXT_PROMPT_LIMIT = 2000
 """Characters. Each token costs 80 ms of prompting and of the model's window of 3000 steps; NVIDIA's longest
 example has some 600 characters."""
 
+FIELD_LIMIT = 100
+"""Characters that one field may bring into a prompt: a name, an order's number, not instructions."""
+
+SHOWN = 80
+"""Characters of what a stranger wrote that a note may repeat."""
+
+NATIONAL_DIGITS = 10
+"""Numbers whose last ten digits agree are the same: India's national numbers, with 0, +91 or nothing before
+them, as Exotel writes them now so and now so."""
+
+_FIELD = re.compile(r"\{(from|to|custom\.([A-Za-z0-9_-]{1,64}))\}")
+_BRACED = re.compile(r"\{[^{}]*\}?|\}")
+_MEANINGFUL = str.maketrans("", "", "{}<>")
+"""Braces make fields; angle brackets make the marks that the engine puts around a prompt (``<system>``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A voice and a text prompt, as `/api/chat` takes them.
+    """One agent, as callers meet it.
 
     Args:
         voice_prompt: File name of a voice the engine has (``NATF0.pt``).
-        text_prompt: What the agent is told about itself; the engine wraps it in ``<system>`` marks.
+        text_prompt: What the agent is told about itself; the engine wraps it in ``<system>`` marks. Before
+            `for_call` it may hold fields.
+        name: Its name in the file.
+        greeting: A WAV or Ogg Opus file that is played to the caller first.
+        max_duration_s: The longest that a call goes on; None for as long as the caller likes.
+        keys: What a DTMF key does, by digit.
+        phrases: What the agent's words set off.
+        record: Whether calls are recorded.
+        warm: Sessions to keep connected and prompted ahead of calls.
     """
 
     voice_prompt: str
     text_prompt: str
+    name: str = DEFAULT_NAME
+    greeting: Path | None = None
+    max_duration_s: float | None = None
+    keys: Mapping[str, Action] = field(default_factory=dict, hash=False)
+    phrases: Mapping[str, Action] = field(default_factory=dict, hash=False)
+    record: bool = False
+    warm: int = 0
 
-    def for_call(self, custom: Mapping[str, str]) -> tuple[Persona, list[str]]:
-        """This persona with what a call's custom parameters change in it.
+    @property
+    def fixed(self) -> bool:
+        """Whether the prompt is the same for every call, so that a session can be prompted ahead."""
+        return _FIELD.search(self.text_prompt) is None
+
+    def spotter(self) -> PhraseSpotter:
+        """What finds this persona's phrases in the words of one call."""
+        return PhraseSpotter(self.phrases)
+
+    def for_call(
+        self, custom: Mapping[str, str], *, caller: str = "", called: str = ""
+    ) -> tuple[Persona, list[str]]:
+        """This persona as one call has it: fields filled in, and changed by custom parameters.
+
+        The flow may write ``voice_prompt`` and ``text_prompt`` for the default persona only: one that has a
+        name is what its file says.
 
         Args:
-            custom: ``start.custom_parameters``; ``voice_prompt`` and ``text_prompt`` are looked at.
+            custom: ``start.custom_parameters``.
+            caller: ``start.from``.
+            called: ``start.to``.
 
         Returns:
-            The persona, and a note for the log for each parameter that was refused.
+            The persona, without fields, and a note for the log for each parameter that was refused or cut.
         """
         persona, notes = self, []
-        if voice := custom.get("voice_prompt"):
+        values = {"from": caller, "to": called, **{f"custom.{name}": text for name, text in custom.items()}}
+        filled = _FIELD.sub(lambda found: clean(values.get(found[1], ""), FIELD_LIMIT), self.text_prompt)
+        persona = replace(persona, text_prompt=filled)
+        voice, text = custom.get("voice_prompt"), custom.get("text_prompt")
+        if self.name != DEFAULT_NAME:
+            if voice or text:
+                notes.append(f"voice_prompt and text_prompt are not for the persona {self.name!r}: ignored")
+            return persona, notes
+        if voice:
             if VOICE_NAME.fullmatch(voice):
                 persona = replace(persona, voice_prompt=voice)
             else:
                 notes.append(
-                    f"voice_prompt {voice[:80]!r} is not a voice's file name such as NATF0.pt: ignored"
+                    f"voice_prompt {voice[:SHOWN]!r} is not a voice's file name such as NATF0.pt: ignored"
                 )
-        if text := custom.get("text_prompt"):
-            clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-            if len(clean) > TEXT_PROMPT_LIMIT:
-                notes.append(f"text_prompt has {len(clean)} characters: cut at {TEXT_PROMPT_LIMIT}")
-            if clean:
-                persona = replace(persona, text_prompt=clean[:TEXT_PROMPT_LIMIT])
+        if text:
+            whole = clean(text, len(text))
+            if len(whole) > TEXT_PROMPT_LIMIT:
+                notes.append(f"text_prompt has {len(whole)} characters: cut at {TEXT_PROMPT_LIMIT}")
+            if whole:
+                persona = replace(persona, text_prompt=whole[:TEXT_PROMPT_LIMIT])
         return persona, notes
+
+
+class Personas(Mapping[str, Persona]):
+    """Every persona of a process by name; which one a call gets.
+
+    Args:
+        default: Whom callers meet unless something names another.
+        others: The named ones.
+        numbers: Which persona answers at which dialled number (see `number_key`).
+    """
+
+    def __init__(
+        self,
+        default: Persona,
+        others: Mapping[str, Persona] | None = None,
+        numbers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.default = default
+        self._personas = {DEFAULT_NAME: default, **(others or {})}
+        self._numbers = dict(numbers or {})
+
+    def __getitem__(self, name: str) -> Persona:
+        return self._personas[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._personas)
+
+    def __len__(self) -> int:
+        return len(self._personas)
+
+    def choose(self, path: str | None, called: str, custom: Mapping[str, str]) -> tuple[Persona, list[str]]:
+        """The persona of a call: by path, else custom parameter, else dialled number, else the default.
+
+        Args:
+            path: The name in the URL's path, if there was one.
+            called: The number that was dialled.
+            custom: ``start.custom_parameters``; ``persona`` is looked at.
+
+        Returns:
+            The persona, and a note for the log for each name that no persona has.
+        """
+        notes: list[str] = []
+        for where, name in (("the URL's path", path), ("the parameter persona", custom.get("persona"))):
+            if not name:
+                continue
+            if name in self._personas:
+                return self._personas[name], notes
+            notes.append(f"{where} names {name[:SHOWN]!r}, which is no persona here")
+        name = self._numbers.get(number_key(called))
+        return (self._personas[name] if name else self.default), notes
+
+
+def number_key(number: str) -> str:
+    """What of a phone number tells it from others, however it is written."""
+    return "".join(c for c in number if c in "0123456789").lstrip("0")[-NATIONAL_DIGITS:]
+
+
+def clean(text: str, limit: int) -> str:
+    """A stranger's text as it may stand in a prompt: one printable line of at most `limit` characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text.translate(_MEANINGFUL))
+    return " ".join(printable.split())[:limit].rstrip()
+
+
+def template_fault(text_prompt: str) -> str | None:
+    """What is wrong with a text prompt that may hold fields, and the mend; None if nothing is."""
+    if len(text_prompt) > TEXT_PROMPT_LIMIT:
+        return f"has {len(text_prompt)} characters; an engine is told at most {TEXT_PROMPT_LIMIT}"
+    for braced in _BRACED.findall(text_prompt):
+        if not _FIELD.fullmatch(braced):
+            return (
+                f"{braced[:SHOWN]!r} is no field: write {{from}}, {{to}} or {{custom.NAME}}, "
+                "and no other braces"
+            )
+    if not _FIELD.sub("", text_prompt).strip():
+        return "says nothing beside its fields, and an engine dies of an empty prompt: write a sentence"
+    return None

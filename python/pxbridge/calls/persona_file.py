@@ -1,0 +1,288 @@
+"""Personas as an operator writes them: ``[personas.NAME]`` tables in the settings' TOML file.
+
+A key that a table leaves out is as in the default persona, which is the settings' own voice and prompt and
+what ``[personas.default]`` says. What is wrong stops the start with one line that names file, persona, key
+and mend.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pxbridge.audio import OggOpusReader
+from pxbridge.calls.persona import (
+    DEFAULT_NAME,
+    PERSONA_NAME,
+    VOICE_NAME,
+    Persona,
+    Personas,
+    number_key,
+    template_fault,
+)
+from pxbridge.calls.phrases import Action, End, HandOver, letters
+from pxbridge.errors import ConfigError, InputError
+from pxbridge.wav import read_wav, resample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pxbridge.settings import Loaded
+
+DTMF_DIGITS = "0123456789*#"
+GREETING_HZ = 24_000
+LONGEST_GREETING_S = 60.0
+"""More is no greeting but a slip; and nobody is listened to while it plays."""
+MOST_WARM = 100
+LONGEST_CALL_S = 14_400.0
+"""Exotel's own limit on a call."""
+FEWEST_DIGITS, MOST_DIGITS = 3, 15
+"""An emergency number; ITU-T E.164's longest."""
+MOST_NUMBERS = 10
+
+
+class _Fault(Exception):
+    """What is wrong with one key's value, and the mend."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One key of a persona's table: how its value is read, and what README says of it."""
+
+    read: Callable[[Any, Path], Any]
+    shown: str
+    about: str
+
+
+def read_personas(loaded: Loaded) -> Personas:
+    """The personas of a process: the settings' own and the file's.
+
+    Raises:
+        ConfigError: The first thing wrong with one of them.
+    """
+    settings = loaded.settings
+    if fault := template_fault(settings.text_prompt):
+        raise ConfigError(*loaded.origins.get("text_prompt", ("text_prompt", "default")), fault)
+    default = Persona(settings.voice_prompt, settings.text_prompt)
+    file = loaded.file or Path()
+    # The default first, since the others are what it is where they do not say otherwise.
+    tables = sorted(loaded.personas.items(), key=lambda each: each[0] != DEFAULT_NAME)
+    others: dict[str, Persona] = {}
+    numbers: dict[str, str] = {}
+    for name, table in tables:
+        values = _read_table(name, table, file)
+        for number in values.pop("numbers", ()):
+            if (other := numbers.setdefault(number_key(number), name)) != name:
+                raise _error(
+                    name, "numbers", file, f"{number!r} is {other!r}'s already; name it in one of the two"
+                )
+        persona = replace(default, name=name, **values)
+        if persona.warm and not persona.fixed:
+            if "warm" in values:
+                raise _error(
+                    name, "warm", file, "its prompt has fields, which only a call fills in; write it without"
+                )
+            persona = replace(persona, warm=0)
+        if name == DEFAULT_NAME:
+            default = persona
+        else:
+            others[name] = persona
+    return Personas(default, others, numbers)
+
+
+def read_greeting(path: Path) -> NDArray[np.float32]:
+    """A greeting's samples at `GREETING_HZ`, from a WAV or an Ogg Opus file.
+
+    Raises:
+        InputError: It cannot be read, is neither, holds no sound, or is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            is_ogg = file.read(4) == b"OggS"
+            data = is_ogg and b"OggS" + file.read()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    if data:
+        pcm = OggOpusReader(GREETING_HZ).read(data)
+    else:
+        sound = read_wav(path)
+        pcm = resample(sound.samples, sound.rate_hz, GREETING_HZ)
+    if len(pcm) == 0:
+        raise InputError(f"{path}: holds no sound")
+    if len(pcm) > LONGEST_GREETING_S * GREETING_HZ:
+        raise InputError(
+            f"{path}: {len(pcm) / GREETING_HZ:.0f} s; a greeting lasts {LONGEST_GREETING_S:.0f} s at most"
+        )
+    return pcm
+
+
+def markdown_table() -> str:
+    """The keys of a persona as README shows them, one row each."""
+    rows = ["| key | example | meaning |", "|---|---|---|"]
+    rows += [f"| `{name}` | `{key.shown}` | {key.about} |" for name, key in KEYS.items()]
+    return "\n".join(rows) + "\n"
+
+
+def _read_table(name: str, table: object, file: Path) -> dict[str, Any]:
+    if not PERSONA_NAME.fullmatch(name):
+        raise ConfigError(
+            f"personas.{name!r}", str(file), "a persona's name is up to 64 letters, digits, - and _"
+        )
+    if not isinstance(table, dict):
+        raise ConfigError(f"personas.{name}", str(file), f"is not a table; write [personas.{name}]")
+    values = {}
+    for key, value in table.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}"
+            raise _error(name, key, file, f"no such key; {mend}")
+        try:
+            values[key] = KEYS[key].read(value, file.parent)
+        except _Fault as fault:
+            raise _error(name, key, file, str(fault)) from None
+    return values
+
+
+def _error(persona: str, key: str, file: Path, problem: str) -> ConfigError:
+    return ConfigError(f"personas.{persona}.{key}", str(file), " ".join(problem.split()))
+
+
+def _voice(value: object, _: Path) -> str:
+    if not isinstance(value, str) or not VOICE_NAME.fullmatch(value):
+        raise _Fault(f"{value!r} is not a voice the engine has, such as NATF0.pt or a .wav file's name")
+    return value
+
+
+def _text(value: object, _: Path) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Fault(f"{value!r} is not a text of at least one letter")
+    text = " ".join(value.split())
+    if fault := template_fault(text):
+        raise _Fault(fault)
+    return text
+
+
+def _number(value: object) -> str:
+    if isinstance(value, str):
+        number = value.translate(str.maketrans("", "", " -()."))
+        digits = number.removeprefix("+")
+        if digits.isascii() and digits.isdigit() and FEWEST_DIGITS <= len(digits) <= MOST_DIGITS:
+            return number
+    raise _Fault(f'{value!r} is not a phone number in quotes, such as "+918047180000"')
+
+
+def _numbers(value: object, _: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MOST_NUMBERS:
+        raise _Fault(f'is not a list of up to {MOST_NUMBERS} phone numbers, such as ["+918047180000"]')
+    return tuple(map(_number, value))
+
+
+def _dialled(value: object, folder: Path) -> tuple[str, ...]:
+    if value == []:
+        return ()
+    return _numbers(value, folder)
+
+
+def _greeting(value: object, folder: Path) -> Path:
+    if not isinstance(value, str):
+        raise _Fault(f"{value!r} is not the path of a WAV or Ogg Opus file")
+    path = folder / Path(value).expanduser()
+    try:
+        read_greeting(path)
+    except InputError as error:
+        raise _Fault(f"cannot be played: {error}") from None
+    return path
+
+
+def _seconds(value: object, _: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_CALL_S:
+        raise _Fault(f"{value!r} is not a number of seconds above 0, up to {LONGEST_CALL_S:.0f}")
+    return float(value)
+
+
+def _flag(value: object, _: Path) -> bool:
+    if not isinstance(value, bool):
+        raise _Fault(f"{value!r} is not true or false")
+    return value
+
+
+def _count(value: object, _: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_WARM:
+        raise _Fault(f"{value!r} is not a whole number from 0 to {MOST_WARM}")
+    return value
+
+
+def _action(trigger: str, value: object, folder: Path) -> Action:
+    if value == "end":
+        return End()
+    if isinstance(value, dict) and list(value) == ["hand_over"]:
+        try:
+            return HandOver(_numbers(value["hand_over"], folder))
+        except _Fault as fault:
+            raise _Fault(f"{trigger!r}: hand_over {fault}") from None
+    raise _Fault(f'{trigger!r} sets off {value!r}; write "end" or {{ hand_over = ["+91..."] }}')
+
+
+def _keys(value: object, folder: Path) -> dict[str, Action]:
+    if not isinstance(value, dict):
+        raise _Fault('is not a table such as { "0" = { hand_over = ["+91..."] }, "#" = "end" }')
+    for digit in value:
+        if len(digit) != 1 or digit not in DTMF_DIGITS:
+            raise _Fault(f"{digit!r} is not a key of a telephone: 0 to 9, * or #")
+    return {digit: _action(digit, action, folder) for digit, action in value.items()}
+
+
+def _phrases(value: object, folder: Path) -> dict[str, Action]:
+    if not isinstance(value, dict):
+        raise _Fault('is not a table such as { "goodbye" = "end" }')
+    seen: dict[str, str] = {}
+    for phrase in value:
+        if not letters(phrase):
+            raise _Fault(f"{phrase!r} holds no letter, so nobody can say it")
+        if (other := seen.setdefault(letters(phrase), phrase)) != phrase:
+            raise _Fault(f"{phrase!r} sounds as {other!r} does; keep one of the two")
+    return {phrase: _action(phrase, action, folder) for phrase, action in value.items()}
+
+
+KEYS = {
+    "voice_prompt": _Key(_voice, '"NATM1.pt"', "The agent's voice."),
+    "text_prompt": _Key(
+        _text,
+        '"You are Asha, of Blue Door. {custom.name} calls."',
+        "Who the agent is. `{from}`, `{to}` and `{custom.NAME}` (a custom parameter of the stream) are "
+        "filled in for each call, and are empty where a call does not have them.",
+    ),
+    "numbers": _Key(
+        _dialled,
+        '["08047180000"]',
+        "Dialled numbers at which it answers. With +91, with 0 or without either is the same number.",
+    ),
+    "greeting": _Key(
+        _greeting,
+        '"welcome.wav"',
+        "A WAV or Ogg Opus file that the caller hears first. Its path counts from the TOML file.",
+    ),
+    "max_duration_s": _Key(
+        _seconds, "600", "The longest call, in seconds; none: as long as the caller likes."
+    ),
+    "keys": _Key(
+        _keys,
+        '{ "0" = { hand_over = ["+91..."] }, "#" = "end" }',
+        "What the caller's keys do: hand over to one of these numbers, or end the call.",
+    ),
+    "phrases": _Key(
+        _phrases,
+        '{ "goodbye" = "end" }',
+        "What the agent's own words do once they have been heard, the same two things.",
+    ),
+    "record": _Key(_flag, "true", "Whether its calls are recorded."),
+    "warm": _Key(
+        _count, "1", "Engine sessions kept prompted ahead of calls. None for a prompt with fields in it."
+    ),
+}
+"""Every key of a persona's table."""
