@@ -25,6 +25,7 @@ import enum
 import logging
 import math
 import os
+import re
 import socket
 import ssl as tls
 import struct
@@ -37,7 +38,8 @@ from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Request as Handshake
+from websockets.http11 import Response
 from websockets.protocol import Side
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
     from websockets.protocol import Protocol as WireProtocol
 
 __all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_HEAD_BYTES",
+    "MAX_OPENING",
     "NO_PONG",
     "PEER_STOPPED_READING",
     "Closed",
@@ -96,6 +101,15 @@ _KERNEL_SEND_BUFFER_BYTES: Final = 64 * 1024
 # transport calls pause and resume in turn at every write.
 _HIGH_WATER_BYTES: Final = 1
 
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""A longer head of a request is refused: Exotel's URL has at most 600 characters, and proxies add a dozen
+headers."""
+MAX_BODY_BYTES: Final = 16 * 1024
+"""A longer body is refused: Exotel posts a form of some twenty fields."""
+MAX_OPENING: Final = 512
+"""Handshakes under way at the same time. For one more, the oldest is cut: an honest one takes a round trip
+or two, and whoever opens connections to say nothing must not keep honest ones out."""
+
 _TEXT: Final = 0x81  # the first byte of a frame that holds a whole text message
 _BINARY: Final = 0x82
 _HEAD_7 = struct.Struct("!BB")
@@ -120,6 +134,25 @@ class Limits:
     """How often the round trip is measured; ``None``: never."""
     pong_timeout_s: float | None = None
     """Hang up when nothing at all came for so long after a ping; ``None``: never, pings only measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asked for, before any upgrade.
+
+    Attributes:
+        path: The path and the query, as they came: untrusted, not decoded, and maybe with a secret in them.
+        headers: By name in any case.
+        method: ``GET`` for an upgrade.
+        address: The address at the other end of the connection, without its port.
+        body: Of a ``POST``, at most `MAX_BODY_BYTES`.
+    """
+
+    path: str
+    headers: Headers
+    method: str = "GET"
+    address: str = ""
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +469,7 @@ class WebSocket(asyncio.Protocol):
 
     # The phases
 
-    def _handshake(self, event: Request | Response) -> None:
+    def _handshake(self, event: Handshake | Response) -> None:
         raise NotImplementedError
 
     def _begin_open(self) -> None:
@@ -547,6 +580,19 @@ Accept = Callable[[Request], Response | Handler]
 """Decides about a request: an HTTP answer, or who takes the WebSocket."""
 
 
+_POST: Final = b"POST "
+_HEAD_END: Final = b"\r\n\r\n"
+_CONTENT_LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*([^\r\n]*?)[ \t]*\r\n")
+
+
+def _content_length(head: bytes) -> int | None:
+    """The length of the body that follows a request's head; ``None`` if that is not told in one plain way."""
+    found = _CONTENT_LENGTH.findall(head)
+    if not found:
+        return 0
+    return int(found[0]) if len(found) == 1 and re.fullmatch(rb"[0-9]{1,18}", found[0]) else None
+
+
 class _Accepted(WebSocket):
     """The server's end."""
 
@@ -556,10 +602,16 @@ class _Accepted(WebSocket):
         self._server = server
         self._accept = accept
         self._server_protocol = protocol
-        self._head_end = b""  # the last bytes of the request's head so far
+        self._address = ""
+        self._head = bytearray()  # what came of the request, until all of its head has
+        self._body: bytearray | None = None  # of a POST, once its head has come
+        self._body_bytes = 0
+        self._fed = 0  # how much of the head the protocol object has
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self._address = str(name[0]) if isinstance(name, tuple) and name else ""
         self._server._add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -569,36 +621,80 @@ class _Accepted(WebSocket):
     def data_received(self, data: bytes) -> None:
         if self._phase is not _Phase.OPENING:
             super().data_received(data)
-            return
-        # The protocol would read what follows the request as frames before we have answered it, so it gets
-        # the head alone first.
-        joined = self._head_end + data
-        end = joined.find(b"\r\n\r\n")
-        if end < 0:
-            self._head_end = joined[-3:]
-            self._feed(data)
-            return
-        head = end + 4 - len(self._head_end)
-        self._feed(data[:head])
-        self._feed(data[head:])
+        elif self._body is not None:
+            self._take_body(data)
+        else:
+            self._take_head(data)
 
-    def _handshake(self, event: Request | Response) -> None:
-        request = cast("Request", event)
+    # The protocol object knows no bodies, and would read what follows the request as frames before we have
+    # answered it. So it is given the head alone, as it comes, and that of a POST when the body has come too.
+
+    def _take_head(self, data: bytes) -> None:
+        head = self._head
+        head += data
+        found = head.find(_HEAD_END)
+        end = len(head) if found < 0 else found + len(_HEAD_END)
+        if head.startswith(_POST):
+            if found >= 0 and end <= MAX_HEAD_BYTES:
+                self._begin_body(end)
+        elif not _POST.startswith(head):
+            fit = min(end, MAX_HEAD_BYTES)
+            fed, self._fed = self._fed, fit
+            rest = bytes(head[end:])
+            self._feed(bytes(head[fed:fit]))
+            if self._phase is not _Phase.OPENING:
+                head.clear()
+                self._feed(rest)
+        if end > MAX_HEAD_BYTES and self._is_undecided():
+            self._answer("", text_response(431, "the request's head is too long\n"))
+
+    def _begin_body(self, end: int) -> None:
+        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
+        length = _content_length(head)
+        if length is None:
+            self._answer("", text_response(411, "a body needs one Content-Length\n"))
+        elif length > MAX_BODY_BYTES:
+            self._answer("", text_response(413, f"the body is longer than {MAX_BODY_BYTES} bytes\n"))
+        else:
+            self._head[:] = _CONTENT_LENGTH.sub(b"", head)
+            self._body, self._body_bytes = bytearray(), length
+            self._take_body(rest)
+
+    def _take_body(self, data: bytes) -> None:
+        body = self._body
+        if body is None:
+            return
+        body += data
+        if len(body) >= self._body_bytes and self._is_undecided():
+            del body[self._body_bytes :]
+            self._feed(bytes(self._head))
+
+    def _is_undecided(self) -> bool:
+        """Whether the request has neither been answered nor been found to be none."""
+        return self._phase is _Phase.OPENING and not self._server_protocol.eof_sent
+
+    def _handshake(self, event: Handshake | Response) -> None:
+        request = cast("Handshake", event)
         self.path, self.headers = request.path, request.headers
+        asked = Request(
+            request.path, request.headers, request.method, self._address, bytes(self._body or b"")
+        )
         try:
-            answer = self._accept(request)
+            answer = self._accept(asked)
         except Exception:
-            log.exception("%s: %s could not be answered", self.peer, request.path)
+            # Without the path: there may be a token in it.
+            log.exception("%s: a request could not be answered", self.peer)
             answer = text_response(500, "internal error\n")
         if isinstance(answer, Response):
-            self._answer(request, answer)
+            self._answer(request.method, answer)
             return
         response = self._server_protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self._answer(request, response)
+            self._answer(request.method, response)
             return
         self._server_protocol.send_response(response)
         self._flush()
+        self._server._opened(self)
         self._begin_open()
         try:
             answer(self)
@@ -606,8 +702,8 @@ class _Accepted(WebSocket):
             log.exception("%s: a connection could not be taken over", self.peer)
             self._fail(f"taking over failed: {exc!r}")
 
-    def _answer(self, request: Request, response: Response) -> None:
-        if request.method == "HEAD":
+    def _answer(self, method: str, response: Response) -> None:
+        if method == "HEAD":
             response.body = b""
         self._server_protocol.send_response(response)
         self._flush()
@@ -626,7 +722,7 @@ class _Dialled(WebSocket):
     def __init__(
         self,
         protocol: ClientProtocol,
-        request: Request,
+        request: Handshake,
         check_certificate: Callable[[bytes], None] | None,
         limits: Limits,
     ) -> None:
@@ -673,7 +769,7 @@ class _Dialled(WebSocket):
             else:
                 self._refuse(HandshakeFailed(f"not a WebSocket server: {fault}"))
 
-    def _handshake(self, event: Request | Response) -> None:
+    def _handshake(self, event: Handshake | Response) -> None:
         if self._protocol.handshake_exc is None and not self.opened.done():
             self._begin_open()
             self.opened.set_result(None)
@@ -693,6 +789,7 @@ class Server:
     def __init__(self) -> None:
         self._listening: asyncio.Server | None = None
         self._connections: set[_Accepted] = set()
+        self._opening: dict[_Accepted, None] = {}  # the oldest first
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -726,9 +823,18 @@ class Server:
     def _add(self, connection: _Accepted) -> None:
         self._connections.add(connection)
         self._empty.clear()
+        self._opening[connection] = None
+        if len(self._opening) > MAX_OPENING:
+            oldest = next(iter(self._opening))
+            del self._opening[oldest]
+            oldest.abort("too many handshakes under way")
+
+    def _opened(self, connection: _Accepted) -> None:
+        self._opening.pop(connection, None)
 
     def _remove(self, connection: _Accepted) -> None:
         self._connections.discard(connection)
+        self._opening.pop(connection, None)
         if not self._connections:
             self._empty.set()
 

@@ -487,6 +487,9 @@ async def test_a_handshake_that_takes_too_long_is_cut(ends: Ends) -> None:
         (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", b"HTTP/1.1 414 "),
         (b"GET /take HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", b"HTTP/1.1 431 "),
         (b"GET /take HTTP/1.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b"HTTP/1.1 431 "),
+        (b"GET /take HTTP/1.1\r\n" + (b"X: " + b"y" * 4000 + b"\r\n") * 5 + b"\r\n", b"HTTP/1.1 431 "),
+        (b"GET /take HTTP/1.1\r\n" + (b"X: " + b"y" * 4000 + b"\r\n") * 5, b"HTTP/1.1 431 "),
+        (b"PUT /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 404 "),
         (b"GET /take HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 426 "),
         (b"POST /take HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"HTTP/1.1 405 "),
         (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 404 "),
@@ -510,6 +513,60 @@ async def test_what_is_no_upgrade_is_answered_if_it_can_be_and_hurts_nobody(
                 assert got or not answer
         await bystander.send("unharmed")
         assert await bystander.recv() == "unharmed"
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (3, 40), (5, 90, 120), tuple(range(1, 130))])
+async def test_a_posts_body_is_read_however_it_is_cut(cuts: tuple[int, ...]) -> None:
+    asked: list[Request] = []
+
+    def accept(request: Request) -> Response:
+        asked.append(request)
+        return text_response(200, "thanks\n")
+
+    body = b"CallSid=CA1&From=%2B91\r\n\r\n1"
+    whole = b"POST /form?x=1 HTTP/1.1\r\nHost: x\r\ncontent-length: 27\r\nX-Y: z\r\n\r\n" + body
+    async with serving(accept) as server, raw(server.port) as peer:
+        for begin, end in itertools.pairwise((0, *cuts, len(whole))):
+            peer.writer.write(whole[begin:end])
+            await asyncio.sleep(0)
+        assert (await peer.reader.read()).startswith(b"HTTP/1.1 200 ")
+    (request,) = asked
+    assert (request.method, request.path, request.address) == ("POST", "/form?x=1", "127.0.0.1")
+    assert request.body == body
+    assert request.headers["X-Y"] == "z"
+
+
+@pytest.mark.parametrize(
+    ("head", "answer"),
+    [
+        (b"Content-Length: 16385\r\n", b"HTTP/1.1 413 "),
+        (b"Content-Length: 99999999999999999999\r\n", b"HTTP/1.1 411 "),
+        (b"Content-Length: -1\r\n", b"HTTP/1.1 411 "),
+        (b"Content-Length: 1\r\nContent-Length: 2\r\n", b"HTTP/1.1 411 "),
+        (b"Content-Length : 1\r\n", b""),
+        (b"Transfer-Encoding: chunked\r\n", b""),
+        (b"X: y\r\n" * 3000, b"HTTP/1.1 431 "),
+    ],
+)
+async def test_a_body_that_cannot_be_bounded_is_refused(ends: Ends, head: bytes, answer: bytes) -> None:
+    async with serving(ends.accept) as server, raw(server.port) as peer:
+        peer.writer.write(b"POST /take HTTP/1.1\r\n" + head + b"\r\n")
+        got = await peer.reader.read()
+        assert got.startswith(answer) and bool(got) == bool(answer)
+        assert ends.requests == []
+
+
+async def test_of_too_many_handshakes_under_way_the_oldest_are_cut(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "MAX_OPENING", 3)
+    async with serving(ends.accept) as server, contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(raw(server.port))
+        last = [await stack.enter_async_context(raw(server.port)) for _ in range(3)]
+        with contextlib.suppress(ConnectionResetError):
+            assert await first.reader.read() == b""
+        for peer in last:
+            await peer.upgraded("/take")
 
 
 async def test_head_gets_the_head_alone(ends: Ends) -> None:
