@@ -244,6 +244,26 @@ class Downlink:
     def poll(self, now_s: float) -> list[bytes]:
         """The messages that are due although nothing arrived: at the start of the call, then at `wake_s`."""
 
+    def play(self, pcm: NDArray[np.float32] | NDArray[np.int16], now_s: float) -> list[bytes]:
+        """Queue the bridge's own sound, at the line's rate, behind what plays; at most 60 s wait.
+
+        It is played at real time while no engine speaks, and an engine that begins to speak cuts it short
+        with a fade. While one speaks, and after `finish`, it is not played at all.
+        """
+
+    def hush(self, now_s: float) -> list[bytes]:
+        """End the bridge's own sound with a fade."""
+
+    def playing_s(self, now_s: float) -> float:
+        """How long the bridge's own sound will still be heard."""
+
+    def engine_gone(self, now_s: float) -> list[bytes]:
+        """The engine is lost: what it said last. The bridge's own sound and another engine may follow."""
+
+    @property
+    def paused_s(self) -> float | None:
+        """How long the agent has paused since it last spoke; None while it has not spoken."""
+
     def flush(self, now_s: float) -> list[bytes]:
         """Drop what the caller has not heard: a ``clear``, if Exotel still holds audio."""
 

@@ -8,6 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::array::Pcm;
 use crate::counters::{self, counters};
 use crate::exclusive::Exclusive;
 use crate::refuse;
@@ -139,6 +140,7 @@ impl Uplink {
 pub struct Downlink {
     inner: Exclusive<line::Downlink>,
     messages: Vec<Vec<u8>>,
+    own: Vec<f32>,
 }
 
 impl Downlink {
@@ -148,7 +150,7 @@ impl Downlink {
         py: Python<'py>,
         step: impl FnOnce(&mut line::Downlink, &mut Vec<Vec<u8>>) + Send,
     ) -> PyResult<Bound<'py, PyList>> {
-        let Self { inner, messages } = self;
+        let Self { inner, messages, .. } = self;
         let inner = inner.get();
         py.detach(|| step(inner, messages));
         PyList::new(
@@ -175,6 +177,7 @@ impl Downlink {
         Ok(Self {
             inner: Exclusive::new(inner),
             messages: Vec::new(),
+            own: Vec::new(),
         })
     }
 
@@ -191,6 +194,37 @@ impl Downlink {
 
     fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
         self.step(py, |line, out| line.poll(micros(now_s), out))
+    }
+
+    fn play<'py>(
+        &mut self,
+        py: Python<'py>,
+        pcm: &Bound<'py, PyAny>,
+        now_s: f64,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let pcm = Pcm::borrow(pcm)?;
+        let mut own = std::mem::take(&mut self.own);
+        let samples = pcm.samples(&mut own)?;
+        let messages = self.step(py, |line, out| line.play(samples, micros(now_s), out));
+        self.own = own;
+        messages
+    }
+
+    fn hush<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
+        self.step(py, |line, out| line.hush(micros(now_s), out))
+    }
+
+    fn playing_s(&mut self, now_s: f64) -> f64 {
+        self.inner.get().playing_us(micros(now_s)) as f64 / US_PER_S
+    }
+
+    fn engine_gone<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
+        self.step(py, |line, out| line.engine_gone(micros(now_s), out))
+    }
+
+    #[getter]
+    fn paused_s(&mut self) -> Option<f64> {
+        self.inner.get().paused_us().map(|us| us as f64 / US_PER_S)
     }
 
     fn flush<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {

@@ -6,6 +6,7 @@
 //! Conventions: samples are mono `f32` with full scale at ±1.0 (`i16` only at the edges, see [`pcm`]);
 //! time is `now_us`, microseconds on any monotonic clock; rates are in hertz.
 
+mod announce;
 mod backlog;
 mod drift;
 pub mod error;

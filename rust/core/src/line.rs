@@ -2,9 +2,10 @@
 //!
 //! A message from one socket goes in together with the time, and what the other socket shall send comes out.
 //! The stages are those of the other modules; what is added here is only their order and the two small
-//! lives around them: an uplink outlives its engines, a downlink begins before one speaks and ends after the last
-//! word was heard.
+//! lives around them: an uplink outlives its engines, a downlink begins before one speaks, plays what the bridge itself
+//! has to say while none does, and ends after the last word was heard.
 
+use crate::announce::Announcement;
 use crate::error::Result;
 use crate::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
 use crate::media::{Encoding, MediaWriter, read_media};
@@ -202,6 +203,13 @@ const WAITING_SILENCE_MS: u32 = PACKET_MS;
 /// How often: some readings of Exotel's rules end a stream that gets no audio within 2 s.
 const WAITING_EVERY_US: u64 = 1_000_000;
 
+/// The bridge's own sound is sent in payloads of this many packets: as long as one of the engine's frames.
+const OWN_PACKETS: usize = 4;
+
+/// The next one goes out when Exotel holds less than this: a network's usual hiccup is not heard, and an agent that
+/// begins to speak waits for 140 ms at most.
+const OWN_REFILL_US: u64 = 60_000;
+
 /// Name of the mark behind the last words; all others are made of two numbers.
 const LAST_MARK: &str = "last";
 
@@ -210,12 +218,14 @@ const LAST_MARK_GRACE_US: u64 = 500_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
-    /// No engine has spoken: silence now and then.
+    /// No engine speaks: the bridge's own sound if there is any, else silence now and then.
     Waiting { next_us: u64 },
     /// The engine's audio goes to the phone.
     Live,
-    /// The conversation is over; what is queued is being sent.
+    /// The conversation is over; what is queued of the engine's is being sent.
     Finishing,
+    /// The call is over; what is queued of the bridge's own sound is being sent.
+    Parting,
     /// All is sent, with the last mark behind it; given up at `give_up_us`.
     LastSent { give_up_us: u64 },
     /// The caller has heard the last words.
@@ -233,6 +243,7 @@ pub struct Downlink {
     /// Which of the call's engines is speaking, and how much it has said, in its samples.
     answered: (u32, u64),
     round_trip_us: Option<u64>,
+    own: Announcement,
     engine: Vec<f32>,
     line: Vec<f32>,
     paced: Vec<f32>,
@@ -253,6 +264,7 @@ impl Downlink {
             life: Life::Waiting { next_us: 0 },
             answered: (0, 0),
             round_trip_us: None,
+            own: Announcement::new(rate_hz),
             engine: Vec::new(),
             line: Vec::new(),
             paced: Vec::new(),
@@ -268,6 +280,7 @@ impl Downlink {
         }
         self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
+            self.hush(now_us, messages);
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
         }
@@ -284,14 +297,24 @@ impl Downlink {
     pub fn poll(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         match self.life {
             Life::Waiting { next_us } => {
-                if now_us >= next_us {
+                if !self.own.is_empty() {
+                    self.send_own(now_us, messages);
+                    self.life = Life::Waiting {
+                        next_us: now_us + WAITING_EVERY_US,
+                    };
+                } else if now_us >= next_us {
                     self.life = Life::Waiting {
                         next_us: now_us + WAITING_EVERY_US,
                     };
                     self.paced.clear();
                     self.paced.resize(self.samples(WAITING_SILENCE_MS), 0.0);
-                    self.playout.sent_aside(self.paced.len(), now_us);
-                    self.write_media(messages);
+                    self.write_aside(now_us, messages);
+                }
+            }
+            Life::Parting => {
+                self.send_own(now_us, messages);
+                if self.own.is_empty() {
+                    self.write_last_mark(now_us, messages);
                 }
             }
             Life::LastSent { give_up_us } => {
@@ -326,6 +349,8 @@ impl Downlink {
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
         match self.life {
+            Life::Waiting { .. } | Life::Parting if !self.own.is_empty() => Some(self.own_due_us()),
+            Life::Parting => Some(0),
             Life::Waiting { next_us } => Some(next_us),
             Life::LastSent { give_up_us } => Some(give_up_us),
             Life::HeardOut => None,
@@ -333,8 +358,58 @@ impl Downlink {
         }
     }
 
+    /// Queues the bridge's own sound, at the line's rate: greetings, announcements, music. It is played while no
+    /// engine speaks, and an engine that begins to speak cuts it short; while one speaks, and after
+    /// [`Downlink::finish`], it is not played at all.
+    pub fn play(&mut self, pcm: &[f32], now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if let Life::Waiting { .. } = self.life {
+            self.own.push(pcm);
+            self.poll(now_us, messages);
+        }
+    }
+
+    /// Ends the bridge's own sound with a fade.
+    pub fn hush(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        self.paced.clear();
+        self.own.cut(&mut self.paced);
+        self.write_aside(now_us, messages);
+    }
+
+    /// How long the bridge's own sound will still be heard.
+    #[must_use]
+    pub fn playing_us(&self, now_us: u64) -> u64 {
+        match self.life {
+            Life::Waiting { .. } | Life::Parting => {
+                let queued_us = self.own.len() as u64 * 1_000_000 / u64::from(self.rate_hz);
+                self.playout.exotel_dry_us().saturating_sub(now_us) + queued_us
+            }
+            _ => 0,
+        }
+    }
+
+    /// The engine is gone, and another may come: what it said last is sent, and the bridge may play its own sound.
+    pub fn engine_gone(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if self.life == Life::Live {
+            self.paced.clear();
+            self.playout.stop(now_us, &mut self.paced);
+            if !self.paced.is_empty() {
+                self.write_media(messages);
+            }
+            self.life = Life::Waiting {
+                next_us: now_us + WAITING_EVERY_US,
+            };
+        }
+    }
+
+    /// How long the agent has paused since it last spoke; `None` while it has not spoken.
+    #[must_use]
+    pub fn paused_us(&self) -> Option<u64> {
+        self.playout.paused_us()
+    }
+
     /// Drops everything that the caller has not heard yet.
     pub fn flush(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        self.own.clear();
         if self.playout.flush(now_us) {
             self.write_clear(messages);
         }
@@ -343,7 +418,11 @@ impl Downlink {
     /// The agent will say no more: appends what is left and, when all is sent, a mark behind it.
     pub fn finish(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         match self.life {
-            Life::Waiting { .. } => self.life = Life::HeardOut,
+            Life::Waiting { .. } if self.playing_us(now_us) == 0 => self.life = Life::HeardOut,
+            Life::Waiting { .. } => {
+                self.life = Life::Parting;
+                self.poll(now_us, messages);
+            }
             Life::Live => {
                 self.life = Life::Finishing;
                 // A packet of silence pushes out the last samples that fill none.
@@ -353,7 +432,7 @@ impl Downlink {
                 let step = self.playout.push(&self.line, now_us, false, &mut self.paced);
                 self.send(step, now_us, messages);
             }
-            Life::Finishing | Life::LastSent { .. } | Life::HeardOut => {}
+            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => {}
         }
     }
 
@@ -417,15 +496,38 @@ impl Downlink {
                 messages.push(message);
             }
         }
-        let stats = self.playout.stats();
-        if self.life == Life::Finishing && stats.buffered < self.samples(PACKET_MS) as u64 {
-            let mut message = Vec::new();
-            self.writer.mark(LAST_MARK, &mut message);
-            messages.push(message);
-            self.life = Life::LastSent {
-                give_up_us: now_us + stats.exotel_us + LAST_MARK_GRACE_US,
-            };
+        if self.life == Life::Finishing && self.playout.stats().buffered < self.samples(PACKET_MS) as u64 {
+            self.write_last_mark(now_us, messages);
         }
+    }
+
+    fn own_due_us(&self) -> u64 {
+        self.playout.exotel_dry_us().saturating_sub(OWN_REFILL_US)
+    }
+
+    fn send_own(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        while !self.own.is_empty() && now_us >= self.own_due_us() {
+            self.paced.clear();
+            self.own.take(OWN_PACKETS, &mut self.paced);
+            self.write_aside(now_us, messages);
+        }
+    }
+
+    /// Sends what is no engine's.
+    fn write_aside(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if !self.paced.is_empty() {
+            self.playout.sent_aside(self.paced.len(), now_us);
+            self.write_media(messages);
+        }
+    }
+
+    fn write_last_mark(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        let mut message = Vec::new();
+        self.writer.mark(LAST_MARK, &mut message);
+        messages.push(message);
+        self.life = Life::LastSent {
+            give_up_us: self.playout.exotel_dry_us().max(now_us) + LAST_MARK_GRACE_US,
+        };
     }
 
     fn write_media(&mut self, messages: &mut Vec<Vec<u8>>) {

@@ -349,6 +349,43 @@ impl Playout {
         held
     }
 
+    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets with
+    /// a fade at its end, for it broke off in mid-word. The next audio starts anew.
+    pub fn stop(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        let begin = out.len();
+        let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.exotel.depth_us(now_us) as i64;
+        self.queue.take(self.at_rate(ahead_us.max(0)), out);
+        self.stats.cut += self.queue.len() as u64;
+        self.queue.clear();
+        let fade = self.fade().min(out.len() - begin);
+        let end = out.len();
+        for (i, sample) in out[end - fade..].iter_mut().rev().enumerate() {
+            *sample *= i as f32 / fade as f32;
+        }
+        let samples = (end - begin).next_multiple_of(self.packet);
+        self.stats.padded += (samples - (end - begin)) as u64;
+        out.resize(begin + samples, 0.0);
+        self.sent(samples, now_us);
+        self.state = State::Idle;
+        self.silent_us = None;
+        self.overlap = false;
+        self.surplus_since_us = None;
+        self.behind_since_us = None;
+        self.stats.exotel_us = self.exotel.depth_us(now_us);
+    }
+
+    /// When Exotel has played all that was sent.
+    #[must_use]
+    pub fn exotel_dry_us(&self) -> u64 {
+        self.exotel.dry_us()
+    }
+
+    /// How long the model has paused since it last spoke; `None` while it has not spoken.
+    #[must_use]
+    pub fn paused_us(&self) -> Option<u64> {
+        self.silent_us.map(|us| us.max(0) as u64)
+    }
+
     /// A mark that is due after what was just sent, if any.
     pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
         self.exotel.take_mark(now_us)

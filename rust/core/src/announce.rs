@@ -1,0 +1,69 @@
+//! The bridge's own sound on the way to the phone: greetings, announcements, hold music.
+//!
+//! It is whole and waiting while it is played, so the only question is how much of it to hand over: enough that a
+//! hiccup is not heard, and little enough that the agent, who cuts it short, is not late for it.
+
+use std::collections::VecDeque;
+
+use crate::playout::PACKET_MS;
+
+/// What is queued beyond this is refused: music is given piece by piece.
+const LONGEST_S: usize = 60;
+
+/// Own sound that waits to be sent, in whole packets.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    pcm: VecDeque<f32>,
+    packet: usize,
+    longest: usize,
+}
+
+impl Announcement {
+    pub(crate) fn new(rate_hz: u32) -> Self {
+        Self {
+            pcm: VecDeque::new(),
+            packet: (rate_hz / 1000 * PACKET_MS) as usize,
+            longest: rate_hz as usize * LONGEST_S,
+        }
+    }
+
+    /// Queues sound behind what waits.
+    pub(crate) fn push(&mut self, pcm: &[f32]) {
+        let room = self.longest - self.pcm.len();
+        self.pcm.extend(&pcm[..pcm.len().min(room)]);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pcm.is_empty()
+    }
+
+    /// Samples that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.pcm.len()
+    }
+
+    /// Appends so many packets, or what there is; the last one is filled up with silence.
+    pub(crate) fn take(&mut self, packets: usize, out: &mut Vec<f32>) {
+        let samples = (packets * self.packet).min(self.pcm.len());
+        out.extend(self.pcm.drain(..samples));
+        out.resize(out.len().next_multiple_of(self.packet), 0.0);
+    }
+
+    /// Ends it: appends one packet that fades to silence, or nothing if nothing waits.
+    pub(crate) fn cut(&mut self, out: &mut Vec<f32>) {
+        let begin = out.len();
+        if !self.is_empty() {
+            self.take(1, out);
+        }
+        let length = (out.len() - begin).max(1) as f32;
+        for (i, sample) in out[begin..].iter_mut().enumerate() {
+            *sample *= 1.0 - (i + 1) as f32 / length;
+        }
+        self.pcm.clear();
+    }
+
+    /// Drops it.
+    pub(crate) fn clear(&mut self) {
+        self.pcm.clear();
+    }
+}
