@@ -110,6 +110,7 @@ class OggOpusWriter:
     """PCM to an Ogg Opus stream (RFC 7845) as PersonaPlex, moshi and `sphn` take it: one packet a page.
 
     Args:
+        channels: 1, or 2 for interleaved stereo (for files; the engines' wire is mono).
         serial: The stream's serial number; random by default.
 
     The other arguments are those of `OpusEncoder`.
@@ -123,6 +124,7 @@ class OggOpusWriter:
         bitrate_bps: int = ...,
         complexity: int = ...,
         frame_ms: float = 20.0,
+        channels: Literal[1, 2] = 1,
         serial: int | None = None,
     ) -> None: ...
     def headers(self) -> bytes:
@@ -200,6 +202,15 @@ class Uplink:
     def poll(self, now_s: float) -> bytes:
         """What the engine shall get although nothing arrived. To be called at or after `wake_s`."""
 
+    def keep_said(self) -> None:
+        """From now on keep what the caller says, for `take_said`; at most 60 s of it."""
+
+    def take_said(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
+        """What the caller has said since the last time: samples, and (time, count) of its pieces.
+
+        The time is when a piece came, less its duration: one that came late was said earlier.
+        """
+
     @property
     def wake_s(self) -> float:
         """When `poll` is due if nothing arrives before; infinity for never."""
@@ -272,6 +283,15 @@ class Downlink:
 
     def marked(self, name: str, now_s: float) -> None:
         """The phone echoed a mark; one that is not ours is ignored."""
+
+    def keep_heard(self) -> None:
+        """From now on keep what the caller hears, for `take_heard`; at most 60 s of it."""
+
+    def take_heard(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
+        """What the caller has heard since the last time: samples, and (time, count) of its pieces.
+
+        By the model of Exotel's queue; what a ``clear`` took back is not among it.
+        """
 
     @property
     def heard_out(self) -> bool:

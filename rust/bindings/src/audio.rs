@@ -224,18 +224,21 @@ pub struct OggOpusWriter {
 #[pymethods]
 impl OggOpusWriter {
     #[new]
-    #[pyo3(signature = (rate_hz=24000, *, application="lowdelay", bitrate_bps=TOWARDS_ENGINE.bitrate_bps, complexity=TOWARDS_ENGINE.complexity, frame_ms=20.0, serial=None))]
+    #[pyo3(signature = (rate_hz=24000, *, application="lowdelay", bitrate_bps=TOWARDS_ENGINE.bitrate_bps, complexity=TOWARDS_ENGINE.complexity, frame_ms=20.0, channels=1, serial=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         rate_hz: u32,
         application: &str,
         bitrate_bps: u32,
         complexity: u8,
         frame_ms: f64,
+        channels: usize,
         serial: Option<u32>,
     ) -> PyResult<Self> {
         let config = encoder_config(rate_hz, application, bitrate_bps, complexity, frame_ms)?;
         let serial = serial.unwrap_or_else(crate::random_serial);
-        let inner = Exclusive::new(stream::OggOpusWriter::new(config, serial).map_err(refuse)?);
+        let inner =
+            Exclusive::new(stream::OggOpusWriter::with_channels(config, channels, serial).map_err(refuse)?);
         Ok(Self {
             inner,
             scratch: Vec::new(),

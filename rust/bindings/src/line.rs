@@ -1,9 +1,11 @@
 //! Uplink and Downlink as Python classes.
 
+use numpy::PyArray1;
 use pxbridge_core::intake::IntakeConfig;
 use pxbridge_core::line;
 use pxbridge_core::media::Encoding;
 use pxbridge_core::playout::{PlayoutConfig, PlayoutProfile};
+use pxbridge_core::tap::Piece;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -21,6 +23,19 @@ fn micros(now_s: f64) -> u64 {
 
 fn seconds(wake_us: Option<u64>) -> f64 {
     wake_us.map_or(f64::INFINITY, |us| us as f64 / US_PER_S)
+}
+
+/// Samples, and for each of their pieces when it began, in seconds, and how many samples it has.
+type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
+
+fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
+    let (mut pcm, mut pieces) = (Vec::new(), Vec::new());
+    take(&mut pcm, &mut pieces);
+    let pieces = pieces
+        .iter()
+        .map(|piece| (piece.at_us as f64 / US_PER_S, piece.samples))
+        .collect();
+    (PyArray1::from_vec(py, pcm), pieces)
 }
 
 fn encoding(name: &str) -> PyResult<Encoding> {
@@ -102,6 +117,15 @@ impl Uplink {
         ogg.clear();
         py.detach(|| inner.poll(micros(now_s), ogg));
         PyBytes::new(py, ogg)
+    }
+
+    fn keep_said(&mut self) {
+        self.inner.get().keep_said();
+    }
+
+    fn take_said<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
+        let line = self.inner.get();
+        taken(py, |pcm, pieces| line.take_said(micros(now_s), pcm, pieces))
     }
 
     #[getter]
@@ -239,6 +263,15 @@ impl Downlink {
         self.inner.get().marked(name, micros(now_s));
     }
 
+    fn keep_heard(&mut self) {
+        self.inner.get().keep_heard();
+    }
+
+    fn take_heard<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
+        let line = self.inner.get();
+        taken(py, |pcm, pieces| line.take_heard(micros(now_s), pcm, pieces))
+    }
+
     #[getter]
     fn heard_out(&mut self) -> bool {
         self.inner.get().heard_out()
@@ -275,6 +308,7 @@ impl Downlink {
             exotel_us
         );
         dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
+        dict.set_item("first_audio_us", self.inner.get().first_audio_us())?;
         Ok(dict)
     }
 }

@@ -23,6 +23,7 @@ pub mod pcm;
 pub mod playout;
 pub mod resample;
 pub mod stream;
+pub mod tap;
 pub mod timescale;
 
 pub use error::{Error, Result};

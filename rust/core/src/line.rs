@@ -13,6 +13,7 @@ use crate::opus::{EncoderConfig, TOWARDS_ENGINE};
 use crate::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
 use crate::resample::Resampler;
 use crate::stream::{OggOpusReader, OggOpusWriter, StreamStats};
+use crate::tap::{Piece, Tap, samples_us};
 
 /// The engine's rate: PersonaPlex and moshi speak 24 kHz.
 pub const ENGINE_HZ: u32 = 24_000;
@@ -92,6 +93,8 @@ pub struct Uplink {
     stream: OggOpusWriter,
     media: MediaStats,
     fed: Fed,
+    /// The caller, for a recording.
+    tap: Option<Tap>,
     phone: Vec<f32>,
     paced: Vec<f32>,
 }
@@ -117,6 +120,7 @@ impl Uplink {
             stream: OggOpusWriter::new(encoder, serial)?,
             media: MediaStats::default(),
             fed: Fed::default(),
+            tap: None,
             phone: Vec::new(),
             paced: Vec::new(),
         })
@@ -129,6 +133,11 @@ impl Uplink {
         let frame = read_media(message, self.encoding, &mut self.phone)?;
         self.media.messages += 1;
         self.media.malformed += u64::from(frame.malformed);
+        if let Some(tap) = &mut self.tap {
+            // Its last sample was said just now, at the latest.
+            let duration_us = samples_us(self.phone.len(), self.encoder.rate_hz);
+            tap.push(&self.phone, now_us.saturating_sub(duration_us));
+        }
         self.paced.clear();
         self.intake.push(&self.phone, now_us, &mut self.paced);
         self.encode(now_us, ogg);
@@ -190,6 +199,19 @@ impl Uplink {
         self.media
     }
 
+    /// From now on keeps what the caller says, for [`Uplink::take_said`].
+    pub fn keep_said(&mut self) {
+        self.tap.get_or_insert_with(|| Tap::new(self.encoder.rate_hz));
+    }
+
+    /// Appends what the caller has said since the last time, in pieces with the time they came less their
+    /// duration. A piece that came late is later than it was said, by as much.
+    pub fn take_said(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
+        if let Some(tap) = &mut self.tap {
+            tap.take(now_us, pcm, pieces);
+        }
+    }
+
     fn encode(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
         self.fed.add(self.paced.len(), now_us);
         self.stream.write(&self.paced, ogg);
@@ -244,6 +266,9 @@ pub struct Downlink {
     answered: (u32, u64),
     round_trip_us: Option<u64>,
     own: Announcement,
+    first_audio_us: Option<u64>,
+    /// The agent, for a recording.
+    tap: Option<Tap>,
     engine: Vec<f32>,
     line: Vec<f32>,
     paced: Vec<f32>,
@@ -265,6 +290,8 @@ impl Downlink {
             answered: (0, 0),
             round_trip_us: None,
             own: Announcement::new(rate_hz),
+            first_audio_us: None,
+            tap: None,
             engine: Vec::new(),
             line: Vec::new(),
             paced: Vec::new(),
@@ -411,7 +438,7 @@ impl Downlink {
     pub fn flush(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         self.own.clear();
         if self.playout.flush(now_us) {
-            self.write_clear(messages);
+            self.write_clear(now_us, messages);
         }
     }
 
@@ -455,6 +482,25 @@ impl Downlink {
         }
     }
 
+    /// When the caller began to hear the engine, by the model of Exotel's queue.
+    #[must_use]
+    pub fn first_audio_us(&self) -> Option<u64> {
+        self.first_audio_us
+    }
+
+    /// From now on keeps what the caller hears, for [`Downlink::take_heard`].
+    pub fn keep_heard(&mut self) {
+        self.tap.get_or_insert_with(|| Tap::new(self.rate_hz));
+    }
+
+    /// Appends what the caller has heard since the last time, in pieces with the time at which they were heard, by
+    /// the model of Exotel's queue. What a `clear` took back is not among it.
+    pub fn take_heard(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
+        if let Some(tap) = &mut self.tap {
+            tap.take(now_us, pcm, pieces);
+        }
+    }
+
     /// What the playout did so far.
     #[must_use]
     pub fn playout_stats(&self) -> PlayoutStats {
@@ -485,9 +531,10 @@ impl Downlink {
 
     fn send(&mut self, step: Step, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         if step == Step::ClearThenSend {
-            self.write_clear(messages);
+            self.write_clear(now_us, messages);
         }
         if !self.paced.is_empty() {
+            self.first_audio_us.get_or_insert(self.heard_from_us());
             self.write_media(messages);
             if let Some(mark) = self.playout.take_mark(now_us) {
                 let mut message = Vec::new();
@@ -530,13 +577,26 @@ impl Downlink {
         };
     }
 
+    /// When what was just made begins to be heard: it is the last in Exotel's queue.
+    fn heard_from_us(&self) -> u64 {
+        let duration_us = samples_us(self.paced.len(), self.rate_hz);
+        self.playout.exotel_dry_us().saturating_sub(duration_us)
+    }
+
     fn write_media(&mut self, messages: &mut Vec<Vec<u8>>) {
+        let at_us = self.heard_from_us();
+        if let Some(tap) = &mut self.tap {
+            tap.push(&self.paced, at_us);
+        }
         let mut message = Vec::new();
         self.writer.write(&self.paced, &mut message);
         messages.push(message);
     }
 
-    fn write_clear(&mut self, messages: &mut Vec<Vec<u8>>) {
+    fn write_clear(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if let Some(tap) = &mut self.tap {
+            tap.cut(now_us);
+        }
         let mut message = Vec::new();
         self.writer.clear(&mut message);
         messages.push(message);

@@ -95,6 +95,7 @@ pub const TOWARDS_ENGINE: EncoderConfig = EncoderConfig {
 pub struct Encoder {
     encoder: audiopus::coder::Encoder,
     config: EncoderConfig,
+    channels: usize,
     frame_samples: usize,
     lookahead_samples: usize,
     packet: Box<[u8]>,
@@ -108,7 +109,16 @@ impl Encoder {
     /// # Errors
     /// [`Error::Rate`] or [`Error::Parameter`] if the configuration is out of range.
     pub fn new(config: EncoderConfig) -> Result<Self> {
+        Self::with_channels(config, 1)
+    }
+
+    /// An encoder of 1 channel, or of 2 interleaved ones.
+    ///
+    /// # Errors
+    /// [`Error::Rate`] or [`Error::Parameter`] if the configuration is out of range.
+    pub fn with_channels(config: EncoderConfig, channels: usize) -> Result<Self> {
         let rate = sample_rate(config.rate_hz)?;
+        let layout = layout(channels)?;
         if !FRAMES_US.contains(&config.frame_us) {
             return Err(Error::Parameter {
                 name: "frame_ms",
@@ -138,8 +148,7 @@ impl Encoder {
             Application::Audio => audiopus::Application::Audio,
             Application::LowDelay => audiopus::Application::LowDelay,
         };
-        let mut encoder =
-            audiopus::coder::Encoder::new(rate, Channels::Mono, application).map_err(refused)?;
+        let mut encoder = audiopus::coder::Encoder::new(rate, layout, application).map_err(refused)?;
         let bitrate = i32::try_from(config.bitrate_bps).unwrap_or(i32::MAX);
         encoder
             .set_bitrate(Bitrate::BitsPerSecond(bitrate))
@@ -151,6 +160,7 @@ impl Encoder {
         Ok(Self {
             encoder,
             config,
+            channels,
             frame_samples: (u64::from(config.rate_hz) * u64::from(config.frame_us) / u64::from(MICROSECONDS))
                 as usize,
             lookahead_samples,
@@ -165,7 +175,13 @@ impl Encoder {
         self.config
     }
 
-    /// Samples of one frame, at the encoder's rate.
+    /// 1 or 2.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Samples of one frame, at the encoder's rate, in each channel.
     #[must_use]
     pub fn frame_samples(&self) -> usize {
         self.frame_samples
@@ -181,9 +197,9 @@ impl Encoder {
     /// number counts as silence.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `pcm` is exactly one frame.
+    /// [`Error::Parameter`] unless `pcm` is exactly one frame (of all channels).
     pub fn encode(&mut self, pcm: &[f32], out: &mut Vec<u8>) -> Result<usize> {
-        if pcm.len() != self.frame_samples {
+        if pcm.len() != self.frame_samples * self.channels {
             return Err(Error::Parameter {
                 name: "samples",
                 value: pcm.len().to_string(),
@@ -230,17 +246,7 @@ impl Decoder {
     /// [`Error::Rate`] or [`Error::Parameter`].
     pub fn new(rate_hz: u32, channels: usize) -> Result<Self> {
         let rate = sample_rate(rate_hz)?;
-        let layout = match channels {
-            1 => Channels::Mono,
-            2 => Channels::Stereo,
-            _ => {
-                return Err(Error::Parameter {
-                    name: "channels",
-                    value: channels.to_string(),
-                    expected: "1 or 2",
-                });
-            }
-        };
+        let layout = layout(channels)?;
         Ok(Self {
             decoder: audiopus::coder::Decoder::new(rate, layout).map_err(refused)?,
             rate,
@@ -383,6 +389,18 @@ impl Decoder {
     #[must_use]
     pub fn concealed(&self) -> u64 {
         self.concealed
+    }
+}
+
+fn layout(channels: usize) -> Result<Channels> {
+    match channels {
+        1 => Ok(Channels::Mono),
+        2 => Ok(Channels::Stereo),
+        _ => Err(Error::Parameter {
+            name: "channels",
+            value: channels.to_string(),
+            expected: "1 or 2",
+        }),
     }
 }
 

@@ -374,12 +374,6 @@ impl Playout {
         self.stats.exotel_us = self.exotel.depth_us(now_us);
     }
 
-    /// When Exotel has played all that was sent.
-    #[must_use]
-    pub fn exotel_dry_us(&self) -> u64 {
-        self.exotel.dry_us()
-    }
-
     /// How long the model has paused since it last spoke; `None` while it has not spoken.
     #[must_use]
     pub fn paused_us(&self) -> Option<u64> {
@@ -396,6 +390,12 @@ impl Playout {
         let longer_us = self.exotel.marked(mark, now_us);
         self.hold.proved_longer(longer_us, now_us);
         self.stale |= longer_us > i64::from(self.config.max_backlog_ms) * 1000;
+    }
+
+    /// When Exotel has played all that was sent.
+    #[must_use]
+    pub fn exotel_dry_us(&self) -> u64 {
+        self.exotel.dry_us()
     }
 
     /// What was done so far.

@@ -30,7 +30,7 @@ const MAX_LOST_MS: usize = 1000;
 /// could else ask for gigabytes; what a live peer sends at once is some seconds.
 const MAX_READ_S: usize = 300;
 
-/// PCM to Ogg Opus bytes: one packet a page, mono.
+/// PCM to Ogg Opus bytes: one packet a page; mono towards an engine, stereo for recordings.
 #[derive(Debug)]
 pub struct OggOpusWriter {
     encoder: Encoder,
@@ -60,12 +60,20 @@ impl OggOpusWriter {
     /// # Errors
     /// As [`Encoder::new`].
     pub fn new(config: EncoderConfig, serial: u32) -> Result<Self> {
-        let encoder = Encoder::new(config)?;
+        Self::with_channels(config, 1, serial)
+    }
+
+    /// A stream of 1 channel, or of 2, whose samples are interleaved.
+    ///
+    /// # Errors
+    /// As [`Encoder::with_channels`].
+    pub fn with_channels(config: EncoderConfig, channels: usize, serial: u32) -> Result<Self> {
+        let encoder = Encoder::with_channels(config, channels)?;
         let granules_per_sample = GRANULE_HZ / config.rate_hz;
         let frame_granules = encoder.frame_samples() as u64 * u64::from(granules_per_sample);
         let pre_skip = encoder.lookahead_samples() as u64 * u64::from(granules_per_sample);
         Ok(Self {
-            pending: Vec::with_capacity(encoder.frame_samples()),
+            pending: Vec::with_capacity(encoder.frame_samples() * channels),
             encoder,
             pages: PageWriter::new(serial),
             state: Written::Nothing,
@@ -86,7 +94,7 @@ impl OggOpusWriter {
         self.state = Written::Headers;
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend_from_slice(HEAD_MAGIC);
-        head.extend_from_slice(&[HEAD_VERSION, 1]);
+        head.extend_from_slice(&[HEAD_VERSION, self.encoder.channels() as u8]);
         head.extend_from_slice(&self.pre_skip.to_le_bytes());
         head.extend_from_slice(&self.encoder.config().rate_hz.to_le_bytes());
         head.extend_from_slice(&[0; 3]);
@@ -106,8 +114,8 @@ impl OggOpusWriter {
             return;
         }
         self.headers(out);
-        self.samples += pcm.len() as u64;
-        let frame = self.encoder.frame_samples();
+        self.samples += (pcm.len() / self.encoder.channels()) as u64;
+        let frame = self.encoder.frame_samples() * self.encoder.channels();
         let mut rest = pcm;
         if !self.pending.is_empty() {
             let (head, tail) = rest.split_at(rest.len().min(frame - self.pending.len()));
@@ -136,10 +144,10 @@ impl OggOpusWriter {
         }
         self.headers(out);
         self.state = Written::All;
-        let frame = self.encoder.frame_samples();
+        let frame = self.encoder.frame_samples() * self.encoder.channels();
         let mut last = std::mem::take(&mut self.pending);
         // One frame or two: the look-ahead is shorter than any frame but may reach over the next border.
-        let needed = last.len() + self.encoder.lookahead_samples();
+        let needed = last.len() + self.encoder.lookahead_samples() * self.encoder.channels();
         last.resize(needed.next_multiple_of(frame), 0.0);
         let count = last.len() / frame;
         for (at, whole) in last.chunks_exact(frame).enumerate() {

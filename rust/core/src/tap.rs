@@ -1,0 +1,204 @@
+//! What passed a line, kept for a recording until somebody fetches it.
+//!
+//! Audio and the times of its pieces, as 16-bit samples: what the caller said with the time it came, what the agent
+//! said with the time it is heard. What is heard later than now can still be taken back by a `clear`, so only
+//! what is over is given out.
+
+use std::collections::VecDeque;
+
+use crate::pcm;
+
+/// The most that is kept if nobody fetches it, in seconds: a recorder fetches every second or so.
+const KEPT_S: usize = 60;
+const US_PER_S: u64 = 1_000_000;
+
+/// A stretch of audio without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// When its first sample was or is heard.
+    pub at_us: u64,
+    /// How many samples it has.
+    pub samples: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Tap {
+    rate_hz: u32,
+    pieces: VecDeque<Piece>,
+    pcm: VecDeque<i16>,
+    lost: u64,
+}
+
+impl Tap {
+    /// One that has heard nothing.
+    #[must_use]
+    pub fn new(rate_hz: u32) -> Self {
+        Self {
+            rate_hz,
+            pieces: VecDeque::new(),
+            pcm: VecDeque::new(),
+            lost: 0,
+        }
+    }
+
+    /// Audio whose first sample is heard at `at_us`, not before what was pushed before has ended.
+    pub fn push(&mut self, pcm: &[f32], at_us: u64) {
+        if pcm.is_empty() {
+            return;
+        }
+        if self.pcm.len() + pcm.len() > KEPT_S * self.rate_hz as usize {
+            self.lost += pcm.len() as u64;
+            return;
+        }
+        let at_us = self.end_us().map_or(at_us, |end_us| at_us.max(end_us));
+        if self.end_us() == Some(at_us)
+            && let Some(last) = self.pieces.back_mut()
+        {
+            last.samples += pcm.len();
+        } else {
+            self.pieces.push_back(Piece {
+                at_us,
+                samples: pcm.len(),
+            });
+        }
+        self.pcm.extend(pcm.iter().map(|&sample| pcm::to_i16(sample)));
+    }
+
+    /// What would be heard after `now_us` will not be.
+    pub fn cut(&mut self, now_us: u64) {
+        while let Some(last) = self.pieces.back_mut() {
+            let heard = self.rate_hz as u64 * now_us.saturating_sub(last.at_us) / US_PER_S;
+            let kept = last.samples.min(usize::try_from(heard).unwrap_or(usize::MAX));
+            self.pcm.truncate(self.pcm.len() - (last.samples - kept));
+            last.samples = kept;
+            if kept > 0 {
+                return;
+            }
+            self.pieces.pop_back();
+        }
+    }
+
+    /// Appends the pieces that have been heard by `now_us`, or as much of them.
+    pub fn take(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
+        while let Some(first) = self.pieces.front_mut() {
+            let heard = self.rate_hz as u64 * now_us.saturating_sub(first.at_us) / US_PER_S;
+            let taken = first.samples.min(usize::try_from(heard).unwrap_or(usize::MAX));
+            if taken == 0 {
+                return;
+            }
+            pcm.extend(self.pcm.drain(..taken));
+            pieces.push(Piece {
+                samples: taken,
+                ..*first
+            });
+            if taken < first.samples {
+                // Exact to the sample as long as a piece is taken in parts of whole samples: see `samples_us`.
+                first.at_us += samples_us(taken, self.rate_hz);
+                first.samples -= taken;
+                return;
+            }
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Samples that were not kept, as nobody fetched what there was.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn end_us(&self) -> Option<u64> {
+        let last = self.pieces.back()?;
+        Some(last.at_us + samples_us(last.samples, self.rate_hz))
+    }
+}
+
+/// The duration of so many samples, rounded up: a sample that was taken is over.
+pub(crate) fn samples_us(samples: usize, rate_hz: u32) -> u64 {
+    (samples as u64 * US_PER_S).div_ceil(u64::from(rate_hz))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LATER_US: u64 = 1 << 40;
+
+    fn taken(tap: &mut Tap, now_us: u64) -> (Vec<i16>, Vec<Piece>) {
+        let (mut pcm, mut pieces) = (Vec::new(), Vec::new());
+        tap.take(now_us, &mut pcm, &mut pieces);
+        (pcm, pieces)
+    }
+
+    #[test]
+    fn only_what_has_been_heard_is_given_out() {
+        let mut tap = Tap::new(8000);
+        tap.push(&[0.5; 800], 1_000_000);
+        assert!(taken(&mut tap, 1_000_000).1.is_empty());
+        let half = taken(&mut tap, 1_050_000).1;
+        assert_eq!((half[0].at_us, half[0].samples), (1_000_000, 400));
+        let rest = taken(&mut tap, 9_000_000).1;
+        assert_eq!((rest[0].at_us, rest[0].samples), (1_050_000, 400));
+    }
+
+    #[test]
+    fn a_clear_takes_back_what_was_not_heard() {
+        let mut tap = Tap::new(8000);
+        tap.push(&[0.5; 800], 0);
+        tap.push(&[0.5; 800], 200_000);
+        tap.cut(50_000);
+        tap.push(&[0.25; 80], 60_000);
+        let (pcm, pieces) = taken(&mut tap, 9_000_000);
+        assert_eq!(pcm.len(), 480);
+        assert_eq!(
+            pieces.iter().map(|p| (p.at_us, p.samples)).collect::<Vec<_>>(),
+            [(0, 400), (60_000, 80)]
+        );
+    }
+
+    #[test]
+    fn seamless_audio_is_one_piece() {
+        let mut tap = Tap::new(8000);
+        for chunk in 0..10 {
+            tap.push(&[0.1; 160], chunk * 20_000);
+        }
+        assert_eq!(taken(&mut tap, 9_000_000).1.len(), 1);
+    }
+
+    #[test]
+    fn it_does_not_grow_without_bound() {
+        let mut tap = Tap::new(8000);
+        for second in 0..100 {
+            tap.push(&[0.1; 8000], second * 1_000_000);
+        }
+        assert_eq!(taken(&mut tap, LATER_US).0.len(), KEPT_S * 8000);
+        assert_eq!(tap.lost(), 40 * 8000);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_never_overlap_and_hold_all_samples(
+            steps in prop::collection::vec((0usize..500, 0u64..100_000, 0u8..4), 1..50),
+            rate_hz in prop::sample::select(vec![8000u32, 16_000, 24_000]),
+        ) {
+            let mut tap = Tap::new(rate_hz);
+            let (mut pcm, mut pieces, mut now_us) = (Vec::new(), Vec::new(), 0);
+            for (samples, wait_us, act) in steps {
+                now_us += wait_us;
+                match act {
+                    0 => tap.cut(now_us),
+                    1 => tap.take(now_us, &mut pcm, &mut pieces),
+                    _ => tap.push(&vec![0.1; samples], now_us + 5_000),
+                }
+            }
+            tap.take(LATER_US, &mut pcm, &mut pieces);
+            prop_assert_eq!(pcm.len(), pieces.iter().map(|p| p.samples).sum::<usize>());
+            for two in pieces.windows(2) {
+                let whole_us = two[0].samples as u64 * US_PER_S / u64::from(rate_hz);
+                prop_assert!(two[0].at_us + whole_us <= two[1].at_us);
+            }
+        }
+    }
+}
