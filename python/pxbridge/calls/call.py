@@ -18,12 +18,16 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
-from pxbridge.calls.events import Event, Kind
+from pxbridge.calls.delay import Course
+from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.errors import EngineError, EngineLost, NoEngineFree
 from pxbridge.exotel import messages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.persona import Persona, Personas
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from pxbridge.personaplex.client import EngineAddress, Session
     from pxbridge.personaplex.pool import EnginePool
     from pxbridge.websocket import Closed
+
+    Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]
+    """Samples, and for each of their pieces when it began and how many samples it has."""
 
     OpenEngine = Callable[[EngineAddress, Persona], Awaitable[Session]]
     """Connects an engine and prompts it."""
@@ -88,6 +95,9 @@ class CallRecord:
 
     call_id: str = "-"
     stream_sid: str = ""
+    caller: str = ""
+    called: str = ""
+    persona: str = ""
     rate_hz: int = 0
     engine: str = ""
     opened_s: float = 0.0
@@ -100,6 +110,7 @@ class CallRecord:
     dtmf: str = ""
     words: list[str] = field(default_factory=list)
     stats: dict[str, dict[str, float]] = field(default_factory=dict)
+    delay: Course = field(default_factory=Course)
 
 
 class Call:
@@ -194,6 +205,8 @@ class Call:
             return
         persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.custom)
         persona, more = persona.for_call(start.custom, caller=start.caller, called=start.called)
+        self.record.persona = persona.name
+        self._tell(Kind.PERSONA, name=persona.name, record=persona.record)
         for note in (*notes, *more):
             self._tell(Kind.NOTE, text=note)
         try:
@@ -312,7 +325,7 @@ class Call:
                 pass
             case messages.Malformed(reason=reason):
                 self.record.malformed += 1
-                log.debug("call %s: malformed message: %s", self.record.call_id, reason)
+                log.debug("malformed message: %s", reason)
             case _:
                 self.record.ignored += 1
 
@@ -321,8 +334,10 @@ class Call:
             self.record.ignored += 1  # Exotel's retry on the same socket: already under way.
             return
         record = self.record
+        CURRENT_CALL.set(record)  # for all that this socket will set off
         rate = messages.line_rate(self._arrival.rate_hz, start)
         record.call_id, record.stream_sid = start.call_id, start.stream_sid
+        record.caller, record.called = start.caller, start.called
         record.rate_hz, record.started_s = rate.rate_hz, now_s
         encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
         self._uplink = Uplink(rate.rate_hz, encoding=encoding)
@@ -405,6 +420,18 @@ class Call:
         if self._uplink is None or self._downlink is None:
             return {}
         return {"uplink": self._uplink.stats(), "downlink": self._downlink.stats()}
+
+    def keep_audio(self) -> Callable[[], tuple[Audio, Audio]]:
+        """From now on keeps what caller and agent say, for a recording; what it returns fetches it."""
+        uplink, downlink = self._line()
+        uplink.keep_said()
+        downlink.keep_heard()
+
+        def fetch() -> tuple[Audio, Audio]:
+            now_s = self._clock()
+            return uplink.take_said(now_s), downlink.take_heard(now_s)
+
+        return fetch
 
     def _close_record(self, ending: Ending) -> None:
         record = self.record

@@ -7,6 +7,7 @@ logged and otherwise ignored.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
 
 
+CURRENT_CALL: ContextVar[CallRecord | None] = ContextVar("current_call", default=None)
+"""The call that what runs now belongs to: its tasks, and what its sockets set off."""
+
+
 class Kind(StrEnum):
     """What happened; in brackets what `Event.detail` holds."""
 
     STARTED = "started"
     """Exotel's `start` came (caller, called, custom)."""
+    PERSONA = "persona"
+    """Whom the caller speaks with was chosen (name, and record: whether the call is to be recorded)."""
     ENGINE_TRIED = "engine tried"
     """An engine was leased and is being prompted (engine)."""
     ENGINE_FAILED = "engine failed"
@@ -34,6 +41,8 @@ class Kind(StrEnum):
     """The caller pressed a key (digit)."""
     NOTE = "note"
     """Something an operator should know (text)."""
+    COUNTERS = "counters"
+    """Every second while the call goes on; `CallRecord.stats` is fresh."""
     ENGINE_LOST = "engine lost"
     """The engine is gone in mid-call (engine, reason)."""
     ENDED = "ended"

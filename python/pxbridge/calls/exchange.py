@@ -7,14 +7,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.call import Call
-from pxbridge.calls.events import Event, Kind
+from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.observer import Observer
+from pxbridge.calls.pulse import Pulse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pxbridge.calls.call import CallRecord, OpenEngine
-    from pxbridge.calls.events import Watcher
+    from pxbridge.calls.events import Event, Watcher
     from pxbridge.calls.persona import Personas
     from pxbridge.exotel.listener import Arrival
     from pxbridge.personaplex.pool import EnginePool
@@ -30,6 +31,7 @@ class Exchange:
         open_engine: How a leased engine becomes a session.
         personas: Whom callers can speak with; may be exchanged (`personas`) for the calls to come.
         watchers: Told everything that happens in every call.
+        attendants: Make a watcher for each call, told what happens in it before the others.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class Exchange:
         open_engine: OpenEngine,
         personas: Personas,
         watchers: Iterable[Watcher] = (),
+        attendants: Iterable[Callable[[Call], Watcher]] = (),
     ) -> None:
         self._engines = engines
         self._open_engine = open_engine
         self.personas = personas
         self._watchers = tuple(watchers)
+        self._attendants = tuple(attendants)
         self._calls: set[Call] = set()
         self._by_id: dict[str, Call] = {}
         self._empty = asyncio.Event()
@@ -53,9 +57,13 @@ class Exchange:
         """How many calls there are."""
         return len(self._calls)
 
+    def __iter__(self) -> Iterator[Call]:
+        """The calls that there are."""
+        return iter(tuple(self._calls))
+
     async def handle(self, arrival: Arrival) -> None:
         """Holds one call, from its accepted socket to its end."""
-        watchers = list(self._watchers)
+        watchers: list[Watcher] = []
 
         def tell(record: CallRecord, event: Event) -> None:
             if event.kind is Kind.STARTED:
@@ -64,7 +72,7 @@ class Exchange:
                 try:
                     watcher(record, event)
                 except Exception:
-                    log.exception("call %s: a watcher failed at %r", record.call_id, event.kind.value)
+                    log.exception("a watcher failed at %r", event.kind.value)
 
         call = Call(
             arrival,
@@ -73,8 +81,10 @@ class Exchange:
             personas=self.personas,
             tell=tell,
         )
+        watchers += [Pulse(call.stats, tell), *(attend(call) for attend in self._attendants), *self._watchers]
         if Observer.wanted(arrival.socket):
             watchers.append(Observer(arrival.socket, call.stats))
+        CURRENT_CALL.set(call.record)
         self._calls.add(call)
         self._empty.clear()
         try:
@@ -92,7 +102,7 @@ class Exchange:
         if not call_id:
             return
         if (older := self._by_id.get(call_id)) is not None:
-            log.warning("call %s: connected a second time; the newer connection goes on", call_id)
+            log.warning("connected a second time; the newer connection goes on")
             older.end("replaced by a second connection for the same call")
         self._by_id[call_id] = call
 

@@ -61,6 +61,8 @@ class Observer:
             self._send("stats", self._loop.time(), self._stats())
             if self._timer is not None:
                 self._timer.cancel()
+        if event.kind is Kind.COUNTERS:
+            return  # its own come oftener
         self._send(event.kind.value, event.at_s, dict(event.detail))
 
     def _tick(self) -> None:

@@ -8,27 +8,19 @@ difference.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from pxbridge.calls.delay import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    Direction = Literal["uplink", "downlink"]
+    from pxbridge.calls.delay import Direction
 
-PUT_IN: Mapping[Direction, Sequence[str]] = {
-    "uplink": ("inserted",),
-    "downlink": ("stretched", "concealed", "noise"),
-}
-"""Counters of audio that one side did not send and the other got."""
-TAKEN_OUT: Mapping[Direction, Sequence[str]] = {
-    "uplink": ("removed_in_pauses", "removed_in_speech", "cut"),
-    "downlink": ("removed_in_pauses", "removed_in_speech", "cut", "flushed"),
-}
-"""Counters of audio that one side sent and the other did not get."""
 WORTH_TELLING_S = 0.001
 
 
@@ -79,17 +71,12 @@ class Inside:
 
     def parts(self) -> Sequence[tuple[str, float]]:
         """Of the delay, what the bridge knows: (where, usual seconds), in the order of a sample's way."""
-        places: tuple[tuple[str, Direction, str], ...] = (
-            ("phone's chunk", "uplink", "chunk_us"),
-            ("intake", "uplink", "delay_us"),
-            ("engine's round trip", "downlink", "round_trip_us"),
-            ("playout", "downlink", "queued_us"),
-        )
         parts = []
-        for title, direction, name in places:
-            values = self.series(direction, name)
-            if not np.isnan(values).all():
-                parts.append((title, float(np.nanmedian(values)) / 1e6))
+        for part in PARTS:
+            values = self.series(part.direction, part.counter)
+            # How long audio is queued at Exotel the simulated phone knows itself.
+            if part.name != "exotel" and not np.isnan(values).all():
+                parts.append((part.title, float(np.nanmedian(values)) / 1e6))
         return parts
 
     def rows(self) -> list[tuple[str, str]]:

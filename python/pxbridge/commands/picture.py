@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pxbridge.commands.inside import PUT_IN, TAKEN_OUT
+from pxbridge.calls.delay import PUT_IN, TAKEN_OUT
 from pxbridge.errors import InputError
 from pxbridge.listening import loudness_dbfs
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from pxbridge.commands.inside import Direction
+    from pxbridge.calls.delay import Direction
     from pxbridge.commands.report import Report
     from pxbridge.exotel.network import Network
     from pxbridge.exotel.player import Depth

@@ -1,0 +1,112 @@
+"""How late the caller hears the agent's answer, and where that time goes: read off the line's counters.
+
+What a mouth says is late at an ear by the sum of five waits, in the order of a sample's way. The model works
+in frames of 80 ms: its first sample waits for its last, and when the answer is queued at Exotel its last
+sample waits for its first; the queue is measured with the new frame in it, so the frame is counted once.
+Networks and codecs come on top and are not seen from here (2.5 ms of look-ahead in each Opus encoder).
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Direction = Literal["uplink", "downlink"]
+    Stats = Mapping[str, Mapping[str, float | None]]
+    """Of both directions, as `Call.stats` gives them."""
+
+
+class Part(NamedTuple):
+    """One of the waits: its name, what to call it for a person, and the counter that measures it in µs."""
+
+    name: str
+    title: str
+    direction: Direction
+    counter: str
+
+
+PARTS = (
+    Part("phone_chunk", "phone's chunk", "uplink", "chunk_us"),
+    Part("intake", "intake", "uplink", "delay_us"),
+    Part("engine", "engine's round trip", "downlink", "round_trip_us"),
+    Part("playout", "playout", "downlink", "queued_us"),
+    Part("exotel", "queue at Exotel", "downlink", "exotel_us"),
+)
+
+PUT_IN: Mapping[Direction, tuple[str, ...]] = {
+    "uplink": ("inserted",),
+    "downlink": ("stretched", "concealed", "noise"),
+}
+"""Counters of audio that one side did not send and the other got."""
+
+TAKEN_OUT: Mapping[Direction, tuple[str, ...]] = {
+    "uplink": ("removed_in_pauses", "removed_in_speech", "cut"),
+    "downlink": ("removed_in_pauses", "removed_in_speech", "cut", "flushed"),
+}
+"""Counters of audio that one side sent and the other did not get."""
+
+_US = 1e-6
+
+
+def parts_s(stats: Stats) -> dict[str, float]:
+    """The waits as they are now, in seconds, by `Part.name`; without those not known yet."""
+    known = {}
+    for part in PARTS:
+        value = stats.get(part.direction, {}).get(part.counter)
+        if value is not None:
+            known[part.name] = value * _US
+    return known
+
+
+def first_audio_s(stats: Stats, started_s: float | None) -> float | None:
+    """From Exotel's `start` to the first audio of the engine at the caller's ear; None before."""
+    at_us = stats.get("downlink", {}).get("first_audio_us")
+    return None if at_us is None or started_s is None else at_us * _US - started_s
+
+
+def changed_s(stats: Stats, counters: Mapping[Direction, tuple[str, ...]], rate_hz: int) -> float:
+    """How much audio was put in (`PUT_IN`) or taken out (`TAKEN_OUT`), in both directions, in seconds."""
+    if not rate_hz:
+        return 0.0
+    total = sum(
+        stats.get(direction, {}).get(name) or 0.0 for direction, names in counters.items() for name in names
+    )
+    return total / rate_hz
+
+
+@dataclass(slots=True)
+class Course:
+    """The delay over a call, sample by sample.
+
+    Attributes:
+        samples_s: For each part, and for ``mouth_to_ear``, what was measured, in seconds.
+    """
+
+    samples_s: dict[str, array[float]] = field(default_factory=dict)
+
+    def add(self, stats: Stats) -> float | None:
+        """Takes the counters as they are now; returns the delay from mouth to ear if all of it is known."""
+        parts = parts_s(stats)
+        if len(parts) < len(PARTS):
+            return None
+        total_s = sum(parts.values())
+        for name, value in (*parts.items(), ("mouth_to_ear", total_s)):
+            self.samples_s.setdefault(name, array("f")).append(value)  # an hour of a call is 100 kB
+        return total_s
+
+    def usual_s(self, name: str = "mouth_to_ear") -> float | None:
+        """The median."""
+        samples = self.samples_s.get(name)
+        return median(samples) if samples else None
+
+    def slow_s(self, name: str = "mouth_to_ear") -> float | None:
+        """What 95 % of the samples stay below."""
+        samples = self.samples_s.get(name)
+        if not samples:
+            return None
+        return quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 1 else samples[0]

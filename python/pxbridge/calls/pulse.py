@@ -1,0 +1,46 @@
+"""Reads a call's counters every second while it goes on, so that an hour's call is seen before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pxbridge.calls.events import Event, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pxbridge.calls.call import CallRecord
+    from pxbridge.calls.events import Watcher
+
+EVERY_S = 1.0
+"""The delay changes over seconds, and a reading costs some 20 µs."""
+
+
+class Pulse:
+    """Watches one call, keeps its record's counters and delay fresh, and tells that as an event.
+
+    Args:
+        stats: The line's counters as they are now.
+        tell: Told `Kind.COUNTERS`.
+    """
+
+    def __init__(self, stats: Callable[[], dict[str, dict[str, float]]], tell: Watcher) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stats = stats
+        self._tell = tell
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, record: CallRecord, event: Event) -> None:
+        """Beats from the call's first event to its last."""
+        if event.kind is Kind.STARTED:
+            self._timer = self._loop.call_later(EVERY_S, self._beat, record)
+        elif event.kind is Kind.ENDED and self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self, record: CallRecord) -> None:
+        self._timer = self._loop.call_later(EVERY_S, self._beat, record)
+        record.stats = self._stats()
+        if record.live_s is not None:
+            record.delay.add(record.stats)
+        self._tell(record, Event(Kind.COUNTERS, self._loop.time()))

@@ -1,0 +1,55 @@
+"""The parts of a call's delay, off its counters."""
+
+from __future__ import annotations
+
+import pytest
+
+from pxbridge.calls import delay
+
+STATS: dict[str, dict[str, float | None]] = {
+    "uplink": {"chunk_us": 100_000.0, "delay_us": 10_000.0, "inserted": 800.0, "cut": 80.0},
+    "downlink": {
+        "round_trip_us": 45_000.0,
+        "queued_us": 5_000.0,
+        "exotel_us": 90_000.0,
+        "noise": 160.0,
+        "flushed": 1600.0,
+        "first_audio_us": 3_250_000.0,
+    },
+}
+
+
+def test_the_parts_add_up_to_what_the_caller_waits() -> None:
+    course = delay.Course()
+    assert course.add(STATS) == pytest.approx(0.25)
+    assert course.usual_s() == pytest.approx(0.25)
+    assert course.usual_s("engine") == pytest.approx(0.045)
+
+
+def test_a_delay_of_which_a_part_is_unknown_is_not_told() -> None:
+    course = delay.Course()
+    silent = {**STATS, "downlink": {**STATS["downlink"], "round_trip_us": None}}
+    assert course.add(silent) is None
+    assert course.usual_s() is None
+    assert course.slow_s() is None
+
+
+def test_one_bad_second_in_twenty_is_the_slow_figure_and_not_the_usual_one() -> None:
+    course = delay.Course()
+    for second in range(40):
+        late_us = 1_000_000.0 if second % 10 == 9 else 0.0
+        course.add({**STATS, "downlink": {**STATS["downlink"], "queued_us": late_us}})
+    assert course.usual_s() == pytest.approx(0.245)
+    assert course.slow_s() == pytest.approx(1.245)
+
+
+def test_first_audio_counts_from_start() -> None:
+    assert delay.first_audio_s(STATS, 3.0) == pytest.approx(0.25)
+    assert delay.first_audio_s(STATS, None) is None
+    assert delay.first_audio_s({}, 3.0) is None
+
+
+def test_what_was_put_in_and_taken_out_is_told_in_seconds_of_both_directions() -> None:
+    assert delay.changed_s(STATS, delay.PUT_IN, 8000) == pytest.approx(0.12)
+    assert delay.changed_s(STATS, delay.TAKEN_OUT, 8000) == pytest.approx(0.21)
+    assert delay.changed_s({}, delay.PUT_IN, 0) == 0.0
