@@ -1,0 +1,382 @@
+"""Who may come in at the telephony port.
+
+An address is held to a number of requests first, so that nobody can try passwords all day. Where networks
+are named, nobody else gets further. Then a proof is asked for, where any is set up:
+
+- a Basic credential, which Exotel sends if the applet's URL has ``USER:PASSWORD@`` in it, or
+- a signed token in the path, ``/exotel/t/TOKEN/...``. In the path, because Exotel is said to drop a URL's
+  query on some routes. One made by ``/exotel/url`` is for one call and expires within a minute; one that an
+  operator has made (``pxbridge token``) opens the whole door for as long as it says.
+
+A token is ``SCOPE.EXPIRY.PERSONA.NONCE.SIGNATURE``: a letter, seconds since 1970 in hexadecimal, the persona
+or nothing, 96 random bits, and the HMAC-SHA-256 (RFC 2104) of all before it. Whoever holds it may read it and
+cannot change it. Secrets are compared in constant time, every one of them each time.
+
+Behind a proxy every connection has the proxy's address. The client's is then taken from ``X-Forwarded-For``,
+from the right: each trusted proxy vouches for the entry that it appended, and for nothing to the left of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import logging
+import math
+import re
+import secrets
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from pxbridge.websocket import text_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pxbridge.settings import Network
+    from pxbridge.websocket import Request, Response
+
+log = logging.getLogger(__name__)
+
+TOKEN_PATH: Final = re.compile(r"/exotel/t/(?P<token>[^/]*)(?P<rest>/.*)?", re.DOTALL)
+_TOKEN: Final = re.compile(
+    r"(?P<signed>(?P<scope>[cd])\.(?P<expiry>[0-9a-f]{1,12})\.(?P<persona>[A-Za-z0-9_-]{0,64})"
+    r"\.(?P<nonce>[A-Za-z0-9_-]{16}))\.(?P<signature>[A-Za-z0-9_-]{43})"
+)
+_NONCE_BYTES: Final = 12  # 96 bits: 16 characters of base64
+
+CALL_TOKEN_USES: Final = 4
+"""Of a token that was made for one call: Exotel tries a handshake twice, and a proxy may repeat each once."""
+
+MOST_ADDRESSES: Final = 10_000
+"""Addresses whose requests are counted. When more come at once, the one heard of longest ago is forgotten."""
+
+MOST_TOKENS: Final = 100_000
+"""Call tokens whose uses are counted: all that a minute brings, at the highest rate of requests."""
+
+_IPV6_PREFIX: Final = 64  # what one customer has: counting single addresses would count nothing
+
+BURST_S: Final = 10.0
+"""An address may spend so many seconds' worth of its requests at once."""
+
+LOG_EVERY_S: Final = 10.0
+"""Refusals are logged at most so often, summed up: strangers must not fill the disk."""
+
+
+class Scope(StrEnum):
+    """What a token opens."""
+
+    CALL = "c"
+    """The socket of one call."""
+    DOOR = "d"
+    """The sockets of calls, and the webhooks."""
+
+
+class Refused(StrEnum):
+    """Why somebody was not let in, as metrics and logs name it."""
+
+    RATE = "too many requests"
+    CALLS = "too many calls from one address"
+    NETWORK = "address not allowed"
+    NO_PROOF = "no credentials"
+    WRONG_CREDENTIALS = "wrong credentials"
+    BAD_TOKEN = "forged or foreign token"  # noqa: S105
+    EXPIRED = "expired token"
+    USED = "token used too often"
+
+
+_ANSWERS: Final = {
+    Refused.RATE: (429, [("Retry-After", "10")]),
+    Refused.CALLS: (429, [("Retry-After", "60")]),
+    Refused.NETWORK: (403, []),
+    Refused.NO_PROOF: (401, [("WWW-Authenticate", 'Basic realm="pxbridge", charset="UTF-8"')]),
+    Refused.WRONG_CREDENTIALS: (401, [("WWW-Authenticate", 'Basic realm="pxbridge", charset="UTF-8"')]),
+    # One answer for every fault of a token: which one it is helps only who forges.
+    Refused.BAD_TOKEN: (403, []),
+    Refused.EXPIRED: (403, []),
+    Refused.USED: (403, []),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Somebody who was let in.
+
+    Args:
+        address: Where from: a proxy's client, if a trusted proxy says so.
+        path: What was asked for, without its query and without a token.
+        persona_name: Whom the token was made for; ``None`` if it leaves that open, or if there is none.
+    """
+
+    address: str
+    path: str
+    persona_name: str | None = None
+
+
+def without_token(path: str) -> str:
+    """A path as it would be without the token in it."""
+    found = TOKEN_PATH.fullmatch(path)
+    return path if found is None else "/exotel" + (found["rest"] or "")
+
+
+class Signer:
+    """Makes tokens and checks them.
+
+    Args:
+        keys: The first signs, all are accepted.
+        now: Seconds since 1970.
+    """
+
+    def __init__(self, keys: Sequence[bytes], now: Callable[[], float]) -> None:
+        if not keys:
+            raise ValueError("a signer needs a key")
+        self._keys = tuple(keys)
+        self._now = now
+
+    def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
+        """A new token, good from now on for `ttl_s`."""
+        expiry = math.ceil(self._now() + ttl_s)
+        signed = f"{scope}.{expiry:x}.{persona_name or ''}.{secrets.token_urlsafe(_NONCE_BYTES)}"
+        return f"{signed}.{_sign(self._keys[0], signed)}"
+
+    def check(self, token: str) -> tuple[Scope, str | None, str] | Refused:
+        """What a token opens, for whom, and its nonce; or what is wrong with it."""
+        found = _TOKEN.fullmatch(token)
+        if found is None:
+            return Refused.BAD_TOKEN
+        good = False
+        for key in self._keys:
+            good |= hmac.compare_digest(_sign(key, found["signed"]), found["signature"])
+        if not good:
+            return Refused.BAD_TOKEN
+        if int(found["expiry"], 16) < self._now():
+            return Refused.EXPIRED
+        return Scope(found["scope"]), found["persona"] or None, found["nonce"]
+
+
+def _sign(key: bytes, text: str) -> str:
+    digest = hmac.digest(key, b"pxbridge token 1\n" + text.encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class Gate:
+    """Decides about each request; see the module.
+
+    Args:
+        signer: Of tokens.
+        clock: Seconds, monotonic.
+        credentials: ``USER:PASSWORD`` each.
+        tokens_prove: Whether nobody comes in without a token (or a credential).
+        networks: Who may come in at all; none for everybody.
+        proxies: Whose ``X-Forwarded-*`` headers are believed.
+        requests_per_minute: From one address. This machine's own are not counted: they are those of a tunnel
+            or proxy that was not named, and so of everybody.
+        calls_per_address: At the same time; ``None`` for any number.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        clock: Callable[[], float],
+        *,
+        credentials: Iterable[str] = (),
+        tokens_prove: bool = False,
+        networks: Sequence[Network] = (),
+        proxies: Sequence[Network] = (),
+        requests_per_minute: int = 600,
+        calls_per_address: int | None = None,
+    ) -> None:
+        self.refused: Counter[Refused] = Counter()
+        """How often each reason was given."""
+        self._signer = signer
+        self._clock = clock
+        self._credentials = [_digest(credential.encode()) for credential in credentials]
+        self._tokens_prove = tokens_prove
+        self._networks = tuple(networks)
+        self._proxies = tuple(proxies)
+        self._rate = _Buckets(requests_per_minute / 60, clock)
+        self._calls_per_address = calls_per_address
+        self._calls: Counter[str] = Counter()
+        self._uses: dict[str, int] = {}
+        self._logged_s = -math.inf
+        self._unlogged: Counter[Refused] = Counter()
+
+    def is_proxy(self, request: Request) -> bool:
+        """Whether a request comes through a proxy that is believed."""
+        return _is_in(_parsed(request.address), self._proxies)
+
+    def client(self, request: Request) -> str:
+        """The address a request comes from, as far as those who vouch for it are trusted."""
+        address = _parsed(request.address)
+        if address is None:
+            return request.address
+        hops = [hop for line in request.headers.get_all("X-Forwarded-For") for hop in line.split(",")]
+        while hops and _is_in(address, self._proxies):
+            before = _parsed(_without_port(hops.pop().strip()))
+            if before is None:
+                break  # the proxy does not know, or the entry is not its own
+            address = before
+        return str(address)
+
+    def enter(self, request: Request, *, webhook: bool) -> Visitor | Response:
+        """Lets somebody in, or answers that they may not.
+
+        Args:
+            request: What was asked for.
+            webhook: Whether it is for a webhook, which a call's token does not open.
+        """
+        address = self.client(request)
+        path = request.path.partition("?")[0]
+        token = TOKEN_PATH.fullmatch(path)
+        visitor = Visitor(address, path)
+        if not _is_loopback(address) and not self._rate.take(_bucket(address)):
+            return self.refuse(Refused.RATE, address)
+        if self._networks and not _is_in(_parsed(address), self._networks):
+            return self.refuse(Refused.NETWORK, address)
+        if token is not None:
+            checked = self._check_token(token["token"], webhook=webhook)
+            if isinstance(checked, Refused):
+                return self.refuse(checked, address)
+            return Visitor(address, without_token(path), checked)
+        # A webhook of a flow cannot be asked for a token that only a webhook makes.
+        asks = self._credentials or (self._tokens_prove and not (webhook and self._networks))
+        if not asks:
+            return visitor
+        written = request.headers.get_all("Authorization")
+        if not written:
+            return self.refuse(Refused.NO_PROOF, address)
+        if len(written) == 1 and self._knows(written[0]):
+            return visitor
+        return self.refuse(Refused.WRONG_CREDENTIALS, address)
+
+    def crowded(self, visitor: Visitor) -> Response | None:
+        """The answer to a call, if there are too many from its address."""
+        if self._calls_per_address is None:
+            return None
+        if self._calls[_bucket(visitor.address)] < self._calls_per_address:
+            return None
+        return self.refuse(Refused.CALLS, visitor.address)
+
+    def begin_call(self, address: str) -> None:
+        """A call from an address has begun; `end_call` ends it."""
+        self._calls[_bucket(address)] += 1
+
+    def end_call(self, address: str) -> None:
+        """A call that was begun is over."""
+        key = _bucket(address)
+        self._calls[key] -= 1
+        if self._calls[key] <= 0:
+            del self._calls[key]
+
+    def refuse(self, why: Refused, address: str) -> Response:
+        """The answer to somebody who is not let in; counted, and logged now and then."""
+        self.refused[why] += 1
+        self._unlogged[why] += 1
+        now_s = self._clock()
+        if now_s >= self._logged_s + LOG_EVERY_S:
+            self._logged_s = now_s
+            told = ", ".join(f"{reason.value}: {count}" for reason, count in self._unlogged.items())
+            log.warning("refused at the door (%s), the last from %s", told, address)
+            self._unlogged.clear()
+        status, headers = _ANSWERS[why]
+        text = {401: "who are you?\n", 429: "not so fast\n"}.get(status, "not for you\n")
+        return text_response(status, text, headers)
+
+    def _check_token(self, token: str, *, webhook: bool) -> str | Refused | None:
+        """The persona of a token that opens what was asked for, or why it does not."""
+        checked = self._signer.check(token)
+        if isinstance(checked, Refused):
+            return checked
+        scope, persona_name, nonce = checked
+        if scope is Scope.DOOR:
+            return persona_name
+        if webhook:
+            return Refused.BAD_TOKEN
+        uses = self._uses.pop(nonce, 0) + 1
+        self._uses[nonce] = uses
+        if len(self._uses) > MOST_TOKENS:
+            del self._uses[next(iter(self._uses))]
+        return Refused.USED if uses > CALL_TOKEN_USES else persona_name
+
+    def _knows(self, authorization: str) -> bool:
+        scheme, _, encoded = authorization.strip().partition(" ")
+        if scheme.lower() != "basic":
+            return False
+        try:
+            written = base64.b64decode(encoded.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        known = False
+        for credential in self._credentials:
+            known |= hmac.compare_digest(credential, _digest(written))
+        return known
+
+
+def _digest(secret: bytes) -> bytes:
+    """What is compared instead of a secret, so that not even its length can be timed."""
+    return hashlib.sha256(secret).digest()
+
+
+class _Buckets:
+    """A token bucket for each address, full at first; those that are full again are forgotten."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float]) -> None:
+        self._per_s = per_s
+        self._most = max(1.0, per_s * BURST_S)
+        self._clock = clock
+        self._levels: dict[str, tuple[float, float]] = {}  # level and when; the longest unheard first
+
+    def take(self, key: str) -> bool:
+        now_s = self._clock()
+        level, at_s = self._levels.pop(key, (self._most, now_s))
+        level = min(self._most, level + (now_s - at_s) * self._per_s)
+        granted = level >= 1.0
+        self._levels[key] = (level - 1.0 if granted else level, now_s)
+        while len(self._levels) > 1:
+            oldest = next(iter(self._levels))
+            level, at_s = self._levels[oldest]
+            is_full = level + (now_s - at_s) * self._per_s >= self._most
+            if not is_full and len(self._levels) <= MOST_ADDRESSES:
+                break
+            del self._levels[oldest]
+        return granted
+
+
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _without_port(hop: str) -> str:
+    """An entry of X-Forwarded-For without quotes, brackets and port."""
+    hop = hop.strip('"')
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = _parsed(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def _is_in(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, networks: Iterable[Network]
+) -> bool:
+    return address is not None and any(address in network for network in networks)
+
+
+def _bucket(address: str) -> str:
+    """Whose requests are counted together: an address's, or those of an IPv6 customer's network."""
+    parsed = _parsed(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
+    return address
