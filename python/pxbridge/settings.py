@@ -11,6 +11,10 @@ The merge is our own because of its errors: whoever reads one must see which of 
 under the name that was written there. A value that is wrong, or a name that does not exist, stops the
 start (:class:`pxbridge.errors.ConfigError`); nothing is guessed and nothing is ignored.
 
+A secret (:class:`Secrets`) has no flag, which every user of the machine could read. It comes from the
+environment, from a file that ``PXBRIDGE_NAME_FILE``, ``--name-file`` or ``name_file`` names, or last from a
+systemd credential called ``pxbridge_name``; and from here on it is never shown, in no error either.
+
 The rate of the phone line is no setting: the call says it, and the model has only one.
 """
 
@@ -18,15 +22,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import ipaddress
 import re
 import ssl
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from pxbridge.errors import ConfigError
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "PXBRIDGE_"
 CONFIG_VARIABLE = "PXBRIDGE_CONFIG"
 CONFIG_FLAG = "--config"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
 
 # What the prototype called them: still read, where the new name is not set.
 OLD_VARIABLES = {"BRIDGE_HOST": "host", "BRIDGE_PORT": "port"}
@@ -55,6 +61,18 @@ _ENGINE_PATH = "/api/chat"
 
 _SHA256_HEX_DIGITS = 64
 _MASK = "***"
+_FILE = "_file"  # what a secret's name ends in where a file is named instead
+
+# As many as anyone can try over the network in a lifetime, at the rate that the bridge answers an address.
+_MIN_PASSWORD_CHARS = 12
+# HMAC-SHA-256 wants a key as long as its result (RFC 2104 §3): 32 bytes, 43 characters of base64.
+_MIN_KEY_CHARS = 32
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+Secrets = tuple[SecretStr, ...]
+"""One or more secrets of a kind, so that one can be replaced while the other is still in use. Each shows as
+asterisks wherever it is printed; ``get_secret_value()`` tells it."""
 
 # Some 50 tokens: the engine spends 80 ms of its 240 s window on each.
 DEFAULT_TEXT_PROMPT = (
@@ -68,6 +86,78 @@ class Right:
     """What a right value is, as it completes "'x' is not ..."."""
 
     text: str
+
+
+def _split_secrets(value: object) -> list[str]:
+    """Secrets as they were written, one string of them or several; none of it is ever quoted."""
+    parts = [value] if isinstance(value, str | SecretStr) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
+        raise ValueError("should be text, or a list of texts")
+    plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
+    return [secret for text in plain for secret in text.split()]
+
+
+def _split_credentials(value: object) -> object:
+    secrets = _split_secrets(value)
+    for n, secret in enumerate(secrets, 1):
+        user, colon, password = secret.partition(":")
+        if not user or not colon:
+            raise ValueError(f"the {_ordinal(n)} is not of the form USER:PASSWORD")
+        if len(password) < _MIN_PASSWORD_CHARS:
+            raise ValueError(
+                f"the {_ordinal(n)} has a password of {len(password)} characters; give it at least "
+                f"{_MIN_PASSWORD_CHARS}, such as `openssl rand -hex 16` prints"
+            )
+        if not secret.isascii() or not secret.isprintable():
+            raise ValueError(f"the {_ordinal(n)} has characters that a URL cannot carry")
+    return secrets
+
+
+def _split_keys(value: object) -> object:
+    secrets = _split_secrets(value)
+    for n, secret in enumerate(secrets, 1):
+        if len(secret) < _MIN_KEY_CHARS:
+            raise ValueError(
+                f"the {_ordinal(n)} has {len(secret)} characters; give it at least {_MIN_KEY_CHARS}: "
+                "`openssl rand -hex 32` prints one"
+            )
+    return secrets
+
+
+def _ordinal(n: int) -> str:
+    return ("first", "second", "third")[n - 1] if n <= 3 else f"{n}th"
+
+
+def _split_networks(value: object) -> object:
+    """One string of addresses and networks, or a list of such strings."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("should be a list of networks such as 203.0.113.0/24 or 2001:db8::/32")
+    networks = []
+    for part in parts:
+        for written in re.split(r"[\s,]+", part) if isinstance(part, str) else [part]:
+            if written == "":
+                continue
+            try:
+                networks.append(ipaddress.ip_network(written))
+            except ValueError as error:
+                raise ValueError(f"{written!r} is not an address or a network: {error}") from None
+    return tuple(networks)
+
+
+def _public_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    url = value.strip().rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("wss", "ws") or not parts.hostname:
+        raise ValueError(f"{mask_url(url)!r} is not a URL such as wss://voice.example.com")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(
+            f"{mask_url(url)!r} has more than a scheme, a host, a port and a path; "
+            "the bridge adds what opens its door"
+        )
+    return url
 
 
 def _split_engines(value: object) -> object:
@@ -218,6 +308,65 @@ class Settings(BaseModel):
     max_calls: Annotated[int, Right("a whole number from 1 to 100000")] = Field(
         default=100, ge=1, le=100_000, description="Calls at the same time; one more is turned away."
     )
+    credentials: Annotated[Secrets, BeforeValidator(_split_credentials), Right("a list of USER:PASSWORD")] = (
+        Field(
+            default=(),
+            description="USER:PASSWORD pairs, apart by spaces, one of which whoever calls must have "
+            "(wss://USER:PASSWORD@host/exotel in the applet). Several: for changing them.",
+        )
+    )
+    token_keys: Annotated[Secrets, BeforeValidator(_split_keys), Right("a list of keys")] = Field(
+        default=(),
+        description="Keys, apart by spaces, of the signed tokens in URLs' paths. The first signs, all are "
+        "accepted. None: a key of the process's own, for `/exotel/url`.",
+    )
+    token_ttl_s: Annotated[float, _SECONDS] = Field(
+        default=60.0,
+        gt=0,
+        le=600,
+        description="How long the URL that `/exotel/url` answers with lets a call in.",
+    )
+    allowed_networks: Annotated[
+        tuple[Network, ...], BeforeValidator(_split_networks), Right("a list of networks")
+    ] = Field(
+        default=(),
+        description="Networks (203.0.113.0/24) and addresses that may call; no others may.",
+    )
+    trusted_proxies: Annotated[
+        tuple[Network, ...], BeforeValidator(_split_networks), Right("a list of networks")
+    ] = Field(
+        default=(),
+        description="Networks and addresses of proxies whose X-Forwarded-For, -Host and -Proto are believed.",
+    )
+    allow_anonymous: Annotated[bool, Right("true or false")] = Field(
+        default=False,
+        description="Let in anyone who reaches the port, on a public address and in front of an engine too.",
+    )
+    handshakes_per_minute: Annotated[int, Right("a whole number from 1 to 1000000")] = Field(
+        default=600,
+        ge=1,
+        le=1_000_000,
+        description="Requests that one address may make in a minute; more are refused with 429. "
+        "All of Exotel's calls may come from a few addresses.",
+    )
+    max_calls_per_address: Annotated[int | None, Right("a whole number from 1 to 100000")] = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Calls at the same time from one address.",
+    )
+    public_url: Annotated[str | None, BeforeValidator(_public_url), Right("a wss:// URL")] = Field(
+        default=None,
+        description="What the internet reaches the telephony port by, such as wss://voice.example.com: "
+        "for the answers of `/exotel/url`.",
+    )
+    tls_cert_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
+        default=None,
+        description="PEM file of the certificate and its chain: serves TLS. Read again when it changes.",
+    )
+    tls_key_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
+        default=None, description="PEM file of the certificate's key, where the certificate's has none."
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(_lower),
@@ -269,6 +418,11 @@ def variable(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
+def is_secret(name: str) -> bool:
+    """Whether a setting is never shown and has no flag of its own."""
+    return Settings.model_fields[name].annotation in (Secrets, SecretStr | None)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each setting; those not used leave no trace in the parsed namespace."""
     group = parser.add_argument_group(
@@ -282,13 +436,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, field in Settings.model_fields.items():
         about = f"{(field.description or '').replace('%', '%%')} Default: {_default_text(field)}."
-        if field.annotation is bool:
+        if is_secret(name):
+            group.add_argument(
+                flag(name + _FILE),
+                metavar="FILE",
+                default=argparse.SUPPRESS,
+                help=f"File that holds this secret: {about}",
+            )
+        elif field.annotation is bool:
             group.add_argument(
                 flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=about
             )
-        elif name == "engines":
+        elif get_origin(field.annotation) is tuple:
+            metavar = "URL[,URL]" if name == "engines" else "NETWORK[,NETWORK]"
             group.add_argument(
-                flag(name), metavar="URL[,URL]", action="append", default=argparse.SUPPRESS, help=about
+                flag(name), metavar=metavar, action="append", default=argparse.SUPPRESS, help=about
             )
         else:
             group.add_argument(
@@ -313,6 +475,11 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
         for name in Settings.model_fields
         if name in flags
     }
+    for name in filter(is_secret, Settings.model_fields):
+        if name + _FILE in flags:
+            from_flags[name] = _secret_file(
+                flag(name + _FILE), "command line", Path(str(flags[name + _FILE]))
+            )
     from_environment = _read_environment(environ, notes)
     file: Path | None = None
     table: dict[str, Any] = {}
@@ -325,7 +492,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
         raise ConfigError("personas", str(file), "is not a table; write [personas.NAME] above its keys")
     from_file = _from_table(table, file) if file is not None else {}
 
-    given = from_file | from_environment | from_flags
+    given = _read_credentials(environ) | from_file | from_environment | from_flags
     for one in given.values():
         if one.source == "environment" and one.written in OLD_VARIABLES:
             new = variable(OLD_VARIABLES[one.written])
@@ -333,6 +500,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
 
     settings = _check(given)
     _check_trust(settings, given, notes)
+    if settings.tls_key_file is not None and settings.tls_cert_file is None:
+        one = given["tls_key_file"]
+        mend = f"name its certificate too, with {variable('tls_cert_file')}"
+        raise ConfigError(one.written, one.source, f"a key alone serves no TLS; {mend}")
     origins = {name: (one.written, one.source) for name, one in given.items()}
     return Loaded(settings, origins, notes, file, personas)
 
@@ -344,6 +515,7 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
         if environ.get(old):
             given[name] = _Given(old, "environment", environ[old])
     names = {variable(name): name for name in Settings.model_fields}
+    files = {variable(name + _FILE): name for name in Settings.model_fields if is_secret(name)}
     for written, value in sorted(environ.items()):
         if not written.startswith(ENVIRONMENT_PREFIX) or written == CONFIG_VARIABLE:
             continue
@@ -351,11 +523,46 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
             written == variable("port") and _KUBERNETES_PORT.match(value)
         ):
             notes.append(f"{written} is Kubernetes' own, for a Service named pxbridge: not read")
+        elif written in files:
+            if value and environ.get(variable(files[written])):
+                other = variable(files[written])
+                raise ConfigError(written, "environment", f"contradicts {other}; keep one of the two")
+            if value:
+                given[files[written]] = _secret_file(written, "environment", Path(value))
         elif written not in names:
-            raise ConfigError(written, "environment", f"no such setting; {_nearest(written, names)}")
+            raise ConfigError(written, "environment", f"no such setting; {_nearest(written, names | files)}")
         elif value:
-            given[names[written]] = _Given(written, "environment", value)
+            name = names[written]
+            given[name] = _Given(written, "environment", _hidden(value) if is_secret(name) else value)
     return given
+
+
+def _read_credentials(environ: Mapping[str, str]) -> dict[str, _Given]:
+    """The secrets that systemd hands over (systemd.exec(5), LoadCredential=)."""
+    folder = environ.get(CREDENTIALS_VARIABLE)
+    given = {}
+    for name in filter(is_secret, Settings.model_fields if folder else ()):
+        written = ENVIRONMENT_PREFIX.lower() + name
+        file = Path(str(folder)) / written
+        if file.exists():
+            given[name] = _secret_file(written, "systemd credential", file)
+    return given
+
+
+def _secret_file(written: str, source: str, file: Path) -> _Given:
+    try:
+        return _Given(written, source, _hidden(file.expanduser().read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(written, source, f"cannot read {str(file)!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(written, source, f"{str(file)!r} is not a text file") from None
+
+
+def _hidden(value: object) -> object:
+    """A secret as it was read, from now on not shown by whatever prints it."""
+    if isinstance(value, list):
+        return [_hidden(one) for one in value]
+    return SecretStr(value) if isinstance(value, str) else value
 
 
 def _read_file(path: str, written: str, source: str) -> tuple[Path, dict[str, Any]]:
@@ -374,9 +581,17 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
     path = str(file)
     given = {}
     for name, value in table.items():
+        secret = name.removesuffix(_FILE)
+        if secret != name and secret in Settings.model_fields and is_secret(secret):
+            if secret in table:
+                raise ConfigError(name, path, f"contradicts {secret}; keep one of the two")
+            given[secret] = _secret_file(name, path, file.parent / Path(str(value)).expanduser())
+            continue
         if name not in Settings.model_fields:
             raise ConfigError(name, path, f"no such setting; {_nearest(name, Settings.model_fields)}")
-        if name == "engine_ca_file" and isinstance(value, str):
+        if is_secret(name):
+            value = _hidden(value)
+        elif name.endswith(_FILE) and isinstance(value, str):
             # Relative to the file it stands in: the working directory of a service is anyone's guess.
             value = str(file.parent / Path(value).expanduser())
         given[name] = _Given(name, path, value)
@@ -428,6 +643,53 @@ def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[st
         notes.append(f"{one.written} ({one.source}) has no effect: no engine's URL begins with wss://")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def check_door(loaded: Loaded) -> list[str]:
+    """Check that not everyone may come in, unless that is what is wanted.
+
+    Returns:
+        What the operator should know of how the door is kept, one sentence each, for the log.
+
+    Raises:
+        ConfigError: Anyone could reach the bridge or use an engine, and nobody said that this is meant.
+    """
+    settings = loaded.settings
+    public = not is_loopback(settings.host)
+    guards = [name for name in ("credentials", "token_keys", "allowed_networks") if getattr(settings, name)]
+    if settings.allow_anonymous and guards:
+        written, source = loaded.origins["allow_anonymous"]
+        other = loaded.origins[guards[0]][0]
+        raise ConfigError(written, source, f"contradicts {other}; keep one of the two")
+    if not guards and not settings.allow_anonymous and (public or settings.engines):
+        name, what = (
+            ("host", "the port is open to the network") if public else ("engines", "engines are real")
+        )
+        written, source = loaded.origins[name]
+        raise ConfigError(
+            written,
+            source,
+            f"{what}, and nothing says who may come in; set {variable('credentials')}, "
+            f"{variable('token_keys')} or {variable('allowed_networks')}, "
+            f"or {variable('allow_anonymous')}=true to let in anyone",
+        )
+    notes = []
+    if settings.allow_anonymous and (public or settings.engines):
+        notes.append("anyone who reaches the telephony port may call (allow_anonymous)")
+    if public and guards and settings.tls_cert_file is None and not settings.trusted_proxies:
+        notes.append(
+            "callers' passwords and voices cross the network in the clear; "
+            f"set {variable('tls_cert_file')}, or {variable('trusted_proxies')} and a proxy that serves TLS"
+        )
+    return notes
+
+
 def _not_right(name: str, value: object) -> str:
     right = next(extra.text for extra in Settings.model_fields[name].metadata if isinstance(extra, Right))
     return f"{value!r} is not {right}"
@@ -464,5 +726,6 @@ def markdown_table() -> str:
     for name, field in Settings.model_fields.items():
         default = "a telephone assistant" if name == "text_prompt" else _default_text(field)
         shown = default if default in ("none", "a telephone assistant") else f"`{default}`"
-        rows.append(f"| `{variable(name)}` | `{flag(name)}` | {shown} | {field.description} |")
+        written = flag(name + _FILE) if is_secret(name) else flag(name)
+        rows.append(f"| `{variable(name)}` | `{written}` | {shown} | {field.description} |")
     return "\n".join(rows) + "\n"

@@ -1,0 +1,217 @@
+"""Secrets come from where no other user of the machine reads them, and show nowhere; the door is never open
+by oversight."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pxbridge import settings
+from pxbridge.errors import ConfigError
+from pxbridge.settings import Settings, check_door, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PASSWORD = "correct-horse-battery"
+KEY = "0123456789abcdef" * 4
+SECRETS = {"PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD} ravi:{PASSWORD}2", "PXBRIDGE_TOKEN_KEYS": KEY}
+
+
+def refusal(flags: Mapping[str, object], environ: Mapping[str, str]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        check_door(load(flags, environ))
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def plain(secrets: settings.Secrets) -> list[str]:
+    return [secret.get_secret_value() for secret in secrets]
+
+
+# Where secrets come from
+
+
+def test_a_secret_comes_from_the_environment() -> None:
+    loaded = load({}, SECRETS)
+    assert plain(loaded.settings.credentials) == [f"asha:{PASSWORD}", f"ravi:{PASSWORD}2"]
+    assert plain(loaded.settings.token_keys) == [KEY]
+
+
+def test_a_secret_comes_from_a_file_that_any_source_may_name(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(f"asha:{PASSWORD}\nravi:{PASSWORD}2\n")
+    expected = [f"asha:{PASSWORD}", f"ravi:{PASSWORD}2"]
+    assert plain(load({"credentials_file": str(file)}, {}).settings.credentials) == expected
+    loaded = load({}, {"PXBRIDGE_CREDENTIALS_FILE": str(file)})
+    assert plain(loaded.settings.credentials) == expected
+    assert loaded.origins["credentials"] == ("PXBRIDGE_CREDENTIALS_FILE", "environment")
+    toml = tmp_path / "pxbridge.toml"
+    toml.write_text('credentials_file = "passwords"')
+    assert plain(load({"config": str(toml)}, {}).settings.credentials) == expected
+    toml.write_text(f'credentials = ["asha:{PASSWORD}", "ravi:{PASSWORD}2"]')
+    assert plain(load({"config": str(toml)}, {}).settings.credentials) == expected
+
+
+def test_a_secret_comes_from_systemd_if_from_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "pxbridge_credentials").write_text(f"systemd:{PASSWORD}")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    loaded = load({}, environ)
+    assert plain(loaded.settings.credentials) == [f"systemd:{PASSWORD}"]
+    assert loaded.origins["credentials"] == ("pxbridge_credentials", "systemd credential")
+    assert plain(load({}, environ | SECRETS).settings.credentials)[0] == f"asha:{PASSWORD}"
+
+
+def test_a_secret_has_no_flag_for_the_machines_other_users_to_read() -> None:
+    parser = argparse.ArgumentParser()
+    settings.add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert "--credentials" not in flags and "--token-keys" not in flags
+    assert {"--credentials-file", "--token-keys-file"} <= flags
+
+
+def test_a_secret_and_its_file_contradict(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(f"asha:{PASSWORD}")
+    error = refusal({}, {**SECRETS, "PXBRIDGE_CREDENTIALS_FILE": str(file)})
+    assert error.setting == "PXBRIDGE_CREDENTIALS_FILE"
+    toml = tmp_path / "pxbridge.toml"
+    toml.write_text(f'credentials = "asha:{PASSWORD}"\ncredentials_file = "passwords"')
+    assert "contradicts credentials" in refusal({"config": str(toml)}, {}).problem
+
+
+def test_a_secrets_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    missing = str(tmp_path / "nothing")
+    assert "cannot read" in refusal({}, {"PXBRIDGE_TOKEN_KEYS_FILE": missing}).problem
+    assert refusal({"token_keys_file": missing}, {}).setting == "--token-keys-file"
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    assert "not a text" in refusal({"token_keys_file": str(tmp_path / "binary")}, {}).problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        (
+            "PXBRIDGE_CREDENTIALS",
+            f"asha:{PASSWORD} {PASSWORD}",
+            "the second is not of the form USER:PASSWORD",
+        ),
+        ("PXBRIDGE_CREDENTIALS", f":{PASSWORD}", "the first is not of the form"),
+        ("PXBRIDGE_CREDENTIALS", "asha:hunter2", "a password of 7 characters; give it at least 12"),
+        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}ü", "characters that a URL cannot carry"),
+        ("PXBRIDGE_TOKEN_KEYS", f"{KEY} {KEY[:31]}", "the second has 31 characters; give it at least 32"),
+    ],
+)
+def test_a_secret_that_is_none_is_explained_and_not_repeated(name: str, value: str, problem: str) -> None:
+    error = refusal({}, {name: value})
+    assert error.setting == name
+    assert problem in error.problem
+    assert not any(word in str(error) for word in ("hunter2", PASSWORD, KEY[:31]))
+
+
+def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path: Path) -> None:
+    toml = tmp_path / "pxbridge.toml"
+    for value in (f'{{ asha = "{PASSWORD}" }}', "7", "true", f'[["{PASSWORD}"]]', f'["{PASSWORD}", 7]'):
+        toml.write_text(f"credentials = {value}")
+        assert PASSWORD not in str(refusal({"config": str(toml)}, {}))
+
+
+def test_secrets_show_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    loaded = load({}, {**SECRETS, "PXBRIDGE_HOST": "0.0.0.0"})
+    logging.getLogger("pxbridge").warning("%s %r %s", loaded, loaded.settings, loaded.settings.model_dump())
+    texts = [
+        repr(loaded),
+        str(loaded.settings),
+        repr(loaded.settings),
+        f"{loaded.settings:}",
+        repr(loaded.settings.model_dump()),
+        json.dumps(loaded.settings.model_dump(mode="json")),
+        loaded.settings.model_dump_json(),
+        repr(loaded.origins),
+        *check_door(loaded),
+        caplog.text,
+        settings.markdown_table(),
+    ]
+    for text in texts:
+        assert PASSWORD not in text and KEY not in text
+
+
+def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
+    for name in Settings.model_fields:
+        if any(word in name for word in ("password", "secret", "credential", "token_key", "api_key")):
+            assert settings.is_secret(name), name
+
+
+# Who may come in
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_on_loopback_with_the_rehearsal_engine_nothing_need_be_set(host: str) -> None:
+    assert check_door(load({"host": host}, {})) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "voice.example.com"])
+def test_on_a_public_address_it_refuses_to_let_everyone_in(host: str) -> None:
+    error = refusal({}, {"PXBRIDGE_HOST": host})
+    assert (error.setting, error.source) == ("PXBRIDGE_HOST", "environment")
+    for mend in ("CREDENTIALS", "TOKEN_KEYS", "ALLOWED_NETWORKS", "ALLOW_ANONYMOUS=true"):
+        assert f"PXBRIDGE_{mend}" in error.problem
+
+
+def test_in_front_of_a_real_engine_it_refuses_to_let_everyone_in() -> None:
+    assert refusal({"engines": "ws://gpu"}, {}).setting == "--engines"
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        {"PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD}"},
+        {"PXBRIDGE_TOKEN_KEYS": KEY},
+        {"PXBRIDGE_ALLOWED_NETWORKS": "203.0.113.0/24"},
+    ],
+)
+def test_any_guard_is_enough(guard: dict[str, str]) -> None:
+    (note,) = check_door(load({"host": "0.0.0.0", "engines": "ws://gpu"}, guard))
+    assert "in the clear" in note
+    assert check_door(load({"host": "0.0.0.0", "trusted_proxies": "10.0.0.1"}, guard)) == []
+
+
+def test_anonymous_callers_are_never_let_in_silently() -> None:
+    (note,) = check_door(load({"host": "0.0.0.0", "allow_anonymous": True}, {}))
+    assert "anyone" in note
+    error = refusal({"allow_anonymous": True}, {"PXBRIDGE_TOKEN_KEYS": KEY})
+    assert "contradicts PXBRIDGE_TOKEN_KEYS" in error.problem
+
+
+def test_networks_are_written_as_people_write_them(tmp_path: Path) -> None:
+    written = "203.0.113.0/24, 198.51.100.7 2001:db8::/32"
+    expected = tuple(map(ipaddress.ip_network, ("203.0.113.0/24", "198.51.100.7", "2001:db8::/32")))
+    assert load({}, {"PXBRIDGE_ALLOWED_NETWORKS": written}).settings.allowed_networks == expected
+    assert load({"trusted_proxies": [written]}, {}).settings.trusted_proxies == expected
+    toml = tmp_path / "pxbridge.toml"
+    toml.write_text('allowed_networks = ["203.0.113.0/24", "198.51.100.7", "2001:db8::/32"]')
+    assert load({"config": str(toml)}, {}).settings.allowed_networks == expected
+
+
+@pytest.mark.parametrize("written", ["203.0.113.7/24", "exotel.com", "300.1.1.1", "203.0.113.0/33"])
+def test_what_is_no_network_is_explained(written: str) -> None:
+    assert f"{written!r} is not an address or a network" in refusal({"allowed_networks": written}, {}).problem
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["voice.example.com", "https://voice.example.com", "wss://", "wss://a:pw@host", "wss://host?token=x"],
+)
+def test_what_is_no_public_url_is_explained(written: str) -> None:
+    error = refusal({"public_url": written}, {})
+    assert error.setting == "--public-url" and "pw" not in str(error).replace("pxbridge", "")
+
+
+def test_a_key_without_a_certificate_stops_the_start(tmp_path: Path) -> None:
+    assert "PXBRIDGE_TLS_CERT_FILE" in refusal({"tls_key_file": str(tmp_path / "key.pem")}, {}).problem
