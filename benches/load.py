@@ -222,7 +222,18 @@ def command(bridge: str, port: int, engine: str, calls: int) -> list[str]:
     if bridge == "plain":
         return ["benches/plain_bridge.py", "--port", str(port), "--engine", engine]
     limits = ["--max-calls", str(calls), "--engine-capacity", str(calls)]
-    return ["-m", "pxbridge", "--port", str(port), "--engines", engine, "--log-level", "error", *limits]
+    return [
+        "-m",
+        "pxbridge",
+        "--port",
+        str(port),
+        "--engines",
+        engine,
+        "--allow-anonymous",
+        "--log-level",
+        "error",
+        *limits,
+    ]
 
 
 def cpu_s(bridge: psutil.Process) -> float:

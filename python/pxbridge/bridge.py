@@ -10,17 +10,24 @@ import asyncio
 import contextlib
 import errno
 import logging
+import secrets
 import signal
+import ssl
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pxbridge
 from pxbridge.calls.exchange import Exchange
+from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.log import log_call
 from pxbridge.calls.persona_file import read_personas
 from pxbridge.errors import ConfigError
+from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
+from pxbridge.exotel.serving_tls import ServingTls
+from pxbridge.exotel.webhooks import Webhooks
 from pxbridge.personaplex.client import (
     CaFile,
     EngineAddress,
@@ -31,7 +38,7 @@ from pxbridge.personaplex.client import (
 )
 from pxbridge.personaplex.pool import EnginePool
 from pxbridge.personaplex.rehearsal import Rehearsal
-from pxbridge.settings import Settings
+from pxbridge.settings import Settings, check_door
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -63,20 +70,22 @@ async def run(loaded: Loaded, console: Console, ready: Callable[[str], None] | N
         The exit status.
 
     Raises:
-        ConfigError: The address cannot be listened on.
+        ConfigError: The address cannot be listened on, or everyone could come in and nobody wants that.
     """
     settings = loaded.settings
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
     personas = read_personas(loaded)
-    for note in loaded.notes:
+    for note in [*loaded.notes, *check_door(loaded)]:
         log.warning("%s", note)
     with _stop_signals() as signals:
         async with _engines(settings) as engines:
             exchange = Exchange(engines, _opener(settings), personas, [log_call])
-            async with _listen(loaded, exchange.handle) as listener:
-                url = f"ws://{_url_host(settings.host)}:{listener.port}/exotel"
+            handovers = HandOvers(asyncio.get_running_loop().time)
+            async with _listen(loaded, exchange.handle, engines, handovers) as listener:
+                scheme = "ws" if settings.tls_cert_file is None else "wss"
+                url = f"{scheme}://{_url_host(settings.host)}:{listener.port}/exotel"
                 _say_what_next(console, settings, url)
                 if ready is not None:
                     ready(url)
@@ -137,16 +146,76 @@ def _opener(settings: Settings) -> OpenEngine:
 
 
 @contextlib.asynccontextmanager
-async def _listen(loaded: Loaded, answer: CallOwner) -> AsyncIterator[Listener]:
+async def _listen(
+    loaded: Loaded, answer: CallOwner, engines: EnginePool, handovers: HandOvers
+) -> AsyncIterator[Listener]:
     settings = loaded.settings
+    tls = _serving_tls(loaded)
+    signer = _signer(settings)
+    gate = _gate(settings, signer)
+    webhooks = Webhooks(
+        signer,
+        gate,
+        token_ttl_s=settings.token_ttl_s,
+        public_url=settings.public_url,
+        serves_tls=tls is not None,
+        busy=lambda: () if engines.free else ("every engine is taken",),
+        handed_over=handovers.find,
+    )
     async with contextlib.AsyncExitStack() as stack:
         try:
             listener = await stack.enter_async_context(
-                listen(answer, settings.host, settings.port, max_calls=settings.max_calls)
+                listen(
+                    answer,
+                    settings.host,
+                    settings.port,
+                    max_calls=settings.max_calls,
+                    gate=gate,
+                    webhooks=webhooks,
+                    ssl=None if tls is None else tls.context,
+                )
             )
         except OSError as error:
             raise _cannot_listen(error, loaded) from None
+        if tls is not None:
+            following = asyncio.create_task(tls.follow(), name="TLS certificate")
+            stack.callback(following.cancel)
         yield listener
+
+
+def _signer(settings: Settings) -> Signer:
+    keys = [key.get_secret_value().encode() for key in settings.token_keys]
+    return Signer(keys or [secrets.token_bytes(32)], time.time)
+
+
+def _gate(settings: Settings, signer: Signer) -> Gate:
+    return Gate(
+        signer,
+        asyncio.get_running_loop().time,
+        credentials=[one.get_secret_value() for one in settings.credentials],
+        tokens_prove=bool(settings.token_keys),
+        networks=settings.allowed_networks,
+        proxies=settings.trusted_proxies,
+        requests_per_minute=settings.handshakes_per_minute,
+        calls_per_address=settings.max_calls_per_address,
+    )
+
+
+def _serving_tls(loaded: Loaded) -> ServingTls | None:
+    cert_file, key_file = loaded.settings.tls_cert_file, loaded.settings.tls_key_file
+    if cert_file is None:
+        return None
+    try:
+        return ServingTls(cert_file, key_file)
+    except ssl.SSLError:
+        problem = "holds no PEM certificate with the key that belongs to it; set PXBRIDGE_TLS_KEY_FILE too"
+        if key_file is not None:
+            problem = f"and {str(key_file)!r} hold no PEM certificate and key that belong together"
+        raise ConfigError(*loaded.origins["tls_cert_file"], f"{str(cert_file)!r} {problem}") from None
+    except OSError as error:
+        wrong = "tls_cert_file" if error.filename == str(cert_file) else "tls_key_file"
+        problem = f"cannot read {error.filename!r}: {error.strerror}"
+        raise ConfigError(*loaded.origins[wrong], problem) from None
 
 
 def _cannot_listen(error: OSError, loaded: Loaded) -> ConfigError:

@@ -54,7 +54,9 @@ async def test_it_says_where_it_listens_and_what_to_try_next() -> None:
 
 
 async def test_it_names_the_engines_it_was_given_without_their_passwords() -> None:
-    _, _, printed = await serve_until_signalled(signal.SIGTERM, engines="ws://user:s3cret@gpu1 ws://gpu2")
+    _, _, printed = await serve_until_signalled(
+        signal.SIGTERM, engines="ws://user:s3cret@gpu1 ws://gpu2", allow_anonymous=True
+    )
     assert "ws://gpu1/api/chat" in printed and "ws://gpu2/api/chat" in printed
     assert "s3cret" not in printed and "rehearsal" not in printed
 
@@ -72,7 +74,10 @@ async def test_a_port_that_is_taken_stops_the_start_and_says_which_setting_to_ch
 
 async def test_an_address_of_another_machine_stops_the_start() -> None:
     with pytest.raises(ConfigError) as caught:
-        await bridge.run(settings.load({"host": "192.0.2.1", "port": 0}, {}), Console(file=io.StringIO()))
+        await bridge.run(
+            settings.load({"host": "192.0.2.1", "port": 0, "allow_anonymous": True}, {}),
+            Console(file=io.StringIO()),
+        )
     assert caught.value.setting == "--host"
 
 

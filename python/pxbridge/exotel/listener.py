@@ -7,10 +7,14 @@ whatever way, its socket is closed; when the listener ends, no task of it is lef
 ====================  ==================================================================================
 ``/``, ``/exotel``    Exotel's WebSocket; ``?sample-rate=`` 8000, 16000 or 24000 tells the line's rate
 ``/exotel/PERSONA``   the same, for callers who shall speak with that persona
+``/exotel/t/TOKEN``   the same and the next, with a proof in the path (`pxbridge.exotel.gate`)
+``/exotel/url`` ...   what flows ask (`pxbridge.exotel.webhooks`)
 ``/livez``            200 as long as the event loop turns
 ``/readyz``           200 if another call can be taken, else 503 with the reasons, one a line
 anything else         404
 ====================  ==================================================================================
+
+Health is told to everybody; for all else the gate decides who comes in.
 """
 
 from __future__ import annotations
@@ -19,25 +23,32 @@ import asyncio
 import contextlib
 import logging
 import re
+import secrets
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from pxbridge import websocket
+from pxbridge.exotel.gate import Gate, Refused, Signer, without_token
 from pxbridge.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
+from pxbridge.exotel.webhooks import WEBHOOK_PATH, Webhooks
 
 if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
+    from pxbridge.exotel.gate import Visitor
     from pxbridge.websocket import Handler, Request, Response, WebSocket
 
     CallOwner = Callable[["Arrival"], Coroutine[Any, Any, None]]
 
 log = logging.getLogger(__name__)
 
-_CALL_PATH: Final = re.compile(r"/|/exotel/?|/exotel/(?P<persona>[A-Za-z0-9_-]{1,64})/?")
+PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A persona's name is a word that can stand in a file, a log and a URL as it is."""
+
+_CALL_PATH: Final = re.compile(rf"/|/exotel/?|/exotel/(?P<persona>{PERSONA_NAME.pattern})/?")
 
 DEFAULT_MAX_CALLS: Final = 100
 """More than one process carries well; a limit is there so that overload refuses calls instead of spoiling
@@ -51,6 +62,8 @@ OPEN_TIMEOUT_S: Final = 10.0
 LIMITS: Final = websocket.Limits(
     max_message_bytes=MAX_MESSAGE_BYTES, ping_interval_s=20.0, pong_timeout_s=None
 )
+
+_UNLIMITED: Final = 10**9
 
 _GOING_AWAY: Final = 1001
 _INTERNAL_ERROR: Final = 1011
@@ -80,6 +93,8 @@ class Listener:
         owner: Given each call that is let in.
         not_ready: Reasons why no call can be taken now; none means ready.
         max_calls: Calls at the same time; one more is refused with 503 before its upgrade.
+        gate: Who may come in.
+        webhooks: What flows ask.
     """
 
     def __init__(
@@ -87,7 +102,11 @@ class Listener:
         owner: CallOwner,
         not_ready: Callable[[], Sequence[str]],
         max_calls: int,
+        gate: Gate,
+        webhooks: Webhooks,
     ) -> None:
+        self.gate = gate
+        self._webhooks = webhooks
         self._owner = owner
         self._not_ready = not_ready
         self._max_calls = max_calls
@@ -121,21 +140,34 @@ class Listener:
 
     def accept(self, request: Request) -> Response | Handler:
         """Decide about one request, before any upgrade."""
-        url = urlsplit(request.path)
-        if (call := _CALL_PATH.fullmatch(url.path)) is not None:
-            return self._accept_call(url.query, call["persona"])
-        if url.path not in ("/livez", "/readyz"):
+        path, _, query = request.path.partition("?")
+        if path in ("/livez", "/readyz"):
+            return self._health(request.method, path)
+        path = without_token(path)
+        webhook = WEBHOOK_PATH.fullmatch(path) is not None
+        call = _CALL_PATH.fullmatch(path)
+        if call is None and not webhook:
             return websocket.text_response(404, "not found\n")
-        if request.method not in ("GET", "HEAD"):
+        visitor = self.gate.enter(request, webhook=webhook)
+        if isinstance(visitor, websocket.Response):
+            return visitor
+        if webhook or call is None:
+            return self._webhooks.answer(request, visitor, self._full())
+        return self._accept_call(query, call["persona"], visitor)
+
+    def _health(self, method: str, path: str) -> Response:
+        if method not in ("GET", "HEAD"):
             return websocket.text_response(405, "GET only\n", [("Allow", "GET, HEAD")])
-        if url.path == "/livez":
+        if path == "/livez":
             return websocket.text_response(200, "alive\n")
         reasons = [*self._full(), *self._not_ready()]
         if reasons:
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in reasons))
         return websocket.text_response(200, "ready\n")
 
-    def _accept_call(self, query: str, persona_name: str | None) -> Response | Handler:
+    def _accept_call(self, query: str, persona_name: str | None, visitor: Visitor) -> Response | Handler:
+        if visitor.persona_name and persona_name and visitor.persona_name != persona_name:
+            return self.gate.refuse(Refused.BAD_TOKEN, visitor.address)
         try:
             rate_hz = _rate_of(query)
         except ValueError as exc:
@@ -144,9 +176,10 @@ class Listener:
         if full:
             self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
-        return lambda socket: self._begin(
-            Arrival(socket, rate_hz, persona_name, socket.peer.rpartition(":")[0])
-        )
+        if (crowded := self.gate.crowded(visitor)) is not None:
+            return crowded
+        persona_name = visitor.persona_name or persona_name
+        return lambda socket: self._begin(Arrival(socket, rate_hz, persona_name, visitor.address))
 
     def _full(self) -> list[str]:
         if self._draining:
@@ -159,10 +192,12 @@ class Listener:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
         self._calls.add(task)
         self._no_calls.clear()
-        task.add_done_callback(self._ended)
+        self.gate.begin_call(arrival.peer)
+        task.add_done_callback(lambda task: self._ended(task, arrival.peer))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], peer: str) -> None:
         self._calls.discard(task)
+        self.gate.end_call(peer)
         if not self._calls:
             self._no_calls.set()
 
@@ -198,6 +233,8 @@ async def listen(
     *,
     not_ready: Callable[[], Sequence[str]] = tuple,
     max_calls: int = DEFAULT_MAX_CALLS,
+    gate: Gate | None = None,
+    webhooks: Webhooks | None = None,
     ssl: tls.SSLContext | None = None,
     open_timeout_s: float = OPEN_TIMEOUT_S,
     limits: websocket.Limits = LIMITS,
@@ -212,6 +249,8 @@ async def listen(
         port: Port; 0 for any free one.
         not_ready: For ``/readyz``: reasons why no call can be taken now.
         max_calls: Calls at the same time.
+        gate: Who may come in; by default everybody, as often as they like.
+        webhooks: What flows ask; by default they hear of no hand-over, and get no URL.
         ssl: Serve TLS with it.
         open_timeout_s: For the handshakes.
         limits: What an open WebSocket is held to.
@@ -219,7 +258,10 @@ async def listen(
     Raises:
         OSError: The address cannot be listened on.
     """
-    listener = Listener(owner, not_ready, max_calls)
+    signer = Signer([secrets.token_bytes(32)], time.time)
+    gate = gate or Gate(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
+    webhooks = webhooks or Webhooks(signer, gate)
+    listener = Listener(owner, not_ready, max_calls, gate, webhooks)
     listener.server = await websocket.serve(
         listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
     )

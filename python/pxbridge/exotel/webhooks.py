@@ -1,0 +1,247 @@
+"""What a flow asks over HTTP before, after and beside its stream, answered at once from memory.
+
+======================  ================================================================================
+``/exotel/url``         Before the stream: where is it to go? ``{"url": "wss://..."}``, with a token for
+                        one call in its path, or 503 if no call can be taken, so that the flow can go
+                        elsewhere. ``/exotel/url/PERSONA`` or ``?persona=`` names the persona.
+``/exotel/passthru``    After the stream (Passthru applet): 302, branch B, if the call was handed over to a
+                        person; 200, branch A, if it was not.
+``/exotel/connect``     Then (Connect applet): whom to ring, ``{"destination": {"numbers": [...]}}``, or 404.
+======================  ================================================================================
+
+Exotel asks by GET with a query; a POST with a form or a JSON object is taken too. Its documentation, its
+samples and what it sends disagree about the names' case, so their case does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+from pxbridge.exotel.gate import Scope
+from pxbridge.exotel.messages import LINE_RATES_HZ, parse_rate
+from pxbridge.websocket import Headers, Response, text_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pxbridge.exotel.gate import Gate, Signer, Visitor
+    from pxbridge.websocket import Request
+
+log = logging.getLogger(__name__)
+
+WEBHOOK_PATH: Final = re.compile(
+    r"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>[A-Za-z0-9_-]{1,64}))?)/?"
+)
+_PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+_MAX_PARAMETERS: Final = 100
+_MAX_NAME_CHARS: Final = 64
+_MAX_VALUE_CHARS: Final = 1024  # a recording's URL is the longest of them
+
+MOST_REPORTED: Final = 10_000
+"""Streams whose reports are remembered, so that a repeated one is logged once."""
+
+
+class Webhooks:
+    """Answers the webhooks.
+
+    Args:
+        signer: Makes the tokens of calls.
+        gate: Knows which proxies are believed.
+        token_ttl_s: How long a URL lets its call in.
+        public_url: ``wss://host`` that Exotel reaches this bridge by; ``None``: as a trusted proxy says.
+        serves_tls: Whether this port serves TLS itself, so that the host it was asked by is its own.
+        busy: Reasons why no engine could take a call now; none if one could.
+        handed_over: The numbers a call was handed over to, by its SID; ``None`` if it was not.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        gate: Gate,
+        *,
+        token_ttl_s: float = 60.0,
+        public_url: str | None = None,
+        serves_tls: bool = False,
+        busy: Callable[[], Sequence[str]] = tuple,
+        handed_over: Callable[[str], Sequence[str] | None] = lambda _call_sid: None,
+    ) -> None:
+        self._signer = signer
+        self._gate = gate
+        self._token_ttl_s = token_ttl_s
+        self._public_url = public_url
+        self._serves_tls = serves_tls
+        self._busy = busy
+        self._handed_over = handed_over
+        self._reported: dict[tuple[str, str], None] = {}
+
+    def answer(self, request: Request, visitor: Visitor, full: Sequence[str]) -> Response:
+        """The answer to a webhook.
+
+        Args:
+            request: What was asked.
+            visitor: By whom; `visitor.path` matches `WEBHOOK_PATH`.
+            full: Reasons why the listener takes no call.
+        """
+        if request.method not in ("GET", "HEAD", "POST"):
+            return text_response(405, "GET or POST\n", [("Allow", "GET, HEAD, POST")])
+        found = WEBHOOK_PATH.fullmatch(visitor.path)
+        try:
+            parameters = read_parameters(request)
+        except ValueError as wrong:
+            return text_response(400, f"{wrong}\n")
+        match found and found["name"]:
+            case "passthru":
+                return self._passthru(parameters)
+            case "connect":
+                return self._connect(parameters)
+        persona_name = visitor.persona_name or (found and found["persona"]) or parameters.get("persona")
+        return self._url(request, parameters, persona_name, full)
+
+    def _url(
+        self, request: Request, parameters: Mapping[str, str], persona_name: str | None, full: Sequence[str]
+    ) -> Response:
+        if persona_name is not None and not _PERSONA_NAME.fullmatch(persona_name):
+            return _json(400, {"error": "persona is not a name"})
+        reasons = [*full, *self._busy()]
+        if reasons:
+            return _json(503, {"error": "; ".join(reasons)}, [("Retry-After", "10")])
+        base = self._base_url(request)
+        if base is None:
+            log.warning(
+                "/exotel/url cannot be answered: set PXBRIDGE_PUBLIC_URL, or name the proxy that asks"
+            )
+            return _json(503, {"error": "this bridge was not told by which name it is reached"})
+        token = self._signer.make(Scope.CALL, self._token_ttl_s, persona_name)
+        url = f"{base}/exotel/t/{token}"
+        rate_hz = parse_rate(parameters.get("sample-rate", parameters.get("sample_rate", "")))
+        if rate_hz in LINE_RATES_HZ:
+            url += "?" + urlencode({"sample-rate": rate_hz})
+        return _json(200, {"url": url})
+
+    def _passthru(self, parameters: Mapping[str, str]) -> Response:
+        call_sid = parameters.get("callsid", "")
+        if not call_sid:
+            return text_response(400, "CallSid is missing\n")
+        self._report(call_sid, parameters)
+        if self._handed_over(call_sid) is None:
+            return text_response(200, "A: the call is over\n")
+        return text_response(302, "B: hand the call over\n")
+
+    def _connect(self, parameters: Mapping[str, str]) -> Response:
+        call_sid = parameters.get("callsid", "")
+        if not call_sid:
+            return _json(400, {"error": "CallSid is missing"})
+        numbers = self._handed_over(call_sid)
+        if not numbers:
+            return _json(404, {"error": "this call was handed over to no number"})
+        return _json(200, {"destination": {"numbers": list(numbers)}})
+
+    def _report(self, call_sid: str, parameters: Mapping[str, str]) -> None:
+        """Logs how Exotel says a stream ended, once."""
+        told = {name: parameters.get(f"stream[{name}]", "") for name in ("status", "disconnectedby", "error")}
+        key = call_sid, parameters.get("stream[streamsid]", "")
+        if key in self._reported or not any(told.values()):
+            return
+        self._reported[key] = None
+        if len(self._reported) > MOST_REPORTED:
+            del self._reported[next(iter(self._reported))]
+        log.info(
+            "call %s: Exotel says: stream %s, disconnected by %s%s",
+            call_sid,
+            told["status"] or "ended",
+            told["disconnectedby"] or "nobody it knows",
+            f", error: {told['error']}" if told["error"] else "",
+        )
+
+    def _base_url(self, request: Request) -> str | None:
+        """The URL that reached us, as far as we were told it by someone we believe."""
+        if self._public_url is not None:
+            return self._public_url
+        headers = request.headers
+        host, scheme = _only(headers, "Host"), "wss"
+        if self._gate.is_proxy(request):
+            host = _only(headers, "X-Forwarded-Host") or host
+            scheme = "wss" if _only(headers, "X-Forwarded-Proto") in ("https", "wss") else "ws"
+        elif not self._serves_tls:
+            return None
+        return f"{scheme}://{host}" if _HOST.fullmatch(host) else None
+
+
+def read_parameters(request: Request) -> dict[str, str]:
+    """A request's parameters: of its query, its form or its JSON object, by name in lower case.
+
+    ``Stream={"Status": ...}`` is read as ``Stream[Status]=...``. Values are one printable line of at most
+    1024 characters.
+
+    Raises:
+        ValueError: There are too many, or the body is not what it says it is.
+    """
+    query = request.path.partition("?")[2]
+    pairs: list[tuple[str, Any]] = list(_pairs(query))
+    if request.body:
+        if _only(request.headers, "Content-Type").partition(";")[0].strip().lower() == "application/json":
+            pairs += _object(request.body).items()
+        else:
+            pairs += _pairs(request.body.decode("utf-8", "replace"))
+    parameters: dict[str, str] = {}
+    for name, value in pairs:
+        if name.lower() == "stream":
+            stream = value if isinstance(value, dict) else _object(str(value), strict=False)
+            for key, part in stream.items():
+                parameters.setdefault(_line(f"stream[{key}]".lower(), _MAX_NAME_CHARS), _line(part))
+        else:
+            parameters.setdefault(_line(name.lower(), _MAX_NAME_CHARS), _line(value))
+    return {name: value for name, value in parameters.items() if value}
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        raise ValueError(f"more than {_MAX_PARAMETERS} parameters") from None
+
+
+def _object(text: str | bytes, *, strict: bool = True) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        if strict:
+            raise ValueError("the body is not a JSON object")
+        return {}
+    if len(value) > _MAX_PARAMETERS:
+        raise ValueError(f"more than {_MAX_PARAMETERS} parameters")
+    return value
+
+
+def _line(value: object, most_chars: int = _MAX_VALUE_CHARS) -> str:
+    """A scalar as one printable line, bounded: it will stand in logs."""
+    if value is None or isinstance(value, dict | list | bool):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in str(value)[:most_chars]).strip()
+
+
+def _only(headers: Headers, name: str) -> str:
+    """A header's value; empty if it is missing or there are several."""
+    values = headers.get_all(name)
+    return values[0].strip() if len(values) == 1 else ""
+
+
+def _json(status: int, value: object, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    body = json.dumps(value).encode() + b"\n"
+    fields = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+        *headers,
+    ]
+    return Response(status, HTTPStatus(status).phrase, Headers(fields), body)
