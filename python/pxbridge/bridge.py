@@ -1,7 +1,13 @@
-"""The bridge as a process: engines, the door that Exotel dials, and the signals that end it.
+"""The bridge as a process: engines, the door that Exotel dials, and the signals that change and end it.
 
-The first SIGINT or SIGTERM stops it in order: no new call is taken, every live call says its last words and
-is closed. A second one ends it at once.
+Its life, which `run` reads like::
+
+    start    engines, exchange, the listening port; systemd is told READY
+    serve    until SIGTERM or SIGINT; SIGHUP reads the settings again (`_Reloader`)
+    drain    not ready, no new call (503); live calls go on for up to `drain_s`
+    end      each call's agent ends its sentence, which is heard, and the socket closes with 1012
+
+A second SIGTERM or SIGINT ends it at once, wherever it is after `serve`.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import secrets
 import signal
 import ssl
@@ -19,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pxbridge
-from pxbridge.calls.exchange import Exchange
+from pxbridge.calls.call import LAST_WORDS_S
+from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.log import log_call
 from pxbridge.calls.persona_file import read_personas
@@ -28,6 +36,7 @@ from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
 from pxbridge.exotel.serving_tls import ServingTls
 from pxbridge.exotel.webhooks import Webhooks
+from pxbridge.ops.systemd import Notifier
 from pxbridge.personaplex.client import (
     CaFile,
     EngineAddress,
@@ -46,31 +55,52 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pxbridge.calls.call import OpenEngine
-    from pxbridge.calls.persona import Persona
+    from pxbridge.calls.persona import Persona, Personas
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
     from pxbridge.settings import Loaded
 
 log = logging.getLogger("pxbridge")
 
+RELOADED = {
+    "engines",
+    "engine_ca_file",
+    "engine_connect_timeout_s",
+    "engine_fingerprint",
+    "engine_handshake_timeout_s",
+    "engine_insecure",
+    "text_prompt",
+    "voice_prompt",
+}
+"""Settings that SIGHUP puts in force for the calls to come."""
+
+LONGEST_ENDING_S = LONGEST_SENTENCE_S + LAST_WORDS_S + 5.0
+"""What the end of the last call takes, with some air for closing handshakes."""
+
 EXAMPLE_WAV = Path("tests/vectors/speech_8k.wav")
 """What to say in a first call, where there is a checkout; elsewhere people have recordings of their own."""
 
 
-async def run(loaded: Loaded, console: Console, ready: Callable[[str], None] | None = None) -> int:
+async def run(
+    loaded: Loaded,
+    console: Console,
+    ready: Callable[[str], None] | None = None,
+    read_again: Callable[[], Loaded] | None = None,
+) -> int:
     """Serve calls until a signal ends it.
 
     Args:
         loaded: The settings.
         console: Where to say what was started and what to try next.
         ready: Called with the URL that Exotel dials, once it can.
+        read_again: Reads the settings anew, for SIGHUP.
 
     Returns:
         The exit status.
 
     Raises:
-        ConfigError: The address cannot be listened on, or everyone could come in and nobody wants that.
+        ConfigError: A persona is wrong, the address cannot be listened on, or everyone could come in and
+            nobody wants that.
     """
     settings = loaded.settings
     logging.basicConfig(
@@ -79,28 +109,61 @@ async def run(loaded: Loaded, console: Console, ready: Callable[[str], None] | N
     personas = read_personas(loaded)
     for note in [*loaded.notes, *check_door(loaded)]:
         log.warning("%s", note)
-    with _stop_signals() as signals:
-        async with _engines(settings) as engines:
-            exchange = Exchange(engines, _opener(settings), personas, [log_call])
-            handovers = HandOvers(asyncio.get_running_loop().time)
-            async with _listen(loaded, exchange.handle, engines, handovers) as listener:
-                scheme = "ws" if settings.tls_cert_file is None else "wss"
-                url = f"{scheme}://{_url_host(settings.host)}:{listener.port}/exotel"
-                _say_what_next(console, settings, url)
-                if ready is not None:
-                    ready(url)
-                await signals.get()
-                log.info("stopping: %d calls", exchange.live)
-                await _first_of(_end_calls(listener, exchange), signals.get())
+    systemd = Notifier(os.environ)
+    async with contextlib.AsyncExitStack() as stack:
+        signals = stack.enter_context(_signals())
+        opener = _Opener(settings)
+        engines = await stack.enter_async_context(_engines(settings))
+        exchange = Exchange(engines, opener, personas, [log_call])
+        reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange)
+        handovers = HandOvers(asyncio.get_running_loop().time)
+        listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers))
+        await stack.enter_async_context(systemd.watchdog())
+
+        scheme = "ws" if settings.tls_cert_file is None else "wss"
+        url = f"{scheme}://{_url_host(settings.host)}:{listener.port}/exotel"
+        systemd.ready(f"takes calls at {url}")
+        _say_what_next(console, settings, url)
+        if ready is not None:
+            ready(url)
+        while await signals.get() is signal.SIGHUP:
+            systemd.reloading()
+            await reloader.reload()
+            systemd.ready(f"takes calls at {url}")
+
+        log.info(
+            "stopping: %d calls, which go on for up to %g s; a second signal ends them at once",
+            exchange.live,
+            settings.drain_s,
+        )
+        systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
+        await _first_of(_drain(listener, exchange, settings.drain_s), _second(signals))
     return 0
 
 
+async def _drain(listener: Listener, exchange: Exchange, limit_s: float) -> None:
+    """Takes no new call, and waits for the live ones; after `limit_s`, ends them."""
+    async with asyncio.TaskGroup() as tasks:
+        drained = tasks.create_task(listener.drain())
+        await asyncio.wait([drained], timeout=limit_s)
+        if not drained.done():
+            log.info("ending %d calls, which have gone on for %g s", exchange.live, limit_s)
+            await exchange.close()
+
+
+async def _second(signals: asyncio.Queue[signal.Signals]) -> None:
+    """Waits for whoever has no patience; a reload is no matter any more."""
+    while await signals.get() is signal.SIGHUP:
+        pass
+    log.warning("told to stop a second time: ending at once")
+
+
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Queue[signal.Signals]]:
-    """SIGINT and SIGTERM as they come, instead of what they do otherwise."""
+def _signals() -> Iterator[asyncio.Queue[signal.Signals]]:
+    """The signals that mean something to us, as they come, instead of what they do otherwise."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    caught = (signal.SIGINT, signal.SIGTERM)
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in caught:
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
@@ -110,16 +173,81 @@ def _stop_signals() -> Iterator[asyncio.Queue[signal.Signals]]:
             loop.remove_signal_handler(number)
 
 
+class _Reloader:
+    """Puts changed settings in force for the calls to come: personas, engines and how these are opened.
+
+    Live calls keep what they began with. What else has changed needs a restart, and is named in the log.
+
+    Args:
+        loaded: The settings in force.
+        read: Reads them again.
+        opener: Opens engines.
+        engines: Leases them.
+        exchange: Takes the calls.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        read: Callable[[], Loaded],
+        opener: _Opener,
+        engines: EnginePool,
+        exchange: Exchange,
+    ) -> None:
+        self._loaded = loaded
+        self._read = read
+        self._opener = opener
+        self._engines = engines
+        self._exchange = exchange
+
+    async def reload(self) -> None:
+        """Reads the settings and changes what can be changed; wrong ones change nothing and are told."""
+        try:
+            # Files are read and greetings are resampled beside the event loop: calls are live.
+            loaded, personas = await asyncio.to_thread(self._read_all)
+        except ConfigError as error:
+            log.error("reload: %s; the settings stay as they were", error)
+            return
+        old, new = self._loaded.settings, loaded.settings
+        changed = {name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)}
+        keep = changed - RELOADED
+        if bool(old.engines) != bool(new.engines):
+            keep.add("engines")  # the rehearsal engine comes and goes with the process
+        new = new.model_copy(update={name: getattr(old, name) for name in keep})
+        self._loaded = loaded._replace(settings=new)
+        self._exchange.personas = personas
+        self._opener.settings = new
+        if new.engines:
+            self._engines.replace_engines(_addresses(new))
+        for note in loaded.notes:
+            log.warning("%s", note)
+        log.info("reloaded: %d personas; changed settings: %s", len(personas), _list(changed - keep))
+        if keep:
+            log.warning("reload: a change of %s needs a restart", _list(keep))
+
+    def _read_all(self) -> tuple[Loaded, Personas]:
+        loaded = self._read()
+        check_door(loaded)
+        return loaded, read_personas(loaded)
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "no setting"
+
+
 @contextlib.asynccontextmanager
 async def _engines(settings: Settings) -> AsyncIterator[EnginePool]:
     """The engines that were named, or the rehearsal engine, which lives as long as the block."""
     if settings.engines:
-        trust = _trust(settings)
-        addresses = [EngineAddress(url, trust) for url in settings.engines]
-        yield EnginePool(addresses, settings.engine_capacity)
+        yield EnginePool(_addresses(settings), settings.engine_capacity)
         return
     async with Rehearsal(slots=settings.max_calls) as rehearsal:
         yield EnginePool([EngineAddress(rehearsal.url)], settings.max_calls)
+
+
+def _addresses(settings: Settings) -> list[EngineAddress]:
+    trust = _trust(settings)
+    return [EngineAddress(url, trust) for url in settings.engines]
 
 
 def _trust(settings: Settings) -> Trust:
@@ -132,17 +260,24 @@ def _trust(settings: Settings) -> Trust:
     return SystemTrust()
 
 
-def _opener(settings: Settings) -> OpenEngine:
-    async def open_engine(engine: EngineAddress, persona: Persona) -> Session:
+class _Opener:
+    """How an engine is opened, by the settings as they are when it is.
+
+    Args:
+        settings: May be exchanged.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    async def __call__(self, engine: EngineAddress, persona: Persona) -> Session:
         return await open_session(
             engine,
             persona.voice_prompt,
             persona.text_prompt,
-            connect_timeout_s=settings.engine_connect_timeout_s,
-            handshake_timeout_s=settings.engine_handshake_timeout_s,
+            connect_timeout_s=self.settings.engine_connect_timeout_s,
+            handshake_timeout_s=self.settings.engine_handshake_timeout_s,
         )
-
-    return open_engine
 
 
 @contextlib.asynccontextmanager
@@ -232,12 +367,6 @@ def _cannot_listen(error: OSError, loaded: Loaded) -> ConfigError:
             name, problem = "host", f"cannot listen on {host!r}: {error.strerror or error}"
     written, source = loaded.origins.get(name, (name, "default"))
     return ConfigError(written, source, problem)
-
-
-async def _end_calls(listener: Listener, exchange: Exchange) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(listener.drain())
-        tasks.create_task(exchange.close())
 
 
 async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:

@@ -73,11 +73,15 @@ def _serve(words: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=f"pxbridge {pxbridge.__version__}")
     settings.add_arguments(parser)
     args = _parse(parser, words)
-    loaded = settings.load(vars(args), os.environ)
+
+    def read() -> settings.Loaded:
+        return settings.load(vars(args), os.environ)
+
+    loaded = read()
     # Here, so that `--help` and a wrong setting answer at once.
     from pxbridge import bridge
 
-    return asyncio.run(bridge.run(loaded, _console()))
+    return asyncio.run(bridge.run(loaded, _console(), read_again=read))
 
 
 def _command(name: str, words: Sequence[str]) -> int:

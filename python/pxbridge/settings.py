@@ -367,6 +367,12 @@ class Settings(BaseModel):
     tls_key_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
         default=None, description="PEM file of the certificate's key, where the certificate's has none."
     )
+    drain_s: Annotated[float, Right("a number of seconds from 0 to 14400")] = Field(
+        default=60.0,
+        ge=0,
+        le=14_400,
+        description="When the bridge is told to stop: how long calls may go on before they are ended.",
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(_lower),

@@ -53,6 +53,9 @@ PHONE_SILENT_S = 30.0
 LAST_WORDS_S = 10.0
 """The longest that the end of a call waits for Exotel to say that the last words were heard."""
 
+SENTENCE_PAUSE_S = 0.32
+"""Four of the model's frames: pauses within a sentence are shorter, but for a few."""
+
 RATE_CHECK_S = 2.0
 """How much of a call is measured before its sample rate is believed."""
 
@@ -173,9 +176,9 @@ class Call:
                 conversation = tasks.create_task(self._converse(), name="conversation")
                 watch = tasks.create_task(self._watch_phone(), name="watch")
                 ending = await self._ending
+                conversation.cancel()  # what the engine says from here on is nobody's
                 if ending.last_words:
                     await self._let_last_words_out()
-                conversation.cancel()
                 watch.cancel()
         finally:
             for timer in (self._timer, self._rate_check):
@@ -186,6 +189,14 @@ class Call:
             self._close_record(ending)
             self._socket.close(ending.code, ending.reason)
         await self._socket.wait_closed()
+
+    @property
+    def agent_speaking(self) -> bool:
+        """Whether the agent is in the middle of a sentence."""
+        if self._session is None or self._downlink is None:
+            return False
+        paused_s = self._downlink.paused_s
+        return paused_s is not None and paused_s < SENTENCE_PAUSE_S
 
     def end(self, reason: str, code: int = 1000, *, last_words: bool = False) -> None:
         """Ends the call from outside (shutdown, a second connection for it)."""
@@ -276,6 +287,8 @@ class Call:
         if self._downlink is None:
             return
         self._send_to_phone(self._downlink.finish(self._clock()))
+        if self._downlink.heard_out:  # there were no words
+            return
         self._arm()
         try:
             async with asyncio.timeout(LAST_WORDS_S):

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pxbridge.exchange")
 
+SERVICE_RESTART = 1012
+"""RFC 6455's registry of close codes: whoever calls again is answered."""
+
+LONGEST_SENTENCE_S = 8.0
+"""An agent that talks on for longer than this, when its call is to end, is cut short."""
+
+LOOK_S = 0.08
+"""How often the agent's pause is looked for: once in each of the model's frames."""
+
 
 class Exchange:
     """Keeps the calls of a process and lets each phone call be held once.
@@ -106,8 +115,16 @@ class Exchange:
             older.end("replaced by a second connection for the same call")
         self._by_id[call_id] = call
 
-    async def close(self, code: int = 1001) -> None:
-        """Ends every call, the agent's last words heard, and waits until they are gone."""
-        for call in tuple(self._calls):
-            call.end("the bridge is stopping", code, last_words=True)
+    async def close(self, code: int = SERVICE_RESTART) -> None:
+        """Ends every call, the agent's sentence said and heard, and waits until they are gone."""
+        async with asyncio.TaskGroup() as tasks:
+            for call in tuple(self._calls):
+                tasks.create_task(self._end_with_sentence(call, code))
         await self._empty.wait()
+
+    async def _end_with_sentence(self, call: Call, code: int) -> None:
+        for _ in range(round(LONGEST_SENTENCE_S / LOOK_S)):
+            if call not in self._calls or not call.agent_speaking:
+                break
+            await asyncio.sleep(LOOK_S)
+        call.end("the bridge is stopping", code, last_words=True)

@@ -39,12 +39,30 @@ class EnginePool:
 
     def __init__(self, addresses: Sequence[EngineAddress], capacity: int = 1) -> None:
         self._engines = [_Engine(address, capacity) for address in addresses]
+        self._capacity = capacity
         self._turn = 0
+
+    def replace_engines(self, addresses: Sequence[EngineAddress]) -> None:
+        """Leases these engines from now on; leases on others go on until they are given back.
+
+        An engine is its URL: one that is trusted in another way now is still as taken as it was.
+        """
+        known = {engine.address.url: engine for engine in self._engines}
+        engines = [
+            known.pop(address.url) if address.url in known else _Engine(address, self._capacity)
+            for address in addresses
+        ]
+        for engine, address in zip(engines, addresses, strict=True):
+            engine.address, engine.capacity = address, self._capacity
+        leaving = [engine for engine in known.values() if engine.leased]
+        for engine in leaving:
+            engine.capacity = 0
+        self._engines = engines + leaving
 
     @property
     def free(self) -> int:
         """Slots that could be leased now."""
-        return sum(engine.capacity - engine.leased for engine in self._engines)
+        return sum(max(0, engine.capacity - engine.leased) for engine in self._engines)
 
     @contextmanager
     def lease(self, avoid: frozenset[EngineAddress] = frozenset()) -> Iterator[EngineAddress]:
