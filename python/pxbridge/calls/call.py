@@ -4,15 +4,14 @@ A call is ended exactly once, by whoever comes first: the phone, the engine or t
 Everything it owns hangs on one `asyncio.TaskGroup` and is gone when `Call.run` returns.
 
 Audio never waits for a task: each message from either side is handled where it arrives, in one call into
-Rust, and what comes out is written to the other socket. The one timer is armed for the moment at which
-Rust wants to be asked although nothing arrived (a stall to be bridged, a queue about to run dry).
+Rust, and what comes out is written to the other socket. An alarm is set to the moment at which Rust wants to
+be asked although nothing arrived (a stall to be bridged, a queue about to run dry).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pxbridge.calls.alarm import Alarms
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.persona import Persona, Personas
     from pxbridge.exotel.listener import Arrival
@@ -125,7 +125,7 @@ class Call:
         open_engine: How a leased engine becomes a session.
         personas: Whom the caller can speak with.
         tell: Told everything that happens, with the record as it is then.
-        clock: Seconds, monotonic; the event loop's own by default.
+        alarms: Of the process.
     """
 
     def __init__(
@@ -136,10 +136,10 @@ class Call:
         open_engine: OpenEngine,
         personas: Personas,
         tell: Watcher,
-        clock: Callable[[], float] | None = None,
+        alarms: Alarms,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._clock = clock or self._loop.time
+        self._clock = self._loop.time
         self._arrival = arrival
         self._socket = arrival.socket
         self._engines = engines
@@ -154,8 +154,7 @@ class Call:
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
         self._rate_check: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = math.inf
+        self._alarm = alarms.alarm(self._tick)
         self._phone_heard_s = self.record.opened_s
 
     def __repr__(self) -> str:
@@ -181,9 +180,9 @@ class Call:
                     await self._let_last_words_out()
                 watch.cancel()
         finally:
-            for timer in (self._timer, self._rate_check):
-                if timer is not None:
-                    timer.cancel()
+            self._alarm.cancel()
+            if self._rate_check is not None:
+                self._rate_check.cancel()
             self._ending.cancel()
             self._start.cancel()
             self._close_record(ending)
@@ -393,19 +392,11 @@ class Call:
     # -- the clock ------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Makes sure the timer fires when Rust wants to be asked; a timer that is too early may stay."""
-        if self._uplink is None or self._downlink is None:
-            return
-        wake_s = min(self._uplink.wake_s, self._downlink.wake_s)
-        if wake_s >= self._timer_s or wake_s == math.inf:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = wake_s
-        self._timer = self._loop.call_later(max(0.0, wake_s - self._clock()), self._tick)
+        """Notes when Rust wants to be asked if nothing arrives before."""
+        if self._uplink is not None and self._downlink is not None:
+            self._alarm.set(min(self._uplink.wake_s, self._downlink.wake_s))
 
     def _tick(self) -> None:
-        self._timer, self._timer_s = None, math.inf
         uplink, downlink = self._line()
         now_s = self._clock()
         if uplink.wake_s <= now_s and (ogg := uplink.poll(now_s)) and self._session is not None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from pxbridge.calls.alarm import Alarms
 from pxbridge.calls.call import Call
 from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.observer import Observer
@@ -56,6 +57,7 @@ class Exchange:
         self.personas = personas
         self._watchers = tuple(watchers)
         self._attendants = tuple(attendants)
+        self._alarms = Alarms()
         self._calls: set[Call] = set()
         self._by_id: dict[str, Call] = {}
         self._empty = asyncio.Event()
@@ -89,6 +91,7 @@ class Exchange:
             open_engine=self._open_engine,
             personas=self.personas,
             tell=tell,
+            alarms=self._alarms,
         )
         watchers += [Pulse(call.stats, tell), *(attend(call) for attend in self._attendants), *self._watchers]
         if Observer.wanted(arrival.socket):

@@ -1,0 +1,84 @@
+"""Alarms ring at their moment, whoever else waits, and cost a wake-up only when one may be due."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.virtual_time import run
+
+from pxbridge.calls.alarm import Alarms
+
+if TYPE_CHECKING:
+    import pytest
+
+MOMENTS = st.dictionaries(st.integers(0, 3000), st.integers(0, 3000), max_size=30)
+"""When one alarm is set, and for how much later, in ms; half a ms later, so that nothing happens at once."""
+
+
+@given(st.lists(MOMENTS, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_every_alarm_rings_at_the_moment_it_was_last_set_to(calls: list[dict[int, int]]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        alarms = Alarms()
+        began_s = loop.time()
+        rung: list[list[float]] = [[] for _ in calls]
+        for heard, moments in zip(rung, calls, strict=True):
+            alarm = alarms.alarm(lambda heard=heard: heard.append(loop.time() - began_s))  # type: ignore[misc]
+            for at_ms, after_ms in moments.items():
+                at_s = began_s + at_ms / 1e3
+                loop.call_at(at_s, alarm.set, at_s + (after_ms + 0.5) / 1e3)
+        await asyncio.sleep(10)
+        for heard, moments in zip(rung, calls, strict=True):
+            in_order = sorted(moments)
+            expected = [
+                (at_ms + moments[at_ms] + 0.5) / 1e3
+                for at_ms, next_ms in zip(in_order, [*in_order[1:], math.inf], strict=False)
+                if at_ms + moments[at_ms] + 0.5 < next_ms
+            ]
+            assert len(heard) == len(expected)
+            assert all(abs(a - b) < 1e-4 for a, b in zip(heard, expected, strict=True))
+
+    run(main())
+
+
+def test_alarms_that_are_put_off_all_the_time_hardly_wake_the_process() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        alarms = Alarms()
+        fired = 0
+        fire = alarms._fire
+
+        def counted() -> None:
+            nonlocal fired
+            fired += 1
+            fire()
+
+        alarms._fire = counted  # type: ignore[method-assign]
+        calls = [alarms.alarm(lambda: None) for _ in range(50)]
+        for step in range(1000):
+            await asyncio.sleep(0.01)
+            calls[step % 50].set(loop.time() + 0.6)
+        return fired / 10.0
+
+    assert run(main()) < 25, "times a second, for 50 calls with a packet each every half second"
+
+
+def test_one_that_fails_does_not_silence_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> list[str]:
+        alarms, rung = Alarms(), list[str]()
+
+        def fail() -> None:
+            raise ValueError("on purpose")
+
+        for ring in (fail, lambda: rung.append("second")):
+            alarms.alarm(ring).set(asyncio.get_running_loop().time() + 1)
+        await asyncio.sleep(2)
+        return rung
+
+    assert run(main()) == ["second"]
+    assert "on purpose" in caplog.text
