@@ -29,14 +29,15 @@ import pxbridge
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.handover import HandOvers
-from pxbridge.calls.log import log_call
 from pxbridge.calls.persona_file import read_personas
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
 from pxbridge.exotel.serving_tls import ServingTls
 from pxbridge.exotel.webhooks import Webhooks
+from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
+from pxbridge.ops.watch import check_console, watching
 from pxbridge.personaplex.client import (
     CaFile,
     EngineAddress,
@@ -103,27 +104,29 @@ async def run(
             nobody wants that.
     """
     settings = loaded.settings
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
     personas = read_personas(loaded)
-    for note in [*loaded.notes, *check_door(loaded)]:
-        log.warning("%s", note)
+    check_console(loaded)
+    notes = [*loaded.notes, *check_door(loaded)]
     systemd = Notifier(os.environ)
     async with contextlib.AsyncExitStack() as stack:
+        writer = stack.enter_context(logging_to(None, settings.log_level, settings.log_format))
+        for note in notes:
+            log.warning("%s", note)
         signals = stack.enter_context(_signals())
         opener = _Opener(settings)
         engines = await stack.enter_async_context(_engines(settings))
-        exchange = Exchange(engines, opener, personas, [log_call])
+        watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
+        exchange = Exchange(engines, opener, personas, watch.watchers, watch.attendants)
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange)
         handovers = HandOvers(asyncio.get_running_loop().time)
         listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers))
+        console_url = await stack.enter_async_context(watch.console(listener.not_ready))
         await stack.enter_async_context(systemd.watchdog())
 
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{_url_host(settings.host)}:{listener.port}/exotel"
         systemd.ready(f"takes calls at {url}")
-        _say_what_next(console, settings, url)
+        _say_what_next(console, settings, url, console_url)
         if ready is not None:
             ready(url)
         while await signals.get() is signal.SIGHUP:
@@ -382,7 +385,7 @@ async def _first_of(*ways: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _say_what_next(console: Console, settings: Settings, url: str) -> None:
+def _say_what_next(console: Console, settings: Settings, url: str, console_url: str | None) -> None:
     command = _own_command()
     wav = EXAMPLE_WAV if EXAMPLE_WAV.exists() else "YOUR.wav"
     # `pxbridge call` calls the default address unless it is told another.
@@ -399,6 +402,8 @@ def _say_what_next(console: Console, settings: Settings, url: str) -> None:
             f"  try it       {call}",
             f"  PersonaPlex  PXBRIDGE_ENGINES=wss://HOST:8998/api/chat {command}",
         ]
+    if console_url is not None:
+        lines += [f"  watch it     {console_url}/metrics and /api/calls"]
     lines += ["  stop         Ctrl-C", ""]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 

@@ -34,6 +34,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
+from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -242,6 +243,11 @@ def _strip(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
+def _folder(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str) and value.strip() else value
+
+
+_NUMBER_FORM = Right("one of masked, hashed, full")
 _SECONDS = Right("a number of seconds above 0, up to 600")
 
 
@@ -378,6 +384,42 @@ class Settings(BaseModel):
         BeforeValidator(_lower),
         Right("one of debug, info, warning, error"),
     ] = Field(default="info", description="How much is logged: debug, info, warning or error.")
+    log_format: Annotated[
+        Literal["auto", "json", "human"], BeforeValidator(_lower), Right("one of auto, json, human")
+    ] = Field(
+        default="auto",
+        description="How log lines look: json, human, or auto: human on a terminal and json elsewhere.",
+    )
+    log_numbers: Annotated[NumberForm, BeforeValidator(_lower), _NUMBER_FORM] = Field(
+        default=NumberForm.MASKED,
+        description="How phone numbers stand in logs: masked but for their last 4 digits, hashed with a key "
+        "of this installation, or full.",
+    )
+    record_numbers: Annotated[NumberForm, BeforeValidator(_lower), _NUMBER_FORM] = Field(
+        default=NumberForm.MASKED,
+        description="How phone numbers stand on the console: as `log_numbers`.",
+    )
+    console_host: Annotated[str, BeforeValidator(_strip), Right("a host name or an address")] = Field(
+        default="127.0.0.1",
+        min_length=1,
+        pattern=r"^\S+$",
+        description="Address of the operator's console: metrics, health and calls.",
+    )
+    console_port: Annotated[int, Right("a port number from 0 (no console) to 65535")] = Field(
+        default=5051, ge=0, le=65535, description="Port of the console; 0 for none."
+    )
+    console_credentials: Annotated[
+        Secrets, BeforeValidator(_split_credentials), Right("a list of USER:PASSWORD")
+    ] = Field(
+        default=(),
+        description="USER:PASSWORD pairs, apart by spaces, one of which the console asks for; none: for this "
+        "machine only.",
+    )
+    state_dir: Annotated[Path | None, BeforeValidator(_folder), Right("the path of a folder")] = Field(
+        default=None,
+        description="Folder for what the bridge keeps. None: $STATE_DIRECTORY, which "
+        "systemd sets, else `pxbridge` in $XDG_STATE_HOME, else ~/.local/state/pxbridge.",
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """The fields as they may be logged: an engine's URL can carry a password or a token."""
@@ -412,6 +454,16 @@ class _Given:
     written: str
     source: str
     value: object
+
+
+def state_folder(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Where records and recordings are, as systemd or the XDG base directories say if the settings do not."""
+    if settings.state_dir is not None:
+        return settings.state_dir
+    if given := environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0])  # systemd.exec(5): one for each of the unit's
+    base = environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "pxbridge"
 
 
 def flag(name: str) -> str:
@@ -597,7 +649,7 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
             raise ConfigError(name, path, f"no such setting; {_nearest(name, Settings.model_fields)}")
         if is_secret(name):
             value = _hidden(value)
-        elif name.endswith(_FILE) and isinstance(value, str):
+        elif (name.endswith(_FILE) or name == "state_dir") and isinstance(value, str):
             # Relative to the file it stands in: the working directory of a service is anyone's guess.
             value = str(file.parent / Path(value).expanduser())
         given[name] = _Given(name, path, value)

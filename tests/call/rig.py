@@ -13,20 +13,22 @@ import numpy as np
 
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.exchange import Exchange
-from pxbridge.calls.log import log_call
+from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.exotel.listener import Listener, listen
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.ops.logs import CallLog
 from pxbridge.personaplex.client import EngineAddress, Session, open_session
 from pxbridge.personaplex.pool import EnginePool
 from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from pxbridge.calls.call import CallRecord
+    from pxbridge.calls.call import Call, CallRecord
+    from pxbridge.calls.events import Watcher
     from pxbridge.personaplex.faults import Fault
 
 KIND = Personas(Persona("NATF0.pt", "You are kind."))
@@ -85,6 +87,8 @@ async def bridge(
     slots: int = 1,
     handshake_timeout_s: float = 5.0,
     personas: Personas = KIND,
+    watchers: Sequence[Watcher] = (),
+    attendants: Sequence[Callable[[Call], Watcher]] = (),
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine)."""
 
@@ -110,6 +114,7 @@ async def bridge(
             if event.kind is Kind.ENDED:
                 records.append(record)
 
-        exchange = Exchange(pool, open_engine, personas, [keep, log_call])
+        watching: list[Watcher] = [keep, CallLog(Numbers()), *watchers]
+        exchange = Exchange(pool, open_engine, personas, watching, attendants)
         listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
         yield Bridge(listener, exchange, pool, engines, records, prompted)

@@ -81,6 +81,51 @@ async def test_an_address_of_another_machine_stops_the_start() -> None:
     assert caught.value.setting == "--host"
 
 
+async def test_the_console_is_on_a_port_of_its_own_and_says_so() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked: list[bytes] = []
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        asked.append(await reader.read())
+        writer.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    tasks: list[asyncio.Task[None]] = []
+    printed = io.StringIO()
+    async with asyncio.timeout(20):
+        await bridge.run(
+            settings.load({"port": 0, "console_port": port}, {}),
+            Console(file=printed, width=200),
+            lambda _url: tasks.append(asyncio.ensure_future(ask())),
+        )
+    assert f"http://127.0.0.1:{port}/metrics" in printed.getvalue()
+    assert b'pxbridge_engine_slots{engine="ws://127.0.0.1:' in asked[0]
+    assert b"pxbridge_event_loop_lag_seconds_bucket" in asked[0]
+
+
+async def test_a_console_port_that_was_asked_for_and_is_taken_stops_the_start() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=r"PXBRIDGE_CONSOLE_PORT .environment.: cannot listen on 127.0.0.1"
+        ):
+            await bridge.run(
+                settings.load({"port": 0}, {"PXBRIDGE_CONSOLE_PORT": str(port)}), Console(file=io.StringIO())
+            )
+
+
+async def test_a_console_that_the_network_could_reach_without_a_login_stops_the_start() -> None:
+    loaded = settings.load({"port": 0, "console_host": "0.0.0.0"}, {})
+    with pytest.raises(ConfigError, match=r"--console-host .command line.: 0.0.0.0 is open to the network"):
+        await bridge.run(loaded, Console(file=io.StringIO()))
+
+
 def test_the_command_serves_until_it_is_interrupted() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PXBRIDGE_")}
     with subprocess.Popen(

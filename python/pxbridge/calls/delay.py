@@ -2,7 +2,8 @@
 
 What a mouth says is late at an ear by the sum of five waits, in the order of a sample's way. The model works
 in frames of 80 ms: its first sample waits for its last, and when the answer is queued at Exotel its last
-sample waits for its first; the queue is measured with the new frame in it, so the frame is counted once.
+sample waits for its first; the queue is measured with the new frame in it, so the frame is counted once. A
+frame's last sample lies anywhere in a chunk of the phone's, and so waits for half of one on average.
 Networks and codecs come on top and are not seen from here (2.5 ms of look-ahead in each Opus encoder).
 """
 
@@ -28,10 +29,12 @@ class Part(NamedTuple):
     title: str
     direction: Direction
     counter: str
+    share: float = 1.0
+    """Of what the counter says, on average."""
 
 
 PARTS = (
-    Part("phone_chunk", "phone's chunk", "uplink", "chunk_us"),
+    Part("phone_chunk", "phone's chunk", "uplink", "chunk_us", 0.5),
     Part("intake", "intake", "uplink", "delay_us"),
     Part("engine", "engine's round trip", "downlink", "round_trip_us"),
     Part("playout", "playout", "downlink", "queued_us"),
@@ -59,7 +62,7 @@ def parts_s(stats: Stats) -> dict[str, float]:
     for part in PARTS:
         value = stats.get(part.direction, {}).get(part.counter)
         if value is not None:
-            known[part.name] = value * _US
+            known[part.name] = value * part.share * _US
     return known
 
 

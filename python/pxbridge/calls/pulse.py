@@ -1,4 +1,4 @@
-"""Reads a call's counters every second while it goes on, so that an hour's call is seen before it ends."""
+"""Reads a call's counters about every second, so that an hour's call is seen before it ends."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.events import Watcher
 
-EVERY_S = 1.0
-"""The delay changes over seconds, and a reading costs some 20 µs."""
+EVERY_S = 0.93
+"""The delay changes over seconds, and a reading costs some 20 µs. No multiple of the 400 ms after which the
+phone's chunks of 100 ms and the model's frames of 80 ms beat anew: readings fall everywhere into that."""
 
 
 class Pulse:

@@ -130,6 +130,10 @@ class Listener:
             raise RuntimeError("the listener is not listening yet")
         return self.server.port
 
+    def not_ready(self) -> list[str]:
+        """Reasons why no call can be taken now; none means ready."""
+        return [*self._full(), *self._not_ready()]
+
     async def drain(self) -> None:
         """Take no new call, and wait until the last one has ended.
 
@@ -160,7 +164,7 @@ class Listener:
             return websocket.text_response(405, "GET only\n", [("Allow", "GET, HEAD")])
         if path == "/livez":
             return websocket.text_response(200, "alive\n")
-        reasons = [*self._full(), *self._not_ready()]
+        reasons = self.not_ready()
         if reasons:
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in reasons))
         return websocket.text_response(200, "ready\n")

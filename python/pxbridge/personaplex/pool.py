@@ -64,6 +64,13 @@ class EnginePool:
         """Slots that could be leased now."""
         return sum(max(0, engine.capacity - engine.leased) for engine in self._engines)
 
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """For each engine, by name: how many of its slots are in which state."""
+        return {
+            str(engine.address): {"idle": engine.capacity - engine.leased, "leased": engine.leased}
+            for engine in self._engines
+        }
+
     @contextmanager
     def lease(self, avoid: frozenset[EngineAddress] = frozenset()) -> Iterator[EngineAddress]:
         """One slot of the engine that failed least and waited longest; given back on leaving.

@@ -1,0 +1,55 @@
+"""Phone numbers as they may be written down.
+
+A hash without a key hides nothing: there are so few phone numbers that all of them can be tried. So the hash
+is keyed, with a key of this installation; the same caller has the same hash in every call, and nobody without
+the key can tell who that is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+KEPT_DIGITS = 4
+"""Of a number, at its end: enough to tell two callers apart, too few to call one."""
+
+HASH_BYTES = 8
+
+LONGEST = 64
+"""Characters: E.164 has 15 digits, a SIP address more; the rest is nobody's number."""
+
+
+class Form(StrEnum):
+    """How a number is written."""
+
+    MASKED = "masked"
+    HASHED = "hashed"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Writes numbers in one form.
+
+    Args:
+        form: Which.
+        key: Of the hash; at most 64 bytes.
+    """
+
+    form: Form = Form.MASKED
+    key: bytes = b""
+
+    def __call__(self, number: str) -> str:
+        """The number, as it may be written; empty for none."""
+        number = "".join(each if each.isprintable() else "?" for each in number[:LONGEST])
+        if not number:
+            return ""
+        match self.form:
+            case Form.MASKED:
+                hidden = max(0, len(number) - KEPT_DIGITS)
+                return "*" * hidden + (number[hidden:] if hidden else "*" * len(number))
+            case Form.HASHED:
+                return hashlib.blake2b(number.encode(), key=self.key, digest_size=HASH_BYTES).hexdigest()
+            case Form.FULL:
+                return number

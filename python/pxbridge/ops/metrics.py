@@ -1,0 +1,277 @@
+"""Metrics for Prometheus: what happens in calls as counters and histograms, and the engines as they are now.
+
+Names, units and labels follow Prometheus' conventions: base units, ``_total`` on counters, and only labels
+whose values are few and known beforehand. No call, no number and no stranger's text ever is a label; an
+engine's name is, as engines stand in the settings.
+
+Counters of sound grow while a call goes on (`Kind.COUNTERS`), not only at its end: an hour's call that goes
+badly is to be seen in its first minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+import pxbridge
+from pxbridge.calls import delay
+from pxbridge.calls.events import Kind
+from pxbridge.calls.summary import outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+    from prometheus_client.metrics_core import Metric
+
+    from pxbridge.calls.call import CallRecord
+    from pxbridge.calls.events import Event
+
+SETUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0)
+"""A warm session's 300 ms, a cold one's prompts of some seconds, and the time that a handshake may take."""
+
+DELAY_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0)
+"""From a packet to what ends a conversation; ITU-T G.114 calls 0.15 s good and 0.4 s the limit, one way."""
+
+STEP_BUCKETS_S = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.16, 0.24, 0.5, 1.0)
+"""The model has 80 ms for a step: beyond that it falls behind."""
+
+LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Above 20 ms, a packet, calls begin to notice."""
+
+DURATION_BUCKETS_S = (5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+
+LAG_EVERY_S = 0.25
+
+DIRECTIONS = {"uplink": "to_engine", "downlink": "to_phone"}
+
+
+class Engines(Protocol):
+    """What is asked of the pool."""
+
+    def snapshot(self) -> Mapping[str, Mapping[str, int]]:
+        """For each engine, by name: how many of its slots are in which state."""
+        ...
+
+
+class Metrics:
+    """Watches calls and keeps what Prometheus scrapes.
+
+    Args:
+        engines: The pool; asked when scraped.
+        waiting: How many calls wait for an engine; asked when scraped.
+    """
+
+    def __init__(self, engines: Engines | None = None, waiting: Callable[[], int] = lambda: 0) -> None:
+        self.registry = CollectorRegistry()
+        self._engines = engines
+        self._waiting = waiting
+        self._totals: list[tuple[str, str, Callable[[], float]]] = []
+        self._live = 0
+        self._waited: dict[int, dict[str, dict[str, float]]] = {}
+        """What each live call's counters were when they were last counted, by the record's identity."""
+        registry = self.registry
+        ProcessCollector(registry=registry)
+        self._calls = Counter(
+            "pxbridge_calls", "Calls that have ended, by what became of them.", ["outcome"], registry=registry
+        )
+        self._setup = Histogram(
+            "pxbridge_call_setup_seconds",
+            "From Exotel's start to a prompted engine.",
+            buckets=SETUP_BUCKETS_S,
+            registry=registry,
+        )
+        self._first_audio = Histogram(
+            "pxbridge_call_first_audio_seconds",
+            "From Exotel's start to the agent's first audio at the caller's ear.",
+            buckets=SETUP_BUCKETS_S,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "pxbridge_call_duration_seconds",
+            "How long calls lasted.",
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self._mouth_to_ear = Histogram(
+            "pxbridge_call_mouth_to_ear_seconds",
+            "From the caller's mouth to the answer at the caller's ear, without the networks; each second of "
+            "a call counts once.",
+            buckets=DELAY_BUCKETS_S,
+            registry=registry,
+        )
+        self._delay = Histogram(
+            "pxbridge_call_delay_seconds",
+            "The parts of that delay; each second of a call counts once.",
+            ["part"],
+            buckets=DELAY_BUCKETS_S,
+            registry=registry,
+        )
+        self._step = Histogram(
+            "pxbridge_engine_step_seconds",
+            "From a frame's last sample sent to an engine to its answer; sampled every second of a call.",
+            buckets=STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self._engine_failures = Counter(
+            "pxbridge_engine_failures",
+            "Engines that did not come up for a call, or were lost in one.",
+            ["phase"],
+            registry=registry,
+        )
+        self._holes = Counter(
+            "pxbridge_holes",
+            "How often the engine's audio was missing when it was to be played.",
+            registry=registry,
+        )
+        self._stalls = Counter("pxbridge_stalls", "How often a phone's audio was missing.", registry=registry)
+        self._inserted = Counter(
+            "pxbridge_inserted_seconds",
+            "Audio that one side did not send and the other got.",
+            ["direction", "how"],
+            registry=registry,
+        )
+        self._removed = Counter(
+            "pxbridge_removed_seconds",
+            "Audio that one side sent and the other did not get.",
+            ["direction", "how"],
+            registry=registry,
+        )
+        self._messages = Counter("pxbridge_media_messages", "Media messages from phones.", registry=registry)
+        self._malformed = Counter(
+            "pxbridge_malformed_messages", "Messages from phones that were damaged.", registry=registry
+        )
+        self._lag = Histogram(
+            "pxbridge_event_loop_lag_seconds",
+            "How late the event loop runs what is due.",
+            buckets=LAG_BUCKETS_S,
+            registry=registry,
+        )
+        for part in delay.PARTS:
+            self._delay.labels(part.name)
+        for phase in ("setup", "call"):
+            self._engine_failures.labels(phase)
+        for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
+            for direction, names in table.items():
+                for name in names:
+                    counter.labels(DIRECTIONS[direction], name)
+        registry.register(_Now(self))
+
+    def __call__(self, record: CallRecord, event: Event) -> None:
+        """Counts an event."""
+        match event.kind:
+            case Kind.STARTED:
+                self._live += 1
+                self._waited[id(record)] = {}
+            case Kind.LIVE:
+                if record.started_s is not None and record.live_s == event.at_s:
+                    self._setup.observe(record.live_s - record.started_s)
+            case Kind.COUNTERS:
+                self._count(record)
+                self._sample(record)
+            case Kind.ENGINE_FAILED:
+                self._engine_failures.labels("setup").inc()
+            case Kind.ENGINE_LOST:
+                self._engine_failures.labels("call").inc()
+            case Kind.ENDED:
+                self._end(record)
+
+    def count(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """Adds a counter that somebody else keeps: ``NAME_total``, asked when scraped."""
+        self._totals.append((name, about, value))
+
+    def scrape(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    @contextlib.asynccontextmanager
+    async def watching_loop(self) -> AsyncIterator[None]:
+        """Measures the event loop's lag while the block runs."""
+        task = asyncio.create_task(self._watch_loop(), name="loop lag")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            self._lag.observe(max(0.0, loop.time() - due_s))
+
+    def _sample(self, record: CallRecord) -> None:
+        parts = delay.parts_s(record.stats)
+        if record.live_s is None:
+            return
+        if "engine" in parts:
+            self._step.observe(parts["engine"])
+        if len(parts) == len(delay.PARTS):
+            self._mouth_to_ear.observe(sum(parts.values()))
+            for name, value in parts.items():
+                self._delay.labels(name).observe(value)
+
+    def _count(self, record: CallRecord) -> None:
+        """Adds what the call's counters grew by."""
+        before = self._waited.get(id(record))
+        if before is None:
+            return
+
+        def growth(direction: str, name: str) -> float:
+            now = record.stats.get(direction, {}).get(name) or 0.0
+            return max(0.0, now - (before.get(direction, {}).get(name) or 0.0))
+
+        self._holes.inc(growth("downlink", "holes"))
+        self._stalls.inc(growth("uplink", "stalls"))
+        self._messages.inc(growth("uplink", "messages"))
+        self._malformed.inc(growth("uplink", "malformed"))
+        for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
+            for direction, names in table.items():
+                for name in names:
+                    if samples := growth(direction, name):
+                        counter.labels(DIRECTIONS[direction], name).inc(samples / record.rate_hz)
+        self._waited[id(record)] = record.stats
+
+    def _end(self, record: CallRecord) -> None:
+        self._calls.labels(outcome(record)).inc()
+        self._duration.observe(record.ended_s - record.opened_s)
+        if id(record) not in self._waited:
+            return  # it never started
+        self._count(record)
+        del self._waited[id(record)]
+        self._live -= 1
+        self._malformed.inc(record.malformed)
+        first_audio_s = delay.first_audio_s(record.stats, record.started_s)
+        if first_audio_s is not None:
+            self._first_audio.observe(max(0.0, first_audio_s))
+
+
+class _Now:
+    """What is asked when scraped."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        info = GaugeMetricFamily("pxbridge_info", "Which pxbridge this is.", labels=["version"])
+        info.add_metric([pxbridge.__version__], 1)
+        yield info
+        yield GaugeMetricFamily("pxbridge_live_calls", "Calls that go on now.", value=metrics._live)
+        yield GaugeMetricFamily(
+            "pxbridge_waiting_calls", "Calls that wait for an engine.", value=metrics._waiting()
+        )
+        if metrics._engines is not None:
+            slots = GaugeMetricFamily(
+                "pxbridge_engine_slots", "Engines' slots, by their state.", labels=["engine", "state"]
+            )
+            for engine, states in metrics._engines.snapshot().items():
+                for state, count in states.items():
+                    slots.add_metric([engine, state], count)
+            yield slots
+        for name, about, value in metrics._totals:
+            yield CounterMetricFamily(name, about, value=value())

@@ -1,0 +1,152 @@
+"""All that watches the calls of a process, put together from its settings.
+
+None of it may cost a call. What cannot work because a setting is wrong stops the start; what cannot work
+because of a default (the usual port is taken, the usual folder cannot be written) is said in the log and done
+without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from pxbridge.calls.ledger import Ledger
+from pxbridge.calls.numbers import Form, Numbers
+from pxbridge.console.server import Console, serve
+from pxbridge.errors import ConfigError
+from pxbridge.ops.logs import CallLog
+from pxbridge.ops.metrics import Metrics
+from pxbridge.settings import is_loopback, state_folder, variable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from pxbridge.calls.call import Call
+    from pxbridge.calls.events import Watcher
+    from pxbridge.ops.logs import Writer
+    from pxbridge.ops.metrics import Engines
+    from pxbridge.settings import Loaded
+
+log = logging.getLogger("pxbridge")
+
+KEY_FILE = "numbers.key"
+KEY_BYTES = 32
+
+
+class Watch:
+    """What watches calls.
+
+    Attributes:
+        metrics: What Prometheus scrapes.
+        watchers: Told everything that happens in every call.
+        attendants: Make a watcher for each call.
+    """
+
+    def __init__(self, metrics: Metrics, ledger: Ledger, loaded: Loaded) -> None:
+        self.metrics = metrics
+        self.watchers: list[Watcher] = [metrics, ledger]
+        self.attendants: list[Callable[[Call], Watcher]] = []
+        self._ledger = ledger
+        self._loaded = loaded
+
+    @contextlib.asynccontextmanager
+    async def console(self, not_ready: Callable[[], Sequence[str]]) -> AsyncIterator[str | None]:
+        """Serves the console while the block runs, if it is wanted; gives its URL.
+
+        Args:
+            not_ready: Reasons why no call can be taken now.
+
+        Raises:
+            ConfigError: It would be open to the network for everybody, or cannot listen where it was told to.
+        """
+        settings, origins = self._loaded.settings, self._loaded.origins
+        if settings.console_port == 0:
+            yield None
+            return
+        logins = [login.get_secret_value() for login in settings.console_credentials]
+        console = Console(self.metrics.scrape, self._ledger.calls, not_ready, logins)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                port = await stack.enter_async_context(
+                    serve(console, settings.console_host, settings.console_port)
+                )
+            except OSError as error:
+                name = "console_port" if "console_port" in origins else "console_host"
+                problem = f"cannot listen on {settings.console_host} port {settings.console_port}: "
+                problem += error.strerror or str(error)
+                if name in origins:
+                    raise ConfigError(*origins[name], problem) from None
+                log.warning("the console %s; there is none in this process", problem)
+                yield None
+                return
+            yield f"http://{settings.console_host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def watching(
+    loaded: Loaded, environ: Mapping[str, str], engines: Engines, writer: Writer
+) -> AsyncIterator[Watch]:
+    """Watches calls while the block runs.
+
+    Args:
+        loaded: The settings.
+        environ: The environment's variables: where the state folder is.
+        engines: The pool.
+        writer: Of the log.
+
+    Raises:
+        ConfigError: Something that was asked for cannot be had.
+    """
+    settings = loaded.settings
+    folder = state_folder(settings, environ)
+    key = b""
+    for name in ("log_numbers", "record_numbers"):
+        if getattr(settings, name) is Form.HASHED:
+            key = _number_key(folder, loaded.origins[name])
+    metrics = Metrics(engines)
+    metrics.count("pxbridge_log_lines_dropped", "Log lines that nobody read in time.", lambda: writer.dropped)
+    numbers = Numbers(settings.record_numbers, key)
+    watch = Watch(metrics, Ledger(numbers, asyncio.get_running_loop().time), loaded)
+    watch.watchers.append(CallLog(Numbers(settings.log_numbers, key)))
+    async with metrics.watching_loop():
+        yield watch
+
+
+def check_console(loaded: Loaded) -> None:
+    """Refuses a console that the network could reach without a login.
+
+    Raises:
+        ConfigError: It could.
+    """
+    settings = loaded.settings
+    if settings.console_port and not settings.console_credentials and not is_loopback(settings.console_host):
+        raise ConfigError(
+            *loaded.origins["console_host"],
+            f"{settings.console_host} is open to the network and the console asks for no login; "
+            f"set {variable('console_credentials')}, or listen on 127.0.0.1",
+        )
+
+
+def _number_key(folder: Path, origin: tuple[str, str]) -> bytes:
+    """The key of hashed numbers, made when it is first needed."""
+    file = folder / KEY_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as new:
+                new.write(os.urandom(KEY_BYTES))
+        key = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            *origin, f"cannot keep the key of hashed numbers in {file}: {error.strerror}"
+        ) from None
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            *origin, f"{file} is not a key of {KEY_BYTES} bytes; remove it and a new one is made"
+        )
+    return key

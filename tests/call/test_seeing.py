@@ -1,0 +1,162 @@
+"""What an operator sees of whole calls: in the metrics, on the console, in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.call.rig import bridge, speech
+from tests.virtual_time import run
+
+from pxbridge.calls.delay import PARTS
+from pxbridge.calls.ledger import Ledger
+from pxbridge.calls.numbers import Numbers
+from pxbridge.exotel.phone import Line, Script
+from pxbridge.listening import listen
+from pxbridge.ops.logs import CallLog, logging_to
+from pxbridge.ops.metrics import Metrics
+from pxbridge.personaplex import faults
+from pxbridge.personaplex.rehearsal import Mode
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pxbridge.exotel.phone import Phone
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Each sample by its name and labels, as Prometheus writes them."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.scrape().decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def test_a_call_is_counted_with_its_times_and_delays() -> None:
+    metrics = Metrics()
+
+    async def main() -> Phone:
+        async with bridge(prompt_s=0.6, watchers=[metrics]) as b:
+            phone = await b.call(Script(speech(), speak_at_s=2.0, hang_up_at_s=9.0), Line(chunk_ms=20))
+            await b.record()
+            return phone
+
+    phone = run(main())
+    told = samples(metrics)
+    assert told["pxbridge_calls_total{outcome=completed}"] == 1
+    assert told["pxbridge_live_calls"] == 0
+    assert told["pxbridge_call_setup_seconds_sum"] == pytest.approx(0.6, abs=0.1)
+    assert told["pxbridge_call_duration_seconds_sum"] == pytest.approx(9.0, abs=0.2)
+    assert told["pxbridge_call_first_audio_seconds_sum"] == pytest.approx(
+        phone.player.first_audio_s or 0.0, abs=1.5
+    )
+    assert told["pxbridge_call_mouth_to_ear_seconds_count"] >= 6
+    assert told["pxbridge_engine_step_seconds_sum"] / told["pxbridge_engine_step_seconds_count"] < 0.08
+    assert {part.name for part in PARTS} == {
+        re.findall(r"part=(\w+)", name)[0]
+        for name in told
+        if name.startswith("pxbridge_call_delay_seconds_sum")
+    }
+
+
+@pytest.mark.parametrize("chunk_ms", [20, 100])
+def test_the_estimated_delay_is_what_a_caller_measures(chunk_ms: int) -> None:
+    async def main() -> tuple[Phone, float]:
+        async with bridge() as b:
+            phone = await b.call(Script(speech(), speak_at_s=1.0, hang_up_at_s=7.0), Line(chunk_ms=chunk_ms))
+            return phone, (await b.record()).delay.usual_s() or 0.0
+
+    phone, estimate_s = run(main())
+    measured_s = listen(phone.said, phone.player.heard, 8000).delay_s()
+    assert measured_s is not None
+    assert estimate_s == pytest.approx(measured_s, abs=0.05)
+
+
+def test_what_goes_wrong_is_counted_while_the_call_goes_on() -> None:
+    metrics = Metrics()
+
+    async def main() -> dict[str, float]:
+        async with bridge((faults.Stalls(after_steps=25, for_s=0.6),), watchers=[metrics]) as b:
+            call = asyncio.create_task(b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=9.0)))
+            await asyncio.sleep(7.0)
+            told = samples(metrics)
+            await call
+            await b.record()
+            return told
+
+    told = run(main())
+    assert told["pxbridge_live_calls"] == 1
+    assert told["pxbridge_holes_total"] >= 1
+    assert told["pxbridge_inserted_seconds_total{direction=to_phone,how=noise}"] > 0.1
+    after = samples(metrics)
+    assert after["pxbridge_live_calls"] == 0
+    assert after["pxbridge_holes_total"] >= told["pxbridge_holes_total"]
+
+
+def test_outcomes_are_told_apart() -> None:
+    metrics = Metrics()
+
+    async def main() -> None:
+        async with bridge((faults.RefusesUpgrade(),), watchers=[metrics]) as b:
+            await b.call(Script(hang_up_at_s=3.0))
+            await b.record()
+        async with bridge(prompt_s=5.0, watchers=[metrics]) as b:
+            await b.call(Script(hang_up_at_s=1.0))
+            await b.record()
+
+    run(main())
+    told = samples(metrics)
+    assert told["pxbridge_calls_total{outcome=engine_failed}"] == 1
+    assert told["pxbridge_calls_total{outcome=abandoned}"] == 1
+    assert told["pxbridge_engine_failures_total{phase=setup}"] >= 1
+
+
+def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
+    async def main() -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
+        ledger = Ledger(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
+        async with bridge(watchers=[ledger]) as b:
+            call = asyncio.create_task(b.call(Script(hang_up_at_s=4.0), Line(call_sid="one")))
+            await asyncio.sleep(2.5)
+            during = ledger.calls()
+            await call
+            await b.record()
+            return during, ledger.calls()
+
+    during, after = run(main())
+    assert [call["call"] for call in during["live"]] == ["one"]
+    assert during["live"][0]["outcome"] == "live"
+    assert during["live"][0]["began_at"] == pytest.approx(997.5, abs=0.2)
+    assert during["recent"] == [] and after["live"] == []
+    assert after["recent"][0]["outcome"] == "completed"
+    assert json.loads(json.dumps(after)) == after
+
+
+def test_nothing_private_is_in_logs_or_metrics() -> None:
+    """Not a caller's number, not a prompt, not what was said, not the keys pressed, no payload."""
+    metrics, stream = Metrics(), io.StringIO()
+    line = Line(
+        from_number="+919876501234",
+        to_number="+918041119999",
+        custom_parameters={"text_prompt": "You know the vault's code", "pin": "0815-4711"},
+        dtmf=((1.0, "7"), (1.2, "3")),
+    )
+
+    async def main() -> None:
+        with logging_to(stream, "info", "json"):
+            async with bridge(mode=Mode.PARROT, watchers=[metrics, CallLog(Numbers())]) as b:
+                await b.call(Script(speech(), hang_up_at_s=12.0), line)
+                assert "something" in "".join((await b.record()).words)
+
+    run(main())
+    text = stream.getvalue() + metrics.scrape().decode()
+    assert "call ended" in text
+    for private in ("9876501234", "8041119999", "vault", "0815-4711", "something", '"7"', "payload"):
+        assert private not in text, private
+    assert not re.search(r"[A-Za-z0-9+/]{200}", text), "a payload"

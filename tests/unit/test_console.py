@@ -1,0 +1,78 @@
+"""The console's door: who may ask, and what is answered."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from pxbridge.console.server import Console, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CALLS: dict[str, list[dict[str, Any]]] = {"live": [{"call": "c1"}], "recent": []}
+
+
+@asynccontextmanager
+async def console(*logins: str, reasons: tuple[str, ...] = ()) -> AsyncIterator[aiohttp.ClientSession]:
+    door = Console(lambda: b"pxbridge_live_calls 1.0\n", lambda: CALLS, lambda: reasons, logins)
+    async with (
+        serve(door, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        yield session
+
+
+async def test_metrics_and_calls_are_told() -> None:
+    async with console() as session:
+        async with session.get("/metrics") as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            assert await answer.text() == "pxbridge_live_calls 1.0\n"
+        async with session.get("/api/calls") as answer:
+            assert await answer.json() == CALLS
+        async with session.get("/exotel") as answer:
+            assert answer.status == 404
+        async with session.post("/api/calls") as answer:
+            assert answer.status == 405
+
+
+async def test_readiness_comes_with_its_reasons() -> None:
+    async with console(reasons=("no engine works", "draining")) as session:
+        async with session.get("/livez") as answer:
+            assert answer.status == 200
+        async with session.get("/readyz") as answer:
+            assert (answer.status, await answer.text()) == (503, "no engine works\ndraining\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (None, 401),
+        ("Basic " + base64.b64encode(b"ann:wrong").decode(), 401),
+        ("Basic not base64", 401),
+        ("Bearer x", 401),
+        ("Basic " + base64.b64encode(b"ann:right").decode(), 200),
+        ("basic " + base64.b64encode("böb:räd".encode()).decode(), 200),
+    ],
+)
+async def test_with_logins_everything_but_health_asks_for_one(given: str | None, status: int) -> None:
+    headers = {"Authorization": given} if given else {}
+    async with console("ann:right", "böb:räd") as session:
+        for path in ("/metrics", "/api/calls", "/nothing"):
+            async with session.get(path, headers=headers) as answer:
+                assert answer.status == (404 if path == "/nothing" and status == 200 else status)
+        async with session.get("/livez") as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:5051", 200), ("[::1]:5051", 200), ("evil.example", 403), ("", 403)]
+)
+async def test_without_logins_no_web_page_reaches_it_by_a_name_of_its_own(host: str, status: int) -> None:
+    async with console() as session, session.get("/api/calls", headers={"Host": host}) as answer:
+        assert answer.status == status

@@ -1,0 +1,124 @@
+"""Log lines: for machines, for people, with a call's ids, and never in a voice's way."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from pxbridge.calls.call import CallRecord, Ending, Party
+from pxbridge.calls.events import CURRENT_CALL, Event, Kind
+from pxbridge.calls.numbers import Form, Numbers
+from pxbridge.ops import logs
+from pxbridge.ops.logs import CallLog, Format, logging_to
+
+CALLER = "+919876543210"
+
+
+def lines(form: Format = "json", level: str = "info", **more: Any) -> list[str]:
+    """What is written of one call."""
+    stream = io.StringIO()
+    with logging_to(stream, level, form):
+        tell(CallLog(Numbers(**more)))
+    return stream.getvalue().splitlines()
+
+
+def tell(log_call: CallLog) -> None:
+    record = CallRecord(call_id="c1", stream_sid="s1", caller=CALLER, called="+918000000000", opened_s=1.0)
+    record.started_s, record.rate_hz, record.persona = 1.1, 8000, "nurse"
+    log_call(record, Event(Kind.STARTED, 1.1, {"caller": CALLER, "called": "", "custom": {"pin": "4711"}}))
+    log_call(record, Event(Kind.KEY, 2.0, {"digit": "7"}))
+    log_call(record, Event(Kind.WORDS, 2.0, {"text": "your secret"}))
+    record.ended_s, record.ending = 9.0, Ending(Party.PHONE, "stop")
+    log_call(record, Event(Kind.ENDED, 9.0, {"by": "phone", "reason": "stop"}))
+
+
+def test_every_line_of_a_call_carries_its_ids_and_is_json() -> None:
+    told = [json.loads(line) for line in lines()]
+    assert [line["event"] for line in told] == ["call started", "key pressed", "call ended"]
+    assert all((line["call"], line["stream"]) == ("c1", "s1") for line in told)
+    assert all({"timestamp", "level", "logger"} <= line.keys() for line in told)
+
+
+def test_the_last_line_of_a_call_sums_it_up() -> None:
+    last = json.loads(lines()[-1])
+    assert (last["outcome"], last["ended_by"], last["duration_s"]) == ("abandoned", "phone", 8.0)
+    assert last["persona"] == "nurse"
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_neither_numbers_nor_keys_nor_words_are_logged(form: Format) -> None:
+    text = "\n".join(lines(form, "debug"))
+    assert CALLER not in text and CALLER[-4:] in text
+    assert "4711" not in text and "your secret" not in text and "digit" not in text
+
+
+def test_a_number_is_written_in_the_form_that_was_set() -> None:
+    assert Numbers()(CALLER) == "*********3210"
+    assert Numbers()("911") == "***"
+    assert Numbers(Form.FULL)(CALLER) == CALLER
+    hashed = Numbers(Form.HASHED, b"one key")
+    assert hashed(CALLER) == hashed(CALLER) != hashed(CALLER[:-1])
+    assert hashed(CALLER) != Numbers(Form.HASHED, b"another key")(CALLER)
+    assert CALLER[-4:] not in hashed(CALLER)
+    assert Numbers()("") == ""
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_a_stranger_cannot_write_lines_of_his_own(form: Format) -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info", form):
+        record = CallRecord(call_id="x\n2026-01-01 all is well\x1b[2J")
+        CallLog(Numbers())(record, Event(Kind.NOTE, 0.0, {"text": "he said \r\n\x1b[31mfoo"}))
+    text = stream.getvalue()
+    assert text.count("\n") == 1 and text.endswith("\n")
+    assert "\x1b" not in text and "\r" not in text
+
+
+async def test_lines_of_a_calls_tasks_carry_its_ids_without_being_told() -> None:
+    stream = io.StringIO()
+
+    async def in_the_call() -> None:
+        logging.getLogger("pxbridge.elsewhere").warning("something")
+
+    with logging_to(stream, "info", "json"):
+        CURRENT_CALL.set(CallRecord(call_id="c2"))
+        await asyncio.create_task(in_the_call())
+        CURRENT_CALL.set(None)
+        await asyncio.create_task(in_the_call())
+    inside, outside = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert inside["call"] == "c2"
+    assert "call" not in outside
+
+
+def test_a_reader_that_stops_reading_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(io.StringIO):
+        free = threading.Event()
+
+        def write(self, text: str) -> int:
+            self.free.wait()
+            return super().write(text)
+
+    monkeypatch.setattr(logs, "LINES_WAITING", 100)
+    stream = Stuck()
+    with logging_to(stream, "info", "json") as writer:
+        for number in range(1000):
+            logging.getLogger("pxbridge").info("line %d", number)
+        assert writer.dropped >= 899
+        stream.free.set()
+    assert len(stream.getvalue().splitlines()) == 1000 - writer.dropped
+
+
+def test_an_exception_is_told_whole() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info", "json"):
+        try:
+            raise ValueError("so it is")
+        except ValueError:
+            logging.getLogger("pxbridge").exception("it failed")
+    assert "ValueError: so it is" in json.loads(stream.getvalue())["exception"]
