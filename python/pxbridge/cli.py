@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # The commands beside serving, and what `--help` says of them.
 COMMANDS = {
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
+    "calls": "list the calls there were, or show one: what happened, what the agent said, how late it was",
     "token": "print a URL with a signed token in its path, which lets calls in without a password",
 }
 

@@ -397,7 +397,7 @@ class Settings(BaseModel):
     )
     record_numbers: Annotated[NumberForm, BeforeValidator(_lower), _NUMBER_FORM] = Field(
         default=NumberForm.MASKED,
-        description="How phone numbers stand on the console: as `log_numbers`.",
+        description="How phone numbers stand in the records of calls and on the console: as `log_numbers`.",
     )
     console_host: Annotated[str, BeforeValidator(_strip), Right("a host name or an address")] = Field(
         default="127.0.0.1",
@@ -417,8 +417,21 @@ class Settings(BaseModel):
     )
     state_dir: Annotated[Path | None, BeforeValidator(_folder), Right("the path of a folder")] = Field(
         default=None,
-        description="Folder for what the bridge keeps. None: $STATE_DIRECTORY, which "
+        description="Folder for the records of calls and for recordings. None: $STATE_DIRECTORY, which "
         "systemd sets, else `pxbridge` in $XDG_STATE_HOME, else ~/.local/state/pxbridge.",
+    )
+    keep_records: Annotated[bool, Right("true or false")] = Field(
+        default=True,
+        description="Keep a record of each call in the state folder: `pxbridge calls` shows them.",
+    )
+    keep_days: Annotated[float, Right("a number of days above 0, up to 36500")] = Field(
+        default=90.0, gt=0, le=36_500, description="Records and recordings older than this are deleted."
+    )
+    keep_mb: Annotated[int, Right("a whole number from 1 to 100000000")] = Field(
+        default=2000,
+        ge=1,
+        le=100_000_000,
+        description="The oldest are deleted too when records and recordings together are larger, in MB.",
     )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.console.server import Console, serve
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pxbridge")
 
+DAY_S = 86_400.0
 KEY_FILE = "numbers.key"
 KEY_BYTES = 32
 
@@ -112,7 +115,20 @@ async def watching(
     numbers = Numbers(settings.record_numbers, key)
     watch = Watch(metrics, Ledger(numbers, asyncio.get_running_loop().time), loaded)
     watch.watchers.append(CallLog(Numbers(settings.log_numbers, key)))
-    async with metrics.watching_loop():
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(metrics.watching_loop())
+        if settings.keep_records:
+            keeper = Keeper(
+                folder, numbers, keep_s=settings.keep_days * DAY_S, keep_bytes=settings.keep_mb * 1_000_000
+            )
+            stack.push_async_callback(asyncio.to_thread, keeper.close)
+            watch.watchers.append(keeper)
+            for name, about in (
+                ("written", "Rows written of the records of calls."),
+                ("dropped", "Rows of the records of calls that could not be written."),
+                ("errors", "Times that writing the records of calls failed."),
+            ):
+                metrics.count(f"pxbridge_records_{name}", about, partial(getattr, keeper, name))
         yield watch
 
 

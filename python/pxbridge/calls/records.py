@@ -1,0 +1,307 @@
+"""The records of calls: a SQLite database, its schema and what is asked of it.
+
+A call has a row from its `start` on, which its end completes, its events, and the agent's words with their
+times. The schema is a list of steps (`MIGRATIONS`); how many of them a file has been through stands in its
+``user_version``. Steps are added at the end and never changed, so that every older file can be brought
+forward.
+
+Readers and the one writer (`pxbridge.calls.keeper`) go at it at the same time, in other processes too: it is
+in WAL mode, in which neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pxbridge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+FILE = "calls.db"
+RECORDINGS = "recordings"
+"""The folder beside it."""
+
+BUSY_S = 1.0
+"""So long one process waits for another's transaction; ours take milliseconds."""
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE calls (
+        key TEXT PRIMARY KEY,         -- ours: two connections may carry the same call
+        call TEXT NOT NULL,           -- Exotel's CallSid
+        stream TEXT NOT NULL,
+        process INTEGER NOT NULL,     -- of the bridge: a call without an end may go on there
+        began_at REAL NOT NULL,       -- seconds since the epoch
+        ended_at REAL,
+        caller TEXT NOT NULL,         -- in the form that was set
+        called TEXT NOT NULL,
+        persona TEXT NOT NULL,
+        engine TEXT NOT NULL,         -- the last one
+        outcome TEXT NOT NULL,        -- pxbridge.calls.summary.outcome
+        ended_by TEXT,
+        reason TEXT,
+        duration_s REAL,
+        setup_s REAL,
+        first_audio_s REAL,
+        mouth_to_ear_s REAL,          -- the median
+        mouth_to_ear_p95_s REAL,
+        holes INTEGER,
+        figures TEXT NOT NULL,        -- JSON: pxbridge.calls.summary.summary
+        counters TEXT NOT NULL        -- JSON: Call.stats
+    );
+    CREATE INDEX calls_by_time ON calls (began_at);
+    CREATE INDEX calls_by_id ON calls (call);
+    CREATE TABLE events (
+        key TEXT NOT NULL,
+        at_s REAL NOT NULL,           -- since the call began
+        kind TEXT NOT NULL,
+        detail TEXT NOT NULL          -- JSON
+    );
+    CREATE INDEX events_by_call ON events (key, at_s);
+    CREATE TABLE words (
+        key TEXT NOT NULL,
+        at_s REAL NOT NULL,
+        text TEXT NOT NULL
+    );
+    CREATE INDEX words_by_call ON words (key, at_s);
+    """,
+    """
+    ALTER TABLE calls ADD COLUMN recording TEXT;  -- the file's name in the folder of recordings
+    """,
+)
+
+COLUMNS = (
+    "key", "call", "stream", "process", "began_at", "ended_at", "caller", "called", "persona", "engine",
+    "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
+    "mouth_to_ear_p95_s", "holes", "figures", "counters",
+)  # fmt: skip
+"""What the keeper writes of a call."""
+
+PUT_CALL = (
+    f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join(':' + name for name in COLUMNS)}) "  # noqa: S608
+    f"ON CONFLICT (key) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
+)
+PUT_EVENT = "INSERT INTO events (key, at_s, kind, detail) VALUES (:key, :at_s, :kind, :detail)"
+PUT_WORDS = "INSERT INTO words (key, at_s, text) VALUES (:key, :at_s, :text)"
+PUT_RECORDING = "UPDATE calls SET recording = :recording WHERE key = :key"
+
+CUT_OFF = "cut_off"
+"""The outcome of a call whose bridge died."""
+
+
+class TooNew(InputError):
+    """The database was made by a newer pxbridge."""
+
+
+def open_database(file: Path) -> sqlite3.Connection:
+    """Opens the database, makes it if there is none, and brings it forward if it is old.
+
+    Raises:
+        TooNew: It is of a newer version than this one knows; it is not touched.
+        sqlite3.Error: It cannot be opened or is none.
+        OSError: Its folder cannot be made.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        # SQLite's other files get the permissions of this one.
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    database = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        database.row_factory = sqlite3.Row
+        version = _version(database, file)
+        if version == 0:
+            database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        while version < len(MIGRATIONS):
+            with transaction(database):
+                # Another process may have been faster.
+                version = _version(database, file)
+                if version < len(MIGRATIONS):
+                    for statement in filter(str.strip, MIGRATIONS[version].split(";\n")):
+                        database.execute(statement)
+                    version += 1
+                    database.execute(f"PRAGMA user_version = {version}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextlib.contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing of what is executed in the block.
+
+    Raises:
+        sqlite3.Error: Nothing of it is written.
+    """
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # SQLite has already done so after some errors
+            database.execute("ROLLBACK")
+        raise
+
+
+def _version(database: sqlite3.Connection, file: Path) -> int:
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise TooNew(f"{file} was written by a newer pxbridge (version {version} of its schema)")
+    return version
+
+
+# Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which calls are wanted.
+
+    Args:
+        limit: At most so many, the newest.
+        since: Only those that began then or later, in seconds since the epoch.
+        outcome: Only those with this one.
+    """
+
+    limit: int = 20
+    since: float | None = None
+    outcome: str | None = None
+
+
+def find(database: sqlite3.Connection, query: Query) -> list[dict[str, Any]]:
+    """Calls, the newest first, each as `one` gives it, but without events and words."""
+    rows = database.execute(
+        "SELECT * FROM calls WHERE began_at >= :since AND (:outcome IS NULL OR outcome = :outcome) "
+        "ORDER BY began_at DESC LIMIT :limit",
+        {"since": query.since or 0.0, "outcome": query.outcome, "limit": query.limit},
+    )
+    return [_told(row) for row in rows]
+
+
+def one(database: sqlite3.Connection, name: str) -> dict[str, Any] | None:
+    """The newest call whose CallSid, or our key, begins with `name`; with its events and words."""
+    row = database.execute(
+        "SELECT * FROM calls WHERE call = :name OR key = :name "
+        "OR substr(call, 1, length(:name)) = :name OR substr(key, 1, length(:name)) = :name "
+        "ORDER BY call = :name DESC, key = :name DESC, began_at DESC LIMIT 1",
+        {"name": name},
+    ).fetchone()
+    if row is None or not name:
+        return None
+    told = _told(row)
+    told["counters"] = json.loads(row["counters"])
+    told["events"] = [
+        {"at_s": event["at_s"], "kind": event["kind"], **json.loads(event["detail"])}
+        for event in database.execute(
+            "SELECT * FROM events WHERE key = ? ORDER BY at_s, rowid", (row["key"],)
+        )
+    ]
+    told["words"] = [
+        {"at_s": words["at_s"], "text": words["text"]}
+        for words in database.execute("SELECT * FROM words WHERE key = ? ORDER BY at_s, rowid", (row["key"],))
+    ]
+    return told
+
+
+def _told(row: sqlite3.Row) -> dict[str, Any]:
+    columns = {name: row[name] for name in row.keys() if name not in ("figures", "counters")}  # noqa: SIM118
+    return {**columns, **{k: v for k, v in json.loads(row["figures"]).items() if k not in columns}}
+
+
+# Ageing
+
+
+def mark_cut_off(database: sqlite3.Connection, alive: set[int]) -> int:
+    """Gives an outcome to calls whose bridge died; returns how many there were.
+
+    Args:
+        database: The records.
+        alive: Processes that may still have calls.
+    """
+    open_calls = database.execute("SELECT key, process FROM calls WHERE ended_at IS NULL").fetchall()
+    dead = [(row["key"],) for row in open_calls if row["process"] not in alive]
+    with transaction(database):
+        database.executemany(
+            "UPDATE calls SET outcome = 'cut_off', ended_at = began_at + coalesce("
+            "(SELECT max(at_s) FROM events WHERE events.key = calls.key), 0) WHERE key = ?",
+            dead,
+        )
+    return len(dead)
+
+
+def delete(database: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Forgets calls."""
+    with transaction(database):
+        for table in ("words", "events", "calls"):
+            database.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])  # noqa: S608
+    database.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def keep(
+    database: sqlite3.Connection, recordings: Path, *, since: float, most_bytes: int
+) -> Mapping[str, int]:
+    """Deletes what is too old or too much: recordings first, which are the larger part, then records.
+
+    Args:
+        database: The records.
+        recordings: The folder of recordings.
+        since: Calls that began before it, in seconds since the epoch, are deleted with their recordings.
+        most_bytes: The oldest are deleted until records and recordings together are no larger.
+
+    Returns:
+        How many ``records`` and ``recordings`` were deleted.
+    """
+    gone: list[str] = [
+        row["key"]
+        for row in database.execute(
+            "SELECT key FROM calls WHERE began_at < ? AND ended_at IS NOT NULL", (since,)
+        )
+    ]
+    delete(database, gone)
+    files = sorted(_recordings(recordings))
+    total = _used_bytes(database) + sum(size for _, size, _ in files)
+    deleted_files = 0
+    for modified_at, size, path in files:
+        if modified_at >= since and total <= most_bytes:
+            break
+        path.unlink(missing_ok=True)
+        database.execute("UPDATE calls SET recording = NULL WHERE recording = ?", (path.name,))
+        total -= size
+        deleted_files += 1
+    deleted = len(gone)
+    while _used_bytes(database) > most_bytes:
+        oldest = database.execute(
+            "SELECT key FROM calls WHERE ended_at IS NOT NULL ORDER BY began_at LIMIT 100"
+        ).fetchall()
+        if not oldest:
+            break
+        delete(database, [row["key"] for row in oldest])
+        deleted += len(oldest)
+    return {"records": deleted, "recordings": deleted_files}
+
+
+def _used_bytes(database: sqlite3.Connection) -> int:
+    page, pages, free = (
+        int(database.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    return page * (pages - free)
+
+
+def _recordings(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each was last written to, its size, and it."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            about = path.stat()
+            yield about.st_mtime, about.st_size, path

@@ -1,0 +1,272 @@
+"""`pxbridge calls`: the records of calls, as tables for people or as JSON and CSV for programs.
+
+It reads the database beside a running bridge, or without one. What strangers wrote (ids, names) is printed as
+text, without control characters, and made harmless for spreadsheets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import sqlite3
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from pxbridge import settings
+from pxbridge.calls import delay, records
+from pxbridge.calls.records import Query
+from pxbridge.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+EXIT_UNKNOWN = 1
+
+EVERY = 1_000_000_000
+"""A limit that is none."""
+
+UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+CSV_COLUMNS = (
+    "key", "call", "stream", "began_at", "ended_at", "caller", "called", "persona", "engine", "rate_hz",
+    "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
+    "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "holes", "longest_hole_s",
+    "stalls", "longest_stall_s", "inserted_s", "removed_s", "malformed", "recording",
+)  # fmt: skip
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?[0-9.]+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what this command takes."""
+    parser.add_argument("show", nargs="?", choices=["show"], metavar="show", help="show one call")
+    parser.add_argument("id", nargs="?", metavar="ID", help="its CallSid, or the beginning of it")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--csv", action="store_true", help="as CSV")
+    parser.add_argument(
+        "--last",
+        type=int,
+        metavar="N",
+        help="so many, the newest first (default: 20; all for --csv and --json)",
+    )
+    parser.add_argument("--since", metavar="WHEN", help="since then: 90m, 12h, 7d, or 2026-01-31[T12:00]")
+    parser.add_argument(
+        "--outcome", metavar="WORD", help="only those that ended so: completed, no_engine, ..."
+    )
+    for name in ("--config", "--state-dir"):
+        parser.add_argument(name, default=None, help="as for the bridge itself")
+
+
+async def run(args: argparse.Namespace, console: Console) -> int:
+    """Prints what was asked for; returns the exit status.
+
+    Raises:
+        InputError: An argument or the database cannot be used.
+    """
+    if args.show and not args.id:
+        raise InputError("show which call? `pxbridge calls` lists them")
+    if args.show and args.csv:
+        raise InputError("one call is more than a line: --csv is for lists")
+    given = {name: value for name in ("config", "state_dir") if (value := getattr(args, name)) is not None}
+    loaded = settings.load(given, os.environ)
+    folder = settings.state_folder(loaded.settings, os.environ)
+    limit = args.last if args.last is not None else (EVERY if args.json or args.csv else Query().limit)
+    query = Query(limit, None if args.since is None else moment(args.since, time.time()), args.outcome)
+    file = folder / records.FILE
+    with contextlib.ExitStack() as stack:
+        database = _open(file, stack)
+        if args.show:
+            found = None if database is None else records.one(database, args.id)
+            return _show(found, args, console, folder)
+        calls = records.find(database, query) if database is not None else []
+    if args.json:
+        json.dump(calls, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    elif args.csv:
+        _write_csv(calls)
+    elif calls:
+        console.print(_table(calls))
+    else:
+        console.print(
+            f"no calls in {file}" if file.exists() else f"no calls yet: there is no {file}", markup=False
+        )
+    return 0
+
+
+def moment(text: str, now: float) -> float:
+    """When `text` was, in seconds since the epoch: so long before `now`, or a date in local time.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mhdw])", text):
+        return now - float(found[1]) * UNITS_S[found[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise InputError(
+            f"--since {text!r} is neither like 90m, 12h or 7d nor a date like 2026-01-31"
+        ) from None
+
+
+def plain(value: object) -> str:
+    """A value as text that paints no terminal."""
+    text = "" if value is None else str(value)
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def cell(value: object) -> object:
+    """A value as a spreadsheet may have it: text that it would take for a formula gets a quote before it."""
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return "'" + value
+    return value
+
+
+def _open(file: Path, stack: contextlib.ExitStack) -> sqlite3.Connection | None:
+    if not file.exists():
+        return None
+    try:
+        return stack.enter_context(contextlib.closing(records.open_database(file)))
+    except (sqlite3.Error, OSError) as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def _write_csv(calls: Iterable[Mapping[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows([cell(call.get(name)) for name in CSV_COLUMNS] for call in calls)
+
+
+def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = (
+        "began",
+        "call",
+        "caller",
+        "persona",
+        "lasted",
+        "outcome",
+        "first audio",
+        "mouth to ear",
+        "holes",
+    )
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("lasted", "first audio", "holes") else "left")
+    for call in calls:
+        table.add_row(
+            *map(
+                Text,
+                (
+                    _when(call["began_at"]),
+                    plain(call["call"]),
+                    plain(call["caller"]),
+                    plain(call["persona"]),
+                    _lasted(call["duration_s"] if call["ended_at"] else None),
+                    plain(call["outcome"]),
+                    _seconds(call["first_audio_s"]),
+                    _delays(call),
+                    plain(call["holes"]),
+                ),
+            )
+        )
+    return table
+
+
+def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Console, folder: Path) -> int:
+    if call is None:
+        console.print(f"no call's id begins with {plain(args.id)}", markup=False)
+        return EXIT_UNKNOWN
+    if args.json:
+        json.dump(call, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return 0
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for title, text in _rows(call, folder):
+        grid.add_row(title, Text(text))
+    console.print(grid)
+    for title, lines in (
+        ("what happened", [(event["at_s"], _event(event)) for event in call["events"]]),
+        ("what the agent said", [(words["at_s"], plain(words["text"])) for words in call["words"]]),
+    ):
+        if lines:
+            console.print(f"\n{title}", style="bold")
+            for at_s, text in lines:
+                console.print(f"{at_s:8.1f} s  {text}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    ended = "goes on" if call["ended_at"] is None and call["outcome"] == "live" else call["outcome"]
+    if call["ended_by"]:
+        ended += f": by the {call['ended_by']}, {call['reason']}"
+    rows = [
+        ("call", call["call"]),
+        ("began", _when(call["began_at"])),
+        ("lasted", _lasted(call["duration_s"] if call["ended_at"] else None)),
+        ("ended", ended),
+        ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
+        ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}"),
+        ("set up in", _seconds(call["setup_s"])),
+        ("first audio", _seconds(call["first_audio_s"])),
+        ("mouth to ear", _delays(call)),
+    ]
+    parts = [
+        f"{part.title} {1e3 * value:.0f}"
+        for part in delay.PARTS
+        if (value := call.get(f"delay_{part.name}_s")) is not None
+    ]
+    if parts:
+        rows.append(("of which", ", ".join(parts) + " ms"))
+    rows.append(
+        (
+            "sound",
+            f"{call.get('holes') or 0} holes, the longest {1e3 * (call.get('longest_hole_s') or 0):.0f} ms; "
+            f"{call.get('stalls') or 0} stalls of the phone; {call.get('inserted_s') or 0:.2f} s put in, "
+            f"{call.get('removed_s') or 0:.2f} s taken out",
+        )
+    )
+    if call["recording"]:
+        rows.append(("recording", str(folder / records.RECORDINGS / call["recording"])))
+    return [(title, plain(text)) for title, text in rows]
+
+
+def _event(event: Mapping[str, Any]) -> str:
+    detail = {name: value for name, value in event.items() if name not in ("at_s", "kind")}
+    told = ", ".join(f"{name} {value}" for name, value in detail.items())
+    return plain(f"{event['kind']}: {told}" if told else event["kind"])
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _lasted(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
+def _delays(call: Mapping[str, Any]) -> str:
+    if call["mouth_to_ear_s"] is None:
+        return "-"
+    return f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f})"

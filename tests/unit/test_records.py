@@ -1,0 +1,388 @@
+"""The records of calls: what is kept, how long, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from pxbridge import cli
+from pxbridge.calls import keeper as keeping
+from pxbridge.calls import records
+from pxbridge.calls.call import CallRecord, Ending, Party
+from pxbridge.calls.events import Event, Kind
+from pxbridge.calls.keeper import Keeper
+from pxbridge.calls.numbers import Numbers
+from pxbridge.calls.records import Query
+from pxbridge.commands import calls as command
+from pxbridge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BEGAN_AT = 1_700_000_000.0
+CALLER = "+919876501234"
+
+
+def make_keeper(folder: Path, **changes: Any) -> Keeper:
+    given: dict[str, Any] = {"keep_s": 1e10, "keep_bytes": 10**9, "wall": lambda: BEGAN_AT, "retry_s": 0.01}
+    return Keeper(folder, Numbers(), **(given | changes))
+
+
+def live_call(keeper: Keeper, name: str = "c1") -> CallRecord:
+    """A call that has begun."""
+    record = CallRecord(call_id=name, stream_sid="s", caller=CALLER, persona="nurse", opened_s=10.0)
+    record.started_s, record.rate_hz = 10.5, 8000
+    keeper(record, Event(Kind.STARTED, 10.5, {"caller": CALLER, "called": "", "custom": {"pin": "0815"}}))
+    return record
+
+
+def end(keeper: Keeper, record: CallRecord) -> None:
+    record.ended_s, record.ending = 70.0, Ending(Party.PHONE, "stop")
+    record.stats = {"uplink": {"stalls": 2}, "downlink": {"holes": 1, "first_audio_us": 11_000_000}}
+    keeper(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
+
+
+def whole_call(keeper: Keeper, name: str = "c1") -> None:
+    record = live_call(keeper, name)
+    record.live_s = 10.75
+    keeper(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 0.2}))
+    keeper(record, Event(Kind.KEY, 12.0, {"digit": "7"}))
+    for at_s, text in ((13.0, "Good"), (13.1, " day."), (20.0, " Who"), (20.2, " is it?")):
+        keeper(record, Event(Kind.WORDS, at_s, {"text": text}))
+    end(keeper, record)
+
+
+def read(folder: Path, query: Query | None = None) -> list[dict[str, Any]]:
+    with closing(records.open_database(folder / records.FILE)) as database:
+        return records.find(database, query or Query(limit=1000))
+
+
+def show(folder: Path, name: str) -> dict[str, Any] | None:
+    with closing(records.open_database(folder / records.FILE)) as database:
+        return records.one(database, name)
+
+
+def wait_for(true: Callable[[], object], limit_s: float = 10.0) -> None:
+    """Until the keeper's thread has got so far."""
+    until = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < until, "it does not happen"
+        threading.Event().wait(0.002)
+
+
+def test_a_call_has_a_row_with_its_events_and_the_agents_words(tmp_path: Path) -> None:
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper)
+    keeper.close()
+    call = show(tmp_path, "c1")
+    assert call is not None
+    assert (call["outcome"], call["ended_by"], call["persona"]) == ("completed", "phone", "nurse")
+    assert (call["duration_s"], call["setup_s"], call["first_audio_s"]) == (60.0, 0.25, 0.5)
+    assert call["ended_at"] - call["began_at"] == pytest.approx(60.0)
+    assert (call["holes"], call["stalls"]) == (1, 2)
+    assert [event["kind"] for event in call["events"]] == ["started", "live", "key", "ended"]
+    assert [(words["at_s"], words["text"]) for words in call["words"]] == [
+        (3.0, "Good day."),
+        (10.0, "Who is it?"),
+    ]
+    assert keeper.dropped == keeper.errors == 0
+
+
+def test_neither_numbers_nor_keys_nor_parameters_are_in_the_file(tmp_path: Path) -> None:
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper)
+    keeper.close()
+    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"1234" in everything
+    assert CALLER.encode() not in everything and b"0815" not in everything and b"digit" not in everything
+
+
+def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    make_keeper(folder).close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / records.FILE).stat().st_mode) == 0o600
+
+
+def test_a_live_call_can_be_seen_before_it_ends(tmp_path: Path) -> None:
+    keeper = make_keeper(tmp_path)
+    record = live_call(keeper)
+    wait_for(lambda: keeper.written == 2)
+    assert [(call["outcome"], call["ended_at"]) for call in read(tmp_path)] == [("live", None)]
+    end(keeper, record)
+    keeper.close()
+    assert [call["outcome"] for call in read(tmp_path)] == ["abandoned"]
+
+
+def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / records.FILE
+    with closing(sqlite3.connect(file)) as old:
+        old.executescript(records.MIGRATIONS[0])
+        old.execute("PRAGMA user_version = 1")
+        row = dict.fromkeys(records.COLUMNS, "x") | {"began_at": 5.0, "figures": "{}", "counters": "{}"}
+        old.execute(records.PUT_CALL, row)
+        old.commit()
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper)
+    keeper.close()
+    old_call, new_call = sorted(read(tmp_path), key=lambda call: str(call["began_at"]))
+    assert {old_call["call"], new_call["call"]} == {"x", "c1"}
+    assert old_call["recording"] is None
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (len(records.MIGRATIONS),)
+
+
+def test_a_database_of_a_newer_version_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / records.FILE
+    with closing(sqlite3.connect(file)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    before = file.read_bytes()
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper)
+    wait_for(lambda: keeper.errors)
+    keeper.close()
+    assert file.read_bytes() == before
+    assert "written by a newer pxbridge" in caplog.text
+    assert keeper.dropped > 0
+
+
+def full_disk(most_pages: list[int]) -> Callable[[Path], sqlite3.Connection]:
+    """Databases that may grow to so many pages: SQLite's own "database or disk is full"."""
+
+    def connect(file: Path) -> sqlite3.Connection:
+        database = records.open_database(file)
+        database.execute(f"PRAGMA max_page_count = {most_pages[0]}")
+        return database
+
+    return connect
+
+
+def test_a_full_disk_is_told_once_and_writing_goes_on_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    most_pages = [20]
+    keeper = make_keeper(tmp_path, connect=full_disk(most_pages))
+    for number in range(60):
+        whole_call(keeper, f"c{number}")
+    wait_for(lambda: keeper.errors >= 3)
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "full" in caplog.text and "calls go on" in caplog.text
+    most_pages[0] = 100_000
+    wait_for(lambda: "written again" in caplog.text)
+    keeper.close()
+    assert len(read(tmp_path)) == 60
+    assert keeper.dropped == 0
+
+
+def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(_file: Path) -> sqlite3.Connection:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keeping, "ROWS_WAITING", 10)
+    keeper = make_keeper(tmp_path, connect=connect)
+    began = time.perf_counter()
+    for number in range(1000):
+        live_call(keeper, f"c{number}")
+    assert time.perf_counter() - began < 2.0, "calls waited for the disk"
+    keeper.close()
+    assert keeper.dropped >= 2 * 1000 - 10 - keeping.BATCH
+    assert keeper.written == 0
+
+
+def test_a_locked_database_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "BUSY_S", 0.01)
+    records.open_database(tmp_path / records.FILE).close()
+    with closing(sqlite3.connect(tmp_path / records.FILE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        keeper = make_keeper(tmp_path)
+        whole_call(keeper)
+        wait_for(lambda: keeper.errors)
+        other.execute("ROLLBACK")
+    keeper.close()
+    assert len(read(tmp_path)) == 1
+    assert "locked" in caplog.text
+
+
+def test_a_file_that_is_no_database_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / records.FILE).write_bytes(b"not a database at all" * 100)
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper)
+    wait_for(lambda: keeper.errors)
+    keeper.close()
+    assert "not a database" in caplog.text
+    assert (tmp_path / records.FILE).read_bytes().startswith(b"not a database")
+
+
+def test_a_row_that_cannot_be_written_keeps_out_no_other(tmp_path: Path) -> None:
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper, "odd \ud800")
+    whole_call(keeper, "fine")
+    keeper.close()
+    assert [call["call"] for call in read(tmp_path)] == ["fine"]
+    assert keeper.dropped > 0
+
+
+def test_calls_that_are_too_old_are_forgotten_with_all_that_belongs_to_them(tmp_path: Path) -> None:
+    old = make_keeper(tmp_path)
+    whole_call(old, "old")
+    old.close()
+    recordings = tmp_path / records.RECORDINGS
+    recordings.mkdir()
+    for name, age_s in (("old.wav", 100.0), ("new.wav", 1.0)):
+        (recordings / name).write_bytes(b"RIFF")
+        os.utime(recordings / name, (BEGAN_AT + 200.0 - age_s,) * 2)
+    new = make_keeper(tmp_path, keep_s=50.0, wall=lambda: BEGAN_AT + 200.0)
+    whole_call(new, "new")
+    new.close()
+    assert [call["call"] for call in read(tmp_path)] == ["new"]
+    with closing(sqlite3.connect(tmp_path / records.FILE)) as database:
+        for table in ("events", "words"):
+            assert database.execute(f"SELECT count(DISTINCT key) FROM {table}").fetchone() == (1,)
+    assert [path.name for path in recordings.iterdir()] == ["new.wav"]
+
+
+def test_the_oldest_go_first_when_all_is_too_much_recordings_before_records(tmp_path: Path) -> None:
+    recordings = tmp_path / records.RECORDINGS
+    recordings.mkdir()
+    for number in range(10):
+        (recordings / f"{number}.wav").write_bytes(bytes(100_000))
+        os.utime(recordings / f"{number}.wav", (BEGAN_AT + number,) * 2)
+    for number in range(3):
+        keeper = make_keeper(tmp_path, keep_bytes=500_000, wall=lambda n=number: BEGAN_AT + 60 * n)
+        whole_call(keeper, f"c{number}")
+        keeper.close()
+    kept = sorted(path.name for path in recordings.iterdir())
+    assert kept == [f"{number}.wav" for number in range(10 - len(kept), 10)] and 2 <= len(kept) <= 4
+    assert len(read(tmp_path)) == 3
+
+
+def test_a_bridge_that_died_leaves_no_call_that_seems_to_go_on(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    keeper = make_keeper(tmp_path)
+    live_call(keeper, "cut")
+    wait_for(lambda: keeper.written == 2)
+    keeper.close()
+    with closing(sqlite3.connect(tmp_path / records.FILE, isolation_level=None)) as database:
+        database.execute("UPDATE calls SET process = ?", (dead.pid,))
+    make_keeper(tmp_path).close()
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper, "next")
+    keeper.close()
+    outcomes = {call["call"]: call["outcome"] for call in read(tmp_path)}
+    assert outcomes == {"cut": records.CUT_OFF, "next": "completed"}
+
+
+def test_a_killed_process_leaves_a_database_that_can_be_read(tmp_path: Path) -> None:
+    writing = (
+        "import sys, pathlib, itertools\n"
+        "from tests.unit.test_records import make_keeper, whole_call\n"
+        "keeper = make_keeper(pathlib.Path(sys.argv[1]))\n"
+        "for number in itertools.count():\n"
+        "    whole_call(keeper, f'c{number}')\n"
+        "    while keeper._jobs.qsize() > 1000: pass\n"
+        "    if number == 200: print('going', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", writing, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"going\n"
+        process.send_signal(signal.SIGKILL)
+    calls = read(tmp_path, Query(limit=10**6))
+    assert len(calls) >= 30
+    with closing(records.open_database(tmp_path / records.FILE)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def calls_command(folder: Path, *words: str) -> tuple[int, str]:
+    """`pxbridge calls`, and what it prints."""
+    printed = io.StringIO()
+    parser = __import__("argparse").ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args([*words, "--state-dir", str(folder)])
+    status = asyncio.run(command.run(args, Console(file=printed, width=200)))
+    return status, printed.getvalue()
+
+
+def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper, "first")
+    whole_call(keeper, "se\x1b[31mcond")
+    status, listed = calls_command(tmp_path)
+    wait_for(lambda: "first" in calls_command(tmp_path)[1])
+    status, listed = calls_command(tmp_path)
+    assert status == 0 and "first" in listed and "completed" in listed and "\x1b" not in listed
+    status, shown = calls_command(tmp_path, "show", "firs")
+    keeper.close()
+    assert status == 0
+    assert "Who is it?" in shown and "by the phone, stop" in shown and "engine ws://gpu1" in shown
+    status, shown = calls_command(tmp_path, "show", "nobody")
+    assert (status, shown) == (1, "no call's id begins with nobody\n")
+
+
+def test_the_command_speaks_json_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keeper = make_keeper(tmp_path)
+    whole_call(keeper, "=HYPERLINK(1)")
+    keeper.close()
+    calls_command(tmp_path, "--json")
+    assert json.loads(capsys.readouterr().out)[0]["call"] == "=HYPERLINK(1)"
+    calls_command(tmp_path, "--csv")
+    header, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    told = dict(zip(header, row, strict=True))
+    assert told["call"] == "'=HYPERLINK(1)", "a spreadsheet would run it"
+    assert (told["outcome"], told["duration_s"], told["holes"]) == ("completed", "60.0", "1")
+    calls_command(tmp_path, "show", "=HYP", "--json")
+    assert json.loads(capsys.readouterr().out)["words"][0]["text"] == "Good day."
+
+
+def test_the_command_works_when_there_is_no_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, printed = calls_command(tmp_path)
+    assert status == 0 and "no calls yet" in printed
+    assert not list(tmp_path.iterdir())
+    assert calls_command(tmp_path, "--json")[0] == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_calls_can_be_narrowed_down(tmp_path: Path) -> None:
+    for number in range(5):
+        keeper = make_keeper(tmp_path, wall=lambda n=number: BEGAN_AT + 3600 * n)
+        whole_call(keeper, f"c{number}")
+        keeper.close()
+    assert [call["call"] for call in read(tmp_path, Query(limit=2))] == ["c4", "c3"]
+    assert len(read(tmp_path, Query(since=BEGAN_AT + 3000))) == 4
+    assert read(tmp_path, Query(outcome="no_engine")) == []
+    assert command.moment("90m", BEGAN_AT) == BEGAN_AT - 5400
+    with pytest.raises(InputError, match="neither like 90m"):
+        command.moment("yesterday", BEGAN_AT)
+
+
+def test_the_command_line_knows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calls", "--state-dir", str(tmp_path)]) == 0
+    assert "no calls yet" in capsys.readouterr().out
