@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge import websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder
-from pxbridge.personaplex import faults, wire
+from pxbridge.personaplex import container, faults, wire
 from pxbridge.personaplex.container import PageReader, PageWriter, packet_samples
 from pxbridge.personaplex.faults import Fault, Faulty
 from pxbridge.personaplex.parrot import BLOCK_SAMPLES, Parrot, Pcm, Speech, greeting, whole_blocks
@@ -323,6 +323,29 @@ async def test_a_backlog_is_worked_off_one_step_after_another() -> None:
         await phone.send(wire.audio(our_stream(20)))
         await messages(phone, wire.Kind.AUDIO, 20)
         assert asyncio.get_running_loop().time() - began >= 20 * 0.005
+
+
+@pytest.mark.parametrize(
+    "bitrate_bps", [24_000, 96_000, 300_000]
+)  # frames of less and of more than 252 bytes
+@given(count=st.integers(min_value=1, max_value=6))
+def test_joined_packets_sound_as_they_did_apart(bitrate_bps: int, count: int) -> None:
+    encoder = OpusEncoder(bitrate_bps=bitrate_bps)
+    packets = [encoder.encode(block) for block in np.split(voice(6).reshape(-1)[: count * 480], count)]
+    joined = container.join_packets(packets)
+    assert joined is not None
+    assert container.packet_samples(joined) == count * 480
+    apart, together = OpusDecoder(), OpusDecoder()
+    expected = np.concatenate([apart.decode(packet) for packet in packets])
+    np.testing.assert_array_equal(together.decode(joined), expected)
+
+
+def test_packets_that_cannot_be_one_are_left_apart() -> None:
+    sound = voice(6).reshape(-1)
+    short, long = OpusEncoder(frame_ms=20.0), OpusEncoder(frame_ms=80.0)
+    assert container.join_packets([long.encode(sound[:1920])] * 2) is None
+    assert container.join_packets([short.encode(sound[:480])] * 7) is None
+    assert container.join_packets([short.encode(sound[:480]), long.encode(sound[:1920])]) is None
 
 
 async def test_an_echo_is_what_was_said() -> None:

@@ -13,7 +13,10 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ENGINE_RATE_HZ: Final = 24_000
 
@@ -172,3 +175,35 @@ def packet_samples(packet: bytes) -> int:
             return 2 * frame
         case _:
             return frame * (packet[1] & 0x3F) if len(packet) > 1 else 0
+
+
+_ONE_FRAME = 0  # the last two bits of a packet's first byte (RFC 6716 §3.1)
+_ANY_FRAMES = 3
+_FRAMES_DIFFER_IN_LENGTH = 0x80
+_SHORT_LENGTH_LIMIT = 252
+_MAX_JOINED_SAMPLES = ENGINE_RATE_HZ * 120 // 1000
+
+
+def join_packets(packets: Sequence[bytes]) -> bytes | None:
+    """One packet that sounds like these one after another, or `None` if there is none (RFC 6716 §3.2.5).
+
+    There is one for packets of a frame each, in the same mode, of at most 120 ms together.
+    """
+    first = packets[0][0]
+    if (
+        first & 0x03 != _ONE_FRAME
+        or any(packet[0] != first for packet in packets)
+        or sum(map(packet_samples, packets)) > _MAX_JOINED_SAMPLES
+    ):
+        return None
+    frames = [packet[1:] for packet in packets]
+    head = bytes([first | _ANY_FRAMES, _FRAMES_DIFFER_IN_LENGTH | len(frames)])
+    return head + b"".join(_frame_length(len(frame)) for frame in frames[:-1]) + b"".join(frames)
+
+
+def _frame_length(length: int) -> bytes:
+    """A frame's length as RFC 6716 §3.2.1 writes it."""
+    if length < _SHORT_LENGTH_LIMIT:
+        return bytes([length])
+    low = _SHORT_LENGTH_LIMIT + length % 4
+    return bytes([low, (length - low) // 4])

@@ -23,6 +23,7 @@ import http
 import itertools
 import logging
 import random
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -65,13 +66,15 @@ class Mode(enum.StrEnum):
     ECHO = "echo"
     """Says in each step what it hears in it: for measuring delays."""
     CANNED = "canned"
-    """Says the greeting over and over, without decoding or encoding: the cheapest, for load benches."""
+    """Says the greeting over and over, without decoding or encoding: the cheapest."""
+    RELAY = "relay"
+    """Echoes packet for packet, without decoding or encoding: for the delays of many calls at once."""
 
 
 class Step(NamedTuple):
-    """What one step brings: an Opus packet of 80 ms, and often no text."""
+    """What one step brings: Opus packets of 80 ms together, one but for a relay; and often no text."""
 
-    packet: bytes
+    packets: Sequence[bytes]
     text: str
 
 
@@ -133,7 +136,7 @@ class CodecMachine:
         self._heard = [pcm[BLOCK_SAMPLES:]]
         self._heard_samples -= BLOCK_SAMPLES
         said = self._mind.step(pcm[:BLOCK_SAMPLES])
-        return Step(self._encoder.encode(said.pcm), said.text)
+        return Step([self._encoder.encode(said.pcm)], said.text)
 
 
 class CannedMachine:
@@ -157,13 +160,43 @@ class CannedMachine:
         return next(self._steps)
 
 
+class RelayMachine:
+    """Answers with the caller's own packets, those of each step in one packet if they can be joined."""
+
+    def __init__(self) -> None:
+        self._heard: deque[tuple[bytes, int]] = deque()
+        self._heard_samples = 0
+
+    def hear(self, packet: bytes) -> None:
+        """Takes one Opus packet of the caller."""
+        samples = container.packet_samples(packet)
+        self._heard.append((packet, samples))
+        self._heard_samples += samples
+
+    def is_ready(self) -> bool:
+        """Whether there are 1920 samples of the caller."""
+        return self._heard_samples >= BLOCK_SAMPLES
+
+    def step(self) -> Step:
+        """Uses a block's worth of packets and returns them."""
+        taken: list[bytes] = []
+        left = BLOCK_SAMPLES
+        while left > 0:
+            packet, samples = self._heard.popleft()
+            taken.append(packet)
+            left -= samples
+            self._heard_samples -= samples
+        joined = container.join_packets(taken)
+        return Step(taken if joined is None else [joined], "")
+
+
 @functools.cache
 def _canned_steps() -> tuple[Step, ...]:
     encoder = _engine_encoder()
     speech = greeting()
     blocks = speech.pcm.reshape(-1, BLOCK_SAMPLES)
     words = dict(speech.words)
-    return tuple(Step(encoder.encode(block), words.get(number, "")) for number, block in enumerate(blocks))
+    return tuple(Step([encoder.encode(block)], words.get(number, "")) for number, block in enumerate(blocks))
 
 
 def _machine(mode: Mode) -> Machine:
@@ -174,6 +207,8 @@ def _machine(mode: Mode) -> Machine:
             return CodecMachine(Echo())
         case Mode.CANNED:
             return CannedMachine(_canned_steps())
+        case Mode.RELAY:
+            return RelayMachine()
 
 
 _AUDIO: Final = bytes([wire.Kind.AUDIO])
@@ -266,8 +301,8 @@ class _Session:
                 # its audio is there. Reckoned in due times, so that late wake-ups do not add up.
                 free_at_s = max(free_at_s, loop.time()) + step_s
                 await asyncio.sleep(free_at_s - loop.time())
-                packet, text = self._machine.step()
-                messages = [wire.audio(pages.page(packet, BLOCK_SAMPLES))]
+                packets, text = self._machine.step()
+                messages = [wire.audio(pages.page(p, container.packet_samples(p))) for p in packets]
                 if text:
                     messages.append(wire.text(text))
                 for message in self._disturbed(number, messages):
@@ -361,6 +396,7 @@ class Rehearsal:
                 Mode.PARROT: "it greets, then repeats what the caller says",
                 Mode.ECHO: "it echoes the caller",
                 Mode.CANNED: "it plays its greeting over and over",
+                Mode.RELAY: "it sends the caller's packets back",
             }[self._mode],
             self.url,
             self.prompt_s,
