@@ -221,7 +221,7 @@ class _Reloader:
         self._exchange.personas = personas
         self._opener.settings = new
         if new.engines:
-            self._engines.replace_engines(_addresses(new))
+            self._engines.replace_engines(addresses(new))
         for note in loaded.notes:
             log.warning("%s", note)
         log.info("reloaded: %d personas; changed settings: %s", len(personas), _list(changed - keep))
@@ -242,13 +242,14 @@ def _list(names: set[str]) -> str:
 async def _engines(settings: Settings) -> AsyncIterator[EnginePool]:
     """The engines that were named, or the rehearsal engine, which lives as long as the block."""
     if settings.engines:
-        yield EnginePool(_addresses(settings), settings.engine_capacity)
+        yield EnginePool(addresses(settings), settings.engine_capacity)
         return
     async with Rehearsal(slots=settings.max_calls) as rehearsal:
         yield EnginePool([EngineAddress(rehearsal.url)], settings.max_calls)
 
 
-def _addresses(settings: Settings) -> list[EngineAddress]:
+def addresses(settings: Settings) -> list[EngineAddress]:
+    """The engines, each with how its certificate is trusted."""
     trust = _trust(settings)
     return [EngineAddress(url, trust) for url in settings.engines]
 
@@ -288,7 +289,7 @@ async def _listen(
     loaded: Loaded, answer: CallOwner, engines: EnginePool, handovers: HandOvers
 ) -> AsyncIterator[Listener]:
     settings = loaded.settings
-    tls = _serving_tls(loaded)
+    tls = serving_tls(loaded)
     signer = _signer(settings)
     gate = _gate(settings, signer)
     webhooks = Webhooks(
@@ -339,7 +340,12 @@ def _gate(settings: Settings, signer: Signer) -> Gate:
     )
 
 
-def _serving_tls(loaded: Loaded) -> ServingTls | None:
+def serving_tls(loaded: Loaded) -> ServingTls | None:
+    """What the telephony port serves TLS with, if it does.
+
+    Raises:
+        ConfigError: The files cannot be read, or do not belong together.
+    """
     cert_file, key_file = loaded.settings.tls_cert_file, loaded.settings.tls_key_file
     if cert_file is None:
         return None

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
     "calls": "list the calls there were, or show one: what happened, what the agent said, how late it was",
+    "check-config": "show the settings, where each came from, and what is wrong with them",
+    "doctor": "look for what is wrong with settings, engines and machine, and say how to mend it",
     "token": "print a URL with a signed token in its path, which lets calls in without a password",
 }
 
@@ -66,7 +68,7 @@ def _serve(words: Sequence[str]) -> int:
         prog="pxbridge",
         usage="pxbridge [settings]\n       pxbridge COMMAND ...   (`pxbridge COMMAND --help` tells more)",
         description="Puts PersonaPlex on the telephone: joins Exotel's call streams to its servers.\n\n"
-        "commands:\n" + "".join(f"  {name:8} {about}\n" for name, about in COMMANDS.items()),
+        "commands:\n" + "".join(f"  {name:13} {about}\n" for name, about in COMMANDS.items()),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -93,7 +95,7 @@ def _command(name: str, words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module = importlib.import_module(f"pxbridge.commands.{name}")
+    module = importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}")
     module.add_arguments(parser)
     args = _parse(parser, words)
     return int(asyncio.run(module.run(args, _console())))

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
 ROOT = Path(__file__).parents[2]
+QUIET = {
+    "PXBRIDGE_ALLOW_ANONYMOUS": "true",
+    "PXBRIDGE_CONSOLE_PORT": "0",
+    "PXBRIDGE_LOG_FORMAT": "json",
+}
+"""A bridge that minds nothing but its calls."""
+
 LIMIT_S = 20.0
 """Far more than anything here takes, and a busy machine is no failure."""
 
@@ -69,9 +77,7 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(
-    *arguments: str, environ: Mapping[str, str] | None = None, limit_files: int | None = None
-) -> AsyncIterator[Program]:
+async def program(*arguments: str, environ: Mapping[str, str] | None = None) -> AsyncIterator[Program]:
     """Runs `python -m ...` with the settings in `environ` and no others; killed at the end of the block."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PXBRIDGE_")}
     process = await asyncio.create_subprocess_exec(
@@ -113,10 +119,10 @@ class BridgeProcess(Program):
 
     async def call(self, script: Script | None = None, line: Line | None = None) -> Phone:
         """A call that goes on by itself until somebody ends it; returns when it is live."""
-        before = self.log.count(": live with ")
+        before = self.log.count('"call live"')
         phone = Phone(script or Script(hang_up_at_s=600.0), line)
         self.phones.append(asyncio.create_task(place_call(self.url, phone)))
-        await until(lambda: self.log.count(": live with ") > before, "a call is live")
+        await until(lambda: self.log.count('"call live"') > before, "a call is live")
         return phone
 
     def ready(self) -> tuple[int, str]:
@@ -140,8 +146,12 @@ async def bridge_process(
 ) -> AsyncIterator[BridgeProcess]:
     """A bridge on `port` (0: any); `settings` by name."""
     given = {f"PXBRIDGE_{name.upper()}": value for name, value in settings.items()}
-    given = {"PXBRIDGE_PORT": str(port), "PXBRIDGE_ALLOW_ANONYMOUS": "true", **given, **(environ or {})}
-    async with program("pxbridge", environ=given) as started:
+    async with contextlib.AsyncExitStack() as stack:
+        state = stack.enter_context(tempfile.TemporaryDirectory())
+        own = {**QUIET, "PXBRIDGE_PORT": str(port), "PXBRIDGE_STATE_DIR": state}
+        started = await stack.enter_async_context(
+            program("pxbridge", environ={**own, **given, **(environ or {})})
+        )
         bridge = BridgeProcess(started.process, started.lines)
         await until(
             lambda: bridge.said(" takes calls at ") or started.process.returncode is not None,

@@ -71,7 +71,7 @@ async def test_sighup_changes_personas_and_engines_and_no_call_notices(tmp_path:
             bridge.signal(signal.SIGHUP)
             await until(lambda: bridge.said("reloaded: 2 personas; changed settings: engines"), "it reloads")
             await bridge.call()  # there is room, on the new engine
-            assert bridge.said(f"live with {other}")
+            assert bridge.said(f'"engine": "{other}"')
             heard = first.media_received
             await until(lambda: first.media_received > heard + 5, "the first call goes on")
             assert first.close_code is None

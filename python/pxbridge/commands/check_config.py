@@ -1,0 +1,123 @@
+"""`pxbridge check-config`: the settings as the bridge would have them, and where each came from.
+
+Everything that stops a start because it is written wrong is found here, without starting: settings, personas
+and their greetings, who may come in, the TLS files. Whether engines answer and ports are free is
+`pxbridge doctor`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+from pxbridge import bridge, settings
+from pxbridge.calls.persona_file import read_personas
+from pxbridge.settings import mask_url
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+    from pxbridge.calls.persona import Persona
+    from pxbridge.settings import Loaded
+
+SECRET = "***"  # noqa: S105 - what is shown instead of one
+SHOWN_CHARS = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.epilog = "exit status: 0 the bridge can start with these, 2 it cannot"
+    settings.add_arguments(parser)
+
+
+async def run(args: argparse.Namespace, console: Console) -> int:
+    """Shows the settings.
+
+    Raises:
+        ConfigError: The first thing wrong, as the start would say it.
+    """
+    loaded = settings.load(vars(args), os.environ)
+    personas = read_personas(loaded)
+    notes = [*loaded.notes, *settings.check_door(loaded)]
+    bridge.serving_tls(loaded)
+    if args.json:
+        told = {
+            "settings": {
+                name: {"value": value, "origin": _origin(loaded, name)} for name, value in _values(loaded)
+            },
+            "personas": {name: _persona(persona) for name, persona in personas.items()},
+            "notes": notes,
+        }
+        console.print(json.dumps(told, indent=2, default=str), markup=False, soft_wrap=True)
+        return 0
+    for name, value in _values(loaded):
+        console.print(f"{name} = {_text(value)}  ({_origin(loaded, name)})", markup=False, soft_wrap=True)
+    for name, persona in personas.items():
+        what = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
+        origin = loaded.file if name in loaded.personas else "the settings"
+        console.print(f"persona {name}: {what}  ({origin})", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _values(loaded: Loaded) -> list[tuple[str, Any]]:
+    """The settings as they may be shown."""
+    return [(str(name), _masked(value)) for name, value in loaded.settings.__repr_args__()]
+
+
+def _masked(value: object) -> Any:
+    match value:
+        case SecretStr():
+            return SECRET
+        case str() if "://" in value:
+            return mask_url(value)
+        case tuple() | list() | frozenset():
+            return [_masked(each) for each in value]
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return str(value)
+
+
+def _persona(persona: Persona) -> dict[str, Any]:
+    """A persona in brief; numbers and prompts may be shown to who may read the file they are in."""
+    return {
+        "voice_prompt": persona.voice_prompt,
+        "text_prompt": persona.text_prompt,
+        "greeting": None if persona.greeting is None else str(persona.greeting),
+        "max_duration_s": persona.max_duration_s,
+        "keys": list(persona.keys),
+        "phrases": list(persona.phrases),
+        "record": persona.record,
+        "warm": persona.warm,
+    }
+
+
+def _origin(loaded: Loaded, name: str) -> str:
+    if name not in loaded.origins:
+        return "default"
+    written, source = loaded.origins[name]
+    return f"{written} ({source})"
+
+
+def _text(value: object) -> str:
+    match value:
+        case None | []:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case list():
+            return " ".join(map(str, value))
+        case float():
+            return f"{value:g}"
+        case str() if len(value) > SHOWN_CHARS:
+            return value[:SHOWN_CHARS] + "…"
+        case _:
+            return str(value)

@@ -1,0 +1,51 @@
+"""`pxbridge doctor`: looks for what is wrong, and says how to mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from pxbridge import settings
+from pxbridge.ops.doctor import Verdict, examine
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+EXIT_WRONG = 1
+
+_STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="as JSON, one object a line")
+    parser.epilog = (
+        "It takes the settings that the bridge would have. It talks to engines while no bridge runs.\n\n"
+        f"exit status: 0 nothing is wrong, {EXIT_WRONG} something is"
+    )
+    settings.add_arguments(parser)
+
+
+async def run(args: argparse.Namespace, console: Console) -> int:
+    """Examines, and prints what it finds as it finds it."""
+    wrong = 0
+    async for finding in examine(vars(args), os.environ):
+        wrong += finding.verdict is Verdict.WRONG
+        if args.json:
+            console.print(json.dumps(asdict(finding)), markup=False, soft_wrap=True)
+            continue
+        line = Text(f"{finding.verdict.value:6}", _STYLES[finding.verdict])
+        line.append(f"{finding.check:12}", "bold").append(finding.what, "default")
+        console.print(line, soft_wrap=True)
+        if finding.mend:
+            console.print(f"{'':18}→ {finding.mend}", markup=False, soft_wrap=True)
+    if not args.json:
+        verdict = "nothing is wrong" if not wrong else f"{wrong} to mend"
+        console.print(f"\n{verdict}", markup=False)
+    return EXIT_WRONG if wrong else 0

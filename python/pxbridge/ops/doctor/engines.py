@@ -1,0 +1,245 @@
+"""Whether the engines are there, are who they should be, and, if nobody else can have them, how they talk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.errors import EngineBusy, EngineError, EngineRefused, EngineRejected, EngineUntrusted
+from pxbridge.ops.doctor.finding import Finding, good, note, wrong
+from pxbridge.personaplex.client import EngineAddress, Unverified, open_session
+from pxbridge.settings import variable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pxbridge.calls.persona import Persona, Personas
+    from pxbridge.settings import Loaded
+
+ENGINE_HZ: Final = 24_000
+STEP_S: Final = 0.08
+SLOW_SHARE: Final = 0.85
+"""Of its 80 ms: an engine that needs more never catches up after a stall."""
+STEPS: Final = 13
+"""A second of audio, and the step that the codec's look-ahead costs."""
+ANSWER_S: Final = 5.0
+_PORTS: Final = {"ws": 80, "wss": 443}
+
+
+async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool) -> AsyncIterator[Finding]:
+    """Looks at every engine.
+
+    Args:
+        loaded: The settings.
+        personas: The default one is what an engine is prompted with.
+        ours_runs: A bridge of these settings runs: the engines are its.
+    """
+    from pxbridge.bridge import addresses  # the bridge imports much
+
+    settings = loaded.settings
+    if not settings.engines:
+        yield note(
+            "engine",
+            "none is set: callers hear the rehearsal engine, which repeats what they say",
+            f"{variable('engines')}=wss://HOST:8998/api/chat names a PersonaPlex server",
+        )
+        return
+    if ours_runs:
+        yield note("engine", "a bridge runs here and has the engines: no conversation is tried with them")
+    for engine in addresses(settings):
+        problem = await _reach(engine, settings.engine_connect_timeout_s)
+        if problem is not None:
+            yield problem
+        elif ours_runs or personas is None:
+            yield good("engine", f"{engine} is there, and is who it should be")
+        else:
+            yield await _converse(engine, personas.default, loaded)
+
+
+async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
+    """What is wrong with the way to an engine, short of a conversation; None if nothing is."""
+    parts = urlsplit(engine.url)
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.transport.abort()
+    except socket.gaierror:
+        return wrong(
+            "engine", f"{engine}: no such host", f"correct {variable('engines')}, or the DNS of this machine"
+        )
+    except TimeoutError:
+        return wrong(
+            "engine",
+            f"{engine}: no connection within {timeout_s:g} s",
+            f"look for a firewall between here and port {port} there, and whether the machine is up",
+        )
+    except OSError as error:
+        return wrong(
+            "engine",
+            f"{engine}: {os.strerror(error.errno) if error.errno else error}",
+            f"start PersonaPlex there (`python -m moshi.server --ssl DIR`), or correct port {port} "
+            f"in {variable('engines')}",
+        )
+    if parts.scheme == "wss":
+        return await _check_tls(engine, host, port)
+    if await _speaks_http(host, port, None):
+        return None
+    if await _speaks_http(host, port, EngineAddress("wss://x", Unverified()).tls_context):
+        return wrong(
+            "engine", f"{engine} speaks TLS", f"write wss:// instead of ws:// in {variable('engines')}"
+        )
+    return wrong(
+        "engine", f"{engine}: something else answers there", f"correct the port in {variable('engines')}"
+    )
+
+
+async def _check_tls(engine: EngineAddress, host: str, port: int) -> Finding | None:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=engine.tls_context)
+    except ssl.SSLCertVerificationError as error:
+        seen = await _fingerprint(host, port)
+        return wrong(
+            "engine",
+            f"{engine}: its certificate is not trusted ({error.verify_message})",
+            f"if {seen} is the engine's SHA-256 fingerprint, set {variable('engine_fingerprint')} to it",
+        )
+    except (ssl.SSLError, ConnectionResetError):
+        return wrong(
+            "engine", f"{engine} speaks no TLS", f"write ws:// instead of wss:// in {variable('engines')}"
+        )
+    except (OSError, TimeoutError) as error:
+        return wrong("engine", f"{engine}: TLS failed: {error or 'no answer'}", "restart the engine")
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.transport.abort()
+    try:
+        engine.check_certificate(certificate)
+    except EngineUntrusted as error:
+        return wrong(
+            "engine",
+            str(error),
+            f"if the engine's certificate is new, set {variable('engine_fingerprint')} to its fingerprint",
+        )
+    return None
+
+
+async def _fingerprint(host: str, port: int) -> str:
+    """Of whatever certificate is served there."""
+    unverified = EngineAddress("wss://x", Unverified()).tls_context
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=unverified)
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        return hashlib.sha256(certificate).hexdigest()
+    except (OSError, TimeoutError):
+        return "the one that openssl prints"
+
+
+async def _speaks_http(host: str, port: int, tls: ssl.SSLContext | None) -> bool:
+    """Whether it answers a request that opens no conversation."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
+            try:
+                writer.write(f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+                return (await reader.read(5)).startswith(b"HTTP/")
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError):
+        return False
+
+
+async def _converse(engine: EngineAddress, persona: Persona, loaded: Loaded) -> Finding:
+    """Prompts the engine and gives it a second of audio."""
+    settings = loaded.settings
+    persona, _ = persona.for_call({})
+    try:
+        session = await open_session(
+            engine,
+            persona.voice_prompt,
+            persona.text_prompt,
+            connect_timeout_s=settings.engine_connect_timeout_s,
+            handshake_timeout_s=settings.engine_handshake_timeout_s,
+        )
+    except EngineBusy as error:
+        return wrong(
+            "engine",
+            str(error),
+            "end the conversation that it has (another bridge, a browser), or restart it; if it is but slow, "
+            f"raise {variable('engine_handshake_timeout_s')}",
+        )
+    except EngineRefused as error:
+        return wrong("engine", str(error), f"correct the path in {variable('engines')}: it is /api/chat")
+    except EngineRejected as error:
+        return wrong(
+            "engine",
+            str(error),
+            f"set {variable('voice_prompt')} to a voice that the engine has; its own log says what it missed",
+        )
+    except EngineError as error:
+        return wrong("engine", str(error), "look into the engine's own log")
+    arrived: list[float] = []
+    decoder = OggOpusReader(ENGINE_HZ)
+    samples = 0
+    enough = asyncio.Event()
+
+    def hear(ogg: bytes) -> None:
+        nonlocal samples
+        samples += len(decoder.read(ogg))
+        while samples >= (len(arrived) + 1) * STEP_S * ENGINE_HZ:
+            arrived.append(time.monotonic())
+        if len(arrived) >= STEPS - 1:
+            enough.set()
+
+    try:
+        session.listen(on_audio=hear, on_text=lambda _: None, on_close=lambda _: enough.set())
+        encoder = OggOpusWriter(ENGINE_HZ)
+        session.send_audio(encoder.headers())
+        session.send_audio(encoder.write(np.zeros(round(STEPS * STEP_S * ENGINE_HZ), np.float32)))
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await enough.wait()
+        except TimeoutError:
+            pass
+    finally:
+        session.close()
+        await session.wait_closed()
+    return _judge(engine, session.prompt_s, arrived)
+
+
+def _judge(engine: EngineAddress, prompt_s: float, arrived: list[float]) -> Finding:
+    """What its speed says.
+
+    Args:
+        engine: The engine.
+        prompt_s: How long it took for its prompts.
+        arrived: When each of its 80 ms of audio had come, for a second of audio sent at once.
+    """
+    if len(arrived) < 2:
+        return wrong(
+            "engine",
+            f"{engine} takes its prompts and then says nothing",
+            "look into its own log, or restart it",
+        )
+    step_s = (arrived[-1] - arrived[0]) / (len(arrived) - 1)
+    talk = f"{prompt_s:.1f} s for its prompts, {step_s * 1000:.0f} ms for each 80 ms of audio"
+    if step_s > STEP_S:
+        return wrong(
+            "engine",
+            f"{engine} is slower than speech: {talk}",
+            "give it a faster GPU, or the GPU to itself (`nvidia-smi` shows who else uses it)",
+        )
+    if step_s > SLOW_SHARE * STEP_S:
+        return note("engine", f"{engine} is hardly faster than speech: {talk}", "after a stall it stays late")
+    return good("engine", f"{engine}: {talk}")

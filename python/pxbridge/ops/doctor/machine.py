@@ -1,0 +1,201 @@
+"""The machine under the bridge: its ports, disk, clock and descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import resource
+import shutil
+import socket
+import ssl
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pxbridge
+from pxbridge.ops.doctor.finding import Finding, good, note, wrong
+from pxbridge.settings import flag, variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pxbridge.settings import Settings
+
+DESCRIPTORS_PER_CALL: Final = 3
+"""Phone, engine, and a recording."""
+OTHER_DESCRIPTORS: Final = 100
+"""Listening, records, the console's clients, handshakes under way; warm engine sessions."""
+
+LITTLE_BYTES: Final = 100 << 20
+SCARCE_BYTES: Final = 1 << 30
+"""A recorded hour in stereo is 115 MB as WAV."""
+
+_ANSWER_S: Final = 3.0
+_TIME_ERROR: Final = 5
+"""What adjtimex(2) returns while nothing keeps the clock."""
+_TIMEX_BYTES: Final = 256
+"""More than the structure has; all zeros asks and changes nothing."""
+
+
+async def ports(settings: Settings) -> tuple[list[Finding], bool]:
+    """Whether the ports are free, or our own bridge has them; and whether it does."""
+    findings, ours_runs = [], False
+    for name, host, port in (
+        ("port", settings.host, settings.port),
+        ("console_port", settings.console_host, settings.console_port),
+    ):
+        if port == 0:
+            continue
+        problem = await asyncio.to_thread(_bind_problem, host, port)
+        if problem is None:
+            findings.append(good("port", f"{port} on {host} is free"))
+        elif problem.errno == errno.EADDRINUSE:
+            answer = await asyncio.to_thread(_livez, host, port, tls=settings.tls_cert_file is not None)
+            if answer and (ours_runs or name == "port"):
+                ours_runs = True
+                findings.append(good("port", f"{port} on {host}: a bridge answers, {answer}"))
+            else:
+                by = "another bridge" if answer else "another program"
+                findings.append(
+                    wrong(
+                        "port",
+                        f"{port} on {host} is taken by {by}",
+                        f"`ss -ltnp sport = :{port}` names it; stop it, or set another {variable(name)}",
+                    )
+                )
+        elif problem.errno == errno.EACCES:
+            findings.append(
+                wrong(
+                    "port",
+                    f"{port} is only for root",
+                    f"set {variable(name)} to one from 1024 to 65535, or give the unit "
+                    "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+                )
+            )
+        else:
+            findings.append(
+                wrong(
+                    "port",
+                    f"nobody can listen on {host!r} here: {problem.strerror or problem}",
+                    f"set {flag(name.replace('port', 'host'))} to an address of this machine, or to 0.0.0.0 "
+                    "for all of them (`ip address` lists them)",
+                )
+            )
+    return findings, ours_runs
+
+
+def _bind_problem(host: str, port: int) -> OSError | None:
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as listening:
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(address)
+                listening.listen(1)
+    except OSError as error:
+        return error
+    return None
+
+
+def _livez(host: str, port: int, *, tls: bool) -> str | None:
+    """What a pxbridge says there of how ready it is; None if it is none."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
+    at = f"[{host}]" if ":" in host else host
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE  # it is this machine
+    base = f"{'https' if tls else 'http'}://{at}:{port}"
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked)
+    )
+
+    def ask(path: str) -> tuple[int, str]:
+        try:
+            with opener.open(base + path, timeout=_ANSWER_S) as answer:
+                return answer.status, answer.read(1000).decode(errors="replace").strip()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read(1000).decode(errors="replace").strip()
+
+    try:
+        if ask("/livez") != (200, "alive"):
+            return None
+        return ask("/readyz")[1].replace("\n", "; ")
+    except (OSError, HTTPException):  # whatever else speaks there
+        return None
+
+
+def descriptors(settings: Settings) -> Finding:
+    """Whether the process may open as many files as its calls need."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = DESCRIPTORS_PER_CALL * settings.max_calls + OTHER_DESCRIPTORS
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        fit = max(1, (limit - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_CALL)
+        return wrong(
+            "descriptors",
+            f"{settings.max_calls} calls need {needed} open files, and {limit} are allowed",
+            f"LimitNOFILE={needed} in the unit, or `ulimit -n {needed}`; or {variable('max_calls')}={fit}",
+        )
+    return good("descriptors", f"{limit} allowed, {needed} needed for {settings.max_calls} calls")
+
+
+def disk(folder: Path) -> Iterator[Finding]:
+    """Whether what is to be kept can be written, and for how long."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    mend = f"make {folder} and give it to the user that runs pxbridge, or set {variable('state_dir')}"
+    if not there.is_dir():
+        yield wrong("disk", f"{there} is no folder, so {folder} cannot be one", mend)
+        return
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"pxbridge")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        yield wrong("disk", f"{there} cannot be written: {error.strerror or error}", mend)
+        return
+    free = shutil.disk_usage(there).free
+    if free < LITTLE_BYTES:
+        yield wrong(
+            "disk",
+            f"{free >> 20} MB are free for {folder}",
+            f"free some, or set {variable('state_dir')} to a folder on another disk",
+        )
+    elif free < SCARCE_BYTES:
+        yield note("disk", f"{free >> 20} MB are free for {folder}", "recordings take 115 MB an hour")
+    else:
+        yield good("disk", f"{folder}: {free / (1 << 30):.0f} GB free")
+
+
+def clock() -> Finding:
+    """Whether this machine knows what time it is: tokens, certificates and records go by it."""
+    installed_s = Path(pxbridge.__file__).stat().st_mtime
+    if time.time() < installed_s:
+        return wrong(
+            "clock",
+            f"it is {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC here, before pxbridge was installed",
+            "set the clock, and let chrony or systemd-timesyncd keep it (`timedatectl set-ntp true`)",
+        )
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    except (OSError, AttributeError):
+        state = -1
+    if state == _TIME_ERROR:
+        return note(
+            "clock",
+            "nothing keeps this machine's clock right",
+            "let chrony or systemd-timesyncd do so (`timedatectl set-ntp true`)",
+        )
+    if state < 0:
+        return note("clock", "whether something keeps the clock right cannot be seen from here")
+    return good("clock", "kept by a time server")

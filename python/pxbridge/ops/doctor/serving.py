@@ -1,0 +1,132 @@
+"""The certificate that the telephony port serves: whether its files fit, and whom it convinces until when.
+
+Python reads no certificate by itself, but its TLS does: a handshake between two ends in memory, one of which
+serves the files and one of which trusts just them, tells names and dates, or why not.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from pxbridge.errors import ConfigError
+from pxbridge.ops.doctor.finding import Finding, good, note, wrong
+from pxbridge.settings import variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pxbridge.settings import Loaded
+
+DAY_S: Final = 86_400.0
+SOON_DAYS: Final = 14.0
+"""Whoever renews certificates does so a month ahead: less left means that it has stopped."""
+
+_EXPIRED, _NOT_YET = 10, 9
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID."""
+_OTHERS_MAY_READ: Final = 0o077
+
+
+def certificate(loaded: Loaded) -> Iterator[Finding]:
+    """What is to be known of the served certificate, if there is one."""
+    from pxbridge.bridge import serving_tls  # the bridge imports much
+
+    settings = loaded.settings
+    cert_file = settings.tls_cert_file
+    if cert_file is None:
+        return
+    try:
+        tls = serving_tls(loaded)
+    except ConfigError as error:
+        yield wrong("tls", f"{error.setting} ({error.source}) is wrong", error.problem)
+        return
+    if tls is None:
+        return
+    key_file = settings.tls_key_file or cert_file
+    if (mode := key_file.stat().st_mode) & _OTHERS_MAY_READ:
+        yield wrong(
+            "tls",
+            f"others on this machine can read the key {key_file}",
+            f"`chmod {mode & 0o700:o} {key_file}`",
+        )
+    try:
+        seen = _handshake(tls.context, _trusting(cert_file), None)
+    except ssl.SSLCertVerificationError as error:
+        yield _unusable(cert_file, error)
+        return
+    left_days = (ssl.cert_time_to_seconds(seen["notAfter"]) - time.time()) / DAY_S
+    until = f"{cert_file} is good until {seen['notAfter']}"
+    if left_days < SOON_DAYS:
+        yield note("tls", f"{until}: {left_days:.0f} days", "renew it; the bridge notices by itself")
+    else:
+        yield good("tls", until)
+    if settings.public_url is not None and (host := urlsplit(settings.public_url).hostname):
+        try:
+            _handshake(tls.context, _trusting(cert_file, check_host=True), host)
+        except ssl.SSLCertVerificationError:
+            names = ", ".join(name for _, name in seen.get("subjectAltName", ())) or "no name"
+            yield wrong(
+                "tls",
+                f"{cert_file} is for {names}, and {variable('public_url')} names {host}",
+                f"get a certificate for {host}, or set {variable('public_url')} to a name that it has",
+            )
+    try:
+        _handshake(tls.context, ssl.create_default_context(), host_of(seen))
+    except ssl.SSLCertVerificationError as error:
+        yield note(
+            "tls",
+            f"{cert_file} convinces nobody who trusts public authorities only, as Exotel does: "
+            f"{error.verify_message}",
+            "serve a certificate of a public authority, with its whole chain in the file",
+        )
+
+
+def host_of(seen: dict[str, Any]) -> str:
+    """A name that a certificate is for, empty if it is for none."""
+    return next(
+        (str(name).replace("*", "x") for kind, name in seen.get("subjectAltName", ()) if kind == "DNS"), ""
+    )
+
+
+def _unusable(cert_file: Path, error: ssl.SSLCertVerificationError) -> Finding:
+    match error.verify_code:
+        case code if code == _EXPIRED:
+            return wrong("tls", f"{cert_file} has expired", "renew it; the bridge notices by itself")
+        case code if code == _NOT_YET:
+            return wrong(
+                "tls", f"{cert_file} is not valid yet", "set this machine's clock, or wait for its day"
+            )
+        case _:
+            return wrong("tls", f"{cert_file} cannot be served: {error.verify_message}", "get another one")
+
+
+def _trusting(cert_file: Path, *, check_host: bool = False) -> ssl.SSLContext:
+    """A client that trusts just this certificate, whoever signed it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = check_host
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cert_file)
+    return context
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str | None) -> dict[str, Any]:
+    """A TLS handshake in memory; what the client sees of the server's certificate."""
+    if not host:
+        client.check_hostname = False
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=host or None),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(10):  # flights; TLS 1.2 has four, 1.3 has three
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+        if ends[0].version() is not None and ends[0].getpeercert():
+            break
+    return dict(ends[0].getpeercert() or {})

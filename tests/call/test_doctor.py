@@ -1,0 +1,350 @@
+"""`pxbridge doctor` and `pxbridge check-config`: each misconfiguration is found, with its mend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import json
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from tests.call.rig import VECTORS
+from tests.fault.processes import bridge_process, engine_process
+
+from pxbridge import cli
+from pxbridge.commands import doctor as command
+from pxbridge.ops.doctor import Finding, Verdict, examine
+from pxbridge.personaplex import faults
+from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+ROOT = Path(__file__).parents[2]
+CERTIFICATE, KEY = VECTORS / "engine-cert.pem", VECTORS / "engine-key.pem"
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """The environment of a bridge with which nothing is wrong."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "PXBRIDGE_PORT": str(port),
+        "PXBRIDGE_CONSOLE_PORT": "0",
+        "PXBRIDGE_STATE_DIR": str(tmp_path / "state"),
+        "PXBRIDGE_CREDENTIALS": "exotel:0123456789abcdef",
+    }
+
+
+async def findings(environ: dict[str, str]) -> list[Finding]:
+    async with asyncio.timeout(30):
+        return [finding async for finding in examine({}, environ)]
+
+
+async def wrongs(environ: dict[str, str]) -> list[Finding]:
+    return [finding for finding in await findings(environ) if finding.verdict is Verdict.WRONG]
+
+
+async def the_wrong(environ: dict[str, str]) -> Finding:
+    """The only thing that is wrong; it has a mend, and shows no secret."""
+    (found,) = await wrongs(environ)
+    assert found.mend and "\n" not in found.what + found.mend
+    assert "0123456789abcdef" not in found.what + found.mend
+    return found
+
+
+@contextlib.asynccontextmanager
+async def engine(**options: object) -> AsyncIterator[str]:
+    async with Rehearsal(**{"mode": Mode.ECHO, "prompt_s": 0.0, "step_ms": 20, **options}) as made:  # type: ignore[arg-type]
+        yield made.url
+
+
+def serving(certificate: Path = CERTIFICATE, key: Path = KEY) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def issue(folder: Path, *names: str, days: float = 90.0) -> tuple[Path, Path]:
+    """A certificate for `names`, good for so many days, and its key."""
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    made = trustme.CA().issue_cert(*names, not_before=until - datetime.timedelta(days=365), not_after=until)
+    certificate, key = folder / f"{names[0]}.pem", folder / f"{names[0]}.key"
+    certificate.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    key.touch(0o600)
+    key.write_bytes(made.private_key_pem.bytes())
+    return certificate, key
+
+
+# -- nothing wrong -------------------------------------------------------------------------------------
+
+
+async def test_a_healthy_bridge_is_found_healthy(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com")
+    environ |= {
+        "PXBRIDGE_TLS_CERT_FILE": str(certificate),
+        "PXBRIDGE_TLS_KEY_FILE": str(key),
+        "PXBRIDGE_PUBLIC_URL": "wss://voice.example.com",
+    }
+    async with engine() as url:
+        found = await findings(environ | {"PXBRIDGE_ENGINES": url})
+    assert not [each for each in found if each.verdict is Verdict.WRONG]
+    checks = {each.check for each in found if each.verdict is Verdict.GOOD}
+    assert checks >= {"settings", "personas", "port", "tls", "engine", "codec", "disk", "descriptors"}
+    spoken = next(each.what for each in found if each.check == "engine")
+    assert "ms for each 80 ms of audio" in spoken
+
+
+async def test_an_engine_that_a_running_bridge_has_is_left_alone() -> None:
+    async with engine_process() as url, bridge_process(engines=url) as bridge:
+        phone = await bridge.call()
+        found = await findings(
+            {
+                "PXBRIDGE_PORT": str(bridge.port),
+                "PXBRIDGE_CONSOLE_PORT": "0",
+                "PXBRIDGE_ENGINES": url,
+                "PXBRIDGE_ALLOW_ANONYMOUS": "true",
+            }
+        )
+        assert not [each for each in found if each.verdict is Verdict.WRONG]
+        assert any("a bridge answers" in each.what for each in found)
+        assert any("no conversation is tried" in each.what for each in found)
+        assert phone.close_code is None and not bridge.said("engine failed")
+
+
+# -- planted -------------------------------------------------------------------------------------------
+
+
+async def test_a_setting_that_does_not_exist(environ: dict[str, str]) -> None:
+    found = await the_wrong(environ | {"PXBRIDGE_ENGINE": "ws://gpu"})
+    assert (found.check, found.what) == ("settings", "PXBRIDGE_ENGINE (environment) is wrong")
+    assert "did you mean PXBRIDGE_ENGINES?" in found.mend
+
+
+async def test_an_open_door_before_a_real_engine(environ: dict[str, str]) -> None:
+    del environ["PXBRIDGE_CREDENTIALS"]
+    async with engine() as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url})
+    assert found.check == "settings" and "set PXBRIDGE_CREDENTIALS" in found.mend
+
+
+async def test_a_persona_without_its_greeting(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "pxbridge.toml").write_text('[personas.a]\ngreeting = "absent.wav"')
+    found = await the_wrong(environ | {"PXBRIDGE_CONFIG": str(tmp_path / "pxbridge.toml")})
+    assert "personas.a.greeting" in found.what and "absent.wav: No such file" in found.mend
+
+
+async def test_a_port_that_another_program_has(environ: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", int(environ["PXBRIDGE_PORT"]))) as other:
+        other.settimeout(0)
+        found = await the_wrong(environ)
+    assert found.check == "port" and "is taken by another program" in found.what
+    assert f"ss -ltnp sport = :{environ['PXBRIDGE_PORT']}" in found.mend
+
+
+async def test_an_address_of_another_machine(environ: dict[str, str]) -> None:
+    found = await the_wrong(environ | {"PXBRIDGE_HOST": "192.0.2.1"})
+    assert found.check == "port" and "set --host to an address of this machine" in found.mend
+
+
+async def test_a_key_that_belongs_to_another_certificate(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, _ = issue(tmp_path, "voice.example.com")
+    _, key = issue(tmp_path, "other.example.com")
+    found = await the_wrong(
+        environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    )
+    assert found.check == "tls" and "belong together" in found.mend
+
+
+async def test_a_key_that_others_can_read(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com")
+    key.chmod(0o644)
+    found = await the_wrong(
+        environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    )
+    assert found.mend == f"`chmod 600 {key}`"
+
+
+async def test_a_certificate_that_has_expired(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com", days=-1)
+    found = await the_wrong(
+        environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    )
+    assert found.what == f"{certificate} has expired" and found.mend.startswith("renew it")
+
+
+async def test_a_certificate_that_soon_expires_is_noted(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com", days=5.5)
+    environ |= {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    notes = [found for found in await findings(environ) if found.verdict is Verdict.NOTE]
+    assert any("5 days" in found.what or "6 days" in found.what for found in notes)
+    assert any("as Exotel does" in found.what and "public authority" in found.mend for found in notes)
+
+
+async def test_a_certificate_for_another_name(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com")
+    found = await the_wrong(
+        environ
+        | {
+            "PXBRIDGE_TLS_CERT_FILE": str(certificate),
+            "PXBRIDGE_TLS_KEY_FILE": str(key),
+            "PXBRIDGE_PUBLIC_URL": "wss://calls.example.com",
+        }
+    )
+    assert "is for voice.example.com" in found.what
+    assert "get a certificate for calls.example.com" in found.mend
+
+
+async def test_an_engine_that_is_not_there(environ: dict[str, str]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": f"ws://127.0.0.1:{port}"})
+    assert "Connection refused" in found.what
+    assert "start PersonaPlex there" in found.mend and f"correct port {port}" in found.mend
+
+
+async def test_an_engine_whose_name_does_not_exist(environ: dict[str, str]) -> None:
+    found = await the_wrong(environ | {"PXBRIDGE_ENGINES": "ws://user:0123456789abcdef@gpu.invalid"})
+    assert "no such host" in found.what and "the DNS of this machine" in found.mend
+
+
+async def test_tls_towards_an_engine_without_it(environ: dict[str, str]) -> None:
+    async with engine() as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url.replace("ws:", "wss:")})
+    assert "speaks no TLS" in found.what and "write ws:// instead of wss://" in found.mend
+
+
+async def test_no_tls_towards_an_engine_with_it(environ: dict[str, str]) -> None:
+    async with engine(ssl=serving()) as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url.replace("wss:", "ws:")})
+    assert "speaks TLS" in found.what and "write wss:// instead of ws://" in found.mend
+
+
+async def test_a_self_signed_certificate_that_nobody_pinned(environ: dict[str, str]) -> None:
+    async with engine(ssl=serving()) as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url})
+        assert "not trusted" in found.what
+        pin = found.mend.split()[1]
+        assert f"if {pin} is the engine's SHA-256 fingerprint, set PXBRIDGE_ENGINE_FINGERPRINT" in found.mend
+        assert not await wrongs(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_FINGERPRINT": pin})
+
+
+async def test_a_pin_of_another_certificate(environ: dict[str, str]) -> None:
+    async with engine(ssl=serving()) as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_FINGERPRINT": "ab" * 32})
+    assert "is pinned" in found.what and "set PXBRIDGE_ENGINE_FINGERPRINT" in found.mend
+
+
+async def test_an_engine_that_is_slower_than_speech(environ: dict[str, str]) -> None:
+    async with engine(step_ms=120) as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url})
+    assert "slower than speech" in found.what and "GPU to itself" in found.mend
+
+
+async def test_an_engine_that_somebody_else_has(environ: dict[str, str]) -> None:
+    async with engine(faults=[faults.StaysSilent()]) as url:
+        found = await the_wrong(
+            environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_HANDSHAKE_TIMEOUT_S": "0.3"}
+        )
+    assert "another conversation" in found.what and "end the conversation" in found.mend
+
+
+async def test_a_voice_that_the_engine_does_not_have(environ: dict[str, str]) -> None:
+    async with engine() as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_VOICE_PROMPT": "NATF9.pt"})
+    assert "NATF9.pt" in found.what and "set PXBRIDGE_VOICE_PROMPT" in found.mend
+
+
+async def test_a_wrong_path_to_an_engine(environ: dict[str, str]) -> None:
+    async with engine() as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url.replace("/api/chat", "/api/chats")})
+    assert "correct the path in PXBRIDGE_ENGINES: it is /api/chat" in found.mend
+
+
+async def test_more_calls_than_descriptors(environ: dict[str, str]) -> None:
+    found = await the_wrong(environ | {"PXBRIDGE_MAX_CALLS": "100000"})
+    assert found.check == "descriptors" and "300100" in found.what
+    assert "LimitNOFILE=300100" in found.mend and "PXBRIDGE_MAX_CALLS=" in found.mend
+
+
+async def test_a_state_folder_that_cannot_be(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = await the_wrong(environ | {"PXBRIDGE_STATE_DIR": str(tmp_path / "file" / "state")})
+    assert found.check == "disk" and "set PXBRIDGE_STATE_DIR" in found.mend
+
+
+# -- the commands --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> Iterator[pytest.MonkeyPatch]:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    yield monkeypatch
+
+
+def test_the_command_says_what_is_wrong_and_exits_with_1(
+    alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor"]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+    alone.setenv("PXBRIDGE_ENGINES", "ws://gpu.invalid")
+    assert cli.main(["doctor"]) == command.EXIT_WRONG
+    told = capsys.readouterr().out
+    assert "→ correct PXBRIDGE_ENGINES" in told and "1 to mend" in told
+
+
+def test_the_command_speaks_json(environ: dict[str, str]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "pxbridge", "doctor", "--json", "--host", "192.0.2.1"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert ran.returncode == command.EXIT_WRONG and ran.stderr == ""
+    assert {"check", "verdict", "what", "mend"} == set(told[0])
+    assert [each["check"] for each in told if each["verdict"] == "wrong"] == ["port"]
+
+
+def test_check_config_shows_each_setting_with_its_origin_and_no_secret(
+    alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "pxbridge.toml").write_text('max_calls = 7\n[personas.books]\nvoice_prompt = "NATM1.pt"')
+    alone.setenv("PXBRIDGE_CONFIG", str(tmp_path / "pxbridge.toml"))
+    alone.setenv("PXBRIDGE_ENGINES", "wss://user:s3cret@gpu/api/chat?token=s3cret")
+    assert cli.main(["check-config", "--log-level", "debug"]) == 0
+    told = capsys.readouterr().out
+    assert f"max_calls = 7  (max_calls ({tmp_path}/pxbridge.toml))" in told
+    assert "log_level = debug  (--log-level (command line))" in told
+    assert "engines = wss://***@gpu/api/chat?token=***  (PXBRIDGE_ENGINES (environment))" in told
+    assert "credentials = ***  (PXBRIDGE_CREDENTIALS (environment))" in told
+    assert "drain_s = 60  (default)" in told
+    assert "persona books: voice_prompt NATM1.pt" in told
+    assert "s3cret" not in told and "0123456789abcdef" not in told
+
+    assert cli.main(["check-config", "--json"]) == 0
+    told = capsys.readouterr().out
+    assert json.loads(told)["settings"]["max_calls"]["value"] == 7
+    assert "s3cret" not in told and "0123456789abcdef" not in told
+
+
+def test_check_config_stops_at_what_would_stop_the_start(
+    alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone.setenv("PXBRIDGE_TLS_CERT_FILE", "/nowhere.pem")
+    assert cli.main(["check-config"]) == cli.EXIT_UNUSABLE
+    assert "PXBRIDGE_TLS_CERT_FILE (environment): cannot read '/nowhere.pem'" in capsys.readouterr().err
