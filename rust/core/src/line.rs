@@ -11,7 +11,6 @@ use crate::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
 use crate::media::{Encoding, MediaWriter, read_media};
 use crate::opus::{EncoderConfig, TOWARDS_ENGINE};
 use crate::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
-use crate::resample::Resampler;
 use crate::stream::{OggOpusReader, OggOpusWriter, StreamStats};
 use crate::tap::{Piece, Tap, samples_us};
 
@@ -258,18 +257,16 @@ enum Life {
 pub struct Downlink {
     rate_hz: u32,
     stream: OggOpusReader,
-    resampler: Resampler,
     playout: Playout,
     writer: MediaWriter,
     life: Life,
-    /// Which of the call's engines is speaking, and how much it has said, in its samples.
+    /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
     answered: (u32, u64),
     round_trip_us: Option<u64>,
     own: Announcement,
     first_audio_us: Option<u64>,
     /// The agent, for a recording.
     tap: Option<Tap>,
-    engine: Vec<f32>,
     line: Vec<f32>,
     paced: Vec<f32>,
 }
@@ -277,13 +274,19 @@ pub struct Downlink {
 impl Downlink {
     /// A downlink that has sent nothing.
     ///
+    /// What the engine says is decoded at the line's own rate, so that nothing has to be resampled. For 8 kHz, against
+    /// decoding at 24 kHz and our resampler, with the engine's encoder (Voip, 24.75 kbit/s VBR): cost 81 µs per 80 ms
+    /// instead of 115; delay 3.4 ms less; below 3.4 kHz 50 dB (segmental SNR) from an ideal low-pass instead of 63,
+    /// both far below what the encoder leaves; flat to 3.7 kHz, where the resampler has lost 3.8 dB; of a tone from
+    /// 4.05 to 5.5 kHz at most -53 dB come below 3.4 kHz, instead of -49. (Between 3.7 and 4 kHz a tone of 4.3 kHz
+    /// leaves -29 dB instead of -52: a telephone ends below.)
+    ///
     /// # Errors
     /// [`crate::Error::Rate`] unless the line runs at 8000, 16000 or 24000 Hz.
     pub fn new(rate_hz: u32, encoding: Encoding, stream_sid: &str, config: PlayoutConfig) -> Result<Self> {
         Ok(Self {
             rate_hz,
-            stream: OggOpusReader::new(ENGINE_HZ)?,
-            resampler: Resampler::new(ENGINE_HZ, rate_hz)?,
+            stream: OggOpusReader::new(rate_hz)?,
             playout: Playout::new(rate_hz, config)?,
             writer: MediaWriter::new(stream_sid, rate_hz, encoding),
             life: Life::Waiting { next_us: 0 },
@@ -292,7 +295,6 @@ impl Downlink {
             own: Announcement::new(rate_hz),
             first_audio_us: None,
             tap: None,
-            engine: Vec::new(),
             line: Vec::new(),
             paced: Vec::new(),
         })
@@ -300,9 +302,9 @@ impl Downlink {
 
     /// Ogg Opus bytes from the engine: appends the messages that are due, one item each.
     pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) {
-        self.engine.clear();
-        self.stream.read(ogg, &mut self.engine);
-        if self.engine.is_empty() {
+        self.line.clear();
+        self.stream.read(ogg, &mut self.line);
+        if self.line.is_empty() {
             return;
         }
         self.time_answer(caller.fed, now_us);
@@ -311,8 +313,6 @@ impl Downlink {
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
         }
-        self.line.clear();
-        self.resampler.process(&self.engine, &mut self.line);
         self.paced.clear();
         let step = self
             .playout
@@ -354,18 +354,11 @@ impl Downlink {
                 self.paced.clear();
                 let Self {
                     stream,
-                    resampler,
-                    engine,
                     playout,
                     paced,
-                    rate_hz,
                     ..
                 } = self;
-                let mut conceal = |samples: usize, out: &mut Vec<f32>| {
-                    engine.clear();
-                    stream.conceal(samples * ENGINE_HZ as usize / *rate_hz as usize, engine);
-                    resampler.process(engine, out);
-                };
+                let mut conceal = |samples: usize, out: &mut Vec<f32>| stream.conceal(samples, out);
                 let step = playout.poll(now_us, &mut conceal, paced);
                 self.send(step, now_us, messages);
             }
@@ -524,8 +517,8 @@ impl Downlink {
         if self.answered.0 != fed.engine {
             self.answered = (fed.engine, 0);
         }
-        self.answered.1 += self.engine.len() as u64;
-        let frames = self.answered.1 / u64::from(ENGINE_HZ / 1000 * FRAME_MS);
+        self.answered.1 += self.line.len() as u64;
+        let frames = self.answered.1 / u64::from(self.rate_hz / 1000 * FRAME_MS);
         self.round_trip_us = fed.age_us(frames, now_us).or(self.round_trip_us);
     }
 
