@@ -7,8 +7,9 @@ use pyo3::types::PyDict;
 /// Copies fields of a struct into a dict.
 macro_rules! counters {
     ($dict:expr, $stats:expr, $($name:ident),+ $(,)?) => {{
-        let stats = $stats;
-        $($dict.set_item(stringify!($name), stats.$name)?;)+
+        let (py, stats) = ($dict.py(), $stats);
+        // Interned: a live call is asked every second.
+        $($dict.set_item(pyo3::intern!(py, stringify!($name)), stats.$name)?;)+
     }};
 }
 pub(crate) use counters;
