@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # The commands beside serving, and what `--help` says of them.
 COMMANDS = {
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
+    "bench": "place many simulated calls at once: what they cost and how late they are",
     "calls": "list the calls there were, or show one: what happened, what the agent said, how late it was",
     "check-config": "show the settings, where each came from, and what is wrong with them",
     "doctor": "look for what is wrong with settings, engines and machine, and say how to mend it",

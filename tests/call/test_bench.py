@@ -1,0 +1,112 @@
+"""`pxbridge bench`: what its callers measure is what was done to them, and its table says it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tests.call.rig import bridge
+from tests.virtual_time import run
+from websockets.asyncio.server import ServerConnection, serve
+
+from pxbridge.commands.bench import Load, Meter, Row, table, write_rows
+from pxbridge.commands.crowd import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
+from pxbridge.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def crowd(
+    *, calls: int = 2, seconds: float = 13.0, network: str = "", chunk_ms: float = 100, lag_s: float = 0.0
+) -> list[Outcome]:
+    """Some callers of a bridge that sends each chunk back `lag_s` after it came, in virtual time."""
+
+    async def echo(ws: ServerConnection) -> None:
+        def later(answer: str) -> None:
+            asyncio.ensure_future(ws.send(answer))  # noqa: RUF006  gone before the test ends
+
+        async for message in ws:
+            event = json.loads(message)
+            if event["event"] == "media":
+                answer = json.dumps({"event": "media", "media": {"payload": event["media"]["payload"]}})
+                asyncio.get_running_loop().call_later(lag_s, later, answer)
+
+    async def main() -> list[Outcome]:
+        now_s = asyncio.get_running_loop().time()
+        async with serve(echo, "127.0.0.1", 0, compression=None) as server:
+            url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            part = Part(url, calls, 0, chunk_ms, network, now_s, 0.2, now_s + 1.0, now_s + seconds)
+            outcomes = await play(part)
+            await asyncio.sleep(1.0)
+            return outcomes
+
+    return run(main())
+
+
+def test_what_is_said_is_heard_as_one_period_of_speech_and_tone() -> None:
+    said = spoken()
+    assert len(said) == TONE_EVERY_S * RATE_HZ
+    payloads = [json.loads(message)["media"]["payload"] for message in media_messages(30.0)]
+    sent = np.concatenate([np.frombuffer(base64.b64decode(payload), np.int16) for payload in payloads])
+    assert np.array_equal(sent, np.resize(said, len(sent)))
+    assert len(sent) % len(said) == 0
+
+
+@pytest.mark.parametrize(("chunk_ms", "lag_s"), [(100, 0.0), (20, 0.25)])
+def test_the_delay_of_an_echo_is_measured_as_it_is(chunk_ms: float, lag_s: float) -> None:
+    outcomes = crowd(chunk_ms=chunk_ms, lag_s=lag_s)
+    for outcome in outcomes:
+        assert outcome.broken is None
+        assert outcome.holes_s == []
+        assert len(outcome.delays_s) == 3
+        assert outcome.delays_s == pytest.approx([chunk_ms / 1000 + lag_s] * 3, abs=0.005)
+
+
+def test_a_stall_is_a_hole_and_delay_from_then_on() -> None:
+    (outcome,) = crowd(calls=1, network="stall 500ms at 6s up")
+    assert outcome.holes_s == pytest.approx([0.5], abs=0.11)
+    assert outcome.delays_s[0] == pytest.approx(0.1, abs=0.005)
+    assert outcome.delays_s[-1] == pytest.approx(0.1 + outcome.holes_s[0], abs=0.005)
+
+
+def test_a_call_that_breaks_off_is_told() -> None:
+    outcomes = crowd(calls=1, network="cut at 3s")
+    assert outcomes[0].broken is None, "the network cut it, not the bridge"
+
+    async def main() -> list[Outcome]:
+        now_s = asyncio.get_running_loop().time()
+        async with bridge(slots=1) as b:
+            part = Part(b.url(), 3, 0, 100, "", now_s, 0.1, now_s + 1, now_s + 5)
+            return await play(part)
+
+    broken = [outcome.broken for outcome in run(main())]
+    assert broken[0] is None
+    assert all(reason is not None for reason in broken[1:]), "there is one engine"
+
+
+def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:
+    meter = Meter(os.getpid())
+    assert meter.cpu_s() > 0
+    assert 1e6 < meter.private_bytes() < 1e10
+    with pytest.raises(InputError, match="cannot be measured"):
+        Meter(2**22 + 1)
+
+
+def test_the_table_fits_a_terminal_and_says_what_is_not_known(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    row = Row("pxbridge", 100, None, None, None, 234.4, 241.0, 1243.2, 70, 0.04, 17.2, 0, None)
+    console = Console(width=80, record=True)
+    console.print(table([row], Load(network="jitter 40ms")))
+    text = console.export_text()
+    assert "234" in text and "1243" in text and "–" in text and "…" not in text
+    write_rows(tmp_path / "rows.json", [row], Load())
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["calls"] == 100
+    with pytest.raises(InputError, match="--json"):
+        write_rows(tmp_path / "no" / "rows.json", [row], Load())
