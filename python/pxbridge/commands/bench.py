@@ -71,7 +71,7 @@ class Load:
         chunk_ms: The phones' chunks.
         seconds: Measured, after settling.
         network: Between the phones and the bridge.
-        engine: What the rehearsal engine says: only an echo tells delays, ``canned`` is cheaper.
+        engine: What the rehearsal engine says. ``relay`` echoes without a codec; ``canned`` tells no delays.
         step_ms: How long the engine seems to think about 80 ms.
         prompt_s: How long it seems to read its prompts.
     """
@@ -79,7 +79,7 @@ class Load:
     chunk_ms: float = 100.0
     seconds: float = 30.0
     network: str = ""
-    engine: Literal["echo", "canned"] = "echo"
+    engine: Literal["echo", "relay", "canned"] = "echo"
     step_ms: float = 30.0
     prompt_s: float = 0.0
 
@@ -133,9 +133,9 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default="", metavar="TEXT", help='a bad network, e.g. "jitter 40ms"')
     parser.add_argument(
         "--engine",
-        choices=("echo", "canned"),
+        choices=("echo", "relay", "canned"),
         default="echo",
-        help="what it says; canned is cheaper and tells no delays (default: echo)",
+        help="what it says; relay echoes without a codec, canned tells no delays (default: echo)",
     )
     parser.add_argument(
         "--step-ms", type=float, default=30.0, metavar="MS", help="the engine's step (default: 30)"
