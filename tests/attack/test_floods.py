@@ -1,0 +1,213 @@
+"""Strangers who want to be in the way: thousands of connections, slow ones, long ones, big ones.
+
+In each of these a caller is on the line, or rings in the middle of it, and notices nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from tests.call.rig import Bridge, bridge, speech
+from tests.virtual_time import run
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from pxbridge import websocket
+from pxbridge.exotel.listener import OPEN_TIMEOUT_S
+from pxbridge.exotel.messages import Exotel
+from pxbridge.exotel.phone import Script
+from pxbridge.listening import listen
+
+if TYPE_CHECKING:
+    from pxbridge.exotel.phone import Phone
+
+CALL_S = 7.0
+
+HALF_A_REQUEST = b"GET /exotel HTTP/1.1\r\nHost: x\r\n"
+
+
+def script() -> Script:
+    return Script(speech(), speak_at_s=1.0, hang_up_at_s=CALL_S)
+
+
+def assert_heard_well(phone: Phone) -> None:
+    hearing = listen(phone.said, phone.player.heard, phone.line.rate_hz)
+    assert hearing.correlation > 0.85
+    assert hearing.dropouts == ()
+    first_s = min(hole.end_s for hole in phone.player.holes) if phone.player.holes else 0.0
+    assert [hole for hole in phone.player.holes if hole.at_s > first_s + 1.0] == []
+    assert phone.duration_s == pytest.approx(CALL_S)
+
+
+class Stranger:
+    """A TCP connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def at(cls, b: Bridge) -> Stranger:
+        return cls(*await asyncio.open_connection("127.0.0.1", b.listener.port))
+
+    async def is_cut(self) -> bool:
+        with contextlib.suppress(ConnectionError):
+            return await self.reader.read() == b""
+        return True
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+def descriptors() -> int:
+    return len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
+
+
+def test_a_thousand_connections_that_say_nothing_keep_nobody_out_and_are_cut() -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            await b.call(Script(hang_up_at_s=0.5))
+            before = descriptors()
+            strangers = [await Stranger.at(b) for _ in range(1000)]
+            await asyncio.sleep(0.1)
+            assert descriptors() <= before + 1000 + websocket.MAX_OPENING
+            assert_heard_well(await b.call(script()))
+            cut = await asyncio.gather(*(stranger.is_cut() for stranger in strangers))
+            assert all(cut)
+            for stranger in strangers:
+                stranger.close()
+            await asyncio.sleep(1.0)
+            assert descriptors() <= before + 1
+
+    run(main())
+
+
+def test_handshakes_a_byte_at_a_time_end_on_time() -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            loop = asyncio.get_running_loop()
+
+            async def drip() -> float:
+                stranger = await Stranger.at(b)
+                began_s = loop.time()
+                cut = asyncio.ensure_future(stranger.is_cut())
+                for byte in HALF_A_REQUEST * 100:
+                    if cut.done():
+                        break
+                    stranger.writer.write(bytes([byte]))
+                    await asyncio.sleep(0.1)
+                assert await cut
+                stranger.close()
+                return loop.time() - began_s
+
+            caller = asyncio.create_task(b.call(script()))
+            took_s = await asyncio.gather(*(drip() for _ in range(100)))
+            assert max(took_s) < OPEN_TIMEOUT_S + 0.5
+            assert_heard_well(await caller)
+
+    run(main())
+
+
+def test_a_posts_body_a_byte_at_a_time_ends_on_time() -> None:
+    async def main() -> float:
+        async with bridge() as b:
+            stranger = await Stranger.at(b)
+            stranger.writer.write(
+                b"POST /exotel/passthru HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n"
+            )
+            began_s = asyncio.get_running_loop().time()
+            cut = asyncio.ensure_future(stranger.is_cut())
+            while not cut.done():
+                stranger.writer.write(b"a")
+                await asyncio.sleep(0.5)
+            assert await cut
+            stranger.close()
+            return asyncio.get_running_loop().time() - began_s
+
+    assert run(main()) < OPEN_TIMEOUT_S + 1.0
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        b"GET /" + b"a" * 1_000_000,
+        b"GET /exotel HTTP/1.1\r\n" + b"X: " + b"a" * 1_000_000,
+        b"GET /exotel HTTP/1.1\r\n" + b"X: aaaaaaaaa\r\n" * 100_000,
+        b"GET /exotel HTTP/1.1\r\n" + b"Authorization: Basic " + b"QUFB" * 250_000 + b"\r\n\r\n",
+        b"POST /exotel/passthru HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + b"a" * 1_000_000,
+        b"POST /exotel/passthru HTTP/1.1\r\n" + b"X: aaaaaaaaa\r\n" * 100_000,
+        b"\x16\x03\x01" + b"\x00" * 1_000_000,
+        b"\x00" * 1_000_000,
+    ],
+    ids=["line", "header", "headers", "credentials", "body", "headers of a body", "TLS", "zeros"],
+)
+def test_a_megabyte_before_the_upgrade_is_not_even_kept(flood: bytes) -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            caller = asyncio.create_task(b.call(script()))
+            await asyncio.sleep(2.0)
+            strangers = [await Stranger.at(b) for _ in range(20)]
+            before = psutil.Process().memory_info().rss
+            for stranger in strangers:
+                stranger.writer.write(flood)
+            await asyncio.sleep(0.5)
+            # What is queued on the strangers' own side of this process counts too.
+            queued = sum(stranger.writer.transport.get_write_buffer_size() for stranger in strangers)
+            assert psutil.Process().memory_info().rss - before - queued < 20e6
+            for stranger in strangers:
+                stranger.close()
+            assert_heard_well(await caller)
+
+    run(main())
+
+
+def test_a_message_that_is_too_long_ends_its_own_call_alone() -> None:
+    async def main() -> None:
+        async with bridge(slots=2) as b:
+            caller = asyncio.create_task(b.call(script()))
+            async with connect(b.url(), compression=None, max_size=None) as stranger:
+                await stranger.send(Exotel("MZ9").start(call_sid="CA9"))
+                with pytest.raises(ConnectionClosed) as closed:
+                    await stranger.send('{"event": "media", "media": {"payload": "' + "A" * 2_000_000 + '"}}')
+                    async for _ in stranger:
+                        pass
+                    raise ConnectionClosed(stranger.protocol.close_rcvd, None)
+                assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+            assert_heard_well(await caller)
+
+    run(main())
+
+
+def test_a_message_in_a_million_pieces_ends_too() -> None:
+    async def main() -> None:
+        async with bridge(slots=2) as b:
+            caller = asyncio.create_task(b.call(script()))
+            async with connect(b.url(), compression=None) as stranger:
+                with pytest.raises(ConnectionClosed) as closed:
+                    await stranger.send("A" * 1000 for _ in range(1000))
+                    async for _ in stranger:
+                        pass
+                    raise ConnectionClosed(stranger.protocol.close_rcvd, None)
+                assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+            assert_heard_well(await caller)
+
+    run(main())
+
+
+def test_hundreds_of_calls_that_never_start_are_ended_and_take_no_engine() -> None:
+    async def main() -> None:
+        async with bridge() as b, contextlib.AsyncExitStack() as stack:
+            strangers = [await stack.enter_async_context(connect(b.url())) for _ in range(300)]
+            assert_heard_well(await b.call(script()))
+            codes = set()
+            for stranger in strangers:
+                await stranger.wait_closed()
+                codes.add(stranger.close_code)
+            assert codes == {1008}
+
+    run(main())

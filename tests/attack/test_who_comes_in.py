@@ -1,0 +1,264 @@
+"""A stranger at the door of a bridge as it is deployed: settings, gate, listener and engine together."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import signal
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from rich.console import Console
+from tests.fault.processes import free_port, program, until
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from pxbridge import bridge, cli, settings
+from pxbridge.exotel.gate import Scope, Signer
+from pxbridge.exotel.messages import Exotel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PASSWORD = "correct-horse-battery"
+NEW_PASSWORD = "staple-staple-staple"
+KEY = "0123456789abcdef" * 4
+ENVIRON = {
+    "PXBRIDGE_PORT": "0",
+    "PXBRIDGE_LOG_LEVEL": "debug",
+    "PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD} asha:{NEW_PASSWORD}",
+    "PXBRIDGE_TOKEN_KEYS": KEY,
+    "PXBRIDGE_PUBLIC_URL": "wss://voice.example.com",
+    "PXBRIDGE_TRUSTED_PROXIES": "127.0.0.1",
+}
+
+
+@contextlib.asynccontextmanager
+async def deployed(**environ: str) -> AsyncIterator[str]:
+    """A bridge with its rehearsal engine; the part of its URL that tells where it is."""
+    ready: asyncio.Queue[str] = asyncio.Queue()
+    loaded = settings.load({}, {**ENVIRON, **environ})
+    running = asyncio.create_task(bridge.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
+    try:
+        yield urlsplit(await ready.get()).netloc
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def knock(where: str, path: str = "/exotel", *, user: str = "", forwarded: str = "203.0.113.7") -> int:
+    """Dial as Exotel does; 101 when the call was let in and started."""
+    headers = {"X-Forwarded-For": forwarded}
+    if user:
+        headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
+    try:
+        async with connect(f"ws://{where}{path}", additional_headers=headers) as phone:
+            exotel = Exotel("MZ1")
+            await phone.send(exotel.connected())
+            await phone.send(exotel.start(call_sid="CA1"))
+            assert '"media"' in str(await phone.recv()), "a call that is let in is heard"
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+async def fetch(where: str, path: str, *, user: str = "", forwarded: str = "203.0.113.7") -> tuple[int, str]:
+    """Ask a webhook."""
+    host, _, port = where.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", f"X-Forwarded-For: {forwarded}"]
+    if user:
+        lines.append("Authorization: Basic " + base64.b64encode(user.encode()).decode())
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+def token(*, key: str = KEY, scope: Scope = Scope.CALL, age_s: float = 0.0) -> str:
+    return Signer([key.encode()], lambda: time.time() - age_s).make(scope, 60.0)
+
+
+async def test_who_has_no_credentials_or_wrong_ones_is_not_let_in() -> None:
+    async with deployed() as where:
+        assert await knock(where) == 401
+        assert await knock(where, "/") == 401
+        assert await knock(where, "/exotel/nurse") == 401
+        for wrong in (
+            "asha:",
+            "asha:guess",
+            f"ravi:{PASSWORD}",
+            PASSWORD,
+            f"asha:{PASSWORD}\n",
+            f"asha:{PASSWORD} asha",
+        ):
+            assert await knock(where, user=wrong) == 401
+
+
+async def test_each_of_two_passwords_lets_in_while_they_are_rotated() -> None:
+    async with deployed() as where:
+        assert await knock(where, user=f"asha:{PASSWORD}") == 101
+        assert await knock(where, user=f"asha:{NEW_PASSWORD}") == 101
+
+
+async def test_expired_forged_and_foreign_tokens_do_not_let_in() -> None:
+    async with deployed() as where:
+        good = token()
+        assert await knock(where, f"/exotel/t/{good}") == 101
+        assert await knock(where, f"/exotel/t/{token(age_s=61.0)}") == 403
+        assert await knock(where, f"/exotel/t/{token(key='f' * 64)}") == 403
+        scope, expiry, *rest = good.split(".")
+        later = ".".join([scope, f"{int(expiry, 16) + 3600:x}", *rest])
+        assert await knock(where, f"/exotel/t/{later}") == 403
+        widened = ".".join([Scope.DOOR, expiry, *rest])
+        assert await knock(where, f"/exotel/t/{widened}") == 403
+        for nonsense in (
+            "",
+            ".",
+            "....",
+            good[:-1],
+            good + "A",
+            good.rpartition(".")[0] + ".",
+            "%00",
+            "a" * 4000,
+        ):
+            assert await knock(where, f"/exotel/t/{nonsense}") in (403, 404)
+
+
+async def test_a_token_in_the_query_is_none() -> None:
+    async with deployed() as where:
+        assert await knock(where, f"/exotel?token={token()}") == 401
+        assert await knock(where, f"/exotel?t={token()}&Authorization=Basic") == 401
+
+
+async def test_webhooks_are_as_closed_as_the_socket_and_hand_out_calls_only() -> None:
+    async with deployed() as where:
+        for path in ("/exotel/url", "/exotel/passthru?CallSid=CA1", "/exotel/connect?CallSid=CA1"):
+            assert (await fetch(where, path))[0] == 401
+            inner = path.removeprefix("/exotel")
+            assert (await fetch(where, f"/exotel/t/{token()}{inner}"))[0] == 403
+            assert (await fetch(where, f"/exotel/t/{token(scope=Scope.DOOR)}{inner}"))[0] in (200, 404)
+        status, body = await fetch(where, "/exotel/url", user=f"asha:{PASSWORD}")
+        assert status == 200
+        path = urlsplit(body.split('"')[3]).path
+        assert await knock(where, path) == 101
+        assert (await fetch(where, f"{path}/url"))[0] == 403
+
+
+async def test_an_address_may_not_be_made_up() -> None:
+    async with deployed(PXBRIDGE_ALLOWED_NETWORKS="203.0.113.0/24") as where:
+        user = f"asha:{PASSWORD}"
+        assert await knock(where, user=user) == 101
+        assert await knock(where, user=user, forwarded="198.51.100.1") == 403
+        assert await knock(where, user=user, forwarded="203.0.113.7, 198.51.100.1") == 403
+    async with deployed(
+        PXBRIDGE_ALLOWED_NETWORKS="203.0.113.0/24", PXBRIDGE_TRUSTED_PROXIES="192.0.2.1"
+    ) as where:
+        assert await knock(where, user=user, forwarded="203.0.113.7") == 403
+
+
+async def test_who_tries_passwords_is_soon_refused_without_a_look_and_nobody_else_is() -> None:
+    async with deployed(PXBRIDGE_HANDSHAKES_PER_MINUTE="60") as where:
+        guesser = [await knock(where, user=f"asha:guess{n}", forwarded="198.51.100.1") for n in range(15)]
+        assert guesser[:10] == [401] * 10
+        assert guesser[-1] == 429
+        assert await knock(where, user=f"asha:{PASSWORD}", forwarded="198.51.100.1") == 429
+        assert await knock(where, user=f"asha:{PASSWORD}") == 101
+
+
+async def test_one_address_has_only_so_many_calls() -> None:
+    async with deployed(PXBRIDGE_MAX_CALLS_PER_ADDRESS="1") as where:
+        headers = {
+            "X-Forwarded-For": "198.51.100.1",
+            "Authorization": "Basic " + base64.b64encode(f"asha:{PASSWORD}".encode()).decode(),
+        }
+        async with connect(f"ws://{where}/exotel", additional_headers=headers):
+            assert await knock(where, user=f"asha:{PASSWORD}", forwarded="198.51.100.1") == 429
+            assert await knock(where, user=f"asha:{PASSWORD}") == 101
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/api/chat",
+        "/console",
+        "/exotel/../metrics",
+        "/exotel/%2e%2e/%2e%2e/etc/passwd",
+        "/exotel/..%5c..%5cwindows",
+        "/exotel/nurse%00.toml",
+        "/exotel/nurse/../../secrets",
+        "/exotel/" + "n" * 65,
+        "//voice.example.com/exotel",
+        "/exotel//nurse",
+        "/exotel;x=1",
+        "http://127.0.0.1/exotel/../x",
+        "/%65xotel",
+        "/EXOTEL",
+        "*",
+    ],
+)
+async def test_nothing_but_calls_webhooks_and_health_is_there_whatever_the_path(path: str) -> None:
+    async with deployed() as where:
+        assert (await fetch(where, path, user=f"asha:{PASSWORD}"))[0] == 404
+
+
+async def test_secrets_are_in_no_log_no_metric_and_no_answer_at_any_level() -> None:
+    good, bad, stale = token(), token(key="f" * 64), token(age_s=100.0)
+    port, console_port = free_port(), free_port()
+    environ = {**ENVIRON, "PXBRIDGE_PORT": str(port), "PXBRIDGE_CONSOLE_PORT": str(console_port)}
+    where, console = f"127.0.0.1:{port}", f"127.0.0.1:{console_port}"
+    answers: list[str] = []
+    async with program("pxbridge", environ=environ) as process:
+        await until(lambda: process.said("takes calls at"), "the bridge is up")
+        for user in (f"asha:{PASSWORD}", "asha:hunter2hunter2", ""):
+            await knock(where, user=user)
+            asked = ("/exotel/url", "/exotel/passthru?CallSid=CA1", "/nowhere", "/readyz")
+            answers += [(await fetch(where, path, user=user))[1] for path in asked]
+        for one in (good, bad, stale):
+            await knock(where, f"/exotel/t/{one}")
+            answers += [(await fetch(where, f"/exotel/t/{one}/url"))[1]]
+        answers += [(await fetch(console, path))[1] for path in ("/metrics", "/api/calls", "/readyz")]
+        process.signal(signal.SIGTERM)
+        await process.ends()
+    assert "pxbridge_" in "".join(answers), "metrics were looked at"
+    assert "refused at the door" in process.log, "the log was looked at"
+    basic = base64.b64encode(f"asha:{PASSWORD}".encode()).decode()
+    for secret in (PASSWORD, NEW_PASSWORD, KEY, "hunter2", good, bad, stale, basic):
+        assert secret not in process.log
+        assert secret not in "".join(answers)
+
+
+def test_the_token_that_an_operator_makes_opens_the_door(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
+    monkeypatch.setenv("PXBRIDGE_PUBLIC_URL", "wss://voice.example.com")
+    assert cli.main(["token", "--days", "1", "--persona", "nurse"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed.startswith("wss://voice.example.com/exotel/t/d.")
+    assert KEY not in printed
+
+    async def try_it() -> None:
+        async with deployed() as where:
+            path = urlsplit(printed).path
+            assert await knock(where, path) == 101
+            assert await knock(where, f"{path}/doctor") == 403
+            assert (await fetch(where, f"{path}/url"))[0] == 200
+
+    asyncio.run(try_it())
+
+
+@pytest.mark.parametrize("words", [["--days", "0"], ["--days", "x"], ["--persona", "../x"], []])
+def test_a_token_that_makes_no_sense_is_not_made(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words:
+        monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
+    assert cli.main(["token", *words]) == 2
+    assert capsys.readouterr().out == ""
