@@ -75,6 +75,9 @@ RELOADED = {
 }
 """Settings that SIGHUP puts in force for the calls to come."""
 
+HASTE_S = 0.5
+"""What closing handshakes are given when all calls are to end at once: peers that live answer in less."""
+
 LONGEST_ENDING_S = LONGEST_SENTENCE_S + LAST_WORDS_S + 5.0
 """What the end of the last call takes, with some air for closing handshakes."""
 
@@ -141,6 +144,7 @@ async def run(
         )
         systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
         await _first_of(_drain(listener, exchange, settings.drain_s), _second(signals))
+        asyncio.get_running_loop().call_later(HASTE_S, listener.abort)
     return 0
 
 

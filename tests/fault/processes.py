@@ -168,11 +168,27 @@ async def bridge_process(
             await asyncio.gather(*bridge.phones, return_exceptions=True)
 
 
+@dataclass
+class EngineProcess(Program):
+    """A rehearsal engine."""
+
+    url: str = ""
+
+
 @contextlib.asynccontextmanager
 async def engine_process(mode: str = "echo", slots: int = 1, prompt_s: float = 0.0) -> AsyncIterator[str]:
-    """A rehearsal engine; its URL."""
+    """The URL of a rehearsal engine that works."""
+    async with engine_program(mode, slots, prompt_s) as engine:
+        yield engine.url
+
+
+@contextlib.asynccontextmanager
+async def engine_program(
+    mode: str = "echo", slots: int = 1, prompt_s: float = 0.0
+) -> AsyncIterator[EngineProcess]:
+    """A rehearsal engine whose process a test wants to hurt."""
     port = free_port()
     arguments = ("--port", str(port), "--mode", mode, "--slots", str(slots), "--prompt-s", str(prompt_s))
     async with program("pxbridge.personaplex.rehearsal", *arguments) as engine:
         await until(lambda: engine.said("rehearsal engine"), "the engine has started")
-        yield f"ws://127.0.0.1:{port}/api/chat"
+        yield EngineProcess(engine.process, engine.lines, f"ws://127.0.0.1:{port}/api/chat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import struct
@@ -10,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.fault.processes import bridge_process, engine_process, until
+from tests.fault.processes import ROOT, bridge_process, engine_process, engine_program, program, until
 
+from pxbridge.bridge import LONGEST_ENDING_S
 from pxbridge.exotel.phone import CallRefused, Phone, Script, place_call
+from pxbridge.settings import Settings
 
 
 async def test_sigterm_takes_no_new_call_and_lets_the_live_ones_go_on() -> None:
@@ -158,8 +161,33 @@ async def test_a_phone_that_does_not_answer_the_close_is_not_waited_for() -> Non
         bridge.signal(signal.SIGTERM)
         await until(lambda: bridge.said("stopping: 1 calls"), "it drains")
         bridge.signal(signal.SIGTERM)
+        told_s = time.monotonic()
         assert await bridge.ends() == 0
+        assert time.monotonic() - told_s < 2.5  # a closing handshake would be waited for longer
         writer.close()
+    assert "Traceback" not in bridge.log
+
+
+async def test_peers_that_are_frozen_hold_up_neither_other_calls_nor_the_end() -> None:
+    async with (
+        engine_process(slots=1) as good,
+        engine_program(slots=1) as frozen,
+        bridge_process(engines=f"{frozen.url} {good}", drain_s="600") as bridge,
+        program("pxbridge", "call", "--url", bridge.url, "--seconds", "600") as phone,
+    ):
+        await until(lambda: bridge.log.count('"call live"') == 1, "the first call is live")
+        assert bridge.said(f'"engine": "{frozen.url}"'), "it has the engine that is to freeze"
+        other = await bridge.call()
+        for half_open in (phone, frozen):  # alive for TCP, and silent
+            half_open.signal(signal.SIGSTOP)
+        heard = other.media_received
+        await until(lambda: other.media_received > heard + 10 or other.close_code, "the other goes on")
+        bridge.signal(signal.SIGTERM)
+        await until(lambda: bridge.said("stopping: "), "it drains")
+        bridge.signal(signal.SIGTERM)
+        told_s = time.monotonic()
+        assert await bridge.ends() == 0
+        assert time.monotonic() - told_s < 5.0
     assert "Traceback" not in bridge.log
 
 
@@ -188,6 +216,13 @@ async def test_systemd_hears_that_it_is_ready_turns_reloads_and_stops(tmp_path: 
             bridge.signal(signal.SIGTERM)
             assert await bridge.ends() == 0
             assert heard("STOPPING=1") and heard("EXTEND_TIMEOUT_USEC=83000000")
+
+
+def test_systemd_gives_the_end_the_time_that_it_takes() -> None:
+    unit = (ROOT / "deploy/systemd/pxbridge.service").read_text()
+    stop_s = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1])  # type: ignore[index]
+    assert stop_s >= Settings().drain_s + LONGEST_ENDING_S
+    assert "Type=notify\n" in unit and re.search(r"^WatchdogSec=\d+$", unit, re.M)
 
 
 async def test_a_hanging_loop_is_silent_towards_systemd(tmp_path: Path) -> None:

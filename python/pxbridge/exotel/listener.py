@@ -134,6 +134,12 @@ class Listener:
         """Reasons why no call can be taken now; none means ready."""
         return [*self._full(), *self._not_ready()]
 
+    def abort(self) -> None:
+        """Cut every connection, closing handshakes under way too."""
+        if self.server is not None:
+            for connection in self.server.connections:
+                connection.abort("the bridge has no more time")
+
     async def drain(self) -> None:
         """Take no new call, and wait until the last one has ended.
 

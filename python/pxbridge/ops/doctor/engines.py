@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.bridge import addresses
 from pxbridge.errors import EngineBusy, EngineError, EngineRefused, EngineRejected, EngineUntrusted
 from pxbridge.ops.doctor.finding import Finding, good, note, wrong
 from pxbridge.personaplex.client import EngineAddress, Unverified, open_session
@@ -43,8 +44,6 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         personas: The default one is what an engine is prompted with.
         ours_runs: A bridge of these settings runs: the engines are its.
     """
-    from pxbridge.bridge import addresses  # the bridge imports much
-
     settings = loaded.settings
     if not settings.engines:
         yield note(

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from pxbridge.bridge import serving_tls
 from pxbridge.errors import ConfigError
 from pxbridge.ops.doctor.finding import Finding, good, note, wrong
 from pxbridge.settings import variable
@@ -32,8 +33,6 @@ _OTHERS_MAY_READ: Final = 0o077
 
 def certificate(loaded: Loaded) -> Iterator[Finding]:
     """What is to be known of the served certificate, if there is one."""
-    from pxbridge.bridge import serving_tls  # the bridge imports much
-
     settings = loaded.settings
     cert_file = settings.tls_cert_file
     if cert_file is None:
