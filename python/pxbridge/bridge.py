@@ -123,6 +123,9 @@ async def run(
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange)
         handovers = HandOvers(asyncio.get_running_loop().time)
         listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers))
+        watch.metrics.count_by(
+            "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
+        )
         console_url = await stack.enter_async_context(watch.console(listener.not_ready))
         await stack.enter_async_context(systemd.watchdog())
 

@@ -119,6 +119,11 @@ class Listener:
         """Calls refused with 503, because of the limit or while draining."""
 
     @property
+    def refusals(self) -> dict[str, int]:
+        """How many were not let in, by why."""
+        return {"full": self.refused} | {why.name.lower(): self.gate.refused[why] for why in Refused}
+
+    @property
     def live_calls(self) -> int:
         """Calls whose owner's task has not ended."""
         return len(self._calls)

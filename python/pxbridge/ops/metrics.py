@@ -70,6 +70,7 @@ class Metrics:
         self._engines = engines
         self._waiting = waiting
         self._totals: list[tuple[str, str, Callable[[], float]]] = []
+        self._totals_by: list[tuple[str, str, str, Callable[[], Mapping[str, float]]]] = []
         self._live = 0
         self._waited: dict[int, dict[str, dict[str, float]]] = {}
         """What each live call's counters were when they were last counted, by the record's identity."""
@@ -183,6 +184,10 @@ class Metrics:
         """Adds a counter that somebody else keeps: ``NAME_total``, asked when scraped."""
         self._totals.append((name, about, value))
 
+    def count_by(self, label: str, name: str, about: str, values: Callable[[], Mapping[str, float]]) -> None:
+        """The same with a label: a value for each of what `values` names, which must be few and fixed."""
+        self._totals_by.append((label, name, about, values))
+
     def scrape(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -275,3 +280,8 @@ class _Now:
             yield slots
         for name, about, value in metrics._totals:
             yield CounterMetricFamily(name, about, value=value())
+        for label, name, about, values in metrics._totals_by:
+            family = CounterMetricFamily(name, about, labels=[label])
+            for each, number in values().items():
+                family.add_metric([each], number)
+            yield family
