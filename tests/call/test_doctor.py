@@ -11,8 +11,10 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import trustme
 from tests.call.rig import VECTORS
@@ -20,7 +22,7 @@ from tests.fault.processes import bridge_process, engine_process
 
 from pxbridge import cli
 from pxbridge.commands import doctor as command
-from pxbridge.ops.doctor import Finding, Verdict, examine
+from pxbridge.ops.doctor import Finding, Verdict, codec, examine, machine
 from pxbridge.personaplex import faults
 from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
@@ -348,3 +350,31 @@ def test_check_config_stops_at_what_would_stop_the_start(
     alone.setenv("PXBRIDGE_TLS_CERT_FILE", "/nowhere.pem")
     assert cli.main(["check-config"]) == cli.EXIT_UNUSABLE
     assert "PXBRIDGE_TLS_CERT_FILE (environment): cannot read '/nowhere.pem'" in capsys.readouterr().err
+
+
+# -- what cannot be planted for real -------------------------------------------------------------------
+
+
+def test_a_clock_that_is_years_behind() -> None:
+    found = machine.clock(now_s=0.0)
+    assert found.verdict is Verdict.WRONG
+    assert "1970-01-01" in found.what and "timedatectl set-ntp true" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("free", "verdict"), [(10 << 20, Verdict.WRONG), (500 << 20, Verdict.NOTE), (9 << 30, Verdict.GOOD)]
+)
+def test_a_disk_that_is_nearly_full(
+    free: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    (found,) = machine.disk(tmp_path / "not yet" / "made")
+    assert found.verdict is verdict
+    assert not list(tmp_path.iterdir()), "it changes nothing"
+
+
+def test_a_codec_that_brings_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, 5 * codec.ENGINE_HZ).astype(np.float32)
+    monkeypatch.setattr(codec, "_towards_engine", lambda _: noise)
+    found = codec.round_trip()
+    assert found.verdict is Verdict.WRONG and "install pxbridge again" in found.mend

@@ -7,6 +7,7 @@ waiting without a word, and the bridge that owns the engine would find it taken.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from pxbridge import settings as configuration
@@ -33,7 +34,7 @@ async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> As
         environ: The environment that the bridge would have.
     """
     yield codec.round_trip()
-    yield machine.clock()
+    yield machine.clock(time.time())
     try:
         loaded = configuration.load(flags, environ)
     except ConfigError as error:
@@ -50,7 +51,7 @@ async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> As
     yield machine.descriptors(loaded.settings)
     for finding in machine.disk(configuration.state_folder(loaded.settings, environ)):
         yield finding
-    for finding in serving.certificate(loaded):
+    for finding in serving.certificate(loaded, time.time()):
         yield finding
     ports, ours_runs = await machine.ports(loaded.settings)
     for finding in ports:

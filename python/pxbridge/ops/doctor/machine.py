@@ -177,13 +177,17 @@ def disk(folder: Path) -> Iterator[Finding]:
         yield good("disk", f"{folder}: {free / (1 << 30):.0f} GB free")
 
 
-def clock() -> Finding:
-    """Whether this machine knows what time it is: tokens, certificates and records go by it."""
+def clock(now_s: float) -> Finding:
+    """Whether this machine knows what time it is: tokens, certificates and records go by it.
+
+    Args:
+        now_s: What it takes for the time, in seconds since 1970.
+    """
     installed_s = Path(pxbridge.__file__).stat().st_mtime
-    if time.time() < installed_s:
+    if now_s < installed_s:
         return wrong(
             "clock",
-            f"it is {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC here, before pxbridge was installed",
+            f"it is {time.strftime('%Y-%m-%d %H:%M', time.gmtime(now_s))} UTC here, before pxbridge was installed",
             "set the clock, and let chrony or systemd-timesyncd keep it (`timedatectl set-ntp true`)",
         )
     try:

@@ -7,7 +7,6 @@ serves the files and one of which trusts just them, tells names and dates, or wh
 from __future__ import annotations
 
 import ssl
-import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -31,8 +30,8 @@ _EXPIRED, _NOT_YET = 10, 9
 _OTHERS_MAY_READ: Final = 0o077
 
 
-def certificate(loaded: Loaded) -> Iterator[Finding]:
-    """What is to be known of the served certificate, if there is one."""
+def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
+    """What is to be known at `now_s` (since 1970) of the served certificate, if there is one."""
     settings = loaded.settings
     cert_file = settings.tls_cert_file
     if cert_file is None:
@@ -56,7 +55,7 @@ def certificate(loaded: Loaded) -> Iterator[Finding]:
     except ssl.SSLCertVerificationError as error:
         yield _unusable(cert_file, error)
         return
-    left_days = (ssl.cert_time_to_seconds(seen["notAfter"]) - time.time()) / DAY_S
+    left_days = (ssl.cert_time_to_seconds(seen["notAfter"]) - now_s) / DAY_S
     until = f"{cert_file} is good until {seen['notAfter']}"
     if left_days < SOON_DAYS:
         yield note("tls", f"{until}: {left_days:.0f} days", "renew it; the bridge notices by itself")
