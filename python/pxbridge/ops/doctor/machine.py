@@ -185,9 +185,10 @@ def clock(now_s: float) -> Finding:
     """
     installed_s = Path(pxbridge.__file__).stat().st_mtime
     if now_s < installed_s:
+        shown = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now_s))
         return wrong(
             "clock",
-            f"it is {time.strftime('%Y-%m-%d %H:%M', time.gmtime(now_s))} UTC here, before pxbridge was installed",
+            f"it is {shown} UTC here, before pxbridge was installed",
             "set the clock, and let chrony or systemd-timesyncd keep it (`timedatectl set-ntp true`)",
         )
     try:
