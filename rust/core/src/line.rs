@@ -579,7 +579,8 @@ impl Downlink {
     fn write_media(&mut self, messages: &mut Vec<Vec<u8>>) {
         let at_us = self.heard_from_us();
         if let Some(tap) = &mut self.tap {
-            tap.push(&self.paced, at_us);
+            // A queue that proved shorter than thought does not play two things at once.
+            tap.push(&self.paced, at_us.max(tap.end_us()));
         }
         let mut message = Vec::new();
         self.writer.write(&self.paced, &mut message);

@@ -42,7 +42,7 @@ impl Tap {
         }
     }
 
-    /// Audio whose first sample is heard at `at_us`, not before what was pushed before has ended.
+    /// Audio whose first sample came or is heard at `at_us`. What comes in a burst may overlap.
     pub fn push(&mut self, pcm: &[f32], at_us: u64) {
         if pcm.is_empty() {
             return;
@@ -51,8 +51,7 @@ impl Tap {
             self.lost += pcm.len() as u64;
             return;
         }
-        let at_us = self.end_us().map_or(at_us, |end_us| at_us.max(end_us));
-        if self.end_us() == Some(at_us)
+        if self.end_us() == at_us
             && let Some(last) = self.pieces.back_mut()
         {
             last.samples += pcm.len();
@@ -108,9 +107,12 @@ impl Tap {
         self.lost
     }
 
-    fn end_us(&self) -> Option<u64> {
-        let last = self.pieces.back()?;
-        Some(last.at_us + samples_us(last.samples, self.rate_hz))
+    /// When the newest piece that is still kept ends; 0 for none.
+    #[must_use]
+    pub fn end_us(&self) -> u64 {
+        self.pieces
+            .back()
+            .map_or(0, |last| last.at_us + samples_us(last.samples, self.rate_hz))
     }
 }
 
@@ -168,6 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_keeps_its_times() {
+        let mut tap = Tap::new(8000);
+        for _ in 0..3 {
+            tap.push(&[0.1; 800], 4_900_000);
+        }
+        assert!(
+            taken(&mut tap, 5_000_000)
+                .1
+                .iter()
+                .all(|piece| piece.at_us == 4_900_000)
+        );
+    }
+
+    #[test]
     fn it_does_not_grow_without_bound() {
         let mut tap = Tap::new(8000);
         for second in 0..100 {
@@ -190,7 +206,7 @@ mod tests {
                 match act {
                     0 => tap.cut(now_us),
                     1 => tap.take(now_us, &mut pcm, &mut pieces),
-                    _ => tap.push(&vec![0.1; samples], now_us + 5_000),
+                    _ => tap.push(&vec![0.1; samples], tap.end_us().max(now_us + 5_000)),
                 }
             }
             tap.take(LATER_US, &mut pcm, &mut pieces);
