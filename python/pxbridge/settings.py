@@ -433,6 +433,13 @@ class Settings(BaseModel):
         le=100_000_000,
         description="The oldest are deleted too when records and recordings together are larger, in MB.",
     )
+    recording_format: Annotated[Literal["wav", "opus"], BeforeValidator(_lower), Right("wav or opus")] = (
+        Field(
+            default="wav",
+            description="What calls are recorded as, where a persona has `record = true`: wav (115 MB an "
+            "hour at 8 kHz) or opus (Ogg, 22 MB).",
+        )
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """The fields as they may be logged: an engine's URL can carry a password or a token."""

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,3 +161,12 @@ def test_nothing_private_is_in_logs_or_metrics() -> None:
     for private in ("9876501234", "8041119999", "vault", "0815-4711", "something", '"7"', "payload"):
         assert private not in text, private
     assert not re.search(r"[A-Za-z0-9+/]{200}", text), "a payload"
+
+
+def test_readme_names_every_metric() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    metrics = Metrics()
+    families = {family.name for family in text_string_to_metric_families(metrics.scrape().decode())}
+    for name in sorted(families):
+        if name.startswith("pxbridge_") and name != "pxbridge_info":
+            assert re.search(rf"`{name.removeprefix('pxbridge_')}(_total)?[`{{]", readme), name

@@ -137,11 +137,6 @@ class Keeper:
             self._jobs.put(None, timeout=LAST_ROWS_S)
         self._thread.join(LAST_ROWS_S)
 
-    def key(self, record: CallRecord) -> str | None:
-        """A live call's key in the database."""
-        live = self._live.get(id(record))
-        return live.key if live else None
-
     def __call__(self, record: CallRecord, event: Event) -> None:
         """Takes down an event."""
         if event.kind is Kind.STARTED:
@@ -160,10 +155,11 @@ class Keeper:
             self._put_line(live)
             del self._live[id(record)]
 
-    def recorded(self, record: CallRecord, file: str) -> None:
-        """Notes the name of a live call's recording."""
-        if key := self.key(record):
-            self._put(records.PUT_RECORDING, {"key": key, "recording": file})
+    def recorded(self, record: CallRecord) -> Callable[[str], None]:
+        """What notes the name of a live call's recording; it may be called from any thread."""
+        live = self._live.get(id(record))
+        key = live.key if live else ""
+        return lambda file: self._put(records.PUT_RECORDING, {"key": key, "recording": file})
 
     def _put_call(self, live: _Live, record: CallRecord, now_s: float) -> None:
         figures = summary(record, self._numbers, now_s)
@@ -213,18 +209,24 @@ class Keeper:
     # -- the thread -----------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        batch: list[Job] = []
         last = False
-        while not last:
-            batch, last = self._next()
+        while True:
             while not self._wrote(batch):
                 if self._stop.wait(self._retry_s) and not self._wrote(batch):
                     self.dropped += len(batch) + self._jobs.qsize()
                     return
+            if last:
+                break
+            batch, last = self._next()
         self._close_database()
 
     def _next(self) -> tuple[list[Job], bool]:
-        """The rows that wait, at least one; and whether they are the last."""
-        jobs = [self._jobs.get()]
+        """The rows that wait, none after a long silence; and whether they are the last."""
+        try:
+            jobs = [self._jobs.get(timeout=KEEP_EVERY_S)]
+        except queue.Empty:
+            return [], False
         while len(jobs) < BATCH:
             try:
                 jobs.append(self._jobs.get_nowait())

@@ -14,7 +14,14 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 import pxbridge
@@ -66,6 +73,8 @@ class Metrics:
     """
 
     def __init__(self, engines: Engines | None = None, waiting: Callable[[], int] = lambda: 0) -> None:
+        # Nobody asks when a counter was made, and it doubles what is scraped.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._engines = engines
         self._waiting = waiting
@@ -158,7 +167,7 @@ class Metrics:
         for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
             for direction, names in table.items():
                 for name in names:
-                    counter.labels(DIRECTIONS[direction], name)
+                    counter.labels(DIRECTIONS[direction], _how(name))
         registry.register(_Now(self))
 
     def __call__(self, record: CallRecord, event: Event) -> None:
@@ -238,7 +247,7 @@ class Metrics:
             for direction, names in table.items():
                 for name in names:
                     if samples := growth(direction, name):
-                        counter.labels(DIRECTIONS[direction], name).inc(samples / record.rate_hz)
+                        counter.labels(DIRECTIONS[direction], _how(name)).inc(samples / record.rate_hz)
         self._waited[id(record)] = record.stats
 
     def _end(self, record: CallRecord) -> None:
@@ -253,6 +262,11 @@ class Metrics:
         first_audio_s = delay.first_audio_s(record.stats, record.started_s)
         if first_audio_s is not None:
             self._first_audio.observe(max(0.0, first_audio_s))
+
+
+def _how(counter: str) -> str:
+    """A line's counter as a label's value."""
+    return "noise" if counter == "inserted" else counter.removeprefix("removed_in_")
 
 
 class _Now:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Form, Numbers
+from pxbridge.calls.recording import Recorder
+from pxbridge.calls.records import RECORDINGS
 from pxbridge.console.server import Console, serve
 from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pxbridge.calls.call import Call
+    from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Watcher
     from pxbridge.ops.logs import Writer
     from pxbridge.ops.metrics import Engines
@@ -117,6 +119,7 @@ async def watching(
     watch.watchers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(metrics.watching_loop())
+        keeper = None
         if settings.keep_records:
             keeper = Keeper(
                 folder, numbers, keep_s=settings.keep_days * DAY_S, keep_bytes=settings.keep_mb * 1_000_000
@@ -129,7 +132,22 @@ async def watching(
                 ("errors", "Times that writing the records of calls failed."),
             ):
                 metrics.count(f"pxbridge_records_{name}", about, partial(getattr, keeper, name))
+        recorder = Recorder(
+            folder / RECORDINGS, settings.recording_format, keeper.recorded if keeper else _nobody
+        )
+        stack.push_async_callback(asyncio.to_thread, recorder.close)
+        watch.attendants.append(recorder.attend)
+        for name, about in (
+            ("failures", "Recordings that could not be written to their end."),
+            ("dropped", "Seconds of recordings that there was no time to write."),
+        ):
+            metrics.count(f"pxbridge_recordings_{name}", about, partial(getattr, recorder, name))
         yield watch
+
+
+def _nobody(_record: CallRecord) -> Callable[[str], None]:
+    """Whom to tell of a recording when no records are kept."""
+    return lambda _name: None
 
 
 def check_console(loaded: Loaded) -> None:
