@@ -297,7 +297,8 @@ class Settings(BaseModel):
     text_prompt: Annotated[str, BeforeValidator(_strip), Right("a text of at least one letter")] = Field(
         default=DEFAULT_TEXT_PROMPT,
         min_length=1,
-        description="Who the agent is and what it should do, in a few sentences.",
+        description="Who the agent is and what it should do, in a few sentences. {from}, {to} and "
+        "{custom.NAME} in it stand for what the call says.",
     )
     engine_connect_timeout_s: Annotated[float, _SECONDS] = Field(
         default=10.0,

@@ -24,7 +24,7 @@ from pxbridge.calls.persona import (
 )
 from pxbridge.calls.phrases import Action, End, HandOver, letters
 from pxbridge.errors import ConfigError, InputError
-from pxbridge.wav import read_wav, resample
+from pxbridge.wav import Sound, read_wav, resample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,24 +101,26 @@ def read_greeting(path: Path) -> NDArray[np.float32]:
     Raises:
         InputError: It cannot be read, is neither, holds no sound, or is too long.
     """
+    sound = _decode(path)
+    return resample(sound.samples, sound.rate_hz, GREETING_HZ)
+
+
+def _decode(path: Path) -> Sound:
+    """A greeting as it is in its file; raises as `read_greeting` does."""
     try:
         with path.open("rb") as file:
             is_ogg = file.read(4) == b"OggS"
             data = is_ogg and b"OggS" + file.read()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    if data:
-        pcm = OggOpusReader(GREETING_HZ).read(data)
-    else:
-        sound = read_wav(path)
-        pcm = resample(sound.samples, sound.rate_hz, GREETING_HZ)
-    if len(pcm) == 0:
+    sound = Sound(OggOpusReader(GREETING_HZ).read(data), GREETING_HZ) if data else read_wav(path)
+    if len(sound.samples) == 0:
         raise InputError(f"{path}: holds no sound")
-    if len(pcm) > LONGEST_GREETING_S * GREETING_HZ:
+    if sound.duration_s > LONGEST_GREETING_S:
         raise InputError(
-            f"{path}: {len(pcm) / GREETING_HZ:.0f} s; a greeting lasts {LONGEST_GREETING_S:.0f} s at most"
+            f"{path}: {sound.duration_s:.0f} s; a greeting lasts {LONGEST_GREETING_S:.0f} s at most"
         )
-    return pcm
+    return sound
 
 
 def markdown_table() -> str:
@@ -193,7 +195,7 @@ def _greeting(value: object, folder: Path) -> Path:
         raise _Fault(f"{value!r} is not the path of a WAV or Ogg Opus file")
     path = folder / Path(value).expanduser()
     try:
-        read_greeting(path)
+        _decode(path)
     except InputError as error:
         raise _Fault(f"cannot be played: {error}") from None
     return path
