@@ -222,6 +222,11 @@ pub struct Packet<'a> {
     pub ends_page: bool,
 }
 
+/// So many places at once may be where a page begins; with one more, the oldest is taken for junk. A page of sound
+/// holds the capture pattern once in 500,000; only what is made to be costly holds it so often, and each is a CRC over
+/// up to 65 kB.
+const MAX_CANDIDATES: usize = 64;
+
 /// Reads packets out of bytes as they come, in any split; survives everything (see the file's head).
 ///
 /// Memory: at most a page and a piece of input, one packet, and the candidates in them.
@@ -324,8 +329,9 @@ impl PacketReader {
                 self.take_page(0, sink);
                 continue;
             }
-            let open = self
-                .candidates
+            // Those further on begin later, and so need more than the last of these.
+            let near = self.candidates.len().min(MAX_CANDIDATES + 1);
+            let open = self.candidates[..near]
                 .iter()
                 .enumerate()
                 .filter(|(_, c)| c.stage != Stage::Verified);
@@ -335,6 +341,11 @@ impl PacketReader {
             let (start, need, stage) = (next.start, next.need, next.stage);
             if need > self.buffer.len() {
                 break;
+            }
+            if near > MAX_CANDIDATES && self.candidates[MAX_CANDIDATES].start + CAPTURE.len() <= need {
+                self.stream.stats.crc_errors += 1;
+                self.candidates.remove(0);
+                continue;
             }
             let page = &self.buffer[start..need];
             match stage {

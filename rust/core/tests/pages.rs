@@ -327,3 +327,27 @@ proptest! {
         prop_assert_eq!(pages, makes.len() as u64);
     }
 }
+
+/// Reading must not cost more than a few times its bytes, whoever wrote them: the CRCs are what costs, and each false
+/// beginning that is believed for long has one.
+#[test]
+fn false_beginnings_that_claim_much_do_not_pile_up() {
+    let mut claim = b"OggS\0".to_vec();
+    claim.extend([0xFF; 2]);
+    let junk: Vec<u8> = claim.iter().copied().cycle().take(256 * 1024).collect();
+    let good = page_of(0, 0, 7, &[3], 1);
+    let mut bytes = junk.clone();
+    bytes.extend(&good);
+    let mut reader = PacketReader::new();
+    let mut heard = 0;
+    let mut most_held = 0;
+    for piece in bytes.chunks(1000) {
+        reader.read(piece, |event| {
+            heard += usize::from(matches!(event, Event::Packet(_)))
+        });
+        most_held = most_held.max(reader.held_bytes());
+    }
+    assert_eq!(heard, 1, "the page behind the junk");
+    // Sixty-four claims begin within 448 bytes: what is older is given up.
+    assert!(most_held < 64 * claim.len() + 4096 + good.len(), "{most_held}");
+}
