@@ -190,6 +190,10 @@ def _engine_url(written: str) -> str:
         )
     if not url.hostname or port == 0:
         raise ValueError(f"{shown!r} names no host; write {scheme}://HOST:8998{_ENGINE_PATH}")
+    try:
+        url.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{shown!r} names a host that cannot exist: look for a doubled dot") from None
     if url.fragment:
         raise ValueError(f"{shown!r} has a #fragment, which a WebSocket URL cannot have")
     for name, _ in parse_qsl(url.query, keep_blank_values=True):

@@ -265,7 +265,7 @@ class WebSocket(asyncio.Protocol):
             return
         early, self._early = self._early, []
         for payload, is_text in early:
-            self._deliver(payload, is_text)
+            self._hand_over(payload, is_text)
         self._resume_reading()
 
     @property
@@ -437,6 +437,11 @@ class WebSocket(asyncio.Protocol):
             return
         if self._on_message is None:
             self._early.append((payload, is_text))
+            return
+        self._hand_over(payload, is_text)
+
+    def _hand_over(self, payload: bytes, is_text: bool) -> None:
+        if self._on_message is None:
             return
         try:
             self._on_message(payload, is_text)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, Uplink
 from pxbridge.exotel import messages
 from pxbridge.exotel.messages import Media
 
@@ -46,24 +47,39 @@ def speech() -> Pcm16:
         return np.frombuffer(file.readframes(8000), np.int16)
 
 
-def test_pipecat_reads_our_media_to_the_very_samples(speech: Pcm16) -> None:
-    blocks = np.split(speech, 50)
-    lines = [
-        messages.media(
-            STREAM_SID, block.tobytes(), sequence=2 + number, chunk=1 + number, timestamp_ms=20 * number
-        )
-        for number, block in enumerate(blocks)
-    ]
-    read = read_by_pipecat(lines, 8000)
-    assert len(read) == len(blocks)
-    np.testing.assert_array_equal(np.concatenate(read), speech)
+def loud_tone(seconds: float, rate_hz: int) -> NDArray[np.float32]:
+    return (0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
 
 
-def test_we_read_pipecats_media_to_the_very_samples(speech: Pcm16) -> None:
+def test_pipecat_reads_the_media_that_a_call_sends_to_the_very_samples() -> None:
+    downlink, uplink, writer = Downlink(8000, stream_sid=STREAM_SID), Uplink(8000), OggOpusWriter()
+    messages_sent = downlink.poll(0.0)
+    for step, block in enumerate(np.split(loud_tone(2.0, 24000), 25)):
+        now_s = 0.08 * (step + 1)
+        while downlink.wake_s < now_s:
+            messages_sent += downlink.poll(downlink.wake_s)
+        messages_sent += downlink.receive(writer.write(block), now_s, uplink)
+    lines = [message.decode() for message in messages_sent]
+    read = np.concatenate(read_by_pipecat(lines, 8000))
+    ours = [event for event in map(messages.parse, lines) if isinstance(event, Media)]
+    np.testing.assert_array_equal(read, np.frombuffer(b"".join(event.payload for event in ours), np.int16))
+    assert len(read) >= 1.9 * 8000
+    assert np.sqrt(np.mean(read[8000:].astype(float) ** 2)) == pytest.approx(
+        0.5 * 32767 / np.sqrt(2), rel=0.05
+    )
+
+
+def test_a_call_reads_pipecats_media_to_the_last_sample(speech: Pcm16) -> None:
     lines = pipecat(["write", "8000", "800"], speech.tobytes()).decode().splitlines()
+    uplink = Uplink(8000)
+    heard = OggOpusReader(8000).read(
+        uplink.open(0.0)
+        + b"".join(uplink.receive(line.encode(), 0.1 * n) or b"" for n, line in enumerate(lines))
+    )
+    stats = uplink.stats()
+    assert (stats["messages"], stats["malformed"], stats["received"]) == (len(lines), 0, len(speech))
+    assert len(heard) == len(speech)
     events = [messages.parse(line) for line in lines]
-    assert all(isinstance(event, Media) and not event.malformed for event in events)
-    assert {event.stream_sid for event in events if isinstance(event, Media)} == {STREAM_SID}
     payload = b"".join(event.payload for event in events if isinstance(event, Media))
     np.testing.assert_array_equal(np.frombuffer(payload, np.int16), speech)
 

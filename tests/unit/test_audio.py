@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,11 +90,10 @@ COPIES = """
     [
         # 64 MiB in and 64 MiB out: only the answer may be new. (One more copy would make it 128.)
         ("Resampler", "resampler = Resampler(8000, 8000)", "out = resampler.process(pcm)", 80),
-        # 64 MiB in, next to nothing out.
-        ("OpusEncoder", "encoder = OpusEncoder(frame_ms=20)", "encoder.encode(pcm[:480])", 16),
+        # 46 MiB in, little out.
         ("OggOpusWriter", "writer = OggOpusWriter(complexity=0)", "writer.write(pcm[:12_000_000])", 32),
     ],
-    ids=["resampler", "encoder", "writer"],
+    ids=["resampler", "writer"],
 )
 def test_nothing_is_copied_at_the_border(imports: str, prepare: str, act: str, allowed_mib: int) -> None:
     script = textwrap.dedent(COPIES).format(imports=imports, prepare=prepare, act=act)
@@ -209,17 +209,23 @@ def test_blocks_of_any_length_give_the_same_samples(from_hz: int, to_hz: int, cu
 
 def test_other_threads_run_while_opus_works() -> None:
     encoder, pcm = OggOpusWriter(application="voip", complexity=10), sine(30.0)
-    turns = 0
-    done = threading.Event()
+    began = threading.Event()
+    span: list[float] = []
 
     def write() -> None:
+        began.set()
+        span.append(time.perf_counter())
         encoder.write(pcm)
-        done.set()
+        span.append(time.perf_counter())
 
     thread = threading.Thread(target=write)
     thread.start()
-    while not done.is_set():
-        turns += 1
+    began.wait()
+    turns = []
+    while thread.is_alive():
+        turns.append(time.perf_counter())
     thread.join()
-    # With the GIL held, this thread would get no turn between the start of `write` and its end.
-    assert turns > 1000
+    # With the GIL held there would be no turn between the two times, but for the moments around them.
+    first, last = span
+    middle = [turn for turn in turns if first + (last - first) / 4 < turn < last - (last - first) / 4]
+    assert len(middle) > 10

@@ -196,6 +196,8 @@ def test_engines_are_a_list_in_every_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
+        ("wss://gpu..example:8998", "names a host that cannot exist"),
+        ("wss://" + "g" * 64 + ".example", "names a host that cannot exist"),
         ("gpu:8998", "has no scheme; write wss://gpu:8998 (TLS) or ws://gpu:8998 (plain)"),
         ("ftp://gpu", "begins with ftp://"),
         ("ws://", "names no host"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.utils import accept_key
 
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.errors import (
@@ -162,6 +163,36 @@ async def test_an_engine_that_is_not_there_is_unreachable() -> None:
         port = unused.getsockname()[1]
         with pytest.raises(EngineUnreachable, match=f"ws://127.0.0.1:{port}/api/chat"):
             await opened(EngineAddress(f"ws://127.0.0.1:{port}/api/chat"))
+
+
+@pytest.mark.parametrize("host", ["gpu..example", "g" * 64 + ".example"])
+async def test_a_host_that_cannot_exist_is_unreachable(host: str) -> None:
+    with pytest.raises(EngineUnreachable, match="no host can have this name"):
+        await opened(EngineAddress(f"ws://{host}:8998/api/chat"))
+
+
+async def test_what_an_engine_says_in_one_breath_with_its_close_is_heard() -> None:
+    served = asyncio.Event()
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+        upgrade = (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
+        )
+        error, close = wire.error("no gpu"), b"\x88\x02\x03\xe8"
+        writer.write(upgrade + bytes([0x82, len(error)]) + error + close)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        served.set()
+
+    async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(EngineRejected, match="no gpu"):
+            await opened(EngineAddress(f"ws://127.0.0.1:{port}/api/chat"))
+        await served.wait()
 
 
 async def test_an_engine_that_accepts_and_does_not_answer_is_unreachable() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import sphn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
@@ -24,8 +25,6 @@ from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-sphn: Any = pytest.importorskip("sphn")
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 PATIENCE_S = 10.0  # only ever spent by a test that fails

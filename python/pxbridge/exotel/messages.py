@@ -254,7 +254,7 @@ def file_name(sid: str) -> str:
 
 
 def _event(top: dict[str, Any]) -> Event:
-    name = top.get("event")
+    name = next((value for key, value in top.items() if _fold(key) == "event"), None)
     if not isinstance(name, str) or not name:
         return Malformed("no event")
     read = _READERS.get(_fold(name))
@@ -425,7 +425,7 @@ def _custom_text(value: str) -> object:
     if value.lstrip().startswith("{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     try:
         return dict(parse_qsl(value, max_num_fields=_MAX_CUSTOM_PARAMETERS))

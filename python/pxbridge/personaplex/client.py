@@ -1,8 +1,7 @@
 """One session with an engine: opened, prompted, talked to, and told apart when it fails.
 
 The one idea: an engine's failures look alike on the wire (it closes, or it says nothing), and what they
-mean depends
-on when they happen. So a session lives in phases, and each phase has errors of its own::
+mean depends on when they happen. So a session lives in phases, and each phase has errors of its own::
 
     connecting ──▶ prompting ──▶ live ──▶ ended
         │              │           └─ EngineLost
@@ -377,6 +376,8 @@ async def _connect(
         raise EngineUnreachable(f"{engine}: it hung up{hint}") from problem
     except OSError as problem:
         raise EngineUnreachable(f"{engine}: {problem.strerror or problem}") from problem
+    except UnicodeError as problem:  # of the codec for host names
+        raise EngineUnreachable(f"{engine}: no host can have this name") from problem
 
 
 # aiohttp, which NVIDIA's server stands on, takes no longer request line; percent-encoding makes nine bytes
