@@ -49,13 +49,21 @@ FUZZ_SECONDS ?= 60
 # With clang, libopus too reports where it reads and which of its paths were taken.
 COMMA := ,
 FUZZ_C := $(if $(shell command -v clang),CC=clang CFLAGS="-O2 -g -fsanitize=address$(COMMA)fuzzer-no-link")
-fuzz: $(VENV)/.built   ## each fuzz target for FUZZ_SECONDS (needs `rustup toolchain add nightly` and cargo-fuzz)
+fuzz: $(VENV)/.fuzz    ## each fuzz target for FUZZ_SECONDS (needs `rustup toolchain add nightly` and cargo-fuzz)
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 	    mkdir -p rust/fuzz/corpus/$$target; \
 	    $(FUZZ_C) cargo +nightly fuzz run --fuzz-dir rust/fuzz -O -a $$target rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- \
 	        -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
+	echo "fuzzing the event parser for $(FUZZ_SECONDS) s"
+	mkdir -p rust/fuzz/corpus/events
+	$(BIN)/python tests/fuzz/fuzz_events.py -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
+	    rust/fuzz/corpus/events tests/fuzz/seeds/events
+
+$(VENV)/.fuzz: $(VENV)/.built
+	$(BIN)/python $(PIP) --group fuzz
+	touch $@
 
 readme: build          ## README's table of settings, from the settings
 	$(BIN)/python .ci/readme.py

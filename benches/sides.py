@@ -186,7 +186,32 @@ def downlink() -> Pair:
     return Pair(ours, plain, len(messages))
 
 
+def media_frame() -> Pair:
+    """A media message of 100 ms to samples; ours into an intake whose engine is not there, so nothing is encoded."""
+    messages = [media_message(pcm) for pcm in pieces(PHONE_HZ, CHUNK_MS)]
+    line = Uplink(PHONE_HZ)
+    for_ours, for_plain = Next(messages), Next(messages)
+
+    def plain() -> object:
+        event = json.loads(for_plain())
+        return floats(np.frombuffer(base64.b64decode(event["media"]["payload"]), np.int16))
+
+    return Pair(lambda: line.receive(for_ours(), 0.0), plain, len(messages))
+
+
+def border() -> Pair:
+    """A megabyte of samples through the border and back, unchanged; beside one copy of it by numpy.
+
+    One copy is what an answer of its own takes. If the border made another, ours would cost twice numpy's.
+    """
+    pcm = np.zeros(1 << 18, np.float32)
+    through = Resampler(PHONE_HZ, PHONE_HZ)
+    return Pair(lambda: through.process(pcm), pcm.copy, 20)
+
+
 PAIRS: dict[str, Callable[[], Pair]] = {
+    "media frame, 100 ms": media_frame,
+    "numpy border, 1 MiB": border,
     "uplink, 100 ms": uplink,
     "downlink, 80 ms": downlink,
     "Opus encode, 20 ms": opus_encode,

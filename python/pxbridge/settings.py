@@ -256,7 +256,7 @@ _SECONDS = Right("a number of seconds above 0, up to 600")
 
 
 class Settings(BaseModel):
-    """What the bridge was told. Frozen: a change of settings is a restart."""
+    """What the bridge was told. Frozen: a reload makes another one, and takes over personas and engines."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
