@@ -187,7 +187,7 @@ def downlink() -> Pair:
 
 
 def media_frame() -> Pair:
-    """A media message of 100 ms to samples; ours into an intake whose engine is not there, so nothing is encoded."""
+    """A media message of 100 ms to samples; ours to an intake without an engine, so nothing is encoded."""
     messages = [media_message(pcm) for pcm in pieces(PHONE_HZ, CHUNK_MS)]
     line = Uplink(PHONE_HZ)
     for_ours, for_plain = Next(messages), Next(messages)
