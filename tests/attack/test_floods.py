@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import trustme
 from tests.call.rig import Bridge, bridge, speech
 from tests.virtual_time import run
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from pxbridge import websocket
-from pxbridge.exotel.listener import OPEN_TIMEOUT_S
+from pxbridge.exotel.listener import OPEN_TIMEOUT_S, Arrival
+from pxbridge.exotel.listener import listen as listen_for_calls
 from pxbridge.exotel.messages import Exotel
 from pxbridge.exotel.phone import Script
 from pxbridge.listening import listen
@@ -209,5 +212,38 @@ def test_hundreds_of_calls_that_never_start_are_ended_and_take_no_engine() -> No
                 await stranger.wait_closed()
                 codes.add(stranger.close_code)
             assert codes == {1008}
+
+    run(main())
+
+
+def test_connections_that_begin_no_tls_are_cut_and_keep_nobody_out() -> None:
+    authority = trustme.CA()
+    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("voice.example.com").configure_cert(context)
+    authority.configure_trust(trusting)
+
+    async def answer(arrival: Arrival) -> None:
+        arrival.socket.on_message = lambda payload, is_text: arrival.socket.send(payload, text=is_text)
+        await arrival.socket.wait_closed()
+
+    async def main() -> None:
+        async with listen_for_calls(answer, "127.0.0.1", 0, ssl=context) as listener:
+            before = descriptors()
+            strangers = [
+                Stranger(*await asyncio.open_connection("127.0.0.1", listener.port)) for _ in range(500)
+            ]
+            for stranger in strangers[::2]:
+                stranger.writer.write(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+            url = f"wss://127.0.0.1:{listener.port}/exotel"
+            async with connect(url, ssl=trusting, server_hostname="voice.example.com") as phone:
+                await phone.send("hello")
+                assert await phone.recv() == "hello"
+            began_s = asyncio.get_running_loop().time()
+            assert all(await asyncio.gather(*(stranger.is_cut() for stranger in strangers)))
+            assert asyncio.get_running_loop().time() - began_s < OPEN_TIMEOUT_S + 1.0
+            for stranger in strangers:
+                stranger.close()
+            await asyncio.sleep(1.0)
+            assert descriptors() <= before + 1
 
     run(main())
