@@ -64,13 +64,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge")
 
 RELOADED = {
+    "allow_anonymous",
+    "allowed_networks",
+    "credentials",
     "engines",
     "engine_ca_file",
     "engine_connect_timeout_s",
     "engine_fingerprint",
     "engine_handshake_timeout_s",
     "engine_insecure",
+    "handshakes_per_minute",
+    "max_calls_per_address",
     "text_prompt",
+    "token_keys",
+    "trusted_proxies",
     "voice_prompt",
 }
 """Settings that SIGHUP puts in force for the calls to come."""
@@ -120,9 +127,10 @@ async def run(
         engines = await stack.enter_async_context(_engines(settings))
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
         exchange = Exchange(engines, opener, personas, watch.watchers, watch.attendants)
-        reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange)
+        door = _Door(settings)
+        reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange, door)
         handovers = HandOvers(asyncio.get_running_loop().time)
-        listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers))
+        listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers, door))
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
         )
@@ -194,6 +202,7 @@ class _Reloader:
         opener: Opens engines.
         engines: Leases them.
         exchange: Takes the calls.
+        door: Decides who comes in.
     """
 
     def __init__(
@@ -203,7 +212,9 @@ class _Reloader:
         opener: _Opener,
         engines: EnginePool,
         exchange: Exchange,
+        door: _Door,
     ) -> None:
+        self._door = door
         self._loaded = loaded
         self._read = read
         self._opener = opener
@@ -212,21 +223,24 @@ class _Reloader:
 
     async def reload(self) -> None:
         """Reads the settings and changes what can be changed; wrong ones change nothing and are told."""
+        old = self._loaded.settings
         try:
-            # Files are read and greetings are resampled beside the event loop: calls are live.
+            # Files are read beside the event loop: calls are live.
             loaded, personas = await asyncio.to_thread(self._read_all)
+            new = loaded.settings
+            changed = {name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)}
+            keep = changed - RELOADED
+            if bool(old.engines) != bool(new.engines):
+                keep.add("engines")  # the rehearsal engine comes and goes with the process
+            new = new.model_copy(update={name: getattr(old, name) for name in keep})
+            check_door(loaded._replace(settings=new))  # as it will be, where it listens now
         except ConfigError as error:
             log.error("reload: %s; the settings stay as they were", error)
             return
-        old, new = self._loaded.settings, loaded.settings
-        changed = {name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)}
-        keep = changed - RELOADED
-        if bool(old.engines) != bool(new.engines):
-            keep.add("engines")  # the rehearsal engine comes and goes with the process
-        new = new.model_copy(update={name: getattr(old, name) for name in keep})
         self._loaded = loaded._replace(settings=new)
         self._exchange.personas = personas
         self._opener.settings = new
+        self._door.use(new)
         if new.engines:
             self._engines.replace_engines(addresses(new))
         for note in loaded.notes:
@@ -237,7 +251,6 @@ class _Reloader:
 
     def _read_all(self) -> tuple[Loaded, Personas]:
         loaded = self._read()
-        check_door(loaded)
         return loaded, read_personas(loaded)
 
 
@@ -293,15 +306,13 @@ class _Opener:
 
 @contextlib.asynccontextmanager
 async def _listen(
-    loaded: Loaded, answer: CallOwner, engines: EnginePool, handovers: HandOvers
+    loaded: Loaded, answer: CallOwner, engines: EnginePool, handovers: HandOvers, door: _Door
 ) -> AsyncIterator[Listener]:
     settings = loaded.settings
     tls = serving_tls(loaded)
-    signer = _signer(settings)
-    gate = _gate(settings, signer)
     webhooks = Webhooks(
-        signer,
-        gate,
+        door.signer,
+        door.gate,
         token_ttl_s=settings.token_ttl_s,
         public_url=settings.public_url,
         serves_tls=tls is not None,
@@ -316,7 +327,7 @@ async def _listen(
                     settings.host,
                     settings.port,
                     max_calls=settings.max_calls,
-                    gate=gate,
+                    gate=door.gate,
                     webhooks=webhooks,
                     ssl=None if tls is None else tls.context,
                 )
@@ -329,22 +340,31 @@ async def _listen(
         yield listener
 
 
-def _signer(settings: Settings) -> Signer:
-    keys = [key.get_secret_value().encode() for key in settings.token_keys]
-    return Signer(keys or [secrets.token_bytes(32)], time.time)
+class _Door:
+    """Who may come in, by the settings as they are when somebody does.
 
+    Args:
+        settings: May be exchanged (`use`).
+    """
 
-def _gate(settings: Settings, signer: Signer) -> Gate:
-    return Gate(
-        signer,
-        asyncio.get_running_loop().time,
-        credentials=[one.get_secret_value() for one in settings.credentials],
-        tokens_prove=bool(settings.token_keys),
-        networks=settings.allowed_networks,
-        proxies=settings.trusted_proxies,
-        requests_per_minute=settings.handshakes_per_minute,
-        calls_per_address=settings.max_calls_per_address,
-    )
+    def __init__(self, settings: Settings) -> None:
+        self._own_key = secrets.token_bytes(32)  # for `/exotel/url`, where none is set
+        self.signer = Signer([self._own_key], time.time)
+        self.gate = Gate(self.signer, asyncio.get_running_loop().time)
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Go by these settings from now on; calls that are in stay in."""
+        keys = [key.get_secret_value().encode() for key in settings.token_keys]
+        self.signer.use(keys or [self._own_key])
+        self.gate.use(
+            credentials=[one.get_secret_value() for one in settings.credentials],
+            tokens_prove=bool(keys),
+            networks=settings.allowed_networks,
+            proxies=settings.trusted_proxies,
+            requests_per_minute=settings.handshakes_per_minute,
+            calls_per_address=settings.max_calls_per_address,
+        )
 
 
 def serving_tls(loaded: Loaded) -> ServingTls | None:
@@ -403,7 +423,12 @@ def _say_what_next(console: Console, settings: Settings, url: str, console_url: 
     wav = EXAMPLE_WAV if EXAMPLE_WAV.exists() else "YOUR.wav"
     # `pxbridge call` calls the default address unless it is told another.
     at_home = (settings.host, settings.port) == (Settings().host, Settings().port)
-    where = "" if at_home else f" --url {url}"
+    url_to_try = url
+    if settings.credentials:
+        at_home, url_to_try = False, url.replace("://", "://USER:PASSWORD@")
+    elif settings.token_keys:
+        at_home, url_to_try = False, url + "/t/TOKEN"
+    where = "" if at_home else f" --url {url_to_try}"
     call = f"{command} call{where} --wav {wav} --out heard.wav"
     lines = ["", f"pxbridge {pxbridge.__version__} takes calls at {url}", ""]
     if settings.engines:

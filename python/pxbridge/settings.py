@@ -754,7 +754,7 @@ def check_door(loaded: Loaded) -> list[str]:
         name, what = (
             ("host", "the port is open to the network") if public else ("engines", "engines are real")
         )
-        written, source = loaded.origins[name]
+        written, source = loaded.origins.get(name, (name, "in force"))
         raise ConfigError(
             written,
             source,

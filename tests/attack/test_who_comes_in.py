@@ -23,6 +23,7 @@ from pxbridge.exotel.messages import Exotel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 PASSWORD = "correct-horse-battery"
 NEW_PASSWORD = "staple-staple-staple"
@@ -262,3 +263,44 @@ def test_a_token_that_makes_no_sense_is_not_made(
         monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
     assert cli.main(["token", *words]) == 2
     assert capsys.readouterr().out == ""
+
+
+async def test_a_password_that_is_taken_back_lets_nobody_in_from_the_next_sighup_on(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(f"asha:{PASSWORD}\n")
+    port = free_port()
+    environ = {
+        "PXBRIDGE_PORT": str(port),
+        "PXBRIDGE_CREDENTIALS_FILE": str(file),
+        "PXBRIDGE_CONSOLE_PORT": "0",
+    }
+    where = f"127.0.0.1:{port}"
+    async with program("pxbridge", environ=environ) as process:
+        await until(lambda: process.said("takes calls at"), "the bridge is up")
+        assert await knock(where, user=f"asha:{PASSWORD}") == 101
+        file.write_text(f"asha:{PASSWORD} asha:{NEW_PASSWORD}\n")
+        process.signal(signal.SIGHUP)
+        await until(lambda: process.said("changed settings: credentials"), "it reloads")
+        assert await knock(where, user=f"asha:{PASSWORD}") == 101
+        assert await knock(where, user=f"asha:{NEW_PASSWORD}") == 101
+        file.write_text(f"asha:{NEW_PASSWORD}\n")
+        process.signal(signal.SIGHUP)
+        await until(lambda: process.log.count("changed settings: credentials") == 2, "it reloads")
+        assert await knock(where, user=f"asha:{PASSWORD}") == 401
+        assert await knock(where, user=f"asha:{NEW_PASSWORD}") == 101
+        file.write_text("asha:short")
+        process.signal(signal.SIGHUP)
+        await until(lambda: process.said("the settings stay as they were"), "it says what is wrong")
+        assert await knock(where) == 401
+    assert PASSWORD not in process.log and NEW_PASSWORD not in process.log
+
+
+async def test_a_reload_never_opens_the_door_where_it_listens(tmp_path: Path) -> None:
+    config, port = tmp_path / "pxbridge.toml", free_port()
+    config.write_text(f'host = "0.0.0.0"\nport = {port}\nconsole_port = 0\ncredentials = "asha:{PASSWORD}"')
+    async with program("pxbridge", environ={"PXBRIDGE_CONFIG": str(config)}) as process:
+        await until(lambda: process.said("takes calls at"), "the bridge is up")
+        config.write_text(f'host = "127.0.0.1"\nport = {port}\nconsole_port = 0')
+        process.signal(signal.SIGHUP)
+        await until(lambda: process.said("the settings stay as they were"), "it says what is wrong")
+        assert await knock(f"127.0.0.1:{port}") == 401

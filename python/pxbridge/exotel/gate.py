@@ -132,10 +132,14 @@ class Signer:
     """
 
     def __init__(self, keys: Sequence[bytes], now: Callable[[], float]) -> None:
+        self._now = now
+        self.use(keys)
+
+    def use(self, keys: Sequence[bytes]) -> None:
+        """Exchange the keys; tokens of a key that is no longer among them open nothing any more."""
         if not keys:
             raise ValueError("a signer needs a key")
         self._keys = tuple(keys)
-        self._now = now
 
     def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
         """A new token, good from now on for `ttl_s`."""
@@ -194,16 +198,36 @@ class Gate:
         """How often each reason was given."""
         self._signer = signer
         self._clock = clock
-        self._credentials = [_digest(credential.encode()) for credential in credentials]
-        self._tokens_prove = tokens_prove
-        self._networks = tuple(networks)
-        self._proxies = tuple(proxies)
-        self._rate = _Buckets(requests_per_minute / 60, clock)
-        self._calls_per_address = calls_per_address
         self._calls: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
         self._logged_s = -math.inf
         self._unlogged: Counter[Refused] = Counter()
+        self.use(
+            credentials=credentials,
+            tokens_prove=tokens_prove,
+            networks=networks,
+            proxies=proxies,
+            requests_per_minute=requests_per_minute,
+            calls_per_address=calls_per_address,
+        )
+
+    def use(
+        self,
+        *,
+        credentials: Iterable[str] = (),
+        tokens_prove: bool = False,
+        networks: Sequence[Network] = (),
+        proxies: Sequence[Network] = (),
+        requests_per_minute: int = 600,
+        calls_per_address: int | None = None,
+    ) -> None:
+        """Exchange the rules for those who come from now on; the arguments are the constructor's."""
+        self._credentials = [_digest(credential.encode()) for credential in credentials]
+        self._tokens_prove = tokens_prove
+        self._networks = tuple(networks)
+        self._proxies = tuple(proxies)
+        self._rate = _Buckets(requests_per_minute / 60, self._clock)
+        self._calls_per_address = calls_per_address
 
     def is_proxy(self, request: Request) -> bool:
         """Whether a request comes through a proxy that is believed."""
