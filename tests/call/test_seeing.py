@@ -14,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
+from pxbridge.calls.call import CallRecord
 from pxbridge.calls.delay import PARTS
+from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Numbers
 from pxbridge.exotel.phone import Line, Script
@@ -161,6 +163,18 @@ def test_nothing_private_is_in_logs_or_metrics() -> None:
     for private in ("9876501234", "8041119999", "vault", "0815-4711", "something", '"7"', "payload"):
         assert private not in text, private
     assert not re.search(r"[A-Za-z0-9+/]{200}", text), "a payload"
+
+
+def test_the_time_to_the_first_engine_is_the_set_up_time() -> None:
+    metrics = Metrics()
+    record = CallRecord(opened_s=1.0, started_s=1.1)
+    metrics(record, Event(Kind.STARTED, 1.1))
+    record.live_s = 1.6
+    for at_s in (1.6001, 30.0):  # the second after a fail-over
+        metrics(record, Event(Kind.LIVE, at_s, {"engine": "ws://gpu", "prompt_s": 0.4}))
+    told = samples(metrics)
+    assert told["pxbridge_call_setup_seconds_count"] == 1
+    assert told["pxbridge_call_setup_seconds_sum"] == pytest.approx(0.5)
 
 
 def test_readme_names_every_metric() -> None:

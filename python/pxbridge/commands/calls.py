@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 EXIT_UNKNOWN = 1
 
+ID_SHOWN = 12
+"""Enough of a CallSid to `show` it."""
+
 EVERY = 1_000_000_000
 """A limit that is none."""
 
@@ -152,37 +155,24 @@ def _write_csv(calls: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = (
-        "began",
-        "call",
-        "caller",
-        "persona",
-        "lasted",
-        "outcome",
-        "first audio",
-        "mouth to ear",
-        "holes",
-    )
-    for name in columns:
-        table.add_column(name, justify="right" if name in ("lasted", "first audio", "holes") else "left")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in ("began", "call", "caller", "persona", "outcome"):
+        table.add_column(name, no_wrap=True, min_width=len(name))
+    for name in ("lasted", "audio", "delay", "holes"):
+        table.add_column(name, no_wrap=True, justify="right", min_width=len(name))
     for call in calls:
-        table.add_row(
-            *map(
-                Text,
-                (
-                    _when(call["began_at"]),
-                    plain(call["call"]),
-                    plain(call["caller"]),
-                    plain(call["persona"]),
-                    _lasted(call["duration_s"] if call["ended_at"] else None),
-                    plain(call["outcome"]),
-                    _seconds(call["first_audio_s"]),
-                    _delays(call),
-                    plain(call["holes"]),
-                ),
-            )
+        cells = (
+            _when(call["began_at"])[len("2026-") : len("2026-01-31 12:00")],
+            plain(call["call"])[:ID_SHOWN],
+            re.sub(r"\*+", "*", plain(call["caller"])),
+            plain(call["persona"]),
+            plain(call["outcome"]),
+            _lasted(call["duration_s"] if call["ended_at"] else None),
+            _seconds(call["first_audio_s"]),
+            "-" if call["mouth_to_ear_s"] is None else f"{1e3 * call['mouth_to_ear_s']:.0f} ms",
+            plain(call["holes"]),
         )
+        table.add_row(*map(Text, cells))
     return table
 
 

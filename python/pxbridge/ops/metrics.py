@@ -81,8 +81,9 @@ class Metrics:
         self._totals: list[tuple[str, str, Callable[[], float]]] = []
         self._totals_by: list[tuple[str, str, str, Callable[[], Mapping[str, float]]]] = []
         self._live = 0
-        self._waited: dict[int, dict[str, dict[str, float]]] = {}
+        self._counted: dict[int, dict[str, dict[str, float]]] = {}
         """What each live call's counters were when they were last counted, by the record's identity."""
+        self._setting_up: set[int] = set()
         registry = self.registry
         ProcessCollector(registry=registry)
         self._calls = Counter(
@@ -175,10 +176,12 @@ class Metrics:
         match event.kind:
             case Kind.STARTED:
                 self._live += 1
-                self._waited[id(record)] = {}
+                self._counted[id(record)] = {}
+                self._setting_up.add(id(record))
             case Kind.LIVE:
-                if record.started_s is not None and record.live_s == event.at_s:
-                    self._setup.observe(record.live_s - record.started_s)
+                if id(record) in self._setting_up and record.live_s is not None:
+                    self._setup.observe(record.live_s - (record.started_s or record.opened_s))
+                    self._setting_up.discard(id(record))  # another engine may follow
             case Kind.COUNTERS:
                 self._count(record)
                 self._sample(record)
@@ -231,7 +234,7 @@ class Metrics:
 
     def _count(self, record: CallRecord) -> None:
         """Adds what the call's counters grew by."""
-        before = self._waited.get(id(record))
+        before = self._counted.get(id(record))
         if before is None:
             return
 
@@ -248,15 +251,16 @@ class Metrics:
                 for name in names:
                     if samples := growth(direction, name):
                         counter.labels(DIRECTIONS[direction], _how(name)).inc(samples / record.rate_hz)
-        self._waited[id(record)] = record.stats
+        self._counted[id(record)] = record.stats
 
     def _end(self, record: CallRecord) -> None:
         self._calls.labels(outcome(record)).inc()
         self._duration.observe(record.ended_s - record.opened_s)
-        if id(record) not in self._waited:
+        if id(record) not in self._counted:
             return  # it never started
         self._count(record)
-        del self._waited[id(record)]
+        del self._counted[id(record)]
+        self._setting_up.discard(id(record))
         self._live -= 1
         self._malformed.inc(record.malformed)
         first_audio_s = delay.first_audio_s(record.stats, record.started_s)

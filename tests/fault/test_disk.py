@@ -1,0 +1,84 @@
+"""What is left on the disk when a bridge is killed, and what becomes of calls when there is no room on it."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import wave
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tests.fault.processes import bridge_process, until
+
+from pxbridge.calls import records
+from pxbridge.calls.records import Query
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WAV_HEADER_BYTES = 44
+SECOND_BYTES = 2 * 2 * 8000
+
+
+def recording_bridge(folder: Path) -> Any:
+    """A bridge that records each call, with its state in `folder`."""
+    config = folder / "pxbridge.toml"
+    config.write_text("[personas.default]\nrecord = true\n")
+    return bridge_process(environ={"PXBRIDGE_CONFIG": str(config)}, state_dir=str(folder))
+
+
+def recordings(folder: Path) -> list[Path]:
+    return sorted((folder / records.RECORDINGS).glob("*.wav"))
+
+
+def calls(folder: Path) -> list[dict[str, Any]]:
+    if not (folder / records.FILE).exists():
+        return []
+    with closing(records.open_database(folder / records.FILE)) as database:
+        return records.find(database, Query())
+
+
+async def test_sigkill_leaves_a_recording_that_plays_and_a_record_that_says_so(tmp_path: Path) -> None:
+    async with recording_bridge(tmp_path) as bridge:
+        await bridge.call()
+        await until(
+            lambda: recordings(tmp_path) and recordings(tmp_path)[0].stat().st_size > 3 * SECOND_BYTES,
+            "three seconds are recorded",
+        )
+        await until(lambda: calls(tmp_path), "there is a record")
+        bridge.signal(signal.SIGKILL)
+        assert await bridge.ends() == -signal.SIGKILL
+    (file,) = recordings(tmp_path)
+    with wave.open(str(file)) as recorded:
+        assert recorded.getnchannels() == 2
+        assert recorded.getnframes() >= 2 * 8000
+        pcm = np.frombuffer(recorded.readframes(recorded.getnframes()), np.int16)
+    assert np.abs(pcm[1::2]).max() > 1000, "the agent's greeting"
+    assert [call["outcome"] for call in calls(tmp_path)] == ["live"]
+    async with recording_bridge(tmp_path):
+        await until(lambda: calls(tmp_path)[0]["outcome"] == records.CUT_OFF, "the next bridge knows")
+    assert calls(tmp_path)[0]["recording"] == file.name
+
+
+async def test_a_full_disk_costs_the_recording_and_not_the_call(tmp_path: Path) -> None:
+    async with recording_bridge(tmp_path) as bridge:
+        await until(lambda: (tmp_path / records.FILE).exists(), "the records are open")
+        # No file may grow beyond this: what a write then gets is what a full disk gives it, or nearly.
+        resource.prlimit(bridge.process.pid, resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+        phone = await bridge.call()
+        await until(lambda: bridge.said("the recording ends here"), "the recording has ended")
+        await until(lambda: bridge.said("records of calls cannot be written"), "the records wait")
+        heard = phone.media_received
+        await until(lambda: phone.media_received > heard + 10, "the call goes on")
+        assert not phone.faults
+        resource.prlimit(bridge.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        await until(lambda: bridge.said("records of calls are written again"), "there is room again")
+        bridge.phones[0].cancel()
+        await until(lambda: bridge.said('"call ended"'), "the call has ended")
+        await until(lambda: [call["ended_by"] for call in calls(tmp_path)] == ["phone"], "it has its record")
+        assert bridge.log.count("cannot be written") == 1
+        assert bridge.log.count("the recording ends here") == 1
+    assert "Traceback" not in bridge.log
+    with wave.open(str(recordings(tmp_path)[0])) as recorded:
+        assert 0 < recorded.getnframes() * 4 <= 40_000
