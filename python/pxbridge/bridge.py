@@ -35,6 +35,7 @@ from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
 from pxbridge.exotel.serving_tls import ServingTls
 from pxbridge.exotel.webhooks import Webhooks
+from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.ops.watch import check_console, watching
@@ -326,6 +327,7 @@ async def _listen(
                     answer,
                     settings.host,
                     settings.port,
+                    not_ready=lambda: engines_not_ready(engines.snapshot()),
                     max_calls=settings.max_calls,
                     gate=door.gate,
                     webhooks=webhooks,

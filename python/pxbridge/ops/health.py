@@ -1,0 +1,27 @@
+"""What keeps a bridge from being ready, beside its doors: the engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+UNHEALTHY = "unhealthy"
+"""The state of a slot whose engine is known not to work."""
+
+
+def engines_not_ready(snapshot: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Why no engine could take a call, however long it waited; nothing while one may.
+
+    That all are taken is no reason: a call may wait for one.
+
+    Args:
+        snapshot: For each engine, by name: how many of its slots are in which state.
+    """
+    works = any(
+        count for states in snapshot.values() for state, count in states.items() if state != UNHEALTHY
+    )
+    if works:
+        return []
+    return [f"no engine works: {', '.join(sorted(snapshot))}" if snapshot else "there is no engine"]
