@@ -126,6 +126,15 @@ async def test_a_console_that_the_network_could_reach_without_a_login_stops_the_
         await bridge.run(loaded, Console(file=io.StringIO()))
 
 
+async def test_a_state_folder_that_was_asked_for_and_cannot_be_written_stops_the_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    loaded = settings.load({"port": 0, "console_port": 0, "state_dir": str(tmp_path / "file" / "state")}, {})
+    with pytest.raises(ConfigError, match=r"--state-dir .command line.: cannot write to .*/file/state"):
+        await bridge.run(loaded, Console(file=io.StringIO()))
+
+
 def test_the_command_serves_until_it_is_interrupted() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PXBRIDGE_")}
     with subprocess.Popen(

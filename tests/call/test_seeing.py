@@ -141,7 +141,8 @@ def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
     assert json.loads(json.dumps(after)) == after
 
 
-def test_nothing_private_is_in_logs_or_metrics() -> None:
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_nothing_private_is_in_logs_or_metrics(level: str) -> None:
     """Not a caller's number, not a prompt, not what was said, not the keys pressed, no payload."""
     metrics, stream = Metrics(), io.StringIO()
     line = Line(
@@ -152,7 +153,7 @@ def test_nothing_private_is_in_logs_or_metrics() -> None:
     )
 
     async def main() -> None:
-        with logging_to(stream, "info", "json"):
+        with logging_to(stream, level, "json"):
             async with bridge(mode=Mode.PARROT, watchers=[metrics, CallLog(Numbers())]) as b:
                 await b.call(Script(speech(), hang_up_at_s=12.0), line)
                 assert "something" in "".join((await b.record()).words)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 Format = Literal["auto", "json", "human"]
 
+WIRE_LOGS = ("websockets", "aiohttp", "asyncio")
+"""Loggers of libraries that write whole messages at debug: payloads, numbers and passwords in headers."""
+
 LINES_WAITING = 10_000
 """As many lines wait for a reader of stderr that has stopped; then they are dropped."""
 
@@ -159,6 +162,8 @@ def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iter
     )
     writer = Writer(stream)
     writer.setFormatter(_formatter(for_human=for_human, colors=for_human and stream.isatty()))
+    for name in WIRE_LOGS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     before = root.level
     root.addHandler(writer)
     root.setLevel(level.upper())

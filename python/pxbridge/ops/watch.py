@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import tempfile
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,8 @@ async def watching(
     """
     settings = loaded.settings
     folder = state_folder(settings, environ)
+    if "state_dir" in loaded.origins:
+        _check_folder(folder, loaded.origins["state_dir"])
     key = b""
     for name in ("log_numbers", "record_numbers"):
         if getattr(settings, name) is Form.HASHED:
@@ -163,6 +166,17 @@ def check_console(loaded: Loaded) -> None:
             f"{settings.console_host} is open to the network and the console asks for no login; "
             f"set {variable('console_credentials')}, or listen on 127.0.0.1",
         )
+
+
+def _check_folder(folder: Path, origin: tuple[str, str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            *origin, f"cannot write to {folder}: {error.strerror}; choose another folder"
+        ) from None
 
 
 def _number_key(folder: Path, origin: tuple[str, str]) -> bytes:
