@@ -380,8 +380,8 @@ def table(rows: Sequence[Row], load: Load) -> Table:
         f"{load.chunk_ms:g} ms chunks, {network}, {load.engine} engine with {load.step_ms:g} ms a step and "
         f"{load.prompt_s:g} s of prompts, {load.seconds:g} s each"
     )
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.add_column("bridge")
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("bridge", no_wrap=True)
     for column in ("calls", "CPU ms\n/call·s", "of a\ncore", "KiB\n/call", "delay\np50 ms", "p95", "p99"):
         made.add_column(column, justify="right", no_wrap=True)
     for column in ("holes\n/min", "ms\n/min", "broken"):
