@@ -15,13 +15,15 @@ const ENOUGH: usize = 6;
 pub(crate) struct Drift {
     points: std::collections::VecDeque<(u64, i64)>,
     block: Option<(u64, i64)>,
+    ppm: Option<f32>,
 }
 
 impl Drift {
     pub(crate) fn new() -> Self {
         Self {
-            points: std::collections::VecDeque::new(),
+            points: std::collections::VecDeque::with_capacity(BLOCKS),
             block: None,
+            ppm: None,
         }
     }
 
@@ -37,6 +39,7 @@ impl Drift {
                         self.points.pop_front();
                     }
                     self.points.push_back(point);
+                    self.ppm = slope(&self.points);
                 }
             }
         }
@@ -44,18 +47,23 @@ impl Drift {
 
     /// Parts per million by which the other clock is faster than ours; `None` before a minute has passed.
     pub(crate) fn ppm(&self) -> Option<f32> {
-        if self.points.len() < ENOUGH {
-            return None;
-        }
-        // A quarter apart: far enough for the slope, and few enough pairs have one given loss between them.
-        let apart = (self.points.len() / 4).max(2);
-        let pairs = self.points.iter().zip(self.points.iter().skip(apart));
-        let mut slopes: Vec<f32> = pairs
-            .map(|(a, b)| (a.1 - b.1) as f32 * 1e6 / ((b.0 - a.0) * BLOCK_US) as f32)
-            .collect();
-        slopes.sort_by(f32::total_cmp);
-        Some(slopes[slopes.len() / 2])
+        self.ppm
     }
+}
+
+/// The median slope; once in each block, as it sorts.
+fn slope(points: &std::collections::VecDeque<(u64, i64)>) -> Option<f32> {
+    if points.len() < ENOUGH {
+        return None;
+    }
+    // A quarter apart: far enough for the slope, and few enough pairs have one given loss between them.
+    let apart = (points.len() / 4).max(2);
+    let pairs = points.iter().zip(points.iter().skip(apart));
+    let mut slopes: Vec<f32> = pairs
+        .map(|(a, b)| (a.1 - b.1) as f32 * 1e6 / ((b.0 - a.0) * BLOCK_US) as f32)
+        .collect();
+    slopes.sort_by(f32::total_cmp);
+    Some(slopes[slopes.len() / 2])
 }
 
 #[cfg(test)]
