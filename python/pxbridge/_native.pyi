@@ -293,6 +293,12 @@ class Downlink:
         By the model of Exotel's queue; what a ``clear`` took back is not among it.
         """
 
+    def take_ping(self, now_s: float) -> bool:
+        """Whether the phone's socket shall be pinged now, because its line has proved to jitter."""
+
+    def round_trip(self, trip_s: float, now_s: float) -> None:
+        """A ping came back from the phone's end after `trip_s`."""
+
     @property
     def heard_out(self) -> bool:
         """After `finish`: whether the caller has heard the last words, or waiting for that is over."""

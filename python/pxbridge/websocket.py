@@ -212,6 +212,7 @@ class WebSocket(asyncio.Protocol):
         headers: Of the client's request.
         peer: Who is at the other end, as ``address:port``.
         rtt_s: Round trip of the last ping that was answered, seconds.
+        on_pong: Called with that round trip whenever a ping is answered.
     """
 
     def __init__(self, protocol: WireProtocol, limits: Limits, open_timeout_s: float) -> None:
@@ -238,6 +239,7 @@ class WebSocket(asyncio.Protocol):
         self._early: list[tuple[bytes, bool]] = []  # what came with the handshake, before on_message was set
         self._on_message: Callable[[bytes, bool], None] | None = None
         self._on_close: Callable[[Closed], None] = _ignore
+        self.on_pong: Callable[[float], None] = _ignore
         self._error: str | None = None
         self._closed: asyncio.Future[Closed] = loop.create_future()
 
@@ -309,6 +311,16 @@ class WebSocket(asyncio.Protocol):
         transport.write(_frame(_TEXT if text else _BINARY, data, masked=self._masks))
         if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
             self.abort(PEER_STOPPED_READING)
+
+    def ping(self) -> None:
+        """Measure the round trip now; `on_pong` tells. The next regular ping is an interval later."""
+        if self._phase is not _Phase.OPEN:
+            return
+        self._pinged_at = now = self._loop.time()
+        if self._heard:
+            self._heard, self._silent_since = False, now
+        self._protocol.send_ping(_PING.pack(now))
+        self._flush()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake; no message is delivered after this.
@@ -388,7 +400,7 @@ class WebSocket(asyncio.Protocol):
         on_close = self._on_close
         # Its owner usually holds this object and is held by its callbacks: let go, so that nothing waits for
         # a garbage collection.
-        self._on_close = self._on_message = _ignore
+        self._on_close = self._on_message = self.on_pong = _ignore
         self._early.clear()
         self._partial = None
         self._transport = None
@@ -559,11 +571,7 @@ class WebSocket(asyncio.Protocol):
         if limits.ping_interval_s is None:
             return due
         if now >= self._pinged_at + limits.ping_interval_s:
-            self._pinged_at = now
-            if self._heard:
-                self._heard, self._silent_since = False, now
-            self._protocol.send_ping(_PING.pack(now))
-            self._flush()
+            self.ping()
         due = min(due, self._pinged_at + limits.ping_interval_s)
         if limits.pong_timeout_s is not None and not self._heard:
             if now >= self._silent_since + limits.pong_timeout_s:
@@ -576,6 +584,7 @@ class WebSocket(asyncio.Protocol):
         # Only the answer to the newest ping: an older or an unasked one says nothing about the line now.
         if payload == _PING.pack(self._pinged_at):
             self.rtt_s = self._loop.time() - self._pinged_at
+            self.on_pong(self.rtt_s)
 
 
 Handler = Callable[[WebSocket], None]

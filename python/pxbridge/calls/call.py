@@ -169,6 +169,7 @@ class Call:
         """
         self._socket.on_message = self._phone_said
         self._socket.on_close = self._phone_gone
+        self._socket.on_pong = self._phone_ponged
         ending = Ending(Party.BRIDGE, "cancelled", 1001)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -375,6 +376,10 @@ class Call:
                 f"write ?sample-rate={like_hz} into the applet's URL",
             )
 
+    def _phone_ponged(self, trip_s: float) -> None:
+        if self._downlink is not None:
+            self._downlink.round_trip(trip_s, self._clock())
+
     def _phone_gone(self, closed: Closed) -> None:
         self._finish(Ending(Party.PHONE, f"the phone's connection ended: {closed}"))
 
@@ -382,7 +387,10 @@ class Call:
 
     def _engine_said(self, ogg: bytes) -> None:
         uplink, downlink = self._line()
-        self._send_to_phone(downlink.receive(ogg, self._clock(), uplink))
+        now_s = self._clock()
+        self._send_to_phone(downlink.receive(ogg, now_s, uplink))
+        if downlink.take_ping(now_s):
+            self._socket.ping()
         self._arm()
 
     def _engine_wrote(self, piece: str) -> None:

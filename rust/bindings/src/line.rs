@@ -143,6 +143,7 @@ impl Uplink {
             emitted,
             buffered,
             dropped,
+            holds,
             gated,
             inserted,
             removed_in_pauses,
@@ -212,8 +213,16 @@ impl Downlink {
         now_s: f64,
         uplink: &mut Uplink,
     ) -> PyResult<Bound<'py, PyList>> {
-        let caller = uplink.inner.get().caller();
-        self.step(py, |line, out| line.receive(ogg, micros(now_s), caller, out))
+        let uplink = uplink.inner.get();
+        let caller = uplink.caller();
+        let mut spoke = false;
+        let out = self.step(py, |line, out| {
+            spoke = line.receive(ogg, micros(now_s), caller, out)
+        });
+        if spoke {
+            uplink.answered(micros(now_s));
+        }
+        out
     }
 
     fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
@@ -270,6 +279,14 @@ impl Downlink {
     fn take_heard<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
         let line = self.inner.get();
         taken(py, |pcm, pieces| line.take_heard(micros(now_s), pcm, pieces))
+    }
+
+    fn take_ping(&mut self, now_s: f64) -> bool {
+        self.inner.get().take_ping(micros(now_s))
+    }
+
+    fn round_trip(&mut self, trip_s: f64, now_s: f64) {
+        self.inner.get().round_trip(micros(trip_s), micros(now_s));
     }
 
     #[getter]

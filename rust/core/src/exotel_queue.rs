@@ -9,8 +9,11 @@ use std::collections::VecDeque;
 
 use crate::playout::Mark;
 
-/// A mark is sent this often.
+/// A mark is sent this often...
 const MARK_EVERY_US: u64 = 1_000_000;
+/// ...and so many at first this often, so that a stall in the first seconds is noticed too.
+const FIRST_MARKS: u32 = 10;
+const FIRST_MARK_EVERY_US: u64 = 200_000;
 /// Marks on their way; a phone that echoes none costs nothing.
 const MARKS_KEPT: usize = 64;
 /// So many echoes tell the line's constant: the earliest of them.
@@ -26,13 +29,15 @@ const LARGE_US: i64 = 250_000;
 const WORTH_US: i64 = 8_000;
 /// Of a large change a share is enough: the network that stalled still jitters.
 const AGREE_SHARE: i64 = 16;
-/// Echoes come as far apart as marks are played. Closer ones piled up behind a stall of the way back, and tell nothing.
-const PILED_UP_US: u64 = MARK_EVERY_US / 2;
+/// Echoes come as far apart as marks are played. Those in less than this share of it piled up behind a stall of the
+/// way back, and tell nothing.
+const PILED_UP_SHARE: i64 = 2;
 
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     number: u32,
     played_us: i64,
+    aside: bool,
 }
 
 /// See the module.
@@ -44,11 +49,17 @@ pub(crate) struct ExotelQueue {
     epoch: u32,
     next_mark: u32,
     mark_due_us: Option<u64>,
+    /// Whether what was sent last was silence while the caller waits: see `about_us`.
+    aside: bool,
+    /// The line's constant as that silence tells it: a packet off at most, as each piece waits for Exotel's next packet
+    /// anew. But it comes even if a stall spoiled the first words' marks.
+    about_us: Option<i64>,
     pending: VecDeque<Pending>,
     base_us: Option<i64>,
     echoes: u32,
     recent: VecDeque<i64>,
-    echoed_us: Option<u64>,
+    /// The newest echo: when it came, and when its mark should have been played.
+    echoed: Option<(u64, i64)>,
 }
 
 impl ExotelQueue {
@@ -59,11 +70,13 @@ impl ExotelQueue {
             epoch: 0,
             next_mark: 0,
             mark_due_us: None,
+            aside: false,
+            about_us: None,
             pending: VecDeque::with_capacity(MARKS_KEPT),
             base_us: None,
             echoes: 0,
             recent: VecDeque::with_capacity(ECHOES_TO_AGREE),
-            echoed_us: None,
+            echoed: None,
         }
     }
 
@@ -83,6 +96,13 @@ impl ExotelQueue {
 
     pub(crate) fn sent(&mut self, duration_us: u64, now_us: u64) {
         self.dry_us = self.next_plays_us(now_us) + duration_us;
+        self.aside = false;
+    }
+
+    /// The same for silence while the caller waits.
+    pub(crate) fn sent_aside(&mut self, duration_us: u64, now_us: u64) {
+        self.sent(duration_us, now_us);
+        self.aside = true;
     }
 
     /// `clear` was sent: Exotel holds nothing, and older marks mean nothing.
@@ -97,7 +117,14 @@ impl ExotelQueue {
         if self.dry_us <= now_us || self.mark_due_us.is_some_and(|due_us| now_us < due_us) {
             return None;
         }
-        self.mark_due_us = Some(now_us + MARK_EVERY_US);
+        self.mark_due_us = Some(
+            now_us
+                + if self.next_mark < FIRST_MARKS {
+                    FIRST_MARK_EVERY_US
+                } else {
+                    MARK_EVERY_US
+                },
+        );
         let number = self.next_mark;
         self.next_mark = self.next_mark.wrapping_add(1);
         if self.pending.len() == MARKS_KEPT {
@@ -106,6 +133,7 @@ impl ExotelQueue {
         self.pending.push_back(Pending {
             number,
             played_us: self.dry_us as i64 - self.shift_us,
+            aside: self.aside,
         });
         Some(Mark {
             epoch: self.epoch,
@@ -125,13 +153,19 @@ impl ExotelQueue {
         else {
             return 0;
         };
-        let played_us = self.pending[at].played_us;
+        let Pending { played_us, aside, .. } = self.pending[at];
         self.pending.drain(..=at);
-        let before_us = self.echoed_us.replace(now_us);
-        if before_us.is_some_and(|before_us| now_us < before_us + PILED_UP_US) {
+        let before = self.echoed.replace((now_us, played_us));
+        if before.is_some_and(|(echoed_us, before_us)| {
+            now_us.saturating_sub(echoed_us) as i64 * PILED_UP_SHARE < played_us - before_us
+        }) {
             return 0;
         }
         let offset_us = now_us as i64 - played_us;
+        if aside {
+            self.about_us = Some(self.about_us.map_or(offset_us, |us| us.min(offset_us)));
+            return 0;
+        }
         self.echoes += 1;
         if self.recent.len() == ECHOES_TO_AGREE {
             self.recent.pop_front();
@@ -141,6 +175,10 @@ impl ExotelQueue {
             Some(base_us) if self.echoes > ECHOES_FOR_BASE => base_us,
             Some(base_us) => base_us.min(offset_us - self.shift_us),
             None => offset_us,
+        };
+        let base_us = match self.about_us {
+            Some(about_us) if base_us > about_us + LARGE_US => about_us,
+            _ => base_us,
         };
         self.base_us = Some(base_us);
         self.judge(base_us, now_us)

@@ -6,7 +6,9 @@
 //! - in steady state everything passes through as it arrives, late or not;
 //! - when the phone is later than it ever is, comfort noise takes its place, at the phone's own pace;
 //! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
-//!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock.
+//!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock;
+//! - an engine that does not answer is fed no more than a backlog is worth, so that it has little to work off when it
+//!   (or the network to it) is back: until then, again, only the newest 80 ms are kept.
 //!
 //! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
 //! the phone's chunks; the wrong phase costs up to 20 ms for the rest of the call.
@@ -36,6 +38,8 @@ const KNOWN_AFTER_US: u64 = 2_000_000;
 const FIRST_AUDIO_US: u64 = 300_000;
 /// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
 const CATCH_UP_US: u64 = 2_300_000;
+/// An engine that does not answer is given one frame in so long: if it lost what it had, it needs one to speak up.
+const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
 const FORGIVE_US: u64 = 1_000_000;
 /// The caller counts as speaking for this long after the last loud 20 ms: over the gaps inside words.
@@ -79,8 +83,10 @@ pub struct IntakeStats {
     pub emitted: u64,
     /// Samples waiting here.
     pub buffered: u64,
-    /// Samples from before the engine was ready that were dropped.
+    /// Samples that were dropped because the engine was not ready, or did not answer.
     pub dropped: u64,
+    /// How often it did not answer for so long that audio was withheld from it.
+    pub holds: u64,
     /// Samples of the opening that were replaced by silence.
     pub gated: u64,
     /// Comfort noise in place of missing audio.
@@ -117,6 +123,10 @@ enum State {
     Stalled { due_us: u64 },
     /// Noise went out and the missing audio may have come: what waits is made shorter.
     Behind { since_us: u64, on_time_since_us: u64 },
+    /// The engine does not answer: the newest 80 ms are kept, and it gets some of them from time to time.
+    Held { probe_us: u64 },
+    /// It has answered: the newest go out at once, and everything from then on.
+    Answered { at_us: u64 },
 }
 
 /// Phone audio in, the model's input out; see the module.
@@ -130,6 +140,9 @@ pub struct Intake {
     lateness: Lateness,
     drift: Drift,
     opened_us: u64,
+    answered_us: u64,
+    /// Of what was dropped, what an engine that did not answer was not given.
+    withheld: usize,
     /// How long the newest audio had waited when the engine opened.
     opened_late_us: i64,
     /// How much audio that was.
@@ -168,6 +181,8 @@ impl Intake {
             lateness: Lateness::new(),
             drift: Drift::new(),
             opened_us: 0,
+            answered_us: 0,
+            withheld: 0,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
@@ -194,8 +209,10 @@ impl Intake {
         self.arrived_us = Some(now_us);
         self.enqueue(pcm, now_us);
         self.drift.observe(self.us(self.stats.received as usize), now_us);
+        self.mind_engine(now_us, out);
         match self.state {
-            State::Closed => self.keep_newest(),
+            State::Closed | State::Held { .. } => self.keep_newest(),
+            State::Answered { .. } => {}
             State::Steady => self.pass(now_us, out),
             State::Stalled { due_us } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
@@ -211,20 +228,22 @@ impl Intake {
 
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.keep_newest();
-        let odd = self.queue.len() % self.samples(GRID_MS);
-        let odd = self.queue.cut(odd);
-        self.stats.dropped += odd as u64;
-        self.position = 0;
-        self.debt = 0;
-        self.opened_us = now_us;
-        self.lateness.reset();
-        self.state = State::Steady;
-        let arrived_us = self.arrived_us.unwrap_or(now_us);
-        self.opened_late_us = now_us.saturating_sub(arrived_us) as i64;
-        self.opened_with = self.queue.len();
-        self.emit(self.queue.len(), out);
-        self.lateness.observe(self.us(self.position as usize), arrived_us);
+        self.answered_us = now_us;
+        self.resume(now_us, out);
+    }
+
+    /// The engine said something: it has what it was sent.
+    pub fn answered(&mut self, now_us: u64) {
+        self.answered_us = now_us;
+        if let State::Held { .. } = self.state {
+            self.state = State::Answered { at_us: now_us };
+        }
+    }
+
+    /// How much of the caller's time engines were not given, as they did not answer.
+    #[must_use]
+    pub fn withheld_us(&self) -> i64 {
+        self.us(self.withheld)
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
@@ -238,7 +257,14 @@ impl Intake {
         if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
             return;
         }
+        self.mind_engine(now_us, out);
+        if let State::Held { .. } | State::Closed = self.state {
+            return;
+        }
         if let State::Steady | State::Behind { .. } = self.state {
+            if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
+                return;
+            }
             self.stats.stalls += 1;
             self.noise.follow(&self.queue.background);
             self.state = State::Stalled {
@@ -255,7 +281,8 @@ impl Intake {
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
         match self.state {
-            State::Closed => None,
+            State::Closed | State::Held { .. } => None,
+            State::Answered { at_us } => Some(at_us),
             State::Steady | State::Behind { .. } if self.arrived_us.is_none() => {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
@@ -293,12 +320,18 @@ impl Intake {
         (1..=BEAT_FRAMES).map(late_us).max().unwrap_or(0)
     }
 
+    /// How late the phone's audio is at worst, against its earliest.
+    #[must_use]
+    pub fn lateness_us(&self) -> u64 {
+        self.lateness.spread_us().max(0) as u64
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
             buffered: self.queue.len() as u64,
-            lateness_us: self.lateness.spread_us().max(0) as u64,
+            lateness_us: self.lateness_us(),
             wait_us: self.wait_us() as u64,
             delay_us: self.us(self.queue.len()) as u64,
             chunk_us: self.us(self.chunk) as u64,
@@ -336,9 +369,55 @@ impl Intake {
         }
     }
 
+    /// Holds audio back from an engine that does not answer, and lets it go when it does.
+    fn mind_engine(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        match self.state {
+            State::Closed => {}
+            State::Answered { .. } => self.resume(now_us, out),
+            State::Held { probe_us } if now_us >= probe_us => {
+                self.resume(now_us, out);
+                self.state = State::Held {
+                    probe_us: now_us + PROBE_US,
+                };
+            }
+            State::Held { .. } => {}
+            State::Steady | State::Stalled { .. } | State::Behind { .. } => {
+                if now_us > self.answered_us + u64::from(self.config.max_backlog_ms) * 1000 {
+                    self.stats.holds += 1;
+                    self.state = State::Held {
+                        probe_us: now_us + PROBE_US,
+                    };
+                }
+            }
+        }
+    }
+
+    /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
+    fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        self.keep_newest();
+        self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
+        self.position = 0;
+        self.debt = 0;
+        self.opened_us = now_us;
+        self.lateness.reset();
+        self.state = State::Steady;
+        let arrived_us = self.arrived_us.unwrap_or(now_us);
+        self.opened_late_us = now_us.saturating_sub(arrived_us) as i64;
+        self.opened_with = self.queue.len();
+        self.emit(self.queue.len(), out);
+        self.lateness.observe(self.us(self.position as usize), arrived_us);
+    }
+
     fn keep_newest(&mut self) {
-        let surplus = self.queue.len().saturating_sub(self.samples(FRAME_MS));
-        self.stats.dropped += self.queue.cut(surplus) as u64;
+        self.drop_oldest(self.queue.len().saturating_sub(self.samples(FRAME_MS)));
+    }
+
+    fn drop_oldest(&mut self, samples: usize) {
+        let dropped = self.queue.cut(samples);
+        self.stats.dropped += dropped as u64;
+        if let State::Held { .. } | State::Answered { .. } = self.state {
+            self.withheld += dropped;
+        }
     }
 
     fn pass(&mut self, now_us: u64, out: &mut Vec<f32>) {

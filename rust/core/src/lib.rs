@@ -8,6 +8,7 @@
 
 mod announce;
 mod backlog;
+mod barge_in;
 mod drift;
 pub mod error;
 mod exotel_queue;

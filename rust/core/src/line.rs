@@ -81,6 +81,10 @@ pub struct Caller {
     pub beat_us: i64,
     /// When the engine got what it answers.
     pub fed: Fed,
+    /// How much of the caller's time it was not given; see [`Intake::withheld_us`].
+    pub withheld_us: i64,
+    /// By how much the caller's audio is late at times.
+    pub lateness_us: u64,
 }
 
 /// Phone to engine: media messages in, Ogg Opus out.
@@ -163,6 +167,11 @@ impl Uplink {
         self.intake.close(now_us);
     }
 
+    /// The engine said something (see [`Downlink::receive`]): one that does not is not fed for ever.
+    pub fn answered(&mut self, now_us: u64) {
+        self.intake.answered(now_us);
+    }
+
     /// To be called at or after [`Uplink::wake_us`].
     pub fn poll(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
         self.paced.clear();
@@ -183,6 +192,8 @@ impl Uplink {
             speaking: self.intake.caller_speaking(),
             beat_us: self.intake.beat_us(),
             fed: self.fed,
+            withheld_us: self.intake.withheld_us(),
+            lateness_us: self.intake.lateness_us(),
         }
     }
 
@@ -263,6 +274,7 @@ pub struct Downlink {
     /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
     answered: (u32, u64),
     round_trip_us: Option<u64>,
+    phone_lateness_us: u64,
     own: Announcement,
     first_audio_us: Option<u64>,
     /// The agent, for a recording.
@@ -292,6 +304,7 @@ impl Downlink {
             life: Life::Waiting { next_us: 0 },
             answered: (0, 0),
             round_trip_us: None,
+            phone_lateness_us: 0,
             own: Announcement::new(rate_hz),
             first_audio_us: None,
             tap: None,
@@ -300,12 +313,13 @@ impl Downlink {
         })
     }
 
-    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each.
-    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) {
+    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each. Returns whether there was
+    /// audio in them, which [`Uplink::answered`] has to be told.
+    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) -> bool {
         self.line.clear();
         self.stream.read(ogg, &mut self.line);
         if self.line.is_empty() {
-            return;
+            return false;
         }
         self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
@@ -313,11 +327,14 @@ impl Downlink {
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
         }
+        self.playout.skip_to(caller.withheld_us);
+        self.phone_lateness_us = caller.lateness_us;
         self.paced.clear();
         let step = self
             .playout
             .push(&self.line, now_us, caller.speaking, &mut self.paced);
         self.send(step, now_us, messages);
+        true
     }
 
     /// To be called once at the start of the call and then at or after [`Downlink::wake_us`].
@@ -494,6 +511,16 @@ impl Downlink {
         }
     }
 
+    /// Whether the phone's socket shall be pinged now; [`Downlink::round_trip`] is to be told how long it took.
+    pub fn take_ping(&mut self, now_us: u64) -> bool {
+        self.playout.take_ping(now_us)
+    }
+
+    /// A ping came back from the phone's end after so long.
+    pub fn round_trip(&mut self, trip_us: u64, now_us: u64) {
+        self.playout.round_trip(trip_us, self.phone_lateness_us, now_us);
+    }
+
     /// What the playout did so far.
     #[must_use]
     pub fn playout_stats(&self) -> PlayoutStats {
@@ -529,12 +556,7 @@ impl Downlink {
         if !self.paced.is_empty() {
             self.first_audio_us.get_or_insert(self.heard_from_us());
             self.write_media(messages);
-            if let Some(mark) = self.playout.take_mark(now_us) {
-                let mut message = Vec::new();
-                self.writer
-                    .mark(&format!("{}-{}", mark.epoch, mark.number), &mut message);
-                messages.push(message);
-            }
+            self.write_mark(now_us, messages);
         }
         if self.life == Life::Finishing && self.playout.stats().buffered < self.samples(PACKET_MS) as u64 {
             self.write_last_mark(now_us, messages);
@@ -558,6 +580,7 @@ impl Downlink {
         if !self.paced.is_empty() {
             self.playout.sent_aside(self.paced.len(), now_us);
             self.write_media(messages);
+            self.write_mark(now_us, messages);
         }
     }
 
@@ -585,6 +608,15 @@ impl Downlink {
         let mut message = Vec::new();
         self.writer.write(&self.paced, &mut message);
         messages.push(message);
+    }
+
+    fn write_mark(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if let Some(mark) = self.playout.take_mark(now_us) {
+            let mut message = Vec::new();
+            self.writer
+                .mark(&format!("{}-{}", mark.epoch, mark.number), &mut message);
+            messages.push(message);
+        }
     }
 
     fn write_clear(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {

@@ -12,6 +12,7 @@
 //! Edits are whole packets where they can be: a remainder that waits for the next frame is delay for nothing.
 
 use crate::backlog::{Backlog, cross_fade};
+use crate::barge_in::BargeIn;
 use crate::error::{Error, Result};
 use crate::exotel_queue::ExotelQueue;
 use crate::hold::Hold;
@@ -47,8 +48,6 @@ const LONG_HOLE_PACKETS: usize = 3;
 const GIVE_UP_US: u64 = 30_000_000;
 /// Seams to and from comfort noise are faded over this.
 const FADE_MS: u32 = 5;
-/// The model has fallen silent when it paused for two of its frames.
-const FELL_SILENT_US: i64 = 160_000;
 
 /// What an Exotel account demands of our payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -205,10 +204,9 @@ pub struct Playout {
     beat_us: i64,
     surplus_since_us: Option<u64>,
     behind_since_us: Option<u64>,
-    /// How long the model has paused since it last spoke; `None` before it spoke.
-    silent_us: Option<i64>,
-    /// Whether the caller spoke while the model did.
-    overlap: bool,
+    barge_in: BargeIn,
+    /// What the engine was not given and so will never say: its later audio is later than its count says.
+    skipped_us: i64,
     /// Exotel holds more than is worth hearing.
     stale: bool,
     stats: PlayoutStats,
@@ -246,8 +244,8 @@ impl Playout {
             beat_us: 0,
             surplus_since_us: None,
             behind_since_us: None,
-            silent_us: None,
-            overlap: false,
+            barge_in: BargeIn::default(),
+            skipped_us: 0,
             stale: false,
             stats: PlayoutStats::default(),
             config,
@@ -261,7 +259,7 @@ impl Playout {
 
     /// The caller of this playout sent so much by itself, such as silence before the first audio.
     pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
-        self.exotel.sent(self.us(samples) as u64, now_us);
+        self.exotel.sent_aside(self.us(samples) as u64, now_us);
     }
 
     /// Engine audio arrived: appends what shall be sent now, always whole packets.
@@ -273,7 +271,7 @@ impl Playout {
         if was == State::Idle {
             self.lateness.reset();
         }
-        let position_us = self.us(self.stats.received as usize);
+        let position_us = self.position_us();
         // If the first frame is the latest there will ever be, its own offset tells nothing.
         let in_beat_us = if was == State::Idle {
             self.beat_us.min(0)
@@ -345,7 +343,7 @@ impl Playout {
         let held = self.exotel.depth_us(now_us) > 0;
         self.exotel.cleared(now_us);
         self.state = State::Idle;
-        self.silent_us = None;
+        self.barge_in = BargeIn::default();
         held
     }
 
@@ -367,8 +365,7 @@ impl Playout {
         out.resize(begin + samples, 0.0);
         self.sent(samples, now_us);
         self.state = State::Idle;
-        self.silent_us = None;
-        self.overlap = false;
+        self.barge_in = BargeIn::default();
         self.surplus_since_us = None;
         self.behind_since_us = None;
         self.stats.exotel_us = self.exotel.depth_us(now_us);
@@ -377,7 +374,7 @@ impl Playout {
     /// How long the model has paused since it last spoke; `None` while it has not spoken.
     #[must_use]
     pub fn paused_us(&self) -> Option<u64> {
-        self.silent_us.map(|us| us.max(0) as u64)
+        self.barge_in.paused_us()
     }
 
     /// A mark that is due after what was just sent, if any.
@@ -396,6 +393,21 @@ impl Playout {
     #[must_use]
     pub fn exotel_dry_us(&self) -> u64 {
         self.exotel.dry_us()
+    }
+
+    /// So much in all was never given to the engine: see [`crate::intake::Intake::withheld_us`].
+    pub fn skip_to(&mut self, withheld_us: i64) {
+        self.skipped_us = withheld_us;
+    }
+
+    /// Whether the phone's line shall be pinged now, to learn whether it still jitters.
+    pub fn take_ping(&mut self, now_us: u64) -> bool {
+        self.hold.take_ping(now_us)
+    }
+
+    /// A ping came back from the phone's end after so long; `return_us`: by how much the phone's way to us varies.
+    pub fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
+        self.hold.round_trip(trip_us, return_us, now_us);
     }
 
     /// What was done so far.
@@ -454,7 +466,7 @@ impl Playout {
     /// How much later than it has to the newest audio will be heard.
     fn slack_us(&self, now_us: u64) -> i64 {
         let heard_us = self.exotel.next_plays_us(now_us) as i64 + self.us(self.queue.len());
-        heard_us - self.us(self.stats.received as usize) - self.wanted_us(now_us)
+        heard_us - self.position_us() - self.wanted_us(now_us)
     }
 
     /// Takes surplus out of what just came, or puts in what is missing.
@@ -613,19 +625,13 @@ impl Playout {
     /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
     /// proved so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], caller_speaking: bool, now_us: u64) -> Step {
-        let pushed_us = self.us(pcm.len());
         let ahead_us = self.exotel.depth_us(now_us) as i64 + self.us(self.queue.len());
-        if self.queue.background.is_pause(pcm) {
-            self.silent_us = self.silent_us.map(|silent_us| silent_us + pushed_us);
-        } else {
-            self.overlap = caller_speaking;
-            self.silent_us = Some(0);
-        }
-        let fell_silent = self.silent_us.is_some_and(|silent_us| {
-            let speech_us = ahead_us - silent_us;
-            silent_us >= FELL_SILENT_US && speech_us > i64::from(self.config.barge_in_ms) * 1000
-        });
-        let barge_in = fell_silent && self.overlap && caller_speaking;
+        let is_pause = self.queue.background.is_pause(pcm);
+        self.barge_in.heard(is_pause, self.us(pcm.len()), caller_speaking);
+        let barge_in = self
+            .barge_in
+            .stale_speech_us(ahead_us, caller_speaking)
+            .is_some_and(|speech_us| speech_us > i64::from(self.config.barge_in_ms) * 1000);
         if !barge_in && !self.stale {
             return Step::Send;
         }
@@ -633,10 +639,15 @@ impl Playout {
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
         self.stats.flushes += 1;
-        self.silent_us = None;
+        self.barge_in = BargeIn::default();
         self.stale = false;
         self.exotel.cleared(now_us);
         Step::ClearThenSend
+    }
+
+    /// How much of the conversation's time the engine's audio stands for.
+    fn position_us(&self) -> i64 {
+        self.us(self.stats.received as usize) + self.skipped_us
     }
 
     fn fade(&self) -> usize {

@@ -204,6 +204,9 @@ enum Event {
         position: u64,
     },
     Echo(Mark),
+    Pinged(u64),
+    Pong(u64),
+    Waiting,
     Tick(u64),
 }
 
@@ -221,6 +224,13 @@ impl Map {
         }
     }
 
+    /// Input left out between two outputs.
+    fn skip(&mut self, input: u64) {
+        if let Some(&(output, _)) = self.0.last() {
+            self.0.push((output, input));
+        }
+    }
+
     /// `None`: made up.
     fn input(&self, output: u64) -> Option<u64> {
         let next = self.0.partition_point(|point| point.0 <= output);
@@ -234,6 +244,7 @@ impl Map {
 
 enum Queued {
     Packet(u64),
+    Silence,
     Mark(Mark),
 }
 
@@ -253,6 +264,7 @@ struct Simulation {
     stepping: bool,
     player: VecDeque<Queued>,
     intake_map: Map,
+    withheld_us: i64,
     playout_map: Map,
     gap_since_us: Option<u64>,
     heard: Heard,
@@ -332,6 +344,7 @@ impl Simulation {
             stepping: false,
             player: VecDeque::new(),
             intake_map: Map::default(),
+            withheld_us: 0,
             playout_map: Map::default(),
             gap_since_us: None,
             heard: Heard {
@@ -362,6 +375,7 @@ impl Simulation {
         let end_us = self.call.seconds * S;
         self.at(self.chunk_done_us(0), Event::Captured);
         self.at(self.call.prompts_us, Event::Open);
+        self.at(0, Event::Waiting);
         self.at(self.call.tick_phase_us, Event::Tick(0));
         while let Some(&Reverse((at_us, sequence))) = self.events.peek() {
             let wake_us = [self.intake.wake_us(), self.playout.wake_us()]
@@ -434,10 +448,38 @@ impl Simulation {
             Event::ToPlayout(pcm) => {
                 let mut out = Vec::new();
                 self.playout.expect_beat(self.intake.beat_us());
+                self.playout.skip_to(self.intake.withheld_us());
+                self.intake.answered(now_us);
                 let step = self
                     .playout
                     .push(&pcm, now_us, self.intake.caller_speaking(), &mut out);
                 self.feed_phone(step, out);
+                if self.playout.take_ping(now_us) {
+                    let arrives_us = self.wires[TO_PHONE].arrives_us(now_us);
+                    self.at(arrives_us, Event::Pinged(now_us));
+                }
+            }
+            Event::Waiting if self.playout.stats().received == 0 => {
+                self.playout.sent_aside(PACKET, now_us);
+                let mark = self.playout.take_mark(now_us);
+                let arrives_us = self.wires[TO_PHONE].arrives_us(now_us);
+                let silence = Event::ToPlayer {
+                    pcm: Vec::new(),
+                    clear: false,
+                    mark,
+                    position: 0,
+                };
+                self.at(arrives_us, silence);
+                self.at(now_us + S, Event::Waiting);
+            }
+            Event::Waiting => {}
+            Event::Pinged(sent_us) => {
+                let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
+                self.at(arrives_us, Event::Pong(sent_us));
+            }
+            Event::Pong(sent_us) => {
+                self.playout
+                    .round_trip(now_us - sent_us, self.intake.lateness_us(), now_us);
             }
             Event::ToPlayer {
                 pcm,
@@ -448,6 +490,9 @@ impl Simulation {
                 if clear {
                     self.heard.clears += 1;
                     self.player.clear();
+                }
+                if pcm.is_empty() && !clear {
+                    self.player.push_back(Queued::Silence);
                 }
                 for packet in 0..pcm.len() / PACKET {
                     self.player
@@ -488,6 +533,11 @@ impl Simulation {
                 + stats.buffered,
             "the intake loses count: {stats:?}"
         );
+        let withheld_us = self.intake.withheld_us();
+        if withheld_us > std::mem::replace(&mut self.withheld_us, withheld_us) {
+            self.intake_map
+                .skip(stats.received - stats.buffered - out.len() as u64);
+        }
         self.intake_map
             .note(stats.emitted, stats.received - stats.buffered.min(stats.received));
         self.heard.most_waiting = self.heard.most_waiting.max(stats.buffered as usize);
@@ -525,11 +575,11 @@ impl Simulation {
             .note(stats.sent, stats.received - stats.buffered.min(stats.received));
         self.heard.most_waiting = self.heard.most_waiting.max(stats.buffered as usize);
         self.check(&pcm);
-        let mark = self.playout.take_mark(self.now_us);
         let clear = step == Step::ClearThenSend;
-        if pcm.is_empty() && !clear && mark.is_none() {
+        if pcm.is_empty() && !clear {
             return;
         }
+        let mark = self.playout.take_mark(self.now_us);
         let position = stats.sent - pcm.len() as u64;
         let arrives_us = self.wires[TO_PHONE].arrives_us(self.now_us);
         self.at(
@@ -559,6 +609,7 @@ impl Simulation {
                     let arrives_us = self.wires[FROM_PHONE].arrives_us(self.now_us);
                     self.at(arrives_us, Event::Echo(mark));
                 }
+                Queued::Silence => break,
                 Queued::Packet(position) => {
                     played = Some(position);
                     break;
