@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.call.relay import Relay
 
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.exchange import Exchange
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Watcher
+    from pxbridge.exotel.network import Network
     from pxbridge.personaplex.faults import Fault
 
 KIND = Personas(Persona("NATF0.pt", "You are kind."))
@@ -89,8 +91,13 @@ async def bridge(
     personas: Personas = KIND,
     watchers: Sequence[Watcher] = (),
     attendants: Sequence[Callable[[Call], Watcher]] = (),
+    engine_network: Network | None = None,
 ) -> AsyncIterator[Bridge]:
-    """A running bridge with one engine for each entry of `faults` (none: one good engine)."""
+    """A running bridge with one engine for each entry of `faults` (none: one good engine).
+
+    What happens on the `engine_network`, from the bridge (`up`) to each engine and back, counts from the
+    connection's beginning.
+    """
 
     prompted: list[Persona] = []
 
@@ -107,7 +114,12 @@ async def bridge(
             )
             for each in (faults or ((),))
         ]
-        pool = EnginePool([EngineAddress(engine.url) for engine in engines], capacity=slots)
+        urls = [engine.url for engine in engines]
+        if engine_network is not None:
+            for number, engine in enumerate(engines):
+                relay = await stack.enter_async_context(Relay(engine.port, engine_network))
+                urls[number] = engine.url.replace(f":{engine.port}/", f":{relay.port}/")
+        pool = EnginePool([EngineAddress(url) for url in urls], capacity=slots)
         records: list[CallRecord] = []
 
         def keep(record: CallRecord, event: Event) -> None:

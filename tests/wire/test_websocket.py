@@ -275,6 +275,22 @@ async def test_the_round_trip_is_measured(ends: Ends) -> None:
         assert 0 <= end.rtt_s < 5  # uvloop's clock counts whole milliseconds
 
 
+async def test_the_round_trip_is_told_when_it_was_asked_for(ends: Ends) -> None:
+    async with (
+        serving(ends.accept, limits=Limits(ping_interval_s=None)) as server,
+        websockets.asyncio.client.connect(url(server, "/echo")) as peer,
+    ):
+        end = await ends.opened.get()
+        trips: asyncio.Queue[float] = asyncio.Queue()
+        end.on_pong = trips.put_nowait
+        for _ in range(3):
+            end.ping()
+            assert 0 <= await trips.get() < 5
+        await peer.close()
+        await end.wait_closed()
+        end.ping()  # to nobody: nothing happens
+
+
 async def test_a_missed_pong_is_no_reason_to_hang_up_unless_asked_to(ends: Ends) -> None:
     limits = Limits(ping_interval_s=0.001)
     async with serving(ends.accept, limits=limits) as server, raw(server.port) as peer:

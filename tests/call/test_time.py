@@ -1,0 +1,171 @@
+"""The conversation stays in time: whole calls through the real code and real sockets, in virtual time.
+
+Every figure is what a caller would notice: the delay from mouth to ear, found in the sound alone by
+`listening`, and the holes that Exotel's player had. The engine echoes, at 30 ms a step. With 100 ms chunks
+the floor is about 206 ms, with 20 ms chunks about 126. `rust/core/tests/time.rs` plays the longer and the
+more random calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+from tests.call.relay import Relay
+from tests.call.rig import bridge, speech
+from tests.virtual_time import run
+
+from pxbridge.exotel.network import parse_network
+from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.listening import Hearing, listen
+
+if TYPE_CHECKING:
+    from pxbridge.calls.call import CallRecord
+
+LIMIT_S = {100: 0.235, 20: 0.155}
+FLOOR_S = {100: 0.206, 20: 0.126}
+CHUNKS_MS = sorted(LIMIT_S)
+SETTLING_S = 1.0
+LONGEST_DELAY_S = 3.0
+"""The same words are said again after 5 s."""
+
+
+class Talk(NamedTuple):
+    """A finished call."""
+
+    phone: Phone
+    record: CallRecord
+    hearing: Hearing
+    engine_ready_s: float
+
+    def delays_s(self, from_s: float = 0.0, to_s: float = 1e9) -> list[float]:
+        """Of the words spoken in a span."""
+        return [found.delay_s for found in self.hearing.delays if from_s <= found.at_s < to_s]
+
+    def delay_s(self, quantile: float, from_s: float = 0.0, to_s: float = 1e9) -> float:
+        return float(np.quantile(self.delays_s(from_s, to_s), quantile))
+
+    def holes_s(self, from_s: float | None = None, to_s: float = 1e9) -> list[float]:
+        """The lengths of the player's holes; the agent's first second is a beginning."""
+        since_s = self.engine_ready_s + SETTLING_S if from_s is None else from_s
+        return [hole.duration_s for hole in self.phone.player.holes if since_s <= hole.at_s < to_s]
+
+
+def talk(
+    chunk_ms: int,
+    length_s: float,
+    network: str = "",
+    *,
+    below: str = "",
+    engine: str = "",
+    prompt_s: float = 0.0,
+) -> Talk:
+    """A call of someone who talks all the time.
+
+    Args:
+        chunk_ms: The phone's chunks.
+        length_s: How long it lasts.
+        network: Between phone and bridge, as the simulated phone plays it.
+        below: The same, below the sockets.
+        engine: Between bridge and engine.
+        prompt_s: What the engine needs for its prompts.
+    """
+
+    async def hold() -> tuple[Phone, CallRecord]:
+        words = np.tile(speech(), int(length_s / 5) + 1)
+        script = Script(words, speak_at_s=prompt_s + 0.5, hang_up_at_s=length_s)
+        phone = Phone(script, Line(chunk_ms=chunk_ms), parse_network(network), seed=1)
+        engine_network = parse_network(engine) if engine else None
+        async with bridge(
+            prompt_s=prompt_s, handshake_timeout_s=10.0, engine_network=engine_network
+        ) as there:
+            async with Relay(there.listener.port, parse_network(below)) as relay:
+                port = relay.port if below else there.listener.port
+                await place_call(f"ws://127.0.0.1:{port}/exotel", phone)
+            return phone, await there.record()
+
+    phone, record = run(hold(), limit_s=length_s + 60)
+    hearing = listen(phone.said, phone.player.heard, 8000, longest_delay_s=LONGEST_DELAY_S)
+    return Talk(phone, record, hearing, prompt_s)
+
+
+@pytest.mark.parametrize("prompt_s", [0.0, 5.0])
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_an_undisturbed_call_is_close_to_the_floor_however_long_the_prompts_take(
+    chunk_ms: int, prompt_s: float
+) -> None:
+    call = talk(chunk_ms, prompt_s + 12, prompt_s=prompt_s)
+    assert call.delay_s(0.5) <= LIMIT_S[chunk_ms]
+    assert call.delay_s(0.99) <= call.delay_s(0.5) + 0.025
+    assert call.holes_s() == []
+    assert call.hearing.dropouts == ()
+    assert not call.phone.faults
+
+
+def ends_s(stalls: str) -> list[float]:
+    """When each stall of a network ends, by the network's own clock."""
+    return [stall.at_s + stall.duration_s for stall in parse_network(stalls).stalls]
+
+
+def assert_recovers(call: Talk, stalls: str) -> None:
+    """Three seconds after each stall the delay is what it was, and stays so until the next one."""
+    before_s = call.delay_s(0.5, 2.0, 5.0)
+    for end_s in ends_s(stalls):
+        assert call.delays_s(end_s + 3.0, end_s + 5.5), "nothing was heard"
+        assert call.delay_s(0.9, end_s + 3.0, end_s + 5.5) <= before_s + 0.040
+
+
+STALLS = {
+    "one": "stall 1.5s at 6s",
+    "five": "; ".join(f"stall 1.5s at {at}s" for at in (6, 14, 22, 30, 38)),
+    "of 10 s": "stall 10s at 6s",
+}
+
+
+def on(way: str, stalls: str) -> str:
+    return "; ".join(f"{stall} {way}" for stall in stalls.split("; "))
+
+
+@pytest.mark.parametrize("stalls", STALLS.values(), ids=STALLS.keys())
+def test_a_stall_of_the_phone_leaves_no_delay_and_the_agent_goes_on(stalls: str) -> None:
+    network = on("up", stalls)
+    call = talk(100, ends_s(network)[-1] + 6.5, network)
+    assert_recovers(call, network)
+    assert max(call.holes_s(), default=0.0) <= 0.250
+
+
+@pytest.mark.parametrize("stalls", STALLS.values(), ids=STALLS.keys())
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_stall_of_the_engines_network_leaves_no_delay(stalls: str, way: str) -> None:
+    network = on(way, stalls)
+    call = talk(100, ends_s(network)[-1] + 6.5, engine=network)
+    assert_recovers(call, network)
+    assert call.holes_s() == []  # the caller hears the line's noise meanwhile
+
+
+def test_an_engine_that_does_not_answer_is_not_fed_for_ever() -> None:
+    network = "stall 10s at 6s up"
+    call = talk(20, 20, engine=network)
+    assert call.record.stats["uplink"]["holds"] == 1
+    assert call.record.stats["uplink"]["dropped"] > 8 * 8000
+
+
+JITTER = "jitter 80ms {way} from 4s to 24s"
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("side", ["phone", "engine"])
+def test_jitter_makes_no_holes_and_no_more_delay_than_itself_and_goes_with_it(side: str, way: str) -> None:
+    jitter = JITTER.format(way=way)
+    call = talk(100, 38, below=jitter) if side == "phone" else talk(100, 38, engine=jitter)
+    assert call.delay_s(0.95, 4, 24) <= FLOOR_S[100] + 0.080 + 0.040
+    assert len(call.holes_s(14, 24)) <= 1  # it takes ten seconds to know a line
+    assert call.delay_s(0.5, 34) <= LIMIT_S[100]
+
+
+def test_a_phone_whose_clock_drifts_is_followed() -> None:
+    for drift in ("+100ppm", "-100ppm"):
+        call = talk(100, 45, f"drift {drift}")
+        assert call.holes_s() == []
+        assert call.delay_s(0.9, 40) <= call.delay_s(0.5, 2, 10) + 0.025
