@@ -1,6 +1,5 @@
-"""What callers hear through the whole path: phone, bridge, rehearsal engine, sockets and all, in real time.
-
-All calls go on at once, so that the module takes as long as one of them.
+"""What callers hear through the whole path: phone, the bridge as its process runs it, rehearsal engine, sockets
+and all, in virtual time.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from tests.simulated import VECTORS
+from tests.virtual_time import run
 
 from pxbridge import bridge, settings
 from pxbridge.commands.report import Report, make_report
@@ -70,7 +70,7 @@ async def hold_calls() -> tuple[dict[tuple[int, int], Phone], Phone]:
 
 @pytest.fixture(scope="module")
 def calls() -> tuple[dict[tuple[int, int], Report], Report]:
-    echoed, repeated = asyncio.run(hold_calls())
+    echoed, repeated = run(hold_calls())
     return {line: make_report(each) for line, each in echoed.items()}, make_report(repeated)
 
 
