@@ -1,6 +1,4 @@
-"""What callers hear through the whole path: phone, the bridge as its process runs it, rehearsal engine, sockets
-and all, in virtual time.
-"""
+"""What callers hear through the whole path, in virtual time: phone, the bridge as its process runs it, engine."""
 
 from __future__ import annotations
 
