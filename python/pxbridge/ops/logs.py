@@ -44,7 +44,11 @@ LINES_WAITING = 10_000
 LAST_LINES_S = 2.0
 """So long may writing the last lines take at the end."""
 
-log = structlog.stdlib.get_logger("pxbridge.call")
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+    logging.getLogger("pxbridge.call"),
+    processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
 
 
 class CallLog:
@@ -151,15 +155,6 @@ def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iter
     stream = stream or sys.stderr
     root = logging.getLogger()
     for_human = form == "human" or (form == "auto" and stream.isatty())
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
     writer = Writer(stream)
     writer.setFormatter(_formatter(for_human=for_human, colors=for_human and stream.isatty()))
     for name in WIRE_LOGS:
