@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import pxbridge
 from pxbridge.calls.call import LAST_WORDS_S
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona_file import read_personas
@@ -47,7 +48,9 @@ from pxbridge.personaplex.client import (
     Unverified,
     open_session,
 )
-from pxbridge.personaplex.pool import EnginePool
+from pxbridge.personaplex.leases import MemoryLeases
+from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
+from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.personaplex.rehearsal import Rehearsal
 from pxbridge.settings import Settings, check_door
 
@@ -57,9 +60,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pxbridge.calls.persona import Persona, Personas
+    from pxbridge.calls.persona import Personas
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
+    from pxbridge.personaplex.leases import LeaseStore
+    from pxbridge.personaplex.pool import Opener
     from pxbridge.settings import Loaded
 
 log = logging.getLogger("pxbridge")
@@ -125,12 +130,14 @@ async def run(
             log.warning("%s", note)
         signals = stack.enter_context(_signals())
         opener = _Opener(settings)
-        engines = await stack.enter_async_context(_engines(settings))
+        engines = await stack.enter_async_context(_engines(settings, opener, personas))
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
-        exchange = Exchange(engines, opener, personas, watch.watchers, watch.attendants)
+        handovers = HandOvers(asyncio.get_running_loop().time)
+        exchange = Exchange(
+            engines, personas, watch.watchers, watch.attendants, handovers, _call_limits(settings)
+        )
         door = _Door(settings)
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange, door)
-        handovers = HandOvers(asyncio.get_running_loop().time)
         listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers, door))
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
@@ -240,6 +247,7 @@ class _Reloader:
             return
         self._loaded = loaded._replace(settings=new)
         self._exchange.personas = personas
+        self._engines.keep_warm(_warm(personas))
         self._opener.settings = new
         self._door.use(new)
         if new.engines:
@@ -260,13 +268,44 @@ def _list(names: set[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _engines(settings: Settings) -> AsyncIterator[EnginePool]:
+async def _engines(settings: Settings, opener: Opener, personas: Personas) -> AsyncIterator[EnginePool]:
     """The engines that were named, or the rehearsal engine, which lives as long as the block."""
-    if settings.engines:
-        yield EnginePool(addresses(settings), settings.engine_capacity)
-        return
-    async with Rehearsal(slots=settings.max_calls) as rehearsal:
-        yield EnginePool([EngineAddress(rehearsal.url)], settings.max_calls)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.engines:
+            urls, capacity = addresses(settings), settings.engine_capacity
+        else:
+            rehearsal = await stack.enter_async_context(Rehearsal(slots=settings.max_calls))
+            urls, capacity = [EngineAddress(rehearsal.url)], settings.max_calls
+        yield await stack.enter_async_context(
+            EnginePool(
+                urls,
+                capacity,
+                open_session=opener,
+                store=_lease_store(settings),
+                warm=_warm(personas),
+                limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
+            )
+        )
+
+
+def _warm(personas: Personas) -> dict[Prompts, int]:
+    """The sessions to keep prompted ahead."""
+    warm: dict[Prompts, int] = {}
+    for persona in personas.values():
+        if persona.warm and persona.fixed:
+            prompts = Prompts(persona.voice_prompt, persona.text_prompt)
+            warm[prompts] = max(persona.warm, warm.get(prompts, 0))
+    return warm
+
+
+def _lease_store(settings: Settings) -> LeaseStore:
+    if settings.lease_store == "memory":
+        return MemoryLeases()
+    return RedisLeases(settings.lease_store, ttl_s=settings.lease_ttl_s)
+
+
+def _call_limits(settings: Settings) -> CallLimits:
+    return CallLimits(settings.max_wait_s, settings.failover_timeout_s, settings.engine_silent_timeout_s)
 
 
 def addresses(settings: Settings) -> list[EngineAddress]:
@@ -295,13 +334,15 @@ class _Opener:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    async def __call__(self, engine: EngineAddress, persona: Persona) -> Session:
+    async def __call__(
+        self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+    ) -> Session:
         return await open_session(
             engine,
-            persona.voice_prompt,
-            persona.text_prompt,
+            *prompts,
             connect_timeout_s=self.settings.engine_connect_timeout_s,
             handshake_timeout_s=self.settings.engine_handshake_timeout_s,
+            connected=connected,
         )
 
 

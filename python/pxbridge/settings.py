@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import ipaddress
 import re
 import ssl
@@ -239,6 +240,24 @@ def _certificates(value: object) -> object:
     return path
 
 
+_STORE_SCHEMES = ("redis", "rediss", "unix")
+
+
+def _store_url(value: object) -> object:
+    """``memory``, or the URL of a Redis or Valkey server whose client library is there."""
+    if not isinstance(value, str) or value.strip().lower() == "memory":
+        return value.strip().lower() if isinstance(value, str) else value
+    scheme, separator, _ = value.partition("://")
+    if not separator or scheme not in _STORE_SCHEMES:
+        raise ValueError(
+            f"{mask_url(value)!r} is neither memory nor the URL of a Redis or Valkey server; "
+            "write redis://HOST:6379/0"
+        )
+    if importlib.util.find_spec("redis") is None:
+        raise ValueError("needs the client library for Redis: pip install 'pxbridge[redis]'")
+    return value.strip()
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -315,6 +334,54 @@ class Settings(BaseModel):
         gt=0,
         le=600,
         description="How long an engine may take for its prompts before it counts as busy.",
+    )
+    engine_silent_timeout_s: Annotated[float, _SECONDS] = Field(
+        default=2.5,
+        gt=0,
+        le=600,
+        description="An engine that hears the caller and sends no sound for so long is given up.",
+    )
+    warm_sessions: Annotated[int, Right("a whole number from 0 to 100")] = Field(
+        default=1,
+        ge=0,
+        le=100,
+        description="Sessions to keep prompted ahead of calls, for each persona that names no other number: "
+        "their callers hear the agent at once.",
+    )
+    warm_max_age_s: Annotated[float, Right("a number of seconds from 10 to 86400")] = Field(
+        default=600.0,
+        ge=10,
+        le=86_400,
+        description="A session prompted ahead that is older than this is replaced.",
+    )
+    max_waiting: Annotated[int, Right("a whole number from 0 to 100000")] = Field(
+        default=20,
+        ge=0,
+        le=100_000,
+        description="Calls that may wait for a free engine, with announcements and music; "
+        "one more hears that all lines are busy.",
+    )
+    max_wait_s: Annotated[float, Right("a number of seconds from 0 to 3600")] = Field(
+        default=60.0, ge=0, le=3600, description="How long a call may wait for a free engine."
+    )
+    failover_timeout_s: Annotated[float, _SECONDS] = Field(
+        default=20.0,
+        gt=0,
+        le=600,
+        description="When an engine dies in a call: how long another may take before the caller is let go.",
+    )
+    lease_store: Annotated[
+        str, BeforeValidator(_store_url), Right("memory, or a URL such as redis://localhost:6379/0")
+    ] = Field(
+        default="memory",
+        description="Where leases on engines are kept: memory, or the URL of a Redis or Valkey server "
+        "(redis://, rediss://, unix://) that all bridges with these engines share.",
+    )
+    lease_ttl_s: Annotated[float, Right("a number of seconds from 1 to 600")] = Field(
+        default=10.0,
+        ge=1,
+        le=600,
+        description="With a shared store: so long after a bridge was killed its engines come free.",
     )
     max_calls: Annotated[int, Right("a whole number from 1 to 100000")] = Field(
         default=100, ge=1, le=100_000, description="Calls at the same time; one more is turned away."
@@ -449,7 +516,13 @@ class Settings(BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """The fields as they may be logged: an engine's URL can carry a password or a token."""
         for name, value in super().__repr_args__():
-            yield name, tuple(map(mask_url, value)) if name == "engines" else value
+            match name:
+                case "engines":
+                    yield name, tuple(map(mask_url, value))
+                case "lease_store":
+                    yield name, mask_url(value)
+                case _:
+                    yield name, value
 
     __str__ = BaseModel.__repr__
 

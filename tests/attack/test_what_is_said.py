@@ -83,9 +83,9 @@ def prompted(custom: Mapping[str, str], path: str = "/exotel", **fields: Any) ->
     async def main() -> Persona:
         async with bridge(personas=PERSONAS) as b:
             await start(b, path, custom_parameters=custom, **fields)
-            await b.record()
-            (persona,) = b.prompted
-            return persona
+            record = await b.record()
+            (prompts,) = b.prompted
+            return Persona(*prompts, name=record.persona)
 
     return run(main())
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tests.call.relay import Relay
 
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.exchange import Exchange
 from pxbridge.calls.numbers import Numbers
@@ -20,7 +21,7 @@ from pxbridge.exotel.listener import Listener, listen
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.ops.logs import CallLog
 from pxbridge.personaplex.client import EngineAddress, Session, open_session
-from pxbridge.personaplex.pool import EnginePool
+from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Watcher
+    from pxbridge.calls.handover import HandOvers
     from pxbridge.exotel.network import Network
     from pxbridge.personaplex.faults import Fault
 
 KIND = Personas(Persona("NATF0.pt", "You are kind."))
+IMPATIENT = CallLimits(max_wait_s=8.0, failover_timeout_s=5.0)
+"""Shorter than the defaults, so that tests of what comes after are."""
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
@@ -59,8 +63,10 @@ class Bridge:
     pool: EnginePool
     engines: list[Rehearsal]
     records: list[CallRecord] = field(default_factory=list)
-    prompted: list[Persona] = field(default_factory=list)
+    prompted: list[Prompts] = field(default_factory=list)
     """What engines were told, session by session."""
+    events: list[Event] = field(default_factory=list)
+    """What happened, in all calls."""
 
     def url(self, rate_hz: int = 8000) -> str:
         return f"ws://127.0.0.1:{self.listener.port}/exotel?sample-rate={rate_hz}"
@@ -92,19 +98,25 @@ async def bridge(
     watchers: Sequence[Watcher] = (),
     attendants: Sequence[Callable[[Call], Watcher]] = (),
     engine_network: Network | None = None,
+    warm: int = 0,
+    limits: CallLimits = IMPATIENT,
+    pool_limits: PoolLimits | None = None,
+    handovers: HandOvers | None = None,
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine).
 
     What happens on the `engine_network`, from the bridge (`up`) to each engine and back, counts from the
     connection's beginning.
+
+    It keeps `warm` sessions of the default persona, and yields when they are prompted if they can be.
     """
 
-    prompted: list[Persona] = []
+    prompted: list[Prompts] = []
 
-    async def open_engine(address: EngineAddress, persona: Persona) -> Session:
-        prompted.append(persona)
+    async def open_engine(address: EngineAddress, prompts: Prompts, connected: Callable[[], None]) -> Session:
+        prompted.append(prompts)
         return await open_session(
-            address, persona.voice_prompt, persona.text_prompt, handshake_timeout_s=handshake_timeout_s
+            address, *prompts, handshake_timeout_s=prompt_s + handshake_timeout_s, connected=connected
         )
 
     async with AsyncExitStack() as stack:
@@ -119,14 +131,27 @@ async def bridge(
             for number, engine in enumerate(engines):
                 relay = await stack.enter_async_context(Relay(engine.port, engine_network))
                 urls[number] = engine.url.replace(f":{engine.port}/", f":{relay.port}/")
-        pool = EnginePool([EngineAddress(url) for url in urls], capacity=slots)
+        ahead = Prompts(personas.default.voice_prompt, personas.default.text_prompt)
+        pool = await stack.enter_async_context(
+            EnginePool(
+                [EngineAddress(url) for url in urls],
+                capacity=slots,
+                open_session=open_engine,
+                warm={ahead: warm},
+                limits=pool_limits,
+            )
+        )
         records: list[CallRecord] = []
+        events: list[Event] = []
 
         def keep(record: CallRecord, event: Event) -> None:
+            events.append(event)
             if event.kind is Kind.ENDED:
                 records.append(record)
 
         watching: list[Watcher] = [keep, CallLog(Numbers()), *watchers]
-        exchange = Exchange(pool, open_engine, personas, watching, attendants)
+        exchange = Exchange(pool, personas, watching, attendants, handovers, limits)
         listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
-        yield Bridge(listener, exchange, pool, engines, records, prompted)
+        if warm:
+            await asyncio.sleep(prompt_s + 1.0)
+        yield Bridge(listener, exchange, pool, engines, records, prompted, events)

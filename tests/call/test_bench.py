@@ -81,13 +81,15 @@ def test_a_call_that_breaks_off_is_told() -> None:
 
     async def main() -> list[Outcome]:
         now_s = asyncio.get_running_loop().time()
-        async with bridge(slots=1) as b:
+        async with bridge(slots=3) as b:
             part = Part(b.url(), 3, 0, 100, "", now_s, 0.1, now_s + 1, now_s + 5)
-            return await play(part)
+            playing = asyncio.create_task(play(part))
+            await asyncio.sleep(2.0)
+            for call in b.exchange:
+                call.end("so that it breaks off", 1011)
+            return await playing
 
-    broken = [outcome.broken for outcome in run(main())]
-    assert broken[0] is None
-    assert all(reason is not None for reason in broken[1:]), "there is one engine"
+    assert all(outcome.broken is not None for outcome in run(main())), "the bridge ended them"
 
 
 def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:

@@ -107,8 +107,11 @@ def test_outcomes_are_told_apart() -> None:
     metrics = Metrics()
 
     async def main() -> None:
+        async with bridge((faults.BreaksOffPrompting(),), watchers=[metrics]) as b:
+            await b.call(Script(hang_up_at_s=30.0))
+            await b.record()
         async with bridge((faults.RefusesUpgrade(),), watchers=[metrics]) as b:
-            await b.call(Script(hang_up_at_s=3.0))
+            await b.call(Script(hang_up_at_s=30.0))
             await b.record()
         async with bridge(prompt_s=5.0, watchers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=1.0))
@@ -117,6 +120,7 @@ def test_outcomes_are_told_apart() -> None:
     run(main())
     told = samples(metrics)
     assert told["pxbridge_calls_total{outcome=engine_failed}"] == 1
+    assert told["pxbridge_calls_total{outcome=no_engine}"] == 1
     assert told["pxbridge_calls_total{outcome=abandoned}"] == 1
     assert told["pxbridge_engine_failures_total{phase=setup}"] >= 1
 

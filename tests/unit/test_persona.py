@@ -66,7 +66,7 @@ def read(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> Pe
 def test_without_a_file_the_settings_make_the_only_persona() -> None:
     personas = persona_file.read_personas(settings.load({"text_prompt": "You are kind."}, {}))
     assert list(personas) == ["default"]
-    assert personas.default == Persona("NATF0.pt", "You are kind.")
+    assert personas.default == Persona("NATF0.pt", "You are kind.", warm=1)
     assert personas.choose(None, "", {}) == (personas.default, [])
 
 

@@ -1,7 +1,8 @@
 """One phone call, from its socket to its end.
 
 A call is ended exactly once, by whoever comes first: the phone, the engine or the bridge (`Call._finish`).
-Everything it owns hangs on one `asyncio.TaskGroup` and is gone when `Call.run` returns.
+Everything it owns hangs on one `asyncio.TaskGroup` and is gone when `Call.run` returns. With whom the caller
+speaks, and what is heard while there is nobody, is `pxbridge.calls.conversation`'s.
 
 Audio never waits for a task: each message from either side is handled where it arrives, in one call into
 Rust, and what comes out is written to the other socket. An alarm is set to the moment at which Rust wants to
@@ -12,35 +13,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
-from enum import Enum
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
-from pxbridge.calls.delay import Course
+from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
-from pxbridge.errors import EngineError, EngineLost, NoEngineFree
+from pxbridge.calls.persona import End, HandOver
+from pxbridge.calls.record import CallRecord, Ending, Party, Phase
 from pxbridge.exotel import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pxbridge.calls.alarm import Alarms
     from pxbridge.calls.events import Watcher
-    from pxbridge.calls.persona import Persona, Personas
+    from pxbridge.calls.handover import HandOvers
+    from pxbridge.calls.persona import Action, Persona, Personas
+    from pxbridge.calls.phrases import PhraseSpotter
+    from pxbridge.errors import EngineLost
     from pxbridge.exotel.listener import Arrival
-    from pxbridge.personaplex.client import EngineAddress, Session
+    from pxbridge.personaplex.client import Session
     from pxbridge.personaplex.pool import EnginePool
     from pxbridge.websocket import Closed
 
     Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]
     """Samples, and for each of their pieces when it began and how many samples it has."""
 
-    OpenEngine = Callable[[EngineAddress, Persona], Awaitable[Session]]
-    """Connects an engine and prompts it."""
+__all__ = ["Call", "CallRecord", "Ending", "Party", "Phase"]
 
 log = logging.getLogger("pxbridge.call")
 
@@ -56,64 +59,19 @@ LAST_WORDS_S = 10.0
 SENTENCE_PAUSE_S = 0.32
 """Four of the model's frames: pauses within a sentence are shorter, but for a few."""
 
+LAST_SENTENCE_S = 5.0
+"""The longest that the end of a call waits for the agent to end its sentence."""
+
+SENTENCE_LOOK_S = 0.1
+
+LAST_WORD_S = 0.8
+"""The agent's words come as text before they are heard: a pause counts only after the last of them."""
+
 RATE_CHECK_S = 2.0
 """How much of a call is measured before its sample rate is believed."""
 
 RATE_TOLERANCE = 0.25
 """Rates in use differ by at least 1.5; chunking and jitter over RATE_CHECK_S by far less than this."""
-
-
-class Party(Enum):
-    """Who ended a call."""
-
-    PHONE = "phone"
-    ENGINE = "engine"
-    BRIDGE = "bridge"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a call ends.
-
-    Args:
-        by: Who ended it.
-        reason: For a person, in a log.
-        code: The close code the phone's side gets (RFC 6455 §7.4).
-        last_words: Whether what the agent has said is to be heard before the socket closes.
-    """
-
-    by: Party
-    reason: str
-    code: int = 1000
-    last_words: bool = False
-
-
-@dataclass(slots=True)
-class CallRecord:
-    """What is known of a call when it has ended.
-
-    Times are in seconds on the call's clock; `stats` are the line's counters (see `Uplink.stats` and
-    `Downlink.stats`).
-    """
-
-    call_id: str = "-"
-    stream_sid: str = ""
-    caller: str = ""
-    called: str = ""
-    persona: str = ""
-    rate_hz: int = 0
-    engine: str = ""
-    opened_s: float = 0.0
-    started_s: float | None = None
-    live_s: float | None = None
-    ended_s: float = 0.0
-    ending: Ending | None = None
-    malformed: int = 0
-    ignored: int = 0
-    dtmf: str = ""
-    words: list[str] = field(default_factory=list)
-    stats: dict[str, dict[str, float]] = field(default_factory=dict)
-    delay: Course = field(default_factory=Course)
 
 
 class Call:
@@ -122,8 +80,9 @@ class Call:
     Args:
         arrival: How it came in.
         engines: Where engines are leased.
-        open_engine: How a leased engine becomes a session.
         personas: Whom the caller can speak with.
+        handovers: Where it is noted that the call goes on to a person.
+        limits: How long things may take.
         tell: Told everything that happens, with the record as it is then.
         alarms: Of the process.
     """
@@ -133,29 +92,36 @@ class Call:
         arrival: Arrival,
         *,
         engines: EnginePool,
-        open_engine: OpenEngine,
         personas: Personas,
         tell: Watcher,
         alarms: Alarms,
+        handovers: HandOvers | None = None,
+        limits: CallLimits | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._arrival = arrival
         self._socket = arrival.socket
         self._engines = engines
-        self._open_engine = open_engine
+        self._handovers = handovers
+        self._limits = limits or CallLimits()
         self._personas = personas
         self._watcher = tell
         self.record = CallRecord(opened_s=self._clock())
         self._uplink: Uplink | None = None
         self._downlink: Downlink | None = None
         self._session: Session | None = None
+        self._persona: Persona | None = None
+        self._spotter: PhraseSpotter | None = None
         self._start: asyncio.Future[messages.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
         self._rate_check: asyncio.TimerHandle | None = None
         self._alarm = alarms.alarm(self._tick)
+        self._longest: asyncio.TimerHandle | None = None
         self._phone_heard_s = self.record.opened_s
+        self._agent_missed_s: float | None = None  # since when the caller waits for an agent's first sound
+        self._agent_sent = 0.0  # samples of engines' that had been sent by then
 
     def __repr__(self) -> str:
         return f"<Call {self.record.call_id}>"
@@ -176,14 +142,21 @@ class Call:
                 conversation = tasks.create_task(self._converse(), name="conversation")
                 watch = tasks.create_task(self._watch_phone(), name="watch")
                 ending = await self._ending
-                conversation.cancel()  # what the engine says from here on is nobody's
+                self._enter_leaving()
+                if not conversation.done():
+                    if ending.sentence:
+                        await self._let_sentence_end()
+                    conversation.cancel()
+                    await asyncio.wait([conversation])
+                    self.hush()
                 if ending.last_words:
                     await self._let_last_words_out()
                 watch.cancel()
         finally:
             self._alarm.cancel()
-            if self._rate_check is not None:
-                self._rate_check.cancel()
+            for timer in (self._rate_check, self._longest):
+                if timer is not None:
+                    timer.cancel()
             self._ending.cancel()
             self._start.cancel()
             self._close_record(ending)
@@ -217,73 +190,26 @@ class Call:
         persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.custom)
         persona, more = persona.for_call(start.custom, caller=start.caller, called=start.called)
         self.record.persona = persona.name
-        self._tell(Kind.PERSONA, name=persona.name, record=persona.record)
+        self.tell(Kind.PERSONA, name=persona.name, record=persona.record)
         for note in (*notes, *more):
-            self._tell(Kind.NOTE, text=note)
-        try:
-            await self._hold_conversation(persona)
-        except NoEngineFree as busy:
-            self._finish(Ending(Party.BRIDGE, str(busy), 1013))
-        except EngineLost as lost:
-            self._finish(Ending(Party.ENGINE, str(lost), 1011, last_words=True))
-        except EngineError as error:
-            self._finish(Ending(Party.ENGINE, str(error), 1011))
+            self.tell(Kind.NOTE, text=note)
+        self._persona, self._spotter = persona, persona.spotter()
+        talk = Conversation(self, self._engines, persona, self._limits, self._clock)
+        if persona.max_duration_s is not None:
+            over = Ending(Party.BRIDGE, "the persona's longest call is over", last_words=True, sentence=True)
+            self._longest = self._loop.call_later(persona.max_duration_s, self._finish, over)
+        self._finish(await talk.hold())
 
-    async def _hold_conversation(self, persona: Persona) -> None:
-        """Leases engines until one comes up, and stays with it until it goes.
-
-        Raises:
-            EngineError: None came up (the last one's error), or the one that did is gone.
-        """
-        tried: frozenset[EngineAddress] = frozenset()
-        failure: EngineError | None = None
-        while True:
-            try:
-                with self._engines.lease(avoid=tried) as address:
-                    self.record.engine = str(address)
-                    self._tell(Kind.ENGINE_TRIED, engine=str(address))
-                    session = await self._open_engine(address, persona)
-                    try:
-                        raise await self._live(session)
-                    finally:
-                        session.close()
-                        await session.wait_closed()
-            except EngineLost:
-                raise
-            except NoEngineFree as none_free:
-                raise failure or none_free from None
-            except EngineError as error:
-                self._tell(Kind.ENGINE_FAILED, engine=str(address), reason=str(error))
-                failure = error
-                tried |= {address}
-
-    async def _live(self, session: Session) -> EngineLost:
-        """Joins phone and engine until the engine's socket closes; says how it was lost."""
-        uplink, _ = self._line()
-        lost: asyncio.Future[EngineLost | None] = self._loop.create_future()
-        now_s = self._clock()
-        if self.record.live_s is None:
-            self.record.live_s = now_s
-        self._tell(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s)
-
-        def on_close(end: EngineLost | None) -> None:
-            if not lost.done():  # it is cancelled when the call ends first
-                lost.set_result(end)
-
-        self._session = session
-        session.listen(on_audio=self._engine_said, on_text=self._engine_wrote, on_close=on_close)
-        session.send_audio(uplink.open(now_s))
-        self._arm()
-        try:
-            loss = await lost or EngineLost(f"{session.engine}: closed from our side")
-            self._tell(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
-            return loss
-        finally:
-            self._session = None
-            uplink.close(self._clock())
+    async def _let_sentence_end(self) -> None:
+        """Waits until a live agent pauses, or for a bounded time."""
+        if self._session is not None:
+            await asyncio.sleep(LAST_WORD_S)
+        give_up_s = self._clock() + LAST_SENTENCE_S
+        while self.agent_speaking and self._clock() < give_up_s:  # noqa: ASYNC110
+            await asyncio.sleep(SENTENCE_LOOK_S)
 
     async def _let_last_words_out(self) -> None:
-        """Waits until Exotel has played what the agent said, or for a bounded time."""
+        """Waits until Exotel has played what was said last, or for a bounded time."""
         if self._downlink is None:
             return
         self._send_to_phone(self._downlink.finish(self._clock()))
@@ -294,7 +220,7 @@ class Call:
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._heard_out.wait()
         except TimeoutError:
-            self._tell(Kind.NOTE, text="no sign that the last words were heard")
+            self.tell(Kind.NOTE, text="no sign that the last words were heard")
 
     async def _watch_phone(self) -> None:
         """Ends a call whose line has died without a close."""
@@ -331,7 +257,9 @@ class Call:
                 self._send_to_phone(self._downlink.flush(now_s))
             case messages.Dtmf(digit=digit):
                 self.record.dtmf += digit
-                self._tell(Kind.KEY, digit=digit)
+                self.tell(Kind.KEY, digit=digit)
+                if self._persona is not None:
+                    self._act(self._persona.keys.get(digit), f"the key {digit}")
             case messages.Stop(wording=wording):
                 self._finish(Ending(Party.PHONE, f"stop: {wording}" if wording else "stop"))
             case messages.Connected():
@@ -352,12 +280,13 @@ class Call:
         record.call_id, record.stream_sid = start.call_id, start.stream_sid
         record.caller, record.called = start.caller, start.called
         record.rate_hz, record.started_s = rate.rate_hz, now_s
+        self._agent_missed_s = now_s
         encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
         self._uplink = Uplink(rate.rate_hz, encoding=encoding)
         self._downlink = Downlink(rate.rate_hz, stream_sid=start.stream_sid, encoding=encoding)
-        self._tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.custom)
+        self.tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.custom)
         for note in rate.notes:
-            self._tell(Kind.NOTE, text=note)
+            self.tell(Kind.NOTE, text=note)
         self._send_to_phone(self._downlink.poll(now_s))
         self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s)
         self._start.set_result(start)
@@ -369,7 +298,7 @@ class Call:
         measured_hz = uplink.stats()["received"] / (self._clock() - since_s)
         if measured_hz and abs(measured_hz / self.record.rate_hz - 1) > RATE_TOLERANCE:
             like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
-            self._tell(
+            self.tell(
                 Kind.NOTE,
                 text=f"the phone says {self.record.rate_hz} Hz and sends {measured_hz:.0f} samples a second: "
                 "if voices sound slow and deep, or fast and high, "
@@ -395,7 +324,90 @@ class Call:
 
     def _engine_wrote(self, piece: str) -> None:
         self.record.words.append(piece)
-        self._tell(Kind.WORDS, text=piece)
+        self.tell(Kind.WORDS, text=piece)
+        if self._spotter is not None:
+            self._act(self._spotter.feed(piece), "the agent's words")
+
+    # -- what a conversation needs of its line ----------------------------------------------------------
+
+    @property
+    def rate_hz(self) -> int:
+        """The line's rate."""
+        return self.record.rate_hz
+
+    def join(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
+        """Joins phone and engine, until `part`."""
+        uplink, _ = self._line()
+        self._session = session
+        session.listen(on_audio=self._engine_said, on_text=self._engine_wrote, on_close=on_close)
+        session.send_audio(uplink.open(self._clock()))
+        self._arm()
+
+    def part(self) -> None:
+        """The engine is gone, or is let go of; what it said last is sent."""
+        uplink, downlink = self._line()
+        if self._session is not None:
+            self._session = None
+            now_s = self._clock()
+            uplink.close(now_s)
+            self._send_to_phone(downlink.engine_gone(now_s))
+            self._agent_missed_s, self._agent_sent = now_s, downlink.stats()["sent"]
+            self._arm()
+
+    def play(self, pcm: NDArray[np.float32]) -> None:
+        """Queues sound of the bridge's own; an engine that speaks ends it."""
+        if self._ending.done():
+            return
+        _, downlink = self._line()
+        self._send_to_phone(downlink.play(pcm, self._clock()))
+        self._arm()
+
+    def hush(self) -> None:
+        """Ends the bridge's own sound with a fade."""
+        if self._downlink is not None:
+            self._send_to_phone(self._downlink.hush(self._clock()))
+
+    async def played(self, all_but_s: float = 0.0) -> None:
+        """Waits until the bridge's own sound has been heard, or all but so much of it."""
+        _, downlink = self._line()
+        while (left_s := downlink.playing_s(self._clock()) - all_but_s) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left_s)
+
+    @property
+    def agent_paused_s(self) -> float:
+        """How long the agent has paused; infinity while it has not spoken."""
+        _, downlink = self._line()
+        paused_s = downlink.paused_s
+        return math.inf if paused_s is None else paused_s
+
+    def agent_pauses(self) -> None:
+        """Its last word is over, whatever followed it."""
+        if self._spotter is not None:
+            self._act(self._spotter.pause(), "the agent's words")
+
+    def exchanged_s(self) -> tuple[float, float]:
+        """Seconds of sound that engines were sent, and that came from them."""
+        uplink, downlink = self._line()
+        rate_hz = self.record.rate_hz
+        return uplink.stats()["emitted"] / rate_hz, downlink.stats()["received"] / rate_hz
+
+    def _act(self, action: Action | None, by: str) -> None:
+        """Does what a key or a phrase sets off; what the agent is saying is heard first."""
+        match action:
+            case End():
+                self.tell(Kind.ACTION, by=by, action="end")
+                self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
+            case HandOver(numbers=numbers):
+                self.tell(Kind.ACTION, by=by, action="hand over")
+                self.hand_over(numbers, by)
+            case None:
+                pass
+
+    def hand_over(self, numbers: tuple[str, ...], by: str) -> None:
+        """Sends the caller on to a person: noted for the flow to ask, then the last words, then the close."""
+        if self._handovers is not None:
+            self._handovers.decide(self.record.call_id, numbers)
+        self._finish(Ending(Party.BRIDGE, f"handed over by {by}", last_words=True, sentence=True))
 
     # -- the clock ------------------------------------------------------------------------------------
 
@@ -418,6 +430,11 @@ class Call:
     def _send_to_phone(self, out: list[bytes]) -> None:
         for message in out:
             self._socket.send(message, text=True)
+        if out and self._agent_missed_s is not None and self._session is not None:
+            _, downlink = self._line()
+            if downlink.stats()["sent"] > self._agent_sent:
+                after_s, self._agent_missed_s = self._clock() - self._agent_missed_s, None
+                self.tell(Kind.HEARD, engine=str(self._session.engine), after_s=after_s)
 
     def _line(self) -> tuple[Uplink, Downlink]:
         """Both directions of a call that has started."""
@@ -445,11 +462,17 @@ class Call:
 
         return fetch
 
+    def _enter_leaving(self) -> None:
+        self.record.phase = Phase.LEAVING
+        self.tell(Kind.PHASE, phase=Phase.LEAVING.value)
+
     def _close_record(self, ending: Ending) -> None:
         record = self.record
+        record.phase = Phase.ENDED
         record.ended_s, record.ending = self._clock(), ending
         record.stats = self.stats()
-        self._tell(Kind.ENDED, by=ending.by.value, reason=ending.reason)
+        self.tell(Kind.ENDED, by=ending.by.value, reason=ending.reason)
 
-    def _tell(self, kind: Kind, **detail: Any) -> None:
+    def tell(self, kind: Kind, **detail: Any) -> None:
+        """Tells whoever watches."""
         self._watcher(self.record, Event(kind, self._clock(), detail))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pxbridge.calls.call import CallRecord
+    from pxbridge.calls.record import CallRecord
 
 
 CURRENT_CALL: ContextVar[CallRecord | None] = ContextVar("current_call", default=None)
@@ -29,16 +29,23 @@ class Kind(StrEnum):
     """Exotel's `start` came (caller, called, custom)."""
     PERSONA = "persona"
     """Whom the caller speaks with was chosen (name, and record: whether the call is to be recorded)."""
+    PHASE = "phase"
+    """The call stands elsewhere now (phase: see `calls.record.Phase`; and maybe the reason)."""
     ENGINE_TRIED = "engine tried"
-    """An engine was leased and is being prompted (engine)."""
+    """An engine was leased and is being prompted, or was ahead of the call (engine, warm)."""
     ENGINE_FAILED = "engine failed"
     """It did not come up (engine, reason)."""
     LIVE = "live"
-    """Phone and engine are joined (engine, prompt_s)."""
+    """Phone and engine are joined (engine, prompt_s, and warm: prompted before the call)."""
+    HEARD = "heard"
+    """An engine's first sound went to the phone (engine, after_s: since `start`, or since the loss of the
+    engine before it)."""
     WORDS = "words"
     """The agent said something (text)."""
     KEY = "key"
     """The caller pressed a key (digit)."""
+    ACTION = "action"
+    """A key or a phrase set something off (by, action)."""
     NOTE = "note"
     """Something an operator should know (text)."""
     COUNTERS = "counters"

@@ -15,9 +15,11 @@ from pxbridge.calls.pulse import Pulse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pxbridge.calls.call import CallRecord, OpenEngine
+    from pxbridge.calls.conversation import CallLimits
     from pxbridge.calls.events import Event, Watcher
+    from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Personas
+    from pxbridge.calls.record import CallRecord
     from pxbridge.exotel.listener import Arrival
     from pxbridge.personaplex.pool import EnginePool
 
@@ -38,22 +40,25 @@ class Exchange:
 
     Args:
         engines: Where calls lease their engines.
-        open_engine: How a leased engine becomes a session.
         personas: Whom callers can speak with; may be exchanged (`personas`) for the calls to come.
         watchers: Told everything that happens in every call.
         attendants: Make a watcher for each call, told what happens in it before the others.
+        handovers: Where calls note that they go on to a person.
+        limits: How long things may take in a call.
     """
 
     def __init__(
         self,
         engines: EnginePool,
-        open_engine: OpenEngine,
         personas: Personas,
         watchers: Iterable[Watcher] = (),
         attendants: Iterable[Callable[[Call], Watcher]] = (),
+        handovers: HandOvers | None = None,
+        limits: CallLimits | None = None,
     ) -> None:
         self._engines = engines
-        self._open_engine = open_engine
+        self._handovers = handovers
+        self._limits = limits
         self.personas = personas
         self._watchers = tuple(watchers)
         self._attendants = tuple(attendants)
@@ -88,10 +93,11 @@ class Exchange:
         call = Call(
             arrival,
             engines=self._engines,
-            open_engine=self._open_engine,
             personas=self.personas,
             tell=tell,
             alarms=self._alarms,
+            handovers=self._handovers,
+            limits=self._limits,
         )
         watchers += [Pulse(call.stats, tell), *(attend(call) for attend in self._attendants), *self._watchers]
         if Observer.wanted(arrival.socket):

@@ -68,7 +68,7 @@ def read_personas(loaded: Loaded) -> Personas:
     settings = loaded.settings
     if fault := template_fault(settings.text_prompt):
         raise ConfigError(*loaded.origins.get("text_prompt", ("text_prompt", "default")), fault)
-    default = Persona(settings.voice_prompt, settings.text_prompt)
+    default = Persona(settings.voice_prompt, settings.text_prompt, warm=settings.warm_sessions)
     file = loaded.file or Path()
     # The default first, since the others are what it is where they do not say otherwise.
     tables = sorted(loaded.personas.items(), key=lambda each: each[0] != DEFAULT_NAME)

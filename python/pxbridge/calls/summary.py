@@ -46,6 +46,8 @@ def outcome(record: CallRecord) -> str:
         return _BY_CODE[ending.code]
     if record.started_s is None:
         return "no_start"
+    if by == "bridge" and record.live_s is None:
+        return "no_engine"
     if by == "phone" and ending.code != 1000:
         return "phone_lost"
     return "abandoned" if record.live_s is None else COMPLETED

@@ -78,7 +78,18 @@ class CallLog:
             case Kind.PERSONA:
                 log.debug("persona chosen", persona=detail["name"])
             case Kind.LIVE:
-                log.info("call live", engine=detail["engine"], prompt_s=round(detail["prompt_s"], 3))
+                log.info(
+                    "call live",
+                    engine=detail["engine"],
+                    prompt_s=round(detail["prompt_s"], 3),
+                    warm=detail["warm"],
+                )
+            case Kind.PHASE:
+                log.debug("call phase", **detail)
+            case Kind.HEARD:
+                log.info("agent heard", engine=detail["engine"], after_s=round(detail["after_s"], 3))
+            case Kind.ACTION:
+                log.info("action", action=detail["action"], by=detail["by"])
             case Kind.KEY:
                 log.info("key pressed")  # which one may be part of a secret
             case Kind.ENGINE_TRIED:

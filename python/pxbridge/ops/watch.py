@@ -115,7 +115,7 @@ async def watching(
     for name in ("log_numbers", "record_numbers"):
         if getattr(settings, name) is Form.HASHED:
             key = _number_key(folder, loaded.origins[name])
-    metrics = Metrics(engines)
+    metrics = Metrics(engines, lambda: engines.waiting)
     metrics.count("pxbridge_log_lines_dropped", "Log lines that nobody read in time.", lambda: writer.dropped)
     numbers = Numbers(settings.record_numbers, key)
     watch = Watch(metrics, Ledger(numbers, asyncio.get_running_loop().time), loaded)

@@ -310,6 +310,7 @@ async def open_session(
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    connected: Callable[[], None] | None = None,
     limits: websocket.Limits | None = None,
 ) -> Session:
     """Connects to an engine and waits until it has read its prompts. Call the session's `listen` next.
@@ -322,6 +323,7 @@ async def open_session(
         text_prompt: Who the agent is; not empty.
         connect_timeout_s: For everything up to the upgrade.
         handshake_timeout_s: For the prompts.
+        connected: Called when it has accepted the upgrade, before its prompts.
         limits: What the connection is held to.
 
     Raises:
@@ -335,6 +337,8 @@ async def open_session(
     url = wire.chat_url(engine.url, voice_prompt, text_prompt)
     connection = await _connect(engine, url, connect_timeout_s, limits)
     session = Session(engine, connection, voice_prompt)
+    if connected is not None:
+        connected()
     try:
         await session.prompted(handshake_timeout_s)
     except BaseException:

@@ -408,9 +408,25 @@ class Rehearsal:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.stop()
+
+    def drop_clients(self) -> None:
+        """Cuts every connection, as when the process is killed and started again at once."""
         if self._server is not None:
+            for connection in self._server.connections:
+                connection.transport.abort()
+
+    async def stop(self) -> None:
+        """Dies: every connection is cut, and new ones are refused until `start`."""
+        if self._server is not None:
+            self.drop_clients()
             self._server.close()
             await self._server.wait_closed()
+            self._server = None
+
+    async def start(self) -> None:
+        """Lives again, at the same port."""
+        await self.__aenter__()
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         if urlsplit(request.path).path != wire.CHAT_PATH:

@@ -1,0 +1,316 @@
+"""A call's way from one engine to the next: prompting, waiting, live, failover.
+
+Each phase is one method that returns when the phase is over; what the caller hears in it is its business. A
+conversation outlives its engines: when one dies the phone's socket stays, and another goes on with the same
+persona. It is quickest with a session that was prompted ahead, which knows the persona and nothing of the
+call; any other is told in its text prompt what has been said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pxbridge.calls import sounds
+from pxbridge.calls.events import Kind
+from pxbridge.calls.record import Ending, Party, Phase
+from pxbridge.calls.sounds import Sound
+from pxbridge.calls.waiting import OwnVoice, cover_gap, entertain
+from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
+from pxbridge.personaplex.pool import Prompts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from typing import Any
+
+    from pxbridge.calls.persona import Persona
+    from pxbridge.calls.record import CallRecord
+    from pxbridge.personaplex.client import EngineAddress, Session
+    from pxbridge.personaplex.pool import EnginePool, Lease
+
+TOLD_LIMIT: Final = 600
+"""Characters of what the agent has said that the next engine is told: some 150 tokens, 12 s of its 240 s."""
+
+TOLD: Final = (
+    " The line was interrupted in the middle of this call. Do not greet again; go on from where you were. "
+    "The last that you said was: {words}"
+)
+
+CUT_OFF_S: Final = 0.1
+"""When so little of the persona's greeting is left, the agent is joined: it is heard later than that."""
+
+BETWEEN_TRIES_S: Final = 0.2
+"""Engines that fail at once are not tried as fast as they fail."""
+
+CHECK_EVERY_S: Final = 0.5
+"""How often a live engine is looked at."""
+
+FED_ENOUGH_S: Final = 0.2
+"""An engine that was sent less than this since its last sound owes nothing: its step is 80 ms."""
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """What an operator may set.
+
+    Attributes:
+        max_wait_s: The longest that a caller waits for a free engine.
+        failover_timeout_s: The longest that a caller waits for another engine when one died.
+        engine_silent_s: An engine that hears the caller and says nothing at all, not even silence, for so
+            long has died.
+    """
+
+    max_wait_s: float = 60.0
+    failover_timeout_s: float = 20.0
+    engine_silent_s: float = 2.5
+
+
+class Line(OwnVoice, Protocol):
+    """The phone's side of a call, as far as a conversation needs it."""
+
+    @property
+    def record(self) -> CallRecord:
+        """What is known of the call."""
+        ...
+
+    def tell(self, kind: Kind, **detail: Any) -> None:
+        """Tells whoever watches."""
+        ...
+
+    def join(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
+        """Joins phone and engine."""
+        ...
+
+    def part(self) -> None:
+        """Takes them apart again."""
+        ...
+
+    def hush(self) -> None:
+        """Ends the bridge's own sound with a fade."""
+        ...
+
+    def agent_pauses(self) -> None:
+        """Told now and then while the agent says nothing."""
+        ...
+
+    @property
+    def agent_paused_s(self) -> float:
+        """How long the agent has paused; infinity while it has not spoken."""
+        ...
+
+    def exchanged_s(self) -> tuple[float, float]:
+        """Seconds of sound that engines were sent and that came from them, since the call's start."""
+        ...
+
+
+def told(persona: Persona, words: str) -> Prompts:
+    """What an engine is told that goes on with a conversation.
+
+    Args:
+        persona: Whom it plays.
+        words: What the agent has said so far.
+    """
+    said = " ".join(words.split())
+    if len(said) > TOLD_LIMIT:
+        said = "... " + said[-TOLD_LIMIT:].partition(" ")[2]
+    if not said:
+        return Prompts(persona.voice_prompt, persona.text_prompt)
+    return Prompts(persona.voice_prompt, persona.text_prompt + TOLD.format(words=said))
+
+
+class Conversation:
+    """What happens between `start` and the last word.
+
+    Args:
+        line: The phone's side.
+        engines: Where engines are leased.
+        persona: Whom the caller speaks with.
+        limits: How long things may take.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        engines: EnginePool,
+        persona: Persona,
+        limits: CallLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        self._line = line
+        self._engines = engines
+        self._persona = persona
+        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
+        self._limits = limits
+        self._clock = clock
+
+    async def hold(self) -> Ending:
+        """Holds it, engine after engine; says how it ended. Ends earlier by being cancelled."""
+        self._greet()
+        try:
+            lease, session = await self._first_engine()
+        except NoEngineFree as busy:
+            self._say_last(Sound.ALL_BUSY)
+            # 1000, as for any other end: Exotel's flow goes on to its next applet.
+            return Ending(Party.BRIDGE, f"all lines are busy: {busy}", 1000, last_words=True)
+        except EngineError as error:
+            self._say_last(Sound.SORRY)
+            return Ending(Party.ENGINE, str(error), 1011, last_words=True)
+        while True:
+            try:
+                loss = await self._live(lease, session)
+            finally:
+                lease.release()
+            try:
+                lease, session = await self._next_engine(loss, lease.engine)
+            except TimeoutError:
+                self._say_last(Sound.SORRY)
+                reason = f"{loss}; no other came up within {self._limits.failover_timeout_s:g} s"
+                return Ending(Party.ENGINE, reason, 1011, last_words=True)
+
+    def _greet(self) -> None:
+        if self._persona.greeting is None:
+            return
+        try:
+            self._line.play(sounds.greeting(self._persona.greeting, self._line.rate_hz))
+        except InputError as error:
+            self._line.tell(Kind.NOTE, text=f"the greeting cannot be played: {error}")
+
+    def _say_last(self, name: Sound) -> None:
+        """Heard to its end before the socket closes, for whoever asks for the last words."""
+        self._line.hush()
+        self._line.play(sounds.sound(name, self._line.rate_hz))
+
+    # -- prompting ------------------------------------------------------------------------------------
+
+    async def _first_engine(self) -> tuple[Lease, Session]:
+        """The first engine that comes up, at once or in turn.
+
+        Raises:
+            EngineRejected: Every engine refused the persona.
+            NoEngineFree: None was free for as long as the caller may wait, or too many wait already.
+        """
+        self._enter(Phase.PROMPTING)
+        tried: frozenset[EngineAddress] = frozenset()
+        failure: EngineError | None = None
+        while True:
+            try:
+                lease = await self._engines.lease(self._prompts, tried)
+            except NoEngineFree as none_free:
+                if isinstance(failure, EngineRejected):
+                    raise failure from none_free  # waiting would not make the persona better
+                return await self._wait(failure or none_free)
+            try:
+                return lease, await self._prompt(lease)
+            except EngineError as error:
+                failure = error
+                tried |= {lease.engine}
+
+    async def _prompt(self, lease: Lease) -> Session:
+        """A lease's session; the lease is given back if there is none."""
+        engine = str(lease.engine)
+        self._line.record.engine = engine
+        self._line.tell(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
+        try:
+            return await lease.session()
+        except BaseException as error:
+            lease.release()
+            if isinstance(error, EngineError):
+                self._line.tell(Kind.ENGINE_FAILED, engine=engine, reason=str(error))
+            raise
+
+    # -- waiting --------------------------------------------------------------------------------------
+
+    async def _wait(self, why: EngineError) -> tuple[Lease, Session]:
+        """An engine when it is the caller's turn, with announcements and music until then."""
+        self._enter(Phase.WAITING, reason=str(why))
+        try:
+            async with self._hearing(entertain(self._line)), asyncio.timeout(self._limits.max_wait_s):
+                while True:
+                    lease = await self._engines.lease_in_turn(self._prompts)
+                    with contextlib.suppress(EngineError):
+                        return lease, await self._prompt(lease)
+                    await asyncio.sleep(BETWEEN_TRIES_S)
+        except TimeoutError:
+            raise NoEngineFree(f"none was free within {self._limits.max_wait_s:g} s ({why})") from None
+
+    @contextlib.asynccontextmanager
+    async def _hearing(self, company: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """The caller hears `company` meanwhile; what is queued of it plays on, until an engine speaks."""
+        task = asyncio.create_task(company)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # -- live -----------------------------------------------------------------------------------------
+
+    async def _live(self, lease: Lease, session: Session) -> EngineLost:
+        """Joins phone and engine until the engine is lost; says how."""
+        if self._line.record.phase is Phase.PROMPTING and self._persona.greeting is not None:
+            await self._line.played(all_but_s=CUT_OFF_S)
+        record = self._line.record
+        if record.live_s is None:
+            record.live_s = self._clock()
+        self._enter(Phase.LIVE)
+        self._line.tell(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
+        lost: asyncio.Future[EngineLost] = asyncio.get_running_loop().create_future()
+
+        def on_close(end: EngineLost | None) -> None:
+            if not lost.done():  # it is cancelled when the call ends first
+                lost.set_result(end or EngineLost(f"{session.engine}: its lease went to another bridge"))
+
+        try:
+            self._line.join(session, on_close)
+            async with self._hearing(self._watch(session, on_close)):
+                loss = await lost
+        finally:
+            self._line.part()
+        lease.lost()
+        self._line.tell(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
+        return loss
+
+    async def _watch(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
+        """Finds out that an engine stopped without a close: it hears the caller and sends nothing."""
+        sent_s, came_s = self._line.exchanged_s()
+        owed_s = 0.0
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            now_sent_s, now_came_s = self._line.exchanged_s()
+            if now_came_s > came_s:
+                sent_s, came_s, owed_s = now_sent_s, now_came_s, 0.0
+            elif now_sent_s - sent_s >= FED_ENOUGH_S:
+                owed_s += CHECK_EVERY_S
+            if owed_s >= self._limits.engine_silent_s:
+                on_close(EngineLost(f"{session.engine}: it hears and says nothing for {owed_s:g} s"))
+                return
+            if self._line.agent_paused_s >= CHECK_EVERY_S:
+                self._line.agent_pauses()
+
+    # -- failover -------------------------------------------------------------------------------------
+
+    async def _next_engine(self, loss: EngineLost, lost: EngineAddress) -> tuple[Lease, Session]:
+        """Another engine for a conversation under way.
+
+        Raises:
+            TimeoutError: None came up in time.
+        """
+        self._enter(Phase.FAILOVER, reason=str(loss))
+        record = self._line.record
+        record.failovers += 1
+        avoid = frozenset({lost})
+        async with self._hearing(cover_gap(self._line)), asyncio.timeout(self._limits.failover_timeout_s):
+            while True:
+                knowing = told(self._persona, "".join(record.words))
+                lease = await self._engines.lease_ahead(self._prompts, knowing, avoid)
+                avoid |= {lease.engine}
+                with contextlib.suppress(EngineError):
+                    return lease, await self._prompt(lease)
+                await asyncio.sleep(BETWEEN_TRIES_S)
+
+    def _enter(self, phase: Phase, **detail: str) -> None:
+        self._line.record.phase = phase
+        self._line.tell(Kind.PHASE, phase=phase.value, **detail)

@@ -1,0 +1,63 @@
+"""What the bridge itself can be heard saying: announcements, hold music, the short sound over a gap.
+
+They are shipped as Ogg Opus and decoded once for each rate of a line. A persona's greeting is a file of the
+operator's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from enum import StrEnum
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from pxbridge.audio import OggOpusReader, Resampler
+from pxbridge.calls.persona_file import GREETING_HZ, read_greeting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Sound(StrEnum):
+    """A sound's file in ``pxbridge/assets``, without its ending."""
+
+    HOLD_MUSIC = "hold-music"
+    """Soft, and made to be repeated without a seam."""
+    PLEASE_WAIT = "please-wait"
+    """"All our lines are busy at the moment. Please stay on the line.\""""
+    STILL_WAITING = "still-waiting"
+    """"Thank you for waiting. You will be connected as soon as a line is free.\""""
+    ALL_BUSY = "all-busy"
+    """"All our lines are still busy. Please try again later. Goodbye.\""""
+    GAP = "gap"
+    """Two soft notes, where the agent breaks off."""
+    ONE_MOMENT = "one-moment"
+    """"One moment, please.\""""
+    SORRY = "sorry"
+    """"I am sorry, we have a technical problem. Please call again later. Goodbye.\""""
+
+
+@functools.cache
+def sound(name: Sound, rate_hz: int) -> NDArray[np.float32]:
+    """A sound's samples at a line's rate; shared by all calls."""
+    ogg = (resources.files("pxbridge") / "assets" / f"{name}.ogg").read_bytes()
+    pcm = OggOpusReader(rate_hz).read(ogg)
+    pcm.setflags(write=False)
+    return pcm
+
+
+@functools.lru_cache(maxsize=64)
+def greeting(path: Path, rate_hz: int) -> NDArray[np.float32]:
+    """A persona's greeting at a line's rate.
+
+    Raises:
+        InputError: The file cannot be read, or is no audio.
+    """
+    pcm = read_greeting(path)
+    if rate_hz != GREETING_HZ:
+        pcm = Resampler(GREETING_HZ, rate_hz).process(pcm)
+    pcm.setflags(write=False)
+    return pcm

@@ -1,0 +1,44 @@
+"""Whether an engine is there at all, asked without opening a conversation.
+
+NVIDIA's server has room for one conversation, so its `/api/chat` is not for asking. Any answer to a plain
+HTTP request means that the process lives and its event loop turns; what it answers does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from pxbridge.errors import EngineUntrusted
+
+if TYPE_CHECKING:
+    from pxbridge.personaplex.client import EngineAddress
+
+PATH: Final = "/"
+TIMEOUT_S: Final = 5.0
+"""NVIDIA's server runs its model in its event loop: while it reads somebody's prompts it answers late."""
+
+_PORTS: Final = {"ws": 80, "wss": 443}
+
+
+async def answers(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> bool:
+    """Whether an engine answers HTTP, and proves to be the one that is trusted."""
+    parts = urlsplit(engine.url)
+    port = parts.port or _PORTS[parts.scheme]
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=engine.tls_context)
+            try:
+                tls = writer.get_extra_info("ssl_object")
+                if tls is not None:
+                    engine.check_certificate(tls.getpeercert(binary_form=True))
+                host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+                writer.write(
+                    f"GET {PATH} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
+                )
+                return (await reader.read(5)).startswith(b"HTTP/")
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError, EngineUntrusted):
+        return False
