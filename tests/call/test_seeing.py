@@ -182,6 +182,23 @@ def test_the_time_to_the_first_engine_is_the_set_up_time() -> None:
     assert told["pxbridge_call_setup_seconds_sum"] == pytest.approx(0.5)
 
 
+def test_the_gap_between_a_lost_engine_and_the_next_is_measured() -> None:
+    metrics = Metrics()
+
+    async def main() -> None:
+        async with bridge((faults.Dies(after_steps=40),), (), watchers=[metrics]) as b:
+            await b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=12.0))
+            await b.record()
+
+    run(main())
+    told = samples(metrics)
+    assert told["pxbridge_calls_total{outcome=completed}"] == 1
+    assert told["pxbridge_engine_failures_total{phase=call}"] == 1
+    assert told["pxbridge_call_failover_seconds_count"] == 1
+    assert 0 < told["pxbridge_call_failover_seconds_sum"] < 2.0
+    assert told["pxbridge_call_setup_seconds_count"] == 1
+
+
 def test_readme_names_every_metric() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     metrics = Metrics()

@@ -87,6 +87,8 @@ class Metrics:
         self._counted: dict[int, dict[str, dict[str, float]]] = {}
         """What each live call's counters were when they were last counted, by the record's identity."""
         self._setting_up: set[int] = set()
+        self._bereft: set[int] = set()
+        """Calls that lost their engine and have not heard another."""
         registry = self.registry
         ProcessCollector(registry=registry)
         self._calls = Counter(
@@ -101,6 +103,12 @@ class Metrics:
         self._first_audio = Histogram(
             "pxbridge_call_first_audio_seconds",
             "From Exotel's start to the agent's first audio at the caller's ear.",
+            buckets=SETUP_BUCKETS_S,
+            registry=registry,
+        )
+        self._failover = Histogram(
+            "pxbridge_call_failover_seconds",
+            "From the loss of an engine in mid-call to another one's first sound.",
             buckets=SETUP_BUCKETS_S,
             registry=registry,
         )
@@ -192,6 +200,10 @@ class Metrics:
                 self._engine_failures.labels("setup").inc()
             case Kind.ENGINE_LOST:
                 self._engine_failures.labels("call").inc()
+                self._bereft.add(id(record))
+            case Kind.HEARD if id(record) in self._bereft:
+                self._bereft.discard(id(record))
+                self._failover.observe(event.detail["after_s"])
             case Kind.ENDED:
                 self._end(record)
 
@@ -264,6 +276,7 @@ class Metrics:
         self._count(record)
         del self._counted[id(record)]
         self._setting_up.discard(id(record))
+        self._bereft.discard(id(record))
         self._live -= 1
         self._malformed.inc(record.malformed)
         first_audio_s = delay.first_audio_s(record.stats, record.started_s)
