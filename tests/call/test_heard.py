@@ -1,4 +1,4 @@
-"""What callers hear through the whole path, in virtual time: phone, the bridge as its process runs it, engine."""
+"""What callers hear through the whole path, in virtual time: phone, bridge as its process runs it, engine."""
 
 from __future__ import annotations
 
