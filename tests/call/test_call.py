@@ -9,7 +9,6 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from tests.call.rig import bridge, speech
@@ -18,6 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
 from pxbridge.calls.call import PHONE_SILENT_S, START_TIMEOUT_S, Party
+from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import SPELLINGS, HangUp, Line, Phone, Script, place_call
 from pxbridge.listening import listen
 from pxbridge.personaplex import faults
@@ -125,7 +125,7 @@ def test_a_second_connection_for_the_same_call_takes_its_place() -> None:
     run(main())
 
 
-def test_a_repeated_start_and_events_nobody_knows_change_nothing() -> None:
+def test_a_repeated_start_and_events_nobody_knows_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with bridge() as b, connect(b.url(), compression=None) as ws:
             start = {"event": "start", "stream_sid": "S", "start": {"call_sid": "C"}}
@@ -139,6 +139,7 @@ def test_a_repeated_start_and_events_nobody_knows_change_nothing() -> None:
             assert (record.call_id, record.ignored, record.malformed) == ("C", 2, 6)
 
     run(main())
+    assert "event that is not known: 'weather'" in caplog.text
 
 
 def test_a_phone_that_never_starts_is_hung_up() -> None:
@@ -234,13 +235,46 @@ def test_nothing_is_left_of_a_thousand_calls() -> None:
     run(main(), limit_s=7200.0)
 
 
-def test_a_wrong_sample_rate_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("claimed_hz", "real_hz"), [(8000, 16000), (16000, 8000), (24000, 16000)])
+def test_a_wrong_sample_rate_is_noticed(
+    claimed_hz: int, real_hz: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with bridge() as b:
-            line = Line(rate_hz=16000)
-            phone = Phone(Script(np.zeros(1, np.int16), speak_at_s=0.0, hang_up_at_s=3.0), line)
-            await place_call(b.url(8000), phone)
+            phone = Phone(Script(hang_up_at_s=15.0), Line(rate_hz=real_hz))
+            await place_call(b.url(claimed_hz), phone)
 
     run(main())
-    assert "says 8000 Hz" in caplog.text
-    assert "write ?sample-rate=16000" in caplog.text
+    assert f"says {claimed_hz} Hz" in caplog.text
+    assert f"write ?sample-rate={real_hz}" in caplog.text
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 24000])
+def test_a_stall_is_not_taken_for_a_wrong_sample_rate(rate_hz: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            network = parse_network("stall 1s at 1.2s up")
+            await b.call(Script(hang_up_at_s=15.0), Line(rate_hz=rate_hz), network=network)
+
+    run(main())
+    assert "sample-rate" not in caplog.text
+
+
+def test_a_fault_of_ours_is_recorded_as_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("pxbridge.calls.call.Conversation", breaks)
+
+    async def main() -> None:
+        async with bridge() as b:
+            phone = await b.call(script())
+            record = await b.record()
+            assert record.ending is not None
+            assert (record.ending.by, record.ending.reason) == (Party.BRIDGE, "internal error")
+            assert phone.close_code == 1011
+
+    run(main())
+    assert "a bug" in caplog.text

@@ -70,6 +70,12 @@ LAST_WORD_S = 0.8
 RATE_CHECK_S = 2.0
 """How much of a call is measured before its sample rate is believed."""
 
+RATE_CHECK_AGAIN_S = 10.0
+"""The same for a line that stalled meanwhile: long enough for no stall to pass for a rate."""
+
+UNKNOWN_TOLD = 5
+"""So many events of names nobody knows are told in a call, each once: enough to learn of a new one."""
+
 RATE_TOLERANCE = 0.25
 """Rates in use differ by at least 1.5; chunking and jitter over RATE_CHECK_S by far less than this."""
 
@@ -116,6 +122,7 @@ class Call:
         self._start: asyncio.Future[messages.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
+        self._unknown: set[str] = set()
         self._rate_check: asyncio.TimerHandle | None = None
         self._alarm = alarms.alarm(self._tick)
         self._longest: asyncio.TimerHandle | None = None
@@ -152,6 +159,9 @@ class Call:
                 if ending.last_words:
                     await self._let_last_words_out()
                 watch.cancel()
+        except Exception:  # a fault of ours; whoever owns the call reports it
+            ending = Ending(Party.BRIDGE, "internal error", 1011)
+            raise
         finally:
             self._alarm.cancel()
             for timer in (self._rate_check, self._longest):
@@ -267,6 +277,11 @@ class Call:
             case messages.Malformed(reason=reason):
                 self.record.malformed += 1
                 log.debug("malformed message: %s", reason)
+            case messages.Unknown(event=name):
+                self.record.ignored += 1
+                if name not in self._unknown and len(self._unknown) < UNKNOWN_TOLD:
+                    self._unknown.add(name)
+                    self.tell(Kind.NOTE, text=f"the phone sends an event that is not known: {name!r}")
             case _:
                 self.record.ignored += 1
 
@@ -288,22 +303,33 @@ class Call:
         for note in rate.notes:
             self.tell(Kind.NOTE, text=note)
         self._send_to_phone(self._downlink.poll(now_s))
-        self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s)
+        self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s, 0.0)
         self._start.set_result(start)
         self._arm()
 
-    def _check_rate(self, since_s: float) -> None:
-        """Says so if the line runs at another rate than it claims: then everyone sounds slow and deep."""
-        uplink, _ = self._line()
-        measured_hz = uplink.stats()["received"] / (self._clock() - since_s)
-        if measured_hz and abs(measured_hz / self.record.rate_hz - 1) > RATE_TOLERANCE:
-            like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
-            self.tell(
-                Kind.NOTE,
-                text=f"the phone says {self.record.rate_hz} Hz and sends {measured_hz:.0f} samples a second: "
-                "if voices sound slow and deep, or fast and high, "
-                f"write ?sample-rate={like_hz} into the applet's URL",
+    def _check_rate(self, since_s: float, received: float) -> None:
+        """Says so if the line runs at another rate than it claims: then everyone sounds slow and deep.
+
+        Audio that is late is no other rate, and a line whose rate is too high looks stalled: so a line that
+        stalled is measured again, for longer.
+        """
+        now_s, stats = self._clock(), self._line()[0].stats()
+        measured_hz = (stats["received"] - received) / (now_s - since_s)
+        like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
+        claimed_hz = self.record.rate_hz
+        if not measured_hz or like_hz == claimed_hz or abs(measured_hz / claimed_hz - 1) <= RATE_TOLERANCE:
+            return
+        if stats["stalls"] and received == 0:
+            self._rate_check = self._loop.call_later(
+                RATE_CHECK_AGAIN_S, self._check_rate, now_s, stats["received"]
             )
+            return
+        self.tell(
+            Kind.NOTE,
+            text=f"the phone says {claimed_hz} Hz and sends {measured_hz:.0f} samples a second: "
+            "if voices sound slow and deep, or fast and high, "
+            f"write ?sample-rate={like_hz} into the applet's URL",
+        )
 
     def _phone_ponged(self, trip_s: float) -> None:
         if self._downlink is not None:
