@@ -7,7 +7,7 @@
 //! - when the phone is later than it ever is, comfort noise takes its place, at the phone's own pace;
 //! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
 //!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock;
-//! - an engine that does not answer is fed no more than a backlog is worth, so that it has little to work off when it
+//! - an engine that does not answer any more is fed no more than a backlog is worth, so that it has little to work off when it
 //!   (or the network to it) is back: until then, again, only the newest 80 ms are kept.
 //!
 //! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
@@ -140,7 +140,8 @@ pub struct Intake {
     lateness: Lateness,
     drift: Drift,
     opened_us: u64,
-    answered_us: u64,
+    /// When the present engine last said something; `None` until it has.
+    answered_us: Option<u64>,
     /// Of what was dropped, what an engine that did not answer was not given.
     withheld: usize,
     /// How long the newest audio had waited when the engine opened.
@@ -181,7 +182,7 @@ impl Intake {
             lateness: Lateness::new(),
             drift: Drift::new(),
             opened_us: 0,
-            answered_us: 0,
+            answered_us: None,
             withheld: 0,
             opened_late_us: 0,
             opened_with: 0,
@@ -228,13 +229,13 @@ impl Intake {
 
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.answered_us = now_us;
+        self.answered_us = None;
         self.resume(now_us, out);
     }
 
     /// The engine said something: it has what it was sent.
     pub fn answered(&mut self, now_us: u64) {
-        self.answered_us = now_us;
+        self.answered_us = Some(now_us);
         if let State::Held { .. } = self.state {
             self.state = State::Answered { at_us: now_us };
         }
@@ -382,7 +383,11 @@ impl Intake {
             }
             State::Held { .. } => {}
             State::Steady | State::Stalled { .. } | State::Behind { .. } => {
-                if now_us > self.answered_us + u64::from(self.config.max_backlog_ms) * 1000 {
+                let patience_us = u64::from(self.config.max_backlog_ms) * 1000;
+                if self
+                    .answered_us
+                    .is_some_and(|answered_us| now_us > answered_us + patience_us)
+                {
                     self.stats.holds += 1;
                     self.state = State::Held {
                         probe_us: now_us + PROBE_US,
