@@ -129,7 +129,7 @@ async def run(
         for note in notes:
             log.warning("%s", note)
         signals = stack.enter_context(_signals())
-        opener = _Opener(settings)
+        opener = EngineOpener(settings)
         engines = await stack.enter_async_context(_engines(settings, opener, personas))
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
         handovers = HandOvers(asyncio.get_running_loop().time)
@@ -217,7 +217,7 @@ class _Reloader:
         self,
         loaded: Loaded,
         read: Callable[[], Loaded],
-        opener: _Opener,
+        opener: EngineOpener,
         engines: EnginePool,
         exchange: Exchange,
         door: _Door,
@@ -281,7 +281,7 @@ async def _engines(settings: Settings, opener: Opener, personas: Personas) -> As
                 urls,
                 capacity,
                 open_session=opener,
-                store=_lease_store(settings),
+                store=lease_store(settings),
                 warm=_warm(personas),
                 limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
             )
@@ -298,7 +298,8 @@ def _warm(personas: Personas) -> dict[Prompts, int]:
     return warm
 
 
-def _lease_store(settings: Settings) -> LeaseStore:
+def lease_store(settings: Settings) -> LeaseStore:
+    """Where the bridges that share these engines keep who has them."""
     if settings.lease_store == "memory":
         return MemoryLeases()
     return RedisLeases(settings.lease_store, ttl_s=settings.lease_ttl_s)
@@ -324,7 +325,7 @@ def _trust(settings: Settings) -> Trust:
     return SystemTrust()
 
 
-class _Opener:
+class EngineOpener:
     """How an engine is opened, by the settings as they are when it is.
 
     Args:
@@ -337,6 +338,7 @@ class _Opener:
     async def __call__(
         self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
     ) -> Session:
+        """Opens a session; raises as `open_session` does."""
         return await open_session(
             engine,
             *prompts,

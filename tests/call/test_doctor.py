@@ -261,6 +261,13 @@ async def test_an_engine_that_somebody_else_has(environ: dict[str, str]) -> None
     assert "another conversation" in found.what and "end the conversation" in found.mend
 
 
+async def test_a_lease_store_that_does_not_answer(environ: dict[str, str]) -> None:
+    async with engine() as url:
+        environ |= {"PXBRIDGE_ENGINES": url, "PXBRIDGE_LEASE_STORE": "redis://:0123456789abcdef@127.0.0.1:9"}
+        found = await the_wrong(environ)
+    assert "the lease store does not answer" in found.what and "correct PXBRIDGE_LEASE_STORE" in found.mend
+
+
 async def test_a_voice_that_the_engine_does_not_have(environ: dict[str, str]) -> None:
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_VOICE_PROMPT": "NATF9.pt"})

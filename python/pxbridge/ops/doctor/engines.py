@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -14,17 +15,27 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pxbridge.audio import OggOpusReader, OggOpusWriter
-from pxbridge.bridge import addresses
-from pxbridge.errors import EngineBusy, EngineError, EngineRefused, EngineRejected, EngineUntrusted
+from pxbridge.bridge import EngineOpener, addresses, lease_store
+from pxbridge.errors import (
+    EngineBusy,
+    EngineError,
+    EngineRefused,
+    EngineRejected,
+    EngineUntrusted,
+    NoEngineFree,
+)
 from pxbridge.ops.doctor.finding import Finding, good, note, wrong
-from pxbridge.personaplex.client import EngineAddress, Unverified, open_session
+from pxbridge.personaplex.client import EngineAddress, Unverified
+from pxbridge.personaplex.leases import StoreUnreachable
+from pxbridge.personaplex.pool import EnginePool, Prompts
 from pxbridge.settings import variable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pxbridge.calls.persona import Persona, Personas
-    from pxbridge.settings import Loaded
+    from pxbridge.personaplex.client import Session
+    from pxbridge.settings import Loaded, Settings
 
 ENGINE_HZ: Final = 24_000
 STEP_S: Final = 0.08
@@ -54,6 +65,9 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         return
     if ours_runs:
         yield note("engine", "a bridge runs here and has the engines: no conversation is tried with them")
+    if (problem := await _store_problem(settings)) is not None:
+        yield problem
+        personas = None  # who has which engine cannot be known
     for engine in addresses(settings):
         problem = await _reach(engine, settings.engine_connect_timeout_s)
         if problem is not None:
@@ -61,7 +75,7 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         elif ours_runs or personas is None:
             yield good("engine", f"{engine} is there, and is who it should be")
         else:
-            yield await _converse(engine, personas.default, loaded)
+            yield await _converse(engine, personas.default, settings)
 
 
 async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
@@ -159,35 +173,68 @@ async def _speaks_http(host: str, port: int, tls: ssl.SSLContext | None) -> bool
         return False
 
 
-async def _converse(engine: EngineAddress, persona: Persona, loaded: Loaded) -> Finding:
-    """Prompts the engine and gives it a second of audio."""
-    settings = loaded.settings
-    persona, _ = persona.for_call({})
+async def _store_problem(settings: Settings) -> Finding | None:
+    """What is wrong with the way to the store of leases; None if nothing is."""
+    store = lease_store(settings)
     try:
-        session = await open_session(
-            engine,
-            persona.voice_prompt,
-            persona.text_prompt,
-            connect_timeout_s=settings.engine_connect_timeout_s,
-            handshake_timeout_s=settings.engine_handshake_timeout_s,
-        )
-    except EngineBusy as error:
+        if (grant := await store.acquire("doctor")) is not None:
+            await store.release(grant)
+    except StoreUnreachable as error:
         return wrong(
             "engine",
-            str(error),
-            "end the conversation that it has (another bridge, a browser), or restart it; if it is but slow, "
-            f"raise {variable('engine_handshake_timeout_s')}",
+            f"{error}, so no call gets an engine",
+            f"start Redis or Valkey there, or correct {variable('lease_store')}",
         )
-    except EngineRefused as error:
-        return wrong("engine", str(error), f"correct the path in {variable('engines')}: it is /api/chat")
-    except EngineRejected as error:
-        return wrong(
-            "engine",
-            str(error),
-            f"set {variable('voice_prompt')} to a voice that the engine has; its own log says what it missed",
-        )
-    except EngineError as error:
-        return wrong("engine", str(error), "look into the engine's own log")
+    finally:
+        await store.close()
+    return None
+
+
+async def _converse(engine: EngineAddress, persona: Persona, settings: Settings) -> Finding:
+    """Leases the engine, so that no bridge has it meanwhile, prompts it and gives it a second of audio."""
+    persona, _ = persona.for_call({})
+    pool = EnginePool(
+        [engine],
+        settings.engine_capacity,
+        open_session=EngineOpener(settings),
+        store=lease_store(settings),
+    )
+    async with pool:
+        try:
+            lease = await pool.lease(Prompts(persona.voice_prompt, persona.text_prompt))
+        except NoEngineFree:
+            return note("engine", f"{engine}: another bridge has it, so no conversation is tried")
+        try:
+            session = await lease.session()
+            return _judge(engine, session.prompt_s, await _talk(session))
+        except EngineError as error:
+            return _of_error(error)
+        finally:
+            lease.release()
+
+
+def _of_error(error: EngineError) -> Finding:
+    """What to do about a conversation that did not come about."""
+    match error:
+        case EngineBusy():
+            mend = (
+                "end the conversation that it has (another bridge, a browser), or restart it; if it is but "
+                f"slow, raise {variable('engine_handshake_timeout_s')}"
+            )
+        case EngineRefused():
+            mend = f"correct the path in {variable('engines')}: it is /api/chat"
+        case EngineRejected():
+            mend = (
+                f"set {variable('voice_prompt')} to a voice that the engine has; "
+                "its own log says what it missed"
+            )
+        case _:
+            mend = "look into the engine's own log"
+    return wrong("engine", str(error), mend)
+
+
+async def _talk(session: Session) -> list[float]:
+    """Sends a second of silence at once; when each 80 ms of the answer had come."""
     arrived: list[float] = []
     decoder = OggOpusReader(ENGINE_HZ)
     samples = 0
@@ -201,20 +248,14 @@ async def _converse(engine: EngineAddress, persona: Persona, loaded: Loaded) -> 
         if len(arrived) >= STEPS - 1:
             enough.set()
 
-    try:
-        session.listen(on_audio=hear, on_text=lambda _: None, on_close=lambda _: enough.set())
-        encoder = OggOpusWriter(ENGINE_HZ)
-        session.send_audio(encoder.headers())
-        session.send_audio(encoder.write(np.zeros(round(STEPS * STEP_S * ENGINE_HZ), np.float32)))
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await enough.wait()
-        except TimeoutError:
-            pass
-    finally:
-        session.close()
-        await session.wait_closed()
-    return _judge(engine, session.prompt_s, arrived)
+    session.listen(on_audio=hear, on_text=lambda _: None, on_close=lambda _: enough.set())
+    encoder = OggOpusWriter(ENGINE_HZ)
+    session.send_audio(encoder.headers())
+    session.send_audio(encoder.write(np.zeros(round(STEPS * STEP_S * ENGINE_HZ), np.float32)))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_S):
+            await enough.wait()
+    return arrived
 
 
 def _judge(engine: EngineAddress, prompt_s: float, arrived: list[float]) -> Finding:
