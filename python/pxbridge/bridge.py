@@ -85,6 +85,7 @@ RELOADED = {
     "token_keys",
     "trusted_proxies",
     "voice_prompt",
+    "warm_sessions",
 }
 """Settings that SIGHUP puts in force for the calls to come."""
 
