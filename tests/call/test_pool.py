@@ -1,0 +1,100 @@
+"""The pool's own rules: which slot a call gets, and what engines are asked without a call."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.call.rig import bridge
+from tests.virtual_time import run
+
+from pxbridge.errors import NoEngineFree
+from pxbridge.personaplex.client import EngineAddress
+from pxbridge.personaplex.pool import Prompts, SlotState
+from pxbridge.personaplex.probe import answers
+
+KIND = Prompts("NATF0.pt", "You are kind.")
+STERN = Prompts("NATF1.pt", "You are stern.")
+
+
+def test_an_engine_that_knows_the_persona_is_chosen_and_then_the_one_that_failed_least() -> None:
+    async def main() -> None:
+        async with bridge((), ()) as b:
+            first = await b.pool.lease(KIND)
+            await first.session()
+            second = await b.pool.lease(STERN)
+            await second.session()
+            first.release()
+            second.release()
+            await asyncio.sleep(1.0)
+            again = await b.pool.lease(STERN)
+            assert again.engine == second.engine
+            await again.session()
+            again.lost()
+            await asyncio.sleep(1.0)
+            other = await b.pool.lease(STERN)
+            assert other.engine == first.engine, "the one that knows it has just failed"
+            other.release()
+
+    run(main())
+
+
+def test_a_slot_goes_through_its_states_and_comes_back() -> None:
+    async def main() -> None:
+        async with bridge(prompt_s=2.0) as b:
+
+            def states() -> set[SlotState]:
+                return {state for state, count in b.pool.states().items() if count}
+
+            lease = await b.pool.lease(KIND)
+            assert states() == {SlotState.CONNECTING}
+            opening = asyncio.create_task(lease.session())
+            await asyncio.sleep(1.0)
+            assert states() == {SlotState.PROMPTING}
+            await opening
+            assert states() == {SlotState.LIVE}
+            with pytest.raises(NoEngineFree, match="1 live"):
+                await b.pool.lease(KIND)
+            lease.release()
+            assert states() == {SlotState.COOLING}
+            await asyncio.sleep(1.0)
+            assert states() == {SlotState.IDLE}
+            await b.engines[0].stop()
+            await asyncio.sleep(15.0)
+            assert states() == {SlotState.UNHEALTHY}
+            await b.engines[0].start()
+            await asyncio.sleep(10.0)
+            assert states() == {SlotState.IDLE}
+
+    run(main())
+
+
+def test_whether_an_engine_is_there_is_asked_without_a_conversation() -> None:
+    async def main() -> None:
+        async with bridge() as b:
+            await asyncio.sleep(60.0)
+            assert b.engines[0].conversations == 0
+            assert b.prompted == []
+            assert await answers(EngineAddress(b.engines[0].url))
+            await b.engines[0].stop()
+            assert not await answers(EngineAddress(b.engines[0].url))
+
+    run(main())
+
+
+def test_engines_that_are_replaced_keep_their_live_sessions() -> None:
+    async def main() -> None:
+        async with bridge((), ()) as b:
+            lease = await b.pool.lease(KIND)
+            session = await lease.session()
+            rest = [EngineAddress(e.url) for e in b.engines if EngineAddress(e.url) != lease.engine]
+            b.pool.replace_engines(rest)
+            assert session.is_live
+            other = await b.pool.lease(KIND)
+            assert other.engine == rest[0]
+            other.release()
+            lease.release()
+            await asyncio.sleep(1.0)
+            assert [engine for engine, _ in b.pool.engines()] == rest
+
+    run(main())
