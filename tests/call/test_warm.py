@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.call.rig import KIND, bridge
+from tests.call.test_engines_fail import times_heard
 from tests.virtual_time import run
 
 from pxbridge.calls.events import Kind
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import End, HandOver, Personas
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.calls.sounds import Sound
+from pxbridge.exotel.phone import Line, Phone, Script
 from pxbridge.personaplex import faults
 from pxbridge.personaplex.parrot import greeting
 from pxbridge.personaplex.pool import PoolLimits, SlotState
@@ -161,3 +165,21 @@ def test_a_persona_that_has_talked_long_enough_ends_the_call() -> None:
             assert phone.close_code == 1000
 
     run(main())
+
+
+def test_a_personas_greeting_is_heard_at_once_and_then_the_agent() -> None:
+    file = Path(str(resources.files("pxbridge") / "assets" / "one-moment.ogg"))
+
+    async def main(prompt_s: float, warm: int) -> tuple[Phone, float]:
+        async with bridge(
+            personas=persona(greeting=file), prompt_s=prompt_s, warm=warm, mode=Mode.CANNED
+        ) as b:
+            phone = await b.call(Script(hang_up_at_s=8.0))
+            return phone, next(e.detail["after_s"] for e in b.events if e.kind is Kind.HEARD)
+
+    for prompt_s, warm in ((4.0, 0), (1.0, 1)):
+        phone, agent_s = run(main(prompt_s, warm))
+        assert times_heard(phone, Sound.ONE_MOMENT) == 1, "to its end, although the agent may be there"
+        voice_s = phone.player.voice_from_s
+        assert voice_s is not None and voice_s < 0.5
+        assert agent_s == pytest.approx(max(prompt_s if not warm else 0.0, 1.9), abs=0.5)
