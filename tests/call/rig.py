@@ -66,6 +66,12 @@ class Bridge:
     prompted: list[Prompts] = field(default_factory=list)
     """What engines were told, session by session."""
     events: list[Event] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Lets go of what was noted for the test."""
+        for notes in (self.records, self.prompted, self.events):
+            notes.clear()
+
     """What happened, in all calls."""
 
     def url(self, rate_hz: int = 8000) -> str:
