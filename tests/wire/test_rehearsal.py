@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge import websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder
+from pxbridge.errors import InputError
 from pxbridge.personaplex import container, faults, wire
 from pxbridge.personaplex.container import PageReader, PageWriter, packet_samples
 from pxbridge.personaplex.faults import Fault, Faulty
@@ -571,3 +573,24 @@ async def test_an_error_is_reported_at_its_step_and_the_session_goes_on() -> Non
     received = await heard_with(faults.ReportsError(after_steps=3, message="hot"), 5)
     assert received.count(wire.error("hot")) == 1
     assert len(audio_of(received)) == 2 + 5
+
+
+def test_faults_can_be_written_on_a_command_line() -> None:
+    assert faults.parse_fault("StaysSilent") == faults.StaysSilent()
+    assert faults.parse_fault("Floods:after_steps=20,times=5") == faults.Floods(20, 5)
+    assert faults.parse_fault("Stalls:for_s=2") == faults.Stalls(for_s=2.0)
+    assert faults.parse_fault("Closes:reason=bye") == faults.Closes(reason="bye")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Burns", "no such fault: 'Burns'; there are RefusesUpgrade"),
+        ("Hangs:when=3", "Hangs has no field 'when'"),
+        ("Hangs:after_steps=soon", "Hangs: 'soon' is no number for after_steps"),
+        ("SendsGarbage:garbage=x", "SendsGarbage has no field 'garbage'"),
+    ],
+)
+def test_a_fault_that_is_written_wrongly_is_named(text: str, told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(told)):
+        faults.parse_fault(text)

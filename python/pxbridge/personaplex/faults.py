@@ -7,9 +7,10 @@ between sessions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pxbridge.errors import InputError
 from pxbridge.personaplex import wire
 
 if TYPE_CHECKING:
@@ -283,3 +284,58 @@ def _is_due(step: int, every_steps: int) -> bool:
 
 def _texts(messages: list[bytes]) -> list[bytes]:
     return [message for message in messages if message[0] != wire.Kind.AUDIO]
+
+
+FAULTS: Final = {
+    fault.__name__: fault
+    for fault in (
+        RefusesUpgrade,
+        StaysSilent,
+        BreaksOffPrompting,
+        ClosesPrompting,
+        ReportsErrorPrompting,
+        Dies,
+        Closes,
+        ReportsError,
+        Hangs,
+        Stalls,
+        Floods,
+        SendsGarbage,
+        LosesPages,
+        TruncatesPages,
+        DamagesPages,
+        SplitsPages,
+        ChattersOddly,
+    )
+}
+"""By the name that a command line says."""
+
+
+def parse_fault(text: str) -> Fault:
+    """A fault as it is written on a command line: ``Hangs`` or ``Floods:after_steps=20,times=500``.
+
+    Raises:
+        InputError: There is no such fault, it has no such field, or the value is none for it.
+    """
+    name, _, values = text.partition(":")
+    kind = FAULTS.get(name)
+    if kind is None:
+        raise InputError(f"no such fault: {name!r}; there are {', '.join(FAULTS)}")
+    defaults = {field.name: field.default for field in fields(kind)}
+    given: dict[str, float | str] = {}
+    for one in filter(None, values.split(",")):
+        key, _, value = one.partition("=")
+        default = defaults.get(key)
+        try:
+            match default:
+                case int():
+                    given[key] = int(value)
+                case float():
+                    given[key] = float(value)
+                case str():
+                    given[key] = value
+                case _:
+                    raise InputError(f"{name} has no field {key!r} that could be set here")
+        except ValueError:
+            raise InputError(f"{name}: {value!r} is no number for {key}") from None
+    return kind(**given)  # type: ignore[arg-type]

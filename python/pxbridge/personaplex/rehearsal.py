@@ -23,6 +23,7 @@ import http
 import itertools
 import logging
 import random
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 from urllib.parse import parse_qs, urlsplit
@@ -32,12 +33,13 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from pxbridge.audio import OpusDecoder, OpusEncoder
+from pxbridge.errors import InputError
 from pxbridge.personaplex import container, wire
 from pxbridge.personaplex.container import ENGINE_RATE_HZ, PageReader, PageWriter
+from pxbridge.personaplex.faults import FAULTS, parse_fault
 from pxbridge.personaplex.parrot import BLOCK_MS, BLOCK_SAMPLES, Echo, Mind, Parrot, Pcm, greeting
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Sequence
     from types import TracebackType
 
@@ -534,11 +536,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--step-ms", type=float, default=DEFAULT_STEP_MS, help="time for a step (%(default)s)"
     )
     parser.add_argument("--slots", type=int, default=1, help="conversations at a time (%(default)s)")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument(
+        "--fault",
+        dest="faults",
+        action="append",
+        default=[],
+        metavar="NAME[:FIELD=VALUE,...]",
+        help=f"what goes wrong in every session; may be given again; one of {', '.join(FAULTS)}",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve wss:// with this PEM certificate")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key, if it is not in the same file")
+    chosen = vars(parser.parse_args(arguments))
+    try:
+        chosen["faults"] = [parse_fault(text) for text in chosen["faults"]]
+    except InputError as error:
+        parser.error(str(error))
+    cert, key = chosen.pop("tls_cert"), chosen.pop("tls_key")
+    if cert is not None:
+        chosen["ssl"] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        chosen["ssl"].load_cert_chain(cert, key)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
     async def serve_for_ever() -> None:
-        async with Rehearsal(**vars(chosen)):
+        async with Rehearsal(**chosen):
             await asyncio.get_running_loop().create_future()
 
     with contextlib.suppress(KeyboardInterrupt):
