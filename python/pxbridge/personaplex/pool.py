@@ -126,8 +126,11 @@ class _Engine:
         return not self.retired and self.probes_failed < PROBES_TO_FAIL and self.breaker.allows(now_s)
 
     @property
-    def is_opening(self) -> bool:
-        return any(slot.state in (SlotState.CONNECTING, SlotState.PROMPTING) for slot in self.slots)
+    def awaits_verdict(self) -> bool:
+        """It is on trial, and whether a session comes up at all is just being found out."""
+        states = {slot.state for slot in self.slots}
+        opening = not states.isdisjoint((SlotState.CONNECTING, SlotState.PROMPTING))
+        return self.breaker.on_trial and opening and states.isdisjoint((SlotState.WARM, SlotState.LIVE))
 
     @property
     def busy(self) -> int:
@@ -418,7 +421,7 @@ class EnginePool:
         elif slot.state in (SlotState.CONNECTING, SlotState.PROMPTING) and ours:
             kind = 1  # being warmed for just this: sooner there than a new one
         elif slot.state is SlotState.IDLE and engine.is_healthy(now_s) and now_s >= slot.ask_again_s:
-            if engine.breaker.on_trial and engine.is_opening:
+            if engine.awaits_verdict:
                 return None
             kind = 2
         else:
