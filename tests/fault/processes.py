@@ -22,7 +22,7 @@ from pxbridge.exotel.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
 QUIET = {
@@ -184,11 +184,12 @@ async def engine_process(mode: str = "echo", slots: int = 1, prompt_s: float = 0
 
 @contextlib.asynccontextmanager
 async def engine_program(
-    mode: str = "echo", slots: int = 1, prompt_s: float = 0.0
+    mode: str = "echo", slots: int = 1, prompt_s: float = 0.0, options: Sequence[str] = ()
 ) -> AsyncIterator[EngineProcess]:
-    """A rehearsal engine whose process a test wants to hurt."""
+    """A rehearsal engine whose process a test wants to hurt; `options` are more words of its command."""
     port = free_port()
     arguments = ("--port", str(port), "--mode", mode, "--slots", str(slots), "--prompt-s", str(prompt_s))
-    async with program("pxbridge.personaplex.rehearsal", *arguments) as engine:
+    scheme = "wss" if "--tls-cert" in options else "ws"
+    async with program("pxbridge.personaplex.rehearsal", *arguments, *options) as engine:
         await until(lambda: engine.said("rehearsal engine"), "the engine has started")
-        yield EngineProcess(engine.process, engine.lines, f"ws://127.0.0.1:{port}/api/chat")
+        yield EngineProcess(engine.process, engine.lines, f"{scheme}://127.0.0.1:{port}/api/chat")
