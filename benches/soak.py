@@ -1,0 +1,555 @@
+"""Many calls for minutes on end while their engines are killed at random: what callers lose, and what leaks.
+
+    python benches/soak.py                                   50 calls, 10 minutes, 11 engines of 5 slots
+    python benches/soak.py --minutes 1 --calls 10 --engines 3 --json soak.json
+
+A bridge and its engines are processes of their own, as in production; the callers live here. Each caller
+calls, talks for a while, ends the call in one of the ways in which phones do, and calls again. The engines
+send back what they hear, and every caller says a tone all the time: whatever a caller hears that is not its
+tone is not the agent. So what a failure costs is measured at the caller's ear, with the bridge's own sounds
+counted as lost, and without asking the bridge. Exit status 1: something that was promised did not hold.
+
+On a machine that does other work, `chrt -r 1` before the command lets the soak go first: a caller that gets
+no processor hears gaps, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import math
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from pxbridge.commands.bench import Meter, free_port, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from websockets.asyncio.client import ClientConnection
+
+RATE_HZ = 8_000
+CHUNK_MS = 100
+PACKET_SAMPLES = 160
+PACKET_S = PACKET_SAMPLES / RATE_HZ
+
+TONE_HZ = 1_150
+"""A whole number of periods in a chunk, and no note of the bridge's own music."""
+TONE_LEVEL = 0.3
+TONE_SHARE = 0.5
+"""So much of a packet's power at the tone's frequency is the agent; a change of its time scale keeps it."""
+TONE_LEAST = 0.01
+"""Mean square of a packet, at full scale 1, below which it holds nothing."""
+GAP_S = 0.1
+"""What is shorter is not told: a lost packet's length or two."""
+
+LOST_S = 1.5
+"""What may be lost per failure when a slot was free."""
+BELONGS_S = 4.0
+"""A gap that begins so soon after a kill is its doing."""
+
+TALK_S = (30.0, 150.0)
+REDIAL_S = (0.5, 2.0)
+KILL_EVERY_S = (6.0, 14.0)
+DOWN_S = (2.0, 6.0)
+SAMPLE_EVERY_S = 5.0
+SCRAPE_TIMEOUT_S = 30.0
+SETTLE_S = 5.0
+"""After the last call: probes, closing handshakes and sessions prompted ahead come to rest."""
+
+FLAT_MEMORY = 0.05
+"""Growth from the run's second quarter to its last that is still the allocator's own; too strict for a run of
+a minute or two, in which much happens for the first time."""
+FLAT_DESCRIPTORS = 4
+"""Probes and scrapes under way."""
+
+HANG_UPS = ("stop", "close", "abort")
+
+
+@dataclass
+class Gap:
+    """A stretch in which a caller did not hear the agent; times on the machine's monotonic clock."""
+
+    at_s: float
+    duration_s: float
+
+
+@dataclass
+class CallOutcome:
+    """One call, as its caller saw it.
+
+    Attributes:
+        ended: ``hung up``, ``closed CODE`` by the bridge, or why it could not be placed.
+        first_s: From `start` to the agent's first sound; None if there was none.
+        gaps: Without the agent.
+        deaf_s: How long the agent had not been heard when the call ended.
+    """
+
+    ended: str = "?"
+    first_s: float | None = None
+    gaps: list[Gap] = field(default_factory=list)
+    deaf_s: float = 0.0
+
+
+@dataclass
+class Kill:
+    """An engine's death.
+
+    Attributes:
+        at_s: When.
+        live: Conversations it had.
+        warm: Sessions prompted ahead on other engines.
+        idle: Their idle slots.
+        lost_s: What each caller lost that lost anything.
+    """
+
+    at_s: float
+    live: int
+    warm: int
+    idle: int
+    lost_s: list[float] = field(default_factory=list)
+
+    @property
+    def room(self) -> str:
+        if self.warm >= self.live:
+            return "prompted ahead"
+        return "to be prompted" if self.warm + self.idle >= self.live else "none for all"
+
+
+def tone_chunk() -> NDArray[np.int16]:
+    samples = np.arange(RATE_HZ * CHUNK_MS // 1000)
+    tone = TONE_LEVEL * 32767 * np.sin(2 * np.pi * TONE_HZ / RATE_HZ * samples)
+    pcm: NDArray[np.int16] = np.rint(tone).astype(np.int16)
+    return pcm
+
+
+_PROBE = np.exp(-2j * np.pi * TONE_HZ / RATE_HZ * np.arange(PACKET_SAMPLES))
+
+
+def agent_packets(pcm: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """For each packet of 20 ms: whether it is the agent's."""
+    padded = np.zeros(-(-len(pcm) // PACKET_SAMPLES) * PACKET_SAMPLES)
+    padded[: len(pcm)] = pcm / 32768
+    packets = padded.reshape(-1, PACKET_SAMPLES)
+    power = np.mean(packets**2, axis=1)
+    at_tone = 2 * np.abs(packets @ _PROBE) ** 2 / PACKET_SAMPLES**2
+    loud: NDArray[np.bool_] = (power > TONE_LEAST) & (at_tone > TONE_SHARE * power)
+    return loud
+
+
+class Caller:
+    """One call after the other.
+
+    Args:
+        url: The bridge.
+        random_: Chooses how long to talk and how to end.
+        outcomes: Where calls are told when they are over.
+    """
+
+    def __init__(self, url: str, random_: random.Random, outcomes: list[CallOutcome]) -> None:
+        self._url = url
+        self._random = random_
+        self._outcomes = outcomes
+
+    async def call_until(self, until_s: float) -> None:
+        while (now_s := time.monotonic()) < until_s:
+            outcome = CallOutcome()
+            ends_s = min(now_s + self._random.uniform(*TALK_S), until_s)
+            try:
+                async with connect(self._url, compression=None, max_size=None, ping_interval=None) as ws:
+                    await _Call(ws, outcome).talk(ends_s, self._random.choice(HANG_UPS))
+            except (InvalidHandshake, OSError, TimeoutError) as error:
+                outcome.ended = str(error) or type(error).__name__
+            self._outcomes.append(outcome)
+            await asyncio.sleep(self._random.uniform(*REDIAL_S))
+
+
+class _Call:
+    def __init__(self, ws: ClientConnection, outcome: CallOutcome) -> None:
+        self._ws = ws
+        self._outcome = outcome
+        self._sid = uuid.uuid4().hex
+        self._began_s = time.monotonic()
+        self._plays_until_s = 0.0
+        self._agent_until_s: float | None = None
+
+    async def talk(self, ends_s: float, hang_up: str) -> None:
+        ws, sid = self._ws, self._sid
+        start = {
+            "stream_sid": sid,
+            "call_sid": sid,
+            "account_sid": "soak",
+            "from": "1",
+            "to": "2",
+            "media_format": {"encoding": "raw/slin", "sample_rate": str(RATE_HZ)},
+        }
+        payload = base64.b64encode(tone_chunk().tobytes()).decode()
+        media = json.dumps({"event": "media", "stream_sid": sid, "media": {"payload": payload}})
+        hearing = asyncio.create_task(self._hear())
+        try:
+            await ws.send('{"event":"connected"}')
+            await ws.send(json.dumps({"event": "start", "stream_sid": sid, "start": start}))
+            self._began_s = next_s = time.monotonic()
+            while time.monotonic() < ends_s:
+                next_s += CHUNK_MS / 1000
+                await asyncio.sleep(next_s - time.monotonic())
+                await ws.send(media)
+            self._outcome.ended = "hung up"
+            match hang_up:
+                case "stop":
+                    await ws.send(json.dumps({"event": "stop", "stream_sid": sid, "stop": {}}))
+                    await ws.close()
+                case "close":
+                    await ws.close()
+                case "abort":
+                    ws.transport.abort()
+        except ConnectionClosed:
+            self._outcome.ended = f"closed {ws.close_code}"
+        finally:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+            heard_s = self._began_s if self._agent_until_s is None else self._agent_until_s
+            self._outcome.deaf_s = max(0.0, time.monotonic() - heard_s)
+
+    async def _hear(self) -> None:
+        async for message in self._ws:
+            now_s = time.monotonic()
+            event = json.loads(message)
+            match event["event"]:
+                case "media":
+                    self._play(np.frombuffer(base64.b64decode(event["media"]["payload"]), np.int16), now_s)
+                case "mark":
+                    after_s = max(0.0, self._plays_until_s - now_s)
+                    asyncio.get_running_loop().call_later(after_s, self._echo, message)
+                case "clear":
+                    self._plays_until_s = min(self._plays_until_s, now_s + PACKET_S)
+
+    def _echo(self, mark: str | bytes) -> None:
+        task = asyncio.ensure_future(self._ws.send(mark))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _play(self, pcm: NDArray[np.int16], now_s: float) -> None:
+        at_s = max(now_s, self._plays_until_s)
+        for is_agent in agent_packets(pcm):
+            if is_agent:
+                self._agent(at_s)
+            at_s += PACKET_S
+        self._plays_until_s = at_s
+
+    def _agent(self, at_s: float) -> None:
+        if self._agent_until_s is None:
+            self._outcome.first_s = at_s - self._began_s
+        elif at_s - self._agent_until_s > GAP_S:
+            self._outcome.gaps.append(Gap(self._agent_until_s, at_s - self._agent_until_s))
+        self._agent_until_s = at_s + PACKET_S
+
+
+class Engine:
+    """A rehearsal engine's process, to be killed and started again at the same address."""
+
+    def __init__(self, slots: int, prompt_s: float) -> None:
+        self.port = free_port()
+        self.slots = slots
+        self.url = f"ws://127.0.0.1:{self.port}/api/chat"
+        self.runs = False
+        self._prompt_s = prompt_s
+        self._stack = contextlib.AsyncExitStack()
+        self._pid = 0
+
+    async def start(self) -> None:
+        words = ["-m", "pxbridge.personaplex.rehearsal", "--port", str(self.port), "--mode", "relay"]
+        words += ["--slots", str(self.slots), "--prompt-s", str(self._prompt_s)]
+        self._pid = await self._stack.enter_async_context(server(self.port, *words))
+        self.runs = True
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        self.runs = False
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+
+@dataclass
+class Sample:
+    """The bridge's process at one moment."""
+
+    at_s: float
+    memory_bytes: int
+    descriptors: int
+    threads: int
+
+
+class Bridge:
+    """The bridge's process and what is asked of it.
+
+    Args:
+        pid: Its process id.
+        console: Its console's port.
+    """
+
+    def __init__(self, pid: int, console: int) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        self.meter = Meter(pid)
+        self._metrics_url = f"http://127.0.0.1:{console}/metrics"
+
+    def sample(self, at_s: float) -> Sample:
+        descriptors = len(list((self._folder / "fd").iterdir()))
+        threads = len(list((self._folder / "task").iterdir()))
+        return Sample(at_s, self.meter.private_bytes(), descriptors, threads)
+
+    async def slots(self) -> dict[str, Counter[str]]:
+        """For each engine's name, how many slots are in which state."""
+        slots: dict[str, Counter[str]] = {}
+        for labels, value in _series(await self._scrape(), "pxbridge_engine_slots"):
+            slots.setdefault(labels["engine"], Counter())[labels["state"]] = int(value)
+        return slots
+
+    async def outcomes(self) -> dict[str, int]:
+        """How many calls became what, by the bridge's own count."""
+        series = _series(await self._scrape(), "pxbridge_calls_total")
+        return {labels["outcome"]: int(value) for labels, value in series}
+
+    async def _scrape(self) -> str:
+        def fetch() -> str:
+            with urllib.request.urlopen(self._metrics_url, timeout=SCRAPE_TIMEOUT_S) as answer:
+                text: str = answer.read().decode()
+            return text
+
+        return await asyncio.to_thread(fetch)
+
+
+def _series(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    for labels, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.M):
+        yield dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)
+
+
+@dataclass
+class Soak:
+    """What came out of a run."""
+
+    minutes: float
+    calls: int
+    outcomes: list[CallOutcome] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    idle: Sample | None = None
+    after: Sample | None = None
+    counted: dict[str, int] = field(default_factory=dict)
+    slots_after: dict[str, int] = field(default_factory=dict)
+    cpu_of_a_core: float = 0.0
+    gaps_without_a_kill: list[Gap] = field(default_factory=list)
+
+    def assign(self) -> None:
+        """Says which gap is which kill's doing."""
+        for outcome in self.outcomes:
+            for gap in outcome.gaps:
+                begins_s = gap.at_s + GAP_S
+                causes = [kill for kill in self.kills if 0 <= begins_s - kill.at_s < BELONGS_S]
+                if causes:
+                    causes[-1].lost_s.append(gap.duration_s)
+                else:
+                    self.gaps_without_a_kill.append(gap)
+
+    def broken_promises(self) -> list[str]:
+        """What did not hold."""
+        broken = []
+        odd = Counter(outcome.ended for outcome in self.outcomes if outcome.ended != "hung up")
+        if odd:
+            broken.append(f"calls that their callers did not end: {dict(odd)}")
+        if sum(self.counted.values()) != len(self.outcomes):
+            broken.append(f"{len(self.outcomes)} calls were placed, and the bridge tells of {self.counted}")
+        worst_s = max((s for k in self.kills if k.room != "none for all" for s in k.lost_s), default=0.0)
+        if worst_s > LOST_S:
+            broken.append(f"{worst_s:.2f} s of the agent lost in a failure although a slot was free")
+        before, last = self.quarters()
+        if last > before * (1 + FLAT_MEMORY):
+            broken.append(f"memory grew from {before / 1e6:.1f} to {last / 1e6:.1f} MB")
+        if self.idle and self.after and self.after.descriptors > self.idle.descriptors + FLAT_DESCRIPTORS:
+            broken.append(f"{self.after.descriptors} descriptors afterwards, {self.idle.descriptors} before")
+        if busy := {s: n for s, n in self.slots_after.items() if n and s not in ("idle", "warm")}:
+            broken.append(f"slots that are not free afterwards: {busy}")
+        return broken
+
+    def quarters(self) -> tuple[float, float]:
+        """The median of the bridge's memory in the run's second quarter, and in its last."""
+        memory = [sample.memory_bytes for sample in self.samples]
+        quarter = max(1, len(memory) // 4)
+        return float(np.median(memory[quarter : 2 * quarter] or [0])), float(np.median(memory[-quarter:]))
+
+
+async def soak(args: argparse.Namespace, console: Console) -> Soak:
+    result = Soak(args.minutes, args.calls)
+    chance = random.Random(args.seed)
+    engines = [Engine(args.slots, args.prompt_s) for _ in range(args.engines)]
+    port, console_port = free_port(), free_port()
+    async with contextlib.AsyncExitStack() as stack:
+        for engine in engines:
+            stack.push_async_callback(engine.stop)
+            await engine.start()
+        state = stack.enter_context(tempfile.TemporaryDirectory())
+        words = ["--port", str(port), "--console-port", str(console_port), "--state-dir", state]
+        words += [
+            "--engines",
+            ",".join(engine.url for engine in engines),
+            "--engine-capacity",
+            str(args.slots),
+        ]
+        words += ["--warm-sessions", str(args.warm), "--max-calls", str(2 * args.calls)]
+        words += ["--allow-anonymous", "--handshakes-per-minute", "1000000", "--log-format", "json"]
+        pid = await stack.enter_async_context(server(port, "-m", "pxbridge", *words))
+        bridge = Bridge(pid, console_port)
+        await asyncio.sleep(SETTLE_S)
+        result.idle = bridge.sample(0.0)
+        cpu_s, began_s = bridge.meter.cpu_s(), time.monotonic()
+        until_s = began_s + args.minutes * 60
+        url = f"ws://127.0.0.1:{port}/exotel"
+        async with asyncio.TaskGroup() as group:
+            sampling = group.create_task(_sample(bridge, result, began_s, console))
+            killing = group.create_task(_kill(engines, bridge, result, chance, until_s))
+            callers = [
+                group.create_task(_join(Caller(url, random.Random(chance.random()), result.outcomes),
+                                        number * 0.2, until_s))
+                for number in range(args.calls)
+            ]  # fmt: skip
+            await asyncio.wait(callers)
+            sampling.cancel()
+            await asyncio.wait([killing])
+        result.cpu_of_a_core = (bridge.meter.cpu_s() - cpu_s) / (time.monotonic() - began_s)
+        await asyncio.sleep(SETTLE_S)
+        result.after = bridge.sample(time.monotonic() - began_s)
+        result.counted = await bridge.outcomes()
+        result.slots_after = dict(sum((await bridge.slots()).values(), Counter()))
+    for kill in result.kills:
+        kill.lost_s.sort()
+    result.assign()
+    return result
+
+
+async def _join(caller: Caller, after_s: float, until_s: float) -> None:
+    await asyncio.sleep(after_s)
+    await caller.call_until(until_s)
+
+
+async def _sample(bridge: Bridge, result: Soak, began_s: float, console: Console) -> None:
+    while True:
+        await asyncio.sleep(SAMPLE_EVERY_S)
+        sample = bridge.sample(time.monotonic() - began_s)
+        result.samples.append(sample)
+        if len(result.samples) % 12 == 0:
+            console.print(
+                f"{sample.at_s / 60:4.1f} min: {len(result.outcomes)} calls over, "
+                f"{len(result.kills)} engines killed, "
+                f"{sample.memory_bytes / 1e6:.1f} MB, {sample.descriptors} descriptors"
+            )
+
+
+async def _kill(
+    engines: list[Engine], bridge: Bridge, result: Soak, chance: random.Random, until_s: float
+) -> None:
+    """Kills engines, and starts each again a little later, until shortly before the end."""
+    async with asyncio.TaskGroup() as coming_back:
+        while True:
+            await asyncio.sleep(chance.uniform(*KILL_EVERY_S))
+            if time.monotonic() > until_s - 2 * DOWN_S[1]:
+                return
+            engine = chance.choice([engine for engine in engines if engine.runs])
+            slots = await bridge.slots()
+            own = next(states for name, states in slots.items() if f":{engine.port}" in name)
+            others = sum((states for states in slots.values() if states is not own), Counter[str]())
+            result.kills.append(Kill(time.monotonic(), own["live"], others["warm"], others["idle"]))
+            engine.kill()
+            coming_back.create_task(_come_back(engine, chance.uniform(*DOWN_S)))
+
+
+async def _come_back(engine: Engine, after_s: float) -> None:
+    await asyncio.sleep(after_s)
+    await engine.start()
+
+
+def report(result: Soak, console: Console) -> None:
+    console.print(
+        f"\n{result.calls} callers for {result.minutes:g} minutes, {len(result.kills)} engines killed"
+    )
+    ended = Counter(outcome.ended for outcome in result.outcomes)
+    console.print(f"how calls ended: {dict(ended)}; by the bridge's count: {result.counted}")
+    firsts = [outcome.first_s for outcome in result.outcomes if outcome.first_s is not None]
+    console.print(
+        f"agent first heard after: {_spread(firsts)}; never: {len(result.outcomes) - len(firsts)} calls"
+    )
+    table = Table("the next engine was", "kills", "conversations", "gaps", "median s", "p95 s", "longest s")
+    for room in ("prompted ahead", "to be prompted", "none for all"):
+        kills = [kill for kill in result.kills if kill.room == room]
+        lost_s = [lost for kill in kills for lost in kill.lost_s]
+        figures = [f"{q:.2f}" for q in np.quantile(lost_s, (0.5, 0.95, 1.0))] if lost_s else ["–"] * 3
+        live = sum(kill.live for kill in kills)
+        table.add_row(room, str(len(kills)), str(live), str(len(lost_s)), *figures)
+    other_s = [gap.duration_s for gap in result.gaps_without_a_kill]
+    figures = [f"{q:.2f}" for q in np.quantile(other_s, (0.5, 0.95, 1.0))] if other_s else ["–"] * 3
+    table.add_row("(no engine died)", "–", "–", str(len(other_s)), *figures)
+    console.print(table)
+    course = Table("minute", "memory MB", "descriptors", "threads")
+    every = max(1, math.ceil(len(result.samples) / 10))
+    shown = [result.idle, *result.samples[every - 1 :: every], result.after]
+    for sample in shown:
+        if sample is not None:
+            course.add_row(f"{sample.at_s / 60:.1f}", f"{sample.memory_bytes / 1e6:.1f}",
+                           str(sample.descriptors), str(sample.threads))  # fmt: skip
+    console.print(course)
+    console.print(f"CPU: {result.cpu_of_a_core:.2f} of a core; slots afterwards: {result.slots_after}")
+    for promise in result.broken_promises():
+        console.print(f"BROKEN: {promise}")
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    return "median {:.2f} s, p95 {:.2f} s, longest {:.2f} s".format(*np.quantile(values, (0.5, 0.95, 1.0)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=50, help="at a time (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="(%(default)s)")
+    parser.add_argument("--engines", type=int, default=11, help="processes (%(default)s)")
+    parser.add_argument("--slots", type=int, default=5, help="of each (%(default)s)")
+    parser.add_argument("--warm", type=int, default=5, help="sessions prompted ahead (%(default)s)")
+    parser.add_argument("--prompt-s", type=float, default=0.6, help="an engine's prompts (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of what is random (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write everything there")
+    args = parser.parse_args()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    result = asyncio.run(soak(args, console))
+    report(result, console)
+    broken = result.broken_promises()
+    if args.json:
+        told: dict[str, Any] = {**asdict(result), "broken": broken}
+        args.json.write_text(json.dumps(told, indent=1))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
