@@ -172,6 +172,8 @@ class Call:
             self._close_record(ending)
             self._socket.close(ending.code, ending.reason)
         await self._socket.wait_closed()
+        # The rest may wait minutes for the collector of cycles, which does not know how large codecs are.
+        self._uplink = self._downlink = None
 
     @property
     def agent_speaking(self) -> bool:
