@@ -210,7 +210,7 @@ async def test_frames_of_100_kb_are_heard_and_longer_ones_end_their_call() -> No
                 while True:
                     await ws.recv()
         assert ws.close_code == 1009
-        await stage.hears(caller, 3.0)
+        await stage.hears(caller, 1.5)
         log.info(f"{heard_s(caller):.1f} s heard; {await neighbour.noticed_nothing()}")
         assert caller.close_code is None and not caller.faults
         await stage.leaves_nothing()
