@@ -339,7 +339,8 @@ class Settings(BaseModel):
         default=2.5,
         gt=0,
         le=600,
-        description="An engine that hears the caller and sends no sound for so long is given up.",
+        description="An engine that hears the caller and sends no sound for so long is given up, "
+        "if another is free; else it has failover_timeout_s more to come back.",
     )
     warm_sessions: Annotated[int, Right("a whole number from 0 to 100")] = Field(
         default=1,

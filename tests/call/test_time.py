@@ -16,6 +16,7 @@ from tests.call.relay import Relay
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.listening import Hearing, listen
@@ -78,7 +79,10 @@ def talk(
         phone = Phone(script, Line(chunk_ms=chunk_ms), parse_network(network), seed=1)
         engine_network = parse_network(engine) if engine else None
         async with bridge(
-            prompt_s=prompt_s, handshake_timeout_s=10.0, engine_network=engine_network
+            prompt_s=prompt_s,
+            handshake_timeout_s=10.0,
+            engine_network=engine_network,
+            limits=CallLimits(),
         ) as there:
             async with Relay(there.listener.port, parse_network(below)) as relay:
                 port = relay.port if below else there.listener.port

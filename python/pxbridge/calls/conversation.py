@@ -59,7 +59,7 @@ class CallLimits:
         max_wait_s: The longest that a caller waits for a free engine.
         failover_timeout_s: The longest that a caller waits for another engine when one died.
         engine_silent_s: An engine that hears the caller and says nothing at all, not even silence, for so
-            long has died.
+            long has died; where no other is free it has `failover_timeout_s` more to come back.
     """
 
     max_wait_s: float = 60.0
@@ -284,7 +284,11 @@ class Conversation:
                 sent_s, came_s, owed_s = now_sent_s, now_came_s, 0.0
             elif now_sent_s - sent_s >= FED_ENOUGH_S:
                 owed_s += CHECK_EVERY_S
-            if owed_s >= self._limits.engine_silent_s:
+            # Without another, the best for the caller is one that may come back: networks stall, too.
+            patience_s = self._limits.engine_silent_s
+            if not self._engines.has_free_besides(session.engine):
+                patience_s += self._limits.failover_timeout_s
+            if owed_s >= patience_s:
                 on_close(EngineLost(f"{session.engine}: it hears and says nothing for {owed_s:g} s"))
                 return
             if self._line.agent_paused_s >= CHECK_EVERY_S:

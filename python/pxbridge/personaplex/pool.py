@@ -298,6 +298,13 @@ class EnginePool:
         states = self.states()
         return states[SlotState.IDLE] + states[SlotState.WARM]
 
+    def has_free_besides(self, engine: EngineAddress) -> bool:
+        """Whether another engine could be leased now."""
+        free = (SlotState.IDLE, SlotState.WARM)
+        return any(
+            address != engine and any(state in free for state in states) for address, states in self.engines()
+        )
+
     def snapshot(self) -> dict[str, dict[str, int]]:
         """For each engine, by name: how many of its slots are in which state; every state is named."""
         return {
