@@ -77,7 +77,7 @@ def test_the_wheel_is_small_and_holds_what_it_should(wheel: Path) -> None:
         "pxbridge/py.typed",
         "pxbridge/_native.pyi",
         "pxbridge/_native.abi3.so",
-        "pxbridge/settings.py",
+        "pxbridge/settings/fields.py",
     ):
         assert name in names
     assert any(name.endswith("/LICENSE") for name in names)

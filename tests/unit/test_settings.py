@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pxbridge import settings
 from pxbridge.errors import ConfigError
 from pxbridge.settings import Settings, load, mask_url
+from pxbridge.settings.values import Right
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -322,7 +323,7 @@ def test_settings_cannot_be_changed_once_loaded() -> None:
 def test_every_setting_is_described_and_says_what_is_right() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
-        assert name == "engines" or any(isinstance(extra, settings.Right) for extra in field.metadata), name
+        assert name == "engines" or any(isinstance(extra, Right) for extra in field.metadata), name
 
 
 def test_readme_shows_the_settings_as_they_are() -> None:

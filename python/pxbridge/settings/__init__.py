@@ -1,0 +1,35 @@
+"""What the bridge was told.
+
+A setting can be given in four places. The first of them that names it wins::
+
+    command line      --port 5060
+    environment       PXBRIDGE_PORT=5060
+    a TOML file       port = 5060          (--config FILE, or PXBRIDGE_CONFIG)
+    the default       5050
+
+`fields` has the settings themselves, `values` how one value is read, `sources` the merge and its errors,
+`door` what the settings say together of who may come in, and `shown` the flags and README's table.
+"""
+
+from pxbridge.settings.door import check_door, is_loopback
+from pxbridge.settings.fields import Settings, flag, is_secret, state_folder, variable
+from pxbridge.settings.shown import add_arguments, markdown_table
+from pxbridge.settings.sources import Loaded, load
+from pxbridge.settings.values import Network, Secrets, mask_url
+
+__all__ = [
+    "Loaded",
+    "Network",
+    "Secrets",
+    "Settings",
+    "add_arguments",
+    "check_door",
+    "flag",
+    "is_loopback",
+    "is_secret",
+    "load",
+    "markdown_table",
+    "mask_url",
+    "state_folder",
+    "variable",
+]

@@ -1,0 +1,59 @@
+"""Who may come in, as the settings say it together: no bridge starts open to anyone by mistake."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from pxbridge.errors import ConfigError
+from pxbridge.settings.fields import variable
+
+if TYPE_CHECKING:
+    from pxbridge.settings.sources import Loaded
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def check_door(loaded: Loaded) -> list[str]:
+    """Check that not everyone may come in, unless that is what is wanted.
+
+    Returns:
+        What the operator should know of how the door is kept, one sentence each, for the log.
+
+    Raises:
+        ConfigError: Anyone could reach the bridge or use an engine, and nobody said that this is meant.
+    """
+    settings = loaded.settings
+    public = not is_loopback(settings.host)
+    guards = [name for name in ("credentials", "token_keys", "allowed_networks") if getattr(settings, name)]
+    if settings.allow_anonymous and guards:
+        written, source = loaded.origins["allow_anonymous"]
+        other = loaded.origins[guards[0]][0]
+        raise ConfigError(written, source, f"contradicts {other}; keep one of the two")
+    if not guards and not settings.allow_anonymous and (public or settings.engines):
+        name, what = (
+            ("host", "the port is open to the network") if public else ("engines", "engines are real")
+        )
+        written, source = loaded.origins.get(name, (name, "in force"))
+        raise ConfigError(
+            written,
+            source,
+            f"{what}, and nothing says who may come in; set {variable('credentials')}, "
+            f"{variable('token_keys')} or {variable('allowed_networks')}, "
+            f"or {variable('allow_anonymous')}=true to let in anyone",
+        )
+    notes = []
+    if settings.allow_anonymous and (public or settings.engines):
+        notes.append("anyone who reaches the telephony port may call (allow_anonymous)")
+    if public and guards and settings.tls_cert_file is None and not settings.trusted_proxies:
+        notes.append(
+            "callers' passwords and voices cross the network in the clear; "
+            f"set {variable('tls_cert_file')}, or {variable('trusted_proxies')} and a proxy that serves TLS"
+        )
+    return notes

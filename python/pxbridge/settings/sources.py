@@ -1,0 +1,260 @@
+"""Where the settings' values come from, which of them wins, and which name an error shows.
+
+The merge is our own because of its errors: whoever reads one must see which of the four places to mend,
+under the name that was written there. A value that is wrong, or a name that does not exist, stops the
+start (:class:`pxbridge.errors.ConfigError`); nothing is guessed and nothing is ignored.
+
+A secret (:class:`pxbridge.settings.Secrets`) has no flag, which every user of the machine could read. It
+comes from the environment, from a file that ``PXBRIDGE_NAME_FILE``, ``--name-file`` or ``name_file`` names,
+or last from a systemd credential called ``pxbridge_name``; and from here on it is never shown, in no error
+either.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import SecretStr, ValidationError
+
+from pxbridge.errors import ConfigError
+from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, is_secret, variable
+from pxbridge.settings.values import Right
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIG = "config"  # names the TOML file; no setting itself
+CONFIG_VARIABLE = "PXBRIDGE_CONFIG"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
+
+# What the prototype called them: still read, where the new name is not set.
+OLD_VARIABLES = {"BRIDGE_HOST": "host", "BRIDGE_PORT": "port"}
+
+# Kubernetes puts these into every pod of a namespace that has a Service named `pxbridge`. The last of
+# them has the name of our own port setting, so only its value tells them apart.
+_KUBERNETES_LINK = re.compile(r"PXBRIDGE_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP)(_\w+)?)")
+_KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
+
+FILE_SUFFIX = "_file"  # what a secret's name ends in where a file is named instead
+
+
+class Loaded(NamedTuple):
+    """The settings and how they came about.
+
+    Attributes:
+        settings: The merged, checked settings.
+        origins: For each setting that was given: the name it was written under, and the source.
+        notes: What the operator should know, one sentence each, for the log.
+        file: The TOML file that was read, if there was one.
+        personas: Its table of personas, which `pxbridge.calls.persona_file` reads.
+    """
+
+    settings: Settings
+    origins: dict[str, tuple[str, str]]
+    notes: list[str]
+    file: Path | None = None
+    personas: Mapping[str, object] = {}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value as one source has it."""
+
+    written: str
+    source: str
+    value: object
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
+    """Merge the four sources and check the result.
+
+    Args:
+        flags: The settings given on the command line by field name, and ``config``: what the arguments
+            of :func:`add_arguments` parse to. Other keys are not looked at.
+        environ: The environment's variables.
+
+    Raises:
+        ConfigError: The first thing wrong, in the order of the sources and then of the settings.
+    """
+    notes: list[str] = []
+    from_flags = {
+        name: _Given(flag(name), "command line", flags[name])
+        for name in Settings.model_fields
+        if name in flags
+    }
+    for name in filter(is_secret, Settings.model_fields):
+        if name + FILE_SUFFIX in flags:
+            from_flags[name] = _secret_file(
+                flag(name + FILE_SUFFIX), "command line", Path(str(flags[name + FILE_SUFFIX]))
+            )
+    from_environment = _read_environment(environ, notes)
+    file: Path | None = None
+    table: dict[str, Any] = {}
+    if CONFIG in flags:
+        file, table = _read_file(str(flags[CONFIG]), flag(CONFIG), "command line")
+    elif environ.get(CONFIG_VARIABLE):
+        file, table = _read_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, "environment")
+    personas = table.pop("personas", {})
+    if not isinstance(personas, dict):
+        raise ConfigError("personas", str(file), "is not a table; write [personas.NAME] above its keys")
+    from_file = _from_table(table, file) if file is not None else {}
+
+    given = _read_credentials(environ) | from_file | from_environment | from_flags
+    for one in given.values():
+        if one.source == "environment" and one.written in OLD_VARIABLES:
+            new = variable(OLD_VARIABLES[one.written])
+            notes.append(f"{one.written} is the prototype's name and still works; the new one is {new}")
+
+    settings = _check(given)
+    _check_trust(settings, given, notes)
+    if settings.tls_key_file is not None and settings.tls_cert_file is None:
+        one = given["tls_key_file"]
+        mend = f"name its certificate too, with {variable('tls_cert_file')}"
+        raise ConfigError(one.written, one.source, f"a key alone serves no TLS; {mend}")
+    origins = {name: (one.written, one.source) for name, one in given.items()}
+    return Loaded(settings, origins, notes, file, personas)
+
+
+def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str, _Given]:
+    """The settings in the environment. An empty variable counts as not set, as in a compose file."""
+    given = {}
+    for old, name in OLD_VARIABLES.items():
+        if environ.get(old):
+            given[name] = _Given(old, "environment", environ[old])
+    names = {variable(name): name for name in Settings.model_fields}
+    files = {variable(name + FILE_SUFFIX): name for name in Settings.model_fields if is_secret(name)}
+    for written, value in sorted(environ.items()):
+        if not written.startswith(ENVIRONMENT_PREFIX) or written == CONFIG_VARIABLE:
+            continue
+        if _KUBERNETES_LINK.fullmatch(written) or (
+            written == variable("port") and _KUBERNETES_PORT.match(value)
+        ):
+            notes.append(f"{written} is Kubernetes' own, for a Service named pxbridge: not read")
+        elif written in files:
+            if value and environ.get(variable(files[written])):
+                other = variable(files[written])
+                raise ConfigError(written, "environment", f"contradicts {other}; keep one of the two")
+            if value:
+                given[files[written]] = _secret_file(written, "environment", Path(value))
+        elif written not in names:
+            raise ConfigError(written, "environment", f"no such setting; {_nearest(written, names | files)}")
+        elif value:
+            name = names[written]
+            given[name] = _Given(written, "environment", _hidden(value) if is_secret(name) else value)
+    return given
+
+
+def _read_credentials(environ: Mapping[str, str]) -> dict[str, _Given]:
+    """The secrets that systemd hands over (systemd.exec(5), LoadCredential=)."""
+    folder = environ.get(CREDENTIALS_VARIABLE)
+    given = {}
+    for name in filter(is_secret, Settings.model_fields if folder else ()):
+        written = ENVIRONMENT_PREFIX.lower() + name
+        file = Path(str(folder)) / written
+        if file.exists():
+            given[name] = _secret_file(written, "systemd credential", file)
+    return given
+
+
+def _secret_file(written: str, source: str, file: Path) -> _Given:
+    try:
+        return _Given(written, source, _hidden(file.expanduser().read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(written, source, f"cannot read {str(file)!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(written, source, f"{str(file)!r} is not a text file") from None
+
+
+def _hidden(value: object) -> object:
+    """A secret as it was read, from now on not shown by whatever prints it."""
+    if isinstance(value, list):
+        return [_hidden(one) for one in value]
+    return SecretStr(value) if isinstance(value, str) else value
+
+
+def _read_file(path: str, written: str, source: str) -> tuple[Path, dict[str, Any]]:
+    """A TOML file; ``written`` and ``source`` tell who named it."""
+    file = Path(path).expanduser()
+    try:
+        return file, tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(written, source, f"cannot read {path!r}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(written, source, f"{path} is not a TOML file: {error}") from None
+
+
+def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
+    """The settings in a file's table."""
+    path = str(file)
+    given = {}
+    for name, value in table.items():
+        secret = name.removesuffix(FILE_SUFFIX)
+        if secret != name and secret in Settings.model_fields and is_secret(secret):
+            if secret in table:
+                raise ConfigError(name, path, f"contradicts {secret}; keep one of the two")
+            given[secret] = _secret_file(name, path, file.parent / Path(str(value)).expanduser())
+            continue
+        if name not in Settings.model_fields:
+            raise ConfigError(name, path, f"no such setting; {_nearest(name, Settings.model_fields)}")
+        if is_secret(name):
+            value = _hidden(value)
+        elif (name.endswith(FILE_SUFFIX) or name == "state_dir") and isinstance(value, str):
+            # Relative to the file it stands in: the working directory of a service is anyone's guess.
+            value = str(file.parent / Path(value).expanduser())
+        given[name] = _Given(name, path, value)
+    return given
+
+
+def _nearest(written: str, names: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(written, names, n=1)
+    return f"did you mean {near[0]}?" if near else "`pxbridge --help` lists them all"
+
+
+def _check(given: Mapping[str, _Given]) -> Settings:
+    for name, one in given.items():
+        # pydantic reads true as 1; a port of true is a slip.
+        if isinstance(one.value, bool) and Settings.model_fields[name].annotation is not bool:
+            raise ConfigError(one.written, one.source, _not_right(name, one.value))
+    try:
+        return Settings.model_validate({name: one.value for name, one in given.items()})
+    except ValidationError as errors:
+        error = errors.errors(include_url=False)[0]
+        name = str(error["loc"][0])
+        one = given[name]
+        own_words = error["ctx"].get("error") if error["type"] == "value_error" else None
+        raise ConfigError(
+            one.written, one.source, str(own_words) if own_words else _not_right(name, one.value)
+        ) from None
+
+
+def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[str]) -> None:
+    """How engines' certificates are trusted: in one way, and never silently in none."""
+    ways = [
+        name
+        for name in ("engine_insecure", "engine_fingerprint", "engine_ca_file")
+        if getattr(settings, name) not in (None, False)
+    ]
+    if len(ways) > 1:
+        one, other = given[ways[0]], given[ways[1]]
+        raise ConfigError(
+            one.written, one.source, f"contradicts {other.written} ({other.source}); keep one of the two"
+        )
+    if settings.engine_insecure:
+        one = given["engine_insecure"]
+        notes.append(
+            f"{one.written} ({one.source}): engines' TLS certificates are NOT checked; "
+            f"pin the certificate with {variable('engine_fingerprint')} instead"
+        )
+    if ways and not any(url.startswith("wss:") for url in settings.engines):
+        one = given[ways[0]]
+        notes.append(f"{one.written} ({one.source}) has no effect: no engine's URL begins with wss://")
+
+
+def _not_right(name: str, value: object) -> str:
+    right = next(extra.text for extra in Settings.model_fields[name].metadata if isinstance(extra, Right))
+    return f"{value!r} is not {right}"
