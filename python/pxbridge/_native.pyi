@@ -172,6 +172,8 @@ class Uplink:
     Args:
         rate_hz: Of the line: 8000, 16000 or 24000.
         encoding: Of its payloads: ``pcm16`` (little-endian) or ``mulaw`` (G.711).
+        gate_ms: So much of the phone's first audio is replaced by silence.
+        max_backlog_ms: Of audio that comes late, the most that is still worth hearing.
         serial: Of the first Ogg stream; random by default.
 
     Raises:
@@ -229,6 +231,7 @@ class Downlink:
         encoding: Of the payloads to make.
         profile: What the Exotel account wants: ``standard``, ``strict`` (payloads of 3,200 bytes or more)
             or ``low-delay``.
+        max_backlog_ms: Of audio that comes late, the most that is still worth hearing.
 
     Raises:
         ValueError: An argument out of range.
@@ -241,6 +244,7 @@ class Downlink:
         stream_sid: str,
         encoding: Literal["pcm16", "mulaw"] = "pcm16",
         profile: Literal["standard", "strict", "low-delay"] = "standard",
+        max_backlog_ms: int | None = None,
     ) -> None: ...
     def receive(self, ogg: bytes, now_s: float, uplink: Uplink) -> list[bytes]:
         """The messages that are due after these bytes from the engine, as JSON text. Releases the GIL.

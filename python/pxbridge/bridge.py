@@ -31,6 +31,7 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona_file import read_personas
+from pxbridge.calls.timing import Timing
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
@@ -79,8 +80,11 @@ RELOADED = {
     "engine_fingerprint",
     "engine_handshake_timeout_s",
     "engine_insecure",
+    "gate_ms",
     "handshakes_per_minute",
+    "max_backlog_ms",
     "max_calls_per_address",
+    "playout_profile",
     "text_prompt",
     "token_keys",
     "trusted_proxies",
@@ -135,7 +139,13 @@ async def run(
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
         handovers = HandOvers(asyncio.get_running_loop().time)
         exchange = Exchange(
-            engines, personas, watch.watchers, watch.attendants, handovers, _call_limits(settings)
+            engines,
+            personas,
+            watch.watchers,
+            watch.attendants,
+            handovers,
+            _call_limits(settings),
+            _timing(settings),
         )
         door = _Door(settings)
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange, door)
@@ -248,6 +258,7 @@ class _Reloader:
             return
         self._loaded = loaded._replace(settings=new)
         self._exchange.personas = personas
+        self._exchange.timing = _timing(new)
         self._engines.keep_warm(_warm(personas))
         self._opener.settings = new
         self._door.use(new)
@@ -308,6 +319,10 @@ def lease_store(settings: Settings) -> LeaseStore:
 
 def _call_limits(settings: Settings) -> CallLimits:
     return CallLimits(settings.max_wait_s, settings.failover_timeout_s, settings.engine_silent_timeout_s)
+
+
+def _timing(settings: Settings) -> Timing:
+    return Timing(settings.playout_profile, settings.max_backlog_ms, settings.gate_ms)
 
 
 def addresses(settings: Settings) -> list[EngineAddress]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.handover import HandOvers
+    from pxbridge.calls.timing import Timing
     from pxbridge.exotel.network import Network
     from pxbridge.personaplex.faults import Fault
 
@@ -108,6 +109,7 @@ async def bridge(
     limits: CallLimits = IMPATIENT,
     pool_limits: PoolLimits | None = None,
     handovers: HandOvers | None = None,
+    timing: Timing | None = None,
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine).
 
@@ -156,7 +158,7 @@ async def bridge(
                 records.append(record)
 
         watching: list[Watcher] = [keep, CallLog(Numbers()), *watchers]
-        exchange = Exchange(pool, personas, watching, attendants, handovers, limits)
+        exchange = Exchange(pool, personas, watching, attendants, handovers, limits, timing)
         listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
         if warm:
             await asyncio.sleep(prompt_s + 1.0)

@@ -21,6 +21,7 @@ from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.record import CallRecord, Ending, Party, Phase
+from pxbridge.calls.timing import Timing
 from pxbridge.exotel import messages
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Call:
         personas: Whom the caller can speak with.
         handovers: Where it is noted that the call goes on to a person.
         limits: How long things may take.
+        timing: How its sound is kept in time.
         tell: Told everything that happens, with the record as it is then.
         alarms: Of the process.
     """
@@ -103,6 +105,7 @@ class Call:
         alarms: Alarms,
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
@@ -111,6 +114,7 @@ class Call:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits or CallLimits()
+        self._timing = timing or Timing()
         self._personas = personas
         self._watcher = tell
         self.record = CallRecord(opened_s=self._clock())
@@ -299,8 +303,17 @@ class Call:
         record.rate_hz, record.started_s = rate.rate_hz, now_s
         self._agent_missed_s = now_s
         encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
-        self._uplink = Uplink(rate.rate_hz, encoding=encoding)
-        self._downlink = Downlink(rate.rate_hz, stream_sid=start.stream_sid, encoding=encoding)
+        timing = self._timing
+        self._uplink = Uplink(
+            rate.rate_hz, encoding=encoding, gate_ms=timing.gate_ms, max_backlog_ms=timing.max_backlog_ms
+        )
+        self._downlink = Downlink(
+            rate.rate_hz,
+            stream_sid=start.stream_sid,
+            encoding=encoding,
+            profile=timing.profile,
+            max_backlog_ms=timing.max_backlog_ms,
+        )
         self.tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.custom)
         for note in rate.notes:
             self.tell(Kind.NOTE, text=note)

@@ -11,6 +11,7 @@ from pxbridge.calls.call import Call
 from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.observer import Observer
 from pxbridge.calls.pulse import Pulse
+from pxbridge.calls.timing import Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +46,7 @@ class Exchange:
         attendants: Make a watcher for each call, told what happens in it before the others.
         handovers: Where calls note that they go on to a person.
         limits: How long things may take in a call.
+        timing: How calls' sound is kept in time; may be exchanged (`timing`) for the calls to come.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class Exchange:
         attendants: Iterable[Callable[[Call], Watcher]] = (),
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits
         self.personas = personas
+        self.timing = timing or Timing()
         self._watchers = tuple(watchers)
         self._attendants = tuple(attendants)
         self._alarms = Alarms()
@@ -98,6 +102,7 @@ class Exchange:
             alarms=self._alarms,
             handovers=self._handovers,
             limits=self._limits,
+            timing=self.timing,
         )
         watchers += [Pulse(call.stats, tell), *(attend(call) for attend in self._attendants), *self._watchers]
         if Observer.wanted(arrival.socket):

@@ -57,6 +57,7 @@ after the first {SETTLE_S:.0f} s.
 examples:
   pxbridge bench --calls 1 20 50
   pxbridge bench --calls 20 --network "jitter 80ms" --seconds 60
+  pxbridge bench --config strict.toml       (playout_profile = "strict")
   pxbridge bench --url ws://127.0.0.1:5050/exotel --pid $(pidof -s pxbridge)
 
 exit status: 0 every call lasted, {EXIT_BROKEN} some did not
@@ -112,6 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("--url", help="a running bridge to call (default: one of its own)")
     parser.add_argument("--pid", type=int, help="that bridge's process, for its CPU and memory")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of settings for the bridge that is started"
+    )
     add_load_arguments(parser)
 
 
@@ -166,13 +170,15 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         BenchFailed: A process did not start.
     """
     load = load_from(args)
+    if args.config is not None and args.url is not None:
+        raise InputError("--config: a bridge that runs already, at --url, has its settings")
     rows = []
     for calls in args.calls:
         if args.url is not None:
             meter = None if args.pid is None else Meter(args.pid)
             rows.append(await measure("bridge", args.url, meter, calls, load, console))
         else:
-            rows.append(await measure_own(calls, load, console))
+            rows.append(await measure_own(calls, load, console, args.config))
     console.print(table(rows, load))
     if args.json is not None:
         write_rows(args.json, rows, load)
@@ -182,13 +188,15 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     return EXIT_BROKEN if any(row.broken_calls for row in rows) else 0
 
 
-async def measure_own(calls: int, load: Load, console: Console) -> Row:
-    """Measures a bridge that is started for it."""
+async def measure_own(calls: int, load: Load, console: Console, config: Path | None = None) -> Row:
+    """Measures a bridge that is started for it, with the settings of a TOML file if there is one."""
     port = free_port()
     async with rehearsal(calls, load) as engine_url:
-        # Nothing of the user's own settings: what is measured is the same everywhere.
+        # Nothing of the user's own settings but what is named: what is measured is the same everywhere.
         words = ["-m", "pxbridge", "--port", str(port), "--engines", engine_url, "--log-level", "error"]
         words += ["--max-calls", str(calls), "--engine-capacity", str(calls), *OPEN]
+        if config is not None:
+            words += ["--config", str(config)]
         async with server(port, *words) as pid:
             return await measure("pxbridge", f"ws://127.0.0.1:{port}/", Meter(pid), calls, load, console)
 

@@ -308,6 +308,8 @@ class Phone:
         self.chunks_sent = 0
         self.media_received = 0
         self.bytes_received = 0
+        self.payloads: Counter[int] = Counter()
+        """How many payloads of each size came, in bytes."""
         self.marks_received = 0
         self.clears_received = 0
         self.said_dbfs = SILENT_DBFS
@@ -536,6 +538,7 @@ class Phone:
             return
         self.media_received += 1
         self.bytes_received += len(raw)
+        self.payloads[len(raw)] += 1
         if not raw:
             self.faults[Fault.EMPTY_PAYLOAD] += 1
             return

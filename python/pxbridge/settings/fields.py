@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pxbridge.calls.numbers import Form as NumberForm
+from pxbridge.calls.timing import Profile, Timing
 from pxbridge.settings.values import (
     Network,
     Right,
@@ -157,6 +158,26 @@ class Settings(BaseModel):
     )
     max_calls: Annotated[int, Right("a whole number from 1 to 100000")] = Field(
         default=100, ge=1, le=100_000, description="Calls at the same time; one more is turned away."
+    )
+    playout_profile: Annotated[
+        Profile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
+    ] = Field(
+        default=Timing.profile,
+        description="What is sent to Exotel: standard, strict (payloads of at least 3,200 bytes, "
+        "for accounts that insist on Exotel's documented minimum) or low-delay.",
+    )
+    max_backlog_ms: Annotated[int, Right("a whole number of milliseconds from 0 to 10000")] = Field(
+        default=Timing.max_backlog_ms,
+        ge=0,
+        le=10_000,
+        description="Of sound that comes late, from the phone or from the engine, the most that is still "
+        "worth hearing, made faster to catch up; what is older is cut.",
+    )
+    gate_ms: Annotated[int, Right("a whole number of milliseconds from 0 to 10000")] = Field(
+        default=Timing.gate_ms,
+        ge=0,
+        le=10_000,
+        description="So much of a caller's first sound is silence to the engine: lines crack when they open.",
     )
     credentials: Annotated[Secrets, BeforeValidator(split_credentials), Right("a list of USER:PASSWORD")] = (
         Field(

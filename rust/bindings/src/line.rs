@@ -191,11 +191,19 @@ impl Downlink {
 #[pymethods]
 impl Downlink {
     #[new]
-    #[pyo3(signature = (rate_hz, *, stream_sid, encoding="pcm16", profile="standard"))]
-    fn new(rate_hz: u32, stream_sid: &str, encoding: &str, profile: &str) -> PyResult<Self> {
+    #[pyo3(signature = (rate_hz, *, stream_sid, encoding="pcm16", profile="standard", max_backlog_ms=None))]
+    fn new(
+        rate_hz: u32,
+        stream_sid: &str,
+        encoding: &str,
+        profile: &str,
+        max_backlog_ms: Option<u32>,
+    ) -> PyResult<Self> {
+        let default = PlayoutConfig::default();
         let config = PlayoutConfig {
             profile: self::profile(profile)?,
-            ..PlayoutConfig::default()
+            max_backlog_ms: max_backlog_ms.unwrap_or(default.max_backlog_ms),
+            ..default
         };
         let inner =
             line::Downlink::new(rate_hz, self::encoding(encoding)?, stream_sid, config).map_err(refuse)?;

@@ -38,6 +38,9 @@ const KNOWN_AFTER_US: u64 = 2_000_000;
 const FIRST_AUDIO_US: u64 = 300_000;
 /// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
 const CATCH_UP_US: u64 = 2_300_000;
+/// An engine that has not answered for so long, or for as long as a backlog may be if that is longer, is fed no
+/// further: networks hesitate for less.
+const PATIENCE_US: u64 = 1_000_000;
 /// An engine that does not answer is given one frame in so long: if it lost what it had, it needs one to speak up.
 const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
@@ -383,7 +386,7 @@ impl Intake {
             }
             State::Held { .. } => {}
             State::Steady | State::Stalled { .. } | State::Behind { .. } => {
-                let patience_us = u64::from(self.config.max_backlog_ms) * 1000;
+                let patience_us = PATIENCE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
                 if self
                     .answered_us
                     .is_some_and(|answered_us| now_us > answered_us + patience_us)

@@ -570,14 +570,17 @@ impl Downlink {
     fn send_own(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         while !self.own.is_empty() && now_us >= self.own_due_us() {
             self.paced.clear();
-            self.own.take(OWN_PACKETS, &mut self.paced);
+            let packets = self.playout.payload_samples() / self.samples(PACKET_MS);
+            self.own.take(OWN_PACKETS.max(packets), &mut self.paced);
             self.write_aside(now_us, messages);
         }
     }
 
-    /// Sends what is no engine's.
+    /// Sends what is no engine's, with silence behind it where the account wants larger payloads.
     fn write_aside(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         if !self.paced.is_empty() {
+            let samples = self.paced.len().max(self.playout.payload_samples());
+            self.paced.resize(samples, 0.0);
             self.playout.sent_aside(self.paced.len(), now_us);
             self.write_media(messages);
             self.write_mark(now_us, messages);

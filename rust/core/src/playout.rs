@@ -35,6 +35,8 @@ const PAUSES_AFTER_US: u64 = 1_000_000;
 const SPEECH_AFTER_US: u64 = 3_000_000;
 /// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
 const CATCH_UP_US: u64 = 2_300_000;
+/// A queue at Exotel that proved longer by less than this is made shorter by and by, however little may be late.
+const STALE_US: i64 = 250_000;
 /// A remainder below this is not worth a splice.
 const ODD_MS: u32 = 2;
 /// What waits here is sent when Exotel holds less than this.
@@ -252,6 +254,12 @@ impl Playout {
         })
     }
 
+    /// The fewest samples that a payload may have, whole packets.
+    #[must_use]
+    pub fn payload_samples(&self) -> usize {
+        self.payload
+    }
+
     /// How much later than its first the engine's frames will come: see [`crate::intake::Intake::beat_us`].
     pub fn expect_beat(&mut self, beat_us: i64) {
         self.beat_us = beat_us;
@@ -360,7 +368,10 @@ impl Playout {
         for (i, sample) in out[end - fade..].iter_mut().rev().enumerate() {
             *sample *= i as f32 / fade as f32;
         }
-        let samples = (end - begin).next_multiple_of(self.packet);
+        let mut samples = (end - begin).next_multiple_of(self.packet);
+        if samples > 0 {
+            samples = samples.max(self.payload);
+        }
         self.stats.padded += (samples - (end - begin)) as u64;
         out.resize(begin + samples, 0.0);
         self.sent(samples, now_us);
@@ -386,7 +397,7 @@ impl Playout {
     pub fn marked(&mut self, mark: Mark, now_us: u64) {
         let longer_us = self.exotel.marked(mark, now_us);
         self.hold.proved_longer(longer_us, now_us);
-        self.stale |= longer_us > i64::from(self.config.max_backlog_ms) * 1000;
+        self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
 
     /// When Exotel has played all that was sent.
