@@ -1,8 +1,9 @@
 """The Rust core: samples, packets and pages. `pxbridge.audio` is its public face.
 
 Arrays that are given are 1-D, C-contiguous, mono, of dtype int16 or float32 (full scale ±1.0); they are
-borrowed, never copied. Anything else raises `TypeError` (not such an array, wrong dtype) or `ValueError`
-(wrong shape, strided), which says what was expected.
+borrowed, and read where they lie (int16 is widened from there, as the arithmetic is in float32). Anything
+else raises `TypeError` (not such an array, wrong dtype) or `ValueError` (wrong shape, strided), which says
+what was expected.
 
 Arrays that come back own memory that Rust allocated. Where a method takes ``out=``, a writeable array of
 int16 or float32, the samples are written to its front instead and a view of that front is returned.

@@ -206,11 +206,8 @@ impl OpusDecoder {
     }
 
     fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        concealable(samples)?;
         let inner = self.inner.get();
-        let mut pcm = Vec::with_capacity(samples);
-        py.detach(|| inner.conceal(samples, &mut pcm));
-        Ok(PyArray1::from_vec(py, pcm))
+        concealed(py, samples, |pcm| inner.conceal(samples, pcm))
     }
 }
 
@@ -321,24 +318,27 @@ impl OggOpusReader {
     }
 
     fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        concealable(samples)?;
         let inner = self.inner.get();
-        let mut pcm = Vec::with_capacity(samples);
-        py.detach(|| inner.conceal(samples, &mut pcm));
-        Ok(PyArray1::from_vec(py, pcm))
+        concealed(py, samples, |pcm| inner.conceal(samples, pcm))
     }
 }
 
 /// The most that can be concealed at once; beyond 120 ms it is silence anyway.
 const MAX_CONCEAL_SAMPLES: usize = 48_000;
 
-fn concealable(samples: usize) -> PyResult<()> {
+fn concealed<'py>(
+    py: Python<'py>,
+    samples: usize,
+    conceal: impl FnOnce(&mut Vec<f32>) + Send,
+) -> PyResult<Bound<'py, PyArray1<f32>>> {
     if samples > MAX_CONCEAL_SAMPLES {
         return Err(PyValueError::new_err(format!(
             "samples is {samples}: at most {MAX_CONCEAL_SAMPLES} can be concealed at once"
         )));
     }
-    Ok(())
+    let mut pcm = Vec::with_capacity(samples);
+    py.detach(|| conceal(&mut pcm));
+    Ok(PyArray1::from_vec(py, pcm))
 }
 
 fn require(out: Option<&Bound<'_, PyAny>>, samples: usize) -> PyResult<()> {
