@@ -25,11 +25,11 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from websockets.frames import Opcode
 from websockets.uri import parse_uri
 
-from pxbridge import websocket
 from pxbridge.websocket import (
     NO_PONG,
     PEER_STOPPED_READING,
     Closed,
+    Handler,
     HandshakeFailed,
     HandshakeRefused,
     Limits,
@@ -41,6 +41,7 @@ from pxbridge.websocket import (
     serve,
     text_response,
 )
+from pxbridge.websocket.serving import _Accepted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -71,7 +72,7 @@ class Ends:
         end.on_close = self.closed.put_nowait
         self.opened.put_nowait(end)
 
-    def accept(self, request: Request) -> Response | websocket.Handler:
+    def accept(self, request: Request) -> Response | Handler:
         self.requests.append(request)
         return {"/echo": self.echo, "/take": self.take}.get(request.path) or text_response(404, "not here\n")
 
@@ -82,9 +83,7 @@ def ends() -> Ends:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    accept: Callable[[Request], Response | websocket.Handler], **options: Any
-) -> AsyncIterator[Server]:
+async def serving(accept: Callable[[Request], Response | Handler], **options: Any) -> AsyncIterator[Server]:
     server = await serve(accept, "127.0.0.1", 0, **options)
     try:
         yield server
@@ -575,7 +574,7 @@ async def test_a_body_that_cannot_be_bounded_is_refused(ends: Ends, head: bytes,
 async def test_of_too_many_handshakes_under_way_the_oldest_are_cut(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "MAX_OPENING", 3)
+    monkeypatch.setattr("pxbridge.websocket.serving.MAX_OPENING", 3)
     async with serving(ends.accept) as server, contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(raw(server.port))
         last = [await stack.enter_async_context(raw(server.port)) for _ in range(3)]
@@ -1033,7 +1032,7 @@ def test_any_split_of_the_bytes_gives_the_same_messages(
         def take(end: WebSocket) -> None:
             end.on_message = lambda payload, is_text: received.append((payload, is_text))
 
-        end = websocket._Accepted(Server(), lambda _request: take, Limits(ping_interval_s=None), math.inf)
+        end = _Accepted(Server(), lambda _request: take, Limits(ping_interval_s=None), math.inf)
         wire = Wire()
         end.connection_made(wire)
         for begin, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -1055,7 +1054,7 @@ def test_any_bytes_after_the_handshake_end_at_most_their_connection(garbage: byt
         def take(end: WebSocket) -> None:
             end.on_message = lambda _payload, _text: None
 
-        end = websocket._Accepted(Server(), lambda _request: take, Limits(ping_interval_s=None), math.inf)
+        end = _Accepted(Server(), lambda _request: take, Limits(ping_interval_s=None), math.inf)
         end.connection_made(Wire())
         end.data_received(upgrade_request("/take"))
         end.data_received(garbage)

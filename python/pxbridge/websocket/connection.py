@@ -1,0 +1,511 @@
+"""One open connection, either side: a shell around `websockets`' sans-I/O protocol.
+
+A connection lives in four phases, one after the other, and one timer serves them all::
+
+    OPENING ──▶ OPEN ──▶ CLOSING ──▶ CLOSED
+       │          │                     ▲
+       └──────────┴── abort ────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import math
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Side
+
+from pxbridge.websocket.frames import BINARY, TEXT, is_between_frames, lone_frame, whole_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from websockets.http11 import Request as Handshake
+    from websockets.http11 import Response
+    from websockets.protocol import Protocol as WireProtocol
+
+log = logging.getLogger(__name__)
+
+# The library logs every frame with its payload at DEBUG and two lines per connection at INFO. Payloads are
+# people's voices and must never be logged.
+wire_log = logging.getLogger("pxbridge.websocket.wire")
+wire_log.setLevel(logging.WARNING)
+
+PEER_STOPPED_READING: Final = "peer stopped reading"
+"""``Closed.error`` of a connection given up because what we sent was not taken."""
+NO_PONG: Final = "peer did not answer a ping"
+"""``Closed.error`` of a connection given up after ``Limits.pong_timeout_s``."""
+
+_ABNORMAL: Final = 1006  # RFC 6455 §7.4.1: what is reported where no close frame came; never sent
+_INTERNAL_ERROR: Final = 1011
+_MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of payload less the code
+
+# How much the kernel may keep for a peer that does not read. Left alone it grows to megabytes: minutes of a
+# call. 64 KiB is a second of the fattest line (24 kHz in base64), and over a round trip of 300 ms still three
+# times its rate.
+_KERNEL_SEND_BUFFER_BYTES: Final = 64 * 1024
+
+# Any byte that the kernel did not take counts as "not drained". One, not zero: with zero, asyncio's TLS
+# transport calls pause and resume in turn at every write.
+_HIGH_WATER_BYTES: Final = 1
+
+_PING = struct.Struct("!d")  # a ping carries the time it was sent at, so that its pong tells the round trip
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one open connection is held to."""
+
+    max_message_bytes: int = 256 * 1024
+    """A longer message, in one frame or many, ends the connection with 1009."""
+    max_queued_bytes: int = 256 * 1024
+    """More than this waiting to be sent means that the peer has stopped reading."""
+    send_timeout_s: float = 5.0
+    """The same if the queue did not run empty for so long, however small it is."""
+    close_timeout_s: float = 3.0
+    """How long a closing handshake may take before the connection is cut."""
+    ping_interval_s: float | None = 20.0
+    """How often the round trip is measured; ``None``: never."""
+    pong_timeout_s: float | None = None
+    """Hang up when nothing at all came for so long after a ping; ``None``: never, pings only measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a connection ended.
+
+    Attributes:
+        code: Of the close frame that began the closing, ours or the peer's; 1006 when there was none.
+        reason: The text of that frame.
+        error: ``None`` after a complete closing handshake, otherwise what went wrong.
+        by_peer: Whether the peer began it, by a close frame or by going away.
+    """
+
+    code: int
+    reason: str
+    error: str | None
+    by_peer: bool
+
+
+class Phase(enum.Enum):
+    """Where a connection is in its life."""
+
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    CLOSED = enum.auto()
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+class WebSocket(asyncio.Protocol):
+    """One connection, either side. Use it from its event loop only.
+
+    Nothing is read from the peer before ``on_message`` is set, so no message is lost between the opening and
+    the moment its owner is ready.
+
+    Attributes:
+        path: What the client asked for, query included.
+        headers: Of the client's request.
+        peer: Who is at the other end, as ``address:port``.
+        rtt_s: Round trip of the last ping that was answered, seconds.
+        on_pong: Called with that round trip whenever a ping is answered.
+    """
+
+    def __init__(self, protocol: WireProtocol, limits: Limits, open_timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.path = ""
+        self.headers = Headers()
+        self.peer = ""
+        self.rtt_s: float | None = None
+        self._loop = loop
+        self._protocol = protocol
+        self._limits = limits
+        self._masks = protocol.side is Side.CLIENT
+        self._between_frames = False
+        self._transport: asyncio.Transport | None = None
+        self._phase = Phase.OPENING
+        self._deadline = loop.time() + open_timeout_s  # of the phases OPENING and CLOSING
+        self._timer: asyncio.TimerHandle | None = None
+        self._undrained_since: float | None = None
+        self._pinged_at = loop.time()
+        self._heard = True  # anything at all since the ping of `_silent_since`
+        self._silent_since = self._pinged_at
+        self._partial: bytearray | None = None  # a message whose last fragment has not come yet
+        self._partial_is_text = False
+        self._early: list[tuple[bytes, bool]] = []  # what came with the handshake, before on_message was set
+        self._on_message: Callable[[bytes, bool], None] | None = None
+        self._on_close: Callable[[Closed], None] = _ignore
+        self.on_pong: Callable[[float], None] = _ignore
+        self._error: str | None = None
+        self._closed: asyncio.Future[Closed] = loop.create_future()
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {self.peer} {self._phase.name.lower()}>"
+
+    # What its owner uses
+
+    @property
+    def on_message(self) -> Callable[[bytes, bool], None] | None:
+        """Called with every message: its payload, and whether it came as text (its UTF-8 is not checked).
+
+        It is called from inside the event loop's read, so it must be quick and must not block. If it raises,
+        this connection, and nothing else, is closed with 1011.
+        """
+        return self._on_message
+
+    @on_message.setter
+    def on_message(self, receive: Callable[[bytes, bool], None]) -> None:
+        if self._phase is Phase.CLOSED:
+            return
+        first = self._on_message is None
+        self._on_message = receive
+        if not first or self._phase is Phase.OPENING:
+            return
+        early, self._early = self._early, []
+        for payload, is_text in early:
+            self._hand_over(payload, is_text)
+        self._resume_reading()
+
+    @property
+    def on_close(self) -> Callable[[Closed], None]:
+        """Called once, when the connection is gone; at once if it already is."""
+        return self._on_close
+
+    @on_close.setter
+    def on_close(self, closed: Callable[[Closed], None]) -> None:
+        if self._closed.done():
+            closed(self._closed.result())
+        else:
+            self._on_close = closed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether ``send`` would send."""
+        return self._phase is Phase.OPEN
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that were sent here and that the kernel has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send(self, data: bytes, *, text: bool = False) -> None:
+        """Send one message; never waits.
+
+        A peer that leaves more than ``max_queued_bytes`` lying, or anything for ``send_timeout_s``, is cut
+        off with the error `PEER_STOPPED_READING`. On a connection that is not open the message is dropped:
+        ``on_close`` has told, or will.
+
+        Args:
+            data: The payload; UTF-8 if `text`.
+            text: Send a text message rather than a binary one.
+        """
+        if self._phase is not Phase.OPEN:
+            return
+        transport = self._transport
+        if transport is None:
+            return
+        transport.write(whole_frame(TEXT if text else BINARY, data, masked=self._masks))
+        if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
+            self.abort(PEER_STOPPED_READING)
+
+    def ping(self) -> None:
+        """Measure the round trip now; `on_pong` tells. The next regular ping is an interval later."""
+        if self._phase is not Phase.OPEN:
+            return
+        self._pinged_at = now = self._loop.time()
+        if self._heard:
+            self._heard, self._silent_since = False, now
+        self._protocol.send_ping(_PING.pack(now))
+        self._flush()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake; no message is delivered after this.
+
+        If the peer does not answer within ``close_timeout_s`` the connection is cut.
+
+        Args:
+            code: A close code that may be sent (RFC 6455 §7.4).
+            reason: Cut to the 123 bytes a close frame can hold.
+        """
+        if self._phase is Phase.OPENING:
+            self.abort("closed before it was open")
+        elif self._phase is Phase.OPEN:
+            short = reason.encode()[:_MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
+            self._protocol.send_close(code, short)
+            self._flush()
+            self._begin_closing()
+
+    def abort(self, error: str) -> None:
+        """Cut the connection at once, without a closing handshake.
+
+        Args:
+            error: What ``Closed.error`` shall say.
+        """
+        if self._phase is Phase.CLOSED:
+            return
+        self._error = self._error or error
+        if self._phase is Phase.OPEN:
+            self._phase = Phase.CLOSING
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> Closed:
+        """Wait until the connection is gone, and tell how it ended."""
+        return await asyncio.shield(self._closed)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=0)
+        self.peer = _address(transport.get_extra_info("peername"))
+        _bound_kernel(transport.get_extra_info("socket"), self._limits.send_timeout_s)
+        self._arm(self._deadline)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        self._heard = True
+        if self._between_frames and self._phase is Phase.OPEN:
+            payload = lone_frame(data, masked=not self._masks)
+            if payload is not None and len(payload) <= self._limits.max_message_bytes:
+                self._deliver(payload, data[0] == TEXT)
+                return
+        self._feed(data)
+        self._between_frames = is_between_frames(self._protocol)
+
+    def eof_received(self) -> None:  # noqa: D102
+        if self._phase is Phase.CLOSED:
+            return
+        self._protocol.receive_eof()
+        self._take_events()
+        self._begin_closing()
+        # Returning None lets the transport close once what is queued has gone out.
+
+    def pause_writing(self) -> None:  # noqa: D102
+        self._undrained_since = self._loop.time()
+        self._arm(self._undrained_since + self._limits.send_timeout_s)
+
+    def resume_writing(self) -> None:  # noqa: D102
+        self._undrained_since = None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._phase = Phase.CLOSED
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        closed = self._how_it_ended(exc)
+        on_close = self._on_close
+        # Its owner usually holds this object and is held by its callbacks: let go, so that nothing waits for
+        # a garbage collection.
+        self._on_close = self._on_message = self.on_pong = _ignore
+        self._early.clear()
+        self._partial = None
+        self._transport = None
+        self._protocol.parser.close()  # a generator that refers to the protocol it belongs to
+        if not self._closed.done():
+            self._closed.set_result(closed)
+        try:
+            on_close(closed)
+        except Exception:
+            log.exception("%s: on_close failed", self.peer)
+
+    # Bytes in, events and bytes out
+
+    def _feed(self, data: bytes) -> None:
+        if not data or self._phase is Phase.CLOSED or self._protocol.reader.eof:
+            return
+        self._protocol.receive_data(data)
+        self._take_events()
+
+    def _take_events(self) -> None:
+        for event in self._protocol.events_received():
+            if not isinstance(event, Frame):
+                self._handshake(event)
+                continue
+            opcode = event.opcode
+            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+                if event.fin:
+                    self._deliver(bytes(event.data), opcode is Opcode.TEXT)
+                else:
+                    self._partial = bytearray(event.data)
+                    self._partial_is_text = opcode is Opcode.TEXT
+            elif opcode is Opcode.CONT:
+                if self._partial is not None:
+                    self._partial += event.data
+                    if event.fin:
+                        whole, self._partial = bytes(self._partial), None
+                        self._deliver(whole, self._partial_is_text)
+            elif opcode is Opcode.PONG:
+                self._take_pong(bytes(event.data))
+        self._flush()
+        if self._protocol.close_expected():
+            self._begin_closing()
+
+    def _deliver(self, payload: bytes, is_text: bool) -> None:
+        if self._phase is not Phase.OPEN:
+            return
+        if self._on_message is None:
+            self._early.append((payload, is_text))
+            return
+        self._hand_over(payload, is_text)
+
+    def _hand_over(self, payload: bytes, is_text: bool) -> None:
+        if self._on_message is None:
+            return
+        try:
+            self._on_message(payload, is_text)
+        except Exception as exc:
+            log.exception("%s: a message could not be handled", self.peer)
+            self._fail(f"handling a message failed: {exc!r}")
+
+    def _fail(self, error: str) -> None:
+        """Close because of a fault of ours."""
+        self._error = self._error or error
+        self._protocol.fail(_INTERNAL_ERROR, "internal error")
+        self._flush()
+        self._begin_closing()
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        for data in self._protocol.data_to_send():
+            if data:
+                transport.write(data)
+            elif transport.can_write_eof():
+                # Half-closed, not closed: closing with the peer's bytes unread would send a reset, and that
+                # would overtake what we still have to say.
+                transport.write_eof()
+            else:
+                transport.close()
+        if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
+            self.abort(PEER_STOPPED_READING)
+
+    # The phases
+
+    def _handshake(self, event: Handshake | Response) -> None:
+        raise NotImplementedError
+
+    def _begin_open(self) -> None:
+        self._phase = Phase.OPEN
+        self._pinged_at = self._loop.time()
+        if self._limits.ping_interval_s is not None:
+            self._arm(self._pinged_at + self._limits.ping_interval_s)
+        if self._transport is not None and self._on_message is None:
+            self._transport.pause_reading()
+
+    def _begin_closing(self) -> None:
+        if self._phase is Phase.CLOSING or self._phase is Phase.CLOSED:
+            return
+        self._phase = Phase.CLOSING
+        self._deadline = self._loop.time() + self._limits.close_timeout_s
+        self._arm(self._deadline)
+        self._resume_reading()  # the peer's close frame must be read, whether or not messages ever were
+
+    def _resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _how_it_ended(self, exc: Exception | None) -> Closed:
+        protocol = self._protocol
+        received, sent = protocol.close_rcvd, protocol.close_sent
+        peer_first = received is not None and (sent is None or bool(protocol.close_rcvd_then_sent))
+        first = received if peer_first else sent
+        error = self._error
+        fault = protocol.parser_exc
+        if error is None and fault is not None and not isinstance(fault, EOFError):
+            error = f"peer broke the protocol: {fault}"
+        if error is None and isinstance(exc, TimeoutError):
+            error = PEER_STOPPED_READING  # the kernel gave up sending
+        if error is None and (received is None or sent is None):
+            if exc is not None:
+                error = f"connection lost: {exc}"
+            elif sent is not None:
+                error = "peer did not answer our close"
+            else:
+                error = "peer went away without closing"
+        by_peer = peer_first or (sent is None and self._error is None)
+        if first is None:
+            return Closed(_ABNORMAL, "", error, by_peer)
+        return Closed(int(first.code), first.reason, error, by_peer)
+
+    # Time
+
+    def _arm(self, at: float) -> None:
+        """See to it that `_wake` runs at or before `at`; an earlier wake re-arms by itself."""
+        if at == math.inf:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._arm(self._due(self._loop.time()))
+
+    def _due(self, now: float) -> float:
+        """Do what is due at `now`; tell when to look again, infinity for never."""
+        limits = self._limits
+        if self._phase is Phase.OPENING:
+            if now < self._deadline:
+                return self._deadline
+            self.abort("the handshake took too long")
+            return math.inf
+        if self._phase is Phase.CLOSING:
+            if now < self._deadline:
+                return self._deadline
+            if self._transport is not None:
+                self._transport.abort()  # `_how_it_ended` knows whether the closing handshake was complete
+            return math.inf
+        due = math.inf
+        if self._undrained_since is not None:
+            due = self._undrained_since + limits.send_timeout_s
+            if now >= due:
+                self.abort(PEER_STOPPED_READING)
+                return math.inf
+        if limits.ping_interval_s is None:
+            return due
+        if now >= self._pinged_at + limits.ping_interval_s:
+            self.ping()
+        due = min(due, self._pinged_at + limits.ping_interval_s)
+        if limits.pong_timeout_s is not None and not self._heard:
+            if now >= self._silent_since + limits.pong_timeout_s:
+                self.abort(NO_PONG)
+                return math.inf
+            due = min(due, self._silent_since + limits.pong_timeout_s)
+        return due
+
+    def _take_pong(self, payload: bytes) -> None:
+        # Only the answer to the newest ping: an older or an unasked one says nothing about the line now.
+        if payload == _PING.pack(self._pinged_at):
+            self.rtt_s = self._loop.time() - self._pinged_at
+            self.on_pong(self.rtt_s)
+
+
+def _address(name: object) -> str:
+    """A socket's address for people: ``192.0.2.1:40000``, ``[2001:db8::1]:40000``."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        host, port = name[0], name[1]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(name or "unknown")
+
+
+def _bound_kernel(sock: socket.socket | None, send_timeout_s: float) -> None:
+    """Make the kernel send at once, keep little for a peer that does not read, and give up on it in time."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere send_timeout_s alone has to notice
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout_s * 1000))

@@ -1,0 +1,76 @@
+"""Frames without the library's objects: how a message is written, and how a lone one is read (RFC 6455 §5).
+
+Nearly every message in a call is one frame that arrives in one read. In a paced call the code is never warm,
+and going through the library's objects for it cost a third of the whole (benches/bench_websocket.py).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from websockets.streams import StreamReader
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a platform that websockets has no wheel for
+    from websockets.utils import apply_mask
+
+if TYPE_CHECKING:
+    from websockets.protocol import Protocol as WireProtocol
+
+TEXT: Final = 0x81  # the first byte of a frame that holds a whole text message
+BINARY: Final = 0x82
+_HEAD_7 = struct.Struct("!BB")
+_HEAD_16 = struct.Struct("!BBH")
+_HEAD_64 = struct.Struct("!BBQ")
+
+
+def whole_frame(first_byte: int, payload: bytes, *, masked: bool) -> bytes:
+    """A whole message in one frame (RFC 6455 §5.2)."""
+    length = len(payload)
+    mask_bit = 0x80 if masked else 0
+    if length < 126:
+        head = _HEAD_7.pack(first_byte, mask_bit | length)
+    elif length < 65_536:
+        head = _HEAD_16.pack(first_byte, mask_bit | 126, length)
+    else:
+        head = _HEAD_64.pack(first_byte, mask_bit | 127, length)
+    if not masked:
+        return head + payload
+    mask = os.urandom(4)
+    return head + mask + apply_mask(payload, mask)
+
+
+def lone_frame(data: bytes, *, masked: bool) -> bytes | None:
+    """The payload of `data` if it is one frame holding one message of less than 64 KiB, else ``None``."""
+    size = len(data)
+    if size < 6 or (data[0] != TEXT and data[0] != BINARY):
+        return None
+    length = data[1] - 0x80 if masked else data[1]  # out of range where the mask bit is wrong
+    begin = 2
+    if length == 126:
+        length = data[2] << 8 | data[3]
+        begin = 4
+    elif not 0 <= length < 126:
+        return None
+    if not masked:
+        return data[begin:] if begin + length == size else None
+    if begin + 4 + length != size:
+        return None
+    return apply_mask(data[begin + 4 :], data[begin : begin + 4])
+
+
+def is_between_frames(protocol: WireProtocol) -> bool:
+    """Whether the protocol has taken everything it was fed, and no frame and no message is half-way.
+
+    Its parser is a chain of generators, the innermost of which waits in ``at_eof`` between two frames and
+    nowhere else.
+    """
+    if protocol.reader.buffer or protocol.current_size is not None:
+        return False
+    waiting: Any = protocol.parser
+    while waiting.gi_yieldfrom is not None:
+        waiting = waiting.gi_yieldfrom
+    return waiting.gi_code is StreamReader.at_eof.__code__

@@ -1,0 +1,307 @@
+"""The server's end: the listening socket, requests before any upgrade, and what bounds a stranger.
+
+A request is either answered as plain HTTP or taken over as a WebSocket; a ``POST`` has its body read first,
+which the protocol object knows nothing of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, cast
+
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+from websockets.server import ServerProtocol
+
+from pxbridge.websocket.connection import Closed, Limits, Phase, WebSocket, wire_log
+
+if TYPE_CHECKING:
+    import socket
+    import ssl as tls
+
+    from websockets.http11 import Request as Handshake
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""A longer head of a request is refused: Exotel's URL has at most 600 characters, and proxies add a dozen
+headers."""
+MAX_BODY_BYTES: Final = 16 * 1024
+"""A longer body is refused: Exotel posts a form of some twenty fields."""
+MAX_OPENING: Final = 512
+"""Handshakes under way at the same time. For one more, the oldest is cut: an honest one takes a round trip
+or two, and whoever opens connections to say nothing must not keep honest ones out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asked for, before any upgrade.
+
+    Attributes:
+        path: The path and the query, as they came: untrusted, not decoded, and maybe with a secret in them.
+        headers: By name in any case.
+        method: ``GET`` for an upgrade.
+        address: The address at the other end of the connection, without its port.
+        body: Of a ``POST``, at most `MAX_BODY_BYTES`.
+    """
+
+    path: str
+    headers: Headers
+    method: str = "GET"
+    address: str = ""
+    body: bytes = b""
+
+
+Handler = Callable[[WebSocket], None]
+"""Takes over a connection that has just opened: sets its callbacks, now or soon."""
+
+Accept = Callable[[Request], Response | Handler]
+"""Decides about a request: an HTTP answer, or who takes the WebSocket."""
+
+
+_POST: Final = b"POST "
+_HEAD_END: Final = b"\r\n\r\n"
+_CONTENT_LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*([^\r\n]*?)[ \t]*\r\n")
+
+
+def _content_length(head: bytes) -> int | None:
+    """The length of the body that follows a request's head; ``None`` if that is not told in one plain way."""
+    found = _CONTENT_LENGTH.findall(head)
+    if not found:
+        return 0
+    return int(found[0]) if len(found) == 1 and re.fullmatch(rb"[0-9]{1,18}", found[0]) else None
+
+
+class _Accepted(WebSocket):
+    """The server's end."""
+
+    def __init__(self, server: Server, accept: Accept, limits: Limits, open_timeout_s: float) -> None:
+        protocol = ServerProtocol(max_size=limits.max_message_bytes, logger=wire_log)
+        super().__init__(protocol, limits, open_timeout_s)
+        self._server = server
+        self._accept = accept
+        self._server_protocol = protocol
+        self._address = ""
+        self._head = bytearray()  # what came of the request, until all of its head has
+        self._body: bytearray | None = None  # of a POST, once its head has come
+        self._body_bytes = 0
+        self._fed = 0  # how much of the head the protocol object has
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self._address = str(name[0]) if isinstance(name, tuple) and name else ""
+        self._server._add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._server._remove(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase is not Phase.OPENING:
+            super().data_received(data)
+        elif self._body is not None:
+            self._take_body(data)
+        else:
+            self._take_head(data)
+
+    # The protocol object knows no bodies, and would read what follows the request as frames before we have
+    # answered it. So it is given the head alone, as it comes, and that of a POST when the body has come too.
+
+    def _take_head(self, data: bytes) -> None:
+        head = self._head
+        head += data
+        found = head.find(_HEAD_END)
+        end = len(head) if found < 0 else found + len(_HEAD_END)
+        if head.startswith(_POST):
+            if found >= 0 and end <= MAX_HEAD_BYTES:
+                self._begin_body(end)
+        elif not _POST.startswith(head):
+            fit = min(end, MAX_HEAD_BYTES)
+            fed, self._fed = self._fed, fit
+            rest = bytes(head[end:])
+            self._feed(bytes(head[fed:fit]))
+            if self._phase is not Phase.OPENING:
+                head.clear()
+                self._feed(rest)
+        if end > MAX_HEAD_BYTES and self._is_undecided():
+            self._answer("", text_response(431, "the request's head is too long\n"))
+
+    def _begin_body(self, end: int) -> None:
+        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
+        length = _content_length(head)
+        if length is None:
+            self._answer("", text_response(411, "a body needs one Content-Length\n"))
+        elif length > MAX_BODY_BYTES:
+            self._answer("", text_response(413, f"the body is longer than {MAX_BODY_BYTES} bytes\n"))
+        else:
+            self._head[:] = _CONTENT_LENGTH.sub(b"", head)
+            self._body, self._body_bytes = bytearray(), length
+            self._take_body(rest)
+
+    def _take_body(self, data: bytes) -> None:
+        body = self._body
+        if body is None:
+            return
+        body += data
+        if len(body) >= self._body_bytes and self._is_undecided():
+            del body[self._body_bytes :]
+            self._feed(bytes(self._head))
+
+    def _is_undecided(self) -> bool:
+        """Whether the request has neither been answered nor been found to be none."""
+        return self._phase is Phase.OPENING and not self._server_protocol.eof_sent
+
+    def _handshake(self, event: Handshake | Response) -> None:
+        request = cast("Handshake", event)
+        self.path, self.headers = request.path, request.headers
+        asked = Request(
+            request.path, request.headers, request.method, self._address, bytes(self._body or b"")
+        )
+        try:
+            answer = self._accept(asked)
+        except Exception:
+            # Without the path: there may be a token in it.
+            log.exception("%s: a request could not be answered", self.peer)
+            answer = text_response(500, "internal error\n")
+        if isinstance(answer, Response):
+            self._answer(request.method, answer)
+            return
+        response = self._server_protocol.accept(request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._answer(request.method, response)
+            return
+        self._server_protocol.send_response(response)
+        self._flush()
+        self._server._opened(self)
+        self._begin_open()
+        try:
+            answer(self)
+        except Exception as exc:
+            log.exception("%s: a connection could not be taken over", self.peer)
+            self._fail(f"taking over failed: {exc!r}")
+
+    def _answer(self, method: str, response: Response) -> None:
+        if method == "HEAD":
+            response.body = b""
+        self._server_protocol.send_response(response)
+        self._flush()
+        self._begin_closing()
+
+    def _how_it_ended(self, exc: Exception | None) -> Closed:
+        closed = super()._how_it_ended(exc)
+        if closed.error is not None:
+            log.debug("%s: %s", self.peer, closed.error)
+        return closed
+
+
+class Server:
+    """A listening socket and the connections that came in through it."""
+
+    def __init__(self) -> None:
+        self._listening: asyncio.Server | None = None
+        self._connections: set[_Accepted] = set()
+        self._opening: dict[_Accepted, None] = {}  # the oldest first
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """Connections that are open or closing; those still in their handshake are not among them."""
+        return frozenset(c for c in self._connections if c._phase is not Phase.OPENING)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets."""
+        return () if self._listening is None else tuple(self._listening.sockets)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on: the chosen one where 0 was asked for."""
+        return int(self.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Accept nobody any more. Open connections stay open: how they end is for their owners to say."""
+        if self._listening is not None:
+            self._listening.close()
+        for connection in tuple(self._connections):
+            if connection._phase is Phase.OPENING:
+                connection.abort("the server is closing")
+
+    async def wait_closed(self) -> None:
+        """Wait until the last connection is gone."""
+        await self._empty.wait()
+
+    def _add(self, connection: _Accepted) -> None:
+        self._connections.add(connection)
+        self._empty.clear()
+        self._opening[connection] = None
+        if len(self._opening) > MAX_OPENING:
+            oldest = next(iter(self._opening))
+            del self._opening[oldest]
+            oldest.abort("too many handshakes under way")
+
+    def _opened(self, connection: _Accepted) -> None:
+        self._opening.pop(connection, None)
+
+    def _remove(self, connection: _Accepted) -> None:
+        self._connections.discard(connection)
+        self._opening.pop(connection, None)
+        if not self._connections:
+            self._empty.set()
+
+
+async def serve(
+    accept: Accept,
+    host: str | None,
+    port: int,
+    *,
+    ssl: tls.SSLContext | None = None,
+    open_timeout_s: float = 10.0,
+    limits: Limits | None = None,
+) -> Server:
+    """Listen for WebSockets, and for plain HTTP requests that `accept` answers.
+
+    Args:
+        accept: Called with each request, before any upgrade. It returns an HTTP answer (see `text_response`),
+            after which the connection is closed, or the handler that takes the WebSocket over. If it raises,
+            the answer is 500.
+        host: Address or name to listen on; ``None`` for all.
+        port: Port; 0 for any free one.
+        ssl: Serve TLS with it.
+        open_timeout_s: For TLS's handshake and then again for the WebSocket's.
+        limits: What an open connection is held to.
+
+    Raises:
+        OSError: The address cannot be listened on.
+    """
+    server = Server()
+    held_to = limits or Limits()
+    server._listening = await asyncio.get_running_loop().create_server(
+        lambda: _Accepted(server, accept, held_to, open_timeout_s),
+        host,
+        port,
+        ssl=ssl,
+        ssl_handshake_timeout=None if ssl is None else open_timeout_s,
+    )
+    return server
+
+
+def text_response(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> Response:
+    """A plain-text HTTP answer, after which the connection is closed."""
+    body = text.encode()
+    fields = Headers(
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+            *headers,
+        ]
+    )
+    return Response(status, HTTPStatus(status).phrase, fields, body)
