@@ -288,15 +288,21 @@ async def test_an_engine_that_goes_away_before_anyone_listens_is_told_to_who_lis
         assert isinstance(heard.ends[0], EngineLost)
 
 
-async def test_what_an_engine_should_not_send_harms_nothing() -> None:
+async def test_what_an_engine_should_not_send_harms_nothing_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with rehearsal(faults=[faults.ChattersOddly()]) as engine:
         session, heard = await opened(engine), Heard()
         heard.listen_to(session)
         speak(session, 5)
         await heard.until(lambda: len(heard.pages) == 2 + 5)
         assert session.frames.empty == session.frames.unknown == 1 + 5
+        odd = session.odd_messages
+        assert odd >= 2 * (1 + 5)
+        assert not caplog.messages
         session.close()
         await session.wait_closed()
+    assert [message for message in caplog.messages if f" {odd} of its messages were none" in message]
 
 
 async def test_a_session_that_is_given_up_while_prompting_frees_the_engine() -> None:

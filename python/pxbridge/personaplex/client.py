@@ -182,9 +182,9 @@ class Session:
         connection.on_close = self._closed
 
     @property
-    def rtt_s(self) -> float | None:
-        """Round trip to the engine, None until it is known."""
-        return self._connection.rtt_s
+    def odd_messages(self) -> int:
+        """Messages that no engine should send. Harmless; their number is logged at the end."""
+        return self.frames.empty + self.frames.unknown + self.unexpected
 
     @property
     def is_live(self) -> bool:
@@ -284,6 +284,12 @@ class Session:
 
     def _closed(self, closed: Closed) -> None:
         was, self._phase = self._phase, _Phase.ENDED
+        if self.odd_messages:
+            log.warning(
+                "%s: %d of its messages were none that an engine sends: is it PersonaPlex?",
+                self.engine,
+                self.odd_messages,
+            )
         how = _how_it_closed(closed)
         if was is _Phase.PROMPTING:
             self._reject(
