@@ -81,6 +81,10 @@ RATE_TOLERANCE = 0.25
 """Rates in use differ by at least 1.5; chunking and jitter over RATE_CHECK_S by far less than this."""
 
 
+def _nobody(record: CallRecord, event: Event) -> None:
+    pass
+
+
 class Call:
     """The life of one call.
 
@@ -175,9 +179,11 @@ class Call:
             self._start.cancel()
             self._close_record(ending)
             self._socket.close(ending.code, ending.reason)
+            self._watcher = _nobody  # who watches holds the call
+            # Codecs are most of a call. Whatever may keep the rest for a while, a closing handshake or an
+            # error with its frames, they go now.
+            self._uplink = self._downlink = None
         await self._socket.wait_closed()
-        # The rest may wait minutes for the collector of cycles, which does not know how large codecs are.
-        self._uplink = self._downlink = None
 
     @property
     def agent_speaking(self) -> bool:

@@ -195,18 +195,21 @@ class Conversation:
         self._enter(Phase.PROMPTING)
         tried: frozenset[EngineAddress] = frozenset()
         failure: EngineError | None = None
-        while True:
-            try:
-                lease = await self._engines.lease(self._prompts, tried)
-            except NoEngineFree as none_free:
-                if isinstance(failure, EngineRejected):
-                    raise failure from none_free  # waiting would not make the persona better
-                return await self._wait(failure or none_free)
-            try:
-                return lease, await self._prompt(lease)
-            except EngineError as error:
-                failure = error
-                tried |= {lease.engine}
+        try:
+            while True:
+                try:
+                    lease = await self._engines.lease(self._prompts, tried)
+                except NoEngineFree as none_free:
+                    if isinstance(failure, EngineRejected):
+                        raise failure from none_free  # waiting would not make the persona better
+                    return await self._wait(failure or none_free)
+                try:
+                    return lease, await self._prompt(lease)
+                except EngineError as error:
+                    failure = error
+                    tried |= {lease.engine}
+        finally:
+            del failure  # it knows this frame, and with it the whole call
 
     async def _prompt(self, lease: Lease) -> Session:
         """A lease's session; the lease is given back if there is none."""

@@ -118,6 +118,7 @@ class Exchange:
                 del self._by_id[call.record.call_id]
             if not self._calls:
                 self._empty.set()
+            watchers.clear()  # they hold the call
 
     def _started(self, call: Call) -> None:
         """Exotel repeats a handshake it thinks has failed: the newer connection is the one it listens to."""

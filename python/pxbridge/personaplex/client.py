@@ -171,7 +171,7 @@ class Session:
         self._text = TextReader()
         self._phase = _Phase.PROMPTING
         self._began_s = loop.time()
-        self._prompted: asyncio.Future[None] = loop.create_future()
+        self._prompted: asyncio.Future[str | None] = loop.create_future()  # why not; None if it is
         self._closed_by_us = False
         self._end: EngineLost | None = None
         self._early: list[bytes] = []
@@ -221,8 +221,9 @@ class Session:
         self._connection.send(wire.audio(ogg))
 
     def close(self) -> None:
-        """Ends the session; `on_close` tells when it has ended, soon in any case."""
+        """Ends the session; `on_close` tells when it has ended, soon in any case. Nothing else is told."""
         self._closed_by_us = True
+        self._on_audio = self._on_text = _ignore  # whoever listened is free to go
         self._connection.close()
 
     async def wait_closed(self) -> None:
@@ -238,11 +239,14 @@ class Session:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._prompted
+                rejected = await self._prompted
         except TimeoutError:
             raise EngineBusy(
                 f"{self.engine}: no word within {timeout_s:g} s: it has another conversation, or is very slow"
             ) from None
+        # Made here: an error that this object kept would keep it, by the frames that it was raised through.
+        if rejected is not None:
+            raise EngineRejected(f"{self.engine}: {rejected}")
 
     def _take(self, message: bytes, is_text: bool) -> None:
         if is_text:
@@ -280,7 +284,7 @@ class Session:
 
     def _reject(self, why: str) -> None:
         if not self._prompted.done():
-            self._prompted.set_exception(EngineRejected(f"{self.engine}: {why}"))
+            self._prompted.set_result(why)
 
     def _closed(self, closed: Closed) -> None:
         was, self._phase = self._phase, _Phase.ENDED

@@ -19,7 +19,6 @@ only conversations whose engine died go ahead of them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections import Counter
@@ -494,12 +493,12 @@ class EnginePool:
         engine = slot.engine
         try:
             session = await self._open_session(engine.address, prompts, connected)
-        except EngineRejected:
-            if prompts.voice_prompt in self._accepted:
+        except EngineError as error:
+            if not isinstance(error, EngineRejected) or prompts.voice_prompt in self._accepted:
                 self._failed(slot)
-            raise
-        except EngineError:
-            self._failed(slot)
+            # A timeout may be among what it came of. That knows this task, which will keep the error, which
+            # comes to know everyone that it is raised through: a whole call.
+            error.__cause__ = error.__context__ = None
             raise
         engine.loaded = prompts
         self._accepted.add(prompts.voice_prompt)
@@ -525,14 +524,18 @@ class EnginePool:
     def _cool(self, slot: _Slot) -> None:
         if slot.state not in (SlotState.IDLE, SlotState.COOLING):
             self._become(slot, SlotState.COOLING)
+            if slot.session is not None:
+                slot.session.close()  # now, so that a call that has let go of it hears no more of it
             self._spawn(self._cooling(slot))
 
     async def _cooling(self, slot: _Slot) -> None:
         opening, session = slot.opening, slot.session
         if opening is not None:
             opening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, EngineError):
-                session = await opening
+            # Not awaited itself: the error that it keeps would keep this frame, which keeps it.
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                session = opening.result()
         if session is not None:
             session.close()
             await session.wait_closed()
@@ -589,18 +592,17 @@ class EnginePool:
         """From a slot's first prompt until its call comes, or its session dies."""
         opening = slot.opening
         assert opening is not None  # noqa: S101 - set by the caller
-        try:
-            session = await asyncio.shield(opening)
-        except (EngineError, asyncio.CancelledError) as error:
-            if slot.opening is opening and not slot.taken:
-                log.warning("a session could not be prompted ahead: %s", error)
-                self._warming_breakers.setdefault(prompts, Breaker()).failed(self._clock())
-                slot.opening = None
-                self._cool(slot)
-            return
+        await asyncio.wait([opening])  # as in `_cooling`
         if slot.opening is not opening or slot.taken:
             return
-        slot.session, slot.opening = session, None
+        slot.opening = None
+        if opening.cancelled() or opening.exception() is not None:
+            why = "" if opening.cancelled() else opening.exception()
+            log.warning("a session could not be prompted ahead: %s", why)
+            self._warming_breakers.setdefault(prompts, Breaker()).failed(self._clock())
+            self._cool(slot)
+            return
+        slot.session = session = opening.result()
         self._warming_breakers.pop(prompts, None)
         self._become(slot, SlotState.WARM)
         self._changed()

@@ -310,7 +310,11 @@ class WebSocket(asyncio.Protocol):
         self._early.clear()
         self._partial = None
         self._transport = None
-        self._protocol.parser.close()  # a generator that refers to the protocol it belongs to
+        # The protocol refers to itself: by a generator, and by the frames of what that has raised.
+        self._protocol.parser.close()
+        for fault in (self._protocol.parser_exc, self._protocol.handshake_exc):
+            if fault is not None:
+                fault.__traceback__ = None
         if not self._closed.done():
             self._closed.set_result(closed)
         try:

@@ -148,27 +148,22 @@ async def connect(
     request = protocol.connect()
     for name, value in headers:
         request.headers[name] = value
-    connection: _Dialled | None = None
-
-    def dialled() -> _Dialled:
-        nonlocal connection
-        connection = _Dialled(protocol, request, check_certificate, held_to)
-        return connection
-
+    connection = _Dialled(protocol, request, check_certificate, held_to)
     try:
         async with asyncio.timeout(open_timeout_s):
-            _, opening = await asyncio.get_running_loop().create_connection(
-                dialled,
+            await asyncio.get_running_loop().create_connection(
+                lambda made=connection: made,
                 uri.host,
                 uri.port,
                 ssl=context,
                 server_hostname=(server_hostname or uri.host) if uri.secure else None,
             )
-            await opening.opened
+            await connection.opened
+        return connection
     except BaseException:
-        if connection is not None:
-            connection.abort("given up while opening")
-            if not connection.opened.cancel() and not connection.opened.cancelled():
-                connection.opened.exception()  # else asyncio reports it as never looked at
+        connection.abort("given up while opening")
+        if not connection.opened.cancel() and not connection.opened.cancelled():
+            connection.opened.exception()  # else asyncio reports it as never looked at
         raise
-    return opening
+    finally:
+        del connection  # it keeps the error that is raised here, which keeps this frame
