@@ -31,6 +31,7 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona_file import read_personas
+from pxbridge.calls.redis_handover import SharedHandOvers
 from pxbridge.calls.timing import Timing
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.gate import Gate, Signer
@@ -53,6 +54,7 @@ from pxbridge.personaplex.leases import MemoryLeases
 from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.personaplex.rehearsal import Rehearsal
+from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ async def run(
         opener = EngineOpener(settings)
         engines = await stack.enter_async_context(_engines(settings, opener, personas))
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
-        handovers = HandOvers(asyncio.get_running_loop().time)
+        handovers = await stack.enter_async_context(_handovers(settings))
         exchange = Exchange(
             engines,
             personas,
@@ -314,7 +316,21 @@ def lease_store(settings: Settings) -> LeaseStore:
     """Where the bridges that share these engines keep who has them."""
     if settings.lease_store == "memory":
         return MemoryLeases()
-    return RedisLeases(settings.lease_store, ttl_s=settings.lease_ttl_s)
+    return RedisLeases(RedisStore(settings.lease_store), ttl_s=settings.lease_ttl_s)
+
+
+@contextlib.asynccontextmanager
+async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
+    """Where calls note that they go on to a person, for whichever bridge the flow asks."""
+    clock = asyncio.get_running_loop().time
+    if settings.lease_store == "memory":
+        yield HandOvers(clock)
+        return
+    shared = SharedHandOvers(clock, RedisStore(settings.lease_store))
+    try:
+        yield shared
+    finally:
+        await shared.close()
 
 
 def _call_limits(settings: Settings) -> CallLimits:
@@ -377,7 +393,7 @@ async def _listen(
         public_url=settings.public_url,
         serves_tls=tls is not None,
         busy=lambda: () if engines.free else ("every engine is taken",),
-        handed_over=handovers.find,
+        handed_over=handovers.look_up,
     )
     async with contextlib.AsyncExitStack() as stack:
         try:

@@ -11,7 +11,8 @@ The tree::
     │   ├── EngineBusy           it accepted, then said nothing: another conversation has it
     │   ├── EngineRejected       it closed, or reported an error, while it read its prompts
     │   ├── EngineLost           it was live and is gone
-    │   └── NoEngineFree         every engine is leased, or was tried for this call
+    │   ├── NoEngineFree         every engine is leased, or was tried for this call
+    │   └── StoreUnreachable     the store that bridges share does not answer: no lease can be had
     ├── PhoneError               the phone's side broke its protocol: this call ends
     │   └── PhoneStalled         it no longer reads what we send
     └── InputError               a file or argument given to a command cannot be used
@@ -80,6 +81,10 @@ class EngineLost(EngineError):
 
 class NoEngineFree(EngineError):
     """Every engine is leased to another call, or was already tried for this one."""
+
+
+class StoreUnreachable(EngineError):
+    """The store that bridges share does not answer: no lease can be had, and those that are held go on."""
 
 
 class PhoneError(PxbridgeError):

@@ -96,7 +96,7 @@ async def flow(
     signer = Signer([KEY], time.time)
     door = Gate(signer, time.monotonic, **gate)
     webhooks = Webhooks(
-        signer, door, public_url=public_url, busy=lambda: flow.busy, handed_over=flow.handovers.find
+        signer, door, public_url=public_url, busy=lambda: flow.busy, handed_over=flow.handovers.look_up
     )
     async with listen(
         flow.own, "127.0.0.1", 0, max_calls=max_calls, gate=door, webhooks=webhooks

@@ -28,6 +28,7 @@ from websockets.uri import parse_uri
 from pxbridge.websocket import (
     NO_PONG,
     PEER_STOPPED_READING,
+    Accept,
     Closed,
     Handler,
     HandshakeFailed,
@@ -44,7 +45,7 @@ from pxbridge.websocket import (
 from pxbridge.websocket.serving import _Accepted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from websockets.asyncio.server import ServerConnection
 
@@ -83,7 +84,7 @@ def ends() -> Ends:
 
 
 @contextlib.asynccontextmanager
-async def serving(accept: Callable[[Request], Response | Handler], **options: Any) -> AsyncIterator[Server]:
+async def serving(accept: Accept, **options: Any) -> AsyncIterator[Server]:
     server = await serve(accept, "127.0.0.1", 0, **options)
     try:
         yield server
@@ -590,6 +591,66 @@ async def test_head_gets_the_head_alone(ends: Ends) -> None:
         head, _, body = (await peer.reader.read()).partition(b"\r\n\r\n")
         assert b"Content-Length: 9" in head
         assert body == b""
+
+
+async def test_an_answer_may_come_later_and_nothing_said_meanwhile_is_read() -> None:
+    asked, known = asyncio.Event(), asyncio.Event()
+
+    async def find_out() -> Response:
+        asked.set()
+        await known.wait()
+        return text_response(200, "found\n")
+
+    async with serving(lambda _request: find_out()) as server, raw(server.port) as peer:
+        peer.writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\n")
+        await asked.wait()
+        for _ in range(20):
+            peer.writer.write(GARBAGE * 100)
+            await peer.writer.drain()
+        known.set()
+        answer = await peer.reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\nfound\n")
+
+
+async def test_whoever_hangs_up_before_the_answer_is_there_leaves_nothing_behind() -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def find_out() -> Response:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with serving(lambda _request: find_out()) as server:
+        async with raw(server.port) as peer:
+            peer.writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asked.wait()
+        await cancelled.wait()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_answer_that_never_comes_costs_no_more_than_a_handshake_may() -> None:
+    async def find_out() -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(lambda _request: find_out(), open_timeout_s=0.05) as server, raw(server.port) as peer:
+        peer.writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert await peer.reader.read() == b""
+
+
+async def test_a_fault_while_finding_an_answer_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def find_out() -> Response:
+        raise LookupError("a fault of ours")
+
+    async with serving(lambda _request: find_out()) as server, raw(server.port) as peer:
+        peer.writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await peer.reader.read()).startswith(b"HTTP/1.1 500 ")
+    assert "a request could not be answered" in caplog.text
 
 
 async def test_a_fault_while_accepting_is_a_500(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,8 @@
 
 Closing the socket ends our part of a call; where the flow goes next it asks over HTTP, seconds later and
 perhaps more than once (`pxbridge.exotel.webhooks`). So a decision is stored before the socket closes, under
-the call's SID, and is not used up by being read.
+the call's SID, and is not used up by being read. Where several bridges share a store, the flow may ask
+another of them than had the call (`pxbridge.calls.redis_handover`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ class HandOvers:
                 break
             del self._decided[oldest]
 
+    async def look_up(self, call_sid: str) -> tuple[str, ...] | None:
+        """The numbers a call was handed over to, by whichever bridge had it; ``None`` if it was not."""
+        return self.find(call_sid)
+
     def find(self, call_sid: str) -> tuple[str, ...] | None:
-        """The numbers a call was handed over to; ``None`` if it was not."""
+        """The numbers a call was handed over to by this process; ``None`` if it was not."""
         decided_s, numbers = self._decided.get(call_sid, (0.0, None))
         return None if decided_s + KEPT_S <= self._clock() else numbers

@@ -36,7 +36,7 @@ from pxbridge.exotel.webhooks import WEBHOOK_PATH, Webhooks
 
 if TYPE_CHECKING:
     import ssl as tls
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from pxbridge.exotel.gate import Visitor
     from pxbridge.websocket import Handler, Request, Response, WebSocket
@@ -153,7 +153,7 @@ class Listener:
         self._draining = True
         await self._no_calls.wait()
 
-    def accept(self, request: Request) -> Response | Handler:
+    def accept(self, request: Request) -> Response | Awaitable[Response] | Handler:
         """Decide about one request, before any upgrade."""
         path, _, query = request.path.partition("?")
         if path in ("/livez", "/readyz"):

@@ -1,4 +1,4 @@
-"""What a flow asks over HTTP before, after and beside its stream, answered at once from memory.
+"""What a flow asks over HTTP before, after and beside its stream.
 
 ======================  ================================================================================
 ``/exotel/url``         Before the stream: where is it to go? ``{"url": "wss://..."}``, with a token for
@@ -27,7 +27,7 @@ from pxbridge.exotel.messages import LINE_RATES_HZ, parse_rate
 from pxbridge.websocket import Headers, Response, text_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pxbridge.exotel.gate import Gate, Signer, Visitor
     from pxbridge.websocket import Request
@@ -46,6 +46,10 @@ _MAX_VALUE_CHARS: Final = 1024  # a recording's URL is the longest of them
 
 MOST_REPORTED: Final = 10_000
 """Streams whose reports are remembered, so that a repeated one is logged once."""
+
+
+async def _to_nobody(_call_sid: str) -> None:
+    """No call is handed over."""
 
 
 class Webhooks:
@@ -70,7 +74,7 @@ class Webhooks:
         public_url: str | None = None,
         serves_tls: bool = False,
         busy: Callable[[], Sequence[str]] = tuple,
-        handed_over: Callable[[str], Sequence[str] | None] = lambda _call_sid: None,
+        handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
         self._signer = signer
         self._gate = gate
@@ -81,7 +85,9 @@ class Webhooks:
         self._handed_over = handed_over
         self._reported: dict[tuple[str, str], None] = {}
 
-    def answer(self, request: Request, visitor: Visitor, full: Sequence[str]) -> Response:
+    def answer(
+        self, request: Request, visitor: Visitor, full: Sequence[str]
+    ) -> Response | Awaitable[Response]:
         """The answer to a webhook.
 
         Args:
@@ -125,20 +131,20 @@ class Webhooks:
             url += "?" + urlencode({"sample-rate": rate_hz})
         return _json(200, {"url": url})
 
-    def _passthru(self, parameters: Mapping[str, str]) -> Response:
+    async def _passthru(self, parameters: Mapping[str, str]) -> Response:
         call_sid = parameters.get("callsid", "")
         if not call_sid:
             return text_response(400, "CallSid is missing\n")
         self._report(call_sid, parameters)
-        if self._handed_over(call_sid) is None:
+        if await self._handed_over(call_sid) is None:
             return text_response(200, "A: the call is over\n")
         return text_response(302, "B: hand the call over\n")
 
-    def _connect(self, parameters: Mapping[str, str]) -> Response:
+    async def _connect(self, parameters: Mapping[str, str]) -> Response:
         call_sid = parameters.get("callsid", "")
         if not call_sid:
             return _json(400, {"error": "CallSid is missing"})
-        numbers = self._handed_over(call_sid)
+        numbers = await self._handed_over(call_sid)
         if not numbers:
             return _json(404, {"error": "this call was handed over to no number"})
         return _json(200, {"destination": {"numbers": list(numbers)}})

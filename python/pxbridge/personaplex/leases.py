@@ -17,8 +17,6 @@ import secrets
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from pxbridge.errors import EngineError
-
 
 class Grant(NamedTuple):
     """A lease as the store gave it.
@@ -41,12 +39,8 @@ class Renewal(Enum):
     LOST = "lost to another holder"
 
 
-class StoreUnreachable(EngineError):
-    """The store did not answer, so no lease can be had; those that are held go on."""
-
-
 class LeaseStore(Protocol):
-    """Remembers leases. Every method may raise `StoreUnreachable`."""
+    """Remembers leases. Every method may raise `pxbridge.errors.StoreUnreachable`."""
 
     @property
     def renew_every_s(self) -> float | None:

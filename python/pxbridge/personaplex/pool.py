@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
-from pxbridge.errors import EngineError, EngineRejected, NoEngineFree
+from pxbridge.errors import EngineError, EngineRejected, NoEngineFree, StoreUnreachable
 from pxbridge.personaplex import probe
 from pxbridge.personaplex.breaker import Breaker
-from pxbridge.personaplex.leases import Grant, LeaseStore, MemoryLeases, Renewal, StoreUnreachable
+from pxbridge.personaplex.leases import Grant, LeaseStore, MemoryLeases, Renewal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence

@@ -147,8 +147,8 @@ class Settings(BaseModel):
         str, BeforeValidator(store_url), Right("memory, or a URL such as redis://localhost:6379/0")
     ] = Field(
         default="memory",
-        description="Where leases on engines are kept: memory, or the URL of a Redis or Valkey server "
-        "(redis://, rediss://, unix://) that all bridges with these engines share.",
+        description="Where leases on engines and hand-overs are kept: memory, or the URL of a Redis or "
+        "Valkey server (redis://, rediss://, unix://) that all bridges with these engines share.",
     )
     lease_ttl_s: Annotated[float, Right("a number of seconds from 1 to 600")] = Field(
         default=10.0,

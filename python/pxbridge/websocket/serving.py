@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
@@ -60,8 +60,9 @@ class Request:
 Handler = Callable[[WebSocket], None]
 """Takes over a connection that has just opened: sets its callbacks, now or soon."""
 
-Accept = Callable[[Request], Response | Handler]
-"""Decides about a request: an HTTP answer, or who takes the WebSocket."""
+Accept = Callable[[Request], Response | Awaitable[Response] | Handler]
+"""Decides about a request: an HTTP answer, now or before the handshake's time is over, or who takes the
+WebSocket."""
 
 
 _POST: Final = b"POST "
@@ -91,6 +92,7 @@ class _Accepted(WebSocket):
         self._body: bytearray | None = None  # of a POST, once its head has come
         self._body_bytes = 0
         self._fed = 0  # how much of the head the protocol object has
+        self._answering: asyncio.Task[None] | None = None  # an answer that is not there yet
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -101,10 +103,15 @@ class _Accepted(WebSocket):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._server._remove(self)
+        if self._answering is not None:
+            self._answering.cancel()
+            self._answering = None
 
     def data_received(self, data: bytes) -> None:
         if self._phase is not Phase.OPENING:
             super().data_received(data)
+        elif self._answering is not None:
+            pass  # one request a connection
         elif self._body is not None:
             self._take_body(data)
         else:
@@ -172,6 +179,9 @@ class _Accepted(WebSocket):
         if isinstance(answer, Response):
             self._answer(request.method, answer)
             return
+        if isinstance(answer, Awaitable):
+            self._answering = asyncio.create_task(self._answer_later(request.method, answer))
+            return
         response = self._server_protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._answer(request.method, response)
@@ -185,6 +195,15 @@ class _Accepted(WebSocket):
         except Exception as exc:
             log.exception("%s: a connection could not be taken over", self.peer)
             self._fail(f"taking over failed: {exc!r}")
+
+    async def _answer_later(self, method: str, answer: Awaitable[Response]) -> None:
+        try:
+            response = await answer
+        except Exception:
+            log.exception("%s: a request could not be answered", self.peer)
+            response = text_response(500, "internal error\n")
+        if self._is_undecided():
+            self._answer(method, response)
 
     def _answer(self, method: str, response: Response) -> None:
         if method == "HEAD":
@@ -269,8 +288,8 @@ async def serve(
 
     Args:
         accept: Called with each request, before any upgrade. It returns an HTTP answer (see `text_response`),
-            after which the connection is closed, or the handler that takes the WebSocket over. If it raises,
-            the answer is 500.
+            after which the connection is closed, or an awaitable of one, or the handler that takes the
+            WebSocket over. If it raises, the answer is 500.
         host: Address or name to listen on; ``None`` for all.
         port: Port; 0 for any free one.
         ssl: Serve TLS with it.

@@ -23,10 +23,10 @@ from pxbridge.errors import (
     EngineRejected,
     EngineUntrusted,
     NoEngineFree,
+    StoreUnreachable,
 )
 from pxbridge.ops.doctor.finding import Finding, good, note, wrong
 from pxbridge.personaplex.client import EngineAddress, Unverified
-from pxbridge.personaplex.leases import StoreUnreachable
 from pxbridge.personaplex.pool import EnginePool, Prompts
 from pxbridge.settings import variable
 
