@@ -15,6 +15,8 @@ The tree::
     │   └── StoreUnreachable     the store that bridges share does not answer: no lease can be had
     ├── PhoneError               the phone's side broke its protocol: this call ends
     │   └── PhoneStalled         it no longer reads what we send
+    ├── CallFailed               a simulated call that could not be placed
+    │   └── CallRefused          the server answered its upgrade with an HTTP error
     └── InputError               a file or argument given to a command cannot be used
 
 Bad media is counted, never raised. What a peer does wrong ends at most its own call.
@@ -93,6 +95,22 @@ class PhoneError(PxbridgeError):
 
 class PhoneStalled(PhoneError):
     """The phone's side no longer reads what we send."""
+
+
+class CallFailed(PxbridgeError):
+    """A simulated call that could not be placed: nobody answered, or not as a WebSocket server."""
+
+
+class CallRefused(CallFailed):
+    """The server answered a simulated call's upgrade with an HTTP error.
+
+    Args:
+        status: The HTTP status it answered with.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class InputError(PxbridgeError):

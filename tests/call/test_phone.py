@@ -12,12 +12,11 @@ import pytest
 from tests.simulated import EchoBridge, SayingBridge, media, play, tone
 from websockets.asyncio.server import ServerConnection, basic_auth, serve
 
+from pxbridge.errors import CallFailed, CallRefused
 from pxbridge.exotel.messages import Event, Media, Start, line_rate, parse
 from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import (
     SPELLINGS,
-    CallFailed,
-    CallRefused,
     Clock,
     Ended,
     Fault,

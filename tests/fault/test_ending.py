@@ -14,7 +14,8 @@ import pytest
 from tests.fault.processes import ROOT, bridge_process, engine_process, engine_program, program, until
 
 from pxbridge.bridge import LONGEST_ENDING_S
-from pxbridge.exotel.phone import CallRefused, Phone, Script, place_call
+from pxbridge.errors import CallRefused
+from pxbridge.exotel.phone import Phone, Script, place_call
 from pxbridge.settings import Settings
 
 

@@ -18,12 +18,10 @@ from rich.text import Text
 from pxbridge.audio import OggOpusReader
 from pxbridge.commands.inside import Inside
 from pxbridge.commands.report import make_report, table
-from pxbridge.errors import InputError
+from pxbridge.errors import CallFailed, CallRefused, InputError
 from pxbridge.exotel.network import GRAMMAR, parse_network
 from pxbridge.exotel.phone import (
     SPELLINGS,
-    CallFailed,
-    CallRefused,
     Clock,
     Ended,
     Line,

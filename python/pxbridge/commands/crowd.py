@@ -1,6 +1,6 @@
 """Many simulated callers at once, made to be cheap: what `pxbridge bench` loads a bridge with.
 
-`exotel/phone.py` simulates one call with everything Exotel does; this simulates a hundred with only what can
+`exotel/phone` simulates one call with everything Exotel does; this simulates a hundred with only what can
 be heard. Each caller speaks all the time, with a loud short tone every few seconds. The engine echoes, and
 the tone's way back tells the delay from mouth to ear. What comes is played as Exotel plays: a packet is
 heard when it has arrived and the one before it is over; so nothing has to be played to know what is heard.

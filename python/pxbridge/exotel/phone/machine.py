@@ -1,87 +1,42 @@
-"""A simulated Exotel: one caller, one player and the messages between them and a bridge.
-
-It is the other end of the wire for tests, benches and `pxbridge call`. What the bridge sends is read here
-with code that the bridge does not use: what both misread in the same way would go unseen.
+"""The phone itself: what it says when, and what it makes of what it hears.
 
 The one idea needed to read on: `Phone` is a state machine without a socket and without a clock. It is asked
-what is due by now, told what came in, and says when it wants to be asked next; `place_call` is the thin
-shell that does so with a real socket, and a test does so with a loop over made-up times. Two clocks exist:
-the wall's, which is the network's and the bridge's, and the phone's own, which may drift against it; media
-and playing go by the latter.
+what is due by now, told what came in, and says when it wants to be asked next. Two clocks exist: the wall's,
+which is the network's and the bridge's, and the phone's own, which may drift against it; media and playing go
+by the latter.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
-import os
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from websockets.asyncio.client import connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidStatus,
-    InvalidURI,
-)
 
-from pxbridge.errors import PxbridgeError
 from pxbridge.exotel.messages import Base64, Exotel, Spelling
 from pxbridge.exotel.network import Direction, Network
+from pxbridge.exotel.phone.mu_law import decode_mu_law, encode_mu_law
 from pxbridge.exotel.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
 
 if TYPE_CHECKING:
-    import ssl
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
-    from websockets.asyncio.client import ClientConnection
 
 PAYLOAD_UNIT = 320
 """Every payload must be a multiple of this many bytes."""
 PAYLOAD_LIMIT = 100_000
 """Exotel's limit for one payload, in bytes."""
-OPEN_TIMEOUT_S = 10.0
-"""Exotel's own limit for the handshake."""
-SEND_TIMEOUT_S = 5.0
-"""A bridge that has not read for this long is given up."""
 STOP_LINGER_S = 1.0
 """After `stop`, the bridge may close first; after this long, Exotel does."""
 STOP_PATIENCE_S = 5.0
 """How long a phone that never closes by itself waits for the bridge to do so."""
-
-OBSERVE = {"Pxbridge-Observe": "1"}
-"""The header by which a phone that is not Exotel's asks pxbridge to tell it about its call."""
-OBSERVED_EVENT = "pxbridge"
-"""The `event` of what comes then. It goes past the call: not counted, not delayed, not played."""
-
-
-class CallFailed(PxbridgeError):
-    """A simulated call that could not be placed: nobody answered, or not as a WebSocket server."""
-
-
-class CallRefused(CallFailed):
-    """The server answered a simulated call's upgrade with an HTTP error.
-
-    Args:
-        status: The HTTP status it answered with.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-Observer = Callable[[Mapping[str, Any]], None]
-"""Told each thing that the bridge tells of the call: `kind`, `at_s` since `start`, and the rest by name."""
 
 SPELLINGS: Mapping[str, Spelling] = {
     "documented": Spelling(),
@@ -557,187 +512,3 @@ class Phone:
 
     def _put(self, item: str | Wire, at_s: float) -> None:
         self._outbox.append((self._up.deliver_at(at_s), item))
-
-
-def encode_mu_law(pcm: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """G.711 µ-law of int16 samples."""
-    return _MU_LAW_OF[pcm.astype(np.int32) + 32768]
-
-
-def decode_mu_law(code: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """The int16 samples of G.711 µ-law."""
-    return _PCM_OF_MU_LAW[code]
-
-
-def _mu_law_tables() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Decoding by G.711's formula; encoding by the nearest value that decoding knows."""
-    code = ~np.arange(256, dtype=np.uint8)
-    exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
-    magnitude = ((2 * mantissa + 33) << exponent << 2) - 132
-    decoded = np.where(code & 128, -magnitude, magnitude).astype(np.int16)
-    order = np.argsort(decoded, kind="stable").astype(np.uint8)
-    values = decoded[order].astype(np.int32)
-    edges = (values[:-1] + values[1:] + 1) // 2
-    encoded = order[np.searchsorted(edges, np.arange(-32768, 32768), side="right")]
-    return decoded, encoded
-
-
-_PCM_OF_MU_LAW, _MU_LAW_OF = _mu_law_tables()
-
-
-class Clock:
-    """Call time on the event loop's clock.
-
-    Args:
-        speed: Call seconds per real second; tests with a real socket use more than 1.
-    """
-
-    def __init__(self, speed: float = 1.0) -> None:
-        self._speed = speed
-        self._zero = 0.0
-
-    def start(self, at_s: float) -> None:
-        """From now on, it is `at_s`."""
-        self._zero = asyncio.get_running_loop().time() - at_s / self._speed
-
-    def now_s(self) -> float:
-        """Call time now."""
-        return (asyncio.get_running_loop().time() - self._zero) * self._speed
-
-    async def wait(self, until_s: float, wake: asyncio.Event) -> None:
-        """Waits until `until_s`, or until `wake` is set, whichever comes first."""
-        loop = asyncio.get_running_loop()
-        timer = None
-        if until_s != float("inf"):
-            timer = loop.call_at(self._zero + until_s / self._speed, wake.set)
-        try:
-            await wake.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-        wake.clear()
-
-
-async def place_call(
-    url: str,
-    phone: Phone,
-    *,
-    tls: ssl.SSLContext | None = None,
-    clock: Clock | None = None,
-    observe: Observer | None = None,
-) -> None:
-    """Dials a bridge as Exotel does and plays the call to its end; the phone holds what became of it.
-
-    The last of what `observe` is told comes after `stop`; it is waited for as long as for the bridge's close.
-
-    Args:
-        url: `ws://` or `wss://`, with a user and password for Basic authentication if the bridge wants them.
-        phone: The call; use it once.
-        tls: For `wss://`: whom to trust; None trusts the system's certificates.
-        clock: Faster time, for tests.
-        observe: Told what the bridge tells of the call, if it is pxbridge; None asks for nothing, as Exotel.
-
-    Raises:
-        CallFailed: No connection.
-        CallRefused: The server answered the upgrade with an HTTP error.
-    """
-    clock = clock or Clock()
-    ws = await _connect(url, tls, {} if observe is None else OBSERVE)
-    clock.start(phone.starts_at_s)
-    wake = asyncio.Event()
-    try:
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(_read(ws, phone, clock, wake, observe))
-            while not phone.is_over:
-                for item in phone.due(clock.now_s()):
-                    await _put_on_wire(ws, item, phone)
-                if not phone.is_over:
-                    await clock.wait(phone.next_at_s, wake)
-            reader.cancel()
-    finally:
-        ws.transport.abort()
-        await ws.wait_closed()
-
-
-def shown(url: str) -> str:
-    """A URL as it may be printed: without the user and password in it."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return scheme + separator + authority.rpartition("@")[2] + slash + path
-
-
-async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, str]) -> ClientConnection:
-    name = shown(url)
-    try:
-        return await connect(
-            url,
-            ssl=tls,
-            additional_headers=headers,
-            compression=None,  # as Exotel; it would only cost time
-            proxy=None,
-            open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=None,
-            max_size=None,  # a payload over the limit is counted, not refused
-            max_queue=None,  # the player takes everything at once, as Exotel's does
-            user_agent_header="pxbridge phone (simulated Exotel)",
-        )
-    except InvalidStatus as refused:
-        response = refused.response
-        detail = bytes(response.body or b"").decode("utf-8", "replace").strip()[:200]
-        message = f"{name} refused the call: HTTP {response.status_code} {response.reason_phrase}"
-        raise CallRefused(f"{message}: {detail}" if detail else message, response.status_code) from refused
-    except InvalidURI as error:
-        raise CallFailed(f"{name!r} is no ws:// or wss:// address") from error
-    except (InvalidHandshake, InvalidMessage) as error:
-        raise CallFailed(f"{name} answers, but not as a WebSocket server: {error}") from error
-    except TimeoutError as error:
-        raise CallFailed(f"{name} did not answer within {OPEN_TIMEOUT_S:g} s") from error
-    except OSError as error:
-        number = error.errno or 0  # negative for a name that does not resolve: not one of the system's
-        why = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise CallFailed(f"{name} cannot be reached: {why}") from error
-
-
-async def _read(
-    ws: ClientConnection, phone: Phone, clock: Clock, wake: asyncio.Event, observe: Observer | None
-) -> None:
-    try:
-        while True:
-            message = await ws.recv()
-            if observe is not None and (told := _observed(message)) is not None:
-                observe(told)
-                continue
-            phone.receive(message, clock.now_s())
-            wake.set()
-    except ConnectionClosed:
-        phone.closed(clock.now_s(), ws.close_code or 1006, ws.close_reason or "")
-        wake.set()
-
-
-def _observed(message: str | bytes) -> Mapping[str, Any] | None:
-    """What the bridge tells of the call in this message; None for a message of the call itself."""
-    # Most messages are audio: they are not to be read twice for this.
-    if not isinstance(message, str) or OBSERVED_EVENT not in message:
-        return None
-    try:
-        told = json.loads(message)
-    except ValueError:
-        return None
-    return told if isinstance(told, dict) and told.get("event") == OBSERVED_EVENT else None
-
-
-async def _put_on_wire(ws: ClientConnection, item: str | Wire, phone: Phone) -> None:
-    match item:
-        case Wire.ABORT:
-            ws.transport.abort()
-        case Wire.CLOSE:
-            await ws.close()
-        case text:
-            try:
-                async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await ws.send(text)
-            except TimeoutError:
-                phone.faults[Fault.DOES_NOT_READ] += 1
-                ws.transport.abort()
-            except ConnectionClosed:
-                pass  # the reader tells the phone

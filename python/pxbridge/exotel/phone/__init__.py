@@ -1,0 +1,48 @@
+"""A simulated Exotel: one caller, one player and the messages between them and a bridge.
+
+It is the other end of the wire for tests, benches and `pxbridge call`. What the bridge sends is read here
+with code that the bridge does not use: what both misread in the same way would go unseen.
+
+`machine` is the phone, without a socket and without a clock; `dialling` places its call over a real socket,
+where a test may do so with a loop over made-up times.
+"""
+
+from pxbridge.exotel.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
+from pxbridge.exotel.phone.machine import (
+    PAYLOAD_LIMIT,
+    PAYLOAD_UNIT,
+    SPELLINGS,
+    Caller,
+    Ended,
+    Fault,
+    HangUp,
+    Line,
+    Mood,
+    Phone,
+    Script,
+    Wire,
+)
+from pxbridge.exotel.phone.mu_law import decode_mu_law, encode_mu_law
+
+__all__ = [
+    "OBSERVE",
+    "OBSERVED_EVENT",
+    "PAYLOAD_LIMIT",
+    "PAYLOAD_UNIT",
+    "SPELLINGS",
+    "Caller",
+    "Clock",
+    "Ended",
+    "Fault",
+    "HangUp",
+    "Line",
+    "Mood",
+    "Observer",
+    "Phone",
+    "Script",
+    "Wire",
+    "decode_mu_law",
+    "encode_mu_law",
+    "place_call",
+    "shown",
+]
