@@ -163,8 +163,9 @@ class Settings(BaseModel):
         Profile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
     ] = Field(
         default=Timing.profile,
-        description="What is sent to Exotel: standard, strict (payloads of at least 3,200 bytes, "
-        "for accounts that insist on Exotel's documented minimum) or low-delay.",
+        description="What is sent to Exotel: standard, strict (payloads of at least 3,200 bytes, Exotel's "
+        "documented minimum, for accounts that insist on it; 160 ms more delay) or low-delay (sound that is "
+        "late once in a while is made up instead of being waited for).",
     )
     max_backlog_ms: Annotated[int, Right("a whole number of milliseconds from 0 to 10000")] = Field(
         default=Timing.max_backlog_ms,

@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 const FIRST_HOLD_US: u64 = 6_000_000;
 /// Kept at most: one hole a minute is what a caller may hear.
 const LONGEST_HOLD_US: u64 = 60_000_000;
+/// For whoever wants the smallest delay, at first and at most.
+const SHORT_HOLD_US: u64 = 600_000;
 /// Given back in steps of one packet...
 const STEP_US: i64 = 20_000;
 /// ...so many in the time of a hold: the longer it was kept, the longer a step is watched for a hole.
@@ -43,6 +45,8 @@ pub(crate) struct Hold {
     peak_us: i64,
     until_us: u64,
     hold_us: u64,
+    first_hold_us: u64,
+    longest_hold_us: u64,
     ping_due_us: u64,
     /// When each newest ping came back, and how long it took.
     trips: VecDeque<(u64, u64)>,
@@ -51,12 +55,20 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    pub(crate) fn new() -> Self {
+    /// What is late about once in a second is waited for, or is not: then all is given back soon.
+    pub(crate) fn new(waits_for_rare: bool) -> Self {
+        let (first_hold_us, longest_hold_us) = if waits_for_rare {
+            (FIRST_HOLD_US, LONGEST_HOLD_US)
+        } else {
+            (SHORT_HOLD_US, SHORT_HOLD_US)
+        };
         Self {
+            first_hold_us,
+            longest_hold_us,
             extra_us: 0,
             peak_us: 0,
             until_us: 0,
-            hold_us: FIRST_HOLD_US,
+            hold_us: first_hold_us,
             ping_due_us: 0,
             trips: VecDeque::with_capacity(TRIPS_KEPT),
             varied: false,
@@ -76,10 +88,10 @@ impl Hold {
         let released_too_early = self.until_us > 0 && now_us < self.until_us + 2 * self.hold_us;
         let needed_us = (self.extra_us(now_us) + longer_us).min(MOST_US);
         if released_too_early {
-            self.hold_us = (2 * self.hold_us).min(LONGEST_HOLD_US);
+            self.hold_us = (2 * self.hold_us).min(self.longest_hold_us);
             self.peak_us = self.peak_us.max(needed_us);
         } else {
-            self.hold_us = FIRST_HOLD_US;
+            self.hold_us = self.first_hold_us;
             self.peak_us = needed_us;
         }
         self.extra_us = self.peak_us;
@@ -113,7 +125,7 @@ impl Hold {
         if most_us - least_us >= VARY_US {
             // The line is seen to be bad, so nothing has to be found out by trying.
             self.varied = true;
-            self.hold_us = FIRST_HOLD_US;
+            self.hold_us = self.first_hold_us;
             self.until_us = self.until_us.max(now_us + VARIED_FOR_US);
             if trips >= TRIPS_ENOUGH {
                 let needed_us = (most_us - least_us).saturating_sub(return_us) as i64;
@@ -141,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_was_proved_is_kept_for_a_while_and_given_back_in_steps() {
-        let mut hold = Hold::new();
+        let mut hold = Hold::new(true);
         hold.proved_longer(60_000, 1_000_000);
         assert_eq!(hold.extra_us(6_900_000), 60_000);
         assert_eq!(hold.extra_us(7_000_000), 40_000);
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn giving_back_too_early_makes_it_hold_twice_as_long() {
-        let mut hold = Hold::new();
+        let mut hold = Hold::new(true);
         hold.proved_longer(60_000, 0);
         hold.proved_longer(20_000, 7_000_000);
         assert!(hold.extra_us(18_000_000) > 0);
@@ -170,7 +182,7 @@ mod tests {
 
     #[test]
     fn while_pings_vary_it_is_kept_and_soon_after_they_agree_it_is_gone() {
-        let mut hold = Hold::new();
+        let mut hold = Hold::new(true);
         hold.proved_longer(80_000, 1_000_000);
         let jitter = |now_us: u64| {
             30_000
@@ -186,19 +198,19 @@ mod tests {
 
     #[test]
     fn pings_that_never_vary_do_not_end_it_before_its_time() {
-        let mut hold = Hold::new();
+        let mut hold = Hold::new(true);
         hold.proved_longer(80_000, 1_000_000);
         assert!(released_us(&mut hold, 1_000_000, |_| 30_000) >= 7_000_000);
     }
 
     #[test]
     fn a_line_on_which_nothing_is_kept_is_not_pinged() {
-        assert!(!Hold::new().take_ping(5_000_000));
+        assert!(!Hold::new(true).take_ping(5_000_000));
     }
 
     #[test]
     fn a_stall_is_not_kept() {
-        let mut hold = Hold::new();
+        let mut hold = Hold::new(true);
         hold.proved_longer(1_500_000, 0);
         assert_eq!(hold.extra_us(1), 0);
     }

@@ -182,7 +182,7 @@ impl Intake {
             state: State::Closed,
             queue: Backlog::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
-            lateness: Lateness::new(),
+            lateness: Lateness::new(true),
             drift: Drift::new(),
             opened_us: 0,
             answered_us: None,

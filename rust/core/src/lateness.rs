@@ -13,6 +13,10 @@ const SLOTS: usize = 72;
 /// One slot in so many is left out as an accident: 3 % (the third worst of 72), so that two stalls in the window
 /// are forgotten. Leaving out more would miss the worst of jitter on top of a beat, where only each fifth frame counts.
 const ACCIDENT: usize = 36;
+/// Whoever wants the smallest delay leaves out one slot in so many: what is late about once in a second...
+const RARE: usize = 10;
+/// ...where that saves more than a packet. Less than that is not worth what is heard of it.
+const WORTH_US: i64 = 30_000;
 /// Lateness beyond the quantile by this is a stall: what comes after it, faster than real time, says nothing
 /// about the network and is not learnt.
 const STALL_US: i64 = 60_000;
@@ -48,11 +52,14 @@ pub(crate) struct Lateness {
     worst_us: i64,
     best_us: i64,
     state: State,
+    waits_for_rare: bool,
 }
 
 impl Lateness {
-    pub(crate) fn new() -> Self {
+    /// What is late about once in a second is waited for, or is not, for the smallest delay.
+    pub(crate) fn new(waits_for_rare: bool) -> Self {
         Self {
+            waits_for_rare,
             slots: Vec::with_capacity(SLOTS),
             next: 0,
             worst_us: 0,
@@ -63,7 +70,7 @@ impl Lateness {
 
     /// Forgets everything: the positions start anew.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new();
+        *self = Self::new(self.waits_for_rare);
     }
 
     /// Media of `position_us` arrived.
@@ -131,21 +138,30 @@ impl Lateness {
     }
 
     fn judge(&mut self) {
-        const SKIPPED: usize = SLOTS / ACCIDENT;
-        let mut worst = [i64::MIN; SKIPPED + 1];
+        const MOST: usize = SLOTS / RARE;
+        let mut worst = [i64::MIN; MOST + 1];
+        let accidents = self.slots.len() / ACCIDENT;
+        let skipped = if self.waits_for_rare {
+            accidents
+        } else {
+            self.slots.len() / RARE
+        };
         self.best_us = i64::MAX;
         // Slots count, not time: during a stall nothing is forgotten.
         for slot in &self.slots {
             self.best_us = self.best_us.min(slot.best_us);
             // The few worst, in falling order, by insertion.
             let mut carried = slot.worst_us;
-            for place in &mut worst {
+            for place in &mut worst[..=skipped] {
                 if carried > *place {
                     std::mem::swap(place, &mut carried);
                 }
             }
         }
-        self.worst_us = worst[self.slots.len() / ACCIDENT];
+        self.worst_us = worst[accidents];
+        if self.worst_us - worst[skipped] > WORTH_US {
+            self.worst_us = worst[skipped];
+        }
     }
 
     /// The offset that all but accidents keep.
@@ -170,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_beat_of_100_against_80_ms_is_known_after_its_first_round() {
-        let mut lateness = Lateness::new();
+        let mut lateness = Lateness::new(true);
         for (position_ms, arrival_ms) in [(0, 130), (80, 230), (160, 330), (240, 430), (320, 460)] {
             lateness.observe(position_ms * 1000, arrival_ms * 1000);
         }
@@ -180,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_stall_and_the_burst_after_it_are_forgotten_as_an_accident() {
-        let mut lateness = Lateness::new();
+        let mut lateness = Lateness::new(true);
         let mut position_ms = 0;
         while position_ms < 10_000 {
             let on_time_ms = position_ms as u64 + 100;
@@ -197,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_source_that_stays_late_is_believed_within_seconds() {
-        let mut lateness = Lateness::new();
+        let mut lateness = Lateness::new(true);
         for step in 0..300_i64 {
             let late_ms = if step < 100 { 0 } else { 500 };
             lateness.observe(step * 80_000, (step * 80 + late_ms) as u64 * 1000);

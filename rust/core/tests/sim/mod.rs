@@ -40,6 +40,8 @@ pub struct Leg {
     pub jitter_until_us: Option<u64>,
     pub jitter_from_us: u64,
     pub stalls: Vec<(u64, u64)>,
+    /// So many messages in a thousand are lost once, and come later by so much: with them, all that follow.
+    pub losses: (u64, u64),
 }
 
 impl Leg {
@@ -76,7 +78,9 @@ impl Wire {
         } else {
             0
         };
-        let mut at_us = sent_us + leg.delay_us + jitter_us;
+        let (permille, again_us) = leg.losses;
+        let lost = permille > 0 && self.random.below(1000) < permille;
+        let mut at_us = sent_us + leg.delay_us + jitter_us + if lost { again_us } else { 0 };
         for &(from_us, to_us) in &leg.stalls {
             if (from_us..to_us).contains(&at_us) {
                 at_us = to_us;
