@@ -82,6 +82,7 @@ RELOADED = {
     "engine_fingerprint",
     "engine_handshake_timeout_s",
     "engine_insecure",
+    "failover_prefers",
     "gate_ms",
     "handshakes_per_minute",
     "max_backlog_ms",
@@ -334,7 +335,12 @@ async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
 
 
 def _call_limits(settings: Settings) -> CallLimits:
-    return CallLimits(settings.max_wait_s, settings.failover_timeout_s, settings.engine_silent_timeout_s)
+    return CallLimits(
+        settings.max_wait_s,
+        settings.failover_timeout_s,
+        settings.engine_silent_timeout_s,
+        settings.phone_silent_timeout_s,
+    )
 
 
 def _timing(settings: Settings) -> Timing:

@@ -18,7 +18,8 @@ from tests.virtual_time import run
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
-from pxbridge.calls.call import PHONE_SILENT_S, START_TIMEOUT_S, Party
+from pxbridge.calls.call import START_TIMEOUT_S, Party
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import SPELLINGS, HangUp, Line, Phone, Script, place_call
 from pxbridge.listening import listen
@@ -167,7 +168,9 @@ def test_a_line_that_falls_silent_without_a_close_is_hung_up() -> None:
             with pytest.raises(ConnectionClosedError, match="nothing from the phone"):
                 while True:
                     await ws.recv()
-            assert asyncio.get_running_loop().time() - began_s == pytest.approx(PHONE_SILENT_S, abs=0.5)
+            assert asyncio.get_running_loop().time() - began_s == pytest.approx(
+                CallLimits().phone_silent_s, abs=0.5
+            )
             await asyncio.sleep(0.5)
             assert b.pool.free == 1
 

@@ -51,6 +51,7 @@ keys = {{ "0" = {{ hand_over = ["+91 98765 43210", "+919876543211"] }}, "#" = "e
 
 [personas.night]
 warm = 2
+failover_prefers = "informed"
 """
 
 
@@ -80,6 +81,7 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
     assert (night.voice_prompt, night.text_prompt) == ("VARF1.pt", "You are kind.")
     assert (night.phrases, night.warm, night.fixed) == ({"goodbye": End()}, 2, True)
     assert not night.record
+    assert (books.failover_prefers, night.failover_prefers) == ("soonest", "informed")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,11 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
         ("[personas.a]\nmax_duration_s = 0", "a.max_duration_s", "0 is not a number of seconds above 0"),
         ("[personas.a]\nmax_duration_s = nan", "a.max_duration_s", "nan is not a number of seconds"),
         ("[personas.a]\nrecord = 1", "a.record", "1 is not true or false"),
+        (
+            "[personas.a]\nfailover_prefers = 'best'",
+            "a.failover_prefers",
+            "is not soonest or informed",
+        ),
         ("[personas.a]\nwarm = true", "a.warm", "True is not a whole number from 0 to 100"),
         ("[personas.a]\nwarm = 1\ntext_prompt = 'Hi {to}'", "a.warm", "its prompt has fields"),
         ("[personas.a]\nkeys = 1", "a.keys", "is not a table such as"),

@@ -51,9 +51,6 @@ log = logging.getLogger("pxbridge.call")
 START_TIMEOUT_S = 10.0
 """A phone that says nothing for so long after its handshake is not Exotel: `start` follows at once."""
 
-PHONE_SILENT_S = 30.0
-"""Exotel sends media all the time, so a line without any message for so long is dead (half-open)."""
-
 LAST_WORDS_S = 10.0
 """The longest that the end of a call waits for Exotel to say that the last words were heard."""
 
@@ -246,10 +243,11 @@ class Call:
 
     async def _watch_phone(self) -> None:
         """Ends a call whose line has died without a close."""
-        while (left_s := self._phone_heard_s + PHONE_SILENT_S - self._clock()) > 0:  # noqa: ASYNC110
+        silent_s = self._limits.phone_silent_s
+        while (left_s := self._phone_heard_s + silent_s - self._clock()) > 0:  # noqa: ASYNC110
             # No event to wait for instead: setting one per message would cost more than all of this.
             await asyncio.sleep(left_s)
-        self._finish(Ending(Party.PHONE, f"nothing from the phone for {PHONE_SILENT_S:.0f} s", 1011))
+        self._finish(Ending(Party.PHONE, f"nothing from the phone for {silent_s:g} s", 1011))
 
     # -- what the phone sends -------------------------------------------------------------------------
 
@@ -402,7 +400,7 @@ class Call:
             self._arm()
 
     def play(self, pcm: NDArray[np.float32]) -> None:
-        """Queues sound of the bridge's own; an engine that speaks ends it."""
+        """Queues sound of the bridge's own: heard while no engine speaks, and ended by one that does."""
         if self._ending.done():
             return
         _, downlink = self._line()

@@ -3,7 +3,11 @@
 Each phase is one method that returns when the phase is over; what the caller hears in it is its business. A
 conversation outlives its engines: when one dies the phone's socket stays, and another goes on with the same
 persona. It is quickest with a session that was prompted ahead, which knows the persona and nothing of the
-call; any other is told in its text prompt what has been said.
+call; any other is told in its text prompt what has been said. Which of the two is wanted, the persona says.
+
+An engine can also stop without dying: it hears and says nothing, or its network is gone. It is given up soon
+if another is free. If none is, it may come back, so it is waited for; the caller hears meanwhile what covers
+any other gap, until it is back or given up after all.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pxbridge.calls import sounds
 from pxbridge.calls.events import Kind
+from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.record import Ending, Party, Phase
 from pxbridge.calls.sounds import Sound
-from pxbridge.calls.waiting import OwnVoice, cover_gap, entertain
+from pxbridge.calls.waiting import GapCover, OwnVoice, entertain
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
 from pxbridge.personaplex.pool import Prompts
 
@@ -60,11 +65,14 @@ class CallLimits:
         failover_timeout_s: The longest that a caller waits for another engine when one died.
         engine_silent_s: An engine that hears the caller and says nothing at all, not even silence, for so
             long has died; where no other is free it has `failover_timeout_s` more to come back.
+        phone_silent_s: A phone that sends nothing at all for so long is gone. Exotel sends media all the
+            time, so such a line is dead though nobody closed it (half-open).
     """
 
     max_wait_s: float = 60.0
     failover_timeout_s: float = 20.0
     engine_silent_s: float = 2.5
+    phone_silent_s: float = 30.0
 
 
 class Line(OwnVoice, Protocol):
@@ -145,9 +153,16 @@ class Conversation:
         self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
         self._limits = limits
         self._clock = clock
+        self._gap = GapCover(line)
 
     async def hold(self) -> Ending:
         """Holds it, engine after engine; says how it ended. Ends earlier by being cancelled."""
+        try:
+            return await self._hold()
+        finally:
+            await self._gap.end()
+
+    async def _hold(self) -> Ending:
         self._greet()
         try:
             lease, session = await self._first_engine()
@@ -287,13 +302,21 @@ class Conversation:
                 sent_s, came_s, owed_s = now_sent_s, now_came_s, 0.0
             elif now_sent_s - sent_s >= FED_ENOUGH_S:
                 owed_s += CHECK_EVERY_S
-            # Without another, the best for the caller is one that may come back: networks stall, too.
-            patience_s = self._limits.engine_silent_s
-            if not self._engines.has_free_besides(session.engine):
-                patience_s += self._limits.failover_timeout_s
-            if owed_s >= patience_s:
-                on_close(EngineLost(f"{session.engine}: it hears and says nothing for {owed_s:g} s"))
-                return
+            silent_s = self._limits.engine_silent_s
+            if owed_s >= silent_s:
+                # Without another, the best for the caller is one that may come back: networks stall, too.
+                other = self._engines.has_free_besides(session.engine)
+                if other or owed_s >= silent_s + self._limits.failover_timeout_s:
+                    on_close(EngineLost(f"{session.engine}: it hears and says nothing for {owed_s:g} s"))
+                    return
+                if not self._gap.covered:
+                    self._line.tell(
+                        Kind.NOTE,
+                        text=f"{session.engine} says nothing, and no other engine is free: it is waited for",
+                    )
+                    self._gap.begin()
+            elif self._gap.covered:
+                await self._gap.end()  # it is back, and has ended the bridge's own sound
             if self._line.agent_paused_s >= CHECK_EVERY_S:
                 self._line.agent_pauses()
 
@@ -309,14 +332,21 @@ class Conversation:
         record = self._line.record
         record.failovers += 1
         avoid = frozenset({lost})
-        async with self._hearing(cover_gap(self._line)), asyncio.timeout(self._limits.failover_timeout_s):
-            while True:
-                knowing = told(self._persona, "".join(record.words))
-                lease = await self._engines.lease_ahead(self._prompts, knowing, avoid)
-                avoid |= {lease.engine}
-                with contextlib.suppress(EngineError):
-                    return lease, await self._prompt(lease)
-                await asyncio.sleep(BETWEEN_TRIES_S)
+        self._gap.begin()
+        try:
+            async with asyncio.timeout(self._limits.failover_timeout_s):
+                while True:
+                    knowing = told(self._persona, "".join(record.words))
+                    soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
+                    lease = await self._engines.lease_ahead(
+                        self._prompts if soonest else knowing, knowing, avoid
+                    )
+                    avoid |= {lease.engine}
+                    with contextlib.suppress(EngineError):
+                        return lease, await self._prompt(lease)
+                    await asyncio.sleep(BETWEEN_TRIES_S)
+        finally:
+            await self._gap.end()
 
     def _enter(self, phase: Phase, **detail: str) -> None:
         self._line.record.phase = phase

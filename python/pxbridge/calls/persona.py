@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.phrases import Action, End, HandOver, PhraseSpotter
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Action", "End", "HandOver", "Persona", "Personas", "PhraseSpotter", "template_fault"]
+__all__ = [
+    "Action",
+    "End",
+    "FailoverPrefers",
+    "HandOver",
+    "Persona",
+    "Personas",
+    "PhraseSpotter",
+    "template_fault",
+]
 
 VOICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.(?:pt|wav)")
 """What a voice prompt may be called: NVIDIA's server joins it to a folder, so no separators and no dots."""
@@ -52,6 +62,15 @@ _MEANINGFUL = str.maketrans("", "", "{}<>")
 """Braces make fields; angle brackets make the marks that the engine puts around a prompt (``<system>``)."""
 
 
+class FailoverPrefers(StrEnum):
+    """What matters more of an engine that takes over a call in which another died."""
+
+    SOONEST = "soonest"
+    """That it is heard soon: a session that was prompted ahead is taken, and knows nothing of the call."""
+    INFORMED = "informed"
+    """That it knows what the agent has said: it is prompted for this call, and the caller waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Persona:
     """One agent, as callers meet it.
@@ -67,6 +86,7 @@ class Persona:
         phrases: What the agent's words set off.
         record: Whether calls are recorded.
         warm: Sessions to keep connected and prompted ahead of calls.
+        failover_prefers: Which engine goes on when one died in a call.
     """
 
     voice_prompt: str
@@ -78,6 +98,7 @@ class Persona:
     phrases: Mapping[str, Action] = field(default_factory=dict, hash=False)
     record: bool = False
     warm: int = 0
+    failover_prefers: FailoverPrefers = FailoverPrefers.SOONEST
 
     @property
     def fixed(self) -> bool:

@@ -17,6 +17,7 @@ from pxbridge.calls.persona import (
     DEFAULT_NAME,
     PERSONA_NAME,
     VOICE_NAME,
+    FailoverPrefers,
     Persona,
     Personas,
     number_key,
@@ -68,7 +69,12 @@ def read_personas(loaded: Loaded) -> Personas:
     settings = loaded.settings
     if fault := template_fault(settings.text_prompt):
         raise ConfigError(*loaded.origins.get("text_prompt", ("text_prompt", "default")), fault)
-    default = Persona(settings.voice_prompt, settings.text_prompt, warm=settings.warm_sessions)
+    default = Persona(
+        settings.voice_prompt,
+        settings.text_prompt,
+        warm=settings.warm_sessions,
+        failover_prefers=settings.failover_prefers,
+    )
     file = loaded.file or Path()
     # The default first, since the others are what it is where they do not say otherwise.
     tables = sorted(loaded.personas.items(), key=lambda each: each[0] != DEFAULT_NAME)
@@ -219,6 +225,12 @@ def _count(value: object, _: Path) -> int:
     return value
 
 
+def _preference(value: object, _: Path) -> FailoverPrefers:
+    if not isinstance(value, str) or value not in set(FailoverPrefers):
+        raise _Fault(f"{value!r} is not {' or '.join(FailoverPrefers)}")
+    return FailoverPrefers(value)
+
+
 def _action(trigger: str, value: object, folder: Path) -> Action:
     if value == "end":
         return End()
@@ -285,6 +297,11 @@ KEYS = {
     "record": _Key(_flag, "true", "Whether its calls are recorded."),
     "warm": _Key(
         _count, "1", "Engine sessions kept prompted ahead of calls. None for a prompt with fields in it."
+    ),
+    "failover_prefers": _Key(
+        _preference,
+        '"informed"',
+        "Which engine goes on when one dies in a call: as the setting `PXBRIDGE_FAILOVER_PREFERS`.",
     ),
 }
 """Every key of a persona's table."""

@@ -21,6 +21,9 @@ REMIND_EVERY_S: Final = 30.0
 GAP_WITHOUT_WORDS_S: Final = 2.5
 """A gap in mid-call shorter than this needs no explanation."""
 
+BREATH_S: Final = 0.1
+"""Between two rounds. Where the bridge is not heard just now, for an engine speaks, no more is waited."""
+
 MUSIC_AHEAD_S: Final = 1.0
 """The next round of music is queued so long before the last one ends."""
 
@@ -56,8 +59,37 @@ async def entertain(line: OwnVoice) -> None:
         await say(line, Sound.STILL_WAITING)
 
 
-async def cover_gap(line: OwnVoice) -> None:
-    """Covers the gap that an engine's death leaves: a short sound, and if it lasts, words and music."""
+class GapCover:
+    """Covers the gap that an engine leaves which dies or hangs; one that is covered already stays so.
+
+    Args:
+        line: Where it is heard.
+    """
+
+    def __init__(self, line: OwnVoice) -> None:
+        self._line = line
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def covered(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._task is not None
+
+    def begin(self) -> None:
+        """From now on the caller hears that there is a gap."""
+        if self._task is None:
+            self._task = asyncio.create_task(_cover(self._line), name="gap")
+
+    async def end(self) -> None:
+        """Nothing more of it; what is queued plays on, until an engine speaks."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _cover(line: OwnVoice) -> None:
+    """A short sound, and if the gap lasts, words and music."""
     line.play(sound(Sound.GAP, line.rate_hz))
     await asyncio.sleep(GAP_WITHOUT_WORDS_S)
     await say(line, Sound.ONE_MOMENT)
@@ -73,3 +105,4 @@ async def _music(line: OwnVoice, at_least_s: float) -> None:
         played_s += len(music) / line.rate_hz
         await line.played(all_but_s=MUSIC_AHEAD_S)
     await line.played()
+    await asyncio.sleep(BREATH_S)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pxbridge.calls.numbers import Form as NumberForm
+from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.timing import Profile, Timing
 from pxbridge.settings.values import (
     Network,
@@ -142,6 +143,21 @@ class Settings(BaseModel):
         gt=0,
         le=600,
         description="When an engine dies in a call: how long another may take before the caller is let go.",
+    )
+    failover_prefers: Annotated[FailoverPrefers, BeforeValidator(lower), Right("soonest or informed")] = (
+        Field(
+            default=FailoverPrefers.SOONEST,
+            description="Which engine goes on when one dies in a call: the soonest, a session prompted "
+            "ahead, is heard within a second and knows nothing of the call; an informed one is told what "
+            "the agent has said, and the caller waits for its prompts.",
+        )
+    )
+    phone_silent_timeout_s: Annotated[float, _SECONDS] = Field(
+        default=30.0,
+        gt=0,
+        le=600,
+        description="A phone that sends nothing at all for so long, and did not hang up, is gone. "
+        "Exotel sends all the time.",
     )
     lease_store: Annotated[
         str, BeforeValidator(store_url), Right("memory, or a URL such as redis://localhost:6379/0")

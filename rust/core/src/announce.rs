@@ -49,6 +49,14 @@ impl Announcement {
         out.resize(out.len().next_multiple_of(self.packet), 0.0);
     }
 
+    /// Lays it over `out`, so much of it as `out` is long.
+    pub(crate) fn lay_over(&mut self, out: &mut [f32]) {
+        let samples = out.len().min(self.pcm.len());
+        for (mixed, own) in out.iter_mut().zip(self.pcm.drain(..samples)) {
+            *mixed += own;
+        }
+    }
+
     /// Ends it: appends one packet that fades to silence, or nothing if nothing waits.
     pub(crate) fn cut(&mut self, out: &mut Vec<f32>) {
         let begin = out.len();

@@ -333,6 +333,13 @@ impl Downlink {
         let step = self
             .playout
             .push(&self.line, now_us, caller.speaking, &mut self.paced);
+        if !self.own.is_empty() {
+            // It covered a hole: it fades under the agent's first word.
+            self.line.clear();
+            self.own.cut(&mut self.line);
+            let faded = self.paced.iter_mut().zip(&self.line);
+            faded.for_each(|(agent, own)| *agent += own);
+        }
         self.send(step, now_us, messages);
         true
     }
@@ -369,15 +376,24 @@ impl Downlink {
             Life::HeardOut => {}
             Life::Live | Life::Finishing => {
                 self.paced.clear();
+                let was_bridging = self.playout.is_bridging();
                 let Self {
                     stream,
                     playout,
                     paced,
+                    own,
                     ..
                 } = self;
                 let mut conceal = |samples: usize, out: &mut Vec<f32>| stream.conceal(samples, out);
                 let step = playout.poll(now_us, &mut conceal, paced);
+                if playout.is_bridging() {
+                    own.lay_over(paced);
+                }
                 self.send(step, now_us, messages);
+                if was_bridging && self.playout.is_idle() && self.life == Life::Live {
+                    // So long a hole is not bridged any more: as if the engine were gone, until it speaks.
+                    self.life = Life::Waiting { next_us: now_us };
+                }
             }
         }
     }
@@ -396,12 +412,19 @@ impl Downlink {
     }
 
     /// Queues the bridge's own sound, at the line's rate: greetings, announcements, music. It is played while no
-    /// engine speaks, and an engine that begins to speak cuts it short; while one speaks, and after
-    /// [`Downlink::finish`], it is not played at all.
+    /// engine speaks, and over the hole that one leaves which has stopped; an engine that begins to speak cuts it
+    /// short. While one speaks, and after [`Downlink::finish`], it is not played at all.
     pub fn play(&mut self, pcm: &[f32], now_us: u64, messages: &mut Vec<Vec<u8>>) {
-        if let Life::Waiting { .. } = self.life {
-            self.own.push(pcm);
-            self.poll(now_us, messages);
+        if self.life == Life::Live && self.playout.is_idle() {
+            self.life = Life::Waiting { next_us: now_us }; // nothing is left of it to be played
+        }
+        match self.life {
+            Life::Waiting { .. } => {
+                self.own.push(pcm);
+                self.poll(now_us, messages);
+            }
+            Life::Live if self.playout.is_bridging() => self.own.push(pcm),
+            _ => {}
         }
     }
 
@@ -416,7 +439,8 @@ impl Downlink {
     #[must_use]
     pub fn playing_us(&self, now_us: u64) -> u64 {
         match self.life {
-            Life::Waiting { .. } | Life::Parting => {
+            Life::Live if self.own.is_empty() => 0,
+            Life::Waiting { .. } | Life::Parting | Life::Live => {
                 let queued_us = self.own.len() as u64 * 1_000_000 / u64::from(self.rate_hz);
                 self.playout.exotel_dry_us().saturating_sub(now_us) + queued_us
             }

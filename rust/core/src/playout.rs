@@ -335,6 +335,18 @@ impl Playout {
         Step::Send
     }
 
+    /// Whether a hole in the engine's audio is being bridged.
+    #[must_use]
+    pub fn is_bridging(&self) -> bool {
+        matches!(self.state, State::Bridging { .. })
+    }
+
+    /// Whether it begins anew with the engine's next audio.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
     /// When [`Playout::poll`] is due if nothing arrives before.
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
