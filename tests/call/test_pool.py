@@ -8,7 +8,8 @@ import pytest
 from tests.call.rig import bridge
 from tests.virtual_time import run
 
-from pxbridge.errors import NoEngineFree
+from pxbridge.errors import EngineRejected, NoEngineFree
+from pxbridge.personaplex import faults
 from pxbridge.personaplex.client import EngineAddress
 from pxbridge.personaplex.pool import Prompts, SlotState
 from pxbridge.personaplex.probe import answers
@@ -65,6 +66,55 @@ def test_a_slot_goes_through_its_states_and_comes_back() -> None:
             await b.engines[0].start()
             await asyncio.sleep(10.0)
             assert states() == {SlotState.IDLE}
+
+    run(main())
+
+
+def test_an_engine_on_trial_is_tried_with_one_conversation_and_then_takes_the_others_together() -> None:
+    async def main() -> None:
+        async with bridge(prompt_s=2.0, slots=4) as b:
+            loop = asyncio.get_running_loop()
+            for _ in range(2):  # two failures in a row: it is on trial from now on
+                lease = await b.pool.lease(KIND)
+                await lease.session()
+                lease.lost()
+                await asyncio.sleep(1.5)
+            leases = [asyncio.create_task(b.pool.lease_in_turn(KIND)) for _ in range(4)]
+            await asyncio.sleep(0.5)
+            assert sum(lease.done() for lease in leases) == 1, "one finds out whether it works"
+            (first,) = [lease.result() for lease in leases if lease.done()]
+            await first.session()
+            proved_s = loop.time()
+            others = [lease for lease in await asyncio.gather(*leases) if lease is not first]
+            await asyncio.gather(*(lease.session() for lease in others))
+            assert loop.time() - proved_s == pytest.approx(2.0, abs=0.4), "together, not one after the other"
+            for lease in (first, *others):
+                lease.release()
+
+    run(main())
+
+
+def test_a_trial_that_fails_costs_one_conversation() -> None:
+    async def main() -> None:
+        async with bridge(prompt_s=2.0, slots=4) as b:
+            for _ in range(2):
+                lease = await b.pool.lease(KIND)
+                await lease.session()
+                lease.lost()
+                await asyncio.sleep(1.5)
+            b.engines[0].faults = (faults.ClosesPrompting(after_s=1.0),)
+            tried = len(b.prompted)
+            leases = [asyncio.create_task(b.pool.lease_in_turn(KIND)) for _ in range(4)]
+            await asyncio.sleep(0.5)
+            (trial,) = [lease.result() for lease in leases if lease.done()]
+            with pytest.raises(EngineRejected):
+                await trial.session()
+            trial.release()
+            await asyncio.sleep(1.0)
+            assert len(b.prompted) == tried + 1
+            assert not [lease for lease in leases if lease.done() and lease.result() is not trial]
+            for waits in leases:
+                waits.cancel()
 
     run(main())
 
