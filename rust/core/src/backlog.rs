@@ -2,6 +2,9 @@
 //!
 //! Each stretch of audio is looked at once, when it has come in whole: so nothing is spliced twice, and the share
 //! of speech that may go is a speed.
+//!
+//! Where the oldest of it does not follow what was heard last, the seam is faded when it is taken out, and not before: what is
+//! cut away in between must not be heard as the blip of a fade.
 
 use crate::error::Result;
 use crate::noise::Background;
@@ -29,6 +32,8 @@ pub(crate) fn cross_fade(pcm: &mut [f32], before: &[f32]) {
 #[derive(Debug)]
 pub(crate) struct Backlog {
     pcm: Vec<f32>,
+    /// What would have been heard on before the oldest sample, where that does not follow what was heard last.
+    before: Vec<f32>,
     /// How much at the end was not looked at yet, for speech and for pauses.
     fresh: usize,
     fresh_pauses: usize,
@@ -44,6 +49,7 @@ impl Backlog {
     pub(crate) fn new(rate_hz: u32) -> Result<Self> {
         Ok(Self {
             pcm: Vec::new(),
+            before: Vec::new(),
             fresh: 0,
             fresh_pauses: 0,
             speech_block: (rate_hz / 1000 * SPEECH_BLOCK_MS) as usize,
@@ -69,6 +75,19 @@ impl Backlog {
     pub(crate) fn newest(&mut self, samples: usize) -> &mut [f32] {
         let at = self.pcm.len().saturating_sub(samples);
         &mut self.pcm[at..]
+    }
+
+    /// The oldest sample, or the next that comes, does not follow what was heard last. `before` is what would have been heard
+    /// on: the seam fades from it.
+    pub(crate) fn follow(&mut self, before: &[f32]) {
+        self.before.clear();
+        self.before.extend_from_slice(before);
+    }
+
+    /// The same after silence.
+    pub(crate) fn follow_silence(&mut self) {
+        self.before.clear();
+        self.before.resize(self.fade, 0.0);
     }
 
     pub(crate) fn clear(&mut self) {
@@ -137,12 +156,12 @@ impl Backlog {
         self.fresh_pauses = self.fresh_pauses.min(self.pcm.len());
     }
 
-    /// Drops the oldest samples, cross-faded into what follows them.
+    /// Drops the oldest samples, which fade into what comes after them if they followed what was heard last.
     pub(crate) fn cut(&mut self, samples: usize) -> usize {
         let samples = samples.min(self.pcm.len());
-        let (old, kept) = self.pcm.split_at_mut(samples);
-        let fade = self.fade.min(old.len()).min(kept.len());
-        cross_fade(&mut kept[..fade], &old[..fade]);
+        if self.before.is_empty() {
+            self.before.extend_from_slice(&self.pcm[..samples.min(self.fade)]);
+        }
         self.pcm.drain(..samples);
         self.shrunk();
         samples
@@ -151,7 +170,12 @@ impl Backlog {
     /// Takes the oldest samples out, to be heard.
     pub(crate) fn take(&mut self, samples: usize, out: &mut Vec<f32>) -> usize {
         let samples = samples.min(self.pcm.len());
+        let begin = out.len();
         out.extend(self.pcm.drain(..samples));
+        if samples > 0 {
+            cross_fade(&mut out[begin..], &self.before);
+            self.before.clear();
+        }
         self.shrunk();
         samples
     }

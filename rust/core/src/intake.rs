@@ -18,6 +18,7 @@ use crate::drift::Drift;
 use crate::error::{Error, Result};
 use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
+use crate::timescale::{KNOWN_MS, die_away};
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
@@ -51,8 +52,10 @@ const SPEAKING_HANGOVER_US: u64 = 240_000;
 const SPEAKING_MARGIN: f32 = 1.5;
 /// After so many frames any beat of chunks of whole 20 ms has come round.
 const BEAT_FRAMES: i64 = 25;
-/// Seams to and from comfort noise, and to the gate, are faded over this.
+/// Seams from comfort noise, and to the gate, are faded over this.
 const FADE_MS: u32 = 5;
+/// A word that breaks off is faded over this, with its own last sound.
+const DIE_AWAY_MS: u32 = 20;
 
 /// How the intake behaves; the defaults suit a telephone line.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,7 +162,9 @@ pub struct Intake {
     chunk: usize,
     gate_left: usize,
     seam: Vec<f32>,
-    fade_in: bool,
+    /// The last of the caller that the present engine got, and whether comfort noise came after it.
+    past: Vec<f32>,
+    in_noise: bool,
     loud_us: Option<u64>,
     heard_us: u64,
     stats: IntakeStats,
@@ -195,7 +200,8 @@ impl Intake {
             chunk: 0,
             gate_left: (rate_hz / 1000 * config.gate_ms) as usize,
             seam: Vec::new(),
-            fade_in: false,
+            past: Vec::new(),
+            in_noise: false,
             loud_us: None,
             heard_us: 0,
             stats: IntakeStats::default(),
@@ -233,6 +239,8 @@ impl Intake {
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.answered_us = None;
+        self.past.clear();
+        self.in_noise = false;
         self.resume(now_us, out);
     }
 
@@ -344,9 +352,8 @@ impl Intake {
         }
     }
 
-    /// Takes phone audio into the queue: gated at first, faded in after noise, and listened to.
+    /// Takes phone audio into the queue: gated at first, and listened to.
     fn enqueue(&mut self, pcm: &[f32], now_us: u64) {
-        let fade = self.samples(FADE_MS);
         let gated = self.gate_left.min(pcm.len());
         self.gate_left -= gated;
         self.stats.gated += gated as u64;
@@ -356,14 +363,9 @@ impl Intake {
         let heard = &pcm[gated..];
         self.queue.background.observe(heard);
         self.queue.push(heard);
-        if gated > 0 || self.fade_in {
+        if gated > 0 {
             self.seam.clear();
-            if self.fade_in {
-                self.noise.fill(fade, &mut self.seam);
-            } else {
-                self.seam.resize(fade, 0.0);
-            }
-            self.fade_in = false;
+            self.seam.resize(self.samples(FADE_MS), 0.0);
             cross_fade(self.queue.newest(heard.len()), &self.seam);
         }
         self.heard_us = now_us;
@@ -402,6 +404,8 @@ impl Intake {
 
     /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
     fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        self.goes_on_like();
+        self.queue.follow(&self.seam);
         self.keep_newest();
         self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
         self.position = 0;
@@ -494,26 +498,47 @@ impl Intake {
     }
 
     fn emit(&mut self, samples: usize, out: &mut Vec<f32>) {
+        let at = out.len();
         let taken = self.queue.take(samples, out);
+        if taken > 0 {
+            let known = self.rate_hz as usize / 1000 * KNOWN_MS;
+            self.past
+                .extend_from_slice(&out[at + taken.saturating_sub(known)..]);
+            self.past.drain(..self.past.len().saturating_sub(known));
+            self.in_noise = false;
+        }
         self.position += taken as u64;
         self.stats.emitted += taken as u64;
+    }
+
+    /// Puts into `seam` how what the engine got last would have gone on, for a fade.
+    fn goes_on_like(&mut self) {
+        let fade = self.samples(FADE_MS);
+        self.seam.clear();
+        if self.in_noise {
+            self.noise.clone().fill(fade, &mut self.seam);
+        } else {
+            die_away(&self.past, self.rate_hz, fade, &mut self.seam);
+        }
     }
 
     fn insert_noise(&mut self, samples: usize, out: &mut Vec<f32>) {
         if samples == 0 {
             return;
         }
-        let before = out.last().copied();
         let at = out.len();
         self.noise.fill(samples, out);
-        if let (false, Some(last)) = (self.fade_in, before) {
-            // Only the last sample is known of what went before: let it die away.
-            let fade = self.samples(FADE_MS).min(samples);
-            for (i, sample) in out[at..at + fade].iter_mut().enumerate() {
-                *sample += last * (1.0 - (i + 1) as f32 / fade as f32);
+        if !self.in_noise {
+            self.seam.clear();
+            let fade = self.samples(DIE_AWAY_MS).min(samples);
+            die_away(&self.past, self.rate_hz, fade, &mut self.seam);
+            for (sample, dying) in out[at..].iter_mut().zip(&self.seam) {
+                *sample += dying;
             }
         }
-        self.fade_in = true;
+        self.in_noise = true;
+        self.goes_on_like();
+        self.queue.follow(&self.seam);
         self.position += samples as u64;
         self.debt += samples;
         self.stats.emitted += samples as u64;

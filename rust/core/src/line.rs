@@ -452,7 +452,14 @@ impl Downlink {
     pub fn engine_gone(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         if self.life == Life::Live {
             self.paced.clear();
-            self.playout.stop(now_us, &mut self.paced);
+            let Self {
+                stream,
+                playout,
+                paced,
+                ..
+            } = self;
+            let mut conceal = |samples: usize, out: &mut Vec<f32>| stream.conceal(samples, out);
+            playout.stop(now_us, &mut conceal, paced);
             if !self.paced.is_empty() {
                 self.write_media(messages);
             }
@@ -486,9 +493,13 @@ impl Downlink {
             }
             Life::Live => {
                 self.life = Life::Finishing;
-                // A packet of silence pushes out the last samples that fill none.
+                // A packet more pushes out the last samples that fill none: its last sound, if it breaks off in a word, fading.
+                let packet = self.samples(PACKET_MS);
                 self.line.clear();
-                self.line.resize(self.samples(PACKET_MS), 0.0);
+                self.stream.conceal(packet, &mut self.line);
+                for (i, sample) in self.line.iter_mut().rev().enumerate() {
+                    *sample *= i as f32 / packet as f32;
+                }
                 self.paced.clear();
                 let step = self.playout.push(&self.line, now_us, false, &mut self.paced);
                 self.send(step, now_us, messages);

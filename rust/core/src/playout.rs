@@ -48,7 +48,10 @@ const LONG_HOLE_US: u64 = 500_000;
 const LONG_HOLE_PACKETS: usize = 3;
 /// After this much noise the engine is taken for gone; its next audio starts anew.
 const GIVE_UP_US: u64 = 30_000_000;
-/// Seams to and from comfort noise are faded over this.
+/// Concealment is made in steps of this, which is what libopus itself works in: what it makes and does not give would
+/// be missing before the sound that follows.
+const CONCEAL_STEP_MS: u32 = 10;
+/// Seams to and from what bridges a hole are faded over this.
 const FADE_MS: u32 = 5;
 
 /// What an Exotel account demands of our payloads.
@@ -204,6 +207,8 @@ pub struct Playout {
     state: State,
     queue: Backlog,
     noise: ComfortNoise,
+    /// Concealment that was made and not sent: how the last sound would go on.
+    beyond: Vec<f32>,
     scratch: Vec<f32>,
     lateness: Lateness,
     exotel: ExotelQueue,
@@ -245,6 +250,7 @@ impl Playout {
             state: State::Idle,
             queue: Backlog::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
+            beyond: Vec::new(),
             scratch: Vec::new(),
             lateness: Lateness::new(config.profile.waits_for_rare()),
             exotel: ExotelQueue::new(),
@@ -283,6 +289,7 @@ impl Playout {
             return Step::Send;
         }
         let was = self.state;
+        self.beyond.clear();
         if was == State::Idle {
             self.lateness.reset();
         }
@@ -301,8 +308,7 @@ impl Playout {
         } else {
             self.queue.push(pcm);
         }
-        if let State::Bridging { since_us, bridged } = was {
-            self.end_bridge(pcm.len(), bridged);
+        if let State::Bridging { since_us, .. } = was {
             let hole_us = now_us.saturating_sub(since_us);
             self.stats.longest_hole_us = self.stats.longest_hole_us.max(hole_us);
             self.state = State::Playing;
@@ -374,18 +380,24 @@ impl Playout {
         held
     }
 
-    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets with
-    /// a fade at its end, for it broke off in mid-word. The next audio starts anew.
-    pub fn stop(&mut self, now_us: u64, out: &mut Vec<f32>) {
+    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It broke
+    /// off in mid-word, so its last sound goes on for a moment, and fades. `conceal` as for [`Playout::poll`]. The next
+    /// audio starts anew.
+    pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.exotel.depth_us(now_us) as i64;
         self.queue.take(self.at_rate(ahead_us.max(0)), out);
+        let fading = if self.queue.len() > 0 {
+            self.fade().min(out.len() - begin)
+        } else {
+            self.go_on(conceal, out)
+        };
         self.stats.cut += self.queue.len() as u64;
         self.queue.clear();
-        let fade = self.fade().min(out.len() - begin);
+        self.beyond.clear();
         let end = out.len();
-        for (i, sample) in out[end - fade..].iter_mut().rev().enumerate() {
-            *sample *= i as f32 / fade as f32;
+        for (i, sample) in out[end - fading..].iter_mut().rev().enumerate() {
+            *sample *= i as f32 / fading as f32;
         }
         let mut samples = (end - begin).next_multiple_of(self.packet);
         if samples > 0 {
@@ -460,13 +472,15 @@ impl Playout {
         let pad = (self.packet - pcm.len() % self.packet) % self.packet;
         self.scratch.clear();
         self.scratch.resize(pad, 0.0);
+        self.queue.follow_silence();
         self.queue.push(&self.scratch);
         self.stats.padded += pad as u64;
-        let fade = self.fade().min(pcm.len());
-        self.scratch.clear();
-        self.scratch.resize(fade, 0.0);
         self.queue.push(pcm);
-        cross_fade(self.queue.newest(pcm.len()), &self.scratch);
+        if pad > 0 {
+            self.scratch.clear();
+            self.scratch.resize(self.fade(), 0.0);
+            cross_fade(self.queue.newest(pcm.len()), &self.scratch);
+        }
         let mut wait_us = self.guess.0 + self.config.profile.margin_us() - offset_us;
         let packet_us = self.us(self.packet);
         while wait_us < 0 && self.queue.len() > self.packet {
@@ -604,7 +618,11 @@ impl Playout {
             .saturating_sub(bridged)
             .min(missing);
         if concealed > 0 {
-            self.fill_exactly(concealed, conceal, out);
+            // The concealment goes on under what follows it, and fades.
+            let fade = self.fade();
+            self.conceal_to(concealed + fade, conceal);
+            out.extend(self.beyond.drain(..concealed));
+            self.queue.follow(&self.beyond[..fade]);
             self.stats.concealed += concealed as u64;
         }
         let noise = missing - concealed;
@@ -612,15 +630,12 @@ impl Playout {
             let at = out.len();
             self.noise.fill(noise, out);
             self.stats.noise += noise as u64;
-            if bridged <= self.at_rate(i64::from(CONCEAL_MS) * 1000) {
-                // The concealment goes on under the first noise, and fades.
-                let fade = self.fade().min(noise);
-                let mut tail = std::mem::take(&mut self.scratch);
-                tail.clear();
-                self.fill_exactly(fade, conceal, &mut tail);
-                cross_fade(&mut out[at..], &tail);
-                self.scratch = tail;
-            }
+            cross_fade(&mut out[at..], &self.beyond);
+            self.beyond.clear();
+            self.scratch.clear();
+            let fade = self.fade();
+            self.noise.clone().fill(fade, &mut self.scratch);
+            self.queue.follow(&self.scratch);
         }
         self.sent(samples, now_us);
         self.state = State::Bridging {
@@ -630,26 +645,33 @@ impl Playout {
         self.stats.exotel_us = self.exotel.depth_us(now_us);
     }
 
-    /// Exactly so much concealment, whatever `conceal` gives: a decoder that never decoded gives none.
-    fn fill_exactly(
-        &self,
-        samples: usize,
-        conceal: &mut dyn FnMut(usize, &mut Vec<f32>),
-        out: &mut Vec<f32>,
-    ) {
-        let end = out.len() + samples;
-        conceal(samples, out);
-        out.resize(end, 0.0);
+    /// Makes concealment until there are so many samples of it, whatever `conceal` gives: a decoder that never decoded
+    /// gives none.
+    fn conceal_to(&mut self, samples: usize, conceal: &mut dyn FnMut(usize, &mut Vec<f32>)) {
+        let step = self.at_rate(i64::from(CONCEAL_STEP_MS) * 1000);
+        let lacking = samples.saturating_sub(self.beyond.len()).next_multiple_of(step);
+        let end = self.beyond.len() + lacking;
+        if lacking > 0 {
+            conceal(lacking, &mut self.beyond);
+        }
+        self.beyond.resize(end, 0.0);
     }
 
-    /// Real audio follows a bridge: after noise it is faded in; after concealment libopus has done so.
-    fn end_bridge(&mut self, pushed: usize, bridged: usize) {
-        if bridged > self.at_rate(i64::from(CONCEAL_MS) * 1000) {
-            self.scratch.clear();
-            self.noise
-                .fill(self.at_rate(i64::from(FADE_MS) * 1000), &mut self.scratch);
-            cross_fade(self.queue.newest(pushed), &self.scratch);
+    /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
+    fn go_on(&mut self, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) -> usize {
+        match self.state {
+            State::Idle => return 0,
+            State::Bridging { .. } if self.beyond.is_empty() => {
+                self.noise.fill(self.packet, out);
+                self.stats.noise += self.packet as u64;
+            }
+            State::Starting { .. } | State::Playing | State::Bridging { .. } => {
+                self.conceal_to(self.packet, conceal);
+                out.extend(self.beyond.drain(..self.packet));
+                self.stats.concealed += self.packet as u64;
+            }
         }
+        self.packet
     }
 
     /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
@@ -668,6 +690,8 @@ impl Playout {
         // The newest is what shall be heard now; it starts the queue anew.
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
+        // Exotel breaks off somewhere in what it held: nobody knows where.
+        self.queue.follow_silence();
         self.stats.flushes += 1;
         self.barge_in = BargeIn::default();
         self.stale = false;

@@ -347,6 +347,39 @@ impl TimeScaler {
     }
 }
 
+/// How much of a sound [`die_away`] has to know.
+pub(crate) const KNOWN_MS: usize = 25;
+/// What of it must be alike a period before: more than half a period of a low voice, and all of a high one's.
+const ALIKE_MS: usize = 5;
+
+/// Appends `samples` of what a sound that broke off would have gone on like, fading to silence: its last period again
+/// and again (ITU-T G.711 Appendix I bridges losses in this way). `past` are its last [`KNOWN_MS`], at `rate_hz`.
+pub(crate) fn die_away(past: &[f32], rate_hz: u32, samples: usize, out: &mut Vec<f32>) {
+    let alike = ALIKE_MS * rate_hz as usize / 1000;
+    let Some(room) = past.len().checked_sub(alike) else {
+        out.resize(out.len() + samples, 0.0);
+        return;
+    };
+    let end = &past[room..];
+    let scale = (rate_hz / SEARCH_HZ) as usize;
+    let mut best = (f32::NEG_INFINITY, 1);
+    for lag in LAG_MIN * scale..=(LAG_MAX * scale).min(room) {
+        let there = &past[room - lag..past.len() - lag];
+        let similarity = dot(end, there) / dot(there, there).max(f32::MIN_POSITIVE).sqrt();
+        if similarity > best.0 {
+            best = (similarity, lag);
+        }
+    }
+    let period = &past[past.len() - best.1..];
+    // Where the period ends and where it begins again are not quite the same place.
+    let step = past[past.len() - 1] - past[past.len().saturating_sub(best.1 + 1)];
+    out.extend((0..samples).map(|i| {
+        let levelled = step * (1.0 - (i + 1) as f32 / alike as f32).max(0.0);
+        let falling = 0.5 + 0.5 * (std::f32::consts::PI * (i + 1) as f32 / samples as f32).cos();
+        (period[i % period.len()] + levelled) * falling
+    }));
+}
+
 /// The dot product, in eight sums at a time, which a compiler may keep in one register.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a8, a_rest) = a.as_chunks::<8>();
