@@ -31,7 +31,7 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona_file import read_personas
-from pxbridge.calls.redis_handover import SharedHandOvers
+from pxbridge.calls.redis_handover import RedisShelf
 from pxbridge.calls.timing import Timing
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.gate import Gate, Signer
@@ -323,15 +323,12 @@ def lease_store(settings: Settings) -> LeaseStore:
 @contextlib.asynccontextmanager
 async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
     """Where calls note that they go on to a person, for whichever bridge the flow asks."""
-    clock = asyncio.get_running_loop().time
-    if settings.lease_store == "memory":
-        yield HandOvers(clock)
-        return
-    shared = SharedHandOvers(clock, RedisStore(settings.lease_store))
+    shelf = None if settings.lease_store == "memory" else RedisShelf(RedisStore(settings.lease_store))
+    handovers = HandOvers(asyncio.get_running_loop().time, shelf)
     try:
-        yield shared
+        yield handovers
     finally:
-        await shared.close()
+        await handovers.close()
 
 
 def _call_limits(settings: Settings) -> CallLimits:

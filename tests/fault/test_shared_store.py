@@ -12,7 +12,8 @@ import pytest
 from tests.fault.processes import bridge_process, engine_process, fetch, until
 from tests.fault.store import PROGRAM, store
 
-from pxbridge.calls.redis_handover import SharedHandOvers
+from pxbridge.calls.handover import HandOvers
+from pxbridge.calls.redis_handover import RedisShelf
 from pxbridge.errors import StoreUnreachable
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.personaplex.leases import Grant, Renewal
@@ -42,8 +43,8 @@ def leases(url: str, *, ttl_s: float) -> RedisLeases:
 
 
 @contextlib.asynccontextmanager
-async def decisions(url: str) -> AsyncIterator[SharedHandOvers]:
-    shared = SharedHandOvers(asyncio.get_running_loop().time, RedisStore(url))
+async def decisions(url: str) -> AsyncIterator[HandOvers]:
+    shared = HandOvers(asyncio.get_running_loop().time, RedisShelf(RedisStore(url)))
     try:
         yield shared
     finally:
@@ -166,8 +167,17 @@ async def test_without_the_store_a_bridge_knows_its_own_calls_and_says_what_it_c
         assert await ours.look_up("CA1") == ("+911",)
         assert await ours.look_up("CA2") is None
         await ours.close()
-    assert "call CA1: that it is handed over could not be told to others" in caplog.text
-    assert "call CA2: whether another bridge handed it over is not known" in caplog.text
+    assert "handed over is known to this process only: the lease store does not answer" in caplog.text
+    assert "call CA2: only what this process knows is known of a hand-over" in caplog.text
+
+
+async def test_a_call_that_comes_back_at_another_bridge_is_no_longer_handed_over() -> None:
+    async with store() as server, decisions(server.url) as ours, decisions(server.url) as theirs:
+        async with decisions(server.url) as third:
+            third.decide("CA1", ["+911"])
+        theirs.begin("CA1")
+        await until(lambda: not theirs._unkept, "it is in the store")
+        assert await ours.look_up("CA1") is None
 
 
 async def test_the_flow_may_ask_another_bridge_than_had_the_call(tmp_path: Path) -> None:

@@ -306,6 +306,8 @@ class Call:
         record.caller, record.called = start.caller, start.called
         record.rate_hz, record.started_s = rate.rate_hz, now_s
         self._agent_missed_s = now_s
+        if self._handovers is not None:
+            self._handovers.begin(start.call_id)
         encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
         timing = self._timing
         self._uplink = Uplink(
@@ -438,6 +440,8 @@ class Call:
 
     def _act(self, action: Action | None, by: str) -> None:
         """Does what a key or a phrase sets off; what the agent is saying is heard first."""
+        if self._ending.done():
+            return  # it ends as it was told first, and the flow is told the same
         match action:
             case End():
                 self.tell(Kind.ACTION, by=by, action="end")

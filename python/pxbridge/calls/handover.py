@@ -2,16 +2,27 @@
 
 Closing the socket ends our part of a call; where the flow goes next it asks over HTTP, seconds later and
 perhaps more than once (`pxbridge.exotel.webhooks`). So a decision is stored before the socket closes, under
-the call's SID, and is not used up by being read. Where several bridges share a store, the flow may ask
-another of them than had the call (`pxbridge.calls.redis_handover`).
+the call's SID, and is not used up by being read. A flow may bring the same call back to the agent, if nobody
+answered: that stream's outcome is the one that counts then, and `begin` forgets the one before.
+
+The flow may ask after a restart, or another bridge than had the call. So decisions are put on a shelf too,
+which outlives the process: the store that bridges share (`pxbridge.calls.redis_handover`). It is asked each
+time, as somebody else may have changed what is on it; this process's own memory answers for what could not be
+put there yet, and when the shelf does not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pxbridge.errors import StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
 
 KEPT_S: Final = 3600.0
 """The flow asks within seconds, and again if it rings a second number: an hour is the longest of a stream."""
@@ -19,20 +30,65 @@ KEPT_S: Final = 3600.0
 MOST_KEPT: Final = 10_000
 """Far more than are handed over in an hour by one process; beyond it the oldest is forgotten."""
 
+ANSWER_S: Final = 1.0
+"""Exotel waits 2 s for a webhook: what the shelf has not said by then, memory has to."""
+
+RETRY_S: Final = 1.0
+"""How long to wait before a shelf that failed is tried again."""
+
+LAST_S: Final = 3.0
+"""So long putting the last decisions on the shelf may take when the bridge ends."""
+
+
+class Shelf(Protocol):
+    """Where decisions outlive the process, each for `KEPT_S`."""
+
+    async def put(self, call_sid: str, numbers: Sequence[str] | None) -> None:
+        """Keeps a decision, or (None) that there is none.
+
+        Raises:
+            StoreUnreachable: It could not be kept.
+        """
+        ...
+
+    async def get(self, call_sid: str) -> tuple[str, ...] | None:
+        """The decision about a call.
+
+        Raises:
+            StoreUnreachable: Nobody can tell.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Gives back what it holds."""
+        ...
+
 
 class HandOvers:
     """The decisions of a process.
 
     Args:
         clock: Seconds, monotonic.
+        shelf: Where they outlive it; None if they need not. Closed with this.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], shelf: Shelf | None = None) -> None:
         self._clock = clock
+        self._shelf = shelf
         self._decided: dict[str, tuple[float, tuple[str, ...]]] = {}  # the oldest first
+        self._unkept: dict[str, int] = {}  # calls whose last change is not on the shelf, and which it is
+        self._changes = 0
+        self._putting: asyncio.Task[None] | None = None
+        self._failing = False
 
     def __len__(self) -> int:
         return len(self._decided)
+
+    def begin(self, call_sid: str) -> None:
+        """A stream of a call begins: what became of an earlier one no longer counts."""
+        if call_sid:
+            self._decided.pop(call_sid, None)
+            self._keep(call_sid)
 
     def decide(self, call_sid: str, numbers: Sequence[str] = ()) -> None:
         """Hand a call over; the last decision about a call holds. Call it before its socket closes.
@@ -51,12 +107,62 @@ class HandOvers:
             if len(self._decided) <= MOST_KEPT and self._decided[oldest][0] + KEPT_S > now_s:
                 break
             del self._decided[oldest]
+        self._keep(call_sid)
 
     async def look_up(self, call_sid: str) -> tuple[str, ...] | None:
-        """The numbers a call was handed over to, by whichever bridge had it; ``None`` if it was not."""
-        return self.find(call_sid)
+        """The numbers a call was handed over to, by whichever process had it; ``None`` if it was not."""
+        if self._shelf is None or call_sid in self._unkept:
+            return self.find(call_sid)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self._shelf.get(call_sid)
+        except (StoreUnreachable, TimeoutError) as error:
+            log.error(
+                "call %s: only what this process knows is known of a hand-over: %s",
+                call_sid,
+                error or "no answer in time",
+            )
+            return self.find(call_sid)
 
     def find(self, call_sid: str) -> tuple[str, ...] | None:
         """The numbers a call was handed over to by this process; ``None`` if it was not."""
         decided_s, numbers = self._decided.get(call_sid, (0.0, None))
         return None if decided_s + KEPT_S <= self._clock() else numbers
+
+    async def close(self) -> None:
+        """Puts the last decisions on the shelf, for a bounded time, and closes it."""
+        if self._putting is not None:
+            await asyncio.wait([self._putting], timeout=LAST_S)
+            self._putting.cancel()
+            await asyncio.wait([self._putting])
+        if self._shelf is not None:
+            await self._shelf.close()
+
+    def _keep(self, call_sid: str) -> None:
+        if self._shelf is None:
+            return
+        self._changes += 1
+        self._unkept.pop(call_sid, None)
+        self._unkept[call_sid] = self._changes
+        if len(self._unkept) > MOST_KEPT:
+            del self._unkept[next(iter(self._unkept))]
+        if self._putting is None or self._putting.done():
+            self._putting = asyncio.create_task(self._put_all(self._shelf), name="hand-overs")
+
+    async def _put_all(self, shelf: Shelf) -> None:
+        """One after the other, in the order in which they changed, until none is left."""
+        while self._unkept:
+            call_sid, change = next(iter(self._unkept.items()))
+            try:
+                await shelf.put(call_sid, self.find(call_sid))
+            except StoreUnreachable as error:
+                if not self._failing:
+                    self._failing = True
+                    log.error("what calls are handed over is known to this process only: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self._failing:
+                self._failing = False
+                log.warning("what calls are handed over is kept again")
+            if self._unkept.get(call_sid) == change:
+                del self._unkept[call_sid]
