@@ -29,7 +29,8 @@ import pxbridge
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
-from pxbridge.calls.handover import HandOvers
+from pxbridge.calls.file_handover import FileShelf
+from pxbridge.calls.handover import FLOW_ASKS_S, HandOvers
 from pxbridge.calls.persona_file import read_personas
 from pxbridge.calls.redis_handover import RedisShelf
 from pxbridge.calls.timing import Timing
@@ -55,7 +56,7 @@ from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.personaplex.rehearsal import Rehearsal
 from pxbridge.redis_store import RedisStore
-from pxbridge.settings import Settings, check_door
+from pxbridge.settings import Settings, check_door, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pxbridge.calls.handover import Shelf
     from pxbridge.calls.persona import Personas
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
@@ -99,7 +101,7 @@ RELOADED = {
 HASTE_S = 0.5
 """What closing handshakes are given when all calls are to end at once: peers that live answer in less."""
 
-LONGEST_ENDING_S = LONGEST_SENTENCE_S + LAST_WORDS_S + 5.0
+LONGEST_ENDING_S = LONGEST_SENTENCE_S + LAST_WORDS_S + FLOW_ASKS_S + 5.0
 """What the end of the last call takes, with some air for closing handshakes."""
 
 EXAMPLE_WAV = Path("tests/vectors/speech_8k.wav")
@@ -176,19 +178,25 @@ async def run(
             settings.drain_s,
         )
         systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
-        await _first_of(_drain(listener, exchange, settings.drain_s), _second(signals))
+        await _first_of(_drain(listener, exchange, handovers, settings.drain_s), _second(signals))
         asyncio.get_running_loop().call_later(HASTE_S, listener.abort)
     return 0
 
 
-async def _drain(listener: Listener, exchange: Exchange, limit_s: float) -> None:
-    """Takes no new call, and waits for the live ones; after `limit_s`, ends them."""
+async def _drain(listener: Listener, exchange: Exchange, handovers: HandOvers, limit_s: float) -> None:
+    """Takes no new call, and waits for the live ones; after `limit_s`, ends them.
+
+    Flows are answered for a while longer if the last calls went on to a person.
+    """
     async with asyncio.TaskGroup() as tasks:
         drained = tasks.create_task(listener.drain())
         await asyncio.wait([drained], timeout=limit_s)
         if not drained.done():
             log.info("ending %d calls, which have gone on for %g s", exchange.live, limit_s)
             await exchange.close()
+    if handovers.awaits_question:
+        log.info("calls are over; their flows may ask for %g s where they go on", FLOW_ASKS_S)
+        await asyncio.sleep(FLOW_ASKS_S)
 
 
 async def _second(signals: asyncio.Queue[signal.Signals]) -> None:
@@ -322,8 +330,12 @@ def lease_store(settings: Settings) -> LeaseStore:
 
 @contextlib.asynccontextmanager
 async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
-    """Where calls note that they go on to a person, for whichever bridge the flow asks."""
-    shelf = None if settings.lease_store == "memory" else RedisShelf(RedisStore(settings.lease_store))
+    """Where calls note that they go on to a person, for whichever process the flow asks."""
+    shelf: Shelf
+    if settings.lease_store == "memory":
+        shelf = FileShelf(state_folder(settings, os.environ))
+    else:
+        shelf = RedisShelf(RedisStore(settings.lease_store))
     handovers = HandOvers(asyncio.get_running_loop().time, shelf)
     try:
         yield handovers

@@ -6,9 +6,9 @@ the call's SID, and is not used up by being read. A flow may bring the same call
 answered: that stream's outcome is the one that counts then, and `begin` forgets the one before.
 
 The flow may ask after a restart, or another bridge than had the call. So decisions are put on a shelf too,
-which outlives the process: the store that bridges share (`pxbridge.calls.redis_handover`). It is asked each
-time, as somebody else may have changed what is on it; this process's own memory answers for what could not be
-put there yet, and when the shelf does not.
+which outlives the process: a file in the state folder (`pxbridge.calls.file_handover`), or the store that
+bridges share (`pxbridge.calls.redis_handover`). It is asked each time, as somebody else may have changed what
+is on it; this process's own memory answers for what could not be put there yet, and when the shelf does not.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ ANSWER_S: Final = 1.0
 
 RETRY_S: Final = 1.0
 """How long to wait before a shelf that failed is tried again."""
+
+FLOW_ASKS_S: Final = 5.0
+"""A bridge that ends is there for so long after a call that it handed over: the flow asks within 2 s."""
+
+JUST_NOW_S: Final = 30.0
+"""A decision that is no older may not have been asked for: last words come after it, then the question."""
 
 LAST_S: Final = 3.0
 """So long putting the last decisions on the shelf may take when the bridge ends."""
@@ -108,6 +114,14 @@ class HandOvers:
                 break
             del self._decided[oldest]
         self._keep(call_sid)
+
+    @property
+    def awaits_question(self) -> bool:
+        """Whether a flow may ask soon, or again, whom a call of this process goes on to."""
+        if not self._decided:
+            return False
+        decided_s, _ = self._decided[next(reversed(self._decided))]
+        return decided_s + JUST_NOW_S > self._clock()
 
     async def look_up(self, call_sid: str) -> tuple[str, ...] | None:
         """The numbers a call was handed over to, by whichever process had it; ``None`` if it was not."""
