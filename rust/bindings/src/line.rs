@@ -143,6 +143,7 @@ impl Uplink {
             emitted,
             buffered,
             dropped,
+            withheld,
             holds,
             gated,
             inserted,

@@ -80,7 +80,7 @@ impl Default for IntakeConfig {
 
 /// What the intake did so far: samples at the line's rate unless the name says otherwise.
 ///
-/// `received + inserted = emitted + dropped + removed + cut + buffered`, where removed is pauses and speech.
+/// `received + inserted = emitted + dropped + withheld + removed + cut + buffered`, where removed is pauses and speech.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct IntakeStats {
     /// Samples that the phone sent.
@@ -89,8 +89,10 @@ pub struct IntakeStats {
     pub emitted: u64,
     /// Samples waiting here.
     pub buffered: u64,
-    /// Samples that were dropped because the engine was not ready, or did not answer.
+    /// Samples that were dropped because no engine was ready.
     pub dropped: u64,
+    /// Samples that were withheld from an engine that did not answer.
+    pub withheld: u64,
     /// How often it did not answer for so long that audio was withheld from it.
     pub holds: u64,
     /// Samples of the opening that were replaced by silence.
@@ -148,8 +150,6 @@ pub struct Intake {
     opened_us: u64,
     /// When the present engine last said something; `None` until it has.
     answered_us: Option<u64>,
-    /// Of what was dropped, what an engine that did not answer was not given.
-    withheld: usize,
     /// How long the newest audio had waited when the engine opened.
     opened_late_us: i64,
     /// How much audio that was.
@@ -191,7 +191,6 @@ impl Intake {
             drift: Drift::new(),
             opened_us: 0,
             answered_us: None,
-            withheld: 0,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
@@ -255,7 +254,7 @@ impl Intake {
     /// How much of the caller's time engines were not given, as they did not answer.
     #[must_use]
     pub fn withheld_us(&self) -> i64 {
-        self.us(self.withheld)
+        self.us(self.stats.withheld as usize)
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
@@ -425,10 +424,11 @@ impl Intake {
     }
 
     fn drop_oldest(&mut self, samples: usize) {
-        let dropped = self.queue.cut(samples);
-        self.stats.dropped += dropped as u64;
+        let dropped = self.queue.cut(samples) as u64;
         if let State::Held { .. } | State::Answered { .. } = self.state {
-            self.withheld += dropped;
+            self.stats.withheld += dropped;
+        } else {
+            self.stats.dropped += dropped;
         }
     }
 

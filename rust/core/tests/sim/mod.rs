@@ -531,6 +531,7 @@ impl Simulation {
             stats.received + stats.inserted,
             stats.emitted
                 + stats.dropped
+                + stats.withheld
                 + stats.removed_in_pauses
                 + stats.removed_in_speech
                 + stats.cut
