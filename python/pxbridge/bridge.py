@@ -56,7 +56,7 @@ from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.personaplex.rehearsal import Rehearsal
 from pxbridge.redis_store import RedisStore
-from pxbridge.settings import Settings, check_door, state_folder
+from pxbridge.settings import Settings, check_door, state_folder, url_host
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -162,7 +162,7 @@ async def run(
         await stack.enter_async_context(systemd.watchdog())
 
         scheme = "ws" if settings.tls_cert_file is None else "wss"
-        url = f"{scheme}://{_url_host(settings.host)}:{listener.port}/exotel"
+        url = f"{scheme}://{url_host(settings.host)}:{listener.port}/exotel"
         systemd.ready(f"takes calls at {url}")
         _say_what_next(console, settings, url, console_url)
         if ready is not None:
@@ -544,10 +544,3 @@ def _own_command() -> str:
     if python.is_relative_to(Path.cwd()):
         return f"{python.relative_to(Path.cwd())} -m pxbridge"
     return "pxbridge"
-
-
-def _url_host(host: str) -> str:
-    """What to dial for a server that listens on `host`, from this machine."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        return "localhost"
-    return f"[{host}]" if ":" in host else host

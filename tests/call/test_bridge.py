@@ -107,6 +107,14 @@ async def test_the_console_is_on_a_port_of_its_own_and_says_so() -> None:
     assert b"pxbridge_event_loop_lag_seconds_bucket" in asked[0]
 
 
+async def test_the_consoles_url_can_be_opened_where_it_listens_on_ipv6() -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        port = probe.getsockname()[1]
+    _, _, printed = await serve_until_signalled(signal.SIGTERM, console_host="::1", console_port=port)
+    assert f"http://[::1]:{port}/metrics" in printed
+
+
 async def test_a_console_port_that_was_asked_for_and_is_taken_stops_the_start() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -215,3 +215,11 @@ def test_what_is_no_public_url_is_explained(written: str) -> None:
 
 def test_a_key_without_a_certificate_stops_the_start(tmp_path: Path) -> None:
     assert "PXBRIDGE_TLS_CERT_FILE" in refusal({"tls_key_file": str(tmp_path / "key.pem")}, {}).problem
+
+
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", "localhost"), ("::", "localhost")],
+)
+def test_an_address_stands_in_a_url_as_it_can_be_dialled(host: str, written: str) -> None:
+    assert settings.url_host(host) == written

@@ -24,7 +24,7 @@ from pxbridge.console.server import Console, serve
 from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
 from pxbridge.ops.metrics import Metrics
-from pxbridge.settings import is_loopback, state_folder, variable
+from pxbridge.settings import is_loopback, state_folder, url_host, variable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -89,7 +89,7 @@ class Watch:
                 log.warning("the console %s; there is none in this process", problem)
                 yield None
                 return
-            yield f"http://{settings.console_host}:{port}"
+            yield f"http://{url_host(settings.console_host)}:{port}"
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,13 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def url_host(host: str) -> str:
+    """What stands in a URL for a server that listens on `host`, as this machine reaches it."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
 def check_door(loaded: Loaded) -> list[str]:
     """Check that not everyone may come in, unless that is what is wanted.
 
