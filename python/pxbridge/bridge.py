@@ -158,7 +158,7 @@ async def run(
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
         )
-        console_url = await stack.enter_async_context(watch.console(listener.not_ready))
+        console_url = await stack.enter_async_context(watch.console(listener.not_ready, exchange))
         await stack.enter_async_context(systemd.watchdog())
 
         scheme = "ws" if settings.tls_cert_file is None else "wss"

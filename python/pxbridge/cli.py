@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
     "bench": "place many simulated calls at once: what they cost and how late they are",
-    "calls": "list the calls there were, or show one: what happened, what the agent said, how late it was",
+    "calls": "list the calls there were, show one, or hand over or end one that goes on",
     "check-config": "show the settings, where each came from, and what is wrong with them",
     "doctor": "look for what is wrong with settings, engines and machine, and say how to mend it",
     "token": "print a URL with a signed token in its path, which lets calls in without a password",

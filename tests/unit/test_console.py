@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from pxbridge.calls.phrases import Action, End
 from pxbridge.console.server import Console, serve
 
 if TYPE_CHECKING:
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 CALLS: dict[str, list[dict[str, Any]]] = {"live": [{"call": "c1"}], "recent": []}
 
 
+done_there: list[tuple[str, Action, str]] = []
+
+
+def operate(name: str, action: Action, by: str) -> str:
+    done_there.append((name, action, by))
+    return name
+
+
 @asynccontextmanager
 async def console(*logins: str, reasons: tuple[str, ...] = ()) -> AsyncIterator[aiohttp.ClientSession]:
-    door = Console(lambda: b"pxbridge_live_calls 1.0\n", lambda: CALLS, lambda: reasons, logins)
+    door = Console(lambda: b"pxbridge_live_calls 1.0\n", lambda: CALLS, lambda: reasons, operate, logins)
     async with (
         serve(door, "127.0.0.1", 0) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
@@ -68,6 +77,23 @@ async def test_with_logins_everything_but_health_asks_for_one(given: str | None,
                 assert answer.status == (404 if path == "/nothing" and status == 200 else status)
         async with session.get("/livez") as answer:
             assert answer.status == 200
+
+
+async def test_who_did_it_is_the_logins_user_and_without_logins_who_says_so() -> None:
+    ann = {"Authorization": "Basic " + base64.b64encode(b"ann:right").decode()}
+    asked = {"call": "CA1", "by": "bob\n" + "x" * 100}
+    done_there.clear()
+    async with (
+        console("ann:right") as session,
+        session.post("/api/calls/end", json=asked, headers=ann) as answer,
+    ):
+        assert (answer.status, await answer.json()) == (202, {"call": "CA1"})
+    async with console() as session:
+        async with session.post("/api/calls/end", json=asked) as answer:
+            assert answer.status == 202
+        async with session.post("/api/calls/end", json=asked, headers={"Host": "evil.example"}) as answer:
+            assert answer.status == 403
+    assert done_there == [("CA1", End(), "ann"), ("CA1", End(), "bob" + "x" * 61)]
 
 
 @pytest.mark.parametrize(

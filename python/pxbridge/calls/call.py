@@ -194,6 +194,13 @@ class Call:
         """Ends the call from outside (shutdown, a second connection for it)."""
         self._finish(Ending(Party.BRIDGE, reason, code, last_words))
 
+    def operate(self, action: Action, by: str) -> bool:
+        """Does what an operator asks, as a key would; False if the call has not started or ends already."""
+        if self._ending.done() or not self._start.done():
+            return False
+        self._act(action, by)
+        return True
+
     def _finish(self, ending: Ending) -> None:
         if not self._ending.done():
             self._ending.set_result(ending)
@@ -439,7 +446,7 @@ class Call:
         return uplink.stats()["emitted"] / rate_hz, downlink.stats()["received"] / rate_hz
 
     def _act(self, action: Action | None, by: str) -> None:
-        """Does what a key or a phrase sets off; what the agent is saying is heard first."""
+        """Does what a key, a phrase or an operator sets off; what the agent is saying is heard first."""
         if self._ending.done():
             return  # it ends as it was told first, and the flow is told the same
         match action:

@@ -53,4 +53,5 @@ class Ledger:
 
     def _told(self, record: CallRecord) -> dict[str, Any]:
         began = self._wall() - (self._clock() - record.opened_s)
-        return {"began_at": round(began, 3), **summary(record, self._numbers, self._clock())}
+        figures = summary(record, self._numbers, self._clock())
+        return {"began_at": round(began, 3), "phase": record.phase.value, **figures}

@@ -1,4 +1,4 @@
-"""Phone numbers as they may be written down.
+"""Phone numbers as they may be written down, and as they may be rung.
 
 A hash without a key hides nothing: there are so few phone numbers that all of them can be tried. So the hash
 is keyed, with a key of this installation; the same caller has the same hash in every call, and nobody without
@@ -16,6 +16,12 @@ KEPT_DIGITS = 4
 
 HASH_BYTES = 8
 
+FEWEST_DIGITS, MOST_DIGITS = 3, 15
+"""An emergency number; ITU-T E.164's longest."""
+
+MOST_NUMBERS = 10
+"""A call is handed over to no more: they are rung one after the other."""
+
 LONGEST = 64
 """Characters: E.164 has 15 digits, a SIP address more; the rest is nobody's number."""
 
@@ -26,6 +32,20 @@ class Form(StrEnum):
     MASKED = "masked"
     HASHED = "hashed"
     FULL = "full"
+
+
+def dialable(written: object) -> str:
+    """A number that a flow can ring, without what people put between its digits.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(written, str):
+        number = written.translate(str.maketrans("", "", " -()."))
+        digits = number.removeprefix("+")
+        if digits.isascii() and digits.isdigit() and FEWEST_DIGITS <= len(digits) <= MOST_DIGITS:
+            return number
+    raise ValueError(f'{written!r} is not a phone number in quotes, such as "+918047180000"')
 
 
 @dataclass(frozen=True, slots=True)

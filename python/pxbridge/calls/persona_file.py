@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pxbridge.audio import OggOpusReader
+from pxbridge.calls.numbers import MOST_NUMBERS, dialable
 from pxbridge.calls.persona import (
     DEFAULT_NAME,
     PERSONA_NAME,
@@ -42,9 +43,6 @@ LONGEST_GREETING_S = 60.0
 MOST_WARM = 100
 LONGEST_CALL_S = 14_400.0
 """Exotel's own limit on a call."""
-FEWEST_DIGITS, MOST_DIGITS = 3, 15
-"""An emergency number; ITU-T E.164's longest."""
-MOST_NUMBERS = 10
 
 
 class _Fault(Exception):
@@ -175,19 +173,13 @@ def _text(value: object, _: Path) -> str:
     return text
 
 
-def _number(value: object) -> str:
-    if isinstance(value, str):
-        number = value.translate(str.maketrans("", "", " -()."))
-        digits = number.removeprefix("+")
-        if digits.isascii() and digits.isdigit() and FEWEST_DIGITS <= len(digits) <= MOST_DIGITS:
-            return number
-    raise _Fault(f'{value!r} is not a phone number in quotes, such as "+918047180000"')
-
-
 def _numbers(value: object, _: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_NUMBERS:
         raise _Fault(f'is not a list of up to {MOST_NUMBERS} phone numbers, such as ["+918047180000"]')
-    return tuple(map(_number, value))
+    try:
+        return tuple(map(dialable, value))
+    except ValueError as error:
+        raise _Fault(str(error)) from None
 
 
 def _dialled(value: object, folder: Path) -> tuple[str, ...]:

@@ -1,13 +1,16 @@
-"""`pxbridge calls`: the records of calls, as tables for people or as JSON and CSV for programs.
+"""`pxbridge calls`: the records of calls, as tables for people or as JSON and CSV for programs; and what an
+operator may do to a call that goes on.
 
-It reads the database beside a running bridge, or without one. What strangers wrote (ids, names) is printed as
-text, without control characters, and made harmless for spreadsheets.
+Records are read from the database, beside a running bridge or without one. Live calls are the bridge's own:
+its console is asked for them, and told to end one or to hand it over. What strangers wrote (ids, names) is
+printed as text, without control characters, and made harmless for spreadsheets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import getpass
 import json
 import os
 import re
@@ -23,6 +26,7 @@ from rich.text import Text
 from pxbridge import settings
 from pxbridge.calls import delay, records
 from pxbridge.calls.records import Query
+from pxbridge.console import client
 from pxbridge.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +36,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pxbridge.settings import Settings
+
 EXIT_UNKNOWN = 1
+
+HAND_OVER, END = "hand-over", "end"
+
+GIVEN = ("config", "state_dir", "console_host", "console_port", "console_credentials_file")
+"""The bridge's settings that this command needs."""
 
 ID_SHOWN = 12
 """Enough of a CallSid to `show` it."""
@@ -55,8 +66,28 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what this command takes."""
-    parser.add_argument("show", nargs="?", choices=["show"], metavar="show", help="show one call")
+    parser.usage = (
+        "pxbridge calls [--live] [options]\n"
+        "       pxbridge calls show ID [options]\n"
+        "       pxbridge calls hand-over ID [NUMBER ...] [options]\n"
+        "       pxbridge calls end ID [options]"
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["show", HAND_OVER, END],
+        metavar="WHAT",
+        help="show one call; or hand a live one over to a person, or end it, once the agent has ended its "
+        "sentence",
+    )
     parser.add_argument("id", nargs="?", metavar="ID", help="its CallSid, or the beginning of it")
+    parser.add_argument(
+        "numbers",
+        nargs="*",
+        metavar="NUMBER",
+        help="whom the flow shall ring (+91...); none: its Connect applet knows",
+    )
+    parser.add_argument("--live", action="store_true", help="the calls that go on now")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--csv", action="store_true", help="as CSV")
@@ -70,8 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--outcome", metavar="WORD", help="only those that ended so: completed, no_engine, ..."
     )
-    for name in ("--config", "--state-dir"):
-        parser.add_argument(name, default=None, help="as for the bridge itself")
+    for name in GIVEN:
+        parser.add_argument(settings.flag(name), default=None, help="as for the bridge itself")
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
@@ -80,22 +111,33 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: An argument or the database cannot be used.
     """
-    if args.show and not args.id:
-        raise InputError("show which call? `pxbridge calls` lists them")
-    if args.show and args.csv:
+    if args.what and not args.id:
+        lists = "`pxbridge calls`" if args.what == "show" else "`pxbridge calls --live`"
+        raise InputError(f"{args.what} which call? {lists} lists them")
+    if args.what and args.csv:
         raise InputError("one call is more than a line: --csv is for lists")
-    given = {name: value for name in ("config", "state_dir") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
     loaded = settings.load(given, os.environ)
+    if args.what in (HAND_OVER, END):
+        return await _operate(loaded.settings, args, console)
     folder = settings.state_folder(loaded.settings, os.environ)
     limit = args.last if args.last is not None else (EVERY if args.json or args.csv else Query().limit)
+    if args.live:
+        live = (await client.ask(loaded.settings, "/api/calls"))["live"]
+        return _list(live[: args.last], args, console, "no calls go on now")
     query = Query(limit, None if args.since is None else moment(args.since, time.time()), args.outcome)
     file = folder / records.FILE
     with contextlib.ExitStack() as stack:
         database = _open(file, stack)
-        if args.show:
+        if args.what:
             found = None if database is None else records.one(database, args.id)
             return _show(found, args, console, folder)
         calls = records.find(database, query) if database is not None else []
+    none = f"no calls in {file}" if file.exists() else f"no calls yet: there is no {file}"
+    return _list(calls, args, console, none)
+
+
+def _list(calls: Sequence[Mapping[str, Any]], args: argparse.Namespace, console: Console, none: str) -> int:
     if args.json:
         json.dump(calls, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -104,10 +146,29 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     elif calls:
         console.print(_table(calls))
     else:
-        console.print(
-            f"no calls in {file}" if file.exists() else f"no calls yet: there is no {file}", markup=False
-        )
+        console.print(none, markup=False)
     return 0
+
+
+async def _operate(told: Settings, args: argparse.Namespace, console: Console) -> int:
+    """Tells the bridge what to do with a live call; returns the exit status."""
+    asked: dict[str, Any] = {"call": args.id, "by": _user()}
+    if args.what == HAND_OVER:
+        asked["numbers"] = args.numbers
+    elif args.numbers:
+        raise InputError(f"end takes one call's id: what is {args.numbers[0]!r} for?")
+    call = (await client.ask(told, f"/api/calls/{args.what}", asked))["call"]
+    done = "is handed over" if args.what == HAND_OVER else "ends"
+    console.print(f"{plain(call)} {done} when the agent has ended its sentence", markup=False)
+    return 0
+
+
+def _user() -> str:
+    """Who is asking, as this machine knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def moment(text: str, now: float) -> float:
@@ -166,8 +227,8 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
             plain(call["call"])[:ID_SHOWN],
             re.sub(r"\*+", "*", plain(call["caller"])),
             plain(call["persona"]),
-            plain(call["outcome"]),
-            _lasted(call["duration_s"] if call["ended_at"] else None),
+            plain(call.get("phase") or call["outcome"]),
+            _lasted(_duration_s(call)),
             _seconds(call["first_audio_s"]),
             "-" if call["mouth_to_ear_s"] is None else f"{1e3 * call['mouth_to_ear_s']:.0f} ms",
             plain(call["holes"]),
@@ -208,7 +269,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     rows = [
         ("call", call["call"]),
         ("began", _when(call["began_at"])),
-        ("lasted", _lasted(call["duration_s"] if call["ended_at"] else None)),
+        ("lasted", _lasted(_duration_s(call))),
         ("ended", ended),
         ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
         ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}"),
@@ -250,6 +311,12 @@ def _lasted(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def _duration_s(call: Mapping[str, Any]) -> float | None:
+    """How long a call lasted; what the database has of one without an end is from its beginning."""
+    known = call.get("ended_at") or "phase" in call
+    return call["duration_s"] if known else None
 
 
 def _seconds(value: float | None) -> str:

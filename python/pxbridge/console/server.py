@@ -1,15 +1,20 @@
 """The console's door: what operators and their tools ask, on a port that callers never see.
 
-=================  ========================================================================================
-``/metrics``       for Prometheus, in its text format
-``/livez``         200 as long as the event loop turns
-``/readyz``        200 if another call can be taken, else 503 with the reasons, one a line
-``/api/calls``     live and recent calls as JSON: ``{"live": [...], "recent": [...]}``
-=================  ========================================================================================
+========================  ================================================================================
+``/metrics``              for Prometheus, in its text format
+``/livez``                200 as long as the event loop turns
+``/readyz``               200 if another call can be taken, else 503 with the reasons, one a line
+``/api/calls``            live and recent calls as JSON: ``{"live": [...], "recent": [...]}``
+``/api/calls/hand-over``  POST ``{"call": "CALLSID", "numbers": ["+91..."], "by": "asha"}``: the call goes to
+                          a person, when the agent has ended its sentence
+``/api/calls/end``        POST ``{"call": "CALLSID", "by": "asha"}``: it ends, likewise
+========================  ================================================================================
 
-It reads and changes nothing. With logins set, everything but the health checks asks for one (Basic, RFC
-7617); without, it serves only who calls it by a loopback name, so that no web page can reach it by a name of
-its own that points here (DNS rebinding).
+With logins set, everything but the health checks asks for one (Basic, RFC 7617), and its user is who did it;
+without, it serves only who calls it by a loopback name, so that no web page can reach it by a name of its own
+that points here (DNS rebinding). A page of another origin can post forms and text everywhere, with the login
+that the browser remembers; so what changes something has to come as JSON, which a browser sends nowhere else
+without asking first, and nobody here says yes.
 """
 
 from __future__ import annotations
@@ -18,20 +23,31 @@ import base64
 import binascii
 import contextlib
 import hmac
+import json
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+from pxbridge.calls.numbers import MOST_NUMBERS, dialable
+from pxbridge.calls.operating import NoSuchCall, NotNow
+from pxbridge.calls.phrases import Action, End, HandOver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Operate = Callable[[str, Action, str], str]
+    """Does something to the call of a name, for an operator; see `pxbridge.calls.operating.operate`."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH = frozenset({"/livez", "/readyz"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 64 * 1024
-"""Nothing here takes a body; a request that has one is small."""
+"""What is posted here is a line."""
+
+MOST_NAME_CHARS = 64
+"""Of an operator's name: it stands in logs and records."""
+
 
 SHUTDOWN_S = 1.0
 """So long a scrape that is under way may take at the end."""
@@ -44,6 +60,7 @@ class Console:
         scrape: The metrics, as text.
         calls: Live and recent calls.
         not_ready: Reasons why no call can be taken now; none means ready.
+        operate: Does what an operator asks.
         logins: ``USER:PASSWORD`` of those who may ask; none for everybody on this machine.
     """
 
@@ -52,11 +69,13 @@ class Console:
         scrape: Callable[[], bytes],
         calls: Callable[[], dict[str, list[dict[str, Any]]]],
         not_ready: Callable[[], Sequence[str]],
+        operate: Operate,
         logins: Collection[str] = (),
     ) -> None:
         self._scrape = scrape
         self._calls = calls
         self._not_ready = not_ready
+        self._operate = operate
         self._logins = tuple(login.encode() for login in logins)
 
     def application(self) -> web.Application:
@@ -66,6 +85,8 @@ class Console:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/api/calls", self._api_calls)
+        app.router.add_post("/api/calls/hand-over", self._hand_over)
+        app.router.add_post("/api/calls/end", self._end)
         return app
 
     def _guard(self) -> Any:
@@ -81,7 +102,7 @@ class Console:
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if self._logins:
-            if self._knows(request.headers.get("Authorization", "")):
+            if self._user(request) is not None:
                 return None
             challenge = {"WWW-Authenticate": 'Basic realm="pxbridge", charset="UTF-8"'}
             return web.Response(status=401, text="a login is needed\n", headers=challenge)
@@ -89,16 +110,18 @@ class Console:
             return web.Response(status=403, text="call it localhost\n")
         return None
 
-    def _knows(self, authorization: str) -> bool:
-        scheme, _, encoded = authorization.partition(" ")
+    def _user(self, request: web.Request) -> str | None:
+        """Whose login a request has; None if it is nobody's."""
+        scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "basic":
-            return False
+            return None
         try:
             given = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
-            return False
+            return None
         # Every login is compared, so that the time tells nothing of which was nearly right.
-        return sum(hmac.compare_digest(given, login) for login in self._logins) > 0
+        known = sum(hmac.compare_digest(given, login) for login in self._logins) > 0
+        return given.partition(b":")[0].decode(errors="replace") if known else None
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._scrape(), headers={"Content-Type": METRICS_TYPE})
@@ -114,6 +137,47 @@ class Console:
 
     async def _api_calls(self, _request: web.Request) -> web.Response:
         return web.json_response(self._calls())
+
+    async def _hand_over(self, request: web.Request) -> web.Response:
+        def action(asked: dict[str, Any]) -> Action:
+            numbers = asked.get("numbers", [])
+            if not isinstance(numbers, list) or len(numbers) > MOST_NUMBERS:
+                raise ValueError(f"numbers is not a list of up to {MOST_NUMBERS} phone numbers")
+            return HandOver(tuple(map(dialable, numbers)))
+
+        return await self._do(request, action)
+
+    async def _end(self, request: web.Request) -> web.Response:
+        return await self._do(request, lambda _: End())
+
+    async def _do(self, request: web.Request, action: Callable[[dict[str, Any]], Action]) -> web.Response:
+        """What changes a call: done, and told with who did it."""
+        if request.content_type != "application/json":
+            return _told(415, error="send it as application/json")
+        try:
+            asked = json.loads(await request.read())
+            if not isinstance(asked, dict) or not isinstance(asked.get("call"), str):
+                raise ValueError('the body is not an object with "call", the id of a live call')
+            call = self._operate(asked["call"], action(asked), self._user(request) or _by(asked))
+        except (ValueError, RecursionError) as wrong:
+            return _told(400, error=str(wrong))
+        except NoSuchCall as error:
+            return _told(404, error=str(error))
+        except NotNow as error:
+            return _told(409, error=str(error))
+        return _told(202, call=call)
+
+
+def _told(status: int, **answer: str) -> web.Response:
+    return web.json_response(answer, status=status)
+
+
+def _by(asked: dict[str, Any]) -> str:
+    """Who says to be asking, where there are no logins: a word for the record, no proof."""
+    by = asked.get("by", "")
+    if not isinstance(by, str):
+        return ""
+    return "".join(each for each in by if each.isprintable())[:MOST_NAME_CHARS].strip()
 
 
 def _name(host: str) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Form, Numbers
+from pxbridge.calls.operating import operate
 from pxbridge.calls.recording import Recorder
 from pxbridge.calls.records import RECORDINGS
 from pxbridge.console.server import Console, serve
@@ -27,11 +28,12 @@ from pxbridge.ops.metrics import Metrics
 from pxbridge.settings import is_loopback, state_folder, url_host, variable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Watcher
+    from pxbridge.calls.operating import LiveCall
     from pxbridge.ops.logs import Writer
     from pxbridge.ops.metrics import Engines
     from pxbridge.settings import Loaded
@@ -60,11 +62,14 @@ class Watch:
         self._loaded = loaded
 
     @contextlib.asynccontextmanager
-    async def console(self, not_ready: Callable[[], Sequence[str]]) -> AsyncIterator[str | None]:
+    async def console(
+        self, not_ready: Callable[[], Sequence[str]], calls: Iterable[LiveCall]
+    ) -> AsyncIterator[str | None]:
         """Serves the console while the block runs, if it is wanted; gives its URL.
 
         Args:
             not_ready: Reasons why no call can be taken now.
+            calls: Those that go on, for operators to end or hand over.
 
         Raises:
             ConfigError: It would be open to the network for everybody, or cannot listen where it was told to.
@@ -74,7 +79,7 @@ class Watch:
             yield None
             return
         logins = [login.get_secret_value() for login in settings.console_credentials]
-        console = Console(self.metrics.scrape, self._ledger.calls, not_ready, logins)
+        console = Console(self.metrics.scrape, self._ledger.calls, not_ready, partial(operate, calls), logins)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 port = await stack.enter_async_context(

@@ -1,0 +1,148 @@
+"""An operator at the console ends a call or hands it over: from the command line to what the flow is told."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from rich.console import Console
+from tests.fault.processes import BridgeProcess, bridge_process, fetch, free_port, until
+
+from pxbridge.calls.operating import NoSuchCall, NotNow, operate
+from pxbridge.calls.phrases import Action, End, HandOver
+from pxbridge.calls.record import CallRecord
+from pxbridge.commands import calls as command
+from pxbridge.errors import InputError
+from pxbridge.exotel.phone import Line, Script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+LOGIN = "asha:correct-horse-battery"
+
+
+@pytest.fixture
+async def bridge(tmp_path: Path) -> AsyncIterator[BridgeProcess]:
+    async with bridge_process(
+        console_port=str(free_port()), console_credentials=LOGIN, state_dir=str(tmp_path)
+    ) as running:
+        yield running
+
+
+def console_port(bridge: BridgeProcess) -> int:
+    line = next(line for line in bridge.lines if "watch it" in line)
+    return int(line.split("/metrics")[0].rpartition(":")[2])
+
+
+async def run(bridge: BridgeProcess, *words: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `pxbridge calls ...` prints, with the bridge's settings in the environment."""
+    monkeypatch.setenv("PXBRIDGE_CONSOLE_PORT", str(console_port(bridge)))
+    monkeypatch.setenv("PXBRIDGE_CONSOLE_CREDENTIALS", LOGIN)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    printed = io.StringIO()
+    assert await command.run(parser.parse_args(words), Console(file=printed, width=200)) == 0
+    return printed.getvalue()
+
+
+async def test_an_operator_hands_a_live_call_over_and_the_flow_and_the_record_tell_it(
+    bridge: BridgeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await bridge.call(Script(hang_up_at_s=600.0), Line(call_sid="CA-one"))
+    other = await bridge.call(Script(hang_up_at_s=600.0), Line(call_sid="CA-two"))
+    listed = await run(bridge, "--live", monkeypatch=monkeypatch)
+    assert "CA-one" in listed and "CA-two" in listed and "live" in listed
+    said = await run(bridge, "hand-over", "CA-o", "+91 80471-80000", "+912222", monkeypatch=monkeypatch)
+    assert said == "CA-one is handed over when the agent has ended its sentence\n"
+    await until(lambda: phone.close_code is not None, "the call is over")
+    assert phone.close_code == 1000
+
+    async def ask(name: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{bridge.port}/exotel/{name}?CallSid=CA-one"
+        return await asyncio.to_thread(fetch, url)
+
+    assert (await ask("passthru"))[0] == 302
+    assert json.loads((await ask("connect"))[1]) == {"destination": {"numbers": ["+918047180000", "+912222"]}}
+    with sqlite3.connect(tmp_path / "calls.db") as database:
+
+        def events() -> list[Any]:
+            return [
+                json.loads(detail)
+                for (detail,) in database.execute("SELECT detail FROM events WHERE kind = 'action'")
+            ]
+
+        await until(events, "it is in the records")
+        assert events() == [{"by": "the operator asha", "action": "hand over"}]
+    database.close()
+    assert other.close_code is None, "the other call goes on"
+    said = await run(bridge, "end", "CA-two", monkeypatch=monkeypatch)
+    assert said == "CA-two ends when the agent has ended its sentence\n"
+    await until(lambda: other.close_code is not None, "the other call is over")
+    with pytest.raises(InputError, match="no live call's id begins with 'CA-two'"):
+        await run(bridge, "end", "CA-two", monkeypatch=monkeypatch)
+    assert "no calls go on now" in await run(bridge, "--live", monkeypatch=monkeypatch)
+
+
+async def test_nobody_without_a_login_and_no_page_elsewhere_ends_a_call(bridge: BridgeProcess) -> None:
+    phone = await bridge.call(Script(hang_up_at_s=600.0), Line(call_sid="CA-one"))
+    base = f"http://127.0.0.1:{console_port(bridge)}/api/calls/"
+    asha = {"Authorization": "Basic " + base64.b64encode(LOGIN.encode()).decode()}
+    body = json.dumps({"call": "CA-one"})
+    as_json = {"Content-Type": "application/json"}
+    async with aiohttp.ClientSession() as session:
+
+        async def status(method: str, path: str, data: str = body, **more: Any) -> int:
+            async with session.request(method, base + path, data=data, **more) as answer:
+                return answer.status
+
+        for path in ("end", "hand-over"):
+            assert await status("POST", path, headers=as_json) == 401
+            assert await status("GET", path, headers=asha) == 405
+            assert await status("OPTIONS", path, headers=asha | {"Origin": "http://evil.example"}) == 405
+            for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+                assert await status("POST", path, headers=asha | {"Content-Type": kind}) == 415
+            for wrong in ("", "[]", "{", '{"call": 1}', "[" * 60_000):
+                assert await status("POST", path, wrong, headers=asha | as_json) == 400
+        for numbers in ('"+911"', '["x"]', "[1]", json.dumps(["+91123"] * 11)):
+            wrong = '{"call": "CA-one", "numbers": ' + numbers + "}"
+            assert await status("POST", "hand-over", wrong, headers=asha | as_json) == 400
+    assert phone.close_code is None
+
+
+# Which call is meant
+
+
+class Call:
+    def __init__(self, call_id: str, *, ends: bool = False) -> None:
+        self.record = CallRecord(call_id=call_id, started_s=1.0)
+        self.ends = ends
+        self.told: list[tuple[Action, str]] = []
+
+    def operate(self, action: Action, by: str) -> bool:
+        self.told.append((action, by))
+        return not self.ends
+
+
+def test_a_call_is_named_by_its_id_or_by_enough_of_its_beginning() -> None:
+    calls = [Call("CA1"), Call("CA12"), Call("CA2", ends=True)]
+    assert operate(calls, "CA1", End(), "asha") == "CA1"
+    assert operate(calls, "CA12", HandOver(("+911",)), "") == "CA12"
+    assert calls[0].told == [(End(), "the operator asha")]
+    assert calls[1].told == [(HandOver(("+911",)), "the operator")]
+    for name, error in (("CA", NoSuchCall), ("", NoSuchCall), ("CA9", NoSuchCall), ("CA2", NotNow)):
+        with pytest.raises(error):
+            operate(calls, name, End(), "asha")
+    with pytest.raises(NotNow, match="2 live calls"):
+        operate([Call("CA11"), Call("CA12")], "CA1", End(), "asha")
+    not_started = Call("-")
+    not_started.record.started_s = None
+    with pytest.raises(NoSuchCall):
+        operate([not_started], "-", End(), "asha")
