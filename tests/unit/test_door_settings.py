@@ -7,11 +7,16 @@ import argparse
 import ipaddress
 import json
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from pxbridge import settings
+from pxbridge.cli import main
 from pxbridge.errors import ConfigError
 from pxbridge.settings import Settings, check_door, load
 
@@ -223,3 +228,94 @@ def test_a_key_without_a_certificate_stops_the_start(tmp_path: Path) -> None:
 )
 def test_an_address_stands_in_a_url_as_it_can_be_dialled(host: str, written: str) -> None:
     assert settings.url_host(host) == written
+
+
+# Passwords in URLs
+
+PASSWORDS = st.text(min_size=1, max_size=20).map(lambda text: f"s3cr3t{text}s3cr3t")
+"""Of any characters, recognisable at both ends."""
+
+
+def told(environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Everything that is said of such settings: as the error, as they print, and by check-config."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        try:
+            loaded = load({}, environ)
+            said = repr(loaded) + str(loaded.settings)
+        except ConfigError as error:
+            said = repr(error) + str(error)
+        main(["check-config"])
+        main(["check-config", "--json"])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return said + captured.out + captured.err
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "wrong"])
+@given(password=PASSWORDS.filter(lambda text: "\0" not in text))
+@example(password="s3cr3t/s3cr3t")
+@example(password="s3cr3t#s3cr3t")
+@example(password="s3cr3t@s3cr3t/x?y=1@s3cr3t")
+@settings_of_hypothesis(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
+)
+def test_no_password_of_the_lease_store_is_told(
+    scheme: str, password: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in (
+        f"{scheme}://:{password}@h:6379/0",
+        f"{scheme}://user:{password.replace('@', '')}",
+        f"{scheme}://h?p={password}",
+    ):
+        assert "s3cr3t" not in told({"PXBRIDGE_LEASE_STORE": url}, capsys)
+
+
+@pytest.mark.parametrize("scheme", ["wss", "http", "wrong"])
+@given(password=PASSWORDS.filter(lambda text: "\0" not in text and " " not in text))
+@example(password="s3cr3t/s3cr3t")
+@example(password="s3cr3t:1#s3cr3t")
+@settings_of_hypothesis(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
+)
+def test_no_password_of_an_engine_is_told(
+    scheme: str, password: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    password = re.sub(r"[\s,]", "", password)  # which part URLs
+    for url in (
+        f"{scheme}://u:{password}@h/api/chat",
+        f"u:{password}@h",
+        f"{scheme}://h/api/chat?t={password}",
+    ):
+        assert "s3cr3t" not in told({"PXBRIDGE_ENGINES": url, "PXBRIDGE_ALLOW_ANONYMOUS": "1"}, capsys)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h:abc", "redis://h:99999", "redis://:pass/word@h", "redis://h/0?colour=red", "redis://[::1"],
+)
+def test_a_store_url_that_the_client_would_stumble_over_stops_the_start_with_a_line(url: str) -> None:
+    error = refusal({}, {"PXBRIDGE_LEASE_STORE": url})
+    assert (error.setting, "%2F" in error.problem) == ("PXBRIDGE_LEASE_STORE", True)
+
+
+def test_a_url_with_a_password_comes_from_a_file_or_from_systemd_too(tmp_path: Path) -> None:
+    url = "redis://:s3cr3t@h:6379/0"
+    file = tmp_path / "pxbridge_lease_store"
+    file.write_text(url + "\n")
+    toml = tmp_path / "pxbridge.toml"
+    toml.write_text('lease_store_file = "pxbridge_lease_store"')
+    for loaded in (
+        load({"lease_store_file": str(file)}, {}),
+        load({}, {"PXBRIDGE_LEASE_STORE_FILE": str(file)}),
+        load({}, {"CREDENTIALS_DIRECTORY": str(tmp_path)}),
+        load({"config": str(toml)}, {}),
+    ):
+        assert loaded.settings.lease_store == url
+        assert "s3cr3t" not in repr(loaded)
+    (tmp_path / "engines").write_text("wss://u:s3cr3t@a\nwss://b\n")
+    loaded = load({}, {"PXBRIDGE_ENGINES_FILE": str(tmp_path / "engines"), "PXBRIDGE_ALLOW_ANONYMOUS": "1"})
+    assert loaded.settings.engines == ("wss://u:s3cr3t@a/api/chat", "wss://b/api/chat")
+    error = refusal({"lease_store": url, "lease_store_file": str(file)}, {})
+    assert error.setting == "--lease-store-file" and "contradicts --lease-store" in error.problem

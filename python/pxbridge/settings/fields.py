@@ -355,6 +355,11 @@ def variable(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
+def from_file(name: str) -> bool:
+    """Whether a setting's value can stand in a file of its own, because it is a secret or may hold one."""
+    return is_secret(name) or name in ("engines", "lease_store")
+
+
 def is_secret(name: str) -> bool:
     """Whether a setting is never shown and has no flag of its own."""
     return Settings.model_fields[name].annotation in (Secrets, SecretStr | None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from pxbridge.settings.fields import Settings, flag, is_secret, variable
+from pxbridge.settings.fields import Settings, flag, from_file, is_secret, variable
 from pxbridge.settings.sources import CONFIG, CONFIG_VARIABLE, FILE_SUFFIX
 
 if TYPE_CHECKING:
@@ -34,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 default=argparse.SUPPRESS,
                 help=f"File that holds this secret: {about}",
             )
-        elif field.annotation is bool:
+            continue
+        if from_file(name):
+            group.add_argument(
+                flag(name + FILE_SUFFIX),
+                metavar="FILE",
+                default=argparse.SUPPRESS,
+                help=f"File that holds what {flag(name)} would: other users of the machine can read flags.",
+            )
+        if field.annotation is bool:
             group.add_argument(
                 flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=about
             )

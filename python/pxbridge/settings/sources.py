@@ -7,7 +7,7 @@ start (:class:`pxbridge.errors.ConfigError`); nothing is guessed and nothing is 
 A secret (:class:`pxbridge.settings.Secrets`) has no flag, which every user of the machine could read. It
 comes from the environment, from a file that ``PXBRIDGE_NAME_FILE``, ``--name-file`` or ``name_file`` names,
 or last from a systemd credential called ``pxbridge_name``; and from here on it is never shown, in no error
-either.
+either. A URL may hold a password: it can come from the same places (`from_file`), beside its own flag.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import SecretStr, ValidationError
 
 from pxbridge.errors import ConfigError
-from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, is_secret, variable
+from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, from_file, is_secret, variable
 from pxbridge.settings.values import Right
 
 if TYPE_CHECKING:
@@ -83,12 +83,15 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
     """
     notes: list[str] = []
     from_flags = {
-        name: _Given(flag(name), "command line", flags[name])
+        name: _Given(flag(name), "command line", _kept(name, flags[name]))
         for name in Settings.model_fields
         if name in flags
     }
-    for name in filter(is_secret, Settings.model_fields):
+    for name in filter(from_file, Settings.model_fields):
         if name + FILE_SUFFIX in flags:
+            if name in flags and not is_secret(name):
+                written = flag(name + FILE_SUFFIX)
+                raise ConfigError(written, "command line", f"contradicts {flag(name)}; keep one of the two")
             from_flags[name] = _secret_file(
                 flag(name + FILE_SUFFIX), "command line", Path(str(flags[name + FILE_SUFFIX]))
             )
@@ -102,9 +105,9 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
     personas = table.pop("personas", {})
     if not isinstance(personas, dict):
         raise ConfigError("personas", str(file), "is not a table; write [personas.NAME] above its keys")
-    from_file = _from_table(table, file) if file is not None else {}
+    from_table = _from_table(table, file) if file is not None else {}
 
-    given = _read_credentials(environ) | from_file | from_environment | from_flags
+    given = _read_credentials(environ) | from_table | from_environment | from_flags
     for one in given.values():
         if one.source == "environment" and one.written in OLD_VARIABLES:
             new = variable(OLD_VARIABLES[one.written])
@@ -127,7 +130,7 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
         if environ.get(old):
             given[name] = _Given(old, "environment", environ[old])
     names = {variable(name): name for name in Settings.model_fields}
-    files = {variable(name + FILE_SUFFIX): name for name in Settings.model_fields if is_secret(name)}
+    files = {variable(name + FILE_SUFFIX): name for name in Settings.model_fields if from_file(name)}
     for written, value in sorted(environ.items()):
         if not written.startswith(ENVIRONMENT_PREFIX) or written == CONFIG_VARIABLE:
             continue
@@ -145,7 +148,7 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
             raise ConfigError(written, "environment", f"no such setting; {_nearest(written, names | files)}")
         elif value:
             name = names[written]
-            given[name] = _Given(written, "environment", _hidden(value) if is_secret(name) else value)
+            given[name] = _Given(written, "environment", _kept(name, value))
     return given
 
 
@@ -153,7 +156,7 @@ def _read_credentials(environ: Mapping[str, str]) -> dict[str, _Given]:
     """The secrets that systemd hands over (systemd.exec(5), LoadCredential=)."""
     folder = environ.get(CREDENTIALS_VARIABLE)
     given = {}
-    for name in filter(is_secret, Settings.model_fields if folder else ()):
+    for name in filter(from_file, Settings.model_fields if folder else ()):
         written = ENVIRONMENT_PREFIX.lower() + name
         file = Path(str(folder)) / written
         if file.exists():
@@ -168,6 +171,11 @@ def _secret_file(written: str, source: str, file: Path) -> _Given:
         raise ConfigError(written, source, f"cannot read {str(file)!r}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(written, source, f"{str(file)!r} is not a text file") from None
+
+
+def _kept(name: str, value: object) -> object:
+    """A value as it was read, hidden if it is a secret or may hold one."""
+    return _hidden(value) if from_file(name) else value
 
 
 def _hidden(value: object) -> object:
@@ -194,14 +202,14 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
     given = {}
     for name, value in table.items():
         secret = name.removesuffix(FILE_SUFFIX)
-        if secret != name and secret in Settings.model_fields and is_secret(secret):
+        if secret != name and secret in Settings.model_fields and from_file(secret):
             if secret in table:
                 raise ConfigError(name, path, f"contradicts {secret}; keep one of the two")
             given[secret] = _secret_file(name, path, file.parent / Path(str(value)).expanduser())
             continue
         if name not in Settings.model_fields:
             raise ConfigError(name, path, f"no such setting; {_nearest(name, Settings.model_fields)}")
-        if is_secret(name):
+        if from_file(name):
             value = _hidden(value)
         elif (name.endswith(FILE_SUFFIX) or name == "state_dir") and isinstance(value, str):
             # Relative to the file it stands in: the working directory of a service is anyone's guess.

@@ -13,6 +13,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import SecretStr
@@ -49,8 +50,11 @@ def split_secrets(value: object) -> list[str]:
     parts = [value] if isinstance(value, str | SecretStr) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
         raise ValueError("should be text, or a list of texts")
-    plain = [part.get_secret_value() if isinstance(part, SecretStr) else part for part in parts]
-    return [secret for text in plain for secret in text.split()]
+    return [secret for part in parts for secret in _plain(part).split()]
+
+
+def _plain(text: str | SecretStr) -> str:
+    return text.get_secret_value() if isinstance(text, SecretStr) else text
 
 
 def split_credentials(value: object) -> object:
@@ -121,10 +125,10 @@ def websocket_url(value: object) -> object:
 
 def split_engines(value: object) -> object:
     """One string of URLs, or a list of such strings, as a tuple of normalised URLs."""
-    parts = [value] if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+    parts = [value] if isinstance(value, str | SecretStr) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
         raise ValueError("should be a list of WebSocket URLs such as wss://engine.example:8998/api/chat")
-    urls = tuple(_engine_url(url) for part in parts for url in re.split(r"[\s,]+", part) if url)
+    urls = tuple(_engine_url(url) for part in parts for url in re.split(r"[\s,]+", _plain(part)) if url)
     for url in urls:
         if urls.count(url) > 1:
             raise ValueError(f"{mask_url(url)} is named twice, and an engine has room for one call")
@@ -139,8 +143,10 @@ def _engine_url(written: str) -> str:
     try:
         url = urlsplit(written)
         port = url.port
-    except ValueError as error:
-        raise ValueError(f"{shown!r} is not a URL: {error}") from None
+    except ValueError:
+        url = None  # the error's own text quotes what may be a password
+    if url is None or not is_plain(written):
+        raise ValueError(f"{shown!r} is not a URL such as wss://HOST:8998{_ENGINE_PATH}; {ESCAPES}")
     scheme = _ENGINE_SCHEMES.get(url.scheme.lower())
     if scheme is None:
         raise ValueError(
@@ -163,10 +169,44 @@ def _engine_url(written: str) -> str:
     return urlunsplit((scheme, url.netloc, path, url.query, ""))
 
 
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]{0,15}://)?")
+_SHOWABLE = re.compile(
+    r"(?P<user>[^/?#]*@)?(?P<host>(?:\[[0-9A-Fa-f:.]*\]|[^@/?#:\[\]]*)(?::[0-9]*)?)"
+    r"(?P<path>/[^@?#]*)?(?P<query>\?[^@#]*)?(?P<fragment>#[^@]*)?",
+    re.DOTALL,
+)
+
+ESCAPES = "write @ / ? # : in a password as %40 %2F %3F %23 %3A"
+"""The mend of most URLs that are none."""
+
+
 def mask_url(url: str) -> str:
-    """``url`` as it may be shown: without the password and the query's values, which may be tokens."""
-    url = re.sub(r"^(\w+://)?[^/?#]*@", rf"\1{_MASK}@", url)
-    return re.sub(r"(?<==)[^&#]*", _MASK, url)
+    """``url`` as it may be shown: without user, password, and the query's values, which may be tokens.
+
+    Where a password was not escaped, nobody can tell where it ends. So of a URL that is not plainly one, with
+    its only ``@`` before a host and whatever port is a number, no more than the scheme is shown.
+    """
+    scheme = _SCHEME.match(url)
+    begin = "" if scheme is None else scheme[0]
+    found = _SHOWABLE.fullmatch(url, len(begin))
+    if found is None:
+        return begin + _MASK
+    user = f"{_MASK}@" if found["user"] else ""
+    query = re.sub(r"[^&?=]+(?=&|$)|(?<==)[^&]*", _MASK, found["query"] or "")
+    return (
+        begin
+        + user
+        + found["host"]
+        + (found["path"] or "")
+        + query
+        + (f"#{_MASK}" if found["fragment"] else "")
+    )
+
+
+def is_plain(url: str) -> bool:
+    """Whether a URL has no ``@`` but the one before its host, and no port but a number."""
+    scheme = _SCHEME.match(url)
+    return _SHOWABLE.fullmatch(url, 0 if scheme is None else scheme.end()) is not None
 
 
 def fingerprint(value: object) -> object:
@@ -202,17 +242,34 @@ _STORE_SCHEMES = ("redis", "rediss", "unix")
 
 def store_url(value: object) -> object:
     """``memory``, or the URL of a Redis or Valkey server whose client library is there."""
-    if not isinstance(value, str) or value.strip().lower() == "memory":
-        return value.strip().lower() if isinstance(value, str) else value
-    scheme, separator, _ = value.partition("://")
+    if not isinstance(value, str | SecretStr):
+        raise ValueError("should be text: memory, or a URL such as redis://localhost:6379/0")
+    url = _plain(value).strip()
+    if url.lower() == "memory":
+        return "memory"
+    scheme, separator, _ = url.partition("://")
     if not separator or scheme not in _STORE_SCHEMES:
         raise ValueError(
-            f"{mask_url(value)!r} is neither memory nor the URL of a Redis or Valkey server; "
+            f"{mask_url(url)!r} is neither memory nor the URL of a Redis or Valkey server; "
             "write redis://HOST:6379/0"
         )
     if importlib.util.find_spec("redis") is None:
         raise ValueError("needs the client library for Redis: pip install 'pxbridge[redis]'")
-    return value.strip()
+    if not is_plain(url) or not _client_takes(url):
+        raise ValueError(f"{mask_url(url)!r} is not a URL such as redis://:PASSWORD@HOST:6379/0; {ESCAPES}")
+    return url
+
+
+def _client_takes(url: str) -> bool:
+    """Whether the client library understands a URL and all the options in its query."""
+    from redis import asyncio as redis
+
+    try:
+        client: Any = redis.Redis.from_url(url)
+        client.connection_pool.make_connection()
+    except (ValueError, TypeError):  # the error's own text quotes what may be a password
+        return False
+    return True
 
 
 def lower(value: object) -> object:
