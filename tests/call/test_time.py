@@ -168,6 +168,14 @@ def test_jitter_makes_no_holes_and_no_more_delay_than_itself_and_goes_with_it(si
     assert call.delay_s(0.5, 34) <= LIMIT_S[100]
 
 
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_a_line_that_begins_to_jitter_is_waited_for_and_not_taken_for_stalled(chunk_ms: int) -> None:
+    call = talk(chunk_ms, 36, below="jitter 150ms up from 10s to 35s")
+    intake = call.record.stats["uplink"]
+    assert intake["stalls"] <= 2
+    assert intake["inserted"] + intake["removed_in_speech"] <= 0.8 * 8000
+
+
 def test_a_phone_whose_clock_drifts_is_followed() -> None:
     for drift in ("+100ppm", "-100ppm"):
         call = talk(100, 45, f"drift {drift}")

@@ -18,6 +18,7 @@ use crate::drift::Drift;
 use crate::error::{Error, Result};
 use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
+use crate::patience::Patience;
 use crate::timescale::{KNOWN_MS, die_away};
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
@@ -26,13 +27,6 @@ pub const FRAME_MS: u32 = 80;
 const GRID_MS: u32 = 20;
 /// In a stall noise goes out at this pace at the slowest: less than any beat the playout is used to.
 const STALL_STEP_MS: u32 = 40;
-/// How much later than its usual worst the phone must be to be called stalled.
-const STALL_MARGIN_US: i64 = 60_000;
-/// The wait lies between these: below, the operating system's own hiccups would be stalls; above, the agent's
-/// sound would have a hole of more than 250 ms.
-const WAIT_US: std::ops::RangeInclusive<i64> = 70_000..=180_000;
-/// The wait before the line's lateness is known.
-const FIRST_WAIT_US: i64 = 140_000;
 /// The lateness is believed when it has been watched for this long.
 const KNOWN_AFTER_US: u64 = 2_000_000;
 /// A phone that has not sent anything by then is stalled from the start.
@@ -146,6 +140,7 @@ pub struct Intake {
     queue: Backlog,
     noise: ComfortNoise,
     lateness: Lateness,
+    patience: Patience,
     drift: Drift,
     opened_us: u64,
     /// When the present engine last said something; `None` until it has.
@@ -188,6 +183,7 @@ impl Intake {
             queue: Backlog::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
             lateness: Lateness::new(true),
+            patience: Patience::default(),
             drift: Drift::new(),
             opened_us: 0,
             answered_us: None,
@@ -219,10 +215,13 @@ impl Intake {
         self.enqueue(pcm, now_us);
         self.drift.observe(self.us(self.stats.received as usize), now_us);
         self.mind_engine(now_us, out);
+        if let State::Steady | State::Stalled { .. } | State::Behind { .. } = self.state {
+            self.learn(now_us);
+        }
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
             State::Answered { .. } => {}
-            State::Steady => self.pass(now_us, out),
+            State::Steady => self.emit(self.queue.len(), out),
             State::Stalled { due_us } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
                 self.state = State::Behind {
@@ -432,9 +431,13 @@ impl Intake {
         }
     }
 
-    fn pass(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.emit(self.queue.len(), out);
-        self.lateness.observe(self.us(self.position as usize), now_us);
+    /// How late the newest audio is, against the phone's clock: noise stands in for what is still to come, so that what
+    /// comes in a stall is seen to be as late as it is.
+    fn learn(&mut self, now_us: u64) {
+        let position_us = self.us(self.position as usize + self.queue.len() - self.debt);
+        self.lateness.observe(position_us, now_us);
+        let late_us = now_us as i64 - position_us - self.lateness.best_us();
+        self.patience.observe(late_us, now_us);
     }
 
     /// Audio arrived after noise went out in its place.
@@ -468,7 +471,7 @@ impl Intake {
             }
             self.debt = 0;
             self.state = State::Steady;
-            self.pass(now_us, out);
+            self.emit(self.queue.len(), out);
             return;
         }
         self.state = State::Behind {
@@ -545,13 +548,11 @@ impl Intake {
         self.stats.inserted += samples as u64;
     }
 
+    /// How late the phone must be to be called stalled.
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
-        let wait_us = self.lateness.spread_us() + STALL_MARGIN_US;
-        wait_us.clamp(
-            if known { *WAIT_US.start() } else { FIRST_WAIT_US },
-            *WAIT_US.end(),
-        )
+        let spread_us = known.then(|| self.lateness.spread_us());
+        self.patience.wait_us(spread_us, self.heard_us)
     }
 
     /// When the model shall have the next chunk if the phone is late by `offset_us`.

@@ -20,6 +20,7 @@ pub mod media;
 pub mod noise;
 pub mod ogg;
 pub mod opus;
+mod patience;
 pub mod pcm;
 pub mod playout;
 pub mod resample;

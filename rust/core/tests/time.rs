@@ -206,11 +206,69 @@ fn jitter_of_80_ms_makes_no_holes_and_no_more_delay_than_itself() {
                 "{chunk_ms} ms {place:?}: {gaps} gaps in {minutes} minutes"
             );
             assert!(heard.longest_gap_ms(known_us, stops_us) <= 60);
+            assert!(heard.intake.stalls <= 2, "{} false stalls", heard.intake.stalls);
             let after = heard.delay_ms(0.5, stops_us + 10 * S, stops_us + 15 * S);
             assert!(
                 after <= undisturbed + 21.0,
                 "{chunk_ms} ms {place:?}: {after} after, {undisturbed} before"
             );
+        }
+    }
+}
+
+/// The model must not hear that a line is bad: noise put in for words that come after all, and words taken out for it.
+fn of_stalls(call: &Call) -> (u64, u64) {
+    let intake = play(call).intake;
+    println!(
+        "{} ms chunks, {:?}: {} stalls, {} ms put in, of speech {} ms taken out, wait {} ms",
+        call.chunk_ms,
+        call.from_phone,
+        intake.stalls,
+        intake.inserted / 8,
+        intake.removed_in_speech / 8,
+        intake.wait_us / 1000,
+    );
+    (intake.stalls, (intake.inserted + intake.removed_in_speech) / 8)
+}
+
+#[test]
+fn jitter_that_begins_after_a_quiet_start_is_taken_for_a_stall_twice_at_most() {
+    for chunk_ms in CHUNKS_MS {
+        for jitter_ms in [80, 100, 150] {
+            for from_us in [5 * S, 15 * S] {
+                for seed in 1..=6 {
+                    let mut call = Call::new(chunk_ms, 75);
+                    call.seed = 31 * seed;
+                    call.breathless = seed % 2 == 0;
+                    call.from_phone = Leg {
+                        jitter_us: jitter_ms * MS,
+                        jitter_from_us: from_us,
+                        ..Leg::default()
+                    };
+                    let (stalls, changed_ms) = of_stalls(&call);
+                    assert!(
+                        stalls <= 2 && changed_ms <= 800,
+                        "{stalls} stalls, {changed_ms} ms"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_phone_that_is_late_every_few_seconds_is_waited_for() {
+    for chunk_ms in CHUNKS_MS {
+        for late_ms in [100, 110, 150] {
+            for permille in [5, 20, 100] {
+                let mut call = Call::new(chunk_ms, 120);
+                call.from_phone = Leg {
+                    losses: (permille, late_ms * MS),
+                    ..Leg::default()
+                };
+                let (stalls, _) = of_stalls(&call);
+                assert!(stalls <= 3, "{stalls} stalls");
+            }
         }
     }
 }
