@@ -20,6 +20,7 @@ use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
 use crate::patience::Patience;
 use crate::timescale::{KNOWN_MS, die_away};
+use crate::voice::Voice;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
@@ -40,10 +41,6 @@ const PATIENCE_US: u64 = 1_000_000;
 const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
 const FORGIVE_US: u64 = 1_000_000;
-/// The caller counts as speaking for this long after the last loud 20 ms: over the gaps inside words.
-const SPEAKING_HANGOVER_US: u64 = 240_000;
-/// Speech must be above a pause's level by this factor (3.5 dB).
-const SPEAKING_MARGIN: f32 = 1.5;
 /// After so many frames any beat of chunks of whole 20 ms has come round.
 const BEAT_FRAMES: i64 = 25;
 /// Seams from comfort noise, and to the gate, are faded over this.
@@ -160,7 +157,7 @@ pub struct Intake {
     /// The last of the caller that the present engine got, and whether comfort noise came after it.
     past: Vec<f32>,
     in_noise: bool,
-    loud_us: Option<u64>,
+    voice: Voice,
     heard_us: u64,
     stats: IntakeStats,
 }
@@ -197,7 +194,7 @@ impl Intake {
             seam: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            loud_us: None,
+            voice: Voice::new(rate_hz),
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
@@ -308,11 +305,10 @@ impl Intake {
         }
     }
 
-    /// Whether the caller is speaking, by the level of the newest audio against the line's pauses.
+    /// How loud the caller speaks, RMS; 0 while nothing but the line's background is heard.
     #[must_use]
-    pub fn caller_speaking(&self) -> bool {
-        self.loud_us
-            .is_some_and(|loud_us| self.heard_us.saturating_sub(loud_us) < SPEAKING_HANGOVER_US)
+    pub fn voice_level(&self) -> f32 {
+        self.voice.level()
     }
 
     /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
@@ -367,10 +363,7 @@ impl Intake {
             cross_fade(self.queue.newest(heard.len()), &self.seam);
         }
         self.heard_us = now_us;
-        let tail = &heard[heard.len().saturating_sub(self.samples(GRID_MS))..];
-        if crate::noise::rms(tail) > self.queue.background.pause_below() * SPEAKING_MARGIN {
-            self.loud_us = Some(now_us);
-        }
+        self.voice.hear(heard, self.queue.background.floor());
     }
 
     /// Holds audio back from an engine that does not answer, and lets it go when it does.

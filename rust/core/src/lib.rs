@@ -27,5 +27,6 @@ pub mod resample;
 pub mod stream;
 pub mod tap;
 pub mod timescale;
+mod voice;
 
 pub use error::{Error, Result};

@@ -72,10 +72,10 @@ impl Fed {
 }
 
 /// What the playout has to know of the caller.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Caller {
-    /// Whether the caller is speaking: an agent that falls silent then was interrupted.
-    pub speaking: bool,
+    /// How loud the caller speaks, RMS, 0 while not: an agent that falls silent then was interrupted.
+    pub voice_level: f32,
     /// How much later than its first the engine's frames will come, as the phone's chunks and the engine's frames
     /// beat against each other; see [`Intake::beat_us`].
     pub beat_us: i64,
@@ -189,7 +189,7 @@ impl Uplink {
     #[must_use]
     pub fn caller(&self) -> Caller {
         Caller {
-            speaking: self.intake.caller_speaking(),
+            voice_level: self.intake.voice_level(),
             beat_us: self.intake.beat_us(),
             fed: self.fed,
             withheld_us: self.intake.withheld_us(),
@@ -332,7 +332,7 @@ impl Downlink {
         self.paced.clear();
         let step = self
             .playout
-            .push(&self.line, now_us, caller.speaking, &mut self.paced);
+            .push(&self.line, now_us, caller.voice_level, &mut self.paced);
         if !self.own.is_empty() {
             // It covered a hole: it fades under the agent's first word.
             self.line.clear();
@@ -481,6 +481,9 @@ impl Downlink {
         if self.playout.flush(now_us) {
             self.write_clear(now_us, messages);
         }
+        if self.life == Life::Finishing {
+            self.write_last_mark(now_us, messages);
+        }
     }
 
     /// The agent will say no more: appends what is left and, when all is sent, a mark behind it.
@@ -501,7 +504,7 @@ impl Downlink {
                     *sample *= i as f32 / packet as f32;
                 }
                 self.paced.clear();
-                let step = self.playout.push(&self.line, now_us, false, &mut self.paced);
+                let step = self.playout.push(&self.line, now_us, 0.0, &mut self.paced);
                 self.send(step, now_us, messages);
             }
             Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => {}

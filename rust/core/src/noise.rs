@@ -143,7 +143,12 @@ impl Background {
         (self.floor_power() * PAUSE_MARGIN).clamp(PAUSE_AT_LEAST, PAUSE_AT_MOST)
     }
 
-    /// The background's level, RMS.
+    /// How loud the line's quietest moments are, RMS.
+    pub(crate) fn floor(&self) -> f32 {
+        self.floor_power().sqrt()
+    }
+
+    /// The background's level, RMS, as far as it can be taken for one: steady sound may be music.
     #[must_use]
     pub fn level(&self) -> f32 {
         self.floor_power().min(PAUSE_AT_MOST).sqrt()

@@ -18,6 +18,7 @@ use crate::exotel_queue::ExotelQueue;
 use crate::hold::Hold;
 use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
+use crate::voice::Echo;
 
 /// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
 pub const PACKET_MS: u32 = 20;
@@ -219,6 +220,7 @@ pub struct Playout {
     surplus_since_us: Option<u64>,
     behind_since_us: Option<u64>,
     barge_in: BargeIn,
+    echo: Echo,
     /// What the engine was not given and so will never say: its later audio is later than its count says.
     skipped_us: i64,
     /// Exotel holds more than is worth hearing.
@@ -260,6 +262,7 @@ impl Playout {
             surplus_since_us: None,
             behind_since_us: None,
             barge_in: BargeIn::default(),
+            echo: Echo::default(),
             skipped_us: 0,
             stale: false,
             stats: PlayoutStats::default(),
@@ -283,8 +286,9 @@ impl Playout {
         self.exotel.sent_aside(self.us(samples) as u64, now_us);
     }
 
-    /// Engine audio arrived: appends what shall be sent now, always whole packets.
-    pub fn push(&mut self, pcm: &[f32], now_us: u64, caller_speaking: bool, out: &mut Vec<f32>) -> Step {
+    /// Engine audio arrived: appends what shall be sent now, always whole packets. `voice_level` is how loud the caller
+    /// speaks, RMS, 0 while not (see [`crate::intake::Intake::voice_level`]).
+    pub fn push(&mut self, pcm: &[f32], now_us: u64, voice_level: f32, out: &mut Vec<f32>) -> Step {
         if pcm.is_empty() {
             return Step::Send;
         }
@@ -313,7 +317,7 @@ impl Playout {
             self.stats.longest_hole_us = self.stats.longest_hole_us.max(hole_us);
             self.state = State::Playing;
         }
-        let step = self.interrupt(pcm, caller_speaking, now_us);
+        let step = self.interrupt(pcm, voice_level, now_us);
         self.adjust(self.us(pcm.len()), now_us);
         self.send(now_us, out);
         step
@@ -375,6 +379,7 @@ impl Playout {
         self.queue.clear();
         let held = self.exotel.depth_us(now_us) > 0;
         self.exotel.cleared(now_us);
+        self.echo.cut(now_us);
         self.state = State::Idle;
         self.barge_in = BargeIn::default();
         held
@@ -405,7 +410,7 @@ impl Playout {
         }
         self.stats.padded += (samples - (end - begin)) as u64;
         out.resize(begin + samples, 0.0);
-        self.sent(samples, now_us);
+        self.sent(&out[begin..], now_us);
         self.state = State::Idle;
         self.barge_in = BargeIn::default();
         self.surplus_since_us = None;
@@ -579,15 +584,18 @@ impl Playout {
         let whole = |samples: usize| samples / self.packet * self.packet;
         let samples = whole(self.queue.len()).min(whole(room).max(self.payload));
         if samples >= self.payload && room > 0 {
+            let begin = out.len();
             self.queue.take(samples, out);
-            self.sent(samples, now_us);
+            self.sent(&out[begin..], now_us);
         }
         self.stats.exotel_us = self.exotel.depth_us(now_us);
     }
 
-    fn sent(&mut self, samples: usize, now_us: u64) {
-        self.exotel.sent(self.us(samples) as u64, now_us);
-        self.stats.sent += samples as u64;
+    fn sent(&mut self, pcm: &[f32], now_us: u64) {
+        self.echo
+            .plays(pcm, self.exotel.next_plays_us(now_us), self.rate_hz);
+        self.exotel.sent(self.us(pcm.len()) as u64, now_us);
+        self.stats.sent += pcm.len() as u64;
     }
 
     /// Exotel is about to run dry: one payload of something else, after what little waits here.
@@ -612,6 +620,7 @@ impl Playout {
             1
         };
         let samples = self.payload.max(packets * self.packet);
+        let begin = out.len();
         let missing = samples - self.queue.take(self.queue.len(), out);
         let concealed = self
             .at_rate(i64::from(CONCEAL_MS) * 1000)
@@ -637,7 +646,7 @@ impl Playout {
             self.noise.clone().fill(fade, &mut self.scratch);
             self.queue.follow(&self.scratch);
         }
-        self.sent(samples, now_us);
+        self.sent(&out[begin..], now_us);
         self.state = State::Bridging {
             since_us,
             bridged: bridged + missing,
@@ -676,14 +685,17 @@ impl Playout {
 
     /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
     /// proved so long that all of it is stale.
-    fn interrupt(&mut self, pcm: &[f32], caller_speaking: bool, now_us: u64) -> Step {
+    fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
         let ahead_us = self.exotel.depth_us(now_us) as i64 + self.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
+        let caller_speaking = voice_level > 0.0 && self.echo.is_exceeded_by(voice_level, now_us);
+        // With an account's larger payloads more waits here as a rule.
+        let bound_us = i64::from(self.config.barge_in_ms) * 1000 + self.payload_wait_us();
         self.barge_in.heard(is_pause, self.us(pcm.len()), caller_speaking);
         let barge_in = self
             .barge_in
             .stale_speech_us(ahead_us, caller_speaking)
-            .is_some_and(|speech_us| speech_us > i64::from(self.config.barge_in_ms) * 1000);
+            .is_some_and(|speech_us| speech_us > bound_us);
         if !barge_in && !self.stale {
             return Step::Send;
         }
@@ -696,6 +708,7 @@ impl Playout {
         self.barge_in = BargeIn::default();
         self.stale = false;
         self.exotel.cleared(now_us);
+        self.echo.cut(now_us);
         Step::ClearThenSend
     }
 

@@ -71,7 +71,12 @@ impl Conversation {
             .collect();
         self.frames += 1;
         let mut out = Vec::new();
-        let step = self.playout.push(&pcm, self.now_us, caller_speaking, &mut out);
+        let step = self.playout.push(
+            &pcm,
+            self.now_us,
+            if caller_speaking { SPEECH } else { 0.0 },
+            &mut out,
+        );
         self.take(step, &out);
     }
 

@@ -456,7 +456,7 @@ impl Simulation {
                 self.intake.answered(now_us);
                 let step = self
                     .playout
-                    .push(&pcm, now_us, self.intake.caller_speaking(), &mut out);
+                    .push(&pcm, now_us, self.intake.voice_level(), &mut out);
                 self.feed_phone(step, out);
                 if self.playout.take_ping(now_us) {
                     let arrives_us = self.wires[TO_PHONE].arrives_us(now_us);

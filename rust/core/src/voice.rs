@@ -1,0 +1,166 @@
+//! Whether somebody speaks on a line: louder than its background for long enough, and louder than an echo would be.
+//!
+//! A street is loud and steady, a cough is short, and what the caller's own telephone gives back of the agent's
+//! voice is quieter than that voice. [`Voice`] hears one direction, [`Echo`] remembers how loud the other one was.
+
+use std::collections::VecDeque;
+
+use crate::noise::rms;
+
+/// Audio is judged in pieces of this length.
+const FRAME_MS: u32 = 20;
+/// Over so much audio: an interjection, with the gaps inside a word.
+const FRAMES: usize = 20;
+/// So many of them must be louder than the background: a cough or a slammed door is shorter.
+const LOUD_FRAMES: usize = 8;
+/// Speech is this much (10 dB) above the background; a street varies by less.
+const ABOVE_BACKGROUND: f32 = 3.2;
+/// Quieter than this (-50 dBFS) nobody interrupts anybody.
+const LOUD_AT_LEAST: f32 = 3.2e-3;
+
+/// An echo comes back within this: a mobile network's round trip, the phone's chunk, and our own network.
+const ECHO_WITHIN_US: u64 = 1_000_000;
+/// An echo is this much (12 dB) quieter than what it is an echo of, on a line whose echo is not cancelled at all.
+/// Whoever interrupts speaks about as loud as the agent.
+const ECHO_AT_MOST: f32 = 0.25;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Voice {
+    frame: usize,
+    /// How loud the newest pieces were, RMS, 0 for those that were no louder than the background; the oldest first.
+    loud: VecDeque<f32>,
+}
+
+impl Voice {
+    pub(crate) fn new(rate_hz: u32) -> Self {
+        Self {
+            frame: (rate_hz / 1000 * FRAME_MS) as usize,
+            loud: VecDeque::with_capacity(FRAMES),
+        }
+    }
+
+    /// Hears what came over a line whose background has this level (RMS). A rest shorter than a piece is left out.
+    pub(crate) fn hear(&mut self, pcm: &[f32], background: f32) {
+        let least = (background * ABOVE_BACKGROUND).max(LOUD_AT_LEAST);
+        for frame in pcm.chunks_exact(self.frame) {
+            let level = rms(frame);
+            if self.loud.len() == FRAMES {
+                self.loud.pop_front();
+            }
+            self.loud.push_back(if level > least { level } else { 0.0 });
+        }
+    }
+
+    /// How loud whoever speaks is at the loudest, RMS; 0 while nobody does.
+    pub(crate) fn level(&self) -> f32 {
+        let speaks = self.loud.iter().filter(|&&level| level > 0.0).count() >= LOUD_FRAMES;
+        if speaks {
+            self.loud.iter().copied().fold(0.0, f32::max)
+        } else {
+            0.0
+        }
+    }
+}
+
+/// How loud the phone's loudspeaker was just now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Echo {
+    /// When a piece begins to be heard, and how loud it is, RMS.
+    heard: VecDeque<(u64, f32)>,
+}
+
+impl Echo {
+    /// `pcm` will be heard from `at_us` on.
+    pub(crate) fn plays(&mut self, pcm: &[f32], at_us: u64, rate_hz: u32) {
+        let frame = (rate_hz / 1000 * FRAME_MS) as usize;
+        for (piece_us, piece) in (at_us..).step_by(FRAME_MS as usize * 1000).zip(pcm.chunks(frame)) {
+            self.heard.push_back((piece_us, rms(piece)));
+        }
+    }
+
+    /// Nothing more than has been heard by `now_us` will be.
+    pub(crate) fn cut(&mut self, now_us: u64) {
+        while self.heard.back().is_some_and(|&(at_us, _)| at_us > now_us) {
+            self.heard.pop_back();
+        }
+    }
+
+    /// Whether a voice of this level (RMS) is more than what comes back of what was just heard.
+    pub(crate) fn is_exceeded_by(&mut self, level: f32, now_us: u64) -> bool {
+        let since_us = now_us.saturating_sub(ECHO_WITHIN_US);
+        while self.heard.front().is_some_and(|&(at_us, _)| at_us < since_us) {
+            self.heard.pop_front();
+        }
+        let loudest = self
+            .heard
+            .iter()
+            .take_while(|&&(at_us, _)| at_us <= now_us)
+            .fold(0.0, |loudest: f32, &(_, level)| loudest.max(level));
+        level > loudest * ECHO_AT_MOST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE_HZ: u32 = 8000;
+    const BACKGROUND: f32 = 1e-3;
+
+    fn ms(ms: usize, level: f32) -> Vec<f32> {
+        (0..ms * 8)
+            .map(|i| if i % 2 == 0 { level } else { -level })
+            .collect()
+    }
+
+    fn heard(pieces: &[(usize, f32)], background: f32) -> f32 {
+        let mut voice = Voice::new(RATE_HZ);
+        for &(length_ms, level) in pieces {
+            voice.hear(&ms(length_ms, level), background);
+        }
+        voice.level()
+    }
+
+    #[test]
+    fn speech_is_heard_over_its_own_gaps() {
+        assert!(heard(&[(80, 0.1), (60, BACKGROUND), (100, 0.05)], BACKGROUND) > 0.09);
+    }
+
+    #[test]
+    fn a_cough_is_no_speech() {
+        assert_eq!(
+            heard(&[(400, BACKGROUND), (140, 0.5), (100, BACKGROUND)], BACKGROUND),
+            0.0
+        );
+    }
+
+    #[test]
+    fn a_street_is_no_speech_however_loud() {
+        assert_eq!(heard(&[(1000, 0.06)], 0.05), 0.0);
+    }
+
+    #[test]
+    fn speech_that_has_ended_is_soon_none() {
+        assert!(heard(&[(1000, 0.1), (100, BACKGROUND)], BACKGROUND) > 0.0);
+        assert_eq!(heard(&[(1000, 0.1), (300, BACKGROUND)], BACKGROUND), 0.0);
+    }
+
+    #[test]
+    fn an_echo_is_told_from_a_voice_by_its_level_while_the_agent_is_heard() {
+        let mut echo = Echo::default();
+        echo.plays(&ms(200, 0.2), 1_000_000, RATE_HZ);
+        assert!(!echo.is_exceeded_by(0.04, 1_300_000));
+        assert!(echo.is_exceeded_by(0.1, 1_300_000));
+        assert!(echo.is_exceeded_by(0.04, 2_300_000), "the agent was long silent");
+    }
+
+    #[test]
+    fn what_is_not_yet_heard_has_no_echo() {
+        let mut echo = Echo::default();
+        echo.plays(&ms(200, 0.2), 1_000_000, RATE_HZ);
+        assert!(echo.is_exceeded_by(0.01, 900_000));
+        echo.cut(900_000);
+        assert!(echo.is_exceeded_by(0.01, 1_100_000));
+    }
+}
