@@ -232,7 +232,7 @@ fn what_follows_a_flush_begins_softly_and_with_nothing_of_what_was_flushed() {
     }
     let mut line = Line::new();
     let caller = Caller {
-        speaking: true,
+        voice_level: 0.5,
         ..Caller::default()
     };
     line.engine_says(&pages, &arrive_us, caller);
