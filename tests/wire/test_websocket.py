@@ -560,7 +560,8 @@ async def test_a_posts_body_is_read_however_it_is_cut(cuts: tuple[int, ...]) -> 
         (b"Content-Length: -1\r\n", b"HTTP/1.1 411 "),
         (b"Content-Length: 1\r\nContent-Length: 2\r\n", b"HTTP/1.1 411 "),
         (b"Content-Length : 1\r\n", b""),
-        (b"Transfer-Encoding: chunked\r\n", b""),
+        (b"Transfer-Encoding: chunked\r\n", b"HTTP/1.1 411 "),
+        (b"transfer-encoding:gzip, chunked\r\nContent-Length: 3\r\n", b"HTTP/1.1 411 "),
         (b"X: y\r\n" * 3000, b"HTTP/1.1 431 "),
     ],
 )
@@ -570,6 +571,20 @@ async def test_a_body_that_cannot_be_bounded_is_refused(ends: Ends, head: bytes,
         got = await peer.reader.read()
         assert got.startswith(answer) and bool(got) == bool(answer)
         assert ends.requests == []
+
+
+@pytest.mark.parametrize(
+    ("head", "answer"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", b"HTTP/1.1 400 "),
+        (b"Content-Length: 3\r\n", b"HTTP/1.1 400 "),
+        (b"Content-Length: 0\r\n", b"HTTP/1.1 404 "),
+    ],
+)
+async def test_what_is_no_post_has_no_body_and_is_answered(ends: Ends, head: bytes, answer: bytes) -> None:
+    async with serving(ends.accept) as server, raw(server.port) as peer:
+        peer.writer.write(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
+        assert (await peer.reader.read()).startswith(answer)
 
 
 async def test_of_too_many_handshakes_under_way_the_oldest_are_cut(

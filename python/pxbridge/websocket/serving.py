@@ -67,15 +67,25 @@ WebSocket."""
 
 _POST: Final = b"POST "
 _HEAD_END: Final = b"\r\n\r\n"
+_TRANSFER_ENCODING: Final = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
 _CONTENT_LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*([^\r\n]*?)[ \t]*\r\n")
 
 
 def _content_length(head: bytes) -> int | None:
     """The length of the body that follows a request's head; ``None`` if that is not told in one plain way."""
+    if _TRANSFER_ENCODING.search(head):
+        return None
     found = _CONTENT_LENGTH.findall(head)
     if not found:
         return 0
     return int(found[0]) if len(found) == 1 and re.fullmatch(rb"[0-9]{1,18}", found[0]) else None
+
+
+def _has_body(head: bytes) -> bool:
+    """Whether something follows a request's head. Some clients say that nothing does, with a length of 0."""
+    return bool(_TRANSFER_ENCODING.search(head)) or any(
+        length.strip(b"0") for length in _CONTENT_LENGTH.findall(head)
+    )
 
 
 class _Accepted(WebSocket):
@@ -128,6 +138,8 @@ class _Accepted(WebSocket):
         if head.startswith(_POST):
             if found >= 0 and end <= MAX_HEAD_BYTES:
                 self._begin_body(end)
+        elif found >= 0 and end <= MAX_HEAD_BYTES and _has_body(bytes(head[:end])):
+            self._answer("", text_response(400, "only a POST has a body here\n"))
         elif not _POST.startswith(head):
             fit = min(end, MAX_HEAD_BYTES)
             fed, self._fed = self._fed, fit
