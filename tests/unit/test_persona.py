@@ -124,6 +124,10 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
         ("[personas.a.phrases]\n'!?' = 'end'", "a.phrases", "'!?' holds no letter"),
         ("[personas.a.phrases]\n'bye bye' = 'end'\n'Bye-bye!' = 'end'", "a.phrases", "sounds as 'bye bye'"),
         ("[personas.'a/b']\nwarm = 1", "'a/b'", "up to 64 letters, digits, - and _"),
+        *(
+            (f"[personas.{name}]\nwarm = 1", name, f"/exotel/{name} is taken")
+            for name in ("connect", "url", "Passthru", "t")
+        ),
         ("[personas]\na = 1", "a", "is not a table; write [personas.a]"),
     ],
 )

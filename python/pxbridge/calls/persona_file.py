@@ -26,6 +26,7 @@ from pxbridge.calls.persona import (
 )
 from pxbridge.calls.phrases import Action, End, HandOver, letters
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.exotel.webhooks import RESERVED_WORDS
 from pxbridge.wav import Sound, read_wav, resample
 
 if TYPE_CHECKING:
@@ -139,6 +140,9 @@ def _read_table(name: str, table: object, file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"personas.{name!r}", str(file), "a persona's name is up to 64 letters, digits, - and _"
         )
+    if name.lower() in RESERVED_WORDS:
+        problem = f"/exotel/{name} is taken: no call could name this persona; give it another name"
+        raise ConfigError(f"personas.{name}", str(file), problem)
     if not isinstance(table, dict):
         raise ConfigError(f"personas.{name}", str(file), f"is not a table; write [personas.{name}]")
     values = {}
