@@ -39,7 +39,7 @@ from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
 from pxbridge.exotel.serving_tls import ServingTls
 from pxbridge.exotel.webhooks import Webhooks
-from pxbridge.ops.health import engines_not_ready
+from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.ops.watch import check_console, watching
@@ -158,7 +158,9 @@ async def run(
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
         )
-        console_url = await stack.enter_async_context(watch.console(listener.not_ready, exchange))
+        console_url = await stack.enter_async_context(
+            watch.console(lambda: [*listener.full(), *engines_not_ready(engines.snapshot())], exchange)
+        )
         await stack.enter_async_context(systemd.watchdog())
 
         scheme = "ws" if settings.tls_cert_file is None else "wss"
@@ -417,7 +419,7 @@ async def _listen(
                     answer,
                     settings.host,
                     settings.port,
-                    not_ready=lambda: engines_not_ready(engines.snapshot()),
+                    not_ready=lambda: no_engine(engines.snapshot()),
                     max_calls=settings.max_calls,
                     gate=door.gate,
                     webhooks=webhooks,

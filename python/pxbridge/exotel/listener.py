@@ -91,7 +91,7 @@ class Listener:
 
     Args:
         owner: Given each call that is let in.
-        not_ready: Reasons why no call can be taken now; none means ready.
+        not_ready: Reasons, beside the door's own, why no call can be taken now. Strangers read them.
         max_calls: Calls at the same time; one more is refused with 503 before its upgrade.
         gate: Who may come in.
         webhooks: What flows ask.
@@ -137,7 +137,7 @@ class Listener:
 
     def not_ready(self) -> list[str]:
         """Reasons why no call can be taken now; none means ready."""
-        return [*self._full(), *self._not_ready()]
+        return [*self.full(), *self._not_ready()]
 
     def abort(self) -> None:
         """Cut every connection, closing handshakes under way too."""
@@ -167,7 +167,7 @@ class Listener:
         if isinstance(visitor, websocket.Response):
             return visitor
         if webhook or call is None:
-            return self._webhooks.answer(request, visitor, self._full())
+            return self._webhooks.answer(request, visitor, self.full())
         return self._accept_call(query, call["persona"], visitor)
 
     def _health(self, method: str, path: str) -> Response:
@@ -187,7 +187,7 @@ class Listener:
             rate_hz = _rate_of(query)
         except ValueError as exc:
             return websocket.text_response(400, f"{exc}\n")
-        full = self._full()
+        full = self.full()
         if full:
             self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
@@ -196,7 +196,8 @@ class Listener:
         persona_name = visitor.persona_name or persona_name
         return lambda socket: self._begin(Arrival(socket, rate_hz, persona_name, visitor.address))
 
-    def _full(self) -> list[str]:
+    def full(self) -> list[str]:
+        """Why the door itself takes no more calls; nothing while it does."""
         if self._draining:
             return ["draining: no new calls"]
         if len(self._calls) >= self._max_calls:
@@ -262,7 +263,7 @@ async def listen(
             when it returns (1000), raises (1011, logged) or is cancelled (1001), unless it did so itself.
         host: Address to listen on; ``None`` for all.
         port: Port; 0 for any free one.
-        not_ready: For ``/readyz``: reasons why no call can be taken now.
+        not_ready: For ``/readyz``, which anyone may ask: reasons why no call can be taken now.
         max_calls: Calls at the same time.
         gate: Who may come in; by default everybody, as often as they like.
         webhooks: What flows ask; by default they hear of no hand-over, and get no URL.

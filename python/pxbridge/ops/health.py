@@ -11,6 +11,13 @@ UNHEALTHY = "unhealthy"
 """The state of a slot whose engine is known not to work."""
 
 
+def no_engine(snapshot: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The same as `engines_not_ready`, as strangers may read it: without the engines' addresses."""
+    if not engines_not_ready(snapshot):
+        return []
+    return [f"none of the {len(snapshot)} engines works"]
+
+
 def engines_not_ready(snapshot: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Why no engine could take a call, however long it waited; nothing while one may.
 
