@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     from pxbridge.calls.persona import Personas
     from pxbridge.exotel.listener import CallOwner, Listener
     from pxbridge.personaplex.client import Session, Trust
+    from pxbridge.personaplex.fleet import Opener
     from pxbridge.personaplex.leases import LeaseStore
-    from pxbridge.personaplex.pool import Opener
     from pxbridge.settings import Loaded
 
 log = logging.getLogger("pxbridge")

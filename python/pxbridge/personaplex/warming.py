@@ -1,0 +1,123 @@
+"""Which sessions are made ahead of calls: as many for each persona as are wanted, and none too old.
+
+Callers come first: nothing is made ahead while one of them waits for a slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from pxbridge.personaplex.breaker import Breaker
+from pxbridge.personaplex.slots import Preparing, Prompts, Slot, Warm, rank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pxbridge.personaplex.fleet import Fleet
+
+log = logging.getLogger(__name__)
+
+UPKEEP_EVERY_S: Final = 1.0
+"""How often sessions are counted although nothing happened: for their age."""
+
+
+class Warming:
+    """Keeps sessions ready.
+
+    Args:
+        fleet: Where.
+        max_age_s: A session older than this is replaced.
+        callers_wait: Whether somebody needs a slot more.
+    """
+
+    def __init__(self, fleet: Fleet, max_age_s: float, callers_wait: Callable[[], bool]) -> None:
+        self._fleet = fleet
+        self._max_age_s = max_age_s
+        self._callers_wait = callers_wait
+        self._wanted: dict[Prompts, int] = {}
+        self._breakers: dict[Prompts, Breaker] = {}
+
+    def want(self, wanted: Mapping[Prompts, int]) -> None:
+        """Keeps so many sessions from now on, by what they are told; those beyond it go."""
+        self._wanted = dict(wanted)
+        ahead: dict[Prompts, list[Slot]] = {}
+        for slot in self._fleet.slots():
+            if slot.ahead is not None:
+                ahead.setdefault(slot.ahead, []).append(slot)
+        for prompts, slots in ahead.items():
+            slots.sort(key=lambda slot: isinstance(slot.state, Preparing))  # ready ones stay
+            for slot in slots[self._wanted.get(prompts, 0) :]:
+                self._fleet.cool(slot)
+        self._fleet.changes.happened()
+
+    async def round(self) -> None:
+        """Makes what is missing, replaces what is old, and waits until there may be more to do."""
+        for prompts, wanted in self._wanted.items():
+            breaker = self._breakers.setdefault(prompts, Breaker())
+            for _ in range(wanted - self._ready(prompts)):
+                if self._callers_wait() or not breaker.allows(self._fleet.clock()):
+                    break
+                if not await self._prepare(prompts):
+                    break
+        self._renew_oldest()
+        await self._fleet.changes.wait(UPKEEP_EVERY_S)
+
+    async def _prepare(self, prompts: Prompts) -> bool:
+        """Begins to prompt a slot that nobody has, if there is one."""
+        now_s = self._fleet.clock()
+        ranked = [
+            (order, slot)
+            for slot in self._fleet.slots()
+            if slot.ahead is None and (order := rank(slot, prompts, now_s)) is not None
+        ]
+        for _, slot in sorted(ranked, key=lambda each: each[0]):
+            if rank(slot, prompts, now_s) is None or slot.ahead is not None:
+                continue  # somebody was quicker
+            if (grant := await self._fleet.ask(slot)) is None:
+                continue
+            preparing = self._fleet.prepare(slot, grant, prompts)
+            if self._ready(prompts) > self._wanted.get(prompts, 0):
+                self._fleet.cool(slot)  # the settings changed meanwhile
+                return False
+            self._fleet.spawn(self._see_through(slot, preparing))
+            return True
+        return False
+
+    def _ready(self, prompts: Prompts) -> int:
+        return sum(slot.ahead == prompts for slot in self._fleet.slots())
+
+    async def _see_through(self, slot: Slot, preparing: Preparing) -> None:
+        """From a session's first prompt until its call comes, or it dies."""
+        task, prompts = preparing.attempt.task, preparing.attempt.prompts
+        await asyncio.wait([task])  # not awaited itself: its error would keep this frame
+        if slot.state is not preparing:
+            return
+        if task.cancelled() or task.exception() is not None:
+            why = "" if task.cancelled() else task.exception()
+            log.warning("a session could not be prompted ahead: %s", why)
+            self._breakers.setdefault(prompts, Breaker()).failed(self._fleet.clock())
+            self._fleet.cool(slot)
+            return
+        self._breakers.pop(prompts, None)
+        await self._keep(slot, self._fleet.warmed(slot, preparing, task.result()))
+
+    async def _keep(self, slot: Slot, warm: Warm) -> None:
+        await warm.session.wait_closed()
+        if slot.state is warm:
+            engine = warm.session.engine
+            log.warning("%s: a session that was prompted ahead is gone; another takes its place", engine)
+            self._fleet.failed(slot)
+            self._fleet.cool(slot)
+
+    def _renew_oldest(self) -> None:
+        """Lets one session go that is too old, if none is just being prompted: never all at once."""
+        states = [slot.state for slot in self._fleet.slots()]
+        if any(isinstance(state, Preparing) for state in states):
+            return
+        warm = [(slot.state.since_s, slot) for slot in self._fleet.slots() if isinstance(slot.state, Warm)]
+        if warm:
+            since_s, oldest = min(warm, key=lambda each: each[0])
+            if self._fleet.clock() - since_s >= self._max_age_s:
+                self._fleet.cool(oldest)
