@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from pxbridge.exotel.gate import (
 from pxbridge.websocket import Headers, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pxbridge.settings import Network
 
@@ -68,7 +69,10 @@ class Door:
     def __init__(self, keys: Iterable[bytes] = (KEY,), **options: Any) -> None:
         self.clock, self.wall = Clock(), Clock()
         self.signer = Signer(list(keys), self.wall)
-        self.gate = Gate(self.signer, self.clock, **options)
+        self.timers: list[Callable[[], None]] = []
+        self.gate = Gate(
+            self.signer, self.clock, **options, later=lambda _delay_s, call: self.timers.append(call)
+        )
 
     def status(self, request: Request, *, webhook: bool = False) -> int:
         """200 for who is let in, else the answer's."""
@@ -344,12 +348,17 @@ def test_refusals_are_logged_summed_up_and_without_what_was_tried(caplog: pytest
     for n in range(100):
         door.status(ask("/exotel", basic(f"asha:guess-{n}")))
         door.status(ask(f"/exotel/t/guess-{n}"))
-    assert len(caplog.messages) == 1
-    door.clock.now_s += 10.0
-    door.status(ask("/exotel", basic("asha:guess-x")))
-    assert len(caplog.messages) == 2
-    assert "wrong credentials: 50" in caplog.messages[1]
+    (first,) = caplog.messages
+    assert "(wrong credentials: 1)" in first
+    door.timers.pop()()
+    _, rest = caplog.messages
+    refused = sum(int(count) for line in (first, rest) for count in re.findall(r": (\d+)[,)]", line))
+    assert refused == sum(door.gate.refused.values()), "every one of them was told"
     assert "guess" not in caplog.text and "horse" not in caplog.text
+    door.timers.pop()()
+    assert len(caplog.messages) == 2, "there was nothing more to tell"
+    door.status(ask("/exotel", basic("asha:guess-x")))
+    assert len(caplog.messages) == 3
 
 
 def test_a_refusal_says_nothing_about_what_would_be_right() -> None:

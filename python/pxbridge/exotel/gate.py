@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from pxbridge.tally import Tally, in_words
 from pxbridge.websocket import text_response
 
 if TYPE_CHECKING:
@@ -62,9 +63,6 @@ _IPV6_PREFIX: Final = 64  # what one customer has: counting single addresses wou
 
 BURST_S: Final = 10.0
 """An address may spend so many seconds' worth of its requests at once."""
-
-LOG_EVERY_S: Final = 10.0
-"""Refusals are logged at most so often, summed up: strangers must not fill the disk."""
 
 
 class Scope(StrEnum):
@@ -180,6 +178,7 @@ class Gate:
         requests_per_minute: From one address. This machine's own are not counted: they are those of a tunnel
             or proxy that was not named, and so of everybody.
         calls_per_address: At the same time; ``None`` for any number.
+        later: Calls something after so many seconds; the event loop does if it is left out.
     """
 
     def __init__(
@@ -193,6 +192,7 @@ class Gate:
         proxies: Sequence[Network] = (),
         requests_per_minute: int = 600,
         calls_per_address: int | None = None,
+        later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self.refused: Counter[Refused] = Counter()
         """How often each reason was given."""
@@ -200,8 +200,7 @@ class Gate:
         self._clock = clock
         self._calls: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
-        self._logged_s = -math.inf
-        self._unlogged: Counter[Refused] = Counter()
+        self._tally = Tally(_log, later) if later else Tally(_log)
         self.use(
             credentials=credentials,
             tokens_prove=tokens_prove,
@@ -299,13 +298,7 @@ class Gate:
     def refuse(self, why: Refused, address: str) -> Response:
         """The answer to somebody who is not let in; counted, and logged now and then."""
         self.refused[why] += 1
-        self._unlogged[why] += 1
-        now_s = self._clock()
-        if now_s >= self._logged_s + LOG_EVERY_S:
-            self._logged_s = now_s
-            told = ", ".join(f"{reason.value}: {count}" for reason, count in self._unlogged.items())
-            log.warning("refused at the door (%s), the last from %s", told, address)
-            self._unlogged.clear()
+        self._tally.add(why.value, address)
         status, headers = _ANSWERS[why]
         text = {401: "who are you?\n", 429: "not so fast\n"}.get(status, "not for you\n")
         return text_response(status, text, headers)
@@ -338,6 +331,10 @@ class Gate:
         for credential in self._credentials:
             known |= hmac.compare_digest(credential, _digest(written))
         return known
+
+
+def _log(refused: Counter[str], last: str) -> None:
+    log.warning("refused at the door (%s), the last from %s", in_words(refused), last)
 
 
 def _digest(secret: bytes) -> bytes:
