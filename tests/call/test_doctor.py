@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import trustme
 from tests.call.rig import VECTORS
-from tests.fault.processes import bridge_process, engine_process
+from tests.fault.processes import bridge_process, engine_process, free_port
 
 from pxbridge import cli
 from pxbridge.commands import doctor as command
@@ -123,6 +123,17 @@ async def test_an_engine_that_a_running_bridge_has_is_left_alone() -> None:
         assert phone.close_code is None and not bridge.said("engine failed")
 
 
+async def test_a_running_bridge_that_serves_tls_is_found_healthy(tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com")
+    tls = {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    ports = {"PXBRIDGE_CONSOLE_PORT": str(free_port())}
+    async with bridge_process(environ=tls | ports) as bridge:
+        running = {"PXBRIDGE_PORT": str(bridge.port), "PXBRIDGE_STATE_DIR": str(tmp_path)}
+        found = await findings(tls | ports | running)
+    assert not [each for each in found if each.verdict is Verdict.WRONG]
+    assert sum("a bridge answers" in each.what for each in found) == 2
+
+
 # -- planted -------------------------------------------------------------------------------------------
 
 
@@ -173,7 +184,14 @@ async def test_a_key_that_others_can_read(environ: dict[str, str], tmp_path: Pat
     found = await the_wrong(
         environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
     )
-    assert found.mend == f"`chmod 600 {key}`"
+    assert found.mend == f"`chmod 640 {key}`"
+
+
+async def test_a_key_that_a_group_may_read_is_nothing_wrong(environ: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com")
+    key.chmod(0o640)
+    environ |= {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    assert await wrongs(environ) == []
 
 
 async def test_a_certificate_that_has_expired(environ: dict[str, str], tmp_path: Path) -> None:
@@ -268,10 +286,49 @@ async def test_a_lease_store_that_does_not_answer(environ: dict[str, str]) -> No
     assert "the lease store does not answer" in found.what and "correct PXBRIDGE_LEASE_STORE" in found.mend
 
 
+async def test_a_lease_store_that_does_not_answer_without_an_engine(environ: dict[str, str]) -> None:
+    found = await the_wrong(environ | {"PXBRIDGE_LEASE_STORE": "redis://127.0.0.1:9"})
+    assert "the lease store does not answer" in found.what
+
+
 async def test_a_voice_that_the_engine_does_not_have(environ: dict[str, str]) -> None:
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_VOICE_PROMPT": "NATF9.pt"})
     assert "NATF9.pt" in found.what and "set PXBRIDGE_VOICE_PROMPT" in found.mend
+
+
+async def test_a_voice_of_another_persona_that_the_engine_does_not_have(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "pxbridge.toml"
+    file.write_text('[personas.books]\ntext_prompt = "You sell books."\nvoice_prompt = "NATX9.pt"\n')
+    async with engine() as url:
+        found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_CONFIG": str(file)})
+    assert "NATX9.pt" in found.what and "the persona books" in found.mend
+
+
+async def test_an_engine_that_takes_fewer_calls_than_it_is_given(environ: dict[str, str]) -> None:
+    async with engine(slots=2) as url:
+        settings = {
+            "PXBRIDGE_ENGINES": url,
+            "PXBRIDGE_ENGINE_CAPACITY": "3",
+            "PXBRIDGE_ENGINE_HANDSHAKE_TIMEOUT_S": "0.5",
+        }
+        found = await the_wrong(environ | settings)
+    assert "took 2 of 3 conversations at once" in found.what and "PXBRIDGE_ENGINE_CAPACITY=2" in found.mend
+
+
+async def test_an_engine_that_takes_as_many_calls_as_it_is_given(environ: dict[str, str]) -> None:
+    async with engine(slots=3) as url:
+        found = await wrongs(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_CAPACITY": "3"})
+    assert found == []
+
+
+async def test_one_engine_under_two_names(environ: dict[str, str]) -> None:
+    async with engine() as url:
+        other = url.replace("127.0.0.1", "localhost")
+        found = await wrongs(environ | {"PXBRIDGE_ENGINES": f"{url} {other}"})
+    assert any("are one engine" in each.what for each in found)
 
 
 async def test_a_wrong_path_to_an_engine(environ: dict[str, str]) -> None:
@@ -357,6 +414,11 @@ def test_check_config_stops_at_what_would_stop_the_start(
     alone.setenv("PXBRIDGE_TLS_CERT_FILE", "/nowhere.pem")
     assert cli.main(["check-config"]) == cli.EXIT_UNUSABLE
     assert "PXBRIDGE_TLS_CERT_FILE (environment): cannot read '/nowhere.pem'" in capsys.readouterr().err
+    alone.delenv("PXBRIDGE_TLS_CERT_FILE")
+    alone.setenv("PXBRIDGE_CONSOLE_HOST", "0.0.0.0")
+    alone.setenv("PXBRIDGE_CONSOLE_PORT", "5051")
+    assert cli.main(["check-config"]) == cli.EXIT_UNUSABLE
+    assert "the console asks for no login" in capsys.readouterr().err
 
 
 # -- what cannot be planted for real -------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from pxbridge import bridge, settings
 from pxbridge.calls.persona_file import read_personas
+from pxbridge.ops.watch import check_console
 from pxbridge.settings import mask_url
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     loaded = settings.load(vars(args), os.environ)
     personas = read_personas(loaded)
     notes = [*loaded.notes, *settings.check_door(loaded)]
+    check_console(loaded)
     bridge.serving_tls(loaded)
     if args.json:
         told = {

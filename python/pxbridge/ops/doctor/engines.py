@@ -27,13 +27,13 @@ from pxbridge.errors import (
 )
 from pxbridge.ops.doctor.finding import Finding, good, note, wrong
 from pxbridge.personaplex.client import EngineAddress, Unverified
-from pxbridge.personaplex.pool import EnginePool, Prompts
+from pxbridge.personaplex.pool import EnginePool, Lease, Prompts
 from pxbridge.settings import variable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from pxbridge.calls.persona import Persona, Personas
+    from pxbridge.calls.persona import Personas
     from pxbridge.personaplex.client import Session
     from pxbridge.settings import Loaded, Settings
 
@@ -44,6 +44,8 @@ SLOW_SHARE: Final = 0.85
 STEPS: Final = 13
 """A second of audio, and the step that the codec's look-ahead costs."""
 ANSWER_S: Final = 5.0
+MOST_AT_ONCE: Final = 8
+"""So many conversations are tried at once, of more that an engine is said to take."""
 _PORTS: Final = {"ws": 80, "wss": 443}
 
 
@@ -52,10 +54,13 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
 
     Args:
         loaded: The settings.
-        personas: The default one is what an engine is prompted with.
+        personas: An engine is prompted with the default one, and is asked for the voices of all.
         ours_runs: A bridge of these settings runs: the engines are its.
     """
     settings = loaded.settings
+    if (problem := await _store_problem(settings)) is not None:
+        yield problem
+        personas = None  # who has which engine cannot be known
     if not settings.engines:
         yield note(
             "engine",
@@ -65,9 +70,13 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         return
     if ours_runs:
         yield note("engine", "a bridge runs here and has the engines: no conversation is tried with them")
-    if (problem := await _store_problem(settings)) is not None:
-        yield problem
-        personas = None  # who has which engine cannot be known
+    for engine, same in await _twins(addresses(settings)):
+        yield wrong(
+            "engine",
+            f"{engine} and {same} are one engine, and each is given calls",
+            f"name it once in {variable('engines')}; for more calls at once there is "
+            f"{variable('engine_capacity')}",
+        )
     for engine in addresses(settings):
         problem = await _reach(engine, settings.engine_connect_timeout_s)
         if problem is not None:
@@ -75,7 +84,7 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         elif ours_runs or personas is None:
             yield good("engine", f"{engine} is there, and is who it should be")
         else:
-            yield await _converse(engine, personas.default, settings)
+            yield await _converse(engine, personas, settings)
 
 
 async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
@@ -190,27 +199,91 @@ async def _store_problem(settings: Settings) -> Finding | None:
     return None
 
 
-async def _converse(engine: EngineAddress, persona: Persona, settings: Settings) -> Finding:
-    """Leases the engine, so that no bridge has it meanwhile, prompts it and gives it a second of audio."""
-    persona, _ = persona.for_call({})
+async def _twins(engines: Sequence[EngineAddress]) -> list[tuple[EngineAddress, EngineAddress]]:
+    """Engines that are another one under another name."""
+    first: dict[tuple[str, int], EngineAddress] = {}
+    twins = []
+    for engine in engines:
+        parts = urlsplit(engine.url)
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            continue  # told where it is tried
+        places = {(str(address[0]), port) for *_, address in found}
+        same = next((first[place] for place in places if place in first), None)
+        if same is not None:
+            twins.append((engine, same))
+        first.update(dict.fromkeys(places, engine))
+    return twins
+
+
+async def _converse(engine: EngineAddress, personas: Personas, settings: Settings) -> Finding:
+    """Leases the engine, so that no bridge has it meanwhile, prompts it and gives it a second of audio.
+
+    Then it is asked for as many conversations at once as it is said to take, and for the voices of the other
+    personas.
+    """
     pool = EnginePool(
         [engine],
         settings.engine_capacity,
         open_session=EngineOpener(settings),
         store=lease_store(settings),
     )
+    voices = {persona.voice_prompt: name for name, persona in personas.items()}
+    default, _ = personas.default.for_call({})
+    voices.pop(default.voice_prompt, None)
     async with pool:
-        try:
-            lease = await pool.lease(Prompts(persona.voice_prompt, persona.text_prompt))
-        except NoEngineFree:
+        prompts = Prompts(default.voice_prompt, default.text_prompt)
+        leases: list[Lease] = []
+        with contextlib.suppress(NoEngineFree):
+            while len(leases) < min(settings.engine_capacity, MOST_AT_ONCE):
+                leases.append(await pool.lease(prompts))
+        if not leases:
             return note("engine", f"{engine}: another bridge has it, so no conversation is tried")
         try:
-            session = await lease.session()
-            return _judge(engine, session.prompt_s, await _talk(session))
+            session = await leases[0].session()
+            found = _judge(engine, session.prompt_s, await _talk(session))
+            for n, lease in enumerate(leases[1:], 1):
+                try:
+                    await lease.session()
+                except EngineError as error:
+                    return wrong(
+                        "engine",
+                        f"{engine} took {n} of {settings.engine_capacity} conversations at once: {error}",
+                        f"set {variable('engine_capacity')}={n}; NVIDIA's server takes 1",
+                    )
         except EngineError as error:
             return _of_error(error)
         finally:
-            lease.release()
+            for lease in leases:
+                lease.release()
+        for voice, name in voices.items():
+            if (problem := await _lacks_voice(pool, engine, voice, name)) is not None:
+                return problem
+        return found
+
+
+async def _lacks_voice(pool: EnginePool, engine: EngineAddress, voice: str, name: str) -> Finding | None:
+    """What is wrong if the engine does not take a persona's voice."""
+    try:
+        async with asyncio.timeout(ANSWER_S):  # the conversation before has to end
+            lease = await pool.lease_in_turn(Prompts(voice, "Hello."))
+    except (EngineError, TimeoutError):
+        return note("engine", f"{engine}: taken meanwhile, so the voice of {name} is not tried")
+    try:
+        await lease.session()
+    except EngineRejected as error:
+        return wrong(
+            "engine",
+            str(error),
+            f"give the persona {name} a voice_prompt that the engine has; its own log says what it missed",
+        )
+    except EngineError as error:
+        return _of_error(error)
+    finally:
+        lease.release()
+    return None
 
 
 def _of_error(error: EngineError) -> Finding:

@@ -56,7 +56,8 @@ async def ports(settings: Settings) -> tuple[list[Finding], bool]:
         if problem is None:
             findings.append(good("port", f"{port} on {host} is free"))
         elif problem.errno == errno.EADDRINUSE:
-            answer = await asyncio.to_thread(_livez, host, port, tls=settings.tls_cert_file is not None)
+            tls = name == "port" and settings.tls_cert_file is not None  # the console serves none
+            answer = await asyncio.to_thread(_livez, host, port, tls=tls)
             if answer and (ours_runs or name == "port"):
                 ours_runs = True
                 findings.append(good("port", f"{port} on {host}: a bridge answers, {answer}"))

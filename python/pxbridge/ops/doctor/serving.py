@@ -27,7 +27,8 @@ SOON_DAYS: Final = 14.0
 
 _EXPIRED, _NOT_YET = 10, 9
 """OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID."""
-_OTHERS_MAY_READ: Final = 0o077
+_OTHERS_MAY_READ: Final = 0o007
+"""Not the group: Debian's ssl-cert and Kubernetes' fsGroup give keys to one."""
 
 
 def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
@@ -48,7 +49,7 @@ def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
         yield wrong(
             "tls",
             f"others on this machine can read the key {key_file}",
-            f"`chmod {mode & 0o700:o} {key_file}`",
+            f"`chmod {mode & 0o770:o} {key_file}`",
         )
     try:
         seen = _handshake(tls.context, _trusting(cert_file), None)
