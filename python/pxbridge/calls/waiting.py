@@ -24,8 +24,11 @@ GAP_WITHOUT_WORDS_S: Final = 2.5
 BREATH_S: Final = 0.1
 """Between two rounds. Where the bridge is not heard just now, for an engine speaks, no more is waited."""
 
+MUSIC_PIECE_S: Final = 2.0
+"""Music is queued in pieces of this length: it lies about in memory for each caller who waits."""
+
 MUSIC_AHEAD_S: Final = 1.0
-"""The next round of music is queued so long before the last one ends."""
+"""The next piece of music is queued so long before the last one ends."""
 
 
 class OwnVoice(Protocol):
@@ -99,10 +102,12 @@ async def _cover(line: OwnVoice) -> None:
 
 async def _music(line: OwnVoice, at_least_s: float) -> None:
     music = sound(Sound.HOLD_MUSIC, line.rate_hz)
+    piece = round(MUSIC_PIECE_S * line.rate_hz)
     played_s = 0.0
     while played_s < at_least_s:
-        line.play(music)
+        for begin in range(0, len(music), piece):
+            line.play(music[begin : begin + piece])
+            await line.played(all_but_s=MUSIC_AHEAD_S)
         played_s += len(music) / line.rate_hz
-        await line.played(all_but_s=MUSIC_AHEAD_S)
     await line.played()
     await asyncio.sleep(BREATH_S)

@@ -11,6 +11,8 @@ use crate::playout::PACKET_MS;
 const LONGEST_S: usize = 60;
 
 /// Own sound that waits to be sent, in whole packets.
+///
+/// What has been sent takes no room: a call that heard a minute of music would else keep it to its end.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     pcm: VecDeque<f32>,
@@ -46,6 +48,9 @@ impl Announcement {
     pub(crate) fn take(&mut self, packets: usize, out: &mut Vec<f32>) {
         let samples = (packets * self.packet).min(self.pcm.len());
         out.extend(self.pcm.drain(..samples));
+        if self.pcm.is_empty() {
+            self.clear();
+        }
         out.resize(out.len().next_multiple_of(self.packet), 0.0);
     }
 
@@ -67,11 +72,32 @@ impl Announcement {
         for (i, sample) in out[begin..].iter_mut().enumerate() {
             *sample *= 1.0 - (i + 1) as f32 / length;
         }
-        self.pcm.clear();
+        self.clear();
     }
 
     /// Drops it.
     pub(crate) fn clear(&mut self) {
-        self.pcm.clear();
+        self.pcm = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_or_cut_short_takes_no_room() {
+        let minute = vec![0.5; 8000 * LONGEST_S];
+        let ends: [fn(&mut Announcement); 3] = [
+            |own| own.take(usize::MAX / own.packet, &mut Vec::new()),
+            |own| own.cut(&mut Vec::new()),
+            Announcement::clear,
+        ];
+        for end in ends {
+            let mut own = Announcement::new(8000);
+            own.push(&minute);
+            end(&mut own);
+            assert_eq!(own.pcm.capacity(), 0);
+        }
     }
 }
