@@ -49,6 +49,12 @@ def sound(name: Sound, rate_hz: int) -> NDArray[np.float32]:
     return pcm
 
 
+def load(rate_hz: int) -> None:
+    """Decodes all of them, 40 ms of work: no call has to wait for it, then. May be called from any thread."""
+    for name in Sound:
+        sound(name, rate_hz)
+
+
 @functools.lru_cache(maxsize=64)
 def greeting(path: Path, rate_hz: int) -> NDArray[np.float32]:
     """A persona's greeting at a line's rate.
