@@ -1,7 +1,8 @@
-"""What every test has: a home of its own for what the bridge would write to the user's."""
+"""What tests have: a home of their own for what the bridge writes to the user's, and logs that go nowhere."""
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,14 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture
+def uncaptured() -> Iterator[None]:
+    """Log lines go nowhere: pytest keeps each that it sees, with all that it tells of."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,15 +10,24 @@ import asyncio
 import gc
 import os
 import random
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import pytest
 from tests.call.rig import bridge
 from tests.call.test_engines_fail import gaps_s
+from tests.call.test_freed import alive, left_to_the_collector, no_collector
+from tests.call.test_recording import RECORDED
 from tests.virtual_time import run
 
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.calls.recording import Recorder
+from pxbridge.calls.summary import outcome
+from pxbridge.exotel.phone import HangUp, Line, Script
+from pxbridge.personaplex.pool import SlotState
 from pxbridge.personaplex.rehearsal import Mode
 
 CALLS = 50
@@ -33,8 +42,29 @@ LONGEST_GAP_S = 1.5
 SEED = 7
 
 
+HARD_CALLS = 30
+HARD_SLOTS = (3, 6)
+"""Engines, and slots of each: fewer than calls, so that some wait, and all the more when one is killed."""
+HARD_S = 20.0
+HARD_KILLED_EVERY_S = 2.0
+DEFINED = {"completed", "abandoned", "no_engine", "engine_failed", "engine_lost"}
+"""What may become of a call when engines are too few: `pxbridge.calls.summary.outcome`."""
+
+
 def descriptors() -> int:
     return len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
+
+
+@dataclass(frozen=True)
+class Left:
+    """What calls may leave behind."""
+
+    tasks: int
+    descriptors: int
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(len(asyncio.all_tasks()), descriptors())
 
 
 def test_calls_outlive_engines_that_are_killed_at_random() -> None:
@@ -82,3 +112,62 @@ def test_calls_outlive_engines_that_are_killed_at_random() -> None:
             assert abs(after[1] - before[1]) <= 8, "sockets were left behind"
 
     run(main(), limit_s=SOAK_S + 300.0)
+
+
+@pytest.mark.usefixtures("uncaptured")
+def test_calls_for_which_there_are_too_few_engines_end_as_they_should_and_leave_nothing(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        chance = random.Random(SEED)
+        engines, slots = HARD_SLOTS
+        async with bridge(
+            *[()] * engines,
+            mode=Mode.RELAY,
+            slots=slots,
+            prompt_s=0.5,
+            warm=2,
+            personas=RECORDED,
+            attendants=[recorder.attend],
+        ) as b:
+            before = Left.now()
+
+            async def kill_engines() -> None:
+                while True:
+                    await asyncio.sleep(chance.expovariate(1 / HARD_KILLED_EVERY_S))
+                    engine = chance.choice(b.engines)
+                    await engine.stop()
+                    await asyncio.sleep(chance.uniform(0.5, 3.0))
+                    await engine.start()
+
+            async def one_call(number: int) -> None:
+                await asyncio.sleep(chance.uniform(0.0, HARD_S / 2))
+                script = Script(hang_up_at_s=chance.uniform(0.1, HARD_S))
+                line = Line(chunk_ms=chance.choice((20.0, 100.0)), hang_up=chance.choice(list(HangUp)))
+                await b.call(script, line, seed=number)
+
+            killer = asyncio.create_task(kill_engines())
+            await asyncio.gather(*(one_call(number) for number in range(HARD_CALLS)))
+            killer.cancel()
+            await asyncio.gather(killer, return_exceptions=True)
+            for engine in b.engines:
+                await engine.stop()
+                await engine.start()
+            await b.record()
+            outcomes = Counter(outcome(record) for record in b.records)
+            assert outcomes.total() == HARD_CALLS
+            assert set(outcomes) <= DEFINED
+            assert sum(event.kind is Kind.ENGINE_LOST for event in b.events) >= 3, "engines were killed"
+            assert any(record.failovers for record in b.records), "calls went on with another"
+            await asyncio.sleep(60.0)  # breakers have forgotten, what was prompted ahead is again
+            b.forget()
+            assert alive() == Counter({"_Dialled": 2}), "something of a call is left"
+            assert not left_to_the_collector()
+            assert b.pool.states() == Counter({SlotState.WARM: 2, SlotState.IDLE: engines * slots - 2})
+            recorder.close()
+            assert Left.now() == before
+
+    recorder = Recorder(tmp_path, "wav", lambda _record: lambda _name: None)
+    with no_collector():
+        run(main(), limit_s=HARD_S + 300.0)
+    assert len(list(tmp_path.glob("*.wav"))) >= HARD_CALLS // 2, "calls were recorded"
