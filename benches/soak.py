@@ -75,12 +75,22 @@ KILL_EVERY_S = (6.0, 14.0)
 DOWN_S = (2.0, 6.0)
 SAMPLE_EVERY_S = 5.0
 SCRAPE_TIMEOUT_S = 30.0
+LAGS_S = (0.02, 0.1, 0.5)
+"""Of the bridge's event loop: what a call begins to notice, what is heard, what spoils everything."""
 SETTLE_S = 5.0
 """After the last call: probes, closing handshakes and sessions prompted ahead come to rest."""
 
 FLAT_MEMORY = 0.05
-"""Growth from the run's second quarter to its last that is still the allocator's own; too strict for a run of
-a minute or two, in which much happens for the first time."""
+"""Growth that is still the allocator's own: from the median of the run's third minute to that of its last
+two, each of times at which nearly all callers were in a call."""
+WARM_UP_S = 120.0
+"""What is not judged, for it happens once in a process's life: the last caller joins, the heap and Python's
+arenas grow to what so many calls need at their busiest (an engine's death among them), the console is first
+asked, its hundred latest calls are there, and SQLite's page cache is on its way to its 2 MB."""
+BASE_S = 60.0
+LAST_S = 120.0
+FULL_HOUSE = 0.9
+"""Of the callers: so many were in a call when a sample counts."""
 FLAT_DESCRIPTORS = 4
 """Probes and scrapes under way."""
 
@@ -164,13 +174,13 @@ class Caller:
     Args:
         url: The bridge.
         random_: Chooses how long to talk and how to end.
-        outcomes: Where calls are told when they are over.
+        result: Where calls are counted, and told when they are over.
     """
 
-    def __init__(self, url: str, random_: random.Random, outcomes: list[CallOutcome]) -> None:
+    def __init__(self, url: str, random_: random.Random, result: Soak) -> None:
         self._url = url
         self._random = random_
-        self._outcomes = outcomes
+        self._result = result
 
     async def call_until(self, until_s: float) -> None:
         while (now_s := time.monotonic()) < until_s:
@@ -178,10 +188,14 @@ class Caller:
             ends_s = min(now_s + self._random.uniform(*TALK_S), until_s)
             try:
                 async with connect(self._url, compression=None, max_size=None, ping_interval=None) as ws:
-                    await _Call(ws, outcome).talk(ends_s, self._random.choice(HANG_UPS))
+                    self._result.live += 1
+                    try:
+                        await _Call(ws, outcome).talk(ends_s, self._random.choice(HANG_UPS))
+                    finally:
+                        self._result.live -= 1
             except (InvalidHandshake, OSError, TimeoutError) as error:
                 outcome.ended = str(error) or type(error).__name__
-            self._outcomes.append(outcome)
+            self._result.outcomes.append(outcome)
             await asyncio.sleep(self._random.uniform(*REDIAL_S))
 
 
@@ -293,9 +307,10 @@ class Engine:
 
 @dataclass
 class Sample:
-    """The bridge's process at one moment."""
+    """The bridge's process at one moment, and how many callers were in a call."""
 
     at_s: float
+    live: int
     memory_bytes: int
     descriptors: int
     threads: int
@@ -312,12 +327,13 @@ class Bridge:
     def __init__(self, pid: int, console: int) -> None:
         self._folder = Path(f"/proc/{pid}")
         self.meter = Meter(pid)
+        self.slowest_answer_s = 0.0
         self._metrics_url = f"http://127.0.0.1:{console}/metrics"
 
-    def sample(self, at_s: float) -> Sample:
+    def sample(self, at_s: float, live: int) -> Sample:
         descriptors = len(list((self._folder / "fd").iterdir()))
         threads = len(list((self._folder / "task").iterdir()))
-        return Sample(at_s, self.meter.private_bytes(), descriptors, threads)
+        return Sample(at_s, live, self.meter.private_bytes(), descriptors, threads)
 
     async def slots(self) -> dict[str, Counter[str]]:
         """For each engine's name, how many slots are in which state."""
@@ -331,13 +347,22 @@ class Bridge:
         series = _series(await self._scrape(), "pxbridge_calls_total")
         return {labels["outcome"]: int(value) for labels, value in series}
 
+    async def lag(self) -> dict[float, float]:
+        """By bounds in seconds: the share of looks at which the event loop was later than that."""
+        name = "pxbridge_event_loop_lag_seconds_bucket"
+        within = {float(labels["le"]): count for labels, count in _series(await self._scrape(), name)}
+        return {bound_s: 1 - within[bound_s] / within[math.inf] for bound_s in LAGS_S}
+
     async def _scrape(self) -> str:
         def fetch() -> str:
             with urllib.request.urlopen(self._metrics_url, timeout=SCRAPE_TIMEOUT_S) as answer:
                 text: str = answer.read().decode()
             return text
 
-        return await asyncio.to_thread(fetch)
+        began_s = time.monotonic()
+        answer = await asyncio.to_thread(fetch)
+        self.slowest_answer_s = max(self.slowest_answer_s, time.monotonic() - began_s)
+        return answer
 
 
 def _series(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
@@ -351,6 +376,7 @@ class Soak:
 
     minutes: float
     calls: int
+    live: int = 0
     outcomes: list[CallOutcome] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -359,6 +385,8 @@ class Soak:
     counted: dict[str, int] = field(default_factory=dict)
     slots_after: dict[str, int] = field(default_factory=dict)
     cpu_of_a_core: float = 0.0
+    lag: dict[float, float] = field(default_factory=dict)
+    slowest_answer_s: float = 0.0
     gaps_without_a_kill: list[Gap] = field(default_factory=list)
 
     def assign(self) -> None:
@@ -383,20 +411,25 @@ class Soak:
         worst_s = max((s for k in self.kills if k.room != "none for all" for s in k.lost_s), default=0.0)
         if worst_s > LOST_S:
             broken.append(f"{worst_s:.2f} s of the agent lost in a failure although a slot was free")
-        before, last = self.quarters()
-        if last > before * (1 + FLAT_MEMORY):
-            broken.append(f"memory grew from {before / 1e6:.1f} to {last / 1e6:.1f} MB")
+        if (grew := self.memory()) is not None and grew[1] > grew[0] * (1 + FLAT_MEMORY):
+            broken.append(f"memory grew from {grew[0] / 1e6:.1f} to {grew[1] / 1e6:.1f} MB")
         if self.idle and self.after and self.after.descriptors > self.idle.descriptors + FLAT_DESCRIPTORS:
             broken.append(f"{self.after.descriptors} descriptors afterwards, {self.idle.descriptors} before")
         if busy := {s: n for s, n in self.slots_after.items() if n and s not in ("idle", "warm")}:
             broken.append(f"slots that are not free afterwards: {busy}")
         return broken
 
-    def quarters(self) -> tuple[float, float]:
-        """The median of the bridge's memory in the run's second quarter, and in its last."""
-        memory = [sample.memory_bytes for sample in self.samples]
-        quarter = max(1, len(memory) // 4)
-        return float(np.median(memory[quarter : 2 * quarter] or [0])), float(np.median(memory[-quarter:]))
+    def memory(self) -> tuple[float, float] | None:
+        """The bridge's after the warm-up and at the end, in bytes; None if the run is too short to tell."""
+        end_s = self.minutes * 60
+        if end_s < WARM_UP_S + BASE_S + LAST_S:
+            return None
+
+        def median(from_s: float, to_s: float) -> float:
+            full = [s for s in self.samples if s.live >= FULL_HOUSE * self.calls and from_s <= s.at_s < to_s]
+            return float(np.median([sample.memory_bytes for sample in full]))
+
+        return median(WARM_UP_S, WARM_UP_S + BASE_S), median(end_s - LAST_S, end_s)
 
 
 async def soak(args: argparse.Namespace, console: Console) -> Soak:
@@ -421,7 +454,7 @@ async def soak(args: argparse.Namespace, console: Console) -> Soak:
         pid = await stack.enter_async_context(server(port, "-m", "pxbridge", *words))
         bridge = Bridge(pid, console_port)
         await asyncio.sleep(SETTLE_S)
-        result.idle = bridge.sample(0.0)
+        result.idle = bridge.sample(0.0, 0)
         cpu_s, began_s = bridge.meter.cpu_s(), time.monotonic()
         until_s = began_s + args.minutes * 60
         url = f"ws://127.0.0.1:{port}/exotel"
@@ -429,7 +462,7 @@ async def soak(args: argparse.Namespace, console: Console) -> Soak:
             sampling = group.create_task(_sample(bridge, result, began_s, console))
             killing = group.create_task(_kill(engines, bridge, result, chance, until_s))
             callers = [
-                group.create_task(_join(Caller(url, random.Random(chance.random()), result.outcomes),
+                group.create_task(_join(Caller(url, random.Random(chance.random()), result),
                                         number * 0.2, until_s))
                 for number in range(args.calls)
             ]  # fmt: skip
@@ -438,8 +471,9 @@ async def soak(args: argparse.Namespace, console: Console) -> Soak:
             await asyncio.wait([killing])
         result.cpu_of_a_core = (bridge.meter.cpu_s() - cpu_s) / (time.monotonic() - began_s)
         await asyncio.sleep(SETTLE_S)
-        result.after = bridge.sample(time.monotonic() - began_s)
-        result.counted = await bridge.outcomes()
+        result.after = bridge.sample(time.monotonic() - began_s, result.live)
+        result.counted, result.lag = await bridge.outcomes(), await bridge.lag()
+        result.slowest_answer_s = bridge.slowest_answer_s
         result.slots_after = dict(sum((await bridge.slots()).values(), Counter()))
     for kill in result.kills:
         kill.lost_s.sort()
@@ -455,7 +489,7 @@ async def _join(caller: Caller, after_s: float, until_s: float) -> None:
 async def _sample(bridge: Bridge, result: Soak, began_s: float, console: Console) -> None:
     while True:
         await asyncio.sleep(SAMPLE_EVERY_S)
-        sample = bridge.sample(time.monotonic() - began_s)
+        sample = bridge.sample(time.monotonic() - began_s, result.live)
         result.samples.append(sample)
         if len(result.samples) % 12 == 0:
             console.print(
@@ -509,15 +543,24 @@ def report(result: Soak, console: Console) -> None:
     figures = [f"{q:.2f}" for q in np.quantile(other_s, (0.5, 0.95, 1.0))] if other_s else ["–"] * 3
     table.add_row("(no engine died)", "–", "–", str(len(other_s)), *figures)
     console.print(table)
-    course = Table("minute", "memory MB", "descriptors", "threads")
+    course = Table("minute", "in a call", "memory MB", "descriptors", "threads")
     every = max(1, math.ceil(len(result.samples) / 10))
     shown = [result.idle, *result.samples[every - 1 :: every], result.after]
     for sample in shown:
         if sample is not None:
-            course.add_row(f"{sample.at_s / 60:.1f}", f"{sample.memory_bytes / 1e6:.1f}",
+            course.add_row(f"{sample.at_s / 60:.1f}", str(sample.live), f"{sample.memory_bytes / 1e6:.1f}",
                            str(sample.descriptors), str(sample.threads))  # fmt: skip
     console.print(course)
+    if (grew := result.memory()) is not None:
+        console.print(
+            f"memory in minute 3: {grew[0] / 1e6:.1f} MB, in the last two: {grew[1] / 1e6:.1f} MB "
+            f"({grew[1] / grew[0] - 1:+.1%})"
+        )
     console.print(f"CPU: {result.cpu_of_a_core:.2f} of a core; slots afterwards: {result.slots_after}")
+    late = ", ".join(f"{share:.2%} over {1000 * bound_s:g} ms" for bound_s, share in result.lag.items())
+    console.print(
+        f"the bridge's event loop was late: {late}; slowest answer: {result.slowest_answer_s:.2f} s"
+    )
     for promise in result.broken_promises():
         console.print(f"BROKEN: {promise}")
 
