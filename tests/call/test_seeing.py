@@ -15,11 +15,16 @@ from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
 from pxbridge.calls.call import CallRecord
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.delay import PARTS
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Numbers
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.calls.summary import summary
+from pxbridge.commands.inside import Inside
+from pxbridge.commands.report import make_report
+from pxbridge.exotel.network import parse_network
+from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.listening import listen
 from pxbridge.ops.logs import CallLog, logging_to
 from pxbridge.ops.metrics import Metrics
@@ -28,8 +33,6 @@ from pxbridge.personaplex.rehearsal import Mode
 
 if TYPE_CHECKING:
     from typing import Any
-
-    from pxbridge.exotel.phone import Phone
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -101,6 +104,35 @@ def test_what_goes_wrong_is_counted_while_the_call_goes_on() -> None:
     after = samples(metrics)
     assert after["pxbridge_live_calls"] == 0
     assert after["pxbridge_holes_total"] >= told["pxbridge_holes_total"]
+
+
+def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
+    metrics = Metrics()
+
+    async def main() -> tuple[Phone, Inside, CallRecord]:
+        network = parse_network("stall 8s at 4s up")
+        async with bridge(prompt_s=1.0, engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
+            phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
+            inside = Inside(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=inside.tell)
+            return phone, inside, await b.record()
+
+    phone, inside, record = run(main())
+    withheld_s = record.stats["uplink"]["withheld"] / 8000
+    assert withheld_s > 5.0
+    told = samples(metrics)
+    removed = "pxbridge_removed_seconds_total{{direction=to_engine,how={}}}"
+    assert told[removed.format("withheld")] == pytest.approx(withheld_s)
+    assert told[removed.format("no_engine")] == pytest.approx(0.95, abs=0.15)  # the newest 80 ms were kept
+    assert told[removed.format("gated")] == pytest.approx(0.2)
+    line = dict(make_report(phone, inside).rows())["to the agent"]
+    assert f"the engine did not answer 1 time: {withheld_s:.2f} s withheld" in line
+    assert "said before an engine was ready; 200 ms of the line's opening silenced" in line
+    figures = summary(record, Numbers(), record.ended_s)
+    assert figures["holds"] == 1
+    assert figures["withheld_s"] == pytest.approx(withheld_s, abs=1e-4)
+    assert figures["removed_s"] >= withheld_s
+    assert figures["unheard_s"] == pytest.approx(1.15, abs=0.15)
 
 
 def test_outcomes_are_told_apart() -> None:

@@ -48,10 +48,13 @@ PUT_IN: Mapping[Direction, tuple[str, ...]] = {
 """Counters of audio that one side did not send and the other got."""
 
 TAKEN_OUT: Mapping[Direction, tuple[str, ...]] = {
-    "uplink": ("removed_in_pauses", "removed_in_speech", "cut"),
+    "uplink": ("removed_in_pauses", "removed_in_speech", "cut", "withheld"),
     "downlink": ("removed_in_pauses", "removed_in_speech", "cut", "flushed"),
 }
 """Counters of audio that one side sent and the other did not get."""
+
+UNHEARD: Mapping[Direction, tuple[str, ...]] = {"uplink": ("dropped", "gated"), "downlink": ()}
+"""Counters of what nobody was to hear: said before an engine was ready, or while the line opened."""
 
 _US = 1e-6
 
@@ -73,7 +76,7 @@ def first_audio_s(stats: Stats, started_s: float | None) -> float | None:
 
 
 def changed_s(stats: Stats, counters: Mapping[Direction, tuple[str, ...]], rate_hz: int) -> float:
-    """How much audio was put in (`PUT_IN`) or taken out (`TAKEN_OUT`), in both directions, in seconds."""
+    """How much audio these counters (`PUT_IN`, `TAKEN_OUT`, `UNHEARD`) tell of, in seconds."""
     if not rate_hz:
         return 0.0
     total = sum(

@@ -76,6 +76,8 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         **{f"delay_{part.name}_s": course.usual_s(part.name) for part in delay.PARTS},
         "inserted_s": delay.changed_s(stats, delay.PUT_IN, record.rate_hz),
         "removed_s": delay.changed_s(stats, delay.TAKEN_OUT, record.rate_hz),
+        "withheld_s": delay.changed_s(stats, {"uplink": ("withheld",)}, record.rate_hz),
+        "unheard_s": delay.changed_s(stats, delay.UNHEARD, record.rate_hz),
         "longest_hole_s": (downlink.get("longest_hole_us") or 0) / 1e6,
         "longest_stall_s": (uplink.get("longest_stall_us") or 0) / 1e6,
     }
@@ -93,5 +95,6 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         **{name: None if value is None else round(value, 4) for name, value in figures.items()},
         "holes": int(downlink.get("holes") or 0),
         "stalls": int(uplink.get("stalls") or 0),
+        "holds": int(uplink.get("holds") or 0),
         "malformed": record.malformed + int(uplink.get("malformed") or 0),
     }

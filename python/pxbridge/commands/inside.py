@@ -97,7 +97,14 @@ class Inside:
             removed_in_speech="out of speech",
             cut="cut",
         )
-        return "; ".join(said) or "nothing put in, nothing taken out"
+        if holds := self._last("uplink", "holds"):
+            withheld = _length(self._last("uplink", "withheld") / self.rate_hz)
+            said.append(f"the engine did not answer {_times(holds, 'time')}: {withheld} withheld")
+        said = said or ["nothing put in, nothing taken out"]
+        said += self._changes(
+            "uplink", dropped="said before an engine was ready", gated="of the line's opening silenced"
+        )
+        return "; ".join(said)
 
     def _downlink(self) -> str:
         said = []

@@ -53,6 +53,8 @@ DURATION_BUCKETS_S = (5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 LAG_EVERY_S = 0.25
 
+_HOW = {"inserted": "noise", "dropped": "no_engine"}
+
 DIRECTIONS = {"uplink": "to_engine", "downlink": "to_phone"}
 
 
@@ -176,7 +178,7 @@ class Metrics:
             self._delay.labels(part.name)
         for phase in ("setup", "call"):
             self._engine_failures.labels(phase)
-        for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
+        for counter, table in self._changes():
             for direction, names in table.items():
                 for name in names:
                     counter.labels(DIRECTIONS[direction], _how(name))
@@ -261,12 +263,18 @@ class Metrics:
         self._stalls.inc(growth("uplink", "stalls"))
         self._messages.inc(growth("uplink", "messages"))
         self._malformed.inc(growth("uplink", "malformed"))
-        for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
+        for counter, table in self._changes():
             for direction, names in table.items():
                 for name in names:
                     if samples := growth(direction, name):
                         counter.labels(DIRECTIONS[direction], _how(name)).inc(samples / record.rate_hz)
         self._counted[id(record)] = record.stats
+
+    def _changes(self) -> Iterator[tuple[Counter, Mapping[delay.Direction, tuple[str, ...]]]]:
+        """What is counted of the sound, and which of the line's counters tell it."""
+        yield self._inserted, delay.PUT_IN
+        yield self._removed, delay.TAKEN_OUT
+        yield self._removed, delay.UNHEARD
 
     def _end(self, record: CallRecord) -> None:
         self._calls.labels(outcome(record)).inc()
@@ -286,7 +294,7 @@ class Metrics:
 
 def _how(counter: str) -> str:
     """A line's counter as a label's value."""
-    return "noise" if counter == "inserted" else counter.removeprefix("removed_in_")
+    return _HOW.get(counter, counter.removeprefix("removed_in_"))
 
 
 class _Now:
