@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
+from pxbridge.calls import pulse
 from pxbridge.calls.call import CallRecord
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.delay import PARTS
@@ -133,6 +134,23 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     assert figures["withheld_s"] == pytest.approx(withheld_s, abs=1e-4)
     assert figures["removed_s"] >= withheld_s
     assert figures["unheard_s"] == pytest.approx(1.15, abs=0.15)
+
+
+def test_while_an_engine_is_dead_no_delay_is_told() -> None:
+    metrics = Metrics()
+
+    async def main() -> CallRecord:
+        network = parse_network("stall 10s at 4s")
+        async with bridge(engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
+            await b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=14.0), Line(chunk_ms=20))
+            return await b.record()
+
+    record = run(main())
+    answered_for_s = record.stats["downlink"]["received"] / 8000
+    told = samples(metrics)
+    for name in ("call_mouth_to_ear", "engine_step"):
+        assert told[f"pxbridge_{name}_seconds_count"] <= answered_for_s / pulse.EVERY_S + 1
+    assert len(record.delay.samples_s["mouth_to_ear"]) == told["pxbridge_call_mouth_to_ear_seconds_count"]
 
 
 def test_outcomes_are_told_apart() -> None:

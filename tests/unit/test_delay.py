@@ -19,26 +19,41 @@ STATS: dict[str, dict[str, float | None]] = {
 }
 
 
+def after(seconds: float, **downlink: float | None) -> dict[str, dict[str, float | None]]:
+    """The counters when the engine has spoken for so long."""
+    return {**STATS, "downlink": {**STATS["downlink"], "received": 8000 * seconds, **downlink}}
+
+
 def test_the_parts_add_up_to_what_the_caller_waits() -> None:
     course = delay.Course()
-    assert course.add(STATS) == pytest.approx(0.2)
+    course.add(after(1))
+    assert course.newest_s["mouth_to_ear"] == pytest.approx(0.2)
     assert course.usual_s() == pytest.approx(0.2)
     assert course.usual_s("engine") == pytest.approx(0.045)
 
 
 def test_a_delay_of_which_a_part_is_unknown_is_not_told() -> None:
     course = delay.Course()
-    silent = {**STATS, "downlink": {**STATS["downlink"], "round_trip_us": None}}
-    assert course.add(silent) is None
+    course.add(after(1, round_trip_us=None))
+    assert course.newest_s == {}
     assert course.usual_s() is None
     assert course.slow_s() is None
+
+
+def test_while_the_engine_says_nothing_there_is_no_delay_to_tell() -> None:
+    course = delay.Course()
+    for spoken_s in (1, 2, 2, 2, 2):
+        course.add(after(spoken_s))
+    assert course.newest_s == {}
+    assert len(course.samples_s["mouth_to_ear"]) == 2
+    course.add(after(3, round_trip_us=1_045_000.0))
+    assert course.newest_s["mouth_to_ear"] == pytest.approx(1.2)
 
 
 def test_one_bad_second_in_twenty_is_the_slow_figure_and_not_the_usual_one() -> None:
     course = delay.Course()
     for second in range(40):
-        late_us = 1_000_000.0 if second % 10 == 9 else 0.0
-        course.add({**STATS, "downlink": {**STATS["downlink"], "queued_us": late_us}})
+        course.add(after(second + 1, queued_us=1_000_000.0 if second % 10 == 9 else 0.0))
     assert course.usual_s() == pytest.approx(0.195)
     assert course.slow_s() == pytest.approx(1.195)
 

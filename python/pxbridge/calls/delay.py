@@ -91,19 +91,24 @@ class Course:
 
     Attributes:
         samples_s: For each part, and for ``mouth_to_ear``, what was measured, in seconds.
+        newest_s: The newest of each; nothing if the engine has said nothing since the reading before, as the
+            counters then tell of a delay that nobody has.
     """
 
     samples_s: dict[str, array[float]] = field(default_factory=dict)
+    newest_s: Mapping[str, float] = field(default_factory=dict)
+    _received: float = 0.0
 
-    def add(self, stats: Stats) -> float | None:
-        """Takes the counters as they are now; returns the delay from mouth to ear if all of it is known."""
+    def add(self, stats: Stats) -> None:
+        """Takes the counters as they are now."""
+        before, self._received = self._received, stats.get("downlink", {}).get("received") or 0.0
         parts = parts_s(stats)
-        if len(parts) < len(PARTS):
-            return None
-        total_s = sum(parts.values())
-        for name, value in (*parts.items(), ("mouth_to_ear", total_s)):
+        self.newest_s = {}
+        if self._received <= before or len(parts) < len(PARTS):
+            return
+        self.newest_s = {**parts, "mouth_to_ear": sum(parts.values())}
+        for name, value in self.newest_s.items():
             self.samples_s.setdefault(name, array("f")).append(value)  # an hour of a call is 100 kB
-        return total_s
 
     def usual_s(self, name: str = "mouth_to_ear") -> float | None:
         """The median."""

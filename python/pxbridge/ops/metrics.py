@@ -122,21 +122,21 @@ class Metrics:
         )
         self._mouth_to_ear = Histogram(
             "pxbridge_call_mouth_to_ear_seconds",
-            "From the caller's mouth to the answer at the caller's ear, without the networks; each second of "
-            "a call counts once.",
+            "From the caller's mouth to the answer at the caller's ear, without the networks; each second "
+            "of a call in which the engine answers counts once.",
             buckets=DELAY_BUCKETS_S,
             registry=registry,
         )
         self._delay = Histogram(
             "pxbridge_call_delay_seconds",
-            "The parts of that delay; each second of a call counts once.",
+            "The parts of that delay, of the same seconds.",
             ["part"],
             buckets=DELAY_BUCKETS_S,
             registry=registry,
         )
         self._step = Histogram(
             "pxbridge_engine_step_seconds",
-            "From a frame's last sample sent to an engine to its answer; sampled every second of a call.",
+            "From a frame's last sample sent to an engine to its answer, of the same seconds.",
             buckets=STEP_BUCKETS_S,
             registry=registry,
         )
@@ -239,15 +239,13 @@ class Metrics:
             self._lag.observe(max(0.0, loop.time() - due_s))
 
     def _sample(self, record: CallRecord) -> None:
-        parts = delay.parts_s(record.stats)
-        if record.live_s is None:
+        newest_s = record.delay.newest_s
+        if not newest_s:
             return
-        if "engine" in parts:
-            self._step.observe(parts["engine"])
-        if len(parts) == len(delay.PARTS):
-            self._mouth_to_ear.observe(sum(parts.values()))
-            for name, value in parts.items():
-                self._delay.labels(name).observe(value)
+        self._step.observe(newest_s["engine"])
+        self._mouth_to_ear.observe(newest_s["mouth_to_ear"])
+        for part in delay.PARTS:
+            self._delay.labels(part.name).observe(newest_s[part.name])
 
     def _count(self, record: CallRecord) -> None:
         """Adds what the call's counters grew by."""
