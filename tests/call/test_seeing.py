@@ -153,6 +153,25 @@ def test_while_an_engine_is_dead_no_delay_is_told() -> None:
     assert len(record.delay.samples_s["mouth_to_ear"]) == told["pxbridge_call_mouth_to_ear_seconds_count"]
 
 
+def test_the_drift_of_the_phones_clock_is_told() -> None:
+    metrics = Metrics()
+
+    async def main() -> tuple[Phone, Inside, CallRecord]:
+        async with bridge(watchers=[metrics]) as b:
+            phone = Phone(Script(speech(), hang_up_at_s=72.0), Line(), parse_network("drift +100ppm"))
+            inside = Inside(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=inside.tell)
+            return phone, inside, await b.record()
+
+    phone, inside, record = run(main())
+    told = samples(metrics)
+    assert told["pxbridge_phone_clock_drift_ppm_count"] == 1
+    assert told["pxbridge_phone_clock_drift_ppm_bucket{le=50.0}"] == 0
+    assert told["pxbridge_phone_clock_drift_ppm_bucket{le=200.0}"] == 1
+    assert summary(record, Numbers(), record.ended_s)["drift_ppm"] == pytest.approx(100, abs=15)
+    assert re.search(r"; your clock: \d+ ppm fast", dict(make_report(phone, inside).rows())["to the agent"])
+
+
 def test_outcomes_are_told_apart() -> None:
     metrics = Metrics()
 

@@ -56,6 +56,9 @@ TAKEN_OUT: Mapping[Direction, tuple[str, ...]] = {
 UNHEARD: Mapping[Direction, tuple[str, ...]] = {"uplink": ("dropped", "gated"), "downlink": ()}
 """Counters of what nobody was to hear: said before an engine was ready, or while the line opened."""
 
+EXACT_PPM = 5.0
+"""What a minute's measurement may be wrong by."""
+
 _US = 1e-6
 
 
@@ -73,6 +76,13 @@ def first_audio_s(stats: Stats, started_s: float | None) -> float | None:
     """From Exotel's `start` to the first audio of the engine at the caller's ear; None before."""
     at_us = stats.get("downlink", {}).get("first_audio_us")
     return None if at_us is None or started_s is None else at_us * _US - started_s
+
+
+def drift(ppm: float) -> str:
+    """The phone's clock against ours, in words."""
+    if abs(ppm) < EXACT_PPM:
+        return "as fast as ours"
+    return f"{abs(ppm):.0f} ppm {'fast' if ppm > 0 else 'slow'}"
 
 
 def changed_s(stats: Stats, counters: Mapping[Direction, tuple[str, ...]], rate_hz: int) -> float:

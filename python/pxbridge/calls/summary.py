@@ -80,6 +80,7 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "unheard_s": delay.changed_s(stats, delay.UNHEARD, record.rate_hz),
         "longest_hole_s": (downlink.get("longest_hole_us") or 0) / 1e6,
         "longest_stall_s": (uplink.get("longest_stall_us") or 0) / 1e6,
+        "drift_ppm": uplink.get("drift_ppm"),
     }
     return {
         "call": record.call_id,

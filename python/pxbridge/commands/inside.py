@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pxbridge.calls.delay import PARTS
+from pxbridge.calls.delay import PARTS, drift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,6 +101,9 @@ class Inside:
             withheld = _length(self._last("uplink", "withheld") / self.rate_hz)
             said.append(f"the engine did not answer {_times(holds, 'time')}: {withheld} withheld")
         said = said or ["nothing put in, nothing taken out"]
+        drift_ppm = self.counters[-1].uplink.get("drift_ppm")
+        if drift_ppm is not None:
+            said.append(f"your clock: {drift(drift_ppm)}")
         said += self._changes(
             "uplink", dropped="said before an engine was ready", gated="of the line's opening silenced"
         )

@@ -51,6 +51,9 @@ LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 DURATION_BUCKETS_S = (5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
+DRIFT_BUCKETS_PPM = (-1000, -200, -100, -50, -20, -5, 5, 20, 50, 100, 200, 1000)
+"""Quartz keeps within 100. If all calls are off by the same, it is our clock."""
+
 LAG_EVERY_S = 0.25
 
 _HOW = {"inserted": "noise", "dropped": "no_engine"}
@@ -162,6 +165,12 @@ class Metrics:
             "pxbridge_removed_seconds",
             "Audio that one side sent and the other did not get.",
             ["direction", "how"],
+            registry=registry,
+        )
+        self._drift = Histogram(
+            "pxbridge_phone_clock_drift_ppm",
+            "How much faster phones' clocks ran than ours, of each call of a minute or more.",
+            buckets=DRIFT_BUCKETS_PPM,
             registry=registry,
         )
         self._messages = Counter("pxbridge_media_messages", "Media messages from phones.", registry=registry)
@@ -285,6 +294,9 @@ class Metrics:
         self._bereft.discard(id(record))
         self._live -= 1
         self._malformed.inc(record.malformed)
+        drift_ppm = record.stats.get("uplink", {}).get("drift_ppm")
+        if drift_ppm is not None:
+            self._drift.observe(drift_ppm)
         first_audio_s = delay.first_audio_s(record.stats, record.started_s)
         if first_audio_s is not None:
             self._first_audio.observe(max(0.0, first_audio_s))
