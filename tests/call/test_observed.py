@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
+from pxbridge.calls.delay import PARTS
 from pxbridge.commands.inside import Inside
 from pxbridge.commands.picture import draw_call
 from pxbridge.commands.report import make_report
@@ -61,14 +63,20 @@ def test_the_agents_words_are_told_when_they_are_heard() -> None:
 def test_the_parts_of_the_delay_add_up_to_it() -> None:
     report = observed()
     parts = dict(report.inside.parts())
-    assert parts["phone's chunk"] == pytest.approx(0.1)
+    assert list(parts) == [part.title for part in PARTS]
+    assert parts["phone's chunk"] == pytest.approx(0.04)
     assert parts["engine's round trip"] == pytest.approx(0.03, abs=0.01)
     assert parts["intake"] == pytest.approx(0.0, abs=0.01)
     delay_s = report.hearing.delay_s()
     assert delay_s is not None
-    # Filling the model's frames of 80 ms and the codecs are what is left.
-    assert 0.0 < delay_s - sum(parts.values()) < 0.12
-    assert "engine's round trip" in dict(report.rows())["of the delay"]
+    assert 0.005 < delay_s - sum(parts.values()) < 0.02, "the codecs are what is left"
+    assert "engine's round trip 30" in dict(report.rows())["of the delay"]
+
+
+def test_a_long_way_is_told_as_the_networks() -> None:
+    told = dict(observed("delay 150ms").rows())["of the delay"]
+    assert (found := re.search(r"networks and codecs (\d+) ms", told))
+    assert 300 < int(found[1]) < 325
 
 
 def test_a_stall_is_told_with_what_was_put_in_and_taken_out(tmp_path: Path) -> None:

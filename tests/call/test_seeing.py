@@ -83,7 +83,7 @@ def test_the_estimated_delay_is_what_a_caller_measures(chunk_ms: int) -> None:
     phone, estimate_s = run(main())
     measured_s = listen(phone.said, phone.player.heard, 8000).delay_s()
     assert measured_s is not None
-    assert estimate_s == pytest.approx(measured_s, abs=0.05)
+    assert 0.005 < measured_s - estimate_s < 0.02  # the codecs
 
 
 def test_what_goes_wrong_is_counted_while_the_call_goes_on() -> None:

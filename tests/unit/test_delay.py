@@ -27,8 +27,8 @@ def after(seconds: float, **downlink: float | None) -> dict[str, dict[str, float
 def test_the_parts_add_up_to_what_the_caller_waits() -> None:
     course = delay.Course()
     course.add(after(1))
-    assert course.newest_s["mouth_to_ear"] == pytest.approx(0.2)
-    assert course.usual_s() == pytest.approx(0.2)
+    assert course.newest_s["mouth_to_ear"] == pytest.approx(0.19)
+    assert course.usual_s() == pytest.approx(0.19)
     assert course.usual_s("engine") == pytest.approx(0.045)
 
 
@@ -47,15 +47,25 @@ def test_while_the_engine_says_nothing_there_is_no_delay_to_tell() -> None:
     assert course.newest_s == {}
     assert len(course.samples_s["mouth_to_ear"]) == 2
     course.add(after(3, round_trip_us=1_045_000.0))
-    assert course.newest_s["mouth_to_ear"] == pytest.approx(1.2)
+    assert course.newest_s["mouth_to_ear"] == pytest.approx(1.19)
 
 
 def test_one_bad_second_in_twenty_is_the_slow_figure_and_not_the_usual_one() -> None:
     course = delay.Course()
     for second in range(40):
         course.add(after(second + 1, queued_us=1_000_000.0 if second % 10 == 9 else 0.0))
-    assert course.usual_s() == pytest.approx(0.195)
-    assert course.slow_s() == pytest.approx(1.195)
+    assert course.usual_s() == pytest.approx(0.185)
+    assert course.slow_s() == pytest.approx(1.185)
+
+
+@pytest.mark.parametrize(("chunk_ms", "adds_ms"), [(20, 0), (40, 0), (80, 0), (100, 40), (160, 40), (37, 18)])
+def test_a_chunk_adds_what_does_not_fill_the_models_frames(chunk_ms: int, adds_ms: float) -> None:
+    ends_ms = range(80, 80 * chunk_ms + 1, 80)  # of the frames, until their beat with the chunks comes round
+    waits_ms = [-end_ms % chunk_ms for end_ms in ends_ms]
+    assert sum(waits_ms) / len(waits_ms) == pytest.approx(adds_ms)
+    assert delay.parts_s({"uplink": {"chunk_us": 1e3 * chunk_ms}}) == {
+        "phone_chunk": pytest.approx(adds_ms / 1e3)
+    }
 
 
 def test_first_audio_counts_from_start() -> None:

@@ -31,7 +31,9 @@ def report_of(bridge: Bridge, network: str = "", **line: Any) -> tuple[Report, d
 def test_an_undisturbed_echo_is_reported_as_one() -> None:
     report, rows = report_of(EchoBridge(delay_s=0.126), chunk_ms=100)
     assert rows["your words"] == "mouth to ear 226 ms (p95 226, p99 226); correlation 1.00, level +0.0 dB"
-    assert rows["of the delay"] == "phone's chunk 100, bridge and engine 126, queue at Exotel 0 ms"
+    assert rows["of the delay"] == (
+        "filling a chunk 100, waiting at Exotel 0, bridge, engine and networks 126 ms"
+    )
     assert rows["holes"] == "none after the first second"
     assert rows["you heard"].endswith("first audio after 0.23 s")
     assert rows["Exotel's rules"].startswith("kept in ")

@@ -2,13 +2,14 @@
 
 What a mouth says is late at an ear by the sum of five waits, in the order of a sample's way. The model works
 in frames of 80 ms: its first sample waits for its last, and when the answer is queued at Exotel its last
-sample waits for its first; the queue is measured with the new frame in it, so the frame is counted once. A
-frame's last sample lies anywhere in a chunk of the phone's, and so waits for half of one on average.
-Networks and codecs come on top and are not seen from here (2.5 ms of look-ahead in each Opus encoder).
+sample waits for its first; the queue is measured with the new frame in it, so the frame is counted once.
+Of the phone's chunks counts what does not fill such a frame. Networks and codecs come on top and are not seen
+from here (2.5 ms of look-ahead in each Opus encoder).
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, field
 from statistics import median, quantiles
@@ -29,12 +30,10 @@ class Part(NamedTuple):
     title: str
     direction: Direction
     counter: str
-    share: float = 1.0
-    """Of what the counter says, on average."""
 
 
 PARTS = (
-    Part("phone_chunk", "phone's chunk", "uplink", "chunk_us", 0.5),
+    Part("phone_chunk", "phone's chunk", "uplink", "chunk_us"),
     Part("intake", "intake", "uplink", "delay_us"),
     Part("engine", "engine's round trip", "downlink", "round_trip_us"),
     Part("playout", "playout", "downlink", "queued_us"),
@@ -60,6 +59,16 @@ EXACT_PPM = 5.0
 """What a minute's measurement may be wrong by."""
 
 _US = 1e-6
+_FRAME_US = 80_000
+
+
+def _chunk_wait_us(chunk_us: float) -> float:
+    """How long a frame's last sample waits for its chunk's last one, on average over their beat.
+
+    Frames of 80 ms end at every multiple of the greatest common divisor within chunks of 100: 0, 20, 40, 60
+    and 80 ms before a chunk's end. Chunks that fill frames add nothing.
+    """
+    return (chunk_us - math.gcd(round(chunk_us), _FRAME_US)) / 2
 
 
 def parts_s(stats: Stats) -> dict[str, float]:
@@ -68,7 +77,7 @@ def parts_s(stats: Stats) -> dict[str, float]:
     for part in PARTS:
         value = stats.get(part.direction, {}).get(part.counter)
         if value is not None:
-            known[part.name] = value * part.share * _US
+            known[part.name] = _US * (_chunk_wait_us(value) if part.name == "phone_chunk" else value)
     return known
 
 

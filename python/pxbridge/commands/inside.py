@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pxbridge.calls.delay import PARTS, drift
+from pxbridge.calls.delay import PARTS, Course, drift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,14 +70,15 @@ class Inside:
         return np.array([np.nan if None in values else sum(values) for values in known], float)  # type: ignore[arg-type]
 
     def parts(self) -> Sequence[tuple[str, float]]:
-        """Of the delay, what the bridge knows: (where, usual seconds), in the order of a sample's way."""
-        parts = []
-        for part in PARTS:
-            values = self.series(part.direction, part.counter)
-            # How long audio is queued at Exotel the simulated phone knows itself.
-            if part.name != "exotel" and not np.isnan(values).all():
-                parts.append((part.title, float(np.nanmedian(values)) / 1e6))
-        return parts
+        """Of the delay, what the bridge knows: (where, usual seconds), in the order of a sample's way.
+
+        They are what metrics and records call so; nothing, if the engine never answered.
+        """
+        course = Course()
+        for each in self.counters:
+            course.add({"uplink": each.uplink, "downlink": each.downlink})
+        usual_s = {part: course.usual_s(part.name) for part in PARTS}
+        return [(part.title, value) for part, value in usual_s.items() if value is not None]
 
     def rows(self) -> list[tuple[str, str]]:
         """What was done to the sound in each direction, as (title, text)."""

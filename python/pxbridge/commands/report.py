@@ -103,15 +103,18 @@ class Report:
         return text
 
     def _parts(self) -> str:
-        chunk_ms = self.phone.line.chunk_ms
-        waits_s = [depth.wait_s for depth in self.phone.player.depth_trace if depth.wait_s is not None]
-        wait_ms = 1e3 * float(np.median(waits_s))
-        known = list(self.inside.parts()) or [("phone's chunk", chunk_ms / 1e3)]
-        rest_ms = 1e3 * (self.hearing.delay_s() or 0.0) - wait_ms - sum(1e3 * part for _, part in known)
-        # What nobody can measure alone: filling the model's frames of 80 ms, the codecs, the network.
-        rest = "bridge and engine" if len(known) == 1 else "frames and codecs"
-        parts = [f"{place} {1e3 * part:.0f}" for place, part in known]
-        return f"{', '.join(parts)}, {rest} {rest_ms:.0f}, queue at Exotel {wait_ms:.0f} ms"
+        """What the bridge tells of it, or what can be known of a bridge that tells nothing."""
+        if known := self.inside.parts():
+            rest = "networks and codecs"
+        else:
+            waits_s = [depth.wait_s for depth in self.phone.player.depth_trace if depth.wait_s is not None]
+            known = [
+                ("filling a chunk", self.phone.line.chunk_ms / 1e3),
+                ("waiting at Exotel", float(np.median(waits_s))),
+            ]
+            rest = "bridge, engine and networks"
+        rest_s = (self.hearing.delay_s() or 0.0) - sum(part for _, part in known)
+        return ", ".join(f"{place} {1e3 * part:.0f}" for place, part in [*known, (rest, rest_s)]) + " ms"
 
     def _holes(self) -> str:
         holes = self.holes
