@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from tests.simulated import VECTORS, Bridge, EchoBridge, SayingBridge, media, play, tone
 
-from pxbridge.commands.picture import draw_call
+from pxbridge.calls.delay import PUT_IN, TAKEN_OUT
+from pxbridge.commands.inside import Counters
+from pxbridge.commands.picture import _changes, draw_call, require_matplotlib
 from pxbridge.commands.report import Report, make_report
 from pxbridge.errors import InputError
 from pxbridge.exotel.network import parse_network
@@ -79,6 +81,21 @@ def test_every_call_can_be_drawn(tmp_path: Path, bridge: Bridge) -> None:
     report, _ = report_of(bridge, "stall 1s at 2s; drift +50ppm")
     draw_call(report, tmp_path / "call.png")
     assert (tmp_path / "call.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("net_ms", [-8600.0, -40.0, 0.0, 25.0, 9800.0])
+def test_the_picture_holds_all_that_was_put_in_or_taken_out(net_ms: float) -> None:
+    report, _ = report_of(SayingBridge())
+    for at_s in range(5):
+        told = dict.fromkeys([*PUT_IN["downlink"], *TAKEN_OUT["downlink"]], 0.0)
+        told["noise" if net_ms > 0 else "cut"] = abs(net_ms) * 8 * at_s / 4
+        uplink = dict.fromkeys([*PUT_IN["uplink"], *TAKEN_OUT["uplink"]], 0.0)
+        report.inside.counters.append(Counters(at_s, uplink, told))
+    axes = require_matplotlib()().subplots()
+    _changes(axes, report)
+    low_ms, high_ms = axes.get_ylim()
+    assert low_ms < min(net_ms, 0.0) and max(net_ms, 0.0) < high_ms
+    assert high_ms - low_ms > 100, "a small change is to look small"
 
 
 def test_a_picture_of_unknown_kind_is_refused(tmp_path: Path) -> None:

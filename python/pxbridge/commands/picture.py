@@ -36,6 +36,8 @@ FLOOR_DBFS = -60.0
 WIDTH_IN, DPI = 11.0, 130
 LEAST_CHANGE_MS = 100.0
 """Smaller changes than this are to look small."""
+MARGIN = 0.15
+"""Of a panel's height, free above and below a curve."""
 TEETH_SHOWN_S = 40.0
 """In longer calls single arrivals would blacken the queue's panel: it shows its least and most instead."""
 
@@ -181,7 +183,7 @@ def _changes(axes: Axes, report: Report) -> None:
         ("uplink", CALLER, 0.75, "towards\nthe agent"),
         ("downlink", AGENT, 0.25, "towards\nthe caller"),
     )
-    most = LEAST_CHANGE_MS
+    least_ms, most_ms = -MARGIN * LEAST_CHANGE_MS, LEAST_CHANGE_MS
     for direction, colour, height, title in sides:
         samples = inside.series(direction, *PUT_IN[direction]) - inside.series(
             direction, *TAKEN_OUT[direction]
@@ -189,10 +191,11 @@ def _changes(axes: Axes, report: Report) -> None:
         net_ms = 1e3 * samples / inside.rate_hz
         axes.plot(inside.times_s, net_ms, color=colour, linewidth=1.3)
         axes.fill_between(inside.times_s, 0, net_ms, color=colour, alpha=0.3, linewidth=0)
-        most = max(most, float(abs(net_ms).max()))
+        least_ms, most_ms = min(least_ms, float(net_ms.min())), max(most_ms, float(net_ms.max()))
         _label(axes, height, title, colour)
     axes.axhline(0, color=INK, linewidth=0.6)
-    axes.set_ylim(-0.35 * most, 1.15 * most)
+    margin_ms = MARGIN * (most_ms - least_ms)
+    axes.set_ylim(least_ms - margin_ms, most_ms + margin_ms)
     axes.set_ylabel("put in, less\ntaken out, ms", color=INK)
 
 
