@@ -75,7 +75,8 @@ def write_wav(path: Path | str, pcm: NDArray[np.int16], rate_hz: int) -> None:
         InputError: The file cannot be written.
     """
     try:
-        with wave.open(str(path), "wb") as file:
+        # Opened here: what wave opens itself it leaves half-made when that fails, and complains of later.
+        with Path(path).open("wb") as raw, wave.open(raw, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(rate_hz)

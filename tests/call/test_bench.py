@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
+import io
 import json
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.call.rig import bridge
 from tests.virtual_time import run
 from websockets.asyncio.server import ServerConnection, serve
 
+from pxbridge.commands import bench
 from pxbridge.commands.bench import Load, Meter, Row, table, write_rows
 from pxbridge.commands.crowd import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
+from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,9 +105,35 @@ def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:
         Meter(2**22 + 1)
 
 
-def test_the_table_fits_a_terminal_and_says_what_is_not_known(tmp_path: Path) -> None:
-    from rich.console import Console
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--calls", "3", "0"], "--calls 0: at least one"),
+        (["--seconds", "0"], "--seconds 0: 1 or more"),
+        (["--seconds", "inf"], "--seconds inf: "),
+        (["--chunk-ms", "0"], "--chunk-ms 0: 1 to 2000"),
+        (["--step-ms", "-5"], "--step-ms -5: 0 or more"),
+        (["--prompt-s", "nan"], "--prompt-s nan: 0 or more"),
+        (["--network", "stall"], "network 'stall'"),
+        (["--json", "/no/where/rows.json"], "--json /no/where/rows.json: there is no such folder"),
+        (["--json", "/"], "--json /: Is a directory"),
+    ],
+)
+async def test_a_wrong_argument_stops_before_the_run(words: list[str], problem: str) -> None:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    with pytest.raises(InputError, match=problem):
+        await bench.run(parser.parse_args(words), Console(file=io.StringIO()))
 
+
+def test_a_file_that_is_there_is_looked_at_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("old")
+    for name in ("rows.json", "new.json"):
+        require_writable("--json", tmp_path / name)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.json", "old")]
+
+
+def test_the_table_fits_a_terminal_and_says_what_is_not_known(tmp_path: Path) -> None:
     row = Row("pxbridge", 100, None, None, None, 234.4, 241.0, 1243.2, 70, 0.04, 17.2, 0, None)
     console = Console(width=80, record=True)
     console.print(table([row], Load(network="jitter 40ms")))

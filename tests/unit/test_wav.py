@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -162,3 +163,9 @@ def test_the_spoken_vectors_are_the_same_speech() -> None:
     assert (wide.rate_hz, narrow.rate_hz) == (24_000, 8000)
     down = resample(wide.samples, 24_000, 8000)
     assert np.corrcoef(down, narrow.samples)[0, 1] > 0.99
+
+
+def test_a_folder_is_no_file_to_write_to(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written: Is a directory"):
+        write_wav(tmp_path, np.zeros(8, np.int16), 8000)
+    gc.collect()

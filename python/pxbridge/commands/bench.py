@@ -24,7 +24,9 @@ from rich import box
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pxbridge.commands.call import LONGEST_CHUNK_MS, SHORTEST_CHUNK_MS
 from pxbridge.commands.crowd import Outcome, Part, play_elsewhere
+from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError, PxbridgeError
 from pxbridge.exotel.network import GRAMMAR, parse_network
 
@@ -157,8 +159,18 @@ def load_from(args: argparse.Namespace) -> Load:
         InputError: It makes no sense.
     """
     parse_network(args.network)
-    if min(args.calls) < 1 or args.seconds <= 0 or args.chunk_ms < 1:
-        raise InputError("--calls, --seconds and --chunk-ms: at least one of each is needed")
+    if min(args.calls) < 1:
+        raise InputError(f"--calls {min(args.calls)}: at least one was expected")
+    for option, given, least, most in (
+        ("--seconds", args.seconds, 1.0, math.inf),
+        ("--chunk-ms", args.chunk_ms, SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS),
+        ("--step-ms", args.step_ms, 0.0, math.inf),
+        ("--prompt-s", args.prompt_s, 0.0, math.inf),
+    ):
+        if not least <= given <= most or math.isinf(given):
+            to = "" if math.isinf(most) else f" to {most:g}"
+            raise InputError(f"{option} {given:g}: {least:g}{to or ' or more'} was expected")
+    require_writable("--json", args.json)
     return Load(args.chunk_ms, args.seconds, args.network, args.engine, args.step_ms, args.prompt_s)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import ssl
 from importlib import resources
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
 from pxbridge.commands.inside import Inside
+from pxbridge.commands.output import require_writable
 from pxbridge.commands.report import make_report, table
 from pxbridge.errors import CallFailed, CallRefused, InputError
 from pxbridge.exotel.network import GRAMMAR, parse_network
@@ -127,9 +129,8 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     phone = _phone(args)
     tls = _tls(args.ca)
     draw = _drawing(args.plot)
-    for file in (args.out, args.plot):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise InputError(f"{file}: there is no such folder")
+    require_writable("--out", args.out)
+    require_writable("--plot", args.plot)
     errors = Console(stderr=True, highlight=False)
     console.print(f"calling {shown(args.url)} …", markup=False)
     inside = Inside(phone.line.rate_hz)
@@ -169,6 +170,10 @@ def _phone(args: argparse.Namespace) -> Phone:
         raise InputError(
             f"--chunk-ms {args.chunk_ms:g}: {SHORTEST_CHUNK_MS:g} to {LONGEST_CHUNK_MS:g} are possible"
         )
+    for name in ("speak_at", "seconds"):
+        given_s = getattr(args, name)
+        if given_s is not None and not 0 <= given_s < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {given_s:g}: a time from 0 s on was expected")
     sound = _shipped() if args.wav is None else read_wav(args.wav)
     words = to_pcm(resample(sound.samples, sound.rate_hz, args.rate))
     script = Script(words, speak_at_s=args.speak_at, hang_up_at_s=args.seconds)
@@ -208,9 +213,9 @@ def _drawing(file: Path | None) -> Callable[[Report, Path], None] | None:
     """The function that draws, looked for before the call rather than after it."""
     if file is None:
         return None
-    from pxbridge.commands.picture import draw_call, require_matplotlib
+    from pxbridge.commands.picture import draw_call, require_drawable
 
-    require_matplotlib()
+    require_drawable(file)
     return draw_call
 
 

@@ -90,6 +90,17 @@ def require_matplotlib() -> type[Figure]:
     return Figure
 
 
+def require_drawable(file: Path) -> None:
+    """Returns if a picture can be drawn to a file of this name.
+
+    Raises:
+        InputError: matplotlib is not installed, or cannot draw what the suffix says.
+    """
+    kinds = require_matplotlib()().canvas.get_supported_filetypes()
+    if file.suffix.removeprefix(".").lower() not in kinds:
+        raise InputError(f"{file}: a picture's name ends in .png, .svg or .pdf")
+
+
 def _title(report: Report) -> str:
     phone = report.phone
     parts = [f"{phone.line.rate_hz / 1000:g} kHz, {phone.line.chunk_ms:g} ms chunks"]
