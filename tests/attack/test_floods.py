@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -26,8 +28,11 @@ from pxbridge.exotel.listener import listen as listen_for_calls
 from pxbridge.exotel.messages import Exotel
 from pxbridge.exotel.phone import Script
 from pxbridge.listening import listen
+from pxbridge.websocket import serving
 
 if TYPE_CHECKING:
+    import socket
+
     from pxbridge.exotel.phone import Phone
 
 CALL_S = 7.0
@@ -216,7 +221,8 @@ def test_hundreds_of_calls_that_never_start_are_ended_and_take_no_engine() -> No
     run(main())
 
 
-def test_connections_that_begin_no_tls_are_cut_and_keep_nobody_out() -> None:
+def test_connections_that_begin_no_tls_are_cut_and_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     authority = trustme.CA()
     context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("voice.example.com").configure_cert(context)
@@ -230,10 +236,13 @@ def test_connections_that_begin_no_tls_are_cut_and_keep_nobody_out() -> None:
         async with listen_for_calls(answer, "127.0.0.1", 0, ssl=context) as listener:
             before = descriptors()
             strangers = [
-                Stranger(*await asyncio.open_connection("127.0.0.1", listener.port)) for _ in range(500)
+                Stranger(*await asyncio.open_connection("127.0.0.1", listener.port))
+                for _ in range(websocket.MAX_OPENING + 200)
             ]
             for stranger in strangers[::2]:
                 stranger.writer.write(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+            await asyncio.sleep(0.5)
+            assert descriptors() <= before + len(strangers) + websocket.MAX_OPENING + 1
             url = f"wss://127.0.0.1:{listener.port}/exotel"
             async with connect(url, ssl=trusting, server_hostname="voice.example.com") as phone:
                 await phone.send("hello")
@@ -247,3 +256,49 @@ def test_connections_that_begin_no_tls_are_cut_and_keep_nobody_out() -> None:
             assert descriptors() <= before + 1
 
     run(main())
+    assert 1 <= len(caplog.messages) <= 3, "no flood of lines either"
+    assert "too many handshakes" in caplog.text
+
+
+def test_when_no_descriptor_is_left_it_is_said_once_and_calls_come_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(arrival: Arrival) -> None:
+        arrival.socket.send(b"hello", text=True)
+        await arrival.socket.wait_closed()
+
+    class Full:
+        """A listening socket of a process that has no descriptor left."""
+
+        def __init__(self, real: socket.socket) -> None:
+            self.real = real
+            self.left = 20
+
+        def fileno(self) -> int:
+            return self.real.fileno()
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if self.left == 0:
+                return self.real.accept()
+            self.left -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+    async def full(host: str | None, port: int) -> tuple[Full, ...]:
+        return tuple(map(Full, await bind(host, port)))
+
+    bind = serving._bind
+    monkeypatch.setattr(serving, "_bind", full)
+
+    async def main() -> None:
+        async with (
+            listen_for_calls(answer, "127.0.0.1", 0) as listener,
+            connect(f"ws://127.0.0.1:{listener.port}/exotel", open_timeout=None) as phone,
+        ):
+            assert await phone.recv() == "hello"
+
+    run(main())
+    told = [line for line in caplog.messages if "Too many open files" in line]
+    assert 1 <= len(told) <= 3

@@ -1092,6 +1092,17 @@ def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[lis
 
 
 @settings(deadline=None)
+def accepted(take: Handler) -> _Accepted:
+    """A server's connection, with no socket under it."""
+
+    def make(server: Server, arrived: object) -> _Accepted:
+        return _Accepted(server, arrived, lambda _request: take, Limits(ping_interval_s=None), math.inf)
+
+    server = Server(make, None, 1.0)
+    server._opening["it"] = lambda: None
+    return make(server, "it")
+
+
 @given(MESSAGES, st.data())
 def test_any_split_of_the_bytes_gives_the_same_messages(
     messages: list[tuple[bytes, bool, int, bool]], data: st.DataObject
@@ -1108,7 +1119,7 @@ def test_any_split_of_the_bytes_gives_the_same_messages(
         def take(end: WebSocket) -> None:
             end.on_message = lambda payload, is_text: received.append((payload, is_text))
 
-        end = _Accepted(Server(), lambda _request: take, Limits(ping_interval_s=None), math.inf)
+        end = accepted(take)
         wire = Wire()
         end.connection_made(wire)
         for begin, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -1130,7 +1141,7 @@ def test_any_bytes_after_the_handshake_end_at_most_their_connection(garbage: byt
         def take(end: WebSocket) -> None:
             end.on_message = lambda _payload, _text: None
 
-        end = _Accepted(Server(), lambda _request: take, Limits(ping_interval_s=None), math.inf)
+        end = accepted(take)
         end.connection_made(Wire())
         end.data_received(upgrade_request("/take"))
         end.data_received(garbage)

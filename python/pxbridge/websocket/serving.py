@@ -2,13 +2,20 @@
 
 A request is either answered as plain HTTP or taken over as a WebSocket; a ``POST`` has its body read first,
 which the protocol object knows nothing of.
+
+Connections are accepted here and not by `asyncio`'s own server, which knows of a TLS connection only when its
+handshake is over: whoever connects counts from the first moment, so that those who say nothing cannot use up
+the process's descriptors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,11 +25,12 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from pxbridge.tally import Tally, in_words
 from pxbridge.websocket.connection import Closed, Limits, Phase, WebSocket, wire_log
 
 if TYPE_CHECKING:
-    import socket
     import ssl as tls
+    from collections import Counter
 
     from websockets.http11 import Request as Handshake
 
@@ -36,6 +44,14 @@ MAX_BODY_BYTES: Final = 16 * 1024
 MAX_OPENING: Final = 512
 """Handshakes under way at the same time. For one more, the oldest is cut: an honest one takes a round trip
 or two, and whoever opens connections to say nothing must not keep honest ones out."""
+
+BACKLOG: Final = 1024
+"""Connections that the kernel holds for us: one is taken in each turn of the loop."""
+ACCEPT_AGAIN_S: Final = 0.5
+"""The pause after no descriptor or memory was left for another connection."""
+
+_UNUSABLE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""What binding to an address of a kind says that this machine does not have: IPv6, often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +107,14 @@ def _has_body(head: bytes) -> bool:
 class _Accepted(WebSocket):
     """The server's end."""
 
-    def __init__(self, server: Server, accept: Accept, limits: Limits, open_timeout_s: float) -> None:
+    def __init__(
+        self, server: Server, arrived: object, accept: Accept, limits: Limits, open_timeout_s: float
+    ) -> None:
         protocol = ServerProtocol(max_size=limits.max_message_bytes, logger=wire_log)
         super().__init__(protocol, limits, open_timeout_s)
         self._server = server
+        self.arrived = arrived
+        """What the server knows it by until it has opened."""
         self._accept = accept
         self._server_protocol = protocol
         self._address = ""
@@ -232,12 +252,27 @@ class _Accepted(WebSocket):
 
 
 class Server:
-    """A listening socket and the connections that came in through it."""
+    """A listening socket and the connections that came in through it.
 
-    def __init__(self) -> None:
-        self._listening: asyncio.Server | None = None
+    Args:
+        make: What becomes of a connection.
+        ssl: Serve TLS with it.
+        handshake_s: What TLS's handshake may take.
+    """
+
+    def __init__(
+        self, make: Callable[[Server, object], _Accepted], ssl: tls.SSLContext | None, handshake_s: float
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._ssl = ssl
+        self._handshake_s = handshake_s
+        self.sockets: tuple[socket.socket, ...] = ()
+        """The listening sockets."""
         self._connections: set[_Accepted] = set()
-        self._opening: dict[_Accepted, None] = {}  # the oldest first
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._opening: dict[object, Callable[[], object]] = {}  # what cuts it; the oldest first
+        self._cut = Tally(_log_cut)
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -247,44 +282,140 @@ class Server:
         return frozenset(c for c in self._connections if c._phase is not Phase.OPENING)
 
     @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """The listening sockets."""
-        return () if self._listening is None else tuple(self._listening.sockets)
-
-    @property
     def port(self) -> int:
         """The port it listens on: the chosen one where 0 was asked for."""
         return int(self.sockets[0].getsockname()[1])
 
+    async def listen(self, host: str | None, port: int) -> None:
+        """Begin to accept; raises `OSError` where that cannot be."""
+        self.sockets = await _bind(host, port)
+        for listening in self.sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
     def close(self) -> None:
         """Accept nobody any more. Open connections stay open: how they end is for their owners to say."""
-        if self._listening is not None:
-            self._listening.close()
-        for connection in tuple(self._connections):
-            if connection._phase is Phase.OPENING:
-                connection.abort("the server is closing")
+        for listening in self.sockets:
+            self._loop.remove_reader(listening)
+            listening.close()
+        self.sockets = ()
+        cuts = tuple(self._opening.values())
+        self._opening.clear()
+        for cut in cuts:
+            cut()
 
     async def wait_closed(self) -> None:
         """Wait until the last connection is gone."""
         await self._empty.wait()
+        if self._arriving:
+            await asyncio.wait(self._arriving)
+            await self._empty.wait()
+
+    # -- connections that have not asked for anything yet ----------------------------------------------
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            arrived, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self._cut.add(f"no room for another connection ({error.strerror})")
+            self._loop.remove_reader(listening)
+            self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again, listening)
+            return
+        arrived.setblocking(False)
+        task = self._loop.create_task(self._arrive(arrived))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+        self._opening[arrived] = lambda: _hang_up(arrived)
+        if len(self._opening) > MAX_OPENING:
+            cut_oldest = self._opening.pop(next(iter(self._opening)))
+            cut_oldest()
+            self._cut.add("cut, as too many handshakes were under way")
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening in self.sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    async def _arrive(self, arrived: socket.socket) -> None:
+        """From an accepted socket to a connection that can ask for something."""
+        handshake_s = None if self._ssl is None else self._handshake_s
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._make(self, arrived), arrived, ssl=self._ssl, ssl_handshake_timeout=handshake_s
+            )
+        except OSError as error:  # ssl.SSLError is one, and so is what is too late
+            self._opening.pop(arrived, None)
+            log.debug("a connection came to nothing: %r", error)
+
+    # -- what connections tell -------------------------------------------------------------------------
 
     def _add(self, connection: _Accepted) -> None:
         self._connections.add(connection)
         self._empty.clear()
-        self._opening[connection] = None
-        if len(self._opening) > MAX_OPENING:
-            oldest = next(iter(self._opening))
-            del self._opening[oldest]
-            oldest.abort("too many handshakes under way")
+        if connection.arrived in self._opening:
+            self._opening[connection.arrived] = lambda: connection.abort("its handshake was cut")
+        else:
+            connection.abort("it was cut when it had just come")
 
     def _opened(self, connection: _Accepted) -> None:
-        self._opening.pop(connection, None)
+        self._opening.pop(connection.arrived, None)
 
     def _remove(self, connection: _Accepted) -> None:
         self._connections.discard(connection)
-        self._opening.pop(connection, None)
+        self._opening.pop(connection.arrived, None)
         if not self._connections:
             self._empty.set()
+
+
+def _log_cut(counts: Counter[str], _last: str) -> None:
+    log.warning("connections at the door: %s", in_words(counts))
+
+
+def _hang_up(arrived: socket.socket) -> None:
+    """Ends a connection that its transport has, or is about to have: that sees the end and closes it."""
+    with contextlib.suppress(OSError):
+        arrived.shutdown(socket.SHUT_RDWR)
+
+
+async def _bind(host: str | None, port: int) -> tuple[socket.socket, ...]:
+    """Sockets that listen on every address that `host` means, IPv6 apart from IPv4.
+
+    Raises:
+        OSError: There is none, or one of them cannot be had.
+    """
+    bound: list[socket.socket] = []
+    unusable: OSError | None = None
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            try:
+                listening = socket.socket(family, kind, protocol)
+            except OSError as error:
+                unusable = error
+                continue
+            bound.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                listening.bind(address)
+            except OSError as error:
+                if error.errno not in _UNUSABLE:
+                    raise
+                unusable = error
+                bound.pop().close()
+                continue
+            listening.listen(BACKLOG)
+        if not bound and unusable is not None:
+            raise unusable
+    except OSError:
+        for listening in bound:
+            listening.close()
+        raise
+    return tuple(bound)
 
 
 async def serve(
@@ -311,15 +442,13 @@ async def serve(
     Raises:
         OSError: The address cannot be listened on.
     """
-    server = Server()
     held_to = limits or Limits()
-    server._listening = await asyncio.get_running_loop().create_server(
-        lambda: _Accepted(server, accept, held_to, open_timeout_s),
-        host,
-        port,
-        ssl=ssl,
-        ssl_handshake_timeout=None if ssl is None else open_timeout_s,
+    server = Server(
+        lambda server, arrived: _Accepted(server, arrived, accept, held_to, open_timeout_s),
+        ssl,
+        open_timeout_s,
     )
+    await server.listen(host, port)
     return server
 
 
