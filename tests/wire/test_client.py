@@ -27,7 +27,15 @@ from pxbridge.errors import (
     EngineUntrusted,
 )
 from pxbridge.personaplex import faults, wire
-from pxbridge.personaplex.client import CaFile, EngineAddress, Pinned, Session, Unverified, open_session
+from pxbridge.personaplex.client import (
+    CaFile,
+    EngineAddress,
+    Pinned,
+    Session,
+    SystemTrust,
+    Unverified,
+    open_session,
+)
 from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
@@ -193,6 +201,13 @@ async def test_what_an_engine_says_in_one_breath_with_its_close_is_heard() -> No
         with pytest.raises(EngineRejected, match="no gpu"):
             await opened(EngineAddress(f"ws://127.0.0.1:{port}/api/chat"))
         await served.wait()
+
+
+def test_for_engines_that_are_trusted_alike_the_authorities_are_read_once() -> None:
+    trust = SystemTrust()
+    one, other = (EngineAddress(f"wss://{name}/api/chat", trust).tls_context for name in ("one", "other"))
+    assert one is other is not None
+    assert EngineAddress("ws://one/api/chat", trust).tls_context is None
 
 
 async def test_an_engine_that_accepts_and_does_not_answer_is_unreachable() -> None:

@@ -52,19 +52,37 @@ HANDSHAKE_TIMEOUT_S: Final = 60.0
 """For the prompts. A long text prompt takes a real engine several seconds; a busy one never answers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SystemTrust:
-    """Trusts what the system's certificate authorities have signed."""
+    """Trusts what the system's certificate authorities have signed.
+
+    They are read when they are first needed: 20 ms of work, in which no call is heard. Engines share that.
+    """
+
+    @functools.cached_property
+    def context(self) -> tls.SSLContext:
+        """What to connect with."""
+        return tls.create_default_context()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CaFile:
     """Trusts what the certificates in a PEM file have signed, and nothing else."""
 
     path: Path
 
+    @functools.cached_property
+    def context(self) -> tls.SSLContext:
+        """What to connect with.
 
-@dataclass(frozen=True, slots=True)
+        Raises:
+            OSError: The file cannot be read.
+            ssl.SSLError: There is no certificate in it.
+        """
+        return tls.create_default_context(cafile=self.path)
+
+
+@dataclass(frozen=True)
 class Pinned:
     """Trusts one certificate, whoever signed it and whatever name it is for.
 
@@ -74,10 +92,20 @@ class Pinned:
 
     sha256: str
 
+    @functools.cached_property
+    def context(self) -> tls.SSLContext:
+        """What to connect with; the certificate is checked afterwards."""
+        return _unchecked_context()
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Unverified:
     """Trusts anybody, whoever sits between can listen: for a laboratory. Every connection's log says so."""
+
+    @functools.cached_property
+    def context(self) -> tls.SSLContext:
+        """What to connect with."""
+        return _unchecked_context()
 
 
 Trust = SystemTrust | CaFile | Pinned | Unverified
@@ -100,23 +128,15 @@ class EngineAddress:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
-    @functools.cached_property
+    @property
     def tls_context(self) -> tls.SSLContext | None:
-        """What to connect with, None for `ws`. Made once: reading the system's authorities takes long.
+        """What to connect with, None for `ws`.
 
         Raises:
             OSError: The CA file cannot be read.
             ssl.SSLError: There is no certificate in it.
         """
-        if urlsplit(self.url).scheme != "wss":
-            return None
-        match self.trust:
-            case SystemTrust():
-                return tls.create_default_context()
-            case CaFile(path):
-                return tls.create_default_context(cafile=path)
-            case Pinned() | Unverified():
-                return _unchecked_context()
+        return self.trust.context if urlsplit(self.url).scheme == "wss" else None
 
     def check_certificate(self, certificate: bytes) -> None:
         """Takes or refuses the engine's certificate (DER), before anything is sent.
