@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from pxbridge.calls.phrases import Action, End
-from pxbridge.console.server import Console, serve
+from pxbridge.console.server import Console, Refused, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -94,6 +94,38 @@ async def test_who_did_it_is_the_logins_user_and_without_logins_who_says_so() ->
         async with session.post("/api/calls/end", json=asked, headers={"Host": "evil.example"}) as answer:
             assert answer.status == 403
     assert done_there == [("CA1", End(), "ann"), ("CA1", End(), "bob" + "x" * 61)]
+
+
+async def test_wrong_logins_are_bounded_counted_and_logged_without_what_was_tried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_s = [1000.0]
+    door = Console(lambda: b"", lambda: CALLS, tuple, operate, ["ann:right"], lambda: now_s[0])
+
+    def basic(login: str) -> dict[str, str]:
+        return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+
+    async with (
+        serve(door, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+
+        async def status(headers: dict[str, str]) -> int:
+            async with session.get("/api/calls", headers=headers) as answer:
+                return answer.status
+
+        tried = [await status(basic(f"ann:guess-{n}")) for n in range(60)]
+        assert tried == [401] * 10 + [429] * 50
+        assert await status(basic("ann:right")) == 429, "or a guess that is right would show"
+        assert await status({}) == 401
+        now_s[0] += 10.0
+        assert await status(basic("ann:right")) == 200
+        assert await status(basic("ann:right")) == 200, "who is right uses nothing up"
+        assert await status(basic("ann:wrong")) == 401
+        assert await status(basic("ann:wrong")) == 429
+    assert door.refused == {Refused.WRONG_LOGIN: 11, Refused.TOO_MANY: 52, Refused.NAME: 0}
+    (line,) = caplog.messages
+    assert line == "refused at the console (wrong login: 1), the last from 127.0.0.1"
 
 
 @pytest.mark.parametrize(

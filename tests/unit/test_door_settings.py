@@ -230,6 +230,17 @@ def test_an_address_stands_in_a_url_as_it_can_be_dialled(host: str, written: str
     assert settings.url_host(host) == written
 
 
+# The console
+
+
+def test_a_console_on_a_public_address_is_warned_about() -> None:
+    environ = {"PXBRIDGE_CONSOLE_HOST": "0.0.0.0", "PXBRIDGE_CONSOLE_CREDENTIALS": f"asha:{PASSWORD}"}
+    (note,) = check_door(load({}, environ))
+    assert "operators' passwords" in note and "in the clear" in note
+    assert check_door(load({}, environ | {"PXBRIDGE_CONSOLE_PORT": "0"})) == []
+    assert check_door(load({}, {})) == []
+
+
 # Passwords in URLs
 
 PASSWORDS = st.text(min_size=1, max_size=20).map(lambda text: f"s3cr3t{text}s3cr3t")

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from pxbridge.exotel.gate import (
     CALL_TOKEN_USES,
-    MOST_ADDRESSES,
     Gate,
     Refused,
     Scope,
@@ -23,6 +22,7 @@ from pxbridge.exotel.gate import (
     Visitor,
     without_token,
 )
+from pxbridge.rates import MOST_ADDRESSES
 from pxbridge.websocket import Headers, Request, Response
 
 if TYPE_CHECKING:

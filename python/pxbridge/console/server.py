@@ -24,6 +24,9 @@ import binascii
 import contextlib
 import hmac
 import json
+import logging
+import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -31,13 +34,18 @@ from aiohttp import web
 from pxbridge.calls.numbers import MOST_NUMBERS, dialable
 from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
+from pxbridge.rates import Buckets, counted_as
+from pxbridge.tally import Tally, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+    from collections import Counter
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Operate = Callable[[str, Action, str], str]
     """Does something to the call of a name, for an operator; see `pxbridge.calls.operating.operate`."""
+
+log = logging.getLogger("pxbridge.console")
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH = frozenset({"/livez", "/readyz"})
@@ -45,12 +53,24 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 64 * 1024
 """What is posted here is a line."""
 
+WRONG_PER_S = 0.1
+WRONG_AT_ONCE = 10.0
+"""Wrong logins that one address may try: ten, and then one in ten seconds."""
+
 MOST_NAME_CHARS = 64
 """Of an operator's name: it stands in logs and records."""
 
 
 SHUTDOWN_S = 1.0
 """So long a scrape that is under way may take at the end."""
+
+
+class Refused(StrEnum):
+    """Why somebody may not ask, as the log says it."""
+
+    WRONG_LOGIN = "wrong login"
+    TOO_MANY = "too many wrong logins"
+    NAME = "called by another name than localhost"
 
 
 class Console:
@@ -62,6 +82,7 @@ class Console:
         not_ready: Reasons why no call can be taken now; none means ready.
         operate: Does what an operator asks.
         logins: ``USER:PASSWORD`` of those who may ask; none for everybody on this machine.
+        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -71,12 +92,17 @@ class Console:
         not_ready: Callable[[], Sequence[str]],
         operate: Operate,
         logins: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scrape = scrape
         self._calls = calls
         self._not_ready = not_ready
         self._operate = operate
         self._logins = tuple(login.encode() for login in logins)
+        self._wrong = Buckets(WRONG_PER_S, WRONG_AT_ONCE, clock)
+        self._tally = Tally(_log)
+        self.refused = dict.fromkeys(Refused, 0)
+        """How often each reason was given."""
 
     def application(self) -> web.Application:
         """As aiohttp serves it."""
@@ -101,14 +127,29 @@ class Console:
         return guard
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        if self._logins:
-            if self._user(request) is not None:
+        whose = request.remote or ""
+        if not self._logins:
+            if _name(request.host) in LOOPBACK_NAMES:
                 return None
-            challenge = {"WWW-Authenticate": 'Basic realm="pxbridge", charset="UTF-8"'}
+            return self._refuse(Refused.NAME, whose, 403, "call it localhost\n")
+        challenge = {"WWW-Authenticate": 'Basic realm="pxbridge", charset="UTF-8"'}
+        if "Authorization" not in request.headers:  # as browsers ask first
             return web.Response(status=401, text="a login is needed\n", headers=challenge)
-        if _name(request.host) not in LOOPBACK_NAMES:
-            return web.Response(status=403, text="call it localhost\n")
-        return None
+        if not self._wrong.has(counted_as(whose)):
+            again = {"Retry-After": f"{1 / WRONG_PER_S:.0f}"}
+            return self._refuse(Refused.TOO_MANY, whose, 429, "too many wrong logins\n", again)
+        if self._user(request) is not None:
+            return None
+        self._wrong.take(counted_as(whose))
+        return self._refuse(Refused.WRONG_LOGIN, whose, 401, "a login is needed\n", challenge)
+
+    def _refuse(
+        self, why: Refused, whose: str, status: int, text: str, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        """The answer to somebody who may not ask; counted, and logged now and then."""
+        self.refused[why] += 1
+        self._tally.add(why.value, whose)
+        return web.Response(status=status, text=text, headers=headers)
 
     def _user(self, request: web.Request) -> str | None:
         """Whose login a request has; None if it is nobody's."""
@@ -166,6 +207,10 @@ class Console:
         except NotNow as error:
             return _told(409, error=str(error))
         return _told(202, call=call)
+
+
+def _log(refused: Counter[str], last: str) -> None:
+    log.warning("refused at the console (%s), the last from %s", in_words(refused), last)
 
 
 def _told(status: int, **answer: str) -> web.Response:

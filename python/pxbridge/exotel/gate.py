@@ -22,7 +22,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
 import logging
 import math
 import re
@@ -32,10 +31,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from pxbridge.rates import Buckets, counted_as, parsed_address
 from pxbridge.tally import Tally, in_words
 from pxbridge.websocket import text_response
 
 if TYPE_CHECKING:
+    import ipaddress
     from collections.abc import Callable, Iterable, Sequence
 
     from pxbridge.settings import Network
@@ -53,13 +54,8 @@ _NONCE_BYTES: Final = 12  # 96 bits: 16 characters of base64
 CALL_TOKEN_USES: Final = 4
 """Of a token that was made for one call: Exotel tries a handshake twice, and a proxy may repeat each once."""
 
-MOST_ADDRESSES: Final = 10_000
-"""Addresses whose requests are counted. When more come at once, the one heard of longest ago is forgotten."""
-
 MOST_TOKENS: Final = 100_000
 """Call tokens whose uses are counted: all that a minute brings, at the highest rate of requests."""
-
-_IPV6_PREFIX: Final = 64  # what one customer has: counting single addresses would count nothing
 
 BURST_S: Final = 10.0
 """An address may spend so many seconds' worth of its requests at once."""
@@ -225,21 +221,21 @@ class Gate:
         self._tokens_prove = tokens_prove
         self._networks = tuple(networks)
         self._proxies = tuple(proxies)
-        self._rate = _Buckets(requests_per_minute / 60, self._clock)
+        self._rate = Buckets(requests_per_minute / 60, requests_per_minute / 60 * BURST_S, self._clock)
         self._calls_per_address = calls_per_address
 
     def is_proxy(self, request: Request) -> bool:
         """Whether a request comes through a proxy that is believed."""
-        return _is_in(_parsed(request.address), self._proxies)
+        return _is_in(parsed_address(request.address), self._proxies)
 
     def client(self, request: Request) -> str:
         """The address a request comes from, as far as those who vouch for it are trusted."""
-        address = _parsed(request.address)
+        address = parsed_address(request.address)
         if address is None:
             return request.address
         hops = [hop for line in request.headers.get_all("X-Forwarded-For") for hop in line.split(",")]
         while hops and _is_in(address, self._proxies):
-            before = _parsed(_without_port(hops.pop().strip()))
+            before = parsed_address(_without_port(hops.pop().strip()))
             if before is None:
                 break  # the proxy does not know, or the entry is not its own
             address = before
@@ -256,9 +252,9 @@ class Gate:
         path = request.path.partition("?")[0]
         token = TOKEN_PATH.fullmatch(path)
         visitor = Visitor(address, path)
-        if not _is_loopback(address) and not self._rate.take(_bucket(address)):
+        if not _is_loopback(address) and not self._rate.take(counted_as(address)):
             return self.refuse(Refused.RATE, address)
-        if self._networks and not _is_in(_parsed(address), self._networks):
+        if self._networks and not _is_in(parsed_address(address), self._networks):
             return self.refuse(Refused.NETWORK, address)
         if token is not None:
             checked = self._check_token(token["token"], webhook=webhook)
@@ -280,17 +276,17 @@ class Gate:
         """The answer to a call, if there are too many from its address."""
         if self._calls_per_address is None:
             return None
-        if self._calls[_bucket(visitor.address)] < self._calls_per_address:
+        if self._calls[counted_as(visitor.address)] < self._calls_per_address:
             return None
         return self.refuse(Refused.CALLS, visitor.address)
 
     def begin_call(self, address: str) -> None:
         """A call from an address has begun; `end_call` ends it."""
-        self._calls[_bucket(address)] += 1
+        self._calls[counted_as(address)] += 1
 
     def end_call(self, address: str) -> None:
         """A call that was begun is over."""
-        key = _bucket(address)
+        key = counted_as(address)
         self._calls[key] -= 1
         if self._calls[key] <= 0:
             del self._calls[key]
@@ -342,40 +338,6 @@ def _digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-class _Buckets:
-    """A token bucket for each address, full at first; those that are full again are forgotten."""
-
-    def __init__(self, per_s: float, clock: Callable[[], float]) -> None:
-        self._per_s = per_s
-        self._most = max(1.0, per_s * BURST_S)
-        self._clock = clock
-        self._levels: dict[str, tuple[float, float]] = {}  # level and when; the longest unheard first
-
-    def take(self, key: str) -> bool:
-        now_s = self._clock()
-        level, at_s = self._levels.pop(key, (self._most, now_s))
-        level = min(self._most, level + (now_s - at_s) * self._per_s)
-        granted = level >= 1.0
-        self._levels[key] = (level - 1.0 if granted else level, now_s)
-        while len(self._levels) > 1:
-            oldest = next(iter(self._levels))
-            level, at_s = self._levels[oldest]
-            is_full = level + (now_s - at_s) * self._per_s >= self._most
-            if not is_full and len(self._levels) <= MOST_ADDRESSES:
-                break
-            del self._levels[oldest]
-        return granted
-
-
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
 def _without_port(hop: str) -> str:
     """An entry of X-Forwarded-For without quotes, brackets and port."""
     hop = hop.strip('"')
@@ -385,7 +347,7 @@ def _without_port(hop: str) -> str:
 
 
 def _is_loopback(address: str) -> bool:
-    parsed = _parsed(address)
+    parsed = parsed_address(address)
     return parsed is not None and parsed.is_loopback
 
 
@@ -393,11 +355,3 @@ def _is_in(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, networks: Iterable[Network]
 ) -> bool:
     return address is not None and any(address in network for network in networks)
-
-
-def _bucket(address: str) -> str:
-    """Whose requests are counted together: an address's, or those of an IPv6 customer's network."""
-    parsed = _parsed(address)
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))
-    return address

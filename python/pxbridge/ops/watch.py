@@ -80,6 +80,12 @@ class Watch:
             return
         logins = [login.get_secret_value() for login in settings.console_credentials]
         console = Console(self.metrics.scrape, self._ledger.calls, not_ready, partial(operate, calls), logins)
+        self.metrics.count_by(
+            "reason",
+            "pxbridge_console_refusals",
+            "Requests to the console that were not let in.",
+            lambda: {why.name.lower(): count for why, count in console.refused.items()},
+        )
         async with contextlib.AsyncExitStack() as stack:
             try:
                 port = await stack.enter_async_context(

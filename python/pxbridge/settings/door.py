@@ -63,4 +63,9 @@ def check_door(loaded: Loaded) -> list[str]:
             "callers' passwords and voices cross the network in the clear; "
             f"set {variable('tls_cert_file')}, or {variable('trusted_proxies')} and a proxy that serves TLS"
         )
+    if settings.console_port and not is_loopback(settings.console_host):
+        notes.append(
+            "operators' passwords and the calls they see cross the network in the clear: the console has no "
+            f"TLS; set {variable('console_host')}=127.0.0.1, and bring TLS by a tunnel or a proxy"
+        )
     return notes
