@@ -6,8 +6,10 @@ import asyncio
 import ctypes
 import gc
 import json
+import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -23,6 +25,9 @@ from pxbridge.exotel.phone import SPELLINGS, HangUp, Line, Phone, Script, place_
 from pxbridge.listening import listen
 from pxbridge.personaplex import faults
 from pxbridge.personaplex.rehearsal import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HANG_UP_AT_S = 7.0
 
@@ -52,6 +57,20 @@ def test_the_callers_words_come_back_as_they_were_said(rate_hz: int, chunk_ms: i
             return await b.call(script(rate_hz), Line(rate_hz=rate_hz, chunk_ms=chunk_ms))
 
     assert_heard_well(run(main()))
+
+
+@pytest.mark.parametrize(("rate_hz", "chunk_ms"), [(8000, 1000.0), (8000, 6240.0), (24000, 2080.0)])
+def test_an_engine_is_fed_however_long_the_phones_chunks_are(rate_hz: int, chunk_ms: float) -> None:
+    """The last two are as long as a payload may be, 100 kB."""
+
+    async def main() -> dict[str, float]:
+        async with bridge() as b:
+            await b.call(script(rate_hz, hang_up_at_s=30.0), Line(rate_hz=rate_hz, chunk_ms=chunk_ms))
+            return (await b.record()).stats["uplink"]
+
+    stats = run(main())
+    assert stats["holds"] == 0, "an engine that was given nothing owes no answer"
+    assert stats["emitted"] > 0.9 * stats["received"]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -191,6 +210,14 @@ def test_bad_sound_from_an_engine_costs_only_itself() -> None:
             assert spoiled.duration_s == pytest.approx(HANG_UP_AT_S)
 
     run(main())
+
+
+@pytest.fixture
+def uncaptured() -> Iterator[None]:
+    """Log lines go nowhere: pytest keeps each that it sees, megabytes over a thousand calls."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("uncaptured")

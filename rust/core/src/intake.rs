@@ -18,9 +18,7 @@ use crate::drift::Drift;
 use crate::error::{Error, Result};
 use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
-use crate::patience::Patience;
 use crate::timescale::{KNOWN_MS, die_away};
-use crate::voice::Voice;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
@@ -28,6 +26,13 @@ pub const FRAME_MS: u32 = 80;
 const GRID_MS: u32 = 20;
 /// In a stall noise goes out at this pace at the slowest: less than any beat the playout is used to.
 const STALL_STEP_MS: u32 = 40;
+/// How much later than its usual worst the phone must be to be called stalled.
+const STALL_MARGIN_US: i64 = 60_000;
+/// The wait lies between these: below, the operating system's own hiccups would be stalls; above, the agent's
+/// sound would have a hole of more than 250 ms.
+const WAIT_US: std::ops::RangeInclusive<i64> = 70_000..=180_000;
+/// The wait before the line's lateness is known.
+const FIRST_WAIT_US: i64 = 140_000;
 /// The lateness is believed when it has been watched for this long.
 const KNOWN_AFTER_US: u64 = 2_000_000;
 /// A phone that has not sent anything by then is stalled from the start.
@@ -41,6 +46,10 @@ const PATIENCE_US: u64 = 1_000_000;
 const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
 const FORGIVE_US: u64 = 1_000_000;
+/// The caller counts as speaking for this long after the last loud 20 ms: over the gaps inside words.
+const SPEAKING_HANGOVER_US: u64 = 240_000;
+/// Speech must be above a pause's level by this factor (3.5 dB).
+const SPEAKING_MARGIN: f32 = 1.5;
 /// After so many frames any beat of chunks of whole 20 ms has come round.
 const BEAT_FRAMES: i64 = 25;
 /// Seams from comfort noise, and to the gate, are faded over this.
@@ -137,11 +146,13 @@ pub struct Intake {
     queue: Backlog,
     noise: ComfortNoise,
     lateness: Lateness,
-    patience: Patience,
     drift: Drift,
     opened_us: u64,
-    /// When the present engine last said something; `None` until it has.
-    answered_us: Option<u64>,
+    /// Whether the present engine has ever said something.
+    has_answered: bool,
+    /// Since when it owes an answer: it was given something, and has said nothing since. A phone whose chunks are
+    /// seconds long gives it nothing to answer for as long.
+    owes_since_us: Option<u64>,
     /// How long the newest audio had waited when the engine opened.
     opened_late_us: i64,
     /// How much audio that was.
@@ -157,7 +168,7 @@ pub struct Intake {
     /// The last of the caller that the present engine got, and whether comfort noise came after it.
     past: Vec<f32>,
     in_noise: bool,
-    voice: Voice,
+    loud_us: Option<u64>,
     heard_us: u64,
     stats: IntakeStats,
 }
@@ -180,10 +191,10 @@ impl Intake {
             queue: Backlog::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
             lateness: Lateness::new(true),
-            patience: Patience::default(),
             drift: Drift::new(),
             opened_us: 0,
-            answered_us: None,
+            has_answered: false,
+            owes_since_us: None,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
@@ -194,7 +205,7 @@ impl Intake {
             seam: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            voice: Voice::new(rate_hz),
+            loud_us: None,
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
@@ -206,19 +217,17 @@ impl Intake {
         if pcm.is_empty() {
             return;
         }
+        let begin = out.len();
         self.stats.received += pcm.len() as u64;
         self.chunk = pcm.len();
         self.arrived_us = Some(now_us);
         self.enqueue(pcm, now_us);
         self.drift.observe(self.us(self.stats.received as usize), now_us);
         self.mind_engine(now_us, out);
-        if let State::Steady | State::Stalled { .. } | State::Behind { .. } = self.state {
-            self.learn(now_us);
-        }
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
             State::Answered { .. } => {}
-            State::Steady => self.emit(self.queue.len(), out),
+            State::Steady => self.pass(now_us, out),
             State::Stalled { due_us } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
                 self.state = State::Behind {
@@ -229,11 +238,13 @@ impl Intake {
             }
             State::Behind { .. } => self.catch_up(now_us, out),
         }
+        self.note_fed(out.len() - begin, now_us);
     }
 
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.answered_us = None;
+        self.has_answered = false;
+        self.owes_since_us = None;
         self.past.clear();
         self.in_noise = false;
         self.resume(now_us, out);
@@ -241,7 +252,8 @@ impl Intake {
 
     /// The engine said something: it has what it was sent.
     pub fn answered(&mut self, now_us: u64) {
-        self.answered_us = Some(now_us);
+        self.has_answered = true;
+        self.owes_since_us = None;
         if let State::Held { .. } = self.state {
             self.state = State::Answered { at_us: now_us };
         }
@@ -282,6 +294,7 @@ impl Intake {
         let real = due.min(self.queue.len());
         self.emit(real, out);
         self.insert_noise(due - real, out);
+        self.note_fed(due, now_us);
     }
 
     /// When [`Intake::poll`] is due if nothing arrives before.
@@ -305,10 +318,11 @@ impl Intake {
         }
     }
 
-    /// How loud the caller speaks, RMS; 0 while nothing but the line's background is heard.
+    /// Whether the caller is speaking, by the level of the newest audio against the line's pauses.
     #[must_use]
-    pub fn voice_level(&self) -> f32 {
-        self.voice.level()
+    pub fn caller_speaking(&self) -> bool {
+        self.loud_us
+            .is_some_and(|loud_us| self.heard_us.saturating_sub(loud_us) < SPEAKING_HANGOVER_US)
     }
 
     /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
@@ -363,7 +377,17 @@ impl Intake {
             cross_fade(self.queue.newest(heard.len()), &self.seam);
         }
         self.heard_us = now_us;
-        self.voice.hear(heard, self.queue.background.floor());
+        let tail = &heard[heard.len().saturating_sub(self.samples(GRID_MS))..];
+        if crate::noise::rms(tail) > self.queue.background.pause_below() * SPEAKING_MARGIN {
+            self.loud_us = Some(now_us);
+        }
+    }
+
+    /// The engine was given so much, and owes an answer from now on if it answers at all.
+    fn note_fed(&mut self, samples: usize, now_us: u64) {
+        if samples > 0 && self.has_answered {
+            self.owes_since_us.get_or_insert(now_us);
+        }
     }
 
     /// Holds audio back from an engine that does not answer, and lets it go when it does.
@@ -381,8 +405,8 @@ impl Intake {
             State::Steady | State::Stalled { .. } | State::Behind { .. } => {
                 let patience_us = PATIENCE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
                 if self
-                    .answered_us
-                    .is_some_and(|answered_us| now_us > answered_us + patience_us)
+                    .owes_since_us
+                    .is_some_and(|since_us| now_us > since_us + patience_us)
                 {
                     self.stats.holds += 1;
                     self.state = State::Held {
@@ -424,13 +448,9 @@ impl Intake {
         }
     }
 
-    /// How late the newest audio is, against the phone's clock: noise stands in for what is still to come, so that what
-    /// comes in a stall is seen to be as late as it is.
-    fn learn(&mut self, now_us: u64) {
-        let position_us = self.us(self.position as usize + self.queue.len() - self.debt);
-        self.lateness.observe(position_us, now_us);
-        let late_us = now_us as i64 - position_us - self.lateness.best_us();
-        self.patience.observe(late_us, now_us);
+    fn pass(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        self.emit(self.queue.len(), out);
+        self.lateness.observe(self.us(self.position as usize), now_us);
     }
 
     /// Audio arrived after noise went out in its place.
@@ -464,7 +484,7 @@ impl Intake {
             }
             self.debt = 0;
             self.state = State::Steady;
-            self.emit(self.queue.len(), out);
+            self.pass(now_us, out);
             return;
         }
         self.state = State::Behind {
@@ -541,11 +561,13 @@ impl Intake {
         self.stats.inserted += samples as u64;
     }
 
-    /// How late the phone must be to be called stalled.
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
-        let spread_us = known.then(|| self.lateness.spread_us());
-        self.patience.wait_us(spread_us, self.heard_us)
+        let wait_us = self.lateness.spread_us() + STALL_MARGIN_US;
+        wait_us.clamp(
+            if known { *WAIT_US.start() } else { FIRST_WAIT_US },
+            *WAIT_US.end(),
+        )
     }
 
     /// When the model shall have the next chunk if the phone is late by `offset_us`.
