@@ -6,10 +6,8 @@ import asyncio
 import ctypes
 import gc
 import json
-import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -25,9 +23,6 @@ from pxbridge.exotel.phone import SPELLINGS, HangUp, Line, Phone, Script, place_
 from pxbridge.listening import listen
 from pxbridge.personaplex import faults
 from pxbridge.personaplex.rehearsal import Mode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HANG_UP_AT_S = 7.0
 
@@ -210,14 +205,6 @@ def test_bad_sound_from_an_engine_costs_only_itself() -> None:
             assert spoiled.duration_s == pytest.approx(HANG_UP_AT_S)
 
     run(main())
-
-
-@pytest.fixture
-def uncaptured() -> Iterator[None]:
-    """Log lines go nowhere: pytest keeps each that it sees, megabytes over a thousand calls."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("uncaptured")

@@ -51,7 +51,12 @@ LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 DURATION_BUCKETS_S = (5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
+DRIFT_BUCKETS_PPM = (-1000, -200, -100, -50, -20, -5, 5, 20, 50, 100, 200, 1000)
+"""Quartz keeps within 100. If all calls are off by the same, it is our clock."""
+
 LAG_EVERY_S = 0.25
+
+_HOW = {"inserted": "noise", "dropped": "no_engine"}
 
 DIRECTIONS = {"uplink": "to_engine", "downlink": "to_phone"}
 
@@ -121,21 +126,21 @@ class Metrics:
         )
         self._mouth_to_ear = Histogram(
             "pxbridge_call_mouth_to_ear_seconds",
-            "From the caller's mouth to the answer at the caller's ear, without the networks; each second of "
-            "a call counts once.",
+            "From the caller's mouth to the answer at the caller's ear, without the networks; each second "
+            "of a call in which the engine answers counts once.",
             buckets=DELAY_BUCKETS_S,
             registry=registry,
         )
         self._delay = Histogram(
             "pxbridge_call_delay_seconds",
-            "The parts of that delay; each second of a call counts once.",
+            "The parts of that delay, of the same seconds.",
             ["part"],
             buckets=DELAY_BUCKETS_S,
             registry=registry,
         )
         self._step = Histogram(
             "pxbridge_engine_step_seconds",
-            "From a frame's last sample sent to an engine to its answer; sampled every second of a call.",
+            "From a frame's last sample sent to an engine to its answer, of the same seconds.",
             buckets=STEP_BUCKETS_S,
             registry=registry,
         )
@@ -163,6 +168,12 @@ class Metrics:
             ["direction", "how"],
             registry=registry,
         )
+        self._drift = Histogram(
+            "pxbridge_phone_clock_drift_ppm",
+            "How much faster phones' clocks ran than ours, of each call of a minute or more.",
+            buckets=DRIFT_BUCKETS_PPM,
+            registry=registry,
+        )
         self._messages = Counter("pxbridge_media_messages", "Media messages from phones.", registry=registry)
         self._malformed = Counter(
             "pxbridge_malformed_messages", "Messages from phones that were damaged.", registry=registry
@@ -177,7 +188,7 @@ class Metrics:
             self._delay.labels(part.name)
         for phase in ("setup", "call"):
             self._engine_failures.labels(phase)
-        for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
+        for counter, table in self._changes():
             for direction, names in table.items():
                 for name in names:
                     counter.labels(DIRECTIONS[direction], _how(name))
@@ -239,15 +250,13 @@ class Metrics:
             self._lag.observe(max(0.0, loop.time() - due_s))
 
     def _sample(self, record: CallRecord) -> None:
-        parts = delay.parts_s(record.stats)
-        if record.live_s is None:
+        newest_s = record.delay.newest_s
+        if not newest_s:
             return
-        if "engine" in parts:
-            self._step.observe(parts["engine"])
-        if len(parts) == len(delay.PARTS):
-            self._mouth_to_ear.observe(sum(parts.values()))
-            for name, value in parts.items():
-                self._delay.labels(name).observe(value)
+        self._step.observe(newest_s["engine"])
+        self._mouth_to_ear.observe(newest_s["mouth_to_ear"])
+        for part in delay.PARTS:
+            self._delay.labels(part.name).observe(newest_s[part.name])
 
     def _count(self, record: CallRecord) -> None:
         """Adds what the call's counters grew by."""
@@ -263,12 +272,18 @@ class Metrics:
         self._stalls.inc(growth("uplink", "stalls"))
         self._messages.inc(growth("uplink", "messages"))
         self._malformed.inc(growth("uplink", "malformed"))
-        for counter, table in ((self._inserted, delay.PUT_IN), (self._removed, delay.TAKEN_OUT)):
+        for counter, table in self._changes():
             for direction, names in table.items():
                 for name in names:
                     if samples := growth(direction, name):
                         counter.labels(DIRECTIONS[direction], _how(name)).inc(samples / record.rate_hz)
         self._counted[id(record)] = record.stats
+
+    def _changes(self) -> Iterator[tuple[Counter, Mapping[delay.Direction, tuple[str, ...]]]]:
+        """What is counted of the sound, and which of the line's counters tell it."""
+        yield self._inserted, delay.PUT_IN
+        yield self._removed, delay.TAKEN_OUT
+        yield self._removed, delay.UNHEARD
 
     def _end(self, record: CallRecord) -> None:
         self._calls.labels(outcome(record)).inc()
@@ -281,6 +296,9 @@ class Metrics:
         self._bereft.discard(id(record))
         self._live -= 1
         self._malformed.inc(record.malformed)
+        drift_ppm = record.stats.get("uplink", {}).get("drift_ppm")
+        if drift_ppm is not None:
+            self._drift.observe(drift_ppm)
         first_audio_s = delay.first_audio_s(record.stats, record.started_s)
         if first_audio_s is not None:
             self._first_audio.observe(max(0.0, first_audio_s))
@@ -288,7 +306,7 @@ class Metrics:
 
 def _how(counter: str) -> str:
     """A line's counter as a label's value."""
-    return "noise" if counter == "inserted" else counter.removeprefix("removed_in_")
+    return _HOW.get(counter, counter.removeprefix("removed_in_"))
 
 
 class _Now:

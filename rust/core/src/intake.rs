@@ -18,7 +18,9 @@ use crate::drift::Drift;
 use crate::error::{Error, Result};
 use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
+use crate::patience::Patience;
 use crate::timescale::{KNOWN_MS, die_away};
+use crate::voice::Voice;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
@@ -26,13 +28,6 @@ pub const FRAME_MS: u32 = 80;
 const GRID_MS: u32 = 20;
 /// In a stall noise goes out at this pace at the slowest: less than any beat the playout is used to.
 const STALL_STEP_MS: u32 = 40;
-/// How much later than its usual worst the phone must be to be called stalled.
-const STALL_MARGIN_US: i64 = 60_000;
-/// The wait lies between these: below, the operating system's own hiccups would be stalls; above, the agent's
-/// sound would have a hole of more than 250 ms.
-const WAIT_US: std::ops::RangeInclusive<i64> = 70_000..=180_000;
-/// The wait before the line's lateness is known.
-const FIRST_WAIT_US: i64 = 140_000;
 /// The lateness is believed when it has been watched for this long.
 const KNOWN_AFTER_US: u64 = 2_000_000;
 /// A phone that has not sent anything by then is stalled from the start.
@@ -46,10 +41,6 @@ const PATIENCE_US: u64 = 1_000_000;
 const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
 const FORGIVE_US: u64 = 1_000_000;
-/// The caller counts as speaking for this long after the last loud 20 ms: over the gaps inside words.
-const SPEAKING_HANGOVER_US: u64 = 240_000;
-/// Speech must be above a pause's level by this factor (3.5 dB).
-const SPEAKING_MARGIN: f32 = 1.5;
 /// After so many frames any beat of chunks of whole 20 ms has come round.
 const BEAT_FRAMES: i64 = 25;
 /// Seams from comfort noise, and to the gate, are faded over this.
@@ -146,6 +137,7 @@ pub struct Intake {
     queue: Backlog,
     noise: ComfortNoise,
     lateness: Lateness,
+    patience: Patience,
     drift: Drift,
     opened_us: u64,
     /// Whether the present engine has ever said something.
@@ -168,7 +160,7 @@ pub struct Intake {
     /// The last of the caller that the present engine got, and whether comfort noise came after it.
     past: Vec<f32>,
     in_noise: bool,
-    loud_us: Option<u64>,
+    voice: Voice,
     heard_us: u64,
     stats: IntakeStats,
 }
@@ -191,6 +183,7 @@ impl Intake {
             queue: Backlog::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
             lateness: Lateness::new(true),
+            patience: Patience::default(),
             drift: Drift::new(),
             opened_us: 0,
             has_answered: false,
@@ -205,7 +198,7 @@ impl Intake {
             seam: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            loud_us: None,
+            voice: Voice::new(rate_hz),
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
@@ -224,10 +217,13 @@ impl Intake {
         self.enqueue(pcm, now_us);
         self.drift.observe(self.us(self.stats.received as usize), now_us);
         self.mind_engine(now_us, out);
+        if let State::Steady | State::Stalled { .. } | State::Behind { .. } = self.state {
+            self.learn(now_us);
+        }
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
             State::Answered { .. } => {}
-            State::Steady => self.pass(now_us, out),
+            State::Steady => self.emit(self.queue.len(), out),
             State::Stalled { due_us } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
                 self.state = State::Behind {
@@ -318,11 +314,10 @@ impl Intake {
         }
     }
 
-    /// Whether the caller is speaking, by the level of the newest audio against the line's pauses.
+    /// How loud the caller speaks, RMS; 0 while nothing but the line's background is heard.
     #[must_use]
-    pub fn caller_speaking(&self) -> bool {
-        self.loud_us
-            .is_some_and(|loud_us| self.heard_us.saturating_sub(loud_us) < SPEAKING_HANGOVER_US)
+    pub fn voice_level(&self) -> f32 {
+        self.voice.level()
     }
 
     /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
@@ -377,10 +372,7 @@ impl Intake {
             cross_fade(self.queue.newest(heard.len()), &self.seam);
         }
         self.heard_us = now_us;
-        let tail = &heard[heard.len().saturating_sub(self.samples(GRID_MS))..];
-        if crate::noise::rms(tail) > self.queue.background.pause_below() * SPEAKING_MARGIN {
-            self.loud_us = Some(now_us);
-        }
+        self.voice.hear(heard, self.queue.background.floor());
     }
 
     /// The engine was given so much, and owes an answer from now on if it answers at all.
@@ -448,9 +440,13 @@ impl Intake {
         }
     }
 
-    fn pass(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.emit(self.queue.len(), out);
-        self.lateness.observe(self.us(self.position as usize), now_us);
+    /// How late the newest audio is, against the phone's clock: noise stands in for what is still to come, so that what
+    /// comes in a stall is seen to be as late as it is.
+    fn learn(&mut self, now_us: u64) {
+        let position_us = self.us(self.position as usize + self.queue.len() - self.debt);
+        self.lateness.observe(position_us, now_us);
+        let late_us = now_us as i64 - position_us - self.lateness.best_us();
+        self.patience.observe(late_us, now_us);
     }
 
     /// Audio arrived after noise went out in its place.
@@ -484,7 +480,7 @@ impl Intake {
             }
             self.debt = 0;
             self.state = State::Steady;
-            self.pass(now_us, out);
+            self.emit(self.queue.len(), out);
             return;
         }
         self.state = State::Behind {
@@ -561,13 +557,11 @@ impl Intake {
         self.stats.inserted += samples as u64;
     }
 
+    /// How late the phone must be to be called stalled.
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
-        let wait_us = self.lateness.spread_us() + STALL_MARGIN_US;
-        wait_us.clamp(
-            if known { *WAIT_US.start() } else { FIRST_WAIT_US },
-            *WAIT_US.end(),
-        )
+        let spread_us = known.then(|| self.lateness.spread_us());
+        self.patience.wait_us(spread_us, self.heard_us)
     }
 
     /// When the model shall have the next chunk if the phone is late by `offset_us`.
