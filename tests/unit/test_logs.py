@@ -45,6 +45,30 @@ def test_every_line_of_a_call_carries_its_ids_and_is_json() -> None:
     assert all({"timestamp", "level", "logger"} <= line.keys() for line in told)
 
 
+def test_a_call_tells_where_it_came_from_and_whoever_never_starts_one_can_be_told_from_others() -> None:
+    stream = io.StringIO()
+    records = [CallRecord(peer="203.0.113.7"), CallRecord(peer="203.0.113.8")]
+    with logging_to(stream, "info", "json"):
+        log_call = CallLog(Numbers())
+        for record in records:
+            log_call(record, Event(Kind.NOTE, 1.0, {"text": "odd"}))
+            record.ending = Ending(Party.BRIDGE, "no start within 10 s", 1008)
+            log_call(record, Event(Kind.ENDED, 9.0, {}))
+        record = CallRecord(call_id="c1", peer="203.0.113.9", started_s=1.0)
+        log_call(record, Event(Kind.STARTED, 1.1, {}))
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["key"] for line in told] == [each.key for each in records for _ in "12"] + [record.key]
+    assert [line.get("peer") for line in told] == [None, "203.0.113.7", None, "203.0.113.8", "203.0.113.9"]
+    assert told[1]["outcome"] == "no_start"
+
+
+def test_who_logs_of_a_call_elsewhere_names_it() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, "info", "json"):
+        logging.getLogger("pxbridge.exotel.webhooks").info("Exotel says", extra={"call": "CA1"})
+    assert json.loads(stream.getvalue())["call"] == "CA1"
+
+
 def test_the_last_line_of_a_call_sums_it_up() -> None:
     last = json.loads(lines()[-1])
     assert (last["outcome"], last["ended_by"], last["duration_s"]) == ("abandoned", "phone", 8.0)

@@ -46,7 +46,9 @@ def make_keeper(folder: Path, **changes: Any) -> Keeper:
 
 def live_call(keeper: Keeper, name: str = "c1") -> CallRecord:
     """A call that has begun."""
-    record = CallRecord(call_id=name, stream_sid="s", caller=CALLER, persona="nurse", opened_s=10.0)
+    record = CallRecord(
+        peer="203.0.113.7", call_id=name, stream_sid="s", caller=CALLER, persona="nurse", opened_s=10.0
+    )
     record.started_s, record.rate_hz = 10.5, 8000
     keeper(record, Event(Kind.STARTED, 10.5, {"caller": CALLER, "called": "", "custom": {"pin": "0815"}}))
     return record
@@ -343,6 +345,7 @@ def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
     status, shown = calls_command(tmp_path, "show", "firs")
     keeper.close()
     assert status == 0
+    assert "203.0.113.7" in shown
     assert "Who is it?" in shown and "by the phone, stop" in shown and "engine ws://gpu1" in shown
     assert "1 ×; 2.50 s of the caller withheld" in shown and "40 ppm slow" in shown
     status, shown = calls_command(tmp_path, "show", "nobody")

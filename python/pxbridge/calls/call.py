@@ -118,7 +118,7 @@ class Call:
         self._timing = timing or Timing()
         self._personas = personas
         self._watcher = tell
-        self.record = CallRecord(opened_s=self._clock())
+        self.record = CallRecord(opened_s=self._clock(), peer=arrival.peer)
         self._uplink: Uplink | None = None
         self._downlink: Downlink | None = None
         self._session: Session | None = None

@@ -132,9 +132,9 @@ class HandOvers:
                 return await self._shelf.get(call_sid)
         except (StoreUnreachable, TimeoutError) as error:
             log.error(
-                "call %s: only what this process knows is known of a hand-over: %s",
-                call_sid,
+                "only what this process knows is known of a hand-over: %s",
                 error or "no answer in time",
+                extra={"call": call_sid},
             )
             return self.find(call_sid)
 

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import queue
-import secrets
 import sqlite3
 import threading
 import time
@@ -141,7 +140,7 @@ class Keeper:
         """Takes down an event."""
         if event.kind is Kind.STARTED:
             began_at = self._wall() - (event.at_s - record.opened_s)
-            self._live[id(record)] = _Live(secrets.token_hex(8), began_at)
+            self._live[id(record)] = _Live(record.key, began_at)
         live = self._live.get(id(record))
         if live is None or event.kind is Kind.COUNTERS:
             return  # who never started is in the metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
@@ -67,6 +68,10 @@ class CallRecord:
     `Downlink.stats`).
     """
 
+    key: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Ours: who connects may never name a call, and two connections may carry the same one."""
+    peer: str = ""
+    """The address that the connection came from."""
     call_id: str = "-"
     stream_sid: str = ""
     caller: str = ""

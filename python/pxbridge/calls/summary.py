@@ -83,6 +83,8 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "drift_ppm": uplink.get("drift_ppm"),
     }
     return {
+        "key": record.key,
+        "peer": record.peer,
         "call": record.call_id,
         "stream": record.stream_sid,
         "caller": numbers(record.caller),

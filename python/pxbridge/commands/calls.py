@@ -58,8 +58,7 @@ CSV_COLUMNS = (
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
     "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "holes", "longest_hole_s",
     "stalls", "longest_stall_s", "holds", "inserted_s", "removed_s", "withheld_s", "unheard_s", "drift_ppm",
-    "malformed",
-    "recording",
+    "malformed", "recording", "peer",
 )  # fmt: skip
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -274,6 +273,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         ("lasted", _lasted(_duration_s(call))),
         ("ended", ended),
         ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
+        ("came from", call.get("peer") or "an address that was not noted"),
         ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}"),
         ("set up in", _seconds(call["setup_s"])),
         ("first audio", _seconds(call["first_audio_s"])),

@@ -162,11 +162,11 @@ class Webhooks:
         if len(self._reported) > MOST_REPORTED:
             del self._reported[next(iter(self._reported))]
         log.info(
-            "call %s: Exotel says: stream %s, disconnected by %s%s",
-            call_sid,
+            "Exotel says: stream %s, disconnected by %s%s",
             told["status"] or "ended",
             told["disconnectedby"] or "nobody it knows",
             f", error: {told['error']}" if told["error"] else "",
+            extra={"call": call_sid},
         )
 
     def _base_url(self, request: Request) -> str | None:

@@ -1,7 +1,8 @@
 """Logs: one line for one thing, for a person or as JSON, and every line of a call with the call's ids.
 
 Everything is logged through the standard library's `logging`; structlog makes the lines. Who logs in a call
-need not say which: `CURRENT_CALL` knows, in the call's tasks and in what its sockets set off.
+need not say which: `CURRENT_CALL` knows, in the call's tasks and in what its sockets set off. Who logs of one
+elsewhere says so: ``extra={"call": sid}``.
 
 Lines are made where they are logged and written by a thread of their own: whoever reads our stderr may stop
 reading, and a voice must not wait for a pipe. What no longer fits into the queue is dropped, and counted.
@@ -74,7 +75,14 @@ class CallLog:
         match event.kind:
             case Kind.STARTED:
                 caller, called = self._numbers(record.caller), self._numbers(record.called)
-                log.info("call started", caller=caller, called=called, rate_hz=record.rate_hz)
+                log.info(
+                    "call started",
+                    key=record.key,
+                    peer=record.peer,
+                    caller=caller,
+                    called=called,
+                    rate_hz=record.rate_hz,
+                )
             case Kind.PERSONA:
                 log.debug("persona chosen", persona=detail["name"])
             case Kind.LIVE:
@@ -185,6 +193,7 @@ def _formatter(*, for_human: bool, colors: bool) -> structlog.stdlib.ProcessorFo
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(allow={"call"}),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_call,
     ]
@@ -206,11 +215,13 @@ def _formatter(*, for_human: bool, colors: bool) -> structlog.stdlib.ProcessorFo
 
 
 def _add_call(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """The ids of the call that the line belongs to."""
+    """The ids of the call that the line belongs to; our own key where the phone has not named one."""
     record = CURRENT_CALL.get()
     if record is not None:
         line.setdefault("call", record.call_id)
         line.setdefault("stream", record.stream_sid)
+        if record.started_s is None:
+            line.setdefault("key", record.key)
     return line
 
 
