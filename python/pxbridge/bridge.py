@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.handover import Shelf
     from pxbridge.calls.persona import Personas
-    from pxbridge.exotel.listener import CallOwner, Listener
+    from pxbridge.exotel.listener import Listener
     from pxbridge.personaplex.client import Session, Trust
     from pxbridge.personaplex.fleet import Opener
     from pxbridge.personaplex.leases import LeaseStore
@@ -159,7 +159,7 @@ async def run(
         )
         door = _Door(settings)
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange, door)
-        listener = await stack.enter_async_context(_listen(loaded, exchange.handle, engines, handovers, door))
+        listener = await stack.enter_async_context(_listen(loaded, exchange, engines, handovers, door))
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
         )
@@ -421,7 +421,7 @@ class EngineOpener:
 
 @contextlib.asynccontextmanager
 async def _listen(
-    loaded: Loaded, answer: CallOwner, engines: EnginePool, handovers: HandOvers, door: _Door
+    loaded: Loaded, exchange: Exchange, engines: EnginePool, handovers: HandOvers, door: _Door
 ) -> AsyncIterator[Listener]:
     settings = loaded.settings
     tls = serving_tls(loaded)
@@ -431,6 +431,7 @@ async def _listen(
         token_ttl_s=settings.token_ttl_s,
         public_url=settings.public_url,
         serves_tls=tls is not None,
+        choose=lambda asked, called: exchange.personas.name_for(asked, called),
         busy=lambda: () if engines.free else ("every engine is taken",),
         handed_over=handovers.look_up,
     )
@@ -438,7 +439,7 @@ async def _listen(
         try:
             listener = await stack.enter_async_context(
                 listen(
-                    answer,
+                    exchange.handle,
                     settings.host,
                     settings.port,
                     not_ready=lambda: no_engine(engines.snapshot()),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from pxbridge.calls.handover import HandOvers
+from pxbridge.calls.persona import Persona, Personas, number_key
 from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import Arrival, Listener, listen
 from pxbridge.exotel.webhooks import Webhooks, read_parameters
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 KEY = b"k" * 32
 PUBLIC_URL = "wss://voice.example.com"
+PERSONAS = Personas(
+    Persona("NATF0.pt", "You are kind."),
+    {"nurse": Persona("NATF0.pt", "You are a nurse.", "nurse")},
+    {number_key("08047180000"): "nurse"},
+)
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
 
@@ -96,7 +102,12 @@ async def flow(
     signer = Signer([KEY], time.time)
     door = Gate(signer, time.monotonic, **gate)
     webhooks = Webhooks(
-        signer, door, public_url=public_url, busy=lambda: flow.busy, handed_over=flow.handovers.look_up
+        signer,
+        door,
+        public_url=public_url,
+        choose=PERSONAS.name_for,
+        busy=lambda: flow.busy,
+        handed_over=flow.handovers.look_up,
     )
     async with listen(
         flow.own, "127.0.0.1", 0, max_calls=max_calls, gate=door, webhooks=webhooks
@@ -128,6 +139,32 @@ async def test_the_persona_may_be_a_parameter_or_be_left_open() -> None:
                 assert (await f.arrivals.get()).persona_name == persona
         assert (await f.ask("/exotel/url?persona=../etc/passwd")).status == 400
         assert (await f.ask("/exotel/url/..%2fetc")).status == 404
+
+
+@pytest.mark.parametrize("parameter", ["CallTo", "callto", "To"])
+async def test_the_dialled_number_chooses_the_persona_unless_one_is_named(parameter: str) -> None:
+    async with flow() as f:
+        for path, persona in (
+            (f"/exotel/url?{parameter}=08047180000", "nurse"),
+            (f"/exotel/url?{parameter}=%2B918047180000", "nurse"),
+            (f"/exotel/url/default?{parameter}=08047180000", "default"),
+            (f"/exotel/url?{parameter}=08000000000", None),
+        ):
+            url = (await f.ask(path)).json["url"]
+            async with connect(f.dialled(url)):
+                assert (await f.arrivals.get()).persona_name == persona
+
+
+async def test_a_persona_that_does_not_exist_is_refused_before_the_stream() -> None:
+    async with flow() as f:
+        f.busy = ["every engine is taken"]
+        for path in (
+            "/exotel/url/nosuch",
+            "/exotel/url?persona=nosuch",
+            "/exotel/url/nosuch?CallTo=08047180000",
+        ):
+            answer = await f.ask(path)
+            assert (answer.status, answer.json) == (404, {"error": "no persona here is called nosuch"})
 
 
 async def test_when_nothing_is_free_the_flow_is_sent_elsewhere() -> None:

@@ -199,6 +199,20 @@ class Personas(Mapping[str, Persona]):
         name = self._numbers.get(number_key(called))
         return (self._personas[name] if name else self.default), notes
 
+    def name_for(self, asked: str | None, called: str) -> str | None:
+        """The persona that a URL made for one call shall name: the one asked for, else by the dialled number.
+
+        None leaves it to the call itself, whose parameters may still name one.
+
+        Raises:
+            LookupError: The one that is asked for does not exist.
+        """
+        if asked is None:
+            return self._numbers.get(number_key(called))
+        if asked not in self._personas:
+            raise LookupError(f"no persona here is called {asked[:SHOWN]}")
+        return asked
+
 
 def number_key(number: str) -> str:
     """What of a phone number tells it from others, however it is written."""

@@ -3,7 +3,8 @@
 ======================  ================================================================================
 ``/exotel/url``         Before the stream: where is it to go? ``{"url": "wss://..."}``, with a token for
                         one call in its path, or 503 if no call can be taken, so that the flow can go
-                        elsewhere. ``/exotel/url/PERSONA`` or ``?persona=`` names the persona.
+                        elsewhere. ``/exotel/url/PERSONA`` or ``?persona=`` names the persona, 404 if there
+                        is none such; else the dialled number chooses one (``CallTo`` or ``To``).
 ``/exotel/passthru``    After the stream (Passthru applet): 302, branch B, if the call was handed over to a
                         person; 200, branch A, if it was not.
 ``/exotel/connect``     Then (Connect applet): whom to ring, ``{"destination": {"numbers": [...]}}``, or 404.
@@ -51,6 +52,11 @@ MOST_REPORTED: Final = 10_000
 """Streams whose reports are remembered, so that a repeated one is logged once."""
 
 
+def _as_asked(asked: str | None, _called: str) -> str | None:
+    """Any persona may be named, and no number chooses one."""
+    return asked
+
+
 async def _to_nobody(_call_sid: str) -> None:
     """No call is handed over."""
 
@@ -64,6 +70,8 @@ class Webhooks:
         token_ttl_s: How long a URL lets its call in.
         public_url: ``wss://host`` that Exotel reaches this bridge by; ``None``: as a trusted proxy says.
         serves_tls: Whether this port serves TLS itself, so that the host it was asked by is its own.
+        choose: The persona that a call's URL shall name, by the one asked for and the dialled number; None
+            leaves it open. Raises `LookupError` if there is none such.
         busy: Reasons why no engine could take a call now; none if one could.
         handed_over: The numbers a call was handed over to, by its SID; ``None`` if it was not.
     """
@@ -76,6 +84,7 @@ class Webhooks:
         token_ttl_s: float = 60.0,
         public_url: str | None = None,
         serves_tls: bool = False,
+        choose: Callable[[str | None, str], str | None] = _as_asked,
         busy: Callable[[], Sequence[str]] = tuple,
         handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
@@ -84,6 +93,7 @@ class Webhooks:
         self._token_ttl_s = token_ttl_s
         self._public_url = public_url
         self._serves_tls = serves_tls
+        self._choose = choose
         self._busy = busy
         self._handed_over = handed_over
         self._reported: dict[tuple[str, str], None] = {}
@@ -118,6 +128,10 @@ class Webhooks:
     ) -> Response:
         if persona_name is not None and not _PERSONA_NAME.fullmatch(persona_name):
             return _json(400, {"error": "persona is not a name"})
+        try:
+            persona_name = self._choose(persona_name, parameters.get("callto") or parameters.get("to") or "")
+        except LookupError as error:
+            return _json(404, {"error": str(error.args[0])})
         reasons = [*full, *self._busy()]
         if reasons:
             return _json(503, {"error": "; ".join(reasons)}, [("Retry-After", "10")])
