@@ -25,7 +25,7 @@ from pxbridge.calls.summary import summary
 from pxbridge.commands.inside import Inside
 from pxbridge.commands.report import make_report
 from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.exotel.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.listening import listen
 from pxbridge.ops.logs import CallLog, logging_to
 from pxbridge.ops.metrics import Metrics
@@ -185,9 +185,24 @@ def test_outcomes_are_told_apart() -> None:
         async with bridge(prompt_s=5.0, watchers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=1.0))
             await b.record()
+        async with bridge(watchers=[metrics]) as b:
+            first = asyncio.create_task(b.call(Script(hang_up_at_s=30.0), Line(call_sid="one")))
+            await asyncio.sleep(3.0)
+            await b.call(Script(hang_up_at_s=8.0), Line(call_sid="one"))
+            await first
+            await b.record()
+            reasons = [record.ending.reason for record in b.records if record.ending is not None]
+            assert "replaced by a second connection for the same call" in reasons
+            await b.call(Script(hang_up_at_s=4.0), Line(hang_up=HangUp.ABORT))
+            ending = (await b.record()).ending
+            assert ending is not None and ending.reason.startswith("the line broke off: ")
 
     run(main())
     told = samples(metrics)
+    assert told["pxbridge_calls_total{outcome=replaced}"] == 1
+    assert told["pxbridge_calls_total{outcome=completed}"] == 1
+    assert told["pxbridge_calls_total{outcome=phone_lost}"] == 1
+    assert told["pxbridge_calls_total{outcome=fault}"] == 0
     assert told["pxbridge_calls_total{outcome=engine_failed}"] == 1
     assert told["pxbridge_calls_total{outcome=no_engine}"] == 1
     assert told["pxbridge_calls_total{outcome=abandoned}"] == 1

@@ -20,7 +20,7 @@ from pxbridge.audio import Downlink, Uplink
 from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
-from pxbridge.calls.record import CallRecord, Ending, Party, Phase
+from pxbridge.calls.record import CallRecord, Ending, Outcome, Party, Phase
 from pxbridge.calls.timing import Timing
 from pxbridge.exotel import messages
 
@@ -165,7 +165,7 @@ class Call:
                     await self._let_last_words_out()
                 watch.cancel()
         except Exception:  # a fault of ours; whoever owns the call reports it
-            ending = Ending(Party.BRIDGE, "internal error", 1011)
+            ending = Ending(Party.BRIDGE, "internal error", 1011, outcome=Outcome.FAULT)
             raise
         finally:
             self._alarm.cancel()
@@ -190,9 +190,11 @@ class Call:
         paused_s = self._downlink.paused_s
         return paused_s is not None and paused_s < SENTENCE_PAUSE_S
 
-    def end(self, reason: str, code: int = 1000, *, last_words: bool = False) -> None:
+    def end(
+        self, reason: str, code: int = 1000, *, last_words: bool = False, outcome: Outcome | None = None
+    ) -> None:
         """Ends the call from outside (shutdown, a second connection for it)."""
-        self._finish(Ending(Party.BRIDGE, reason, code, last_words))
+        self._finish(Ending(Party.BRIDGE, reason, code, last_words, outcome=outcome))
 
     def operate(self, action: Action, by: str) -> bool:
         """Does what an operator asks, as a key would; False if the call has not started or ends already."""
@@ -254,7 +256,8 @@ class Call:
         while (left_s := self._phone_heard_s + silent_s - self._clock()) > 0:  # noqa: ASYNC110
             # No event to wait for instead: setting one per message would cost more than all of this.
             await asyncio.sleep(left_s)
-        self._finish(Ending(Party.PHONE, f"nothing from the phone for {silent_s:g} s", 1011))
+        reason = f"nothing from the phone for {silent_s:g} s"
+        self._finish(Ending(Party.PHONE, reason, 1011, outcome=Outcome.PHONE_LOST))
 
     # -- what the phone sends -------------------------------------------------------------------------
 
@@ -364,7 +367,13 @@ class Call:
             self._downlink.round_trip(trip_s, self._clock())
 
     def _phone_gone(self, closed: Closed) -> None:
-        self._finish(Ending(Party.PHONE, f"the phone's connection ended: {closed}"))
+        if closed.error is None:
+            how = f"the phone closed with {closed.code}" + (f": {closed.reason}" if closed.reason else "")
+            self._finish(Ending(Party.PHONE, how))
+        else:
+            self._finish(
+                Ending(Party.PHONE, f"the line broke off: {closed.error}", outcome=Outcome.PHONE_LOST)
+            )
 
     # -- what the engine sends ------------------------------------------------------------------------
 
@@ -463,7 +472,8 @@ class Call:
         """Sends the caller on to a person: noted for the flow to ask, then the last words, then the close."""
         if self._handovers is not None:
             self._handovers.decide(self.record.call_id, numbers)
-        self._finish(Ending(Party.BRIDGE, f"handed over by {by}", last_words=True, sentence=True))
+        reason, outcome = f"handed over by {by}", Outcome.HANDED_OVER
+        self._finish(Ending(Party.BRIDGE, reason, last_words=True, sentence=True, outcome=outcome))
 
     # -- the clock ------------------------------------------------------------------------------------
 

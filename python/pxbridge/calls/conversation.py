@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pxbridge.calls import sounds
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.record import Ending, Party, Phase
+from pxbridge.calls.record import Ending, Outcome, Party, Phase
 from pxbridge.calls.sounds import Sound
 from pxbridge.calls.waiting import GapCover, OwnVoice, entertain
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
@@ -169,7 +169,8 @@ class Conversation:
         except NoEngineFree as busy:
             self._say_last(Sound.ALL_BUSY)
             # 1000, as for any other end: Exotel's flow goes on to its next applet.
-            return Ending(Party.BRIDGE, f"all lines are busy: {busy}", 1000, last_words=True)
+            reason = f"all lines are busy: {busy}"
+            return Ending(Party.BRIDGE, reason, last_words=True, outcome=Outcome.NO_ENGINE)
         except EngineError as error:
             self._say_last(Sound.SORRY)
             return Ending(Party.ENGINE, str(error), 1011, last_words=True)

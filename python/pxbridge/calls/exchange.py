@@ -11,6 +11,7 @@ from pxbridge.calls.call import Call
 from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.observer import Observer
 from pxbridge.calls.pulse import Pulse
+from pxbridge.calls.record import Outcome
 from pxbridge.calls.timing import Timing
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Exchange:
             return
         if (older := self._by_id.get(call_id)) is not None:
             log.warning("connected a second time; the newer connection goes on")
-            older.end("replaced by a second connection for the same call")
+            older.end("replaced by a second connection for the same call", outcome=Outcome.REPLACED)
         self._by_id[call_id] = call
 
     async def close(self, code: int = SERVICE_RESTART) -> None:

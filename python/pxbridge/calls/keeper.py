@@ -46,6 +46,8 @@ KEEP_EVERY_S = 3600.0
 
 EVENTS_KEPT = 1000
 """Of one call: no call has more to say, but a stranger's might."""
+KEYS_KEPT = 100
+"""Of those, keys: more than anybody presses on purpose."""
 PAUSE_S = 1.5
 """An agent that has said no word for so long begins a new line of the transcript."""
 LINE_CHARS = 500
@@ -67,6 +69,7 @@ class _Live:
         key: Its key in the database.
         began_at: Seconds since the epoch.
         events: How many were kept.
+        keys: How many were pressed.
         line: What the agent is saying.
         line_at_s: Since when.
         word_at_s: When the last word of it came.
@@ -75,6 +78,7 @@ class _Live:
     key: str
     began_at: float
     events: int = 0
+    keys: int = 0
     line: list[str] = field(default_factory=list)
     line_at_s: float = 0.0
     word_at_s: float = 0.0
@@ -176,6 +180,10 @@ class Keeper:
         self._put(records.PUT_CALL, row)
 
     def _put_event(self, live: _Live, record: CallRecord, event: Event) -> None:
+        if event.kind is Kind.KEY:
+            live.keys += 1
+            if live.keys > KEYS_KEPT:
+                return  # a finger on a key must not keep out what else happens
         live.events += 1
         if live.events > EVENTS_KEPT and event.kind is not Kind.ENDED:
             return

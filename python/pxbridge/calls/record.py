@@ -33,6 +33,35 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+class Outcome(StrEnum):
+    """What became of a call, in one of a few words."""
+
+    LIVE = "live"
+    """It goes on."""
+    COMPLETED = "completed"
+    """It was held, and ended by the caller, the agent or the flow."""
+    HANDED_OVER = "handed_over"
+    """It went on to a person."""
+    ABANDONED = "abandoned"
+    """The caller left before an agent spoke."""
+    REPLACED = "replaced"
+    """A second connection for the same call went on."""
+    NO_ENGINE = "no_engine"
+    """No engine was free."""
+    ENGINE_FAILED = "engine_failed"
+    """None came up."""
+    ENGINE_LOST = "engine_lost"
+    """The engine went in mid-call and was not replaced."""
+    PHONE_LOST = "phone_lost"
+    """The line died, or broke off, without a close."""
+    NO_START = "no_start"
+    """Whoever connected did not speak Exotel's protocol."""
+    STOPPED = "stopped"
+    """The bridge was stopped."""
+    FAULT = "fault"
+    """An error of the bridge's own, which its log has."""
+
+
 class Party(Enum):
     """Who ended a call."""
 
@@ -51,6 +80,7 @@ class Ending:
         code: The close code the phone's side gets (RFC 6455 §7.4).
         last_words: Whether what has been said is to be heard before the socket closes.
         sentence: Whether a live agent is to end its sentence first.
+        outcome: What became of the call, where that does not follow from who ended it and when.
     """
 
     by: Party
@@ -58,6 +88,7 @@ class Ending:
     code: int = 1000
     last_words: bool = False
     sentence: bool = False
+    outcome: Outcome | None = None
 
 
 @dataclass(slots=True)

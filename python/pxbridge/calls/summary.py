@@ -5,52 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pxbridge.calls import delay
+from pxbridge.calls.record import Outcome, Party
 
 if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.numbers import Numbers
 
-COMPLETED = "completed"
-
 _BY_CODE = {
-    1001: "stopped",
-    1008: "no_start",
-    1012: "stopped",
-    1013: "no_engine",
+    1001: Outcome.STOPPED,
+    1008: Outcome.NO_START,
+    1012: Outcome.STOPPED,
 }
 """What the close code tells of a call that the bridge ended (RFC 6455 §7.4)."""
 
 
-def outcome(record: CallRecord) -> str:
-    """What became of a call, in one of a few words.
-
-    ================  ==============================================================================
-    ``live``          it goes on
-    ``completed``     it was held, and ended by the caller, the agent or the flow
-    ``abandoned``     the caller left before an agent spoke
-    ``no_engine``     no engine was free
-    ``engine_failed`` none came up
-    ``engine_lost``   the engine went in mid-call and was not replaced
-    ``phone_lost``    the line died without a close
-    ``no_start``      whoever connected did not speak Exotel's protocol
-    ``stopped``       the bridge was stopped
-    ================  ==============================================================================
-    """
+def outcome(record: CallRecord) -> Outcome:
+    """What became of a call."""
     ending = record.ending
     if ending is None:
-        return "live"
-    by = ending.by.value
-    if by == "engine":
-        return "engine_failed" if record.live_s is None else "engine_lost"
-    if by == "bridge" and ending.code in _BY_CODE:
+        return Outcome.LIVE
+    if ending.outcome is not None:
+        return ending.outcome
+    if ending.by is Party.ENGINE:
+        return Outcome.ENGINE_FAILED if record.live_s is None else Outcome.ENGINE_LOST
+    if ending.by is Party.BRIDGE and ending.code in _BY_CODE:
         return _BY_CODE[ending.code]
     if record.started_s is None:
-        return "no_start"
-    if by == "bridge" and record.live_s is None:
-        return "no_engine"
-    if by == "phone" and ending.code != 1000:
-        return "phone_lost"
-    return "abandoned" if record.live_s is None else COMPLETED
+        return Outcome.NO_START
+    return Outcome.ABANDONED if record.live_s is None else Outcome.COMPLETED
 
 
 def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any]:
@@ -92,10 +74,11 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "persona": record.persona,
         "engine": record.engine,
         "rate_hz": record.rate_hz,
-        "outcome": outcome(record),
+        "outcome": outcome(record).value,
         "ended_by": record.ending.by.value if record.ending else None,
         "reason": record.ending.reason if record.ending else None,
         **{name: None if value is None else round(value, 4) for name, value in figures.items()},
+        "failovers": record.failovers,
         "holes": int(downlink.get("holes") or 0),
         "stalls": int(uplink.get("stalls") or 0),
         "holds": int(uplink.get("holds") or 0),

@@ -56,9 +56,9 @@ UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 CSV_COLUMNS = (
     "key", "call", "stream", "began_at", "ended_at", "caller", "called", "persona", "engine", "rate_hz",
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
-    "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "holes", "longest_hole_s",
-    "stalls", "longest_stall_s", "holds", "inserted_s", "removed_s", "withheld_s", "unheard_s", "drift_ppm",
-    "malformed", "recording", "peer",
+    "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "failovers", "holes",
+    "longest_hole_s", "stalls", "longest_stall_s", "holds", "inserted_s", "removed_s",
+    "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer",
 )  # fmt: skip
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -274,7 +274,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         ("ended", ended),
         ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
         ("came from", call.get("peer") or "an address that was not noted"),
-        ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}"),
+        ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}{_failovers(call)}"),
         ("set up in", _seconds(call["setup_s"])),
         ("first audio", _seconds(call["first_audio_s"])),
         ("mouth to ear", _delays(call)),
@@ -304,10 +304,17 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     return [(title, plain(text)) for title, text in rows]
 
 
+def _failovers(call: Mapping[str, Any]) -> str:
+    failovers = call.get("failovers") or 0
+    return f", after {failovers} {'was' if failovers == 1 else 'were'} lost" if failovers else ""
+
+
 def _event(event: Mapping[str, Any]) -> str:
+    kind = event["kind"]
     detail = {name: value for name, value in event.items() if name not in ("at_s", "kind")}
-    told = ", ".join(f"{name} {value}" for name, value in detail.items())
-    return plain(f"{event['kind']}: {told}" if told else event["kind"])
+    # What is named after its kind needs no second name: "phase: waiting".
+    told = ", ".join(f"{value}" if name == kind else f"{name} {value}" for name, value in detail.items())
+    return plain(f"{kind}: {told}" if told else kind)
 
 
 def _when(at: float) -> str:

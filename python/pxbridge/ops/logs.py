@@ -99,7 +99,7 @@ class CallLog:
             case Kind.ACTION:
                 log.info("action", action=detail["action"], by=detail["by"])
             case Kind.KEY:
-                log.info("key pressed")  # which one may be part of a secret
+                log.debug("key pressed")  # which one may be part of a secret
             case Kind.ENGINE_TRIED:
                 log.debug("engine tried", engine=detail["engine"])
             case Kind.ENGINE_FAILED | Kind.ENGINE_LOST:

@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 import pxbridge
 from pxbridge.calls import delay
 from pxbridge.calls.events import Kind
+from pxbridge.calls.record import Outcome
 from pxbridge.calls.summary import outcome
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ class Metrics:
             buckets=LAG_BUCKETS_S,
             registry=registry,
         )
+        for each in Outcome:
+            if each is not Outcome.LIVE:
+                self._calls.labels(each.value)
         for part in delay.PARTS:
             self._delay.labels(part.name)
         for phase in ("setup", "call"):
@@ -286,7 +290,7 @@ class Metrics:
         yield self._removed, delay.UNHEARD
 
     def _end(self, record: CallRecord) -> None:
-        self._calls.labels(outcome(record)).inc()
+        self._calls.labels(outcome(record).value).inc()
         self._duration.observe(record.ended_s - record.opened_s)
         if id(record) not in self._counted:
             return  # it never started
