@@ -330,3 +330,11 @@ def test_a_url_with_a_password_comes_from_a_file_or_from_systemd_too(tmp_path: P
     assert loaded.settings.engines == ("wss://u:s3cr3t@a/api/chat", "wss://b/api/chat")
     error = refusal({"lease_store": url, "lease_store_file": str(file)}, {})
     assert error.setting == "--lease-store-file" and "contradicts --lease-store" in error.problem
+
+
+@pytest.mark.parametrize(
+    "url", ["wss://u:abc/s3cr3t@h", "wss://u:s3cr3t@h", "wss://h:s3cr3t", "wss://[s3cr3t]"]
+)
+def test_a_public_url_has_no_password_and_none_is_told(url: str) -> None:
+    error = refusal({}, {"PXBRIDGE_PUBLIC_URL": url})
+    assert error.setting == "PXBRIDGE_PUBLIC_URL" and "s3cr3t" not in str(error)

@@ -112,8 +112,11 @@ def websocket_url(value: object) -> object:
     if not isinstance(value, str):
         return value
     url = value.strip().rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("wss", "ws") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = None  # the error's own text quotes what may be a password
+    if parts is None or parts.scheme not in ("wss", "ws") or not parts.hostname or not is_plain(url):
         raise ValueError(f"{mask_url(url)!r} is not a URL such as wss://voice.example.com")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError(
