@@ -127,10 +127,16 @@ async def test_a_folder_that_cannot_be_written_costs_no_decision_and_is_said_onc
 ) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     calls = HandOvers(asyncio.get_running_loop().time, FileShelf(tmp_path / "state"))
+    for n in range(100):
+        calls.begin(f"CA{n}")
+    await asyncio.sleep(0.2)
+    assert not caplog.messages, "nobody was handed over"
     calls.decide("CA1", ["+911"])
     calls.decide("CA2")
     assert await calls.look_up("CA1") == ("+911",)
     await until(lambda: calls._failing, "it was tried")
     assert await calls.look_up("CA2") == ()
+    began_s = asyncio.get_running_loop().time()
     await calls.close()
+    assert asyncio.get_running_loop().time() - began_s < handover.RETRY_S / 2, "the end is not held up"
     assert caplog.text.count("is known to this process only") == 1

@@ -14,6 +14,7 @@ is on it; this process's own memory answers for what could not be put there yet,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -86,6 +87,7 @@ class HandOvers:
         self._changes = 0
         self._putting: asyncio.Task[None] | None = None
         self._failing = False
+        self._closing = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._decided)
@@ -145,6 +147,7 @@ class HandOvers:
 
     async def close(self) -> None:
         """Puts the last decisions on the shelf, for a bounded time, and closes it."""
+        self._closing.set()
         if self._putting is not None:
             await asyncio.wait([self._putting], timeout=LAST_S)
             self._putting.cancel()
@@ -166,14 +169,19 @@ class HandOvers:
     async def _put_all(self, shelf: Shelf) -> None:
         """One after the other, in the order in which they changed, until none is left."""
         while self._unkept:
+            is_last_try = self._closing.is_set()
             call_sid, change = next(iter(self._unkept.items()))
             try:
                 await shelf.put(call_sid, self.find(call_sid))
             except StoreUnreachable as error:
-                if not self._failing:
+                if not self._failing and self._decided:  # else there is nothing that could be lost
                     self._failing = True
                     log.error("what calls are handed over is known to this process only: %s", error)
-                await asyncio.sleep(RETRY_S)
+                if is_last_try:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await self._closing.wait()
                 continue
             if self._failing:
                 self._failing = False
