@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge import settings
-from pxbridge.calls import persona_file
+from pxbridge.calls import persona_file, sounds
 from pxbridge.calls.persona import (
     FIELD_LIMIT,
     TEXT_PROMPT_LIMIT,
@@ -23,7 +24,7 @@ from pxbridge.calls.persona import (
     template_fault,
 )
 from pxbridge.calls.phrases import APOSTROPHES
-from pxbridge.errors import ConfigError
+from pxbridge.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,6 +159,19 @@ def test_a_greetings_path_counts_from_the_file_and_may_be_ogg(tmp_path: Path) ->
     greeting = read(tmp_path, "[personas.a]\ngreeting = 'hello'")["a"].greeting
     assert greeting == tmp_path / "hello"
     assert len(persona_file.read_greeting(greeting)) > persona_file.GREETING_HZ
+
+
+def test_a_greeting_is_read_again_when_its_file_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "hello"
+    file.write_bytes((ROOT / "python/pxbridge/assets/greeting.ogg").read_bytes())
+    first = sounds.greeting(file, 8000)
+    assert sounds.greeting(file, 8000) is first
+    file.write_bytes((ROOT / "python/pxbridge/assets/gap.ogg").read_bytes())
+    os.utime(file, (1, 1))
+    assert len(sounds.greeting(file, 8000)) < len(first)
+    file.unlink()
+    with pytest.raises(InputError, match="No such file"):
+        sounds.greeting(file, 8000)
 
 
 def test_readme_shows_the_keys_as_they_are() -> None:

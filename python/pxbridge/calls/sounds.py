@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pxbridge.audio import OggOpusReader, Resampler
 from pxbridge.calls.persona_file import GREETING_HZ, read_greeting
+from pxbridge.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,13 +56,21 @@ def load(rate_hz: int) -> None:
         sound(name, rate_hz)
 
 
-@functools.lru_cache(maxsize=64)
 def greeting(path: Path, rate_hz: int) -> NDArray[np.float32]:
-    """A persona's greeting at a line's rate.
+    """A persona's greeting at a line's rate; read again when its file has changed.
 
     Raises:
         InputError: The file cannot be read, or is no audio.
     """
+    try:
+        changed_ns = path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    return _greeting(path, changed_ns, rate_hz)
+
+
+@functools.lru_cache(maxsize=64)
+def _greeting(path: Path, _changed_ns: int, rate_hz: int) -> NDArray[np.float32]:
     pcm = read_greeting(path)
     if rate_hz != GREETING_HZ:
         pcm = Resampler(GREETING_HZ, rate_hz).process(pcm)

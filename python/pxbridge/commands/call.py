@@ -288,7 +288,7 @@ class View:
         phone = self._phone
         caller, player = phone.caller, phone.player
         self._line("answered", 0.0 if phone.chunks_sent else None)
-        self._line("the agent is heard", player.voice_from_s)
+        self._line("a voice is heard", player.voice_from_s)
         self._line("you speak", caller.spoke_at_s)
         self._line("you have spoken, and listen", caller.spoke_until_s)
         self._tell_words(paused=self._words_paused())
