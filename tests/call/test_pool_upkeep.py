@@ -10,7 +10,7 @@ import pytest
 from tests.virtual_time import run
 
 from pxbridge.personaplex.client import EngineAddress, Pinned, Unverified
-from pxbridge.personaplex.leases import Grant, MemoryLeases, Renewal
+from pxbridge.personaplex.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.personaplex.pool import EnginePool, Prompts, SlotState
 
 if TYPE_CHECKING:
@@ -43,23 +43,23 @@ class FakeSession:
 class Slow(MemoryLeases):
     """A store whose answers take time, and whose leases want renewing."""
 
-    renew_every_s = 0.1  # type: ignore[assignment]
+    renew_every_s = 0.1
 
     def __init__(self) -> None:
         super().__init__()
         self.renewals = 0
         self.fault: Exception | None = None
 
-    async def acquire(self, key: str) -> Grant | None:
+    async def acquire(self, key: str, use: Use) -> Grant | Refusal:
         await asyncio.sleep(0)
-        return await super().acquire(key)
+        return await super().acquire(key, use)
 
-    async def renew(self, grant: Grant) -> Renewal:
+    async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
         self.renewals += 1
         await asyncio.sleep(0.0005)
         if self.fault is not None:
             raise self.fault
-        return await super().renew(grant)
+        return await super().renew(held)
 
     async def release(self, grant: Grant) -> None:
         await asyncio.sleep(0.0007)

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
+from pxbridge.personaplex.leases import Grant, Refusal
 from pxbridge.personaplex.slots import (
     Asking,
     Attempt,
@@ -33,14 +34,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.leases import Grant, LeaseStore
+    from pxbridge.personaplex.leases import Use, WatchedLeases
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-TAKEN_ELSEWHERE_S: Final = 1.0
-"""A slot that another bridge holds is not asked for again before this."""
 
 COOLING_S: Final = 0.1
 """From a session's end until its slot is given to somebody else: NVIDIA's server leaves its loops first."""
@@ -98,13 +96,13 @@ class Fleet:
         changes: A slot came free, a session is ready.
     """
 
-    def __init__(self, capacity: int, open_session: Opener, store: LeaseStore) -> None:
+    def __init__(self, capacity: int, open_session: Opener, store: WatchedLeases) -> None:
         self.engines: list[Engine] = []
         self.changes = Changes()
+        self.store = store
         self.clock = asyncio.get_running_loop().time
         self._capacity = capacity
         self._open_session = open_session
-        self._store = store
         self._tasks: set[asyncio.Task[Any]] = set()
         self._accepted: set[str] = set()
         """Voices that some engine has taken: a rejection of any other says nothing about the engine."""
@@ -159,54 +157,72 @@ class Fleet:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
             for task in late:
                 task.cancel()
-        await self._store.close()
+        await self.store.close()
 
     # -- leases -------------------------------------------------------------------------------------------
 
-    async def ask(self, slot: Slot) -> Grant | None:
+    async def ask(self, slot: Slot, use: Use) -> Grant | None:
         """The lease of a slot that is not used here, None if it is not to be had; used at once."""
+        if self.store.gone_since_s is not None:
+            return None
         slot.state = Asking()
-        asking = self.spawn(self._store.acquire(slot.key))
+        asking = self.spawn(self.store.acquire(slot.key, use))
         try:
             await asyncio.wait([asking])
         except asyncio.CancelledError:
             self.spawn(self._give_up(slot, asking))
             raise
-        grant = None
         try:
-            grant = asking.result()
-        except StoreUnreachable as error:
-            log.warning("%s", error)
+            answer = asking.result()
+        except StoreUnreachable:
+            self._idle(slot)
+            return None
         except BaseException:
             self._idle(slot)
             raise
-        if grant is None:
-            slot.state = Elsewhere(self.clock() + TAKEN_ELSEWHERE_S)
-            self._forget_retired()
+        if not isinstance(answer, Grant):
+            self._refused(slot, answer)
         elif slot.engine.retired:
-            slot.state = Cooling(grant)
+            slot.state = Cooling(answer)
             self.spawn(self._release(slot))
-            return None
-        return grant
+        else:
+            return answer
+        return None
 
-    async def _give_up(self, slot: Slot, asking: asyncio.Task[Grant | None]) -> None:
+    async def _give_up(self, slot: Slot, asking: asyncio.Task[Grant | Refusal]) -> None:
         """Whoever asked is gone; the lease may come all the same."""
         await asyncio.wait([asking])
-        if asking.exception() is None and (grant := asking.result()) is not None:
+        if asking.exception() is None and isinstance(grant := asking.result(), Grant):
             slot.state = Cooling(grant)
             await self._release(slot)
         else:
             self._idle(slot)
 
+    def seen(self, slot: Slot, refusal: Refusal | None) -> None:
+        """What the store says of a slot that nobody here has."""
+        match slot.state:
+            case Elsewhere() if refusal is None:
+                self._idle(slot)
+            case Idle() | Elsewhere() if refusal is not None:
+                self._refused(slot, refusal)
+            case _:
+                pass
+
+    def _refused(self, slot: Slot, refusal: Refusal) -> None:
+        # One that is promised to a call is nobody's yet: our own calls may be quicker.
+        slot.state = Idle() if refusal is Refusal.WANTED else Elsewhere(refusal)
+        self._forget_retired()
+
     async def _release(self, slot: Slot) -> None:
         grant = slot.grant
         slot.state = Releasing()  # before it is on its way: nobody may renew it now
-        if grant is not None:
-            try:
-                await self._store.release(grant)
-            except StoreUnreachable as error:
-                log.warning("%s: the lease will expire", error)
-        self._idle(slot)
+        try:
+            if grant is not None:
+                await self.store.release(grant)
+        except StoreUnreachable:
+            log.warning("%s: its lease was not given back, and will expire", slot.engine.address)
+        finally:
+            self._idle(slot)
 
     def _idle(self, slot: Slot) -> None:
         slot.state = Idle()

@@ -7,15 +7,16 @@ only conversations whose engine died go ahead of them. A slot's states are `pxbr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from pxbridge.errors import EngineLost, NoEngineFree
+from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
 from pxbridge.personaplex import probe
 from pxbridge.personaplex.fleet import Fleet
-from pxbridge.personaplex.leases import LeaseStore, MemoryLeases
-from pxbridge.personaplex.slots import Live, Preparing, Prompts, Slot, SlotState, Warm, rank
+from pxbridge.personaplex.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
+from pxbridge.personaplex.slots import Elsewhere, Live, Preparing, Prompts, Slot, SlotState, Warm, rank
 from pxbridge.personaplex.upkeep import Probes, Renewals, for_ever
 from pxbridge.personaplex.warming import Warming
 
@@ -120,16 +121,17 @@ class EnginePool:
     ) -> None:
         self.waiting = 0
         """Calls that wait for a slot."""
-        store = store or MemoryLeases()
         self._limits = limits or PoolLimits()
-        self._fleet = Fleet(capacity, open_session, store)
+        self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
+        self._fleet = Fleet(capacity, open_session, self._store)
         self._warming = Warming(self._fleet, self._limits.warm_max_age_s, lambda: self._callers_wait)
         self._rounds = {
             "warming": self._warming.round,
             "probes": Probes(self._fleet, answers).round,
         }
-        if store.renew_every_s is not None:
-            self._rounds["renewals"] = Renewals(self._fleet, store, store.renew_every_s).round
+        if self._store.renew_every_s is not None:
+            renewals = Renewals(self._fleet, self._store.renew_every_s, lambda: self._callers_wait)
+            self._rounds["renewals"] = renewals.round
         self._upkeep: list[asyncio.Task[None]] = []
         self._turn = 0
         self._urgent = 0  # conversations without an engine
@@ -224,6 +226,7 @@ class EnginePool:
         try:
             async with self._queue:
                 while self._urgent or (lease := await self._take(prompts, NONE)) is None:
+                    await self._ask_for_warm()
                     await self._fleet.changes.wait(RETRY_S)
         finally:
             self.waiting -= 1
@@ -249,9 +252,22 @@ class EnginePool:
                 ):
                     if (lease := await self._take(wish, without)) is not None:
                         return lease
+                await self._ask_for_warm()
                 await self._fleet.changes.wait(RETRY_S)
         finally:
             self._urgent -= 1
+
+    async def _ask_for_warm(self) -> None:
+        """Has another bridge give back a slot, if there is one in which it only keeps a session warm."""
+        now_s = self._fleet.clock()
+        for slot in self._fleet.slots():
+            match slot.state:
+                case Elsewhere(refusal=Refusal.WARM) if slot.engine.is_healthy(now_s):
+                    with contextlib.suppress(StoreUnreachable):  # which is told already
+                        await self._store.want(slot.key)
+                    return
+                case _:
+                    pass
 
     def _is_ahead(self, prompts: Prompts, kind: type[Warm | Preparing]) -> bool:
         return any(s.ahead == prompts and isinstance(s.state, kind) for s in self._fleet.slots())
@@ -269,7 +285,7 @@ class EnginePool:
             tried.add(slot)
             if slot.ahead is not None:
                 self._fleet.take(slot, prompts)
-            elif (grant := await self._fleet.ask(slot)) is not None:
+            elif (grant := await self._fleet.ask(slot, Use.CALL)) is not None:
                 self._fleet.open(slot, grant, prompts)
             else:
                 continue

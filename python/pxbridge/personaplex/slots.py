@@ -23,12 +23,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pxbridge.personaplex.breaker import Breaker
+from pxbridge.personaplex.leases import Use
 
 if TYPE_CHECKING:
     import asyncio
 
     from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.leases import Grant
+    from pxbridge.personaplex.leases import Grant, Refusal
 
 PROBES_TO_FAIL: Final = 2
 """One lost answer is a busy event loop."""
@@ -42,7 +43,11 @@ class Prompts(NamedTuple):
 
 
 class SlotState(StrEnum):
-    """A slot's state as it is shown: an idle slot whose engine is not to be used is *unhealthy*."""
+    """A slot's state as it is shown.
+
+    *Elsewhere* is what another bridge has; *unhealthy* is a slot that nobody here has and whose engine is not
+    to be used.
+    """
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -50,6 +55,7 @@ class SlotState(StrEnum):
     WARM = "warm"
     LIVE = "live"
     COOLING = "cooling"
+    ELSEWHERE = "elsewhere"
     UNHEALTHY = "unhealthy"
 
 
@@ -77,13 +83,9 @@ class Idle:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Elsewhere:
-    """Another bridge has it.
+    """Another bridge has it, as far as is known."""
 
-    Attributes:
-        ask_again_s: Not before then.
-    """
-
-    ask_again_s: float
+    refusal: Refusal
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -171,6 +173,11 @@ class Slot:
                 return None
 
     @property
+    def use(self) -> Use:
+        """What its lease is used for."""
+        return Use.WARM if isinstance(self.state, Preparing | Warm) else Use.CALL
+
+    @property
     def ahead(self) -> Prompts | None:
         """What its session was or is being told, if that is ahead of any call."""
         match self.state:
@@ -193,8 +200,12 @@ class Slot:
     def shown(self, now_s: float) -> SlotState:
         """Its state, as it is shown."""
         match self.state:
-            case Idle() | Elsewhere():
-                return SlotState.IDLE if self.engine.is_healthy(now_s) else SlotState.UNHEALTHY
+            case Idle() | Elsewhere() if not self.engine.is_healthy(now_s):
+                return SlotState.UNHEALTHY
+            case Idle():
+                return SlotState.IDLE
+            case Elsewhere():
+                return SlotState.ELSEWHERE
             case Asking():
                 return SlotState.CONNECTING
             case Preparing(attempt=attempt) | Opening(attempt=attempt):
@@ -258,8 +269,6 @@ def rank(slot: Slot, prompts: Prompts, now_s: float) -> tuple[float, ...] | None
         case Preparing() if slot.ahead == prompts:
             kind = 1  # sooner there than a new one
         case Idle() if engine.is_healthy(now_s) and not engine.awaits_verdict:
-            kind = 2
-        case Elsewhere(ask_again_s=again_s) if engine.is_healthy(now_s) and now_s >= again_s:
             kind = 2
         case _:
             return None

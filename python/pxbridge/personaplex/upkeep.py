@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge.errors import StoreUnreachable
 from pxbridge.personaplex.leases import Renewal
-from pxbridge.personaplex.slots import PROBES_TO_FAIL, Engine, Live, Slot, Warm
+from pxbridge.personaplex.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Warm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pxbridge.personaplex.client import EngineAddress
     from pxbridge.personaplex.fleet import Fleet
-    from pxbridge.personaplex.leases import Grant, LeaseStore
 
 log = logging.getLogger(__name__)
 
 PROBE_EVERY_S: Final = 5.0
+
+SOON_S: Final = 0.25
+"""Until the store is asked again when it did not answer, or when a caller waits for what it says."""
 
 AFTER_FAULT_S: Final = 1.0
 """From a round that went wrong to the next: no reason to believe that it fares better at once."""
@@ -73,30 +75,47 @@ class Probes:
 
 
 class Renewals:
-    """Renews leases.
+    """Renews leases, gives back those that a call of another bridge needs more, and learns who has the rest.
 
     Args:
         fleet: Whose.
-        store: Where.
         every_s: How often.
+        callers_wait: Whether somebody here waits for a slot.
     """
 
-    def __init__(self, fleet: Fleet, store: LeaseStore, every_s: float) -> None:
+    def __init__(self, fleet: Fleet, every_s: float, callers_wait: Callable[[], bool]) -> None:
         self._fleet = fleet
-        self._store = store
         self._every_s = every_s
+        self._callers_wait = callers_wait
 
     async def round(self) -> None:
-        """Renews all that are held."""
-        await asyncio.sleep(self._every_s)
-        held = [(slot, slot.grant) for slot in self._fleet.slots()]
-        await asyncio.gather(*(self._renew(slot, grant) for slot, grant in held if grant is not None))
-
-    async def _renew(self, slot: Slot, grant: Grant) -> None:
+        """Renews all that are held, and looks at all others."""
         try:
-            renewal = await self._store.renew(grant)
-        except StoreUnreachable as error:
-            log.warning("%s: %s keeps its session", error, slot.engine.address)
-            return
-        if renewal is Renewal.LOST and slot.grant == grant:
-            self._fleet.fence_off(slot)
+            await self._renew()
+            await self._look()
+        except StoreUnreachable:  # which is told already
+            await asyncio.sleep(min(SOON_S, self._every_s))
+        else:
+            await asyncio.sleep(min(SOON_S, self._every_s) if self._callers_wait() else self._every_s)
+
+    async def _renew(self) -> None:
+        held = [(slot, slot.grant) for slot in self._fleet.slots()]
+        mine = [(slot, grant) for slot, grant in held if grant is not None]
+        renewals = await self._fleet.store.renew([(grant, slot.use) for slot, grant in mine]) if mine else []
+        for (slot, grant), renewal in zip(mine, renewals, strict=True):
+            if slot.grant != grant:
+                continue
+            if renewal is Renewal.LOST:
+                self._fleet.fence_off(slot)
+            elif renewal is Renewal.WANTED and slot.ahead is not None:
+                log.info("%s: its warm session goes, for a call of another bridge", slot.engine.address)
+                self._fleet.cool(slot)
+
+    async def _look(self) -> None:
+        """Looks even where there is nothing to be seen, so that it is known whether the store answers."""
+        slots = [slot for slot in self._fleet.slots() if isinstance(slot.state, Idle | Elsewhere)]
+        states = [slot.state for slot in slots]
+        refusals = await self._fleet.store.look([slot.key for slot in slots])
+        for slot, state, refusal in zip(slots, states, refusals, strict=True):
+            if slot.state is state:  # else what was seen may have been our own
+                self._fleet.seen(slot, refusal)

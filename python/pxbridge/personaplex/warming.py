@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.personaplex.breaker import Breaker
+from pxbridge.personaplex.leases import Use
 from pxbridge.personaplex.slots import Preparing, Prompts, Slot, Warm, rank
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Warming:
         for _, slot in sorted(ranked, key=lambda each: each[0]):
             if rank(slot, prompts, now_s) is None or slot.ahead is not None:
                 continue  # somebody was quicker
-            if (grant := await self._fleet.ask(slot)) is None:
+            if (grant := await self._fleet.ask(slot, Use.WARM)) is None:
                 continue
             preparing = self._fleet.prepare(slot, grant, prompts)
             if self._ready(prompts) > self._wanted.get(prompts, 0):

@@ -186,8 +186,7 @@ async def _store_problem(settings: Settings) -> Finding | None:
     """What is wrong with the way to the store of leases; None if nothing is."""
     store = lease_store(settings)
     try:
-        if (grant := await store.acquire("doctor")) is not None:
-            await store.release(grant)
+        await store.look(["doctor"])
     except StoreUnreachable as error:
         return wrong(
             "engine",

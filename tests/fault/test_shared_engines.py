@@ -1,0 +1,238 @@
+"""Bridges that share engines: who gets which, and who keeps it, whatever the store or a bridge does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.fault.processes import bridge_process, engine_process, until
+from tests.fault.store import PROGRAM, store
+
+from pxbridge.errors import StoreUnreachable
+from pxbridge.exotel.phone import Script
+from pxbridge.personaplex.leases import Grant, Refusal, Renewal, Use
+from pxbridge.personaplex.redis_leases import RedisLeases
+from pxbridge.redis_store import RedisStore
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.fault.processes import BridgeProcess
+    from tests.fault.store import Store
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs valkey-server or redis-server")
+
+TTL_S = 1.0
+LONG_S = 60.0
+
+
+def leases(url: str, *, ttl_s: float = LONG_S) -> RedisLeases:
+    return RedisLeases(RedisStore(url), ttl_s=ttl_s)
+
+
+async def settled(url: str) -> None:
+    """Returns when a new store gives leases."""
+    first = leases(url, ttl_s=0.05)
+    while not isinstance(grant := await first.acquire("first", Use.CALL), Grant):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await first.release(grant)
+    await first.close()
+
+
+async def given(store: RedisLeases, key: str = "engine#0", use: Use = Use.CALL) -> Grant:
+    grant = await store.acquire(key, use)
+    assert isinstance(grant, Grant)
+    return grant
+
+
+async def test_a_slot_is_leased_once_and_only_its_holder_gives_it_back() -> None:
+    async with store() as server:
+        await settled(server.url)
+        ours, theirs = leases(server.url), leases(server.url)
+        first = await given(ours)
+        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
+        await theirs.release(Grant(first.key, "guessed", first.fence))
+        assert await theirs.look(["engine#0", "engine#1"]) == [Refusal.CALL, None]
+        await ours.release(first)
+        second = await given(theirs)
+        assert second.fence > first.fence
+        await ours.release(first)
+        assert await ours.look(["engine#0"]) == [Refusal.CALL], "a late release gives nobody else's back"
+        await ours.close()
+        await theirs.close()
+
+
+async def test_a_lease_expires_unless_it_is_renewed_and_its_old_holder_is_fenced_off() -> None:
+    async with store() as server:
+        await settled(server.url)
+        ours, theirs = leases(server.url, ttl_s=0.3), leases(server.url)
+        first = await given(ours)
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            assert await ours.renew([(first, Use.CALL)]) == [Renewal.HELD]
+        while not isinstance(taken := await theirs.acquire("engine#0", Use.CALL), Grant):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert await ours.renew([(first, Use.CALL)]) == [Renewal.LOST]
+        assert await theirs.renew([(taken, Use.CALL)]) == [Renewal.HELD]
+        await ours.close()
+        await theirs.close()
+
+
+async def test_a_renewal_that_comes_after_the_release_takes_nothing_back() -> None:
+    async with store() as server:
+        await settled(server.url)
+        ours, theirs = leases(server.url), leases(server.url)
+        first = await given(ours)
+        await ours.release(first)
+        assert await ours.renew([(first, Use.CALL)]) == [Renewal.LOST]
+        await given(theirs)
+        await ours.close()
+        await theirs.close()
+
+
+async def test_a_store_that_forgot_gives_nothing_until_holders_had_time_to_say_what_they_hold() -> None:
+    async with store() as server:
+        await settled(server.url)
+        ours, theirs = leases(server.url), leases(server.url, ttl_s=0.5)
+        await given(ours, "engine#1")
+        grant = await given(ours)
+        await server.stop()
+        with pytest.raises(StoreUnreachable):
+            await ours.renew([(grant, Use.CALL)])
+        await server.start()
+        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.SETTLING
+        assert await theirs.look(["engine#0"]) == [Refusal.SETTLING]
+        assert await ours.renew([(grant, Use.CALL)]) == [Renewal.HELD]
+        assert await theirs.look(["engine#0"]) == [Refusal.CALL]
+        while (answer := await theirs.acquire("engine#2", Use.CALL)) is Refusal.SETTLING:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert isinstance(answer, Grant)
+        assert answer.fence > grant.fence, "fences rise over the loss"
+        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
+        await theirs.close()
+        await ours.close()
+
+
+async def test_what_is_kept_warm_is_wanted_by_calls_and_goes_to_nobody_else() -> None:
+    async with store() as server:
+        await settled(server.url)
+        ours, theirs = leases(server.url), leases(server.url)
+        warm = await given(ours, use=Use.WARM)
+        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.WARM
+        assert await ours.renew([(warm, Use.WARM)]) == [Renewal.HELD]
+        await theirs.want("engine#0")
+        assert await ours.renew([(warm, Use.WARM)]) == [Renewal.WANTED]
+        await ours.release(warm)
+        assert await ours.acquire("engine#0", Use.WARM) is Refusal.WANTED
+        call = await given(theirs)
+        await theirs.release(call)
+        await given(ours, use=Use.WARM)
+        await ours.close()
+        await theirs.close()
+
+
+def sharing(server: Store, engine: str, **settings: str) -> AbstractAsyncContextManager[BridgeProcess]:
+    """A bridge that shares this engine."""
+    shared = {
+        "engines": engine,
+        "lease_store": server.url,
+        "lease_ttl_s": str(TTL_S),
+        "warm_sessions": "0",
+        "log_level": "debug",
+        **settings,
+    }
+    return bridge_process(environ={f"PXBRIDGE_{name.upper()}": value for name, value in shared.items()})
+
+
+async def a_caller_waits(bridge: BridgeProcess) -> asyncio.Task[object]:
+    waits: asyncio.Task[object] = asyncio.create_task(bridge.call(Script(hang_up_at_s=600.0)))
+    await until(lambda: '"waiting"' in bridge.log, "a caller waits")
+    return waits
+
+
+async def test_the_engine_of_a_bridge_that_was_killed_comes_free_for_the_other() -> None:
+    async with (
+        store() as server,
+        engine_process() as engine,
+        sharing(server, engine) as one,
+        sharing(server, engine) as other,
+    ):
+        await one.call()
+        waits = await a_caller_waits(other)
+        assert not waits.done()
+        one.signal(signal.SIGKILL)
+        await waits
+
+
+async def test_of_two_bridges_that_want_an_engine_one_has_it_until_its_caller_hangs_up() -> None:
+    async with (
+        store() as server,
+        engine_process() as engine,
+        sharing(server, engine) as one,
+        sharing(server, engine) as other,
+    ):
+        await one.call()
+        waits = await a_caller_waits(other)
+        await asyncio.sleep(2 * TTL_S)  # what others want is renewed all the same
+        assert not waits.done()
+        one.phones[0].cancel()
+        await waits
+        assert not one.said('"engine lost"')
+        assert not other.said('"engine lost"')
+
+
+async def test_a_store_that_is_gone_and_back_ends_no_call() -> None:
+    async with (
+        store() as server,
+        engine_process(slots=2) as engine,
+        sharing(server, engine, engine_capacity="2") as bridge,
+    ):
+        await bridge.call()
+        await server.stop()
+        await until(lambda: bridge.said("does not answer"), "the bridge has noticed")
+        later = asyncio.create_task(bridge.call())
+        await until(lambda: '"waiting"' in bridge.log, "and goes on")
+        assert not later.done()
+        await server.start()
+        await later
+        assert bridge.log.count("no engine is leased until it does") == 1, "which is said once"
+        assert bridge.log.count('"call ended"') == 0
+        assert bridge.log.count('"engine lost"') == 0
+
+
+@pytest.mark.parametrize("gone_s", [0.0, 2 * TTL_S], ids=["at once", "after two lives of a lease"])
+async def test_a_live_call_keeps_its_engine_when_the_store_forgot_and_another_bridge_wants_it(
+    gone_s: float,
+) -> None:
+    async with (
+        store() as server,
+        engine_process() as engine,
+        sharing(server, engine) as one,
+        sharing(server, engine, warm_sessions="1") as other,
+    ):
+        await one.call()
+        waits = await a_caller_waits(other)
+        for _ in range(3):
+            await server.stop()
+            await asyncio.sleep(gone_s)
+            await server.start()
+            await asyncio.sleep(2 * TTL_S)  # a race that is lost is lost by then
+            assert not one.said('"engine lost"')
+            assert not waits.done()
+        one.phones[0].cancel()
+        await waits
+
+
+async def test_a_call_gets_the_engine_that_another_bridge_only_keeps_warm() -> None:
+    async with (
+        store() as server,
+        engine_process() as engine,
+        sharing(server, engine, warm_sessions="1") as one,
+        sharing(server, engine, warm_sessions="1") as other,
+    ):
+        for bridge in (one, other, one):
+            await bridge.call()
+            bridge.phones[-1].cancel()
+            await asyncio.sleep(2 * TTL_S)  # one of them keeps it warm by then, for nobody
