@@ -164,7 +164,10 @@ async def run(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
         )
         console_url = await stack.enter_async_context(
-            watch.console(lambda: [*listener.full(), *engines_not_ready(engines.snapshot())], exchange)
+            watch.console(
+                lambda: [*listener.full(), *engines_not_ready(engines.snapshot(), engines.store_gone_s)],
+                exchange,
+            )
         )
         await stack.enter_async_context(systemd.watchdog())
         await asyncio.to_thread(sounds.load, TELEPHONE_HZ)
@@ -187,6 +190,7 @@ async def run(
             settings.drain_s,
         )
         systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
+        engines.keep_warm({})  # another bridge's callers can have those
         await _first_of(_drain(listener, exchange, handovers, settings.drain_s), _second(signals))
         asyncio.get_running_loop().call_later(HASTE_S, listener.abort)
     return 0
@@ -433,6 +437,7 @@ async def _listen(
         serves_tls=tls is not None,
         choose=lambda asked, called: exchange.personas.name_for(asked, called),
         busy=lambda: () if engines.free else ("every engine is taken",),
+        promise=engines.promise,
         handed_over=handovers.look_up,
     )
     async with contextlib.AsyncExitStack() as stack:
@@ -442,7 +447,7 @@ async def _listen(
                     exchange.handle,
                     settings.host,
                     settings.port,
-                    not_ready=lambda: no_engine(engines.snapshot()),
+                    not_ready=lambda: no_engine(engines.snapshot(), engines.store_gone_s),
                     max_calls=settings.max_calls,
                     gate=door.gate,
                     webhooks=webhooks,

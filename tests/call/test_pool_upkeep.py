@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.virtual_time import run
 
+from pxbridge.errors import EngineUntrusted, StoreUnreachable
+from pxbridge.ops.health import engines_not_ready
+from pxbridge.ops.metrics import Metrics
 from pxbridge.personaplex.client import EngineAddress, Pinned, Unverified
 from pxbridge.personaplex.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.personaplex.pool import EnginePool, Prompts, SlotState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+    from pxbridge.errors import EngineError
 
 KIND, STERN = Prompts("NATF0.pt", "You are kind."), Prompts("NATF0.pt", "You are stern.")
 A, B = EngineAddress("ws://a/api/chat"), EngineAddress("ws://b/api/chat")
@@ -24,8 +29,8 @@ PROMPT_S = 2.0
 class FakeSession:
     """Lives until it is closed."""
 
-    def __init__(self, engine: EngineAddress, prompts: Prompts) -> None:
-        self.engine, self.prompts = engine, prompts
+    def __init__(self, engine: EngineAddress, prompts: Prompts, hears: Callable[[], bool]) -> None:
+        self.engine, self.prompts, self.hears = engine, prompts, hears
         self.prompt_s = PROMPT_S
         self._closed = asyncio.Event()
 
@@ -36,8 +41,40 @@ class FakeSession:
     def close(self) -> None:
         self._closed.set()
 
+    async def answers(self, timeout_s: float) -> bool:
+        if not self.hears():
+            await asyncio.sleep(timeout_s)
+        return self.hears()
+
     async def wait_closed(self) -> None:
         await self._closed.wait()
+
+
+class Elsewhere(MemoryLeases):
+    """A store that another bridge has a part in."""
+
+    renew_every_s = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theirs: Refusal | None = None
+        self.gone = False
+
+    async def acquire(self, key: str, use: Use) -> Grant | Refusal:
+        self._answer()
+        return self.theirs or await super().acquire(key, use)
+
+    async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
+        self._answer()
+        return await super().renew(held)
+
+    async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
+        self._answer()
+        return [self.theirs] * len(keys) if self.theirs else await super().look(keys)
+
+    def _answer(self) -> None:
+        if self.gone:
+            raise StoreUnreachable("the lease store does not answer")
 
 
 class Slow(MemoryLeases):
@@ -73,15 +110,25 @@ async def pool(
     warm: dict[Prompts, int] | None = None,
     store: MemoryLeases | None = None,
     there: Callable[[], bool] = lambda: True,
+    hears: Callable[[], bool] = lambda: True,
+    refuses: Callable[[], EngineError | None] = lambda: None,
 ) -> AsyncIterator[EnginePool]:
-    """A pool whose engines are not there: sessions with them take `PROMPT_S` and nothing else."""
+    """A pool whose engines are not there: sessions with them take `PROMPT_S` and nothing else.
+
+    Args:
+        there: Whether engines answer probes.
+        hears: Whether sessions answer pings.
+        refuses: What becomes of a session instead, if anything.
+    """
 
     async def open_session(
         engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
     ) -> FakeSession:
         connected()
         await asyncio.sleep(PROMPT_S)
-        return FakeSession(engine, prompts)
+        if (refusal := refuses()) is not None:
+            raise refusal
+        return FakeSession(engine, prompts, hears)
 
     async def answers(_engine: EngineAddress) -> bool:
         return there()
@@ -180,5 +227,145 @@ def test_no_call_gets_a_session_that_was_opened_under_a_trust_that_is_given_up(a
             session = await lease.session()
             assert session.engine == strict
             lease.release()
+
+    run(main())
+
+
+def test_an_engine_that_hangs_under_a_warm_session_is_noticed_and_not_offered() -> None:
+    async def main() -> None:
+        alive = True
+        async with pool(warm={KIND: 1}, there=lambda: alive, hears=lambda: alive) as b:
+            await asyncio.sleep(60.0)
+            assert b.free == 1
+            alive = False
+            await asyncio.sleep(15.0)
+            assert shown(b) == {str(A): ["unhealthy"]}
+            assert b.free == 0
+            alive = True
+            await asyncio.sleep(20.0)
+            assert shown(b) == {str(A): ["warm"]}
+
+    run(main())
+
+
+def test_a_warm_session_whose_connection_was_forgotten_is_replaced() -> None:
+    async def main() -> None:
+        forgotten = False
+        async with pool(warm={KIND: 1}, hears=lambda: not forgotten) as b:
+            await asyncio.sleep(10.0)
+            (slot,) = b._fleet.slots()
+            before = slot.grant
+            forgotten = True
+            await asyncio.sleep(11.0)
+            forgotten = False
+            await asyncio.sleep(5.0)
+            assert shown(b) == {str(A): ["warm"]}
+            assert slot.grant != before
+
+    run(main())
+
+
+def test_where_engines_are_few_the_persona_that_was_called_last_is_kept_warm() -> None:
+    async def main() -> None:
+        async with pool(warm={KIND: 1, STERN: 1}) as b:
+            await asyncio.sleep(5.0)
+            for expected in (False, True, True):
+                lease = await b.lease(STERN)
+                assert lease.warm == expected
+                await lease.session()
+                lease.release()
+                await asyncio.sleep(5.0)
+
+    run(main())
+
+
+def test_what_is_prompted_ahead_counts_as_free() -> None:
+    async def main() -> None:
+        async with pool(warm={KIND: 1}) as b:
+            await asyncio.sleep(1.0)
+            assert shown(b) == {str(A): ["prompting"]}
+            assert b.free == 1
+            await b.lease(KIND)
+            assert b.free == 0
+
+    run(main())
+
+
+def test_what_other_bridges_have_is_not_free_but_what_they_keep_warm_can_be_had() -> None:
+    async def main() -> None:
+        store = Elsewhere()
+        async with pool(store=store) as b:
+            for theirs, free, state in (
+                (Refusal.CALL, 0, "elsewhere"),
+                (Refusal.WARM, 1, "elsewhere"),
+                (Refusal.SETTLING, 0, "elsewhere"),
+                (None, 1, "idle"),
+            ):
+                store.theirs = theirs
+                await asyncio.sleep(1.5)
+                assert (b.free, shown(b)) == (free, {str(A): [state]})
+
+    run(main())
+
+
+def test_a_store_that_is_gone_is_told_once_and_keeps_a_bridge_without_warm_sessions_from_being_ready(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        store = Elsewhere()
+        async with pool(store=store) as b:
+
+            def scraped() -> list[str]:
+                return [line for line in Metrics(b).scrape().decode().splitlines() if "lease_store" in line]
+
+            await asyncio.sleep(1.0)
+            assert b.free == 1
+            assert "pxbridge_lease_store_up 1.0" in scraped()
+            store.gone = True
+            await asyncio.sleep(60.0)
+            assert b.free == 0
+            assert b.store_gone_s == pytest.approx(60.0, abs=1.0)
+            (reason,) = engines_not_ready(b.snapshot(), b.store_gone_s)
+            assert "lease store" in reason
+            assert "pxbridge_lease_store_up 0.0" in scraped()
+            assert len([r for r in caplog.records if "does not answer" in r.message]) == 1
+            store.gone = False
+            await asyncio.sleep(1.0)
+            assert (b.free, b.store_gone_s) == (1, None)
+            b.keep_warm({KIND: 1})
+            await asyncio.sleep(5.0)
+            store.gone = True
+            await asyncio.sleep(5.0)
+            assert engines_not_ready(b.snapshot(), b.store_gone_s) == [], "one call can be taken"
+            assert b.free == 1
+
+    run(main())
+
+
+def test_a_slot_is_promised_to_one_call_until_it_has_come_or_does_not() -> None:
+    async def main() -> None:
+        async with pool((A, B)) as b:
+            b.promise()
+            assert b.free == 1
+            b.promise()
+            assert b.free == 0
+            lease = await b.lease(KIND)
+            assert b.free == 0, "one has come, and has its slot; the other may"
+            await asyncio.sleep(11.0)
+            assert b.free == 1, "it did not"
+            lease.release()
+
+    run(main())
+
+
+def test_failures_to_make_a_session_ahead_of_calls_are_counted() -> None:
+    async def main() -> None:
+        refusal = EngineUntrusted("another certificate is pinned")
+        async with pool(warm={KIND: 1}, refuses=lambda: refusal) as b:
+            await asyncio.sleep(60.0)
+            scraped = Metrics(b).scrape().decode()
+            assert b.failures()[str(A)]["ahead"] > 2
+            assert f'pxbridge_engine_failures_total{{engine="{A}",phase="ahead"}}' in scraped
+            assert f'pxbridge_engine_failures_total{{engine="{A}",phase="call"}} 0.0' in scraped
 
     run(main())

@@ -182,6 +182,7 @@ def test_outcomes_are_told_apart() -> None:
         async with bridge((faults.RefusesUpgrade(),), watchers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=30.0))
             await b.record()
+            assert [stages["setup"] for stages in b.pool.failures().values()] > [0]
         async with bridge(prompt_s=5.0, watchers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=1.0))
             await b.record()
@@ -206,7 +207,6 @@ def test_outcomes_are_told_apart() -> None:
     assert told["pxbridge_calls_total{outcome=engine_failed}"] == 1
     assert told["pxbridge_calls_total{outcome=no_engine}"] == 1
     assert told["pxbridge_calls_total{outcome=abandoned}"] == 1
-    assert told["pxbridge_engine_failures_total{phase=setup}"] >= 1
 
 
 def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
@@ -273,11 +273,11 @@ def test_the_gap_between_a_lost_engine_and_the_next_is_measured() -> None:
         async with bridge((faults.Dies(after_steps=40),), (), watchers=[metrics]) as b:
             await b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=12.0))
             await b.record()
+            assert sum(stages["call"] for stages in b.pool.failures().values()) == 1
 
     run(main())
     told = samples(metrics)
     assert told["pxbridge_calls_total{outcome=completed}"] == 1
-    assert told["pxbridge_engine_failures_total{phase=call}"] == 1
     assert told["pxbridge_call_failover_seconds_count"] == 1
     assert 0 < told["pxbridge_call_failover_seconds_sum"] < 2.0
     assert told["pxbridge_call_setup_seconds_count"] == 1

@@ -236,3 +236,20 @@ async def test_a_call_gets_the_engine_that_another_bridge_only_keeps_warm() -> N
             await bridge.call()
             bridge.phones[-1].cancel()
             await asyncio.sleep(2 * TTL_S)  # one of them keeps it warm by then, for nobody
+
+
+async def test_a_bridge_that_is_told_to_stop_gives_its_warm_sessions_to_the_others_at_once() -> None:
+    async with (
+        store() as server,
+        engine_process(slots=2) as engine,
+        sharing(server, engine, engine_capacity="2", warm_sessions="1", drain_s="600") as one,
+    ):
+        await one.call()
+        async with sharing(server, engine, engine_capacity="2") as other:
+            one.signal(signal.SIGTERM)
+            await until(lambda: one.said("stopping: 1 calls"), "it drains")
+            began_s = asyncio.get_running_loop().time()
+            await other.call()
+            assert asyncio.get_running_loop().time() - began_s < 5.0
+            third = await a_caller_waits(other)
+            assert not third.done(), "and keeps what its live call has"

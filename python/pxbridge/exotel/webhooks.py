@@ -57,6 +57,10 @@ def _as_asked(asked: str | None, _called: str) -> str | None:
     return asked
 
 
+def _nothing() -> None:
+    pass
+
+
 async def _to_nobody(_call_sid: str) -> None:
     """No call is handed over."""
 
@@ -73,6 +77,7 @@ class Webhooks:
         choose: The persona that a call's URL shall name, by the one asked for and the dialled number; None
             leaves it open. Raises `LookupError` if there is none such.
         busy: Reasons why no engine could take a call now; none if one could.
+        promise: Told of each call that is let in: it is about to come.
         handed_over: The numbers a call was handed over to, by its SID; ``None`` if it was not.
     """
 
@@ -86,6 +91,7 @@ class Webhooks:
         serves_tls: bool = False,
         choose: Callable[[str | None, str], str | None] = _as_asked,
         busy: Callable[[], Sequence[str]] = tuple,
+        promise: Callable[[], None] = _nothing,
         handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
         self._signer = signer
@@ -95,6 +101,7 @@ class Webhooks:
         self._serves_tls = serves_tls
         self._choose = choose
         self._busy = busy
+        self._promise = promise
         self._handed_over = handed_over
         self._reported: dict[tuple[str, str], None] = {}
 
@@ -146,6 +153,7 @@ class Webhooks:
         rate_hz = parse_rate(parameters.get("sample-rate", parameters.get("sample_rate", "")))
         if rate_hz in LINE_RATES_HZ:
             url += "?" + urlencode({"sample-rate": rate_hz})
+        self._promise()
         return _json(200, {"url": url})
 
     async def _passthru(self, parameters: Mapping[str, str]) -> Response:

@@ -72,6 +72,20 @@ class Engines(Protocol):
         """For each engine, by name: how many of its slots are in which state."""
         ...
 
+    def failures(self) -> Mapping[str, Mapping[str, int]]:
+        """For each engine, by name: how often it failed, and when that was."""
+        ...
+
+    @property
+    def store_gone_s(self) -> float | None:
+        """For how long the store of leases has not answered; None while it does."""
+        ...
+
+    @property
+    def store_failures(self) -> int | None:
+        """How often it did not answer; None where no store is shared."""
+        ...
+
 
 class Metrics:
     """Watches calls and keeps what Prometheus scrapes.
@@ -145,12 +159,6 @@ class Metrics:
             buckets=STEP_BUCKETS_S,
             registry=registry,
         )
-        self._engine_failures = Counter(
-            "pxbridge_engine_failures",
-            "Engines that did not come up for a call, or were lost in one.",
-            ["phase"],
-            registry=registry,
-        )
         self._holes = Counter(
             "pxbridge_holes",
             "How often the engine's audio was missing when it was to be played.",
@@ -190,8 +198,6 @@ class Metrics:
                 self._calls.labels(each.value)
         for part in delay.PARTS:
             self._delay.labels(part.name)
-        for phase in ("setup", "call"):
-            self._engine_failures.labels(phase)
         for counter, table in self._changes():
             for direction, names in table.items():
                 for name in names:
@@ -212,10 +218,7 @@ class Metrics:
             case Kind.COUNTERS:
                 self._count(record)
                 self._sample(record)
-            case Kind.ENGINE_FAILED:
-                self._engine_failures.labels("setup").inc()
             case Kind.ENGINE_LOST:
-                self._engine_failures.labels("call").inc()
                 self._bereft.add(id(record))
             case Kind.HEARD if id(record) in self._bereft:
                 self._bereft.discard(id(record))
@@ -342,6 +345,26 @@ class _Now:
                 for state, count in states.items():
                     slots.add_metric([engine, state], count)
             yield slots
+            failures = CounterMetricFamily(
+                "pxbridge_engine_failures",
+                "Sessions that did not come up or were lost: ahead of a call, at its setup, in the call.",
+                labels=["engine", "phase"],
+            )
+            for engine, phases in metrics._engines.failures().items():
+                for phase, count in phases.items():
+                    failures.add_metric([engine, phase], count)
+            yield failures
+            if metrics._engines.store_failures is not None:
+                yield GaugeMetricFamily(
+                    "pxbridge_lease_store_up",
+                    "Whether the store of leases answers.",
+                    value=metrics._engines.store_gone_s is None,
+                )
+                yield CounterMetricFamily(
+                    "pxbridge_lease_store_failures",
+                    "How often the store of leases did not answer.",
+                    value=metrics._engines.store_failures,
+                )
         for name, about, value in metrics._totals:
             yield CounterMetricFamily(name, about, value=value())
         for label, name, about, values in metrics._totals_by:

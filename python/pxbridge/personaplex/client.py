@@ -246,6 +246,18 @@ class Session:
         self._on_audio = self._on_text = _ignore  # whoever listened is free to go
         self._connection.close()
 
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether the engine answers a ping in time; nobody hears of it."""
+        answered = asyncio.Event()
+        self._connection.on_pong = lambda _trip_s: answered.set()
+        self._connection.ping()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await answered.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def wait_closed(self) -> None:
         """Waits until the session has ended."""
         await self._connection.wait_closed()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
@@ -26,6 +27,7 @@ from pxbridge.personaplex.slots import (
     Prompts,
     Releasing,
     Slot,
+    Stage,
     Warm,
 )
 
@@ -94,11 +96,13 @@ class Fleet:
     Attributes:
         engines: All of them, with those that are used to their end though nobody names them any more.
         changes: A slot came free, a session is ready.
+        failures: How often each engine failed, by its name and when that was.
     """
 
     def __init__(self, capacity: int, open_session: Opener, store: WatchedLeases) -> None:
         self.engines: list[Engine] = []
         self.changes = Changes()
+        self.failures: Counter[tuple[str, Stage]] = Counter()
         self.store = store
         self.clock = asyncio.get_running_loop().time
         self._capacity = capacity
@@ -294,7 +298,7 @@ class Fleet:
     def lost(self, slot: Slot) -> None:
         """A call's session died under it."""
         self._proven(slot)
-        self.failed(slot)
+        self.failed(slot, Stage.CALL)
         self.cool(slot)
 
     def leave(self, slot: Slot) -> None:
@@ -302,9 +306,11 @@ class Fleet:
         self._proven(slot)
         self.cool(slot)
 
-    def failed(self, slot: Slot) -> None:
-        """A session did not come up, or was lost."""
-        slot.engine.breaker.failed(self.clock())
+    def failed(self, slot: Slot, stage: Stage, *, fault: bool = True) -> None:
+        """A session did not come up, or was lost; whether that may be the engine's fault."""
+        self.failures[str(slot.engine.address), stage] += 1
+        if fault:
+            slot.engine.breaker.failed(self.clock())
 
     def _proven(self, slot: Slot) -> None:
         match slot.state:
@@ -358,8 +364,9 @@ class Fleet:
         try:
             session = await self._open_session(attempt.address, attempt.prompts, connected)
         except EngineError as error:
-            if not isinstance(error, EngineRejected) or voice in self._accepted:
-                self.failed(slot)
+            stage = Stage.AHEAD if isinstance(slot.state, Preparing) else Stage.SETUP
+            fault = not isinstance(error, EngineRejected) or voice in self._accepted
+            self.failed(slot, stage, fault=fault)
             # A timeout may be among what it came of. That knows this task, which will keep the error, which
             # comes to know everyone that it is raised through: a whole call.
             error.__cause__ = error.__context__ = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -16,7 +16,18 @@ from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
 from pxbridge.personaplex import probe
 from pxbridge.personaplex.fleet import Fleet
 from pxbridge.personaplex.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
-from pxbridge.personaplex.slots import Elsewhere, Live, Preparing, Prompts, Slot, SlotState, Warm, rank
+from pxbridge.personaplex.slots import (
+    Elsewhere,
+    Idle,
+    Live,
+    Preparing,
+    Prompts,
+    Slot,
+    SlotState,
+    Stage,
+    Warm,
+    rank,
+)
 from pxbridge.personaplex.upkeep import Probes, Renewals, for_ever
 from pxbridge.personaplex.warming import Warming
 
@@ -31,6 +42,9 @@ __all__ = ["EnginePool", "Lease", "PoolLimits", "Prompts", "SlotState"]
 
 RETRY_S: Final = 0.25
 """How often the first in the queue looks again, for what nobody tells: a breaker's pause, another bridge."""
+
+PROMISED_S: Final = 10.0
+"""Exotel dials at once when it was told where to, and gives up a handshake after so long."""
 
 NONE: Final[frozenset[EngineAddress]] = frozenset()
 
@@ -134,6 +148,7 @@ class EnginePool:
             self._rounds["renewals"] = renewals.round
         self._upkeep: list[asyncio.Task[None]] = []
         self._turn = 0
+        self._promised: deque[float] = deque()  # until when
         self._urgent = 0  # conversations without an engine
         self._queue = asyncio.Lock()  # whoever holds it is the first of those who wait; it is fair
         self.replace_engines(addresses)
@@ -166,16 +181,55 @@ class EnginePool:
 
     @property
     def free(self) -> int:
-        """Slots that could be leased now."""
-        states = self.states()
-        return states[SlotState.IDLE] + states[SlotState.WARM]
+        """Slots that a call could have now or in a moment, less those that were promised to calls."""
+        now_s = self._fleet.clock()
+        while self._promised and self._promised[0] <= now_s:
+            self._promised.popleft()
+        takeable = sum(self._is_takeable(slot) for slot in self._fleet.slots())
+        return max(0, takeable - len(self._promised))
+
+    def promise(self) -> None:
+        """A call is about to come: a slot is kept for it for a while, as far as `free` goes."""
+        self._promised.append(self._fleet.clock() + PROMISED_S)
+
+    def _is_takeable(self, slot: Slot) -> bool:
+        match slot.state:
+            case Warm(session=session):
+                return session.is_live
+            case Preparing():
+                return True
+            case Idle() | Elsewhere(refusal=Refusal.WARM):
+                asked = self._store.gone_since_s is None
+                return asked and slot.engine.is_healthy(self._fleet.clock())
+            case _:
+                return False
 
     def has_free_besides(self, engine: EngineAddress) -> bool:
         """Whether another engine could be leased now."""
-        free = (SlotState.IDLE, SlotState.WARM)
         return any(
-            address != engine and any(state in free for state in states) for address, states in self.engines()
+            slot.engine.address != engine
+            and self._is_takeable(slot)
+            and not isinstance(slot.state, Elsewhere)
+            for slot in self._fleet.slots()
         )
+
+    @property
+    def store_gone_s(self) -> float | None:
+        """For how long the store that bridges share has not answered; None while it does."""
+        since_s = self._store.gone_since_s
+        return None if since_s is None else self._fleet.clock() - since_s
+
+    @property
+    def store_failures(self) -> int | None:
+        """How often that store did not answer; None where there is none."""
+        return self._store.failures if self._store.is_shared else None
+
+    def failures(self) -> dict[str, dict[str, int]]:
+        """For each engine, by name: how often it failed, and when."""
+        known = {engine: 0 for engine, _ in self._fleet.failures} | self.snapshot()
+        return {
+            engine: {stage.value: self._fleet.failures[engine, stage] for stage in Stage} for engine in known
+        }
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """For each engine, by name: how many of its slots are in which state; every state is named."""
@@ -209,6 +263,8 @@ class EnginePool:
         Raises:
             NoEngineFree: There is none, or others wait for one.
         """
+        if self._promised and not avoid:
+            self._promised.popleft()  # it has come
         if not self.waiting and (lease := await self._take(prompts, avoid)) is not None:
             return lease
         states = ", ".join(f"{n} {state}" for state, n in sorted(self.states().items()))
@@ -289,6 +345,7 @@ class EnginePool:
                 self._fleet.open(slot, grant, prompts)
             else:
                 continue
+            self._warming.called(prompts)
             self._turn += 1
             slot.engine.turn = self._turn
             return Lease(self._fleet, slot)

@@ -59,6 +59,17 @@ class SlotState(StrEnum):
     UNHEALTHY = "unhealthy"
 
 
+class Stage(StrEnum):
+    """When an engine failed."""
+
+    AHEAD = "ahead"
+    """Before any call: while a session was made ready, or while it waited."""
+    SETUP = "setup"
+    """While it was opened for a call."""
+    CALL = "call"
+    """In a call."""
+
+
 @dataclass(eq=False, slots=True)
 class Attempt:
     """A session in the making.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge.errors import StoreUnreachable
 from pxbridge.personaplex.leases import Renewal
-from pxbridge.personaplex.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Warm
+from pxbridge.personaplex.probe import TIMEOUT_S
+from pxbridge.personaplex.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Slot, Stage, Warm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,7 +43,9 @@ async def for_ever(name: str, one_round: Callable[[], Awaitable[None]]) -> None:
 
 
 class Probes:
-    """Asks engines whether they are there.
+    """Asks engines whether they are there, and those with which a session waits whether they still have it.
+
+    A live call is a better proof, and its conversation notices by itself when the engine falls silent.
 
     Args:
         fleet: The engines.
@@ -59,10 +62,11 @@ class Probes:
         await asyncio.sleep(PROBE_EVERY_S)
 
     async def _probe(self, engine: Engine) -> None:
-        if any(isinstance(slot.state, Warm | Live) for slot in engine.slots):
-            engine.probes_failed = 0  # a session is a better proof
-            return
-        if await self._answers(engine.address):
+        was_failed = engine.probes_failed
+        is_there, *_ = await asyncio.gather(
+            self._answers(engine.address), *(self._ping(slot) for slot in engine.slots)
+        )
+        if is_there or any(isinstance(slot.state, Live) for slot in engine.slots):
             if engine.probes_failed >= PROBES_TO_FAIL:
                 log.info("%s answers again", engine.address)
                 engine.breaker.retry_soon()
@@ -70,8 +74,20 @@ class Probes:
             engine.probes_failed = 0
         else:
             engine.probes_failed += 1
-            if engine.probes_failed == PROBES_TO_FAIL:
+            if engine.probes_failed >= PROBES_TO_FAIL > was_failed:
                 log.warning("%s does not answer: no call goes there until it does", engine.address)
+
+    async def _ping(self, slot: Slot) -> None:
+        """Lets a warm session go that has no other end any more: a hung engine, a firewall that forgot it."""
+        match slot.state:
+            case Warm(session=session) as warm:
+                if not await session.answers(TIMEOUT_S) and slot.state is warm:
+                    log.warning("%s: its warm session does not answer, and goes", slot.engine.address)
+                    self._fleet.failed(slot, Stage.AHEAD)
+                    slot.engine.probes_failed += 1
+                    self._fleet.cool(slot)
+            case _:
+                pass
 
 
 class Renewals:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge.personaplex.breaker import Breaker
 from pxbridge.personaplex.leases import Use
-from pxbridge.personaplex.slots import Preparing, Prompts, Slot, Warm, rank
+from pxbridge.personaplex.slots import Preparing, Prompts, Slot, Stage, Warm, rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +38,9 @@ class Warming:
         self._max_age_s = max_age_s
         self._callers_wait = callers_wait
         self._wanted: dict[Prompts, int] = {}
+        self._called: dict[Prompts, int] = {}
+        """In which order they were called last."""
+        self._calls = 0
         self._breakers: dict[Prompts, Breaker] = {}
 
     def want(self, wanted: Mapping[Prompts, int]) -> None:
@@ -53,9 +56,16 @@ class Warming:
                 self._fleet.cool(slot)
         self._fleet.changes.happened()
 
+    def called(self, prompts: Prompts) -> None:
+        """There was a call for these. Where engines are few, those that are called last are kept ready."""
+        if prompts in self._wanted:
+            self._calls += 1
+            self._called[prompts] = self._calls
+
     async def round(self) -> None:
         """Makes what is missing, replaces what is old, and waits until there may be more to do."""
-        for prompts, wanted in self._wanted.items():
+        by_call = sorted(self._wanted.items(), key=lambda each: -self._called.get(each[0], 0))
+        for prompts, wanted in by_call:
             breaker = self._breakers.setdefault(prompts, Breaker())
             for _ in range(wanted - self._ready(prompts)):
                 if self._callers_wait() or not breaker.allows(self._fleet.clock()):
@@ -109,7 +119,7 @@ class Warming:
         if slot.state is warm:
             engine = warm.session.engine
             log.warning("%s: a session that was prompted ahead is gone; another takes its place", engine)
-            self._fleet.failed(slot)
+            self._fleet.failed(slot, Stage.AHEAD)
             self._fleet.cool(slot)
 
     def _renew_oldest(self) -> None:
