@@ -163,8 +163,9 @@ class Settings(BaseModel):
         str, BeforeValidator(store_url), Right("memory, or a URL such as redis://localhost:6379/0")
     ] = Field(
         default="memory",
-        description="Where leases on engines and hand-overs are kept: memory, or the URL of a Redis or "
-        "Valkey server (redis://, rediss://, unix://) that all bridges with these engines share.",
+        description="Where leases on engines and hand-overs are kept: memory (hand-overs in the state "
+        "folder), or the URL of a Redis or Valkey server (redis://, rediss://, unix://) that all "
+        "bridges with these engines share.",
     )
     lease_ttl_s: Annotated[float, Right("a number of seconds from 1 to 600")] = Field(
         default=10.0,
@@ -299,8 +300,8 @@ class Settings(BaseModel):
     )
     state_dir: Annotated[Path | None, BeforeValidator(folder), Right("the path of a folder")] = Field(
         default=None,
-        description="Folder for the records of calls and for recordings. None: $STATE_DIRECTORY, which "
-        "systemd sets, else `pxbridge` in $XDG_STATE_HOME, else ~/.local/state/pxbridge.",
+        description="Folder for hand-overs, the records of calls and recordings. None: $STATE_DIRECTORY, "
+        "which systemd sets, else `pxbridge` in $XDG_STATE_HOME, else ~/.local/state/pxbridge.",
     )
     keep_records: Annotated[bool, Right("true or false")] = Field(
         default=True,
