@@ -150,7 +150,7 @@ pub struct PlayoutStats {
     pub sent: u64,
     /// Samples waiting here.
     pub buffered: u64,
-    /// Silence before the first audio, to fill its first packet.
+    /// Before an engine's first audio and after its last, to fill packets: silence, or its last sound fading.
     pub padded: u64,
     /// Put into pauses.
     pub stretched: u64,
@@ -670,16 +670,13 @@ impl Playout {
     fn go_on(&mut self, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) -> usize {
         match self.state {
             State::Idle => return 0,
-            State::Bridging { .. } if self.beyond.is_empty() => {
-                self.noise.fill(self.packet, out);
-                self.stats.noise += self.packet as u64;
-            }
+            State::Bridging { .. } if self.beyond.is_empty() => self.noise.fill(self.packet, out),
             State::Starting { .. } | State::Playing | State::Bridging { .. } => {
                 self.conceal_to(self.packet, conceal);
                 out.extend(self.beyond.drain(..self.packet));
-                self.stats.concealed += self.packet as u64;
             }
         }
+        self.stats.padded += self.packet as u64;
         self.packet
     }
 
