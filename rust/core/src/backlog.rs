@@ -172,11 +172,16 @@ impl Backlog {
         let samples = samples.min(self.pcm.len());
         let begin = out.len();
         out.extend(self.pcm.drain(..samples));
-        if samples > 0 {
-            cross_fade(&mut out[begin..], &self.before);
-            self.before.clear();
-        }
+        self.join(&mut out[begin..]);
         self.shrunk();
         samples
+    }
+
+    /// Something else will be heard next: `pcm`, which fades from what would have been heard on.
+    pub(crate) fn join(&mut self, pcm: &mut [f32]) {
+        if !pcm.is_empty() {
+            cross_fade(pcm, &self.before);
+            self.before.clear();
+        }
     }
 }

@@ -627,10 +627,13 @@ impl Playout {
             .saturating_sub(bridged)
             .min(missing);
         if concealed > 0 {
-            // The concealment goes on under what follows it, and fades.
+            // The concealment goes on under what follows it, and fades. It may not follow what was heard last itself: all
+            // that lay between can have been cut.
             let fade = self.fade();
             self.conceal_to(concealed + fade, conceal);
+            let at = out.len();
             out.extend(self.beyond.drain(..concealed));
+            self.queue.join(&mut out[at..]);
             self.queue.follow(&self.beyond[..fade]);
             self.stats.concealed += concealed as u64;
         }
@@ -639,7 +642,7 @@ impl Playout {
             let at = out.len();
             self.noise.fill(noise, out);
             self.stats.noise += noise as u64;
-            cross_fade(&mut out[at..], &self.beyond);
+            self.queue.join(&mut out[at..]);
             self.beyond.clear();
             self.scratch.clear();
             let fade = self.fade();
@@ -668,6 +671,7 @@ impl Playout {
 
     /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
     fn go_on(&mut self, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) -> usize {
+        let at = out.len();
         match self.state {
             State::Idle => return 0,
             State::Bridging { .. } if self.beyond.is_empty() => self.noise.fill(self.packet, out),
@@ -676,6 +680,7 @@ impl Playout {
                 out.extend(self.beyond.drain(..self.packet));
             }
         }
+        self.queue.join(&mut out[at..]);
         self.stats.padded += self.packet as u64;
         self.packet
     }
