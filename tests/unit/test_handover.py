@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
+from tests.virtual_time import run
+
 from pxbridge.calls import handover
 from pxbridge.calls.handover import HandOvers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Clock:
@@ -54,3 +62,49 @@ def test_a_call_without_a_sid_is_not_remembered() -> None:
     calls = HandOvers(Clock())
     calls.decide("", ["+911"])
     assert calls.find("") is None
+
+
+class Deaf:
+    """A shelf that takes what it is given and never says what it has."""
+
+    def __init__(self) -> None:
+        self.has: dict[str, Sequence[str] | None] = {}
+
+    async def put(self, call_sid: str, numbers: Sequence[str] | None) -> None:
+        self.has[call_sid] = numbers
+
+    async def get(self, call_sid: str) -> tuple[str, ...] | None:
+        await asyncio.sleep(3600.0)
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_shelf_that_does_not_answer_keeps_no_flow_waiting() -> None:
+    async def main() -> tuple[object, object, float]:
+        loop, shelf = asyncio.get_running_loop(), Deaf()
+        calls = HandOvers(loop.time, shelf)
+        calls.decide("CA1", ["+911"])
+        await asyncio.sleep(0.1)
+        assert shelf.has == {"CA1": ("+911",)}
+        began_s = loop.time()
+        found, other = await calls.look_up("CA1"), await calls.look_up("CA2")
+        took_s = loop.time() - began_s
+        await calls.close()
+        return found, other, took_s
+
+    found, other, took_s = run(main())
+    assert (found, other) == (("+911",), None)
+    assert took_s / 2 < 1.5, "Exotel waits 2 s"
+
+
+def test_a_bridge_that_ends_knows_whether_a_flow_may_still_ask() -> None:
+    clock = Clock()
+    calls = HandOvers(clock)
+    awaited = [calls.awaits_question]
+    calls.decide("CA1")
+    awaited.append(calls.awaits_question)
+    clock.now_s += handover.JUST_NOW_S
+    awaited.append(calls.awaits_question)
+    assert awaited == [False, True, False]
