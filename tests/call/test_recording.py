@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import wave
 from contextlib import closing
 from dataclasses import replace
@@ -223,6 +225,28 @@ def test_a_killed_process_leaves_a_file_that_plays(tmp_path: Path, form: Format)
     left, right = sides(file) if form == "wav" else decode(file)
     assert len(left) == len(right) > 60 * 8000
     assert np.abs(left[8000:]).max() == pytest.approx(8000, rel=0.1)
+
+
+def test_of_a_call_that_goes_on_all_but_the_last_second_is_in_the_file(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "wav", nobody)
+
+    async def main() -> None:
+        async with bridge(personas=RECORDED, attendants=[recorder.attend]) as b:
+            script = Script(speech(), speak_at_s=0.0, hang_up_at_s=12.0)
+            call = asyncio.create_task(b.call(script, Line(call_sid="going")))
+            await asyncio.sleep(1.0)
+            for second in range(2, 9):
+                await asyncio.sleep(1.0)
+                written = threading.Event()
+                recorder._jobs.put(written.set)
+                assert written.wait(10.0)
+                left, _ = sides(tmp_path / "going.wav")
+                assert second - 1.0 <= len(left) / 8000 <= second
+            assert np.abs(left[8000 : 5 * 8000]).max() > 1000, "not only silence"
+            await call
+
+    run(main())
+    recorder.close()
 
 
 def test_an_hour_of_wav_is_what_the_setting_says(tmp_path: Path) -> None:

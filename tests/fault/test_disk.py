@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import resource
 import signal
+import time
 import wave
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,8 @@ from pxbridge.calls.records import Query
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 WAV_HEADER_BYTES = 44
 SECOND_BYTES = 2 * 2 * 8000
@@ -41,24 +46,42 @@ def calls(folder: Path) -> list[dict[str, Any]]:
 
 async def test_sigkill_leaves_a_recording_that_plays_and_a_record_that_says_so(tmp_path: Path) -> None:
     async with recording_bridge(tmp_path) as bridge:
-        await bridge.call()
+        phone = await bridge.call()
         await until(
             lambda: recordings(tmp_path) and recordings(tmp_path)[0].stat().st_size > 3 * SECOND_BYTES,
             "three seconds are recorded",
         )
         await until(lambda: calls(tmp_path), "there is a record")
+        spoken_s = phone.spoken_s
         bridge.signal(signal.SIGKILL)
         assert await bridge.ends() == -signal.SIGKILL
+        await until(lambda: phone.close_code is not None, "the caller hears that the line is dead")
+    assert phone.close_code == 1006
     (file,) = recordings(tmp_path)
     with wave.open(str(file)) as recorded:
         assert recorded.getnchannels() == 2
-        assert recorded.getnframes() >= 2 * 8000
+        assert recorded.getnframes() > 3 * 8000
+        log.info(f"{recorded.getnframes() / 8000:.1f} s are recorded of {spoken_s:.1f} s")
         pcm = np.frombuffer(recorded.readframes(recorded.getnframes()), np.int16)
     assert np.abs(pcm[1::2]).max() > 1000, "the agent's greeting"
     assert [call["outcome"] for call in calls(tmp_path)] == ["live"]
     async with recording_bridge(tmp_path):
         await until(lambda: calls(tmp_path)[0]["outcome"] == records.CUT_OFF, "the next bridge knows")
     assert calls(tmp_path)[0]["recording"] == file.name
+
+
+async def test_old_recordings_are_deleted_whether_or_not_records_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / records.RECORDINGS
+    folder.mkdir()
+    old_s = time.time() - 91 * 86_400
+    for keep_records in ("false", "true"):
+        old, new = folder / "old.wav", folder / "new.wav"
+        for file in (old, new):
+            file.write_bytes(b"RIFF")
+        os.utime(old, (old_s, old_s))
+        async with bridge_process(state_dir=str(tmp_path), keep_records=keep_records):
+            await until(lambda: not (folder / "old.wav").exists(), f"records kept: {keep_records}")
+            assert new.exists()
 
 
 async def test_a_full_disk_costs_the_recording_and_not_the_call(tmp_path: Path) -> None:

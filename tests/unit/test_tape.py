@@ -101,3 +101,22 @@ def test_all_samples_come_out_in_order_whenever_they_are_fetched(
     voice = left[left != 0]
     assert len(voice) == sum(samples for _, samples in pieces)
     assert all(a <= b for a, b in pairwise(voice.tolist()))
+
+
+@given(
+    pieces=st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 2000)), min_size=1, max_size=40),
+    now_s=st.floats(0, 20),
+)
+def test_what_is_unsettled_follows_what_is_settled_and_looking_at_it_changes_nothing(
+    pieces: list[tuple[float, int]], now_s: float
+) -> None:
+    looked_at, left_alone = Tape(RATE_HZ, 0.0), Tape(RATE_HZ, 0.0)
+    at_s = 0.0
+    for number, (wait_s, samples) in enumerate(pieces, 1):
+        at_s += wait_s
+        for tape in (looked_at, left_alone):
+            tape.caller(np.full(samples, number, np.int16), [(at_s, samples)])
+    settled = looked_at.settled(now_s)
+    assert len(settled) + len(looked_at.unsettled(now_s)) == 2 * max(0, round(now_s * RATE_HZ))
+    assert (settled == left_alone.settled(now_s)).all()
+    assert (looked_at.rest(now_s + 9) == left_alone.rest(now_s + 9)).all()

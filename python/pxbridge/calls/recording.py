@@ -1,14 +1,16 @@
 """Recordings of calls, for personas that ask for them: stereo, the caller left and the agent right.
 
-The event loop only fetches, once a second, what Rust has kept of a line (`Call.keep_audio`); a thread puts it
-on one time axis (`pxbridge.calls.tape`) and writes it. What the thread cannot keep up with is dropped,
+The event loop only fetches, twice a second, what Rust has kept of a line (`Call.keep_audio`); a thread puts
+it on one time axis (`pxbridge.calls.tape`) and writes it. What the thread cannot keep up with is dropped,
 counted, and silent in the recording, which stays aligned. A full disk ends the recording and not the call.
 
 When the agent is heard, the model of Exotel's queue tells. After a stall of the network towards Exotel it is
 too early by as much, until the echoes of our marks have put that right some seconds later.
 
 A file can be played at any moment, and after any end: a WAV's header is brought up to date with every
-write, and an Ogg page is whole or not there. A process that is killed loses the last three seconds.
+write, and an Ogg page is whole or not there. A killed process loses half a second of a WAV, to which the last
+seconds are written as they are now and again when nothing can change them; of Ogg Opus, which cannot be
+written over, two and a half.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ import os
 import queue
 import struct
 import threading
+import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pxbridge.audio import OggOpusWriter
+from pxbridge.calls import records
 from pxbridge.calls.events import Kind
+from pxbridge.calls.keeper import KEEP_EVERY_S
 from pxbridge.calls.tape import CHANNELS, Tape
 from pxbridge.exotel.messages import file_name
 
@@ -41,9 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pxbridge.recording")
 
-FETCH_EVERY_S = 1.0
-JOBS_WAITING = 2000
-"""A second of one call each: a thousand calls may be written two seconds late."""
+FETCH_EVERY_S = 0.5
+JOBS_WAITING = 4000
+"""So much of one call each: a thousand calls may be written two seconds late."""
 LAST_JOBS_S = 5.0
 MOST_NAMES = 1000
 """Recordings of one CallSid: more is not a call's retry."""
@@ -61,8 +66,14 @@ _SAMPLE_BYTES = 2
 class _File(Protocol):
     suffix: str
 
-    def write(self, pcm: NDArray[np.int16]) -> None:
-        """Appends interleaved frames, so that the file can be played."""
+    def write(self, pcm: NDArray[np.int16], unsettled: NDArray[np.int16]) -> None:
+        """Appends interleaved frames, so that the file can be played.
+
+        Args:
+            pcm: What is settled.
+            unsettled: What comes after it, as far as is known now; the next `pcm` begins with it or with what
+                it has become.
+        """
 
     def close(self) -> None:
         """Ends the file."""
@@ -84,12 +95,12 @@ class WavFile:
         self._bytes = 0
         self._put(self._header(), 0)
 
-    def write(self, pcm: NDArray[np.int16]) -> None:
-        """Appends interleaved frames; the header follows when they are there."""
-        data = pcm.astype("<i2", copy=False).tobytes()
-        self._put(data, _WAV_HEADER.size + self._bytes)
+    def write(self, pcm: NDArray[np.int16], unsettled: NDArray[np.int16]) -> None:
+        """Appends interleaved frames, over what was unsettled; the header follows when they are there."""
+        data, ahead = (part.astype("<i2", copy=False).tobytes() for part in (pcm, unsettled))
+        self._put(data + ahead, _WAV_HEADER.size + self._bytes)
         self._bytes += len(data)
-        self._put(self._header(), 0)
+        self._put(self._header(len(ahead)), 0)
 
     def close(self) -> None:
         """Ends the file."""
@@ -100,12 +111,12 @@ class WavFile:
             written = os.pwrite(self._descriptor, data, at)
             data, at = data[written:], at + written
 
-    def _header(self) -> bytes:
-        frame = CHANNELS * _SAMPLE_BYTES
+    def _header(self, ahead: int = 0) -> bytes:
+        frame, size = CHANNELS * _SAMPLE_BYTES, self._bytes + ahead
         return _WAV_HEADER.pack(
-            b"RIFF", _WAV_HEADER.size - 8 + self._bytes, b"WAVE",
+            b"RIFF", _WAV_HEADER.size - 8 + size, b"WAVE",
             b"fmt ", 16, 1, CHANNELS, self._rate_hz, frame * self._rate_hz, frame, 8 * _SAMPLE_BYTES,
-            b"data", self._bytes,
+            b"data", size,
         )  # fmt: skip
 
 
@@ -131,8 +142,8 @@ class OpusFile:
         )
         self._put(self._encoder.headers())
 
-    def write(self, pcm: NDArray[np.int16]) -> None:
-        """Appends interleaved frames."""
+    def write(self, pcm: NDArray[np.int16], unsettled: NDArray[np.int16]) -> None:
+        """Appends interleaved frames; what is unsettled has to wait."""
         self._put(self._encoder.write(pcm))
 
     def close(self) -> None:
@@ -146,6 +157,32 @@ class OpusFile:
 
 
 FILES: dict[Format, type[WavFile | OpusFile]] = {"wav": WavFile, "opus": OpusFile}
+
+
+async def keep_recordings(
+    folder: Path, *, keep_s: float, keep_bytes: int, wall: Callable[[], float] = time.time
+) -> None:
+    """Deletes recordings that are too old or too much, now and from time to time, until it is cancelled.
+
+    Where there are records of calls, who keeps those does it: `pxbridge.calls.keeper`.
+
+    Args:
+        folder: Where they are.
+        keep_s: How long they are kept, in seconds.
+        keep_bytes: How large they may be together.
+        wall: Seconds since the epoch.
+    """
+    while True:
+        try:
+            gone = await asyncio.to_thread(
+                records.keep_recordings, folder, since=wall() - keep_s, most_bytes=keep_bytes
+            )
+        except OSError as error:
+            log.error("old recordings cannot be deleted: %s", error)
+        else:
+            if gone:
+                log.info("deleted %d recordings, too old or too much", len(gone))
+        await asyncio.sleep(KEEP_EVERY_S)
 
 
 class _Recording:
@@ -181,7 +218,7 @@ class Recorder:
         self._recorded = recorded
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(JOBS_WAITING)
         self.failures = 0
-        self.dropped = 0
+        self.dropped = 0.0
         self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
         self._thread.start()
 
@@ -205,14 +242,15 @@ class Recorder:
         def job() -> None:
             recording.tape.caller(*said)
             recording.tape.agent(*heard)
-            self._write(recording, recording.tape.rest(now_s) if last else recording.tape.settled(now_s))
+            settled = recording.tape.rest(now_s) if last else recording.tape.settled(now_s)
+            self._write(recording, settled, recording.tape.unsettled(now_s))
             if last:
                 self._end(recording)
 
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
-            self.dropped += 1
+            self.dropped += FETCH_EVERY_S
 
     # -- the thread -----------------------------------------------------------------------------------
 
@@ -223,14 +261,14 @@ class Recorder:
             except Exception:
                 log.exception("a recording failed")
 
-    def _write(self, recording: _Recording, pcm: NDArray[np.int16]) -> None:
+    def _write(self, recording: _Recording, pcm: NDArray[np.int16], unsettled: NDArray[np.int16]) -> None:
         if recording.failed:
             return
         try:
             if recording.file is None:
                 recording.file = self._new_file(recording)
-            if len(pcm):
-                recording.file.write(pcm)
+            if len(pcm) or len(unsettled):
+                recording.file.write(pcm, unsettled)
         except OSError as error:
             self.failures += 1
             recording.failed = True

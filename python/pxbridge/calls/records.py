@@ -267,16 +267,9 @@ def keep(
         )
     ]
     delete(database, gone)
-    files = sorted(_recordings(recordings))
-    total = _used_bytes(database) + sum(size for _, size, _ in files)
-    deleted_files = 0
-    for modified_at, size, path in files:
-        if modified_at >= since and total <= most_bytes:
-            break
-        path.unlink(missing_ok=True)
-        database.execute("UPDATE calls SET recording = NULL WHERE recording = ?", (path.name,))
-        total -= size
-        deleted_files += 1
+    deleted_files = keep_recordings(recordings, since=since, most_bytes=most_bytes - _used_bytes(database))
+    for name in deleted_files:
+        database.execute("UPDATE calls SET recording = NULL WHERE recording = ?", (name,))
     deleted = len(gone)
     while _used_bytes(database) > most_bytes:
         oldest = database.execute(
@@ -286,7 +279,30 @@ def keep(
             break
         delete(database, [row["key"] for row in oldest])
         deleted += len(oldest)
-    return {"records": deleted, "recordings": deleted_files}
+    return {"records": deleted, "recordings": len(deleted_files)}
+
+
+def keep_recordings(folder: Path, *, since: float, most_bytes: int) -> list[str]:
+    """Deletes recordings that are too old or too much, whether or not there are records of their calls.
+
+    Args:
+        folder: Where they are.
+        since: Those last written to before it, in seconds since the epoch, are deleted.
+        most_bytes: The oldest are deleted until the others are no larger.
+
+    Returns:
+        The names of those that were deleted.
+    """
+    files = sorted(_recordings(folder))
+    total = sum(size for _, size, _ in files)
+    deleted = []
+    for modified_at, size, path in files:
+        if modified_at >= since and total <= most_bytes:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+        deleted.append(path.name)
+    return deleted
 
 
 def _used_bytes(database: sqlite3.Connection) -> int:

@@ -8,6 +8,7 @@ burst finds its place in the gap before it, and audio that the network lost leav
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -69,6 +70,12 @@ class _Channel:
         self._start += count
         return out
 
+    def ahead(self, until_s: float) -> NDArray[np.int16]:
+        """What `take` would give, and nothing is taken: what is still to come may change it."""
+        trial = copy.copy(self)
+        trial._pending = self._pending.copy()
+        return trial.take(until_s)
+
     def _place(self, until_s: float) -> None:
         """Puts what began before `until_s` to its place, which what follows may bring forward."""
         latest_s: list[float] = []
@@ -115,12 +122,19 @@ class Tape:
         """The frames, interleaved, that nothing to come can change any more."""
         return self._take(now_s - HORIZON_S)
 
+    def unsettled(self, now_s: float) -> NDArray[np.int16]:
+        """The frames after those, up to now, as they would be if nothing else came."""
+        return _interleave(self._caller.ahead(now_s), self._agent.ahead(now_s))
+
     def rest(self, now_s: float) -> NDArray[np.int16]:
         """All frames up to the end of the call."""
         return self._take(now_s)
 
     def _take(self, until_s: float) -> NDArray[np.int16]:
-        caller, agent = self._caller.take(until_s), self._agent.take(until_s)
-        out = np.empty(CHANNELS * len(caller), np.int16)
-        out[0::2], out[1::2] = caller, agent
-        return out
+        return _interleave(self._caller.take(until_s), self._agent.take(until_s))
+
+
+def _interleave(caller: NDArray[np.int16], agent: NDArray[np.int16]) -> NDArray[np.int16]:
+    out = np.empty(CHANNELS * len(caller), np.int16)
+    out[0::2], out[1::2] = caller, agent
+    return out

@@ -19,7 +19,7 @@ from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.calls.operating import operate
-from pxbridge.calls.recording import Recorder
+from pxbridge.calls.recording import Recorder, keep_recordings
 from pxbridge.calls.records import RECORDINGS
 from pxbridge.console.server import Console, serve
 from pxbridge.errors import ConfigError
@@ -134,10 +134,14 @@ async def watching(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(metrics.watching_loop())
         keeper = None
-        if settings.keep_records:
-            keeper = Keeper(
-                folder, numbers, keep_s=settings.keep_days * DAY_S, keep_bytes=settings.keep_mb * 1_000_000
+        keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * 1_000_000
+        if not settings.keep_records:
+            keeping = asyncio.create_task(
+                keep_recordings(folder / RECORDINGS, keep_s=keep_s, keep_bytes=keep_bytes), name="recordings"
             )
+            stack.callback(keeping.cancel)
+        else:
+            keeper = Keeper(folder, numbers, keep_s=keep_s, keep_bytes=keep_bytes)
             stack.push_async_callback(asyncio.to_thread, keeper.close)
             watch.watchers.append(keeper)
             for name, about in (
