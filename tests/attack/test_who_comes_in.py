@@ -240,7 +240,7 @@ def test_the_token_that_an_operator_makes_opens_the_door(
 ) -> None:
     monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
     monkeypatch.setenv("PXBRIDGE_PUBLIC_URL", "wss://voice.example.com")
-    assert cli.main(["token", "--days", "1", "--persona", "nurse"]) == 0
+    assert cli.main(["token", "--days", "1", "--persona", "default"]) == 0
     printed = capsys.readouterr().out.strip()
     assert printed.startswith("wss://voice.example.com/exotel/t/d.")
     assert KEY not in printed
