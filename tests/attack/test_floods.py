@@ -302,3 +302,25 @@ def test_when_no_descriptor_is_left_it_is_said_once_and_calls_come_again(
     run(main())
     told = [line for line in caplog.messages if "Too many open files" in line]
     assert 1 <= len(told) <= 3
+
+
+def test_handshakes_leave_most_descriptors_to_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(arrival: Arrival) -> None:
+        await arrival.socket.wait_closed()
+
+    async def main() -> int:
+        async with listen_for_calls(answer, "127.0.0.1", 0) as listener:
+            before = descriptors()
+            strangers = [
+                Stranger(*await asyncio.open_connection("127.0.0.1", listener.port)) for _ in range(100)
+            ]
+            await asyncio.sleep(0.5)
+            held = descriptors() - before - len(strangers)
+            async with connect(f"ws://127.0.0.1:{listener.port}/exotel"):
+                pass
+            for stranger in strangers:
+                stranger.close()
+            return held
+
+    monkeypatch.setattr("resource.getrlimit", lambda _what: (200, 4096))
+    assert run(main()) <= 200 // serving.OPENING_SHARE

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import re
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -42,8 +43,12 @@ headers."""
 MAX_BODY_BYTES: Final = 16 * 1024
 """A longer body is refused: Exotel posts a form of some twenty fields."""
 MAX_OPENING: Final = 512
-"""Handshakes under way at the same time. For one more, the oldest is cut: an honest one takes a round trip
-or two, and whoever opens connections to say nothing must not keep honest ones out."""
+"""Handshakes under way at the same time, where there are descriptors enough. For one more, the oldest is cut:
+an honest one takes a round trip or two, and whoever opens connections to say nothing must not keep others
+out."""
+
+OPENING_SHARE: Final = 4
+"""One in so many of the process's descriptors is for them at most: calls and engines need the others."""
 
 BACKLOG: Final = 1024
 """Connections that the kernel holds for us: one is taken in each turn of the loop."""
@@ -272,6 +277,10 @@ class Server:
         self._connections: set[_Accepted] = set()
         self._arriving: set[asyncio.Task[None]] = set()
         self._opening: dict[object, Callable[[], object]] = {}  # what cuts it; the oldest first
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_opening = MAX_OPENING
+        if descriptors != resource.RLIM_INFINITY:
+            self._most_opening = max(1, min(MAX_OPENING, descriptors // OPENING_SHARE))
         self._cut = Tally(_log_cut)
         self._empty = asyncio.Event()
         self._empty.set()
@@ -319,6 +328,9 @@ class Server:
             return
         except OSError as error:
             self._cut.add(f"no room for another connection ({error.strerror})")
+            if self._opening:
+                self._cut_oldest()  # its descriptor comes free in a turn or two
+                return
             self._loop.remove_reader(listening)
             self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again, listening)
             return
@@ -327,10 +339,13 @@ class Server:
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
         self._opening[arrived] = lambda: _hang_up(arrived)
-        if len(self._opening) > MAX_OPENING:
-            cut_oldest = self._opening.pop(next(iter(self._opening)))
-            cut_oldest()
+        if len(self._opening) > self._most_opening:
+            self._cut_oldest()
             self._cut.add("cut, as too many handshakes were under way")
+
+    def _cut_oldest(self) -> None:
+        cut = self._opening.pop(next(iter(self._opening)))
+        cut()
 
     def _accept_again(self, listening: socket.socket) -> None:
         if listening in self.sockets:
