@@ -352,6 +352,21 @@ def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
     assert (status, shown) == (1, "no call's id begins with nobody\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["show", "CA1", "CA2"], "what is 'CA2' for"),
+        (["end", "CA1", "+911"], r"what is '\+911' for"),
+        (["end"], "pxbridge calls --live"),
+        (["hand-over"], "pxbridge calls --live"),
+        (["end", "CA1", "--csv"], "--csv is for lists"),
+    ],
+)
+def test_words_that_make_no_sense_are_answered(tmp_path: Path, words: list[str], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        calls_command(tmp_path, *words)
+
+
 def test_the_command_speaks_json_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keeper = make_keeper(tmp_path)
     whole_call(keeper, "=HYPERLINK(1)")

@@ -115,6 +115,8 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     if args.what and not args.id:
         lists = "`pxbridge calls`" if args.what == "show" else "`pxbridge calls --live`"
         raise InputError(f"{args.what} which call? {lists} lists them")
+    if args.numbers and args.what != HAND_OVER:
+        raise InputError(f"{args.what} takes one call's id: what is {args.numbers[0]!r} for?")
     if args.what and args.csv:
         raise InputError("one call is more than a line: --csv is for lists")
     given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
@@ -156,8 +158,6 @@ async def _operate(told: Settings, args: argparse.Namespace, console: Console) -
     asked: dict[str, Any] = {"call": args.id, "by": _user()}
     if args.what == HAND_OVER:
         asked["numbers"] = args.numbers
-    elif args.numbers:
-        raise InputError(f"end takes one call's id: what is {args.numbers[0]!r} for?")
     call = (await client.ask(told, f"/api/calls/{args.what}", asked))["call"]
     done = "is handed over" if args.what == HAND_OVER else "ends"
     console.print(f"{plain(call)} {done} when the agent has ended its sentence", markup=False)
