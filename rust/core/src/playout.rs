@@ -593,7 +593,7 @@ impl Playout {
 
     fn sent(&mut self, pcm: &[f32], now_us: u64) {
         self.echo
-            .plays(pcm, self.exotel.next_plays_us(now_us), self.rate_hz);
+            .plays(pcm, self.exotel.next_plays_us(now_us), now_us, self.rate_hz);
         self.exotel.sent(self.us(pcm.len()) as u64, now_us);
         self.stats.sent += pcm.len() as u64;
     }

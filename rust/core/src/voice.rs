@@ -72,7 +72,8 @@ pub(crate) struct Echo {
 
 impl Echo {
     /// `pcm` will be heard from `at_us` on.
-    pub(crate) fn plays(&mut self, pcm: &[f32], at_us: u64, rate_hz: u32) {
+    pub(crate) fn plays(&mut self, pcm: &[f32], at_us: u64, now_us: u64, rate_hz: u32) {
+        self.forget(now_us);
         let frame = (rate_hz / 1000 * FRAME_MS) as usize;
         for (piece_us, piece) in (at_us..).step_by(FRAME_MS as usize * 1000).zip(pcm.chunks(frame)) {
             self.heard.push_back((piece_us, rms(piece)));
@@ -88,16 +89,21 @@ impl Echo {
 
     /// Whether a voice of this level (RMS) is more than what comes back of what was just heard.
     pub(crate) fn is_exceeded_by(&mut self, level: f32, now_us: u64) -> bool {
-        let since_us = now_us.saturating_sub(ECHO_WITHIN_US);
-        while self.heard.front().is_some_and(|&(at_us, _)| at_us < since_us) {
-            self.heard.pop_front();
-        }
+        self.forget(now_us);
         let loudest = self
             .heard
             .iter()
             .take_while(|&&(at_us, _)| at_us <= now_us)
             .fold(0.0, |loudest: f32, &(_, level)| loudest.max(level));
         level > loudest * ECHO_AT_MOST
+    }
+
+    /// What was heard so long ago has no echo any more.
+    fn forget(&mut self, now_us: u64) {
+        let since_us = now_us.saturating_sub(ECHO_WITHIN_US);
+        while self.heard.front().is_some_and(|&(at_us, _)| at_us < since_us) {
+            self.heard.pop_front();
+        }
     }
 }
 
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn an_echo_is_told_from_a_voice_by_its_level_while_the_agent_is_heard() {
         let mut echo = Echo::default();
-        echo.plays(&ms(200, 0.2), 1_000_000, RATE_HZ);
+        echo.plays(&ms(200, 0.2), 1_000_000, 900_000, RATE_HZ);
         assert!(!echo.is_exceeded_by(0.04, 1_300_000));
         assert!(echo.is_exceeded_by(0.1, 1_300_000));
         assert!(echo.is_exceeded_by(0.04, 2_300_000), "the agent was long silent");
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_not_yet_heard_has_no_echo() {
         let mut echo = Echo::default();
-        echo.plays(&ms(200, 0.2), 1_000_000, RATE_HZ);
+        echo.plays(&ms(200, 0.2), 1_000_000, 900_000, RATE_HZ);
         assert!(echo.is_exceeded_by(0.01, 900_000));
         echo.cut(900_000);
         assert!(echo.is_exceeded_by(0.01, 1_100_000));
