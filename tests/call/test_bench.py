@@ -17,14 +17,19 @@ from tests.call.rig import bridge
 from tests.virtual_time import run
 from websockets.asyncio.server import ServerConnection, serve
 
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.commands import bench
-from pxbridge.commands.bench import Load, Meter, Row, table, write_rows
+from pxbridge.commands.bench import Load, Meter, Row, sound_of, table, write_rows
 from pxbridge.commands.crowd import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
 from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError
+from pxbridge.exotel.network import parse_network
+from pxbridge.ops.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pxbridge.calls.record import CallRecord
 
 
 def crowd(
@@ -97,6 +102,26 @@ def test_a_call_that_breaks_off_is_told() -> None:
     assert all(outcome.broken is not None for outcome in run(main())), "the bridge ended them"
 
 
+def test_what_is_made_up_in_place_of_the_agent_and_what_is_lost_are_told_beside_the_holes() -> None:
+    metrics = Metrics()
+
+    async def main() -> tuple[list[Outcome], CallRecord]:
+        now_s = asyncio.get_running_loop().time()
+        network = parse_network("stall 4s at 6s up")
+        async with bridge(engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
+            part = Part(b.url(), 1, 0, 100, "", now_s, 0.1, now_s + 1, now_s + 14)
+            return await play(part), await b.record()
+
+    (outcome,), record = run(main())
+    assert outcome.holes_s == [], "the line's noise was heard"
+    up, down = record.stats["uplink"], record.stats["downlink"]
+    sound = sound_of(metrics.scrape().decode())
+    assert sound.filled_s == pytest.approx((down["noise"] + down["concealed"]) / RATE_HZ)
+    assert sound.filled_s > 3.5
+    assert sound.lost_s == pytest.approx((up["withheld"] + up["cut"] + down["cut"]) / RATE_HZ)
+    assert sound.lost_s > 2.0
+
+
 def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:
     meter = Meter(os.getpid())
     assert meter.cpu_s() > 0
@@ -134,11 +159,14 @@ def test_a_file_that_is_there_is_looked_at_and_left_alone(tmp_path: Path) -> Non
 
 
 def test_the_table_fits_a_terminal_and_says_what_is_not_known(tmp_path: Path) -> None:
-    row = Row("pxbridge", 100, None, None, None, 234.4, 241.0, 1243.2, 70, 0.04, 17.2, 0, None)
+    row = Row(
+        "pxbridge", 100, None, None, None, 234.4, 241.0, 1243.2, 70, 0.04, 17.2, None, 11234.0, 2, "[so]"
+    )
     console = Console(width=80, record=True)
     console.print(table([row], Load(network="jitter 40ms")))
     text = console.export_text()
-    assert "234" in text and "1243" in text and "–" in text and "…" not in text
+    assert "234" in text and "1243" in text and "–" in text and "11234" in text and "…" not in text
+    assert "2 of 100 calls broke off: [so]" in text
     write_rows(tmp_path / "rows.json", [row], Load())
     assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["calls"] == 100
     with pytest.raises(InputError, match="--json"):

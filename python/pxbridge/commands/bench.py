@@ -16,11 +16,15 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import aiohttp
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from rich import box
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -32,7 +36,7 @@ from pxbridge.exotel.network import GRAMMAR, parse_network
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from rich.console import Console
 
@@ -53,8 +57,9 @@ _EPILOG = f"""\
 networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
 
 CPU and memory are the bridge's alone; of a bridge at --url they are known with its --pid. Delay is from
-mouth to ear; holes are silences between two pieces of audio, and are told per minute of a call. Both count
-after the first {SETTLE_S:.0f} s.
+mouth to ear. Holes are silences between two pieces of audio; "filled" is where the agent's sound was missing
+too and the bridge made something up, "lost" what one side said and the other never got, both as the bridge
+started for the bench tells. All count after the first {SETTLE_S:.0f} s, and per minute of a call.
 
 examples:
   pxbridge bench --calls 1 20 50
@@ -102,8 +107,44 @@ class Row:
     tones: int
     holes_per_call_minute: float
     hole_ms_per_call_minute: float
+    filled_ms_per_call_minute: float | None
+    lost_ms_per_call_minute: float | None
     broken_calls: int
     broken: str | None
+
+
+class Sound(NamedTuple):
+    """What callers cannot tell from speech and pauses, as a bridge's own metrics count it, in seconds.
+
+    Attributes:
+        filled_s: The agent's sound was missing, and something was made up in its place: what would be holes.
+        lost_s: What one side said and the other never got: cut, withheld or dropped when interrupted.
+    """
+
+    filled_s: float
+    lost_s: float
+
+
+FILLED = {("to_phone", "concealed"), ("to_phone", "noise")}
+LOST = {("to_engine", "cut"), ("to_engine", "withheld"), ("to_phone", "cut"), ("to_phone", "flushed")}
+"""Of the metrics' directions and hows."""
+
+
+def sound_of(metrics: str) -> Sound:
+    """Reads it off pxbridge's metrics."""
+    totals = {"pxbridge_inserted_seconds_total": 0.0, "pxbridge_removed_seconds_total": 0.0}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            what = (sample.labels.get("direction", ""), sample.labels.get("how", ""))
+            if sample.name in totals and what in FILLED | LOST:
+                totals[sample.name] += sample.value
+    return Sound(*totals.values())
+
+
+async def scrape(port: int) -> Sound:
+    """The same of a bridge of this machine, by its console's port."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        return sound_of(await answer.text())
 
 
 class BenchFailed(PxbridgeError):
@@ -194,26 +235,26 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     console.print(table(rows, load))
     if args.json is not None:
         write_rows(args.json, rows, load)
-    for row in rows:
-        if row.broken is not None:
-            console.print(f"{row.broken_calls} of {row.calls} calls broke off: {row.broken}", markup=False)
     return EXIT_BROKEN if any(row.broken_calls for row in rows) else 0
 
 
 async def measure_own(calls: int, load: Load, console: Console, config: Path | None = None) -> Row:
     """Measures a bridge that is started for it, with the settings of a TOML file if there is one."""
-    port = free_port()
+    port, console_port = free_port(), free_port()
     async with rehearsal(calls, load) as engine_url:
         # Nothing of the user's own settings but what is named: what is measured is the same everywhere.
         words = ["-m", "pxbridge", "--port", str(port), "--engines", engine_url, "--log-level", "error"]
         words += ["--max-calls", str(calls), "--engine-capacity", str(calls), *OPEN]
+        words += ["--console-port", str(console_port)]
         if config is not None:
             words += ["--config", str(config)]
         async with server(port, *words) as pid:
-            return await measure("pxbridge", f"ws://127.0.0.1:{port}/", Meter(pid), calls, load, console)
+            sound = partial(scrape, console_port)
+            url = f"ws://127.0.0.1:{port}/"
+            return await measure("pxbridge", url, Meter(pid), calls, load, console, sound)
 
 
-OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000", "--console-port", "0")
+OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000")
 """On loopback only, and all calls come from one address."""
 
 
@@ -298,8 +339,16 @@ class Meter:
         return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
-async def measure(name: str, url: str, meter: Meter | None, calls: int, load: Load, console: Console) -> Row:
-    """Loads a running bridge and measures it."""
+async def measure(
+    name: str,
+    url: str,
+    meter: Meter | None,
+    calls: int,
+    load: Load,
+    console: Console,
+    sound: Callable[[], Awaitable[Sound]] | None = None,
+) -> Row:
+    """Loads a running bridge and measures it; `sound` asks the bridge what it did to the calls so far."""
     idle_bytes = meter.private_bytes() if meter else 0
     began_s = time.monotonic()
     starts_at_s = began_s + JOIN_S
@@ -326,6 +375,7 @@ async def measure(name: str, url: str, meter: Meter | None, calls: int, load: Lo
         with _progress(console) as progress:
             shown = progress.add_task(f"{calls} calls, {name}", total=ends_at_s - began_s, state="")
             await _wait_until(measures_from_s, progress, shown, began_s, "settling")
+            before = await sound() if sound else None
             if meter:
                 cpu_before_s, span_before_s = meter.cpu_s(), time.monotonic()
             # Half a second before they hang up, so that hanging up does not count.
@@ -333,6 +383,7 @@ async def measure(name: str, url: str, meter: Meter | None, calls: int, load: Lo
             if meter:
                 cpu_s, span_s = meter.cpu_s() - cpu_before_s, time.monotonic() - span_before_s
                 live_bytes = meter.private_bytes()
+            after = await sound() if sound else None
             await asyncio.wait(playing)
     return _row(
         name,
@@ -340,6 +391,7 @@ async def measure(name: str, url: str, meter: Meter | None, calls: int, load: Lo
         load.seconds,
         cpu_of_a_core=cpu_s / span_s if meter else None,
         memory_bytes=live_bytes - idle_bytes if meter else None,
+        sound=Sound(*np.subtract(after, before).tolist()) if before and after else None,
     )
 
 
@@ -367,6 +419,7 @@ def _row(
     *,
     cpu_of_a_core: float | None,
     memory_bytes: float | None,
+    sound: Sound | None,
 ) -> Row:
     calls = len(outcomes)
     delays_s = [delay for outcome in outcomes for delay in outcome.delays_s]
@@ -388,6 +441,8 @@ def _row(
         tones=len(delays_s),
         holes_per_call_minute=len(holes_s) / minutes,
         hole_ms_per_call_minute=1000 * sum(holes_s) / minutes,
+        filled_ms_per_call_minute=None if sound is None else 1000 * sound.filled_s / minutes,
+        lost_ms_per_call_minute=None if sound is None else 1000 * sound.lost_s / minutes,
         broken_calls=len(broken),
         broken=broken[0] if broken else None,
     )
@@ -400,11 +455,11 @@ def table(rows: Sequence[Row], load: Load) -> Table:
         f"{load.chunk_ms:g} ms chunks, {network}, {load.engine} engine with {load.step_ms:g} ms a step and "
         f"{load.prompt_s:g} s of prompts, {load.seconds:g} s each"
     )
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     made.add_column("bridge", no_wrap=True)
     for column in ("calls", "CPU ms\n/call·s", "of a\ncore", "KiB\n/call", "delay\np50 ms", "p95", "p99"):
         made.add_column(column, justify="right", no_wrap=True)
-    for column in ("holes\n/min", "ms\n/min", "broken"):
+    for column in ("holes\n/min", "ms\n/min", "filled\nms/min", "lost\nms/min"):
         made.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         made.add_row(
@@ -418,8 +473,15 @@ def table(rows: Sequence[Row], load: Load) -> Table:
             _number(row.delay_p99_ms, ".0f"),
             f"{row.holes_per_call_minute:.1f}",
             f"{row.hole_ms_per_call_minute:.0f}",
-            str(row.broken_calls),
+            _number(row.filled_ms_per_call_minute, ".0f"),
+            _number(row.lost_ms_per_call_minute, ".0f"),
         )
+    broken = [
+        f"{row.broken_calls} of {row.calls} calls broke off: {row.broken}" for row in rows if row.broken
+    ]
+    if broken:
+        made.caption = "\n".join(map(escape, broken))
+        made.caption_justify = "left"
     return made
 
 
