@@ -158,6 +158,22 @@ def test_a_file_that_is_there_is_looked_at_and_left_alone(tmp_path: Path) -> Non
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.json", "old")]
 
 
+@pytest.mark.parametrize(("calls", "known"), [(9, False), (10, True)])
+async def test_memory_per_call_is_told_of_as_many_calls_as_make_it_mean_something(
+    monkeypatch: pytest.MonkeyPatch, calls: int, known: bool
+) -> None:
+    async def nobody(part: Part) -> list[Outcome]:
+        return [Outcome() for _ in range(part.calls)]
+
+    for name in ("JOIN_S", "STARTS_SPREAD_S", "SETTLE_S"):
+        monkeypatch.setattr(bench, name, 0.0)
+    monkeypatch.setattr(bench, "play_elsewhere", nobody)
+    console = Console(file=io.StringIO())
+    row = await bench.measure("bridge", "", Meter(os.getpid()), calls, Load(seconds=0.55), console)
+    assert (row.memory_kib_per_call is not None) is known
+    assert row.cpu_ms_per_call_s is not None
+
+
 def test_the_table_fits_a_terminal_and_says_what_is_not_known(tmp_path: Path) -> None:
     row = Row(
         "pxbridge", 100, None, None, None, 234.4, 241.0, 1243.2, 70, 0.04, 17.2, None, 11234.0, 2, "[so]"

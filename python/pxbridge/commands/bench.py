@@ -50,16 +50,21 @@ JOIN_S = 1.5
 """How long the processes of callers take to be there."""
 BOOT_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
+MEMORY_FROM_CALLS = 10
+"""The first call brings some 2 MB that stay, and garbage of the start goes whenever it likes: shared among
+fewer calls, that is most of the figure."""
 TICK_S = 0.5
 EXIT_BROKEN = 5
 
 _EPILOG = f"""\
 networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
 
-CPU and memory are the bridge's alone; of a bridge at --url they are known with its --pid. Delay is from
-mouth to ear. Holes are silences between two pieces of audio; "filled" is where the agent's sound was missing
-too and the bridge made something up, "lost" what one side said and the other never got, both as the bridge
-started for the bench tells. All count after the first {SETTLE_S:.0f} s, and per minute of a call.
+CPU and memory are the bridge's alone; of a bridge at --url they are known with its --pid. Memory is what is
+private to the process half a second before the calls end, less what was before they began; it is told from
+{MEMORY_FROM_CALLS} calls on, as with fewer it is mostly what one call would need too. Delay is from mouth to
+ear. Holes are silences between two pieces of audio; "filled" is where the agent's sound was missing too and
+the bridge made something up, "lost" what one side said and the other never got, both as the bridge started
+for the bench tells. All count after the first {SETTLE_S:.0f} s, and per minute of a call.
 
 examples:
   pxbridge bench --calls 1 20 50
@@ -390,7 +395,7 @@ async def measure(
         [outcome for task in playing for outcome in task.result()],
         load.seconds,
         cpu_of_a_core=cpu_s / span_s if meter else None,
-        memory_bytes=live_bytes - idle_bytes if meter else None,
+        memory_bytes=live_bytes - idle_bytes if meter and calls >= MEMORY_FROM_CALLS else None,
         sound=Sound(*np.subtract(after, before).tolist()) if before and after else None,
     )
 
