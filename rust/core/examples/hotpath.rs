@@ -13,7 +13,7 @@ use pxbridge_core::media::{Encoding, MediaWriter, read_media};
 use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
 use pxbridge_core::playout::PlayoutConfig;
 use pxbridge_core::resample::Resampler;
-use pxbridge_core::stream::OggOpusWriter;
+use pxbridge_core::stream::{OggOpusReader, OggOpusWriter};
 
 const PHONE_HZ: u32 = 8_000;
 /// What Exotel sends in one message, by its documentation and by its practice.
@@ -46,10 +46,17 @@ fn main() {
 /// Its name, and what runs that many messages of it.
 type Part = (&'static str, fn(usize));
 
-const PARTS: [Part; 9] = [
-    ("uplink-100ms", |messages| uplink(messages, CHUNKS_MS[0])),
-    ("uplink-20ms", |messages| uplink(messages, CHUNKS_MS[1])),
-    ("downlink-80ms", downlink),
+const PARTS: [Part; 14] = [
+    ("uplink-100ms", |messages| uplink(messages, CHUNKS_MS[0], |_| 0)),
+    ("uplink-20ms", |messages| uplink(messages, CHUNKS_MS[1], |_| 0)),
+    ("uplink-stall-100ms", uplink_stall),
+    ("uplink-backlog-100ms", |messages| {
+        uplink(messages, CHUNKS_MS[0], backlog)
+    }),
+    ("downlink-80ms", |messages| downlink(messages, |_| 0)),
+    ("downlink-stall-80ms", downlink_stall),
+    ("downlink-backlog-80ms", |messages| downlink(messages, backlog)),
+    ("conceal-60ms", conceal),
     ("media-read-100ms", media_read),
     ("media-write-80ms", media_write),
     ("resample-up-100ms", |messages| {
@@ -108,45 +115,125 @@ fn engine_messages() -> Vec<Vec<u8>> {
     std::iter::once(headers).chain(pages).collect()
 }
 
-fn uplink(messages: usize, chunk_ms: u32) {
+/// By how many messages' time message `number` is late: once in `CYCLE` messages, `STALLED` of them come at once
+/// with the one after them. What was made up meanwhile is then taken out of pauses and, by WSOLA, out of speech.
+fn backlog(number: usize) -> usize {
+    const CYCLE: usize = 50; // the difference of the two runs that `.ci/instructions` makes is one
+    const STALLED: usize = 12;
+    const FROM: usize = 20;
+    let since = (number % CYCLE).wrapping_sub(FROM);
+    if since < STALLED { STALLED - since } else { 0 }
+}
+
+fn an_uplink() -> Uplink {
+    Uplink::new(PHONE_HZ, Encoding::Pcm16, IntakeConfig::default(), 1).unwrap()
+}
+
+/// Polls the uplink until then.
+fn pass_time_up(line: &mut Uplink, now_us: &mut u64, until_us: u64, ogg: &mut Vec<u8>) {
+    while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < until_us) {
+        line.poll(wake_us.max(*now_us), ogg);
+        *now_us = wake_us.max(*now_us) + 1;
+    }
+    *now_us = until_us.max(*now_us);
+}
+
+fn uplink(messages: usize, chunk_ms: u32, late: fn(usize) -> usize) {
     let phone = media_messages(chunk_ms);
-    let mut line = Uplink::new(PHONE_HZ, Encoding::Pcm16, IntakeConfig::default(), 1).unwrap();
+    let mut line = an_uplink();
     let mut ogg = Vec::new();
     let mut now_us = 0;
     line.open(now_us, &mut ogg).unwrap();
-    for message in phone.iter().cycle().take(messages) {
-        let next_us = now_us + u64::from(chunk_ms) * 1_000;
-        while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < next_us) {
-            line.poll(wake_us.max(now_us), &mut ogg);
-            now_us = wake_us.max(now_us) + 1;
-        }
-        now_us = next_us;
+    for (number, message) in phone.iter().cycle().take(messages).enumerate() {
+        let due_us = (number + 1 + late(number)) as u64 * u64::from(chunk_ms) * 1_000;
+        pass_time_up(&mut line, &mut now_us, due_us, &mut ogg);
         ogg.clear();
         black_box(line.receive(message, now_us, &mut ogg));
     }
 }
 
-fn downlink(messages: usize) {
-    let engine = engine_messages();
-    let mut line = Downlink::new(
+/// A phone that has spoken and sends nothing any more, for the time of so many messages.
+fn uplink_stall(messages: usize) {
+    let chunk_us = u64::from(CHUNKS_MS[0]) * 1_000;
+    let mut line = an_uplink();
+    let mut ogg = Vec::new();
+    let mut now_us = 0;
+    line.open(now_us, &mut ogg).unwrap();
+    for message in &media_messages(CHUNKS_MS[0]) {
+        let due_us = now_us + chunk_us;
+        pass_time_up(&mut line, &mut now_us, due_us, &mut ogg);
+        line.receive(message, now_us, &mut ogg);
+    }
+    for _ in 0..messages {
+        ogg.clear();
+        let due_us = now_us + chunk_us;
+        pass_time_up(&mut line, &mut now_us, due_us, &mut ogg);
+        black_box(&ogg);
+    }
+}
+
+fn a_downlink() -> Downlink {
+    Downlink::new(
         PHONE_HZ,
         Encoding::Pcm16,
         "0123456789abcdef0123456789abcdef",
         PlayoutConfig::default(),
     )
-    .unwrap();
+    .unwrap()
+}
+
+/// Polls the downlink until then.
+fn pass_time_down(line: &mut Downlink, now_us: &mut u64, until_us: u64, out: &mut Vec<Vec<u8>>) {
+    while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < until_us) {
+        line.poll(wake_us.max(*now_us), out);
+        *now_us = wake_us.max(*now_us) + 1;
+    }
+    *now_us = until_us.max(*now_us);
+}
+
+fn downlink(messages: usize, late: fn(usize) -> usize) {
+    let engine = engine_messages();
+    let mut line = a_downlink();
     let mut out = Vec::new();
     let mut now_us = 0;
-    for message in engine.iter().cycle().take(messages) {
-        let next_us = now_us + u64::from(ENGINE_MS) * 1_000;
-        while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < next_us) {
-            line.poll(wake_us.max(now_us), &mut out);
-            now_us = wake_us.max(now_us) + 1;
-        }
-        now_us = next_us;
+    for (number, message) in engine.iter().cycle().take(messages).enumerate() {
+        let due_us = (number + 1 + late(number)) as u64 * u64::from(ENGINE_MS) * 1_000;
+        pass_time_down(&mut line, &mut now_us, due_us, &mut out);
         out.clear();
         line.receive(message, now_us, Caller::default(), &mut out);
         black_box(&out);
+    }
+}
+
+/// An engine that has spoken and sends nothing any more, for the time of so many messages.
+fn downlink_stall(messages: usize) {
+    let frame_us = u64::from(ENGINE_MS) * 1_000;
+    let mut line = a_downlink();
+    let mut out = Vec::new();
+    let mut now_us = 0;
+    for message in &engine_messages() {
+        let due_us = now_us + frame_us;
+        pass_time_down(&mut line, &mut now_us, due_us, &mut out);
+        line.receive(message, now_us, Caller::default(), &mut out);
+    }
+    for _ in 0..messages {
+        out.clear();
+        let due_us = now_us + frame_us;
+        pass_time_down(&mut line, &mut now_us, due_us, &mut out);
+        black_box(&out);
+    }
+}
+
+/// A frame from the engine and a hole behind it, as long as libopus bridges.
+fn conceal(messages: usize) {
+    let engine = engine_messages();
+    let mut stream = OggOpusReader::new(PHONE_HZ).unwrap();
+    let mut pcm = Vec::new();
+    for message in engine.iter().cycle().take(messages) {
+        pcm.clear();
+        stream.read(message, &mut pcm);
+        stream.conceal(PHONE_HZ as usize / 1_000 * 60, &mut pcm);
+        black_box(&pcm);
     }
 }
 
