@@ -122,7 +122,7 @@ fn backlog(number: usize) -> usize {
     const STALLED: usize = 12;
     const FROM: usize = 20;
     let since = (number % CYCLE).wrapping_sub(FROM);
-    if since < STALLED { STALLED - since } else { 0 }
+    STALLED.saturating_sub(since)
 }
 
 fn an_uplink() -> Uplink {
