@@ -1,31 +1,35 @@
-"""What the path itself does to a voice: through everything, beside the same through Opus alone.
+"""What people would hear: both ends of whole calls, beside the same speech through nothing but the codecs.
 
-`python benches/quality.py [--pictures DIR]`. A real voice goes through the undisturbed path (Uplink, an
-engine that echoes, Downlink), and through nothing but the same codecs with ideal resampling between them.
-Both are compared with what was said, in the band that the line carries: where the two figures agree, the path
-has lost nothing. (Speech that is made shorter: `cargo test --release --test timescale -- --nocapture`.)
+`python benches/quality.py [--pictures DIR]`. Real speech goes through the undisturbed path at each rate and
+through Opus alone; then through calls on bad networks (`two_way.py`), and other people's judges and a
+search for clicks say what became of it (`ears.py`; the columns of judges that are not installed stay
+empty). Then come speech made shorter and longer, the noise in long holes, and the bridge's own sounds. The
+calls run in made-up time, so the figures are the same on every machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
+import functools
+import subprocess
+from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Uplink
-from pxbridge.personaplex.container import PageWriter
+from ears import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
+from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder
+from pxbridge.calls import sounds
 from pxbridge.wav import read_wav, resample, to_pcm
+from two_way import ENGINE_HZ, FRAME, TwoWay, engine_encoder
 
-Signal = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-SPEECH = Path(__file__).parents[1] / "tests" / "vectors" / "speech_24k.wav"
-ENGINE_HZ = 24_000
-BLOCK = 1920
-CHUNK_S = 0.02
+ROOT = Path(__file__).parents[1]
+SPEECH = ROOT / "tests" / "vectors" / "speech_24k.wav"
+CHUNK_MS = 20
 BAND = (100.0, 0.85)  # from 100 Hz to this share of half the line's rate: above lies every filter's edge
 ACTIVE_DB = 30.0
 EDGE = 4000  # samples at either end that are left out: filters, fades and the delay live there
@@ -33,53 +37,26 @@ FINE = 16  # steps in which a fraction of a sample is looked for
 CLAMP_DB = (-10.0, 60.0)
 
 
-def engine_encoder() -> OpusEncoder:
-    """As `sphn` encodes."""
-    return OpusEncoder(ENGINE_HZ, application="voip", bitrate_bps=24_750, complexity=9, frame_ms=80)
-
-
 def through_path(pcm: NDArray[np.int16], rate_hz: int) -> tuple[Signal, Signal]:
-    """What the engine hears (24 kHz), and what the caller hears of it."""
-    uplink, downlink = Uplink(rate_hz, gate_ms=0), Downlink(rate_hz, stream_sid="S")
-    reader, encoder, pages = OggOpusReader(ENGINE_HZ), engine_encoder(), PageWriter(1)
-    engine: list[NDArray[np.float32]] = []
-    waiting = np.zeros(0, np.float32)
-    caller: list[NDArray[np.int16]] = []
-
-    def take(messages: list[bytes]) -> None:
-        for message in messages:
-            event = json.loads(message)
-            if event["event"] == "media":
-                caller.append(np.frombuffer(base64.b64decode(event["media"]["payload"]), "<i2"))
-
-    reader.read(uplink.open(0.0))
-    for header in pages.headers():
-        downlink.receive(header, 0.0, uplink)
-    chunk = round(CHUNK_S * rate_hz)
-    for n in range(len(pcm) // chunk):
-        now_s = (n + 1) * CHUNK_S
-        if downlink.wake_s <= now_s:
-            take(downlink.poll(now_s))
-        payload = base64.b64encode(pcm[n * chunk : (n + 1) * chunk].tobytes()).decode()
-        ogg = uplink.receive(json.dumps({"event": "media", "media": {"payload": payload}}).encode(), now_s)
-        heard = reader.read(ogg or b"")
-        engine.append(heard)
-        waiting = np.concatenate([waiting, heard])
-        if len(waiting) >= BLOCK:
-            page = pages.page(encoder.encode(waiting[:BLOCK]), BLOCK)
-            waiting = waiting[BLOCK:]
-            take(downlink.receive(page, now_s, uplink))
-    return np.concatenate(engine).astype(float), np.concatenate(caller) / 32768.0
+    """What the engine hears (24 kHz), and what the caller hears of it when it is sent back."""
+    silence = np.zeros(0, np.float32)
+    engine = TwoWay(pcm, silence, rate_hz, CHUNK_MS).run().model_heard
+    return engine.astype(float), TwoWay(pcm, engine, rate_hz, CHUNK_MS).run().caller_heard.astype(float)
 
 
 def through_opus(pcm: NDArray[np.int16], rate_hz: int) -> tuple[Signal, Signal]:
     """The same by nothing but the codecs and ideal resampling."""
     writer, reader = OggOpusWriter(rate_hz), OggOpusReader(ENGINE_HZ)
     engine = reader.read(writer.headers() + writer.write(pcm) + writer.finish())
-    encoder, decoder = engine_encoder(), OpusDecoder(ENGINE_HZ)
-    blocks = engine[: len(engine) // BLOCK * BLOCK].reshape(-1, BLOCK)
-    back = np.concatenate([decoder.decode(encoder.encode(block)) for block in blocks])
+    back = engines_opus(engine, ENGINE_HZ)
     return engine.astype(float), resample(back, ENGINE_HZ, rate_hz).astype(float)
+
+
+def engines_opus(pcm: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """24 kHz through the engine's encoder and a decoder of `rate_hz`."""
+    encoder, decoder = engine_encoder(), OpusDecoder(rate_hz)
+    blocks = pcm[: len(pcm) // FRAME * FRAME].reshape(-1, FRAME)
+    return np.concatenate([decoder.decode(encoder.encode(block)) for block in blocks])
 
 
 def aligned(said: Signal, heard: Signal) -> tuple[Signal, Signal]:
@@ -136,11 +113,196 @@ def draw(file: Path, sounds: dict[str, Signal], rate_hz: int) -> None:
     figure.savefig(file, dpi=80)
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=Path, help="a folder for spectrograms")
-    pictures: Path | None = parser.parse_args().pictures
+WORDS = {
+    "human": "can you guarantee that the replacement part will be shipped tomorrow",
+    "caller": "hello i am calling to try this line can you tell me what i said",
+    "still-waiting": "thank you for waiting you will be connected as soon as a line is free",
+    "sorry": "i am sorry we have a technical problem please call again later goodbye",
+}
+"""What is said: a human voice and two made ones."""
+AGENT_FIRST = 2
+"""The agent begins with another sentence than the caller."""
+BETWEEN_S = 0.4
+AFTER_S = 2.5
+"""Time for what was late to be heard."""
+LINE_DBFS, AGENT_DBFS = -58.0, -64.0
+"""The background of a telephone line, and of an agent's voice."""
+
+STALLS = "; ".join(f"stall 1.5s at {at}s {{way}}" for at in (3, 8, 13))
+NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("undisturbed", "", {}),
+    ("phone's clock 0.2 % fast", "caller", {"phone": "drift +2000ppm"}),
+    ("phone's clock 0.2 % slow", "caller", {"phone": "drift -2000ppm"}),
+    ("jitter 0-80 ms, both networks", "", {"phone": "jitter 80ms", "engine": "jitter 80ms"}),
+    ("the phone stalls for 1.5 s", "model", {"phone": "stall 1.5s at 6.9s up"}),
+    ("three times", "model", {"phone": STALLS.format(way="up")}),
+    ("the engine stalls for 1.5 s", "caller", {"engine": "stall 1.5s at 7.3s down"}),
+    ("three times", "caller", {"engine": STALLS.format(way="down")}),
+)
+"""What happened, who hears of it if not both, and the networks. Real clocks are off by 0.01 %: minutes pass
+before anything has to be done about it."""
+SETTLED = LINE_HZ // 10
+"""Before that a line opens: with a fade."""
+TEMPOS = (0.05, -0.05, 0.29)
+
+
+@functools.cache
+def sentence(name: str) -> NDArray[np.float32]:
+    """One of WORDS, at 24 kHz."""
+    if name == "human":
+        return read_wav(SPEECH).samples
+    data = resources.files("pxbridge").joinpath(f"assets/{name}.ogg").read_bytes()
+    pcm: NDArray[np.float32] = OggOpusReader(ENGINE_HZ).read(data)
+    return pcm
+
+
+def hiss(samples: int, dbfs: float, seed: int) -> NDArray[np.float32]:
+    """A background, darker than white noise."""
+    white = np.random.default_rng(seed).standard_normal(samples + 1)
+    noise: NDArray[np.float32] = (white[1:] + 0.5 * white[:-1]).astype(np.float32)
+    return noise * np.float32(10 ** (dbfs / 20) / 1.25**0.5)
+
+
+def talk(first: int, dbfs: float) -> tuple[NDArray[np.float32], list[str]]:
+    """All of WORDS from one of them on, at 24 kHz, and as a list."""
+    names = list(WORDS)[first:] + list(WORDS)[:first]
+    pause = np.zeros(int(BETWEEN_S * ENGINE_HZ), np.float32)
+    pieces = [piece for name in names for piece in (sentence(name), pause)]
+    voice = np.concatenate([pause, *pieces, np.zeros(int(AFTER_S * ENGINE_HZ), np.float32)])
+    return voice + hiss(len(voice), dbfs, first), " ".join(WORDS[name] for name in names).split()
+
+
+def to_line(pcm: NDArray[np.float32]) -> Signal:
+    """What the model heard or was said at 24 kHz, as the line has it."""
+    return np.clip(resample(pcm, ENGINE_HZ, LINE_HZ), -1.0, 1.0).astype(float)
+
+
+def row(name: str, *cells: object) -> None:
+    shown = [
+        "" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells
+    ]
+    print("| " + " | ".join([name, *shown]) + " |", flush=True)
+
+
+class Side(NamedTuple):
+    """One end's part of a call: what it is to hear, the same through the codecs alone, and its words."""
+
+    said: Signal
+    alone: Signal
+    words: list[str]
+
+
+def judged(name: str, who: str, side: Side, heard: Signal, *, in_time: bool = True) -> None:
+    errors = word_errors(side.words, heard)
+    row(
+        name,
+        who,
+        pesq_mos(side.said, heard) if in_time else None,
+        plc_mos(heard),
+        dns_mos(heard),
+        None if errors is None else f"{errors:.0%}",
+        len(clicks(side.alone, heard)),
+    )
+
+
+def both_ends(call: TwoWay) -> dict[str, Signal]:
+    """What was heard at 8 kHz, from the agent's first sound on."""
+    begin = round(call.downlink.stats()["first_audio_us"] * LINE_HZ / 1e6)
+    return {"model": to_line(call.model_heard), "caller": call.caller_heard[begin:].astype(float)}
+
+
+def calls(pictures: Path | None) -> None:
+    """What both ends hear of calls on bad networks."""
+    caller, caller_words = talk(0, LINE_DBFS)
+    agent, agent_words = talk(AGENT_FIRST, AGENT_DBFS)
+    said = to_pcm(resample(caller, ENGINE_HZ, LINE_HZ))
+    writer, reader = OggOpusWriter(LINE_HZ), OggOpusReader(ENGINE_HZ)
+    to_model = to_line(reader.read(writer.headers() + writer.write(said) + writer.finish()))
+    to_caller = engines_opus(agent, LINE_HZ).astype(float)
+    straight = both_ends(TwoWay(said, agent).run())
+    sides = {
+        "model": Side(said / 32768.0, to_model[: len(straight["model"])], caller_words),
+        "caller": Side(to_line(agent), to_caller[: len(straight["caller"])], agent_words),
+    }
+    for who, side in sides.items():
+        apart = np.abs(straight[who] - side.alone)[SETTLED:].max() * 32768
+        print(f"\nUndisturbed, what the {who} hears is Opus alone to within {apart:.1f} steps of 16 bits.")
+    print("\n| what happened | heard by | PESQ | PLCMOS | DNSMOS | wrong words | clicks |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for who, side in sides.items():
+        judged("nothing but Opus", who, side, side.alone)
+    for name, whom, networks in NETWORKS:
+        heard = both_ends(TwoWay(said, agent, **networks).run())
+        for who, side in sides.items():
+            if whom in ("", who):
+                judged(name, who, side, heard[who], in_time="stall" not in str(networks))
+        if pictures is not None:
+            draw(pictures / f"call_{'_'.join(name.split())}.png", heard, LINE_HZ)
+    tempos(sides["model"])
+
+
+def tempos(side: Side) -> None:
+    """The time scaler over all of it, speech and pauses alike."""
+    build = ["cargo", "build", "-q", "--release", "-p", "pxbridge-core", "--example", "tempo"]
+    try:
+        subprocess.run(build, cwd=ROOT, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"\n(speech made shorter and longer needs cargo: {error})")
+        return
+    tempo = ROOT / "target" / "release" / "examples" / "tempo"
+    for share in TEMPOS:
+        pcm = to_pcm(side.said.astype(np.float32)).tobytes()
+        done = subprocess.run([tempo, str(LINE_HZ), str(share)], input=pcm, capture_output=True, check=True)
+        heard = np.frombuffer(done.stdout, "<i2") / 32768.0
+        change = f"{abs(share):.0%} {'shorter' if share > 0 else 'longer'}"
+        judged(change, "", side, heard, in_time=False)
+
+
+def level_dbfs(pcm: Signal) -> float:
+    return float(10 * np.log10(np.mean(pcm**2) + 1e-12))
+
+
+def active_dbfs(pcm: Signal) -> float:
+    """The level of the 20 ms pieces within ACTIVE_DB of the loudest."""
+    frames = pcm[: len(pcm) // 160 * 160].reshape(-1, 160)
+    power = np.mean(frames**2, axis=1)
+    return float(10 * np.log10(np.mean(power[power > power.max() * 10 ** (-ACTIVE_DB / 10)])))
+
+
+def octaves_db(pcm: Signal) -> Signal:
+    """Levels from 125 Hz to 4 kHz."""
+    spectrum = np.abs(np.fft.rfft(pcm)) ** 2
+    hz = np.fft.rfftfreq(len(pcm), 1 / LINE_HZ)
+    edges = (125, 250, 500, 1000, 2000, 4000)
+    bands = [spectrum[(hz >= low) & (hz < 2 * low)].mean() for low in edges[:-1]]
+    levels: Signal = 10 * np.log10(np.array(bands))
+    return levels
+
+
+def own_sounds() -> None:
+    """What the bridge itself puts on the line."""
+    agent, _ = talk(AGENT_FIRST, AGENT_DBFS)
+    caller = hiss(len(agent), LINE_DBFS, 1)
+    said = to_pcm(resample(caller, ENGINE_HZ, LINE_HZ))
+    quiet = TwoWay(said, agent[: 4 * ENGINE_HZ], engine="stall 3s at 5s down")
+    quiet.agent = np.concatenate([quiet.agent, hiss(20 * ENGINE_HZ, AGENT_DBFS, 2)])
+    heard = quiet.run().caller_heard.astype(float)
+    noise, line = (heard[int(at_s * LINE_HZ) : int((at_s + 2) * LINE_HZ)] for at_s in (5.5, 8.5))
+    apart = np.abs(octaves_db(noise) - octaves_db(line)).max()
+    print(f"\nNoise in a long hole, against the line's own: {level_dbfs(noise) - level_dbfs(line):+.1f} dB;")
+    print(f"no octave is off by more than {apart:.1f} dB.")
+    print("\n| sound | level, dBFS | peak | first and last 20 ms |")
+    print("|---|--:|--:|--:|")
+    row("a human voice", f"{active_dbfs(to_line(sentence('human'))):.1f}", "", "")
+    for name in sounds.Sound:
+        pcm = sounds.sound(name, LINE_HZ).astype(float)
+        peak = 20 * np.log10(np.abs(pcm).max())
+        ends = f"{level_dbfs(pcm[:160]):.0f}, {level_dbfs(pcm[-160:]):.0f}"
+        row(name.value, f"{active_dbfs(pcm):.1f}", f"{peak:.1f}", ends)
+
+
+def undisturbed(pictures: Path | None) -> None:
+    """The path against Opus alone, on every kind of line."""
     speech = read_wav(SPEECH)
     print(
         "| line | heard by | seg SNR, dB: path | Opus alone | log-spectral distance, dB: path | Opus alone |"
@@ -163,6 +325,16 @@ def main() -> None:
         if pictures is not None:
             heard = {name: aligned(said, each[1])[1] for name, each in (("path", path), ("Opus", alone))}
             draw(pictures / f"quality_{line_hz}.png", {"said": aligned(said, said)[0], **heard}, line_hz)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, help="a folder for spectrograms")
+    pictures: Path | None = parser.parse_args().pictures
+    undisturbed(pictures)
+    calls(pictures)
+    own_sounds()
 
 
 if __name__ == "__main__":
