@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.call.rig import Bridge, bridge, speech
 from tests.virtual_time import run
 
+from pxbridge import settings
+from pxbridge.bridge import HASTE_S
+from pxbridge.bridge import run as run_bridge
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S
-from pxbridge.exotel.phone import Phone, Script
+from pxbridge.exotel.phone import Phone, Script, place_call
 from pxbridge.listening import loudness_dbfs
 from pxbridge.personaplex.rehearsal import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 NEVER_S = 600.0
 
@@ -62,3 +76,60 @@ def test_a_call_whose_agent_is_silent_ends_at_once(at_s: float) -> None:
     phone, took_s = run(main())
     assert phone.close_code == 1012
     assert took_s < 1.5
+
+
+@asynccontextmanager
+async def process() -> AsyncIterator[str]:
+    """A bridge as its process runs it, that would let calls go on for long; the URL that Exotel dials."""
+    ready: asyncio.Queue[str] = asyncio.Queue()
+    flags = {"port": 0, "console_port": 0, "drain_s": NEVER_S, "keep_records": False}
+    running = asyncio.create_task(
+        run_bridge(settings.load(flags, {}), Console(file=io.StringIO()), ready.put_nowait)
+    )
+    try:
+        yield await ready.get()
+        assert await running == 0
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_calls_in_a_moment_which_the_first_lets_go_on(first: signal.Signals) -> None:
+    async def main() -> None:
+        async with process() as url:
+            phone = Phone(Script(hang_up_at_s=NEVER_S))
+            call = asyncio.create_task(place_call(url, phone))
+            await asyncio.sleep(5.0)
+            os.kill(os.getpid(), first)
+            await asyncio.sleep(30.0)
+            assert not call.done(), "it may go on"
+            os.kill(os.getpid(), signal.SIGTERM)
+            told_s = phone.spoken_s
+            await call
+            assert phone.close_code == 1001
+            assert phone.duration_s - told_s < HASTE_S
+
+    run(main(), limit_s=NEVER_S)
+
+
+def test_a_phone_that_does_not_answer_the_close_is_given_a_moment() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with process() as url:
+            reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+            writer.write(
+                b"GET /exotel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            assert b"101" in await reader.readline()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(1.0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            told_s = loop.time()
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()  # its close, and then the end
+            assert loop.time() - told_s == pytest.approx(HASTE_S, abs=0.1)
+            writer.close()
+
+    run(main(), limit_s=NEVER_S)

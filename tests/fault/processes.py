@@ -32,7 +32,7 @@ QUIET = {
 }
 """A bridge that minds nothing but its calls."""
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 """Far more than anything here takes, and a busy machine is no failure."""
 
 
@@ -53,7 +53,7 @@ def free_port() -> int:
     return port
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """A running process and what it has printed."""
 
@@ -106,22 +106,30 @@ async def program(*arguments: str, environ: Mapping[str, str] | None = None) -> 
         await reader
 
 
-@dataclass
+@dataclass(eq=False)
 class BridgeProcess(Program):
     """A bridge that takes calls."""
 
     port: int = 0
+    state: Path = Path()
+    """Its folder."""
+    began_in_s: float = 0.0
+    """What its start took: on a machine that is busy, its end takes longer too."""
     phones: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/exotel"
 
-    async def call(self, script: Script | None = None, line: Line | None = None) -> Phone:
-        """A call that goes on by itself until somebody ends it; returns when it is live."""
+    async def call(self, script: Script | None = None, line: Line | None = None, *, port: int = 0) -> Phone:
+        """A call that goes on by itself until somebody ends it; returns when it is live.
+
+        It is placed at `port`, if that leads to the bridge too.
+        """
         before = self.log.count('"call live"')
         phone = Phone(script or Script(hang_up_at_s=600.0), line)
-        self.phones.append(asyncio.create_task(place_call(self.url, phone)))
+        url = f"ws://127.0.0.1:{port or self.port}/exotel"
+        self.phones.append(asyncio.create_task(place_call(url, phone)))
         await until(lambda: self.log.count('"call live"') > before, "a call is live")
         return phone
 
@@ -147,17 +155,21 @@ async def bridge_process(
     """A bridge on `port` (0: any); `settings` by name."""
     given = {f"PXBRIDGE_{name.upper()}": value for name, value in settings.items()}
     async with contextlib.AsyncExitStack() as stack:
-        state = stack.enter_context(tempfile.TemporaryDirectory())
-        own = {**QUIET, "PXBRIDGE_PORT": str(port), "PXBRIDGE_STATE_DIR": state}
+        state = Path(settings.get("state_dir") or stack.enter_context(tempfile.TemporaryDirectory()))
+        (state / "tmp").mkdir(exist_ok=True)
+        own = {**QUIET, "PXBRIDGE_PORT": str(port), "PXBRIDGE_STATE_DIR": str(state)}
+        own["TMPDIR"] = str(state / "tmp")
+        began_s = time.monotonic()
         started = await stack.enter_async_context(
             program("pxbridge", environ={**own, **given, **(environ or {})})
         )
-        bridge = BridgeProcess(started.process, started.lines)
+        bridge = BridgeProcess(started.process, started.lines, state=state)
         await until(
             lambda: bridge.said(" takes calls at ") or started.process.returncode is not None,
             "the bridge has started",
         )
         assert started.process.returncode is None, bridge.log
+        bridge.began_in_s = time.monotonic() - began_s
         line = next(line for line in bridge.lines if " takes calls at " in line)
         bridge.port = int(line.split()[-1].removesuffix("/exotel").rpartition(":")[2])
         try:
@@ -168,7 +180,7 @@ async def bridge_process(
             await asyncio.gather(*bridge.phones, return_exceptions=True)
 
 
-@dataclass
+@dataclass(eq=False)
 class EngineProcess(Program):
     """A rehearsal engine."""
 
