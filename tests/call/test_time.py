@@ -17,6 +17,7 @@ from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.calls.events import Event, Kind
 from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.listening import Hearing, listen
@@ -39,6 +40,8 @@ class Talk(NamedTuple):
     record: CallRecord
     hearing: Hearing
     engine_ready_s: float
+    course: list[tuple[float, float]]
+    """When the counters were read, and how much of the agent's sound had been made up by then, in seconds."""
 
     def delays_s(self, from_s: float = 0.0, to_s: float = 1e9) -> list[float]:
         """Of the words spoken in a span."""
@@ -51,6 +54,16 @@ class Talk(NamedTuple):
         """The lengths of the player's holes; the agent's first second is a beginning."""
         since_s = self.engine_ready_s + SETTLING_S if from_s is None else from_s
         return [hole.duration_s for hole in self.phone.player.holes if since_s <= hole.at_s < to_s]
+
+    def made_up_s(self, from_s: float = 0.0, to_s: float = 1e9) -> float:
+        """What was concealed or filled with noise in a span: missing sound that is no silence."""
+        spans = [made_up_s for at_s, made_up_s in self.course if from_s <= at_s < to_s]
+        return spans[-1] - spans[0]
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest time for which the engine's audio was missing, whatever was heard instead."""
+        return self.record.stats["downlink"]["longest_hole_us"] / 1e6
 
 
 def talk(
@@ -73,6 +86,13 @@ def talk(
         prompt_s: What the engine needs for its prompts.
     """
 
+    course = []
+
+    def watch(record: CallRecord, event: Event) -> None:
+        if event.kind is Kind.COUNTERS and (down := record.stats.get("downlink")):
+            made_up_s = (down["concealed"] + down["noise"]) / record.rate_hz
+            course.append((event.at_s - (record.started_s or 0.0), made_up_s))
+
     async def hold() -> tuple[Phone, CallRecord]:
         words = np.tile(speech(), int(length_s / 5) + 1)
         script = Script(words, speak_at_s=prompt_s + 0.5, hang_up_at_s=length_s)
@@ -83,6 +103,7 @@ def talk(
             handshake_timeout_s=10.0,
             engine_network=engine_network,
             limits=CallLimits(),
+            watchers=[watch],
         ) as there:
             async with Relay(there.listener.port, parse_network(below)) as relay:
                 port = relay.port if below else there.listener.port
@@ -91,7 +112,7 @@ def talk(
 
     phone, record = run(hold(), limit_s=length_s + 60)
     hearing = listen(phone.said, phone.player.heard, 8000, longest_delay_s=LONGEST_DELAY_S)
-    return Talk(phone, record, hearing, prompt_s)
+    return Talk(phone, record, hearing, prompt_s, course)
 
 
 @pytest.mark.parametrize("prompt_s", [0.0, 5.0])
@@ -137,6 +158,7 @@ def test_a_stall_of_the_phone_leaves_no_delay_and_the_agent_goes_on(stalls: str)
     call = talk(100, ends_s(network)[-1] + 6.5, network)
     assert_recovers(call, network)
     assert max(call.holes_s(), default=0.0) <= 0.250
+    assert call.longest_gap_s <= 0.250
 
 
 @pytest.mark.parametrize("stalls", STALLS.values(), ids=STALLS.keys())
@@ -145,7 +167,9 @@ def test_a_stall_of_the_engines_network_leaves_no_delay(stalls: str, way: str) -
     network = on(way, stalls)
     call = talk(100, ends_s(network)[-1] + 6.5, engine=network)
     assert_recovers(call, network)
-    assert call.holes_s() == []  # the caller hears the line's noise meanwhile
+    assert call.holes_s() == []  # the caller hears the line's noise meanwhile, and nothing longer than that:
+    lasted_s = sum(stall.duration_s for stall in parse_network(stalls).stalls)
+    assert call.made_up_s() <= lasted_s + 0.1 * len(ends_s(stalls))
 
 
 def test_an_engine_that_does_not_answer_is_not_fed_for_ever() -> None:
@@ -155,17 +179,30 @@ def test_an_engine_that_does_not_answer_is_not_fed_for_ever() -> None:
     assert call.record.stats["uplink"]["withheld"] > 8 * 8000
 
 
-JITTER = "jitter 80ms {way} from 4s to 24s"
+JITTER = "jitter 80ms {way} from 4s to 74s"
+KNOWN_S = 14
+"""It takes ten seconds to know a line."""
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("side", ["phone", "engine"])
 def test_jitter_makes_no_holes_and_no_more_delay_than_itself_and_goes_with_it(side: str, way: str) -> None:
     jitter = JITTER.format(way=way)
-    call = talk(100, 38, below=jitter) if side == "phone" else talk(100, 38, engine=jitter)
-    assert call.delay_s(0.95, 4, 24) <= FLOOR_S[100] + 0.080 + 0.040
-    assert len(call.holes_s(14, 24)) <= 1  # it takes ten seconds to know a line
-    assert call.delay_s(0.5, 34) <= LIMIT_S[100]
+    call = talk(100, 90, below=jitter) if side == "phone" else talk(100, 90, engine=jitter)
+    assert call.delay_s(0.95, 4, 74) <= FLOOR_S[100] + 0.080 + 0.040
+    assert len(call.holes_s(KNOWN_S, 74)) <= 1  # a minute of it
+    assert call.made_up_s(KNOWN_S, 74) <= 0.250  # a packet of concealment now and then
+    assert call.longest_gap_s <= 0.080
+    assert call.delay_s(0.5, 84) <= LIMIT_S[100]
+
+
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_jitter_on_both_of_the_engines_ways_at_once_goes_with_it(chunk_ms: int) -> None:
+    call = talk(chunk_ms, 90, engine=JITTER.format(way=""))
+    assert call.delay_s(0.95, 4, 74) <= FLOOR_S[chunk_ms] + 2 * 0.080 + 0.040
+    assert len(call.holes_s(KNOWN_S, 74)) <= 1
+    assert call.made_up_s(KNOWN_S, 74) <= 0.600
+    assert call.delay_s(0.5, 84) <= LIMIT_S[chunk_ms]
 
 
 @pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
