@@ -24,6 +24,7 @@ from tests.virtual_time import run
 
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
+from pxbridge.calls.record import Outcome
 from pxbridge.calls.recording import Recorder
 from pxbridge.calls.summary import outcome
 from pxbridge.exotel.phone import HangUp, Line, Script
@@ -47,8 +48,15 @@ HARD_SLOTS = (3, 6)
 """Engines, and slots of each: fewer than calls, so that some wait, and all the more when one is killed."""
 HARD_S = 20.0
 HARD_KILLED_EVERY_S = 2.0
-DEFINED = {"completed", "abandoned", "no_engine", "engine_failed", "engine_lost"}
-"""What may become of a call when engines are too few: `pxbridge.calls.summary.outcome`."""
+DEFINED = {
+    Outcome.COMPLETED,
+    Outcome.ABANDONED,
+    Outcome.NO_ENGINE,
+    Outcome.ENGINE_FAILED,
+    Outcome.ENGINE_LOST,
+    Outcome.PHONE_LOST,  # a phone that breaks off
+}
+"""What may become of a call when engines are too few."""
 
 
 def descriptors() -> int:
