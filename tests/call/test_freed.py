@@ -54,8 +54,9 @@ OTHER_SIDES = (
 )
 """The simulated phones and engines, which here live in the same process."""
 
-PARTING_S = 0.3
-"""What the engine's closing handshake takes after the call's end, and the pool's pause after that."""
+PARTING_S = 2.5
+"""What the engine's closing handshake takes after the call's end, the pool's pause after that, and the moment
+for which a session in the making waits for another call."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
-from pxbridge.calls.conversation import CallLimits, Conversation
+from pxbridge.calls.conversation import CallLimits, Conversation, Standing
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.record import CallRecord, Ending, Outcome, Party, Phase
@@ -128,6 +128,8 @@ class Call:
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
         self._unknown: set[str] = set()
+        self._standing = Standing(engines.place())
+        self._left_engine = asyncio.Event()
         self._rate_check: asyncio.TimerHandle | None = None
         self._alarm = alarms.alarm(self._tick)
         self._longest: asyncio.TimerHandle | None = None
@@ -160,6 +162,7 @@ class Call:
                         await self._let_sentence_end()
                     conversation.cancel()
                     await asyncio.wait([conversation])
+                    self._left_engine.set()
                     self.hush()
                 if ending.last_words:
                     await self._let_last_words_out()
@@ -168,6 +171,7 @@ class Call:
             ending = Ending(Party.BRIDGE, "internal error", 1011, outcome=Outcome.FAULT)
             raise
         finally:
+            self._left_engine.set()
             self._alarm.cancel()
             for timer in (self._rate_check, self._longest):
                 if timer is not None:
@@ -189,6 +193,15 @@ class Call:
             return False
         paused_s = self._downlink.paused_s
         return paused_s is not None and paused_s < SENTENCE_PAUSE_S
+
+    def take_over(self, older: Call) -> None:
+        """Goes on with a phone call that came in on another connection before, which is about to end."""
+        self._standing = Standing(
+            older._standing.place,
+            older._standing.said + "".join(older.record.words),
+            older.record.phase in (Phase.PROMPTING, Phase.LIVE, Phase.FAILOVER),
+            older._left_engine,
+        )
 
     def end(
         self, reason: str, code: int = 1000, *, last_words: bool = False, outcome: Outcome | None = None
@@ -222,7 +235,7 @@ class Call:
         for note in (*notes, *more):
             self.tell(Kind.NOTE, text=note)
         self._persona, self._spotter = persona, persona.spotter()
-        talk = Conversation(self, self._engines, persona, self._limits, self._clock)
+        talk = Conversation(self, self._engines, persona, self._limits, self._clock, self._standing)
         if persona.max_duration_s is not None:
             over = Ending(Party.BRIDGE, "the persona's longest call is over", last_words=True, sentence=True)
             self._longest = self._loop.call_later(persona.max_duration_s, self._finish, over)

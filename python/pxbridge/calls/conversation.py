@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.persona import Persona
     from pxbridge.calls.record import CallRecord
     from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.pool import EnginePool, Lease
+    from pxbridge.personaplex.pool import EnginePool, Lease, Place
 
 TOLD_LIMIT: Final = 600
 """Characters of what the agent has said that the next engine is told: some 150 tokens, 12 s of its 240 s."""
@@ -48,6 +48,9 @@ CUT_OFF_S: Final = 0.1
 
 BETWEEN_TRIES_S: Final = 0.2
 """Engines that fail at once are not tried as fast as they fail."""
+
+TAKE_OVER_S: Final = 5.0
+"""What the session of a call's older connection has to close, with some air; then there are others."""
 
 CHECK_EVERY_S: Final = 0.5
 """How often a live engine is looked at."""
@@ -73,6 +76,23 @@ class CallLimits:
     failover_timeout_s: float = 20.0
     engine_silent_s: float = 2.5
     phone_silent_s: float = 30.0
+
+
+@dataclass
+class Standing:
+    """Where a phone call stands, on whichever of its connections: a second one takes over from the first.
+
+    Attributes:
+        place: Among the calls that want an engine.
+        said: What the agent has said on connections before.
+        engaged: On the one before, an engine was the caller's, or was becoming so.
+        free: Set as soon as the one before has let go of it.
+    """
+
+    place: Place
+    said: str = ""
+    engaged: bool = False
+    free: asyncio.Event | None = None
 
 
 class Line(OwnVoice, Protocol):
@@ -137,6 +157,7 @@ class Conversation:
         persona: Whom the caller speaks with.
         limits: How long things may take.
         clock: Seconds, monotonic.
+        standing: Where the call stands.
     """
 
     def __init__(
@@ -146,7 +167,9 @@ class Conversation:
         persona: Persona,
         limits: CallLimits,
         clock: Callable[[], float],
+        standing: Standing,
     ) -> None:
+        self._standing = standing
         self._line = line
         self._engines = engines
         self._persona = persona
@@ -209,12 +232,14 @@ class Conversation:
             NoEngineFree: None was free for as long as the caller may wait, or too many wait already.
         """
         self._enter(Phase.PROMPTING)
+        if (taken_over := await self._same_engine()) is not None:
+            return taken_over
         tried: frozenset[EngineAddress] = frozenset()
         failure: EngineError | None = None
         try:
             while True:
                 try:
-                    lease = await self._engines.lease(self._prompts, tried)
+                    lease = await self._engines.lease(self._prompts, tried, self._standing.place)
                 except NoEngineFree as none_free:
                     if isinstance(failure, EngineRejected):
                         raise failure from none_free  # waiting would not make the persona better
@@ -226,6 +251,24 @@ class Conversation:
                     tried |= {lease.engine}
         finally:
             del failure  # it knows this frame, and with it the whole call
+
+    async def _same_engine(self) -> tuple[Lease, Session] | None:
+        """What the connection before had: its session if that is still in the making, or else its slot."""
+        if self._standing.free is not None:
+            await self._standing.free.wait()
+        if not self._standing.engaged:
+            return None
+        with contextlib.suppress(TimeoutError, EngineError):
+            async with asyncio.timeout(TAKE_OVER_S):
+                lease = await self._lease_ahead(frozenset())
+            return lease, await self._prompt(lease)
+        return None
+
+    async def _lease_ahead(self, avoid: frozenset[EngineAddress]) -> Lease:
+        """An engine for a conversation under way."""
+        knowing = told(self._persona, self._standing.said + "".join(self._line.record.words))
+        soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
+        return await self._engines.lease_ahead(self._prompts if soonest else knowing, knowing, avoid)
 
     async def _prompt(self, lease: Lease) -> Session:
         """A lease's session; the lease is given back if there is none."""
@@ -246,9 +289,12 @@ class Conversation:
         """An engine when it is the caller's turn, with announcements and music until then."""
         self._enter(Phase.WAITING, reason=str(why))
         try:
-            async with self._hearing(entertain(self._line)), asyncio.timeout(self._limits.max_wait_s):
+            since_s = self._standing.place.since_s
+            waited_s = 0.0 if since_s is None else self._clock() - since_s
+            left_s = self._limits.max_wait_s - waited_s
+            async with self._hearing(entertain(self._line)), asyncio.timeout(left_s):
                 while True:
-                    lease = await self._engines.lease_in_turn(self._prompts)
+                    lease = await self._engines.lease_in_turn(self._prompts, self._standing.place)
                     with contextlib.suppress(EngineError):
                         return lease, await self._prompt(lease)
                     await asyncio.sleep(BETWEEN_TRIES_S)
@@ -337,11 +383,7 @@ class Conversation:
         try:
             async with asyncio.timeout(self._limits.failover_timeout_s):
                 while True:
-                    knowing = told(self._persona, "".join(record.words))
-                    soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
-                    lease = await self._engines.lease_ahead(
-                        self._prompts if soonest else knowing, knowing, avoid
-                    )
+                    lease = await self._lease_ahead(avoid)
                     avoid |= {lease.engine}
                     with contextlib.suppress(EngineError):
                         return lease, await self._prompt(lease)

@@ -128,6 +128,7 @@ class Exchange:
             return
         if (older := self._by_id.get(call_id)) is not None:
             log.warning("connected a second time; the newer connection goes on")
+            call.take_over(older)
             older.end("replaced by a second connection for the same call", outcome=Outcome.REPLACED)
         self._by_id[call_id] = call
 

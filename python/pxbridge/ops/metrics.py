@@ -65,8 +65,10 @@ DIRECTIONS = {"uplink": "to_engine", "downlink": "to_phone"}
 class Engines(Protocol):
     """What is asked of the pool."""
 
-    waiting: int
-    """Calls that wait for an engine."""
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for an engine."""
+        ...
 
     def snapshot(self) -> Mapping[str, Mapping[str, int]]:
         """For each engine, by name: how many of its slots are in which state."""

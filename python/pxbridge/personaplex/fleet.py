@@ -295,6 +295,20 @@ class Fleet:
             case _:
                 raise EngineLost(f"{slot.engine.address}: its lease went to another bridge")
 
+    def put_ahead(self, slot: Slot) -> Preparing | None:
+        """What is made for a call that is gone may be another's; None, and it ends, if that cannot be."""
+        match slot.state:
+            case Opening(grant, attempt):
+                slot.state = preparing = Preparing(grant, attempt, self.clock())
+                failed = attempt.task.done() and (attempt.task.cancelled() or attempt.task.exception())
+                if not failed and self._is_current(slot):
+                    self.changes.happened()
+                    return preparing
+            case _:
+                pass
+        self.cool(slot)
+        return None
+
     def lost(self, slot: Slot) -> None:
         """A call's session died under it."""
         self._proven(slot)

@@ -7,7 +7,9 @@ only conversations whose engine died go ahead of them. A slot's states are `pxbr
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
+import itertools
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -20,6 +22,7 @@ from pxbridge.personaplex.slots import (
     Elsewhere,
     Idle,
     Live,
+    Opening,
     Preparing,
     Prompts,
     Slot,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from pxbridge.personaplex.client import EngineAddress, Session
     from pxbridge.personaplex.fleet import Opener
 
-__all__ = ["EnginePool", "Lease", "PoolLimits", "Prompts", "SlotState"]
+__all__ = ["EnginePool", "Lease", "Place", "PoolLimits", "Prompts", "SlotState"]
 
 RETRY_S: Final = 0.25
 """How often the first in the queue looks again, for what nobody tells: a breaker's pause, another bridge."""
@@ -63,6 +66,18 @@ class PoolLimits:
     max_waiting: int = 20
 
 
+@dataclass(eq=False, slots=True)
+class Place:
+    """Where a call stands among those that want an engine: whoever came first has the lower number.
+
+    Attributes:
+        since_s: When it began to wait; None while it does not.
+    """
+
+    number: int
+    since_s: float | None = None
+
+
 class Lease:
     """One slot, held by one call until `release`, or until another bridge has it.
 
@@ -71,12 +86,13 @@ class Lease:
         warm: Whether its session was prompted ahead.
     """
 
-    def __init__(self, fleet: Fleet, slot: Slot) -> None:
+    def __init__(self, fleet: Fleet, slot: Slot, leave: Callable[[Slot], None]) -> None:
         self.engine = slot.engine.address
         self.warm = isinstance(slot.state, Live)
         self._fleet = fleet
         self._slot: Slot | None = slot
         self._grant = slot.grant
+        self._leave = leave
 
     @property
     def _held(self) -> Slot | None:
@@ -101,9 +117,9 @@ class Lease:
         self._slot = None
 
     def release(self) -> None:
-        """Gives the slot back; its session is closed."""
+        """Gives the slot back. Its session is closed, but one in the making may be of use to another call."""
         if (slot := self._held) is not None:
-            self._fleet.leave(slot)
+            self._leave(slot)
         self._slot = None
 
 
@@ -133,8 +149,6 @@ class EnginePool:
         limits: PoolLimits | None = None,
         answers: Callable[[EngineAddress], Awaitable[bool]] = probe.answers,
     ) -> None:
-        self.waiting = 0
-        """Calls that wait for a slot."""
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
         self._fleet = Fleet(capacity, open_session, self._store)
@@ -150,7 +164,8 @@ class EnginePool:
         self._turn = 0
         self._promised: deque[float] = deque()  # until when
         self._urgent = 0  # conversations without an engine
-        self._queue = asyncio.Lock()  # whoever holds it is the first of those who wait; it is fair
+        self._places = itertools.count(1)
+        self._queue: list[Place] = []  # of those who wait, in the order in which they came
         self.replace_engines(addresses)
         self.keep_warm(warm or {})
 
@@ -178,6 +193,11 @@ class EnginePool:
         self._warming.want(warm)
 
     # -- what is known --------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a slot."""
+        return len(self._queue)
 
     @property
     def free(self) -> int:
@@ -253,40 +273,61 @@ class EnginePool:
 
     # -- leases ---------------------------------------------------------------------------------------
 
-    async def lease(self, prompts: Prompts, avoid: frozenset[EngineAddress] = NONE) -> Lease:
+    def place(self) -> Place:
+        """The place of a call that has just come, behind all others'."""
+        return Place(next(self._places))
+
+    def _is_first(self, place: Place) -> bool:
+        return not self._queue or place.number <= self._queue[0].number
+
+    async def lease(
+        self, prompts: Prompts, avoid: frozenset[EngineAddress] = NONE, place: Place | None = None
+    ) -> Lease:
         """A slot, at once.
 
         Args:
             prompts: What its engine is or will be told.
             avoid: Engines already tried for this call.
+            place: The call's; None: it has just come.
 
         Raises:
-            NoEngineFree: There is none, or others wait for one.
+            NoEngineFree: There is none, or others who came before wait for one.
         """
         if self._promised and not avoid:
             self._promised.popleft()  # it has come
-        if not self.waiting and (lease := await self._take(prompts, avoid)) is not None:
+        first = self._is_first(place or self.place())
+        if first and (lease := await self._take(prompts, avoid)) is not None:
             return lease
         states = ", ".join(f"{n} {state}" for state, n in sorted(self.states().items()))
         raise NoEngineFree(f"no engine is free ({states})")
 
-    async def lease_in_turn(self, prompts: Prompts) -> Lease:
+    async def lease_in_turn(self, prompts: Prompts, place: Place | None = None) -> Lease:
         """A slot as soon as there is one for those who came before and one more; the caller bounds the time.
+
+        Args:
+            prompts: What its engine is told.
+            place: The call's; None: it has just come. One that waited already is not turned away.
 
         Raises:
             NoEngineFree: Too many wait already.
         """
-        if self.waiting >= self._limits.max_waiting:
-            raise NoEngineFree(f"{self.waiting} calls wait for an engine already")
-        self.waiting += 1
+        place = place or self.place()
+        if place.since_s is None:
+            if self.waiting >= self._limits.max_waiting:
+                raise NoEngineFree(f"{self.waiting} calls wait for an engine already")
+            place.since_s = self._fleet.clock()
+        bisect.insort(self._queue, place, key=lambda each: each.number)
         try:
-            async with self._queue:
-                while self._urgent or (lease := await self._take(prompts, NONE)) is None:
+            while True:
+                if self._is_first(place) and not self._urgent:
+                    if (lease := await self._take(prompts, NONE)) is not None:
+                        place.since_s = None
+                        return lease
                     await self._ask_for_warm()
-                    await self._fleet.changes.wait(RETRY_S)
+                await self._fleet.changes.wait(RETRY_S)
         finally:
-            self.waiting -= 1
-        return lease
+            self._queue.remove(place)
+            self._fleet.changes.happened()  # for the next of them
 
     async def lease_ahead(self, prompts: Prompts, told: Prompts, avoid: frozenset[EngineAddress]) -> Lease:
         """A slot as soon as there is one, ahead of all who wait: for a conversation whose engine died.
@@ -348,4 +389,11 @@ class EnginePool:
             self._warming.called(prompts)
             self._turn += 1
             slot.engine.turn = self._turn
-            return Lease(self._fleet, slot)
+            return Lease(self._fleet, slot, self._leave)
+
+    def _leave(self, slot: Slot) -> None:
+        """A call lets go of a slot. Where nothing looks after what is ahead of calls, it is closed."""
+        if self._upkeep and isinstance(slot.state, Opening):
+            self._warming.adopt(slot)
+        else:
+            self._fleet.leave(slot)

@@ -24,6 +24,10 @@ UPKEEP_EVERY_S: Final = 1.0
 """How often sessions are counted although nothing happened: for their age."""
 
 
+SPARE_S: Final = 1.0
+"""A session that nobody wants stays so long: the call that left it may be back on another connection."""
+
+
 class Warming:
     """Keeps sessions ready.
 
@@ -46,15 +50,26 @@ class Warming:
     def want(self, wanted: Mapping[Prompts, int]) -> None:
         """Keeps so many sessions from now on, by what they are told; those beyond it go."""
         self._wanted = dict(wanted)
-        ahead: dict[Prompts, list[Slot]] = {}
-        for slot in self._fleet.slots():
-            if slot.ahead is not None:
-                ahead.setdefault(slot.ahead, []).append(slot)
-        for prompts, slots in ahead.items():
-            slots.sort(key=lambda slot: isinstance(slot.state, Preparing))  # ready ones stay
-            for slot in slots[self._wanted.get(prompts, 0) :]:
-                self._fleet.cool(slot)
+        self._drop_surplus(older_than_s=0.0)
         self._fleet.changes.happened()
+
+    def _drop_surplus(self, older_than_s: float) -> None:
+        """Lets sessions go beyond those that are wanted."""
+        ahead: dict[Prompts, list[tuple[bool, float, Slot]]] = {}
+        for slot in self._fleet.slots():
+            if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None:
+                order = isinstance(slot.state, Preparing), slot.state.since_s, slot  # ready ones stay
+                ahead.setdefault(slot.ahead, []).append(order)
+        for prompts, slots in ahead.items():
+            slots.sort(key=lambda each: each[:2])
+            for _, since_s, slot in slots[self._wanted.get(prompts, 0) :]:
+                if self._fleet.clock() - since_s >= older_than_s:
+                    self._fleet.cool(slot)
+
+    def adopt(self, slot: Slot) -> None:
+        """Looks after a session in the making whose call is gone: for a moment, or as one that is wanted."""
+        if (preparing := self._fleet.put_ahead(slot)) is not None:
+            self._fleet.spawn(self._see_through(slot, preparing))
 
     def called(self, prompts: Prompts) -> None:
         """There was a call for these. Where engines are few, those that are called last are kept ready."""
@@ -72,6 +87,7 @@ class Warming:
                     break
                 if not await self._prepare(prompts):
                     break
+        self._drop_surplus(older_than_s=SPARE_S)
         self._renew_oldest()
         await self._fleet.changes.wait(UPKEEP_EVERY_S)
 
@@ -108,7 +124,8 @@ class Warming:
         if task.cancelled() or task.exception() is not None:
             why = "" if task.cancelled() else task.exception()
             log.warning("a session could not be prompted ahead: %s", why)
-            self._breakers.setdefault(prompts, Breaker()).failed(self._fleet.clock())
+            if prompts in self._wanted:
+                self._breakers.setdefault(prompts, Breaker()).failed(self._fleet.clock())
             self._fleet.cool(slot)
             return
         self._breakers.pop(prompts, None)
