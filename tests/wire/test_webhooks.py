@@ -58,8 +58,12 @@ class Flow:
     def __init__(self) -> None:
         self.handovers = HandOvers(time.monotonic)
         self.busy: list[str] = []
+        self.promised = 0
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
         self.listener: Listener
+
+    def promise(self) -> None:
+        self.promised += 1
 
     async def own(self, arrival: Arrival) -> None:
         self.arrivals.put_nowait(arrival)
@@ -107,6 +111,7 @@ async def flow(
         public_url=public_url,
         choose=PERSONAS.name_for,
         busy=lambda: flow.busy,
+        promise=flow.promise,
         handed_over=flow.handovers.look_up,
     )
     async with listen(
@@ -153,6 +158,16 @@ async def test_the_dialled_number_chooses_the_persona_unless_one_is_named(parame
             url = (await f.ask(path)).json["url"]
             async with connect(f.dialled(url)):
                 assert (await f.arrivals.get()).persona_name == persona
+
+
+async def test_each_call_that_is_let_in_is_told_beforehand() -> None:
+    async with flow() as f:
+        await f.ask("/exotel/url")
+        await f.ask("/exotel/passthru?CallSid=CA1")
+        assert f.promised == 1
+        f.busy = ["every engine is taken"]
+        await f.ask("/exotel/url")
+        assert f.promised == 1
 
 
 async def test_a_persona_that_does_not_exist_is_refused_before_the_stream() -> None:
