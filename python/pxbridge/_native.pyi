@@ -299,7 +299,7 @@ class Downlink:
         """
 
     def take_ping(self, now_s: float) -> bool:
-        """Whether the phone's socket shall be pinged now, because its line has proved to jitter."""
+        """Whether the phone's socket shall be pinged now, to learn how much its line jitters."""
 
     def round_trip(self, trip_s: float, now_s: float) -> None:
         """A ping came back from the phone's end after `trip_s`."""

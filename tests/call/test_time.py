@@ -29,6 +29,8 @@ LIMIT_S = {100: 0.235, 20: 0.155}
 FLOOR_S = {100: 0.206, 20: 0.126}
 CHUNKS_MS = sorted(LIMIT_S)
 SETTLING_S = 1.0
+UNHEARD_S = 0.002
+"""A shorter hole is the arithmetic of arrival times, and no ear would notice."""
 LONGEST_DELAY_S = 3.0
 """The same words are said again after 5 s."""
 
@@ -172,6 +174,13 @@ def test_a_stall_of_the_engines_network_leaves_no_delay(stalls: str, way: str) -
     assert call.made_up_s() <= lasted_s + 0.1 * len(ends_s(stalls))
 
 
+@pytest.mark.parametrize("stalls", STALLS.values(), ids=STALLS.keys())
+def test_a_stall_on_the_way_to_exotel_leaves_no_delay(stalls: str) -> None:
+    network = on("down", stalls)
+    call = talk(100, ends_s(network)[-1] + 6.5, below=network)
+    assert_recovers(call, network)
+
+
 def test_an_engine_that_does_not_answer_is_not_fed_for_ever() -> None:
     network = "stall 10s at 6s up"
     call = talk(20, 20, engine=network)
@@ -190,6 +199,7 @@ def test_jitter_makes_no_holes_and_no_more_delay_than_itself_and_goes_with_it(si
     jitter = JITTER.format(way=way)
     call = talk(100, 90, below=jitter) if side == "phone" else talk(100, 90, engine=jitter)
     assert call.delay_s(0.95, 4, 74) <= FLOOR_S[100] + 0.080 + 0.040
+    assert len(call.holes_s(5, 24)) <= 1
     assert len(call.holes_s(KNOWN_S, 74)) <= 1  # a minute of it
     assert call.made_up_s(KNOWN_S, 74) <= 0.250  # a packet of concealment now and then
     assert call.longest_gap_s <= 0.080
@@ -211,6 +221,17 @@ def test_a_line_that_begins_to_jitter_is_waited_for_and_not_taken_for_stalled(ch
     intake = call.record.stats["uplink"]
     assert intake["stalls"] <= 2
     assert intake["inserted"] + intake["removed_in_speech"] <= 0.8 * 8000
+
+
+@pytest.mark.parametrize("prompt_s", [0.0, 2.0])
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_a_call_that_begins_in_jitter_is_whole_from_its_first_second_on(
+    chunk_ms: int, prompt_s: float
+) -> None:
+    call = talk(chunk_ms, prompt_s + 21, below="jitter 80ms down", prompt_s=prompt_s)
+    assert len([hole_s for hole_s in call.holes_s() if hole_s > UNHEARD_S]) <= 1
+    # What was kept too much at first has gone by then: out of pauses, and after three seconds out of speech.
+    assert call.delay_s(0.95, prompt_s + 5.0) <= FLOOR_S[chunk_ms] + 0.080 + 0.040
 
 
 def test_a_phone_whose_clock_drifts_is_followed() -> None:

@@ -504,6 +504,8 @@ class Call:
             self._send_to_phone(downlink.poll(now_s))
             if downlink.heard_out:
                 self._heard_out.set()
+            if downlink.take_ping(now_s):
+                self._socket.ping()
         self._arm()
 
     def _send_to_phone(self, out: list[bytes]) -> None:

@@ -135,6 +135,15 @@ impl Backlog {
         })
     }
 
+    /// The same, in speech if there is no pause.
+    pub(crate) fn lengthen(&mut self, at_most: usize) -> usize {
+        let fresh = std::mem::take(&mut self.fresh);
+        self.fresh_pauses = 0;
+        self.on_newest(fresh, |scaler, background, pcm| {
+            scaler.insert(pcm, at_most, background).total()
+        })
+    }
+
     fn on_newest<T>(
         &mut self,
         samples: usize,

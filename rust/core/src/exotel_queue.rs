@@ -11,9 +11,10 @@ use crate::playout::Mark;
 
 /// A mark is sent this often...
 const MARK_EVERY_US: u64 = 1_000_000;
-/// ...and so many at first this often, so that a stall in the first seconds is noticed too.
+/// ...and so many at first this often, so that a stall in the first seconds is noticed too; and whenever something is
+/// to be learnt of the line.
 const FIRST_MARKS: u32 = 10;
-const FIRST_MARK_EVERY_US: u64 = 200_000;
+const FIRST_MARK_EVERY_US: u64 = 80_000;
 /// Marks on their way; a phone that echoes none costs nothing.
 const MARKS_KEPT: usize = 64;
 /// So many echoes tell the line's constant: the earliest of them.
@@ -25,6 +26,8 @@ const ECHOES_TO_AGREE: usize = 5;
 /// ...or so many, for a change beyond this, which jitter does not make.
 const ECHOES_FOR_LARGE: usize = 3;
 const LARGE_US: i64 = 250_000;
+/// A stall is awaited for so long.
+const OVERDUE_AT_MOST_US: i64 = 30_000_000;
 /// A change of this is worth correcting: half a packet.
 const WORTH_US: i64 = 8_000;
 /// Of a large change a share is enough: the network that stalled still jitters.
@@ -48,7 +51,7 @@ pub(crate) struct ExotelQueue {
     shift_us: i64,
     epoch: u32,
     next_mark: u32,
-    mark_due_us: Option<u64>,
+    marked_us: Option<u64>,
     /// Whether what was sent last was silence while the caller waits: see `about_us`.
     aside: bool,
     /// The line's constant as that silence tells it: a packet off at most, as each piece waits for Exotel's next packet
@@ -69,7 +72,7 @@ impl ExotelQueue {
             shift_us: 0,
             epoch: 0,
             next_mark: 0,
-            mark_due_us: None,
+            marked_us: None,
             aside: false,
             about_us: None,
             pending: VecDeque::with_capacity(MARKS_KEPT),
@@ -113,18 +116,30 @@ impl ExotelQueue {
         self.recent.clear();
     }
 
-    pub(crate) fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
-        if self.dry_us <= now_us || self.mark_due_us.is_some_and(|due_us| now_us < due_us) {
+    /// How much later than the quickest message its first audio came, if that is known by now.
+    pub(crate) fn began_late_us(&self, least_trip_us: u64) -> Option<i64> {
+        let base_us = self.base_us.filter(|_| self.echoes >= ECHOES_FOR_BASE)?;
+        Some(base_us - least_trip_us as i64)
+    }
+
+    /// A mark to send now, if one is due: oftener while something is to be learnt.
+    pub(crate) fn take_mark(&mut self, learns: bool, now_us: u64) -> Option<Mark> {
+        let overdue = self.is_overdue(now_us);
+        if overdue && self.pending.len() == MARKS_KEPT {
+            return None; // the oldest is the one that will tell
+        }
+        let every_us = if learns || overdue || self.next_mark < FIRST_MARKS {
+            FIRST_MARK_EVERY_US
+        } else {
+            MARK_EVERY_US
+        };
+        let due = self
+            .marked_us
+            .is_none_or(|marked_us| now_us >= marked_us + every_us);
+        if self.dry_us <= now_us || !due {
             return None;
         }
-        self.mark_due_us = Some(
-            now_us
-                + if self.next_mark < FIRST_MARKS {
-                    FIRST_MARK_EVERY_US
-                } else {
-                    MARK_EVERY_US
-                },
-        );
+        self.marked_us = Some(now_us);
         let number = self.next_mark;
         self.next_mark = self.next_mark.wrapping_add(1);
         if self.pending.len() == MARKS_KEPT {
@@ -141,8 +156,19 @@ impl ExotelQueue {
         })
     }
 
-    /// A mark came back. Returns by how much the queue proved longer than thought (negative: shorter).
-    pub(crate) fn marked(&mut self, mark: Mark, now_us: u64) -> i64 {
+    /// Whether the oldest mark should have come back by now: what is sent has stalled, and when it gets there the marks
+    /// among it shall soon tell how much it is. A phone that echoes no more is not asked for long.
+    fn is_overdue(&self, now_us: u64) -> bool {
+        let (Some(base_us), Some(oldest)) = (self.base_us, self.pending.front()) else {
+            return false;
+        };
+        let late_us = now_us as i64 - (oldest.played_us + self.shift_us + base_us);
+        (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
+    }
+
+    /// A mark came back; its way to us takes up to `return_us` longer at times. Returns by how much the queue proved
+    /// longer than thought (negative: shorter).
+    pub(crate) fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) -> i64 {
         if mark.epoch != self.epoch {
             return 0;
         }
@@ -181,10 +207,10 @@ impl ExotelQueue {
             _ => base_us,
         };
         self.base_us = Some(base_us);
-        self.judge(base_us, now_us)
+        self.judge(base_us, return_us as i64, now_us)
     }
 
-    fn judge(&mut self, base_us: i64, now_us: u64) -> i64 {
+    fn judge(&mut self, base_us: i64, return_us: i64, now_us: u64) -> i64 {
         if self.recent.len() < ECHOES_TO_AGREE {
             return 0;
         }
@@ -201,7 +227,8 @@ impl ExotelQueue {
         } else {
             let (least_us, most_us) = range(ECHOES_TO_AGREE);
             let change_us = least_us - base_us - self.shift_us;
-            if change_us.abs() < WORTH_US || most_us - least_us > AGREE_US {
+            // What the way back does at times could do that too.
+            if change_us.abs() < WORTH_US.max(return_us) || most_us - least_us > AGREE_US {
                 return 0;
             }
             change_us
@@ -227,13 +254,13 @@ mod tests {
             let now_us = frame * FRAME_US;
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                let change_us = queue.marked(mark, at_us);
+                let change_us = queue.marked(mark, 0, at_us);
                 if change_us != 0 {
                     corrections.push(change_us);
                 }
             }
             queue.sent(FRAME_US, now_us);
-            if let Some(mark) = queue.take_mark(now_us) {
+            if let Some(mark) = queue.take_mark(false, now_us) {
                 echoes.push_back((plays(now_us + FRAME_US), mark));
             }
         }
@@ -262,10 +289,10 @@ mod tests {
     fn marks_of_another_epoch_are_ignored() {
         let mut queue = ExotelQueue::new();
         queue.sent(FRAME_US, 0);
-        let mark = queue.take_mark(0).expect("the first mark is due at once");
+        let mark = queue.take_mark(false, 0).expect("the first mark is due at once");
         queue.cleared(10_000);
         for _ in 0..10 {
-            assert_eq!(queue.marked(mark, 5_000_000), 0);
+            assert_eq!(queue.marked(mark, 0, 5_000_000), 0);
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Extra delay that Exotel's side of the network asked for, and its release.
+//! Extra delay that Exotel's side of the network asks for, and its release.
 //!
 //! What we send may be late on its way to Exotel, which marks cannot show before it is too late: Exotel has a hole, and
 //! from then on holds more, which the marks tell. Taking that out at once would make the same hole again. So it is kept,
-//! and the line is watched by pings: while their round trips vary, it stays; when they agree again, it goes at once.
-//! A line whose pings tell nothing (a proxy answers them, nobody does) is probed: a packet is given back at a time, and
-//! each time that proves too early it is kept for twice as long.
+//! and the line is watched by pings ([`Trips`]): while their round trips vary, it stays; when they agree again, it goes
+//! at once. Pings that vary before anything was proved ask for it too, best of all before the agent says its first
+//! word. A line whose pings tell nothing (a proxy answers them, nobody does) is probed: a packet is given back at a
+//! time, and each time that proves too early it is kept for twice as long.
 
-use std::collections::VecDeque;
+use crate::trips::Trips;
 
 /// Kept at first; short enough that jitter which is over costs no delay 10 s later.
 const FIRST_HOLD_US: u64 = 6_000_000;
@@ -25,33 +26,41 @@ const LEAST_US: i64 = 15_000;
 /// Unless pings have shown that the line jitters.
 const LEAST_WHILE_VARIED_US: i64 = 1_000;
 
-/// While something is kept, a ping is sent this often.
-const PING_EVERY_US: u64 = 400_000;
-/// Round trips are compared over this long: with ten of them in it, jitter of 80 ms looks steady once in an hour.
-const TRIPS_US: u64 = 4_000_000;
-/// The fewest that say that a line is steady.
-const TRIPS_ENOUGH: usize = 8;
-const TRIPS_KEPT: usize = (TRIPS_US / PING_EVERY_US) as usize + 2;
+/// The fewest round trips that say that a line is steady...
+const TRIPS_ENOUGH: usize = 11;
+/// ...and that it is not, at first...
+const TRIPS_FOR_JITTER: usize = 3;
+/// ...and where it was steady before: then Exotel holds more already, which marks tell meanwhile.
+const TRIPS_FOR_CHANGE: usize = 14;
 /// Trips that differ by this much vary: a packet's length, as less costs less than one.
 const VARY_US: u64 = 20_000;
 /// What trips that vary say holds until the next few have come back.
 const VARIED_FOR_US: u64 = 1_000_000;
+/// How well it is known by how much Exotel's queue began late: the echoes jitter as well.
+const EARLY_SURE_US: i64 = 3_000;
+/// What proves too little sooner than this after trips showed it was late already when they did.
+const SAME_US: u64 = 6_000_000;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Hold {
+    waits_for_rare: bool,
     extra_us: i64,
+    /// Of it, what Exotel's queue gives by itself: its first audio was late, so all that follows is early.
+    early_us: i64,
     /// The most that was needed lately.
     peak_us: i64,
     until_us: u64,
     hold_us: u64,
     first_hold_us: u64,
     longest_hold_us: u64,
-    ping_due_us: u64,
-    /// When each newest ping came back, and how long it took.
-    trips: VecDeque<(u64, u64)>,
-    /// Whether they showed what was proved last.
-    varied: bool,
+    trips: Trips,
+    /// Since when they have shown that the line varies, as far as what was proved last is concerned.
+    varied_us: Option<u64>,
+    /// They showed it before anything was proved.
+    foreseen: bool,
+    /// Trips have shown a steady line.
+    steady: bool,
 }
 
 impl Hold {
@@ -65,19 +74,22 @@ impl Hold {
         Self {
             first_hold_us,
             longest_hold_us,
+            waits_for_rare,
             extra_us: 0,
+            early_us: 0,
             peak_us: 0,
             until_us: 0,
             hold_us: first_hold_us,
-            ping_due_us: 0,
-            trips: VecDeque::with_capacity(TRIPS_KEPT),
-            varied: false,
+            trips: Trips::new(),
+            varied_us: None,
+            foreseen: false,
+            steady: false,
         }
     }
 
     /// Exotel's queue proved longer than thought.
     pub(crate) fn proved_longer(&mut self, longer_us: i64, now_us: u64) {
-        let least_us = if self.varied {
+        let least_us = if self.varied_us.is_some() {
             LEAST_WHILE_VARIED_US
         } else {
             LEAST_US
@@ -85,8 +97,17 @@ impl Hold {
         if !(least_us..=MOST_US).contains(&longer_us) {
             return;
         }
+        if self
+            .varied_us
+            .is_some_and(|varied_us| now_us < varied_us + SAME_US)
+        {
+            self.extra_us = self.extra_us.max(longer_us + self.early_us);
+            self.peak_us = self.peak_us.max(self.extra_us);
+            return;
+        }
+        self.trips.learn(now_us);
         let released_too_early = self.until_us > 0 && now_us < self.until_us + 2 * self.hold_us;
-        let needed_us = (self.extra_us(now_us) + longer_us).min(MOST_US);
+        let needed_us = (self.extra_us(now_us) + longer_us).min(MOST_US) + self.early_us;
         if released_too_early {
             self.hold_us = (2 * self.hold_us).min(self.longest_hold_us);
             self.peak_us = self.peak_us.max(needed_us);
@@ -95,45 +116,83 @@ impl Hold {
             self.peak_us = needed_us;
         }
         self.extra_us = self.peak_us;
-        self.varied &= released_too_early;
+        self.varied_us = self.varied_us.filter(|_| released_too_early);
         self.until_us = now_us + self.hold_us;
+    }
+
+    /// An agent begins to speak, or the line has changed: what it does is to be learnt.
+    pub(crate) fn learn(&mut self, now_us: u64) {
+        self.trips.learn(now_us);
+    }
+
+    /// Exotel's queue began so much later than a message takes to get there, and what follows is early by as much.
+    pub(crate) fn begins_early(&mut self, early_us: i64) {
+        self.early_us = (early_us - EARLY_SURE_US).clamp(0, MOST_US);
+    }
+
+    /// The shortest of the newest round trips.
+    pub(crate) fn least_trip_us(&self) -> Option<u64> {
+        self.trips.least_us()
+    }
+
+    /// Whether the line is being learnt.
+    pub(crate) fn learns(&self, now_us: u64) -> bool {
+        self.trips.learns(now_us)
     }
 
     /// Whether a ping shall be sent now.
     pub(crate) fn take_ping(&mut self, now_us: u64) -> bool {
-        let due = now_us >= self.ping_due_us && self.extra_us(now_us) > 0;
-        if due {
-            self.ping_due_us = now_us + PING_EVERY_US;
-        }
-        due
+        let watched = self.extra_us(now_us) > 0;
+        self.trips.take(watched, now_us)
+    }
+
+    /// When to ask for a ping though nothing else happens.
+    pub(crate) fn ping_wake_us(&self) -> Option<u64> {
+        self.trips.wake_us()
     }
 
     /// A ping came back; of its trip the phone's way to us takes up to `return_us` longer at times.
     pub(crate) fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
-        if self.trips.len() == TRIPS_KEPT {
-            self.trips.pop_front();
+        self.trips.observe(trip_us, now_us);
+        let mut spread = self.trips.spread(now_us);
+        if !self.waits_for_rare {
+            (spread.most_us, spread.usual_us) = (spread.often_us, spread.often_us);
         }
-        self.trips.push_back((now_us, trip_us));
-        let recent = self.trips.iter().filter(|(at_us, _)| at_us + TRIPS_US >= now_us);
-        let (mut least_us, mut most_us, mut trips) = (u64::MAX, 0, 0);
-        for &(_, trip_us) in recent {
-            (least_us, most_us, trips) = (least_us.min(trip_us), most_us.max(trip_us), trips + 1);
+        let needed_us = spread.most_us.saturating_sub(return_us).min(MOST_US as u64);
+        if self.extra_us(now_us) == 0 && self.varied_us.is_none() {
+            // Not proved, so it must be beyond doubt, and not the way back's.
+            let doubt_us = VARY_US.max(return_us);
+            let least_us = self.trips.least_us().unwrap_or(trip_us);
+            if trip_us > least_us + doubt_us && !self.trips.learns(now_us) {
+                self.trips.learn(now_us);
+            }
+            self.steady |= spread.most_us < VARY_US && spread.trips >= TRIPS_ENOUGH;
+            let trips = if self.steady {
+                TRIPS_FOR_CHANGE
+            } else {
+                TRIPS_FOR_JITTER
+            };
+            if spread.trips < trips || spread.usual_us.saturating_sub(return_us) < doubt_us {
+                return;
+            }
+            self.peak_us = 0;
+            self.foreseen = true;
         }
-        if self.extra_us(now_us) == 0 {
+        if spread.most_us < VARY_US || self.foreseen && spread.most_us < return_us + VARY_US {
+            if self.varied_us.is_some() && spread.trips >= TRIPS_ENOUGH && now_us >= self.until_us {
+                self.extra_us = 0;
+                self.varied_us = None;
+                self.foreseen = false;
+            }
             return;
         }
-        if most_us - least_us >= VARY_US {
-            // The line is seen to be bad, so nothing has to be found out by trying.
-            self.varied = true;
-            self.hold_us = self.first_hold_us;
-            self.until_us = self.until_us.max(now_us + VARIED_FOR_US);
-            if trips >= TRIPS_ENOUGH {
-                let needed_us = (most_us - least_us).saturating_sub(return_us) as i64;
-                self.peak_us = self.peak_us.max(needed_us.min(MOST_US));
-                self.extra_us = self.peak_us;
-            }
-        } else if self.varied && trips >= TRIPS_ENOUGH && now_us >= self.until_us {
-            self.extra_us = 0;
+        // The line is seen to be bad, so nothing has to be found out by trying.
+        self.varied_us.get_or_insert(now_us);
+        self.hold_us = self.first_hold_us;
+        self.until_us = self.until_us.max(now_us + VARIED_FOR_US);
+        if spread.trips >= TRIPS_ENOUGH || self.foreseen {
+            self.peak_us = self.peak_us.max(needed_us as i64);
+            self.extra_us = self.peak_us;
         }
     }
 
@@ -143,7 +202,7 @@ impl Hold {
             Some(over_us) => 1 + (over_us / (self.hold_us / STEPS_IN_HOLD)) as i64,
             None => 0,
         };
-        (self.extra_us - steps * STEP_US).max(0)
+        (self.extra_us - self.early_us - steps * STEP_US).max(0)
     }
 }
 
@@ -203,9 +262,54 @@ mod tests {
         assert!(released_us(&mut hold, 1_000_000, |_| 30_000) >= 7_000_000);
     }
 
+    /// Answers a ping every 50 ms after the trips given, on a way back that does not vary; returns what is kept.
+    fn pinged_us(hold: &mut Hold, trips_ms: &[u64]) -> i64 {
+        let mut now_us = 1_000_000;
+        for trip_ms in trips_ms {
+            now_us += 50_000;
+            hold.round_trip(trip_ms * 1000, 0, now_us);
+        }
+        hold.extra_us(now_us)
+    }
+
     #[test]
-    fn a_line_on_which_nothing_is_kept_is_not_pinged() {
-        assert!(!Hold::new(true).take_ping(5_000_000));
+    fn pings_that_vary_from_the_start_ask_for_delay_before_anybody_had_a_hole() {
+        assert_eq!(pinged_us(&mut Hold::new(true), &[90, 30, 70, 50]), 60_000);
+    }
+
+    #[test]
+    fn one_late_ping_asks_for_nothing() {
+        assert_eq!(
+            pinged_us(&mut Hold::new(true), &[30, 31, 90, 30, 32, 31, 30, 30]),
+            0
+        );
+    }
+
+    #[test]
+    fn pings_that_a_stall_held_up_ask_for_nothing() {
+        let trips = [
+            30, 31, 30, 32, 1500, 1450, 1400, 400, 200, 150, 100, 50, 30, 31, 30,
+        ];
+        let mut hold = Hold::new(true);
+        for (number, trip_ms) in trips.iter().enumerate() {
+            // Held up ones come back together.
+            let now_us = 10_000_000 + number as u64 * if *trip_ms > 40 { 1 } else { 50_000 };
+            hold.round_trip(trip_ms * 1000, 0, now_us);
+        }
+        assert_eq!(hold.extra_us(11_000_000), 0);
+    }
+
+    #[test]
+    fn a_way_back_that_varies_asks_for_nothing() {
+        let mut hold = Hold::new(true);
+        for number in 0..100 {
+            hold.round_trip(
+                30_000 + number * 7_919 % 80_000,
+                78_000,
+                1_000_000 + number * 50_000,
+            );
+        }
+        assert_eq!(hold.extra_us(6_000_000), 0);
     }
 
     #[test]

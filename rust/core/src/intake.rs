@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
 use crate::patience::Patience;
+use crate::span::Span;
 use crate::timescale::{KNOWN_MS, die_away};
 use crate::voice::Voice;
 
@@ -139,6 +140,7 @@ pub struct Intake {
     lateness: Lateness,
     patience: Patience,
     drift: Drift,
+    arrivals: Span,
     opened_us: u64,
     /// Whether the present engine has ever said something.
     has_answered: bool,
@@ -185,6 +187,7 @@ impl Intake {
             lateness: Lateness::new(true),
             patience: Patience::default(),
             drift: Drift::new(),
+            arrivals: Span::default(),
             opened_us: 0,
             has_answered: false,
             owes_since_us: None,
@@ -215,7 +218,9 @@ impl Intake {
         self.chunk = pcm.len();
         self.arrived_us = Some(now_us);
         self.enqueue(pcm, now_us);
-        self.drift.observe(self.us(self.stats.received as usize), now_us);
+        let position_us = self.us(self.stats.received as usize);
+        self.drift.observe(position_us, now_us);
+        self.arrivals.observe(now_us as i64 - position_us, now_us);
         self.mind_engine(now_us, out);
         if let State::Steady | State::Stalled { .. } | State::Behind { .. } = self.state {
             self.learn(now_us);
@@ -335,10 +340,10 @@ impl Intake {
         (1..=BEAT_FRAMES).map(late_us).max().unwrap_or(0)
     }
 
-    /// How late the phone's audio is at worst, against its earliest.
+    /// By how much the phone's way to us has varied in the last seconds.
     #[must_use]
-    pub fn lateness_us(&self) -> u64 {
-        self.lateness.spread_us().max(0) as u64
+    pub fn way_varies_us(&self) -> u64 {
+        self.arrivals.us(self.heard_us)
     }
 
     /// What was done so far.
@@ -346,7 +351,7 @@ impl Intake {
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
             buffered: self.queue.len() as u64,
-            lateness_us: self.lateness_us(),
+            lateness_us: self.lateness.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
             delay_us: self.us(self.queue.len()) as u64,
             chunk_us: self.us(self.chunk) as u64,

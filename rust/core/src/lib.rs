@@ -24,9 +24,11 @@ mod patience;
 pub mod pcm;
 pub mod playout;
 pub mod resample;
+mod span;
 pub mod stream;
 pub mod tap;
 pub mod timescale;
+mod trips;
 mod voice;
 
 pub use error::{Error, Result};

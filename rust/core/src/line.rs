@@ -83,8 +83,8 @@ pub struct Caller {
     pub fed: Fed,
     /// How much of the caller's time it was not given; see [`Intake::withheld_us`].
     pub withheld_us: i64,
-    /// By how much the caller's audio is late at times.
-    pub lateness_us: u64,
+    /// By how much the phone's way to us varies; see [`Intake::way_varies_us`].
+    pub way_varies_us: u64,
 }
 
 /// Phone to engine: media messages in, Ogg Opus out.
@@ -193,7 +193,7 @@ impl Uplink {
             beat_us: self.intake.beat_us(),
             fed: self.fed,
             withheld_us: self.intake.withheld_us(),
-            lateness_us: self.intake.lateness_us(),
+            way_varies_us: self.intake.way_varies_us(),
         }
     }
 
@@ -274,7 +274,7 @@ pub struct Downlink {
     /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
     answered: (u32, u64),
     round_trip_us: Option<u64>,
-    phone_lateness_us: u64,
+    way_varies_us: u64,
     own: Announcement,
     first_audio_us: Option<u64>,
     /// The agent, for a recording.
@@ -304,7 +304,7 @@ impl Downlink {
             life: Life::Waiting { next_us: 0 },
             answered: (0, 0),
             round_trip_us: None,
-            phone_lateness_us: 0,
+            way_varies_us: 0,
             own: Announcement::new(rate_hz),
             first_audio_us: None,
             tap: None,
@@ -328,7 +328,7 @@ impl Downlink {
             self.playout.expect_beat(caller.beat_us);
         }
         self.playout.skip_to(caller.withheld_us);
-        self.phone_lateness_us = caller.lateness_us;
+        self.way_varies_us = caller.way_varies_us;
         self.paced.clear();
         let step = self
             .playout
@@ -401,6 +401,14 @@ impl Downlink {
     /// When [`Downlink::poll`] is due if nothing arrives before.
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
+        let ping_us = match self.life {
+            Life::Waiting { .. } | Life::Live => self.playout.ping_wake_us(),
+            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => None,
+        };
+        self.audio_wake_us().into_iter().chain(ping_us).min()
+    }
+
+    fn audio_wake_us(&self) -> Option<u64> {
         match self.life {
             Life::Waiting { .. } | Life::Parting if !self.own.is_empty() => Some(self.own_due_us()),
             Life::Parting => Some(0),
@@ -526,7 +534,8 @@ impl Downlink {
         } else if let Some((epoch, number)) = name.split_once('-')
             && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())
         {
-            self.playout.marked(Mark { epoch, number }, now_us);
+            let mark = Mark { epoch, number };
+            self.playout.marked(mark, self.way_varies_us, now_us);
         }
     }
 
@@ -556,7 +565,7 @@ impl Downlink {
 
     /// A ping came back from the phone's end after so long.
     pub fn round_trip(&mut self, trip_us: u64, now_us: u64) {
-        self.playout.round_trip(trip_us, self.phone_lateness_us, now_us);
+        self.playout.round_trip(trip_us, self.way_varies_us, now_us);
     }
 
     /// What the playout did so far.

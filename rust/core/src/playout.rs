@@ -87,6 +87,12 @@ impl PlayoutProfile {
         }
     }
 
+    /// Of the margin, what may be used up before a pause is made longer: by a clock that drifts it soon is, and a
+    /// millisecond later speech would have to be concealed.
+    fn reserve_us(self) -> i64 {
+        self.margin_us() - self.safety_us() as i64 - 1_000
+    }
+
     /// Whether what is late once in a while is waited for.
     fn waits_for_rare(self) -> bool {
         self != Self::LowDelay
@@ -426,12 +432,20 @@ impl Playout {
 
     /// A mark that is due after what was just sent, if any.
     pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
-        self.exotel.take_mark(now_us)
+        self.exotel.take_mark(self.hold.learns(now_us), now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played.
-    pub fn marked(&mut self, mark: Mark, now_us: u64) {
-        let longer_us = self.exotel.marked(mark, now_us);
+    /// The phone echoed a mark: what was sent before it has been played. `return_us`: by how much the phone's way to us
+    /// varies.
+    pub fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) {
+        let longer_us = self.exotel.marked(mark, return_us, now_us);
+        if let Some(early_us) = self
+            .hold
+            .least_trip_us()
+            .and_then(|least_us| self.exotel.began_late_us(least_us))
+        {
+            self.hold.begins_early(early_us);
+        }
         self.hold.proved_longer(longer_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
@@ -450,6 +464,12 @@ impl Playout {
     /// Whether the phone's line shall be pinged now, to learn whether it still jitters.
     pub fn take_ping(&mut self, now_us: u64) -> bool {
         self.hold.take_ping(now_us)
+    }
+
+    /// When to look at [`Playout::take_ping`] though nothing else happens, while there is something to learn.
+    #[must_use]
+    pub fn ping_wake_us(&self) -> Option<u64> {
+        self.hold.ping_wake_us()
     }
 
     /// A ping came back from the phone's end after so long; `return_us`: by how much the phone's way to us varies.
@@ -486,7 +506,9 @@ impl Playout {
             self.scratch.resize(self.fade(), 0.0);
             cross_fade(self.queue.newest(pcm.len()), &self.scratch);
         }
-        let mut wait_us = self.guess.0 + self.config.profile.margin_us() - offset_us;
+        self.hold.learn(now_us);
+        let mut wait_us =
+            self.guess.0 + self.config.profile.margin_us() + self.hold.extra_us(now_us) - offset_us;
         let packet_us = self.us(self.packet);
         while wait_us < 0 && self.queue.len() > self.packet {
             self.stats.cut += self.queue.cut(self.packet) as u64;
@@ -555,8 +577,14 @@ impl Playout {
             }
         } else if surplus >= odd && odd >= self.at_rate(i64::from(ODD_MS) * 1000) {
             self.stats.removed_in_pauses += self.queue.shorten_pauses(odd) as u64;
-        } else if slack_us - self.us(odd) < -self.config.profile.margin_us() {
-            self.stats.stretched += self.queue.lengthen_pause(self.packet - odd) as u64;
+        } else if slack_us - self.us(odd) < -self.config.profile.reserve_us() {
+            let missing = self.packet - odd;
+            self.stats.stretched += if self.hold.extra_us(now_us) > 0 {
+                // A hole at Exotel would be heard for certain, this hardly.
+                self.queue.lengthen(missing)
+            } else {
+                self.queue.lengthen_pause(missing)
+            } as u64;
         }
     }
 

@@ -139,8 +139,11 @@ fn a_stall_of_the_engines_network_leaves_no_delay() {
 #[test]
 fn audio_that_piled_up_on_its_way_to_exotel_is_found_by_marks() {
     for chunk_ms in CHUNKS_MS {
-        stalled(chunk_ms, Where::ToPhone, &ONE, false, 5 * S);
-        stalled(chunk_ms, Where::ToPhone, &LONG, false, 5 * S);
+        for breathless in [false, true] {
+            stalled(chunk_ms, Where::ToPhone, &ONE, breathless, 3 * S);
+            stalled(chunk_ms, Where::ToPhone, &FIVE, breathless, 3 * S);
+            stalled(chunk_ms, Where::ToPhone, &LONG, breathless, 3 * S);
+        }
     }
 }
 
@@ -193,19 +196,21 @@ fn jitter_of_80_ms_makes_no_holes_and_no_more_delay_than_itself() {
                 stops_us,
             );
             assert!(heard.delay_ms(0.95, 5 * S, stops_us) <= floor_ms(chunk_ms) + 80.0 + 40.0);
-            // The first seconds are spent learning. From then on a hole is rare, and so is a packet of concealment.
-            let known_us = 15 * S;
+            // A hole is rare, the first ones included, and so is a packet of concealment.
+            let known_us = 5 * S;
             let holes = heard.holes_in(known_us, stops_us) as u64;
             let gaps = heard.gaps_in(known_us, stops_us).len() as u64;
             assert!(
                 holes <= minutes,
-                "{chunk_ms} ms {place:?}: {holes} holes in {minutes} minutes"
+                "{chunk_ms} ms {place:?}: {holes} holes in {minutes} minutes: {:?}",
+                heard.holes
             );
             assert!(
                 gaps <= 3 * minutes,
                 "{chunk_ms} ms {place:?}: {gaps} gaps in {minutes} minutes"
             );
-            assert!(heard.longest_gap_ms(known_us, stops_us) <= 60);
+            assert!(heard.longest_gap_ms(known_us, stops_us) <= 80);
+            assert!(heard.longest_gap_ms(known_us + 10 * S, stops_us) <= 60);
             assert!(heard.intake.stalls <= 2, "{} false stalls", heard.intake.stalls);
             let after = heard.delay_ms(0.5, stops_us + 10 * S, stops_us + 15 * S);
             assert!(
@@ -274,6 +279,38 @@ fn a_phone_that_is_late_every_few_seconds_is_waited_for() {
 }
 
 #[test]
+fn a_call_that_begins_in_jitter_has_no_more_holes_than_one_a_minute_after_its_first_second() {
+    for chunk_ms in CHUNKS_MS {
+        for ready_ms in [37, 600, 3000] {
+            let (mut holes, mut most, mut p95s_ms) = (0, 0, Vec::new());
+            for seed in 1..=20 {
+                let mut call = Call::new(chunk_ms, 64);
+                call.prompts_us = ready_ms * MS;
+                call.seed = seed;
+                call.tick_phase_us = seed * 7 % 20 * MS;
+                call.breathless = seed % 2 == 0;
+                call.to_phone.jitter_us = 80 * MS;
+                let heard = play(&call);
+                let from_us = heard.first_us + S;
+                let in_a_minute = heard.holes_in(from_us, from_us + 60 * S);
+                holes += in_a_minute;
+                most = most.max(in_a_minute);
+                p95s_ms.push(heard.delay_ms(0.95, from_us, from_us + 60 * S));
+            }
+            p95s_ms.sort_by(f64::total_cmp);
+            let (median_ms, most_ms) = (p95s_ms[10], p95s_ms[19]);
+            println!(
+                "{chunk_ms} ms chunks, jitter to Exotel from the start, ready at {ready_ms} ms: {holes} holes in 20 minutes, p95 {median_ms:.0} ms, at most {most_ms:.0}"
+            );
+            assert!(holes <= 5 && most <= 1, "{holes} holes, {most} in one call");
+            // Where in Exotel's grid a call falls makes 20 ms more or less.
+            assert!(median_ms <= floor_ms(chunk_ms) + 80.0 + 40.0);
+            assert!(most_ms <= floor_ms(chunk_ms) + 80.0 + 60.0);
+        }
+    }
+}
+
+#[test]
 fn an_hour_of_clock_drift_makes_no_hole_and_no_delay() {
     for chunk_ms in CHUNKS_MS {
         for (phone, player) in [(100, 100), (-100, -100), (100, 0), (-100, 0)] {
@@ -291,6 +328,7 @@ fn an_hour_of_clock_drift_makes_no_hole_and_no_delay() {
             let late = heard.delay_ms(0.99, 3540 * S, 3600 * S);
             assert!(late <= early + 40.0, "{early} ms grew to {late}");
             assert_eq!(heard.holes_in(2 * S, 3600 * S), 0);
+            assert_eq!(heard.gaps_in(2 * S, 3600 * S), [], "nothing has to be concealed");
             let measured = heard.intake.drift_ppm.unwrap();
             assert!((measured - phone as f32).abs() < 5.0, "{measured} ppm measured");
         }

@@ -382,10 +382,14 @@ impl Simulation {
         self.at(0, Event::Waiting);
         self.at(self.call.tick_phase_us, Event::Tick(0));
         while let Some(&Reverse((at_us, sequence))) = self.events.peek() {
-            let wake_us = [self.intake.wake_us(), self.playout.wake_us()]
-                .into_iter()
-                .flatten()
-                .min();
+            let wake_us = [
+                self.intake.wake_us(),
+                self.playout.wake_us(),
+                self.playout.ping_wake_us(),
+            ]
+            .into_iter()
+            .flatten()
+            .min();
             if let Some(wake_us) = wake_us
                 .map(|wake_us| wake_us.max(self.now_us))
                 .filter(|&wake_us| wake_us < at_us)
@@ -458,10 +462,7 @@ impl Simulation {
                     .playout
                     .push(&pcm, now_us, self.intake.voice_level(), &mut out);
                 self.feed_phone(step, out);
-                if self.playout.take_ping(now_us) {
-                    let arrives_us = self.wires[TO_PHONE].arrives_us(now_us);
-                    self.at(arrives_us, Event::Pinged(now_us));
-                }
+                self.ping();
             }
             Event::Waiting if self.playout.stats().received == 0 => {
                 self.playout.sent_aside(PACKET, now_us);
@@ -483,7 +484,7 @@ impl Simulation {
             }
             Event::Pong(sent_us) => {
                 self.playout
-                    .round_trip(now_us - sent_us, self.intake.lateness_us(), now_us);
+                    .round_trip(now_us - sent_us, self.intake.way_varies_us(), now_us);
             }
             Event::ToPlayer {
                 pcm,
@@ -505,7 +506,10 @@ impl Simulation {
                 self.player.extend(mark.map(Queued::Mark));
                 self.heard.most_at_exotel = self.heard.most_at_exotel.max(self.player.len());
             }
-            Event::Echo(mark) => self.playout.marked(mark, now_us),
+            Event::Echo(mark) => {
+                let return_us = self.intake.way_varies_us();
+                self.playout.marked(mark, return_us, now_us);
+            }
             Event::Tick(number) => {
                 self.tick();
                 let next_us =
@@ -523,6 +527,14 @@ impl Simulation {
         let mut conceal = |samples: usize, out: &mut Vec<f32>| out.extend(std::iter::repeat_n(0.01, samples));
         let step = self.playout.poll(self.now_us, &mut conceal, &mut out);
         self.feed_phone(step, out);
+        self.ping();
+    }
+
+    fn ping(&mut self) {
+        if self.playout.take_ping(self.now_us) {
+            let arrives_us = self.wires[TO_PHONE].arrives_us(self.now_us);
+            self.at(arrives_us, Event::Pinged(self.now_us));
+        }
     }
 
     fn feed_engine(&mut self, out: Vec<f32>) {
