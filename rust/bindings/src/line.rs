@@ -145,6 +145,7 @@ impl Uplink {
             dropped,
             withheld,
             holds,
+            slow,
             gated,
             inserted,
             removed_in_pauses,
@@ -158,6 +159,7 @@ impl Uplink {
             chunk_us,
             drift_ppm
         );
+        dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
         Ok(dict)
     }
 }
@@ -224,12 +226,12 @@ impl Downlink {
     ) -> PyResult<Bound<'py, PyList>> {
         let uplink = uplink.inner.get();
         let caller = uplink.caller();
-        let mut spoke = false;
+        let mut heard = 0;
         let out = self.step(py, |line, out| {
-            spoke = line.receive(ogg, micros(now_s), caller, out)
+            heard = line.receive(ogg, micros(now_s), caller, out)
         });
-        if spoke {
-            uplink.answered(micros(now_s));
+        if heard > 0 {
+            uplink.answered(heard, micros(now_s));
         }
         out
     }
@@ -333,7 +335,6 @@ impl Downlink {
             queued_us,
             exotel_us
         );
-        dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
         dict.set_item("first_audio_us", self.inner.get().first_audio_us())?;
         Ok(dict)
     }
