@@ -192,7 +192,8 @@ async def run(
         systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
         engines.keep_warm({})  # another bridge's callers can have those
         await _first_of(_drain(listener, exchange, handovers, settings.drain_s), _second(signals))
-        asyncio.get_running_loop().call_later(HASTE_S, listener.abort)
+        for side in (listener, engines):
+            asyncio.get_running_loop().call_later(HASTE_S, side.abort)
     return 0
 
 

@@ -246,6 +246,10 @@ class Session:
         self._on_audio = self._on_text = _ignore  # whoever listened is free to go
         self._connection.close()
 
+    def abort(self) -> None:
+        """Cuts a session that is closing, whose engine does not answer."""
+        self._connection.abort("the bridge has no more time")
+
     async def answers(self, timeout_s: float) -> bool:
         """Whether the engine answers a ping in time; nobody hears of it."""
         answered = asyncio.Event()

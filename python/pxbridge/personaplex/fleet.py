@@ -108,6 +108,7 @@ class Fleet:
         self._capacity = capacity
         self._open_session = open_session
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: set[Session] = set()
         self._accepted: set[str] = set()
         """Voices that some engine has taken: a rejection of any other says nothing about the engine."""
 
@@ -151,6 +152,11 @@ class Fleet:
 
     def _forget_retired(self) -> None:
         self.engines = [engine for engine in self.engines if not engine.retired or engine.busy]
+
+    def abort(self) -> None:
+        """Waits for no closing handshake any more."""
+        for session in self._closing:
+            session.abort()
 
     async def close(self) -> None:
         """Lets go of what no call has, waits for what closes, and lets go of the store."""
@@ -357,7 +363,11 @@ class Fleet:
             del attempt.task, task
         if session is not None:
             session.close()
-            await session.wait_closed()
+            self._closing.add(session)
+            try:
+                await session.wait_closed()
+            finally:
+                self._closing.discard(session)
             await asyncio.sleep(COOLING_S)
         await self._release(slot)
 

@@ -184,6 +184,10 @@ class EnginePool:
         self._upkeep.clear()
         await self._fleet.close()
 
+    def abort(self) -> None:
+        """Cuts the sessions whose engines do not answer their close: there is no more time."""
+        self._fleet.abort()
+
     def replace_engines(self, addresses: Sequence[EngineAddress]) -> None:
         """Uses these engines from now on. What a call has or is getting goes on to its end."""
         self._fleet.replace(addresses)
