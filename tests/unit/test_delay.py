@@ -7,13 +7,9 @@ import pytest
 from pxbridge.calls import delay
 
 STATS: dict[str, dict[str, float | None]] = {
-    "uplink": {
-        "chunk_us": 100_000.0,
-        "delay_us": 10_000.0,
-        "inserted": 800.0,
-        "cut": 80.0,
-    },
+    "uplink": {"chunk_us": 100_000.0, "delay_us": 10_000.0, "inserted": 800.0, "cut": 80.0},
     "downlink": {
+        "round_trip_us": 45_000.0,
         "queued_us": 5_000.0,
         "exotel_us": 90_000.0,
         "noise": 160.0,
@@ -23,14 +19,9 @@ STATS: dict[str, dict[str, float | None]] = {
 }
 
 
-def after(
-    seconds: float, round_trip_us: float | None = 45_000.0, **downlink: float | None
-) -> dict[str, dict[str, float | None]]:
+def after(seconds: float, **downlink: float | None) -> dict[str, dict[str, float | None]]:
     """The counters when the engine has spoken for so long."""
-    return {
-        "uplink": {**STATS["uplink"], "round_trip_us": round_trip_us},
-        "downlink": {**STATS["downlink"], "received": 8000 * seconds, **downlink},
-    }
+    return {**STATS, "downlink": {**STATS["downlink"], "received": 8000 * seconds, **downlink}}
 
 
 def test_the_parts_add_up_to_what_the_caller_waits() -> None:

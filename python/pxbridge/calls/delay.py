@@ -35,7 +35,7 @@ class Part(NamedTuple):
 PARTS = (
     Part("phone_chunk", "phone's chunk", "uplink", "chunk_us"),
     Part("intake", "intake", "uplink", "delay_us"),
-    Part("engine", "engine's round trip", "uplink", "round_trip_us"),
+    Part("engine", "engine's round trip", "downlink", "round_trip_us"),
     Part("playout", "playout", "downlink", "queued_us"),
     Part("exotel", "queue at Exotel", "downlink", "exotel_us"),
 )

@@ -145,7 +145,6 @@ impl Uplink {
             dropped,
             withheld,
             holds,
-            slow,
             gated,
             inserted,
             removed_in_pauses,
@@ -159,7 +158,6 @@ impl Uplink {
             chunk_us,
             drift_ppm
         );
-        dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
         Ok(dict)
     }
 }
@@ -226,12 +224,12 @@ impl Downlink {
     ) -> PyResult<Bound<'py, PyList>> {
         let uplink = uplink.inner.get();
         let caller = uplink.caller();
-        let mut heard = 0;
+        let mut spoke = false;
         let out = self.step(py, |line, out| {
-            heard = line.receive(ogg, micros(now_s), caller, out)
+            spoke = line.receive(ogg, micros(now_s), caller, out)
         });
-        if heard > 0 {
-            uplink.answered(heard, micros(now_s));
+        if spoke {
+            uplink.answered(micros(now_s));
         }
         out
     }
@@ -335,6 +333,7 @@ impl Downlink {
             queued_us,
             exotel_us
         );
+        dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
         dict.set_item("first_audio_us", self.inner.get().first_audio_us())?;
         Ok(dict)
     }

@@ -13,7 +13,7 @@ use crate::timescale::{Change, TimeScaler};
 /// Speech is shortened in blocks of at least this: room for several periods of a low voice.
 const SPEECH_BLOCK_MS: u32 = 60;
 /// Pauses are shortened in blocks of at least this: less is no pause, but the gap before a consonant.
-const PAUSE_BLOCK_MS: u32 = 60;
+const PAUSE_BLOCK_MS: u32 = 20;
 /// Speech loses at most this share: 1.4 times as fast is still understood, by people and by speech models.
 const FASTER: f32 = 0.29;
 /// A cut is cross-faded over this.

@@ -8,14 +8,11 @@
 //! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
 //!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock;
 //! - an engine that does not answer any more is fed no more than a backlog is worth, so that it has little to work off when it
-//!   (or the network to it) is back: until then, again, only the newest 80 ms are kept;
-//! - an engine that answers more slowly than the caller speaks gets what it can work off: the rest waits here and is made
-//!   shorter in the same way, so that the conversation stays within a second of what it would be.
+//!   (or the network to it) is back: until then, again, only the newest 80 ms are kept.
 //!
 //! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
 //! the phone's chunks; the wrong phase costs up to 20 ms for the rest of the call.
 
-use crate::answers::Answers;
 use crate::backlog::{Backlog, cross_fade};
 use crate::drift::Drift;
 use crate::error::{Error, Result};
@@ -23,7 +20,7 @@ use crate::lateness::Lateness;
 use crate::noise::ComfortNoise;
 use crate::patience::Patience;
 use crate::span::Span;
-use crate::timescale::{Change, KNOWN_MS, die_away};
+use crate::timescale::{KNOWN_MS, die_away};
 use crate::voice::Voice;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
@@ -43,16 +40,6 @@ const CATCH_UP_US: u64 = 2_300_000;
 const PATIENCE_US: u64 = 1_000_000;
 /// An engine that does not answer is given one frame in so long: if it lost what it had, it needs one to speak up.
 const PROBE_US: u64 = 2_000_000;
-/// An engine whose answers have all been behind for so long is slower than the caller: one that was only held up for a
-/// moment has caught up by then.
-const SLOW_AFTER_US: u64 = 1_000_000;
-/// A slow engine is given so much beyond what it usually owes, so that it never waits for us.
-const SLOW_AHEAD_MS: u32 = 160;
-/// Of what waits for a slow engine, speech is made faster above this only: a pause may come first.
-const SLOW_SPEECH_ABOVE_MS: u32 = 200;
-/// At the end, no more than this waits for a slow engine: with an engine at 70 % of real time, the caller is heard 0.8 s
-/// later than usual at worst. Beyond it, all but one chunk is cut: one cut costs fewer words than many.
-const SLOW_BACKLOG_MS: u32 = 400;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
 const FORGIVE_US: u64 = 1_000_000;
 /// After so many frames any beat of chunks of whole 20 ms has come round.
@@ -100,8 +87,6 @@ pub struct IntakeStats {
     pub withheld: u64,
     /// How often it did not answer for so long that audio was withheld from it.
     pub holds: u64,
-    /// How often it was so slow that audio was made shorter for it.
-    pub slow: u64,
     /// Samples of the opening that were replaced by silence.
     pub gated: u64,
     /// Comfort noise in place of missing audio.
@@ -140,8 +125,6 @@ enum State {
     Behind { since_us: u64, on_time_since_us: u64 },
     /// The engine does not answer: the newest 80 ms are kept, and it gets some of them from time to time.
     Held { probe_us: u64 },
-    /// The engine is slower than the caller: it gets what it can take, and the rest waits and is made shorter.
-    Slow { since_us: u64 },
     /// It has answered: the newest go out at once, and everything from then on.
     Answered { at_us: u64 },
 }
@@ -159,9 +142,11 @@ pub struct Intake {
     drift: Drift,
     arrivals: Span,
     opened_us: u64,
-    answers: Answers,
-    /// What was left out because an engine was slow.
-    left_out: usize,
+    /// Whether the present engine has ever said something.
+    has_answered: bool,
+    /// Since when it owes an answer: it was given something, and has said nothing since. A phone whose chunks are
+    /// seconds long gives it nothing to answer for as long.
+    owes_since_us: Option<u64>,
     /// How long the newest audio had waited when the engine opened.
     opened_late_us: i64,
     /// How much audio that was.
@@ -204,8 +189,8 @@ impl Intake {
             drift: Drift::new(),
             arrivals: Span::default(),
             opened_us: 0,
-            answers: Answers::new((rate_hz / 1000 * FRAME_MS) as usize),
-            left_out: 0,
+            has_answered: false,
+            owes_since_us: None,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
@@ -228,6 +213,7 @@ impl Intake {
         if pcm.is_empty() {
             return;
         }
+        let begin = out.len();
         self.stats.received += pcm.len() as u64;
         self.chunk = pcm.len();
         self.arrived_us = Some(now_us);
@@ -235,13 +221,9 @@ impl Intake {
         let position_us = self.us(self.stats.received as usize);
         self.drift.observe(position_us, now_us);
         self.arrivals.observe(now_us as i64 - position_us, now_us);
-        let emitted = self.stats.emitted;
         self.mind_engine(now_us, out);
-        match self.state {
-            State::Closed | State::Held { .. } | State::Answered { .. } => {}
-            State::Steady | State::Stalled { .. } | State::Behind { .. } | State::Slow { .. } => {
-                self.learn(now_us)
-            }
+        if let State::Steady | State::Stalled { .. } | State::Behind { .. } = self.state {
+            self.learn(now_us);
         }
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
@@ -256,42 +238,32 @@ impl Intake {
                 self.catch_up(now_us, out);
             }
             State::Behind { .. } => self.catch_up(now_us, out),
-            State::Slow { since_us } => {
-                self.shorten_for_slow(since_us, now_us);
-                self.feed_slow(out);
-            }
         }
-        self.count_fed(emitted, now_us);
+        self.note_fed(out.len() - begin, now_us);
     }
 
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.answers.begin();
+        self.has_answered = false;
+        self.owes_since_us = None;
         self.past.clear();
         self.in_noise = false;
-        let emitted = self.stats.emitted;
         self.resume(now_us, out);
-        self.count_fed(emitted, now_us);
     }
 
-    /// The engine said so many samples: it has what they answer.
-    pub fn answered(&mut self, samples: usize, now_us: u64) {
-        self.answers.hear(samples, now_us);
+    /// The engine said something: it has what it was sent.
+    pub fn answered(&mut self, now_us: u64) {
+        self.has_answered = true;
+        self.owes_since_us = None;
         if let State::Held { .. } = self.state {
             self.state = State::Answered { at_us: now_us };
         }
     }
 
-    /// How long after a frame's last sample was given to the engine its answer came; `None` before the first one.
-    #[must_use]
-    pub fn round_trip_us(&self) -> Option<u64> {
-        self.answers.round_trip_us()
-    }
-
-    /// How much of the caller's time engines were not given, as they did not answer or were slow.
+    /// How much of the caller's time engines were not given, as they did not answer.
     #[must_use]
     pub fn withheld_us(&self) -> i64 {
-        self.us(self.stats.withheld as usize + self.left_out)
+        self.us(self.stats.withheld as usize)
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
@@ -305,18 +277,10 @@ impl Intake {
         if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
             return;
         }
-        let emitted = self.stats.emitted;
         self.mind_engine(now_us, out);
-        match self.state {
-            State::Held { .. } | State::Closed | State::Answered { .. } => {}
-            State::Slow { .. } => self.feed_slow(out),
-            State::Steady | State::Stalled { .. } | State::Behind { .. } => self.stand_in(now_us, out),
+        if let State::Held { .. } | State::Closed = self.state {
+            return;
         }
-        self.count_fed(emitted, now_us);
-    }
-
-    /// The phone is late: what the model's clock asks for goes out, noise where there is nothing else.
-    fn stand_in(&mut self, now_us: u64, out: &mut Vec<f32>) {
         if let State::Steady | State::Behind { .. } = self.state {
             if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
                 return;
@@ -331,6 +295,7 @@ impl Intake {
         let real = due.min(self.queue.len());
         self.emit(real, out);
         self.insert_noise(due - real, out);
+        self.note_fed(due, now_us);
     }
 
     /// When [`Intake::poll`] is due if nothing arrives before.
@@ -339,7 +304,6 @@ impl Intake {
         match self.state {
             State::Closed | State::Held { .. } => None,
             State::Answered { at_us } => Some(at_us),
-            State::Slow { .. } => self.slow_goes_on().then_some(self.heard_us),
             State::Steady | State::Behind { .. } if self.arrived_us.is_none() => {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
@@ -416,6 +380,13 @@ impl Intake {
         self.voice.hear(heard, self.queue.background.floor());
     }
 
+    /// The engine was given so much, and owes an answer from now on if it answers at all.
+    fn note_fed(&mut self, samples: usize, now_us: u64) {
+        if samples > 0 && self.has_answered {
+            self.owes_since_us.get_or_insert(now_us);
+        }
+    }
+
     /// Holds audio back from an engine that does not answer, and lets it go when it does.
     fn mind_engine(&mut self, now_us: u64, out: &mut Vec<f32>) {
         match self.state {
@@ -430,99 +401,17 @@ impl Intake {
             State::Held { .. } => {}
             State::Steady | State::Stalled { .. } | State::Behind { .. } => {
                 let patience_us = PATIENCE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
-                // Of a chunk, the last frame is answered late by right, and the first of the next is not.
-                let slow_after_us = SLOW_AFTER_US + self.us(self.chunk) as u64;
-                if self.answers.silent_us(now_us).is_some_and(|us| us > patience_us) {
+                if self
+                    .owes_since_us
+                    .is_some_and(|since_us| now_us > since_us + patience_us)
+                {
                     self.stats.holds += 1;
                     self.state = State::Held {
                         probe_us: now_us + PROBE_US,
                     };
-                } else if self.answers.behind_us().is_some_and(|us| us > slow_after_us) {
-                    self.stats.slow += 1;
-                    self.state = State::Slow { since_us: now_us };
-                }
-            }
-            State::Slow { .. } => {
-                // Given nothing, it says nothing: it owes nothing, whatever the count says.
-                if self.answers.silent_us(now_us).is_some_and(|us| us > PATIENCE_US) {
-                    self.answers.write_off();
                 }
             }
         }
-    }
-
-    /// What just came is made shorter, as the engine cannot take all of it.
-    fn shorten_for_slow(&mut self, since_us: u64, now_us: u64) {
-        let too_much = self.queue.len().saturating_sub(self.slow_room());
-        let change = if too_much > self.samples(SLOW_SPEECH_ABOVE_MS) {
-            self.queue.shorten(too_much)
-        } else {
-            Change {
-                in_pauses: self.queue.shorten_pauses(too_much),
-                in_speech: 0,
-            }
-        };
-        self.stats.removed_in_pauses += change.in_pauses as u64;
-        self.stats.removed_in_speech += change.in_speech as u64;
-        // What it was behind by at first is worth hearing; what it falls behind by further is not.
-        let least_us = u64::from(SLOW_BACKLOG_MS) * 1000;
-        let most = self.still_allowed(since_us, now_us, least_us).max(2 * self.chunk);
-        let cut = if too_much - change.total() > most {
-            self.queue.cut(too_much - change.total() - self.chunk)
-        } else {
-            0
-        };
-        self.stats.cut += cut as u64;
-        self.leave_out(change.total() + cut);
-    }
-
-    /// The slow engine gets what it can take; once it can take all, it is no slow one any more.
-    fn feed_slow(&mut self, out: &mut Vec<f32>) {
-        let grid = self.samples(GRID_MS);
-        self.emit(self.slow_room().min(self.queue.len()) / grid * grid, out);
-        if self.queue.len() < grid && !self.answers.is_behind() {
-            // Off the grid, each step of the model would wait for one more chunk for the rest of the call.
-            let odd = (self.position as usize + self.queue.len()) % grid;
-            if self.chunk.is_multiple_of(grid) {
-                let cut = self.queue.cut(odd);
-                self.stats.cut += cut as u64;
-                self.leave_out(cut);
-            }
-            self.debt = 0;
-            self.state = State::Steady;
-            self.emit(self.queue.len(), out);
-        }
-    }
-
-    /// Whether an engine's answer has made room for what waits.
-    fn slow_goes_on(&self) -> bool {
-        let grid = self.samples(GRID_MS);
-        let room = self.slow_room() >= grid;
-        room && (self.queue.len() >= grid || !self.answers.is_behind())
-    }
-
-    fn slow_room(&self) -> usize {
-        self.samples(SLOW_AHEAD_MS).saturating_sub(self.answers.owed())
-    }
-
-    /// So much of the call's time the engine is not given: first of what was put in, and else for good.
-    fn leave_out(&mut self, samples: usize) {
-        let put_in = samples.min(self.debt);
-        self.debt -= put_in;
-        self.left_out += samples - put_in;
-        self.position += (samples - put_in) as u64;
-    }
-
-    /// How many samples of a backlog are still worth hearing: fewer and fewer since it began.
-    fn still_allowed(&self, since_us: u64, now_us: u64, least_us: u64) -> usize {
-        let left_us = CATCH_UP_US.saturating_sub(now_us.saturating_sub(since_us));
-        let most_us = u64::from(self.config.max_backlog_ms) * 1000 * left_us / CATCH_UP_US;
-        most_us.max(least_us) as usize * self.rate_hz as usize / 1_000_000
-    }
-
-    fn count_fed(&mut self, emitted_before: u64, now_us: u64) {
-        self.answers
-            .feed((self.stats.emitted - emitted_before) as usize, now_us);
     }
 
     /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
@@ -580,8 +469,10 @@ impl Intake {
             let change = self.queue.shorten(surplus);
             self.stats.removed_in_pauses += change.in_pauses as u64;
             self.stats.removed_in_speech += change.in_speech as u64;
+            let left_us = CATCH_UP_US.saturating_sub(now_us.saturating_sub(since_us));
+            let most_us = u64::from(self.config.max_backlog_ms) * 1000 * left_us / CATCH_UP_US;
             // Below a frame a pause will come before anybody notices; above it, time is up.
-            let most = self.still_allowed(since_us, now_us, u64::from(GRID_MS) * 1000);
+            let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(self.samples(GRID_MS));
             let cut = self.queue.cut((surplus - change.total()).saturating_sub(most));
             self.stats.cut += cut as u64;
             self.debt -= change.total() + cut;

@@ -7,7 +7,6 @@
 //! time is `now_us`, microseconds on any monotonic clock; rates are in hertz.
 
 mod announce;
-mod answers;
 mod backlog;
 mod barge_in;
 mod drift;

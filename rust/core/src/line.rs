@@ -7,7 +7,7 @@
 
 use crate::announce::Announcement;
 use crate::error::Result;
-use crate::intake::{Intake, IntakeConfig, IntakeStats};
+use crate::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
 use crate::media::{Encoding, MediaWriter, read_media};
 use crate::opus::{EncoderConfig, TOWARDS_ENGINE};
 use crate::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
@@ -26,6 +26,51 @@ pub struct MediaStats {
     pub malformed: u64,
 }
 
+/// How many of the model's frames are remembered until they are answered: 2.5 s of them.
+const FED_KEPT: usize = 32;
+
+/// When the engine was given each of its newest frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// Which of the call's engines this is about.
+    engine: u32,
+    samples: u64,
+    frame_samples: u64,
+    /// When frame `n` was complete, at `n % FED_KEPT`.
+    complete_us: [u64; FED_KEPT],
+}
+
+impl Fed {
+    fn begin(&mut self, frame_samples: u64) {
+        *self = Self {
+            engine: self.engine.wrapping_add(1),
+            frame_samples,
+            ..Self::default()
+        };
+    }
+
+    fn add(&mut self, samples: usize, now_us: u64) {
+        if self.frame_samples == 0 {
+            return;
+        }
+        let before = self.samples / self.frame_samples;
+        self.samples += samples as u64;
+        for frame in before..self.samples / self.frame_samples {
+            self.complete_us[frame as usize % FED_KEPT] = now_us;
+        }
+    }
+
+    /// How long ago the last of so many frames was complete; `None` if it is not, or if that was too long ago.
+    fn age_us(&self, frames: u64, now_us: u64) -> Option<u64> {
+        let complete = self.samples.checked_div(self.frame_samples)?;
+        let last = frames.checked_sub(1)?;
+        if last >= complete || last + (FED_KEPT as u64) < complete {
+            return None;
+        }
+        Some(now_us.saturating_sub(self.complete_us[last as usize % FED_KEPT]))
+    }
+}
+
 /// What the playout has to know of the caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Caller {
@@ -34,6 +79,8 @@ pub struct Caller {
     /// How much later than its first the engine's frames will come, as the phone's chunks and the engine's frames
     /// beat against each other; see [`Intake::beat_us`].
     pub beat_us: i64,
+    /// When the engine got what it answers.
+    pub fed: Fed,
     /// How much of the caller's time it was not given; see [`Intake::withheld_us`].
     pub withheld_us: i64,
     /// By how much the phone's way to us varies; see [`Intake::way_varies_us`].
@@ -48,6 +95,7 @@ pub struct Uplink {
     intake: Intake,
     stream: OggOpusWriter,
     media: MediaStats,
+    fed: Fed,
     /// The caller, for a recording.
     tap: Option<Tap>,
     phone: Vec<f32>,
@@ -74,6 +122,7 @@ impl Uplink {
             intake: Intake::new(rate_hz, config)?,
             stream: OggOpusWriter::new(encoder, serial)?,
             media: MediaStats::default(),
+            fed: Fed::default(),
             tap: None,
             phone: Vec::new(),
             paced: Vec::new(),
@@ -94,7 +143,7 @@ impl Uplink {
         }
         self.paced.clear();
         self.intake.push(&self.phone, now_us, &mut self.paced);
-        self.stream.write(&self.paced, ogg);
+        self.encode(now_us, ogg);
         Some(frame.samples)
     }
 
@@ -108,7 +157,8 @@ impl Uplink {
         self.stream.headers(ogg);
         self.paced.clear();
         self.intake.open(now_us, &mut self.paced);
-        self.stream.write(&self.paced, ogg);
+        self.fed.begin(u64::from(self.encoder.rate_hz / 1000 * FRAME_MS));
+        self.encode(now_us, ogg);
         Ok(())
     }
 
@@ -117,22 +167,16 @@ impl Uplink {
         self.intake.close(now_us);
     }
 
-    /// The engine said so many samples of the line (see [`Downlink::receive`]): it is fed no more than it can work off.
-    pub fn answered(&mut self, samples: usize, now_us: u64) {
-        self.intake.answered(samples, now_us);
-    }
-
-    /// How long after a frame's last sample was sent to the engine its answer came; `None` before the first one.
-    #[must_use]
-    pub fn round_trip_us(&self) -> Option<u64> {
-        self.intake.round_trip_us()
+    /// The engine said something (see [`Downlink::receive`]): one that does not is not fed for ever.
+    pub fn answered(&mut self, now_us: u64) {
+        self.intake.answered(now_us);
     }
 
     /// To be called at or after [`Uplink::wake_us`].
     pub fn poll(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
         self.paced.clear();
         self.intake.poll(now_us, &mut self.paced);
-        self.stream.write(&self.paced, ogg);
+        self.encode(now_us, ogg);
     }
 
     /// When [`Uplink::poll`] is due if nothing arrives before.
@@ -147,6 +191,7 @@ impl Uplink {
         Caller {
             voice_level: self.intake.voice_level(),
             beat_us: self.intake.beat_us(),
+            fed: self.fed,
             withheld_us: self.intake.withheld_us(),
             way_varies_us: self.intake.way_varies_us(),
         }
@@ -175,6 +220,11 @@ impl Uplink {
         if let Some(tap) = &mut self.tap {
             tap.take(now_us, pcm, pieces);
         }
+    }
+
+    fn encode(&mut self, now_us: u64, ogg: &mut Vec<u8>) {
+        self.fed.add(self.paced.len(), now_us);
+        self.stream.write(&self.paced, ogg);
     }
 }
 
@@ -221,6 +271,9 @@ pub struct Downlink {
     playout: Playout,
     writer: MediaWriter,
     life: Life,
+    /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
+    answered: (u32, u64),
+    round_trip_us: Option<u64>,
     way_varies_us: u64,
     own: Announcement,
     first_audio_us: Option<u64>,
@@ -249,6 +302,8 @@ impl Downlink {
             playout: Playout::new(rate_hz, config)?,
             writer: MediaWriter::new(stream_sid, rate_hz, encoding),
             life: Life::Waiting { next_us: 0 },
+            answered: (0, 0),
+            round_trip_us: None,
             way_varies_us: 0,
             own: Announcement::new(rate_hz),
             first_audio_us: None,
@@ -258,15 +313,15 @@ impl Downlink {
         })
     }
 
-    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each. Returns how many samples of the
-    /// line were in them, which [`Uplink::answered`] has to be told.
-    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) -> usize {
+    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each. Returns whether there was
+    /// audio in them, which [`Uplink::answered`] has to be told.
+    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) -> bool {
         self.line.clear();
         self.stream.read(ogg, &mut self.line);
-        let heard = self.line.len();
-        if heard == 0 {
-            return 0;
+        if self.line.is_empty() {
+            return false;
         }
+        self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
             self.hush(now_us, messages);
             self.life = Life::Live;
@@ -286,7 +341,7 @@ impl Downlink {
             faded.for_each(|(agent, own)| *agent += own);
         }
         self.send(step, now_us, messages);
-        heard
+        true
     }
 
     /// To be called once at the start of the call and then at or after [`Downlink::wake_us`].
@@ -519,10 +574,26 @@ impl Downlink {
         self.playout.stats()
     }
 
+    /// How long after a frame's last sample was sent to the engine its answer came; `None` before the first one.
+    #[must_use]
+    pub fn round_trip_us(&self) -> Option<u64> {
+        self.round_trip_us
+    }
+
     /// What the reader of the engine's stream met so far.
     #[must_use]
     pub fn stream_stats(&self) -> StreamStats {
         self.stream.stats()
+    }
+
+    /// The engine answers frame by frame: as many as it has sent, so many it must have got before.
+    fn time_answer(&mut self, fed: Fed, now_us: u64) {
+        if self.answered.0 != fed.engine {
+            self.answered = (fed.engine, 0);
+        }
+        self.answered.1 += self.line.len() as u64;
+        let frames = self.answered.1 / u64::from(self.rate_hz / 1000 * FRAME_MS);
+        self.round_trip_us = fed.age_us(frames, now_us).or(self.round_trip_us);
     }
 
     fn send(&mut self, step: Step, now_us: u64, messages: &mut Vec<Vec<u8>>) {

@@ -457,7 +457,7 @@ impl Simulation {
                 let mut out = Vec::new();
                 self.playout.expect_beat(self.intake.beat_us());
                 self.playout.skip_to(self.intake.withheld_us());
-                self.intake.answered(pcm.len(), now_us);
+                self.intake.answered(now_us);
                 let step = self
                     .playout
                     .push(&pcm, now_us, self.intake.voice_level(), &mut out);
