@@ -22,9 +22,15 @@ const PAUSE_MARGIN: f32 = 4.0;
 const PAUSE_AT_LEAST: f32 = 2.5e-7;
 /// Above this power (-36 dBFS) nothing is: hold music and tones are steady, too.
 const PAUSE_AT_MOST: f32 = 2.5e-4;
+/// Above this power (-20 dBFS) no background is learnt: a street is quieter, and noise as loud would hurt.
+const BACKGROUND_AT_MOST: f32 = 1e-2;
 /// Below this power (-90 dBFS, one bit of 16) there is no line: a muted phone or a gate. It is a pause, of course, but
 /// says nothing about the background.
 const DIGITAL_SILENCE: f32 = 1e-9;
+/// Share of one quiet frame in whether the line's pauses are digital silence: a second and a half of them.
+const GATE_LEARNING: f32 = 0.013;
+/// If more of the quiet frames than this are digital silence, its phone sends none of the background.
+const GATED_SHARE: f32 = 0.7;
 /// What a line is taken for before anything was heard (-66 dBFS).
 const FLOOR_AT_FIRST: f32 = 2.5e-7;
 /// Order of the prediction: two broad resonances and a tilt, enough for a hum or a hiss.
@@ -58,6 +64,8 @@ pub struct Background {
     next_minimum: usize,
     correlation: [f32; ORDER + 1],
     pauses: u32,
+    /// How much of what was quiet was digital silence.
+    gated: f32,
 }
 
 impl Background {
@@ -82,6 +90,7 @@ impl Background {
             next_minimum: 0,
             correlation: [0.0; ORDER + 1],
             pauses: 0,
+            gated: 0.0,
         })
     }
 
@@ -99,7 +108,9 @@ impl Background {
 
     fn take_frame(&mut self) {
         let power = power(&self.frame);
-        if power.is_finite() && power > DIGITAL_SILENCE {
+        if power <= DIGITAL_SILENCE {
+            self.gated += GATE_LEARNING * (1.0 - self.gated);
+        } else if power.is_finite() {
             self.window_minimum = self.window_minimum.min(power);
             self.window_frames += 1;
             if self.window_frames == WINDOW_FRAMES {
@@ -108,7 +119,8 @@ impl Background {
                 self.window_minimum = f32::INFINITY;
                 self.window_frames = 0;
             }
-            if power < self.pause_power() {
+            if power < self.quiet_power().min(BACKGROUND_AT_MOST) {
+                self.gated -= GATE_LEARNING * self.gated;
                 self.learn();
             }
         }
@@ -139,8 +151,19 @@ impl Background {
         }
     }
 
+    /// What is quieter belongs to the background.
+    fn quiet_power(&self) -> f32 {
+        (self.floor_power() * PAUSE_MARGIN).max(PAUSE_AT_LEAST)
+    }
+
     fn pause_power(&self) -> f32 {
-        (self.floor_power() * PAUSE_MARGIN).clamp(PAUSE_AT_LEAST, PAUSE_AT_MOST)
+        self.quiet_power().min(PAUSE_AT_MOST)
+    }
+
+    /// Whether the line's pauses are digital silence: its phone sends speech alone.
+    #[must_use]
+    pub fn is_gated(&self) -> bool {
+        self.gated > GATED_SHARE
     }
 
     /// How loud the line's quietest moments are, RMS.
@@ -151,7 +174,7 @@ impl Background {
     /// The background's level, RMS, as far as it can be taken for one: steady sound may be music.
     #[must_use]
     pub fn level(&self) -> f32 {
-        self.floor_power().min(PAUSE_AT_MOST).sqrt()
+        self.floor_power().min(BACKGROUND_AT_MOST).sqrt()
     }
 
     /// A stretch of audio whose RMS is below this is a pause.
@@ -191,11 +214,12 @@ impl ComfortNoise {
         }
     }
 
-    /// From now on sounds like `background`. A line that never paused gives silence.
+    /// From now on sounds like `background`. A line that never paused gives silence, and so does one whose pauses are
+    /// digital silence.
     pub fn follow(&mut self, background: &Background) {
         let mut r = background.correlation;
         r[0] *= WHITENING;
-        if r[0] <= f32::MIN_POSITIVE {
+        if r[0] <= f32::MIN_POSITIVE || background.is_gated() {
             self.gain = 0.0;
             return;
         }

@@ -162,6 +162,48 @@ fn comfort_noise_has_the_lines_level_and_colour() {
     }
 }
 
+/// What a hole in the line sounds like that was heard so far.
+fn hole(line: &[f32], rate_hz: u32) -> Vec<f32> {
+    let mut background = Background::new(rate_hz).unwrap();
+    background.observe(line);
+    let mut comfort = ComfortNoise::new(7);
+    comfort.follow(&background);
+    let mut heard = Vec::new();
+    comfort.fill(2 * rate_hz as usize, &mut heard);
+    heard
+}
+
+#[test]
+fn a_loud_line_gets_noise_as_loud_with_speech_on_it_or_without() {
+    let speech = speech_8k();
+    for level in [0.01, 0.018, 0.032, 0.056] {
+        let noise = line_noise(speech.len(), level, 0.3, 5);
+        let off = db(rms(&hole(&noise, 8000)) / level);
+        assert!(off.abs() < 1.5, "{:.0} dBFS: {off:+.1} dB", db(level));
+        let spoken: Vec<f32> = speech.iter().zip(&noise).map(|(a, b)| a + b).collect();
+        let off = db(rms(&hole(&spoken, 8000)) / level);
+        assert!(off.abs() < 3.0, "speech on {:.0} dBFS: {off:+.1} dB", db(level));
+    }
+}
+
+#[test]
+fn a_phone_that_sends_nothing_in_pauses_gets_nothing_in_holes() {
+    let speech = speech_8k();
+    let gated: Vec<f32> = speech
+        .chunks(160)
+        .flat_map(|frame| {
+            if rms(frame) < 0.006 {
+                vec![0.0; frame.len()]
+            } else {
+                frame.to_vec()
+            }
+        })
+        .collect();
+    let silent = gated.chunks(160).filter(|frame| rms(frame) == 0.0).count();
+    assert!(silent * 5 > gated.len() / 160, "there are pauses in it");
+    assert_eq!(rms(&hole(&gated, 8000)), 0.0);
+}
+
 #[test]
 fn a_hum_does_not_make_the_noise_unstable() {
     let hum: Vec<f32> = (0..80_000)
