@@ -168,8 +168,11 @@ impl Backlog {
     /// Drops the oldest samples, which fade into what comes after them if they followed what was heard last.
     pub(crate) fn cut(&mut self, samples: usize) -> usize {
         let samples = samples.min(self.pcm.len());
-        if self.before.is_empty() {
-            self.before.extend_from_slice(&self.pcm[..samples.min(self.fade)]);
+        if samples > 0 && self.before.is_empty() {
+            // The whole of a fade, however little is dropped: more may be before anything is heard.
+            let known = self.fade.min(self.pcm.len());
+            self.before.extend_from_slice(&self.pcm[..known]);
+            self.before.resize(self.fade, self.pcm[known - 1]);
         }
         self.pcm.drain(..samples);
         self.shrunk();
