@@ -99,8 +99,8 @@ def test_the_caller_is_left_and_the_agent_right_as_the_caller_heard_them(tmp_pat
 
 @pytest.mark.xfail(
     strict=True,
-    reason="a regression to be mended: since pings foresee jitter, the model of Exotel's queue moves early in such "
-    "a call, and the agent's side of the recording with it (0.80 alike, not 0.9)",
+    reason="a regression to be mended: since pings foresee jitter, the agent's side of such a recording "
+    "shifts early in it (0.80 alike, not 0.9)",
 )
 def test_sides_stay_together_when_the_callers_network_stalls(tmp_path: Path) -> None:
     network = parse_network("jitter 20ms; stall 1s at 4s up")
