@@ -186,7 +186,6 @@ fn a_downlink() -> Downlink {
 fn pass_time_down(line: &mut Downlink, now_us: &mut u64, until_us: u64, out: &mut Vec<Vec<u8>>) {
     while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < until_us) {
         line.poll(wake_us.max(*now_us), out);
-        line.take_ping(wake_us.max(*now_us)); // nobody answers
         *now_us = wake_us.max(*now_us) + 1;
     }
     *now_us = until_us.max(*now_us);

@@ -279,6 +279,8 @@ pub struct Downlink {
     first_audio_us: Option<u64>,
     /// The agent, for a recording.
     tap: Option<Tap>,
+    /// A ping that became due when it was looked, and that nobody has taken yet.
+    ping: bool,
     line: Vec<f32>,
     paced: Vec<f32>,
 }
@@ -308,6 +310,7 @@ impl Downlink {
             own: Announcement::new(rate_hz),
             first_audio_us: None,
             tap: None,
+            ping: false,
             line: Vec::new(),
             paced: Vec::new(),
         })
@@ -346,6 +349,9 @@ impl Downlink {
 
     /// To be called once at the start of the call and then at or after [`Downlink::wake_us`].
     pub fn poll(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+        if self.ping_wake_us().is_some_and(|wake_us| wake_us <= now_us) {
+            self.note_ping(now_us);
+        }
         match self.life {
             Life::Waiting { next_us } => {
                 if !self.own.is_empty() {
@@ -401,11 +407,19 @@ impl Downlink {
     /// When [`Downlink::poll`] is due if nothing arrives before.
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
-        let ping_us = match self.life {
+        self.audio_wake_us().into_iter().chain(self.ping_wake_us()).min()
+    }
+
+    fn ping_wake_us(&self) -> Option<u64> {
+        match self.life {
             Life::Waiting { .. } | Life::Live => self.playout.ping_wake_us(),
             Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => None,
-        };
-        self.audio_wake_us().into_iter().chain(ping_us).min()
+        }
+    }
+
+    /// Whoever polls and takes no ping is not woken for the same one for ever.
+    fn note_ping(&mut self, now_us: u64) {
+        self.ping |= self.playout.take_ping(now_us);
     }
 
     fn audio_wake_us(&self) -> Option<u64> {
@@ -560,7 +574,8 @@ impl Downlink {
 
     /// Whether the phone's socket shall be pinged now; [`Downlink::round_trip`] is to be told how long it took.
     pub fn take_ping(&mut self, now_us: u64) -> bool {
-        self.playout.take_ping(now_us)
+        self.note_ping(now_us);
+        std::mem::take(&mut self.ping)
     }
 
     /// A ping came back from the phone's end after so long.

@@ -134,7 +134,6 @@ impl Line {
         while let Some(wake_us) = self.line.wake_us().filter(|&wake_us| wake_us < now_us) {
             let mut out = Vec::new();
             self.line.poll(wake_us, &mut out);
-            self.line.take_ping(wake_us); // nobody answers
             self.got(out);
         }
     }
