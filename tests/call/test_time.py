@@ -234,6 +234,16 @@ def test_a_call_that_begins_in_jitter_is_whole_from_its_first_second_on(
     assert call.delay_s(0.95, prompt_s + 5.0) <= FLOOR_S[chunk_ms] + 0.080 + 0.040
 
 
+@pytest.mark.parametrize("way", ["up", "down", ""], ids=["up", "down", "both"])
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_jitter_in_which_a_call_begins_leaves_no_delay_ten_seconds_after_its_end(
+    chunk_ms: int, way: str
+) -> None:
+    call = talk(chunk_ms, 45, below=f"jitter 80ms {way} from 0s to 20s")
+    assert call.delay_s(0.5, 30) <= LIMIT_S[chunk_ms]
+    assert len([hole_s for hole_s in call.holes_s(20) if hole_s > UNHEARD_S]) <= 1
+
+
 def test_a_phone_whose_clock_drifts_is_followed() -> None:
     for drift in ("+100ppm", "-100ppm"):
         call = talk(100, 45, f"drift {drift}")

@@ -4,6 +4,11 @@
 //! sent. The model starts out pessimistic (nothing takes time on the way). The phone echoes a mark when what was
 //! sent before it has been played; how much later than the model says is a constant of the line, until something
 //! happened there: a stall on the way made Exotel's queue longer for good, or its clock runs at another speed.
+//!
+//! Where the line jitters while that constant is learnt, it is too large. By what the way back varied, echoes tell when
+//! it varies no more: the earliest ones were late all the same. By what the way there varied, Exotel's queue began late
+//! and is as much longer than needed: whoever knows the line's round trips tells ([`ExotelQueue::began_late`]). Should
+//! that prove wrong, as Exotel itself may take its time to play, it is taken back.
 
 use std::collections::VecDeque;
 
@@ -26,6 +31,8 @@ const ECHOES_TO_AGREE: usize = 5;
 /// ...or so many, for a change beyond this, which jitter does not make.
 const ECHOES_FOR_LARGE: usize = 3;
 const LARGE_US: i64 = 250_000;
+/// A queue that was taken for longer than needed is made shorter, and a hole tells if it was not, in this time.
+const DOUBTED_FOR_US: u64 = 6_000_000;
 /// A stall is awaited for so long.
 const OVERDUE_AT_MOST_US: i64 = 30_000_000;
 /// A change of this is worth correcting: half a packet.
@@ -59,6 +66,11 @@ pub(crate) struct ExotelQueue {
     about_us: Option<i64>,
     pending: VecDeque<Pending>,
     base_us: Option<i64>,
+    /// By how much the base may be too large: the way back varied by that when it was learnt.
+    doubt_us: i64,
+    /// Of the base, what was taken for a late beginning, and until when that is doubted.
+    late_us: i64,
+    late_until_us: u64,
     echoes: u32,
     recent: VecDeque<i64>,
     /// The newest echo: when it came, and when its mark should have been played.
@@ -77,6 +89,9 @@ impl ExotelQueue {
             about_us: None,
             pending: VecDeque::with_capacity(MARKS_KEPT),
             base_us: None,
+            doubt_us: 0,
+            late_us: 0,
+            late_until_us: 0,
             echoes: 0,
             recent: VecDeque::with_capacity(ECHOES_TO_AGREE),
             echoed: None,
@@ -122,13 +137,30 @@ impl ExotelQueue {
         Some(base_us - least_trip_us as i64)
     }
 
+    /// Whether the line's constant is known as well as it can be.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.echoes > ECHOES_FOR_BASE && self.doubt_us == 0
+    }
+
+    /// Its first audio came so late that it holds this much more than the model says, and than is needed.
+    pub(crate) fn began_late(&mut self, late_us: i64, now_us: u64) {
+        let Some(base_us) = &mut self.base_us else {
+            return;
+        };
+        *base_us -= late_us;
+        self.late_us = late_us;
+        self.late_until_us = now_us + DOUBTED_FOR_US;
+        self.grow(late_us);
+    }
+
     /// A mark to send now, if one is due: oftener while something is to be learnt.
     pub(crate) fn take_mark(&mut self, learns: bool, now_us: u64) -> Option<Mark> {
         let overdue = self.is_overdue(now_us);
         if overdue && self.pending.len() == MARKS_KEPT {
             return None; // the oldest is the one that will tell
         }
-        let every_us = if learns || overdue || self.next_mark < FIRST_MARKS {
+        let doubts = now_us < self.late_until_us;
+        let every_us = if learns || overdue || doubts || self.next_mark < FIRST_MARKS {
             FIRST_MARK_EVERY_US
         } else {
             MARK_EVERY_US
@@ -207,6 +239,9 @@ impl ExotelQueue {
             _ => base_us,
         };
         self.base_us = Some(base_us);
+        if self.echoes <= ECHOES_FOR_BASE {
+            self.doubt_us = self.doubt_us.max(return_us as i64);
+        }
         self.judge(base_us, return_us as i64, now_us)
     }
 
@@ -226,16 +261,39 @@ impl ExotelQueue {
             large_us
         } else {
             let (least_us, most_us) = range(ECHOES_TO_AGREE);
-            let change_us = least_us - base_us - self.shift_us;
+            let mut change_us = least_us - base_us - self.shift_us;
+            if most_us - least_us > AGREE_US {
+                return 0;
+            }
+            if return_us < WORTH_US {
+                change_us -= self.settle(change_us, now_us);
+            }
             // What the way back does at times could do that too.
-            if change_us.abs() < WORTH_US.max(return_us) || most_us - least_us > AGREE_US {
+            if change_us.abs() < WORTH_US.max(return_us) {
                 return 0;
             }
             change_us
         };
-        self.shift_us += change_us;
-        self.dry_us = self.dry_us.saturating_add_signed(change_us).max(now_us);
+        self.grow(change_us);
+        self.dry_us = self.dry_us.max(now_us);
         change_us
+    }
+
+    /// The way back varies no more: corrects the base by what of a change is the base's fault, and returns that.
+    fn settle(&mut self, change_us: i64, now_us: u64) -> i64 {
+        if now_us >= self.late_until_us {
+            self.late_us = 0;
+        }
+        let correction_us = change_us.clamp(-self.doubt_us, self.late_us);
+        self.doubt_us = 0;
+        self.late_us -= correction_us.max(0);
+        self.base_us = self.base_us.map(|base_us| base_us + correction_us);
+        correction_us
+    }
+
+    fn grow(&mut self, by_us: i64) {
+        self.shift_us += by_us;
+        self.dry_us = self.dry_us.saturating_add_signed(by_us);
     }
 }
 

@@ -38,6 +38,8 @@ const VARY_US: u64 = 20_000;
 const VARIED_FOR_US: u64 = 1_000_000;
 /// How well it is known by how much Exotel's queue began late: the echoes jitter as well.
 const EARLY_SURE_US: i64 = 3_000;
+/// The jitter in which a call began is what is seen of it in this time, as there are not many trips at first.
+const BEGINNING_US: u64 = 4_000_000;
 /// What proves too little sooner than this after trips showed it was late already when they did.
 const SAME_US: u64 = 6_000_000;
 
@@ -48,6 +50,10 @@ pub(crate) struct Hold {
     extra_us: i64,
     /// Of it, what Exotel's queue gives by itself: its first audio was late, so all that follows is early.
     early_us: i64,
+    /// When that was first known...
+    began_us: Option<u64>,
+    /// ...and by how much round trips varied about then.
+    began_in_us: i64,
     /// The most that was needed lately.
     peak_us: i64,
     until_us: u64,
@@ -77,6 +83,8 @@ impl Hold {
             waits_for_rare,
             extra_us: 0,
             early_us: 0,
+            began_us: None,
+            began_in_us: 0,
             peak_us: 0,
             until_us: 0,
             hold_us: first_hold_us,
@@ -126,7 +134,11 @@ impl Hold {
     }
 
     /// Exotel's queue began so much later than a message takes to get there, and what follows is early by as much.
-    pub(crate) fn begins_early(&mut self, early_us: i64) {
+    pub(crate) fn begins_early(&mut self, early_us: i64, now_us: u64) {
+        if now_us < *self.began_us.get_or_insert(now_us) + BEGINNING_US {
+            let varied_us = self.trips.spread(now_us).most_us as i64;
+            self.began_in_us = self.began_in_us.max(varied_us);
+        }
         self.early_us = (early_us - EARLY_SURE_US).clamp(0, MOST_US);
     }
 
@@ -142,7 +154,7 @@ impl Hold {
 
     /// Whether a ping shall be sent now.
     pub(crate) fn take_ping(&mut self, now_us: u64) -> bool {
-        let watched = self.extra_us(now_us) > 0;
+        let watched = self.extra_us(now_us) > 0 || self.began_varied();
         self.trips.take(watched, now_us)
     }
 
@@ -183,6 +195,7 @@ impl Hold {
                 self.extra_us = 0;
                 self.varied_us = None;
                 self.foreseen = false;
+                self.trips.learn(now_us);
             }
             return;
         }
@@ -194,6 +207,24 @@ impl Hold {
             self.peak_us = self.peak_us.max(needed_us as i64);
             self.extra_us = self.peak_us;
         }
+    }
+
+    /// By how much Exotel's queue is longer than needed, as it began late on a line that has become steady: as far as
+    /// jitter was seen that explains it, for the rest may be Exotel's own.
+    pub(crate) fn take_early(&mut self, now_us: u64) -> i64 {
+        let spread = self.trips.spread(now_us);
+        let varies = spread.trips < TRIPS_ENOUGH || spread.most_us >= VARY_US;
+        if !self.began_varied() || varies || self.varied_us.is_some() || self.extra_us(now_us) > 0 {
+            return 0;
+        }
+        let late_us = self.early_us.min(self.began_in_us);
+        self.early_us -= late_us;
+        self.began_in_us = 0;
+        late_us
+    }
+
+    fn began_varied(&self) -> bool {
+        self.began_in_us >= VARY_US as i64
     }
 
     /// What is kept now.

@@ -444,7 +444,13 @@ impl Playout {
             .least_trip_us()
             .and_then(|least_us| self.exotel.began_late_us(least_us))
         {
-            self.hold.begins_early(early_us);
+            self.hold.begins_early(early_us, now_us);
+        }
+        if self.exotel.is_settled() {
+            let late_us = self.hold.take_early(now_us);
+            if late_us > 0 {
+                self.exotel.began_late(late_us, now_us);
+            }
         }
         self.hold.proved_longer(longer_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);

@@ -107,6 +107,8 @@ pub struct Call {
     pub player_drift_ppm: i64,
     /// Where in the 20 ms the player ticks.
     pub tick_phase_us: u64,
+    /// Behind the player it takes so long until the caller hears, and until a mark is echoed.
+    pub behind_player_us: u64,
     /// The caller never pauses.
     pub breathless: bool,
     pub seed: u64,
@@ -128,6 +130,7 @@ impl Call {
             drift_ppm: 0,
             player_drift_ppm: 0,
             tick_phase_us: 11 * MS,
+            behind_player_us: 0,
             breathless: false,
             seed: 1,
             intake: IntakeConfig::default(),
@@ -207,6 +210,7 @@ enum Event {
         mark: Option<Mark>,
         position: u64,
     },
+    Played(Mark),
     Echo(Mark),
     Pinged(u64),
     Pong(u64),
@@ -506,6 +510,10 @@ impl Simulation {
                 self.player.extend(mark.map(Queued::Mark));
                 self.heard.most_at_exotel = self.heard.most_at_exotel.max(self.player.len());
             }
+            Event::Played(mark) => {
+                let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
+                self.at(arrives_us, Event::Echo(mark));
+            }
             Event::Echo(mark) => {
                 let return_us = self.intake.way_varies_us();
                 self.playout.marked(mark, return_us, now_us);
@@ -623,8 +631,7 @@ impl Simulation {
         while let Some(queued) = self.player.pop_front() {
             match queued {
                 Queued::Mark(mark) => {
-                    let arrives_us = self.wires[FROM_PHONE].arrives_us(self.now_us);
-                    self.at(arrives_us, Event::Echo(mark));
+                    self.at(self.now_us + self.call.behind_player_us, Event::Played(mark));
                 }
                 Queued::Silence => break,
                 Queued::Packet(position) => {
