@@ -99,6 +99,7 @@ async def bridge(
     *faults: Sequence[Fault],
     mode: Mode = Mode.ECHO,
     prompt_s: float = 0.0,
+    step_ms: float = 30,
     slots: int = 1,
     handshake_timeout_s: float = 5.0,
     personas: Personas = KIND,
@@ -130,7 +131,7 @@ async def bridge(
     async with AsyncExitStack() as stack:
         engines = [
             await stack.enter_async_context(
-                Rehearsal(mode=mode, prompt_s=prompt_s, step_ms=30, slots=slots, faults=each)
+                Rehearsal(mode=mode, prompt_s=prompt_s, step_ms=step_ms, slots=slots, faults=each)
             )
             for each in (faults or ((),))
         ]

@@ -11,9 +11,10 @@ import gc
 import os
 import random
 from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from tests.call.rig import bridge
@@ -31,6 +32,11 @@ from pxbridge.exotel.phone import HangUp, Line, Script
 from pxbridge.personaplex.pool import SlotState
 from pxbridge.personaplex.rehearsal import Mode
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.call.rig import Bridge
+
 CALLS = 50
 SOAK_S = float(os.environ.get("PXBRIDGE_SOAK_S", "10"))
 ENGINES = 12
@@ -41,7 +47,6 @@ KILLED_EVERY_S = 3.0
 DOWN_S = 4.0
 LONGEST_GAP_S = 1.5
 SEED = 7
-
 
 HARD_CALLS = 30
 HARD_SLOTS = (3, 6)
@@ -75,20 +80,35 @@ class Left:
         return cls(len(asyncio.all_tasks()), descriptors())
 
 
+@asynccontextmanager
+async def engines_killed(
+    b: Bridge, chance: random.Random, *, every_s: float, down_s: tuple[float, float]
+) -> AsyncIterator[None]:
+    """Kills an engine every so often, which comes back after a while; in the end all are new and up."""
+
+    async def kill_engines() -> None:
+        while True:
+            await asyncio.sleep(chance.expovariate(1 / every_s))
+            engine = chance.choice(b.engines)
+            await engine.stop()
+            await asyncio.sleep(chance.uniform(*down_s))
+            await engine.start()
+
+    killer = asyncio.create_task(kill_engines())
+    yield
+    killer.cancel()
+    await asyncio.gather(killer, return_exceptions=True)
+    for engine in b.engines:
+        await engine.stop()
+        await engine.start()
+
+
 def test_calls_outlive_engines_that_are_killed_at_random() -> None:
     async def main() -> None:
         chance = random.Random(SEED)
         async with bridge(
             *[()] * ENGINES, mode=Mode.CANNED, slots=SLOTS, prompt_s=0.5, warm=WARM, limits=CallLimits()
         ) as b:
-
-            async def kill_engines() -> None:
-                while True:
-                    await asyncio.sleep(chance.expovariate(1 / KILLED_EVERY_S))
-                    engine = chance.choice(b.engines)
-                    await engine.stop()
-                    await asyncio.sleep(DOWN_S)
-                    await engine.start()
 
             async def one_call(number: int) -> None:
                 await asyncio.sleep(chance.uniform(0, 2.0))
@@ -100,13 +120,8 @@ def test_calls_outlive_engines_that_are_killed_at_random() -> None:
 
             await asyncio.sleep(5.0)
             before = (len(asyncio.all_tasks()), descriptors())
-            killer = asyncio.create_task(kill_engines())
-            await asyncio.gather(*(one_call(number) for number in range(CALLS)))
-            killer.cancel()
-            await asyncio.gather(killer, return_exceptions=True)
-            for engine in b.engines:
-                await engine.stop()
-                await engine.start()
+            async with engines_killed(b, chance, every_s=KILLED_EVERY_S, down_s=(DOWN_S, DOWN_S)):
+                await asyncio.gather(*(one_call(number) for number in range(CALLS)))
             await b.record()
             assert len(b.records) == CALLS
             lost = sum(event.kind is Kind.ENGINE_LOST for event in b.events)
@@ -140,27 +155,14 @@ def test_calls_for_which_there_are_too_few_engines_end_as_they_should_and_leave_
         ) as b:
             before = Left.now()
 
-            async def kill_engines() -> None:
-                while True:
-                    await asyncio.sleep(chance.expovariate(1 / HARD_KILLED_EVERY_S))
-                    engine = chance.choice(b.engines)
-                    await engine.stop()
-                    await asyncio.sleep(chance.uniform(0.5, 3.0))
-                    await engine.start()
-
             async def one_call(number: int) -> None:
                 await asyncio.sleep(chance.uniform(0.0, HARD_S / 2))
                 script = Script(hang_up_at_s=chance.uniform(0.1, HARD_S))
                 line = Line(chunk_ms=chance.choice((20.0, 100.0)), hang_up=chance.choice(list(HangUp)))
                 await b.call(script, line, seed=number)
 
-            killer = asyncio.create_task(kill_engines())
-            await asyncio.gather(*(one_call(number) for number in range(HARD_CALLS)))
-            killer.cancel()
-            await asyncio.gather(killer, return_exceptions=True)
-            for engine in b.engines:
-                await engine.stop()
-                await engine.start()
+            async with engines_killed(b, chance, every_s=HARD_KILLED_EVERY_S, down_s=(0.5, 3.0)):
+                await asyncio.gather(*(one_call(number) for number in range(HARD_CALLS)))
             await b.record()
             outcomes = Counter(outcome(record) for record in b.records)
             assert outcomes.total() == HARD_CALLS

@@ -76,6 +76,7 @@ def talk(
     below: str = "",
     engine: str = "",
     prompt_s: float = 0.0,
+    step_ms: float = 30,
 ) -> Talk:
     """A call of someone who talks all the time.
 
@@ -86,6 +87,7 @@ def talk(
         below: The same, below the sockets.
         engine: Between bridge and engine.
         prompt_s: What the engine needs for its prompts.
+        step_ms: What it needs for 80 ms.
     """
 
     course = []
@@ -102,6 +104,7 @@ def talk(
         engine_network = parse_network(engine) if engine else None
         async with bridge(
             prompt_s=prompt_s,
+            step_ms=step_ms,
             handshake_timeout_s=10.0,
             engine_network=engine_network,
             limits=CallLimits(),
@@ -186,6 +189,21 @@ def test_an_engine_that_does_not_answer_is_not_fed_for_ever() -> None:
     call = talk(20, 20, engine=network)
     assert call.record.stats["uplink"]["holds"] == 1
     assert call.record.stats["uplink"]["withheld"] > 8 * 8000
+
+
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_an_engine_slower_than_real_time_is_followed_within_a_second_and_the_counters_say_so(
+    chunk_ms: int,
+) -> None:
+    step_ms = 100
+    call = talk(chunk_ms, 60, step_ms=step_ms)
+    intake, playout = call.record.stats["uplink"], call.record.stats["downlink"]
+    assert intake["slow"] > 0
+    outstanding_s = (intake["emitted"] - playout["received"]) / 8000
+    assert intake["round_trip_us"] / 1e6 == pytest.approx(outstanding_s * step_ms / 80, abs=0.3)
+    assert (outstanding_s * step_ms / 80 + intake["delay_us"] / 1e6) <= 1.0
+    left_out_s = (intake["removed_in_pauses"] + intake["removed_in_speech"] + intake["cut"]) / 8000
+    assert left_out_s == pytest.approx(60 * (1 - 80 / step_ms), abs=2.0)
 
 
 JITTER = "jitter 80ms {way} from 4s to 74s"

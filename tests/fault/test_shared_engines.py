@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.redis_store import RedisStore
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from tests.fault.processes import BridgeProcess
@@ -146,6 +148,18 @@ def sharing(server: Store, engine: str, **settings: str) -> AbstractAsyncContext
     return bridge_process(environ={f"PXBRIDGE_{name.upper()}": value for name, value in shared.items()})
 
 
+@asynccontextmanager
+async def two_bridges(**of_the_other: str) -> AsyncIterator[tuple[Store, BridgeProcess, BridgeProcess]]:
+    """A store and two bridges that share one engine; settings of the second's own may be given."""
+    async with (
+        store() as server,
+        engine_process() as engine,
+        sharing(server, engine) as one,
+        sharing(server, engine, **of_the_other) as other,
+    ):
+        yield server, one, other
+
+
 async def a_caller_waits(bridge: BridgeProcess) -> asyncio.Task[object]:
     waits: asyncio.Task[object] = asyncio.create_task(bridge.call(Script(hang_up_at_s=600.0)))
     await until(lambda: '"waiting"' in bridge.log, "a caller waits")
@@ -153,12 +167,7 @@ async def a_caller_waits(bridge: BridgeProcess) -> asyncio.Task[object]:
 
 
 async def test_the_engine_of_a_bridge_that_was_killed_comes_free_for_the_other() -> None:
-    async with (
-        store() as server,
-        engine_process() as engine,
-        sharing(server, engine) as one,
-        sharing(server, engine) as other,
-    ):
+    async with two_bridges() as (_server, one, other):
         await one.call()
         waits = await a_caller_waits(other)
         assert not waits.done()
@@ -167,12 +176,7 @@ async def test_the_engine_of_a_bridge_that_was_killed_comes_free_for_the_other()
 
 
 async def test_of_two_bridges_that_want_an_engine_one_has_it_until_its_caller_hangs_up() -> None:
-    async with (
-        store() as server,
-        engine_process() as engine,
-        sharing(server, engine) as one,
-        sharing(server, engine) as other,
-    ):
+    async with two_bridges() as (_server, one, other):
         await one.call()
         waits = await a_caller_waits(other)
         await asyncio.sleep(2 * TTL_S)  # what others want is renewed all the same
@@ -206,12 +210,7 @@ async def test_a_store_that_is_gone_and_back_ends_no_call() -> None:
 async def test_a_live_call_keeps_its_engine_when_the_store_forgot_and_another_bridge_wants_it(
     gone_s: float,
 ) -> None:
-    async with (
-        store() as server,
-        engine_process() as engine,
-        sharing(server, engine) as one,
-        sharing(server, engine, warm_sessions="1") as other,
-    ):
+    async with two_bridges(warm_sessions="1") as (server, one, other):
         await one.call()
         waits = await a_caller_waits(other)
         for _ in range(3):
