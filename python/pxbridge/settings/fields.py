@@ -18,6 +18,7 @@ from pxbridge.settings.values import (
     Network,
     Right,
     Secrets,
+    Within,
     certificates,
     fingerprint,
     folder,
@@ -44,7 +45,7 @@ DEFAULT_TEXT_PROMPT = (
 )
 
 _NUMBER_FORM = Right("one of masked, hashed, full")
-_SECONDS = Right("a number of seconds above 0, up to 600")
+_SECONDS = Within("a number of seconds", 0, 600, above=True)
 
 
 class Settings(BaseModel):
@@ -66,8 +67,8 @@ class Settings(BaseModel):
         description="URLs of PersonaPlex servers (wss://host:8998/api/chat), apart by spaces or commas. "
         "None: the rehearsal engine, which greets and repeats what it hears.",
     )
-    engine_capacity: Annotated[int, Right("a whole number from 1 to 1000")] = Field(
-        default=1, ge=1, le=1000, description="Calls that each engine takes at once. NVIDIA's server takes 1."
+    engine_capacity: Annotated[int, Within("a whole number", 1, 1_000)] = Field(
+        default=1, description="Calls that each engine takes at once. NVIDIA's server takes 1."
     )
     engine_ca_file: Annotated[Path | None, BeforeValidator(certificates), Right("the path of a PEM file")] = (
         Field(
@@ -98,50 +99,36 @@ class Settings(BaseModel):
     )
     engine_connect_timeout_s: Annotated[float, _SECONDS] = Field(
         default=10.0,
-        gt=0,
-        le=600,
         description="How long to wait for an engine's connection, TLS and upgrade.",
     )
     engine_handshake_timeout_s: Annotated[float, _SECONDS] = Field(
         default=30.0,
-        gt=0,
-        le=600,
         description="How long an engine may take for its prompts before it counts as busy.",
     )
     engine_silent_timeout_s: Annotated[float, _SECONDS] = Field(
         default=2.5,
-        gt=0,
-        le=600,
         description="An engine that hears the caller and sends no sound for so long is given up, "
         "if another is free; else it has failover_timeout_s more to come back.",
     )
-    warm_sessions: Annotated[int, Right("a whole number from 0 to 100")] = Field(
+    warm_sessions: Annotated[int, Within("a whole number", 0, 100)] = Field(
         default=1,
-        ge=0,
-        le=100,
         description="Sessions to keep prompted ahead of calls, for each persona that names no other number: "
         "their callers hear the agent at once.",
     )
-    warm_max_age_s: Annotated[float, Right("a number of seconds from 10 to 86400")] = Field(
+    warm_max_age_s: Annotated[float, Within("a number of seconds", 10, 86_400)] = Field(
         default=600.0,
-        ge=10,
-        le=86_400,
         description="A session prompted ahead that is older than this is replaced.",
     )
-    max_waiting: Annotated[int, Right("a whole number from 0 to 100000")] = Field(
+    max_waiting: Annotated[int, Within("a whole number", 0, 100_000)] = Field(
         default=20,
-        ge=0,
-        le=100_000,
         description="Calls that may wait for a free engine, with announcements and music; "
         "one more hears that all lines are busy.",
     )
-    max_wait_s: Annotated[float, Right("a number of seconds from 0 to 3600")] = Field(
-        default=60.0, ge=0, le=3600, description="How long a call may wait for a free engine."
+    max_wait_s: Annotated[float, Within("a number of seconds", 0, 3_600)] = Field(
+        default=60.0, description="How long a call may wait for a free engine."
     )
     failover_timeout_s: Annotated[float, _SECONDS] = Field(
         default=20.0,
-        gt=0,
-        le=600,
         description="When an engine dies in a call: how long another may take before the caller is let go.",
     )
     failover_prefers: Annotated[FailoverPrefers, BeforeValidator(lower), Right("soonest or informed")] = (
@@ -154,8 +141,6 @@ class Settings(BaseModel):
     )
     phone_silent_timeout_s: Annotated[float, _SECONDS] = Field(
         default=30.0,
-        gt=0,
-        le=600,
         description="A phone that sends nothing at all for so long, and did not hang up, is gone. "
         "Exotel sends all the time.",
     )
@@ -167,14 +152,12 @@ class Settings(BaseModel):
         "folder), or the URL of a Redis or Valkey server (redis://, rediss://, unix://) that all "
         "bridges with these engines share.",
     )
-    lease_ttl_s: Annotated[float, Right("a number of seconds from 1 to 600")] = Field(
+    lease_ttl_s: Annotated[float, Within("a number of seconds", 1, 600)] = Field(
         default=10.0,
-        ge=1,
-        le=600,
         description="With a shared store: so long after a bridge was killed its engines come free.",
     )
-    max_calls: Annotated[int, Right("a whole number from 1 to 100000")] = Field(
-        default=100, ge=1, le=100_000, description="Calls at the same time; one more is turned away."
+    max_calls: Annotated[int, Within("a whole number", 1, 100_000)] = Field(
+        default=100, description="Calls at the same time; one more is turned away."
     )
     playout_profile: Annotated[
         Profile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
@@ -184,17 +167,13 @@ class Settings(BaseModel):
         "documented minimum, for accounts that insist on it; 160 ms more delay) or low-delay (sound that is "
         "late once in a while is made up instead of being waited for).",
     )
-    max_backlog_ms: Annotated[int, Right("a whole number of milliseconds from 0 to 10000")] = Field(
+    max_backlog_ms: Annotated[int, Within("a whole number of milliseconds", 0, 10_000)] = Field(
         default=Timing.max_backlog_ms,
-        ge=0,
-        le=10_000,
         description="Of sound that comes late, from the phone or from the engine, the most that is still "
         "worth hearing, made faster to catch up; what is older is cut.",
     )
-    gate_ms: Annotated[int, Right("a whole number of milliseconds from 0 to 10000")] = Field(
+    gate_ms: Annotated[int, Within("a whole number of milliseconds", 0, 10_000)] = Field(
         default=Timing.gate_ms,
-        ge=0,
-        le=10_000,
         description="So much of a caller's first sound is silence to the engine: lines crack when they open.",
     )
     credentials: Annotated[Secrets, BeforeValidator(split_credentials), Right("a list of USER:PASSWORD")] = (
@@ -211,8 +190,6 @@ class Settings(BaseModel):
     )
     token_ttl_s: Annotated[float, _SECONDS] = Field(
         default=60.0,
-        gt=0,
-        le=600,
         description="How long the URL that `/exotel/url` answers with lets a call in.",
     )
     allowed_networks: Annotated[
@@ -231,17 +208,13 @@ class Settings(BaseModel):
         default=False,
         description="Let in anyone who reaches the port, on a public address and in front of an engine too.",
     )
-    handshakes_per_minute: Annotated[int, Right("a whole number from 1 to 1000000")] = Field(
+    handshakes_per_minute: Annotated[int, Within("a whole number", 1, 1_000_000)] = Field(
         default=600,
-        ge=1,
-        le=1_000_000,
         description="Requests that one address may make in a minute; more are refused with 429. "
         "All of Exotel's calls may come from a few addresses.",
     )
-    max_calls_per_address: Annotated[int | None, Right("a whole number from 1 to 100000")] = Field(
+    max_calls_per_address: Annotated[int | None, Within("a whole number", 1, 100_000)] = Field(
         default=None,
-        ge=1,
-        le=100_000,
         description="Calls at the same time from one address.",
     )
     public_url: Annotated[str | None, BeforeValidator(websocket_url), Right("a wss:// URL")] = Field(
@@ -256,10 +229,8 @@ class Settings(BaseModel):
     tls_key_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
         default=None, description="PEM file of the certificate's key, where the certificate's has none."
     )
-    drain_s: Annotated[float, Right("a number of seconds from 0 to 14400")] = Field(
+    drain_s: Annotated[float, Within("a number of seconds", 0, 14_400)] = Field(
         default=60.0,
-        ge=0,
-        le=14_400,
         description="When the bridge is told to stop: how long calls may go on before they are ended.",
     )
     log_level: Annotated[
@@ -307,13 +278,11 @@ class Settings(BaseModel):
         default=True,
         description="Keep a record of each call in the state folder: `pxbridge calls` shows them.",
     )
-    keep_days: Annotated[float, Right("a number of days above 0, up to 36500")] = Field(
-        default=90.0, gt=0, le=36_500, description="Records and recordings older than this are deleted."
+    keep_days: Annotated[float, Within("a number of days", 0, 36_500, above=True)] = Field(
+        default=90.0, description="Records and recordings older than this are deleted."
     )
-    keep_mb: Annotated[int, Right("a whole number from 1 to 100000000")] = Field(
+    keep_mb: Annotated[int, Within("a whole number", 1, 100_000_000)] = Field(
         default=2000,
-        ge=1,
-        le=100_000_000,
         description="The oldest are deleted too when records and recordings together are larger, in MB.",
     )
     recording_format: Annotated[Literal["wav", "opus"], BeforeValidator(lower), Right("wav or opus")] = Field(

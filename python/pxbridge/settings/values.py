@@ -11,12 +11,16 @@ import importlib.util
 import ipaddress
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from annotated_types import Ge, GroupedMetadata, Gt, Le
 from pydantic import SecretStr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The bridge writes these into an engine's query itself; NVIDIA's server dies of any `seed`.
 _RESERVED_ENGINE_QUERY = {"voice_prompt", "text_prompt", "seed"}
@@ -43,6 +47,26 @@ class Right:
     """What a right value is, as it completes "'x' is not ..."."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Within(Right, GroupedMetadata):
+    """The same of a number that has bounds, and the bounds."""
+
+    text: str = field(init=False)
+    what: str
+    least: int
+    most: int
+    above: bool = False
+    """The least itself is out of bounds."""
+
+    def __post_init__(self) -> None:
+        bounds = f"above {self.least}, up to" if self.above else f"from {self.least} to"
+        object.__setattr__(self, "text", f"{self.what} {bounds} {self.most}")
+
+    def __iter__(self) -> Iterator[object]:
+        yield Gt(self.least) if self.above else Ge(self.least)
+        yield Le(self.most)
 
 
 def split_secrets(value: object) -> list[str]:
