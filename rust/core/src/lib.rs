@@ -12,6 +12,7 @@ mod barge_in;
 mod drift;
 pub mod error;
 mod exotel_queue;
+mod filler;
 mod hold;
 pub mod intake;
 mod lateness;

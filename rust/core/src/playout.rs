@@ -15,9 +15,9 @@ use crate::backlog::{Backlog, cross_fade};
 use crate::barge_in::BargeIn;
 use crate::error::{Error, Result};
 use crate::exotel_queue::ExotelQueue;
+use crate::filler::{Conceal, Filler};
 use crate::hold::Hold;
 use crate::lateness::Lateness;
-use crate::noise::ComfortNoise;
 use crate::voice::Echo;
 
 /// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
@@ -42,18 +42,11 @@ const STALE_US: i64 = 250_000;
 const ODD_MS: u32 = 2;
 /// What waits here is sent when Exotel holds less than this.
 const REFILL_US: u64 = 40_000;
-/// The longest hole that libopus bridges: beyond that its voice becomes a drone.
-const CONCEAL_MS: u32 = 60;
 /// A hole this long is no jitter: noise is sent in larger portions, to spare wake-ups.
 const LONG_HOLE_US: u64 = 500_000;
 const LONG_HOLE_PACKETS: usize = 3;
 /// After this much noise the engine is taken for gone; its next audio starts anew.
 const GIVE_UP_US: u64 = 30_000_000;
-/// Concealment is made in steps of this, which is what libopus itself works in: what it makes and does not give would
-/// be missing before the sound that follows.
-const CONCEAL_STEP_MS: u32 = 10;
-/// Seams to and from what bridges a hole are faded over this.
-const FADE_MS: u32 = 5;
 
 /// What an Exotel account demands of our payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -213,9 +206,7 @@ pub struct Playout {
     config: PlayoutConfig,
     state: State,
     queue: Backlog,
-    noise: ComfortNoise,
-    /// Concealment that was made and not sent: how the last sound would go on.
-    beyond: Vec<f32>,
+    filler: Filler,
     scratch: Vec<f32>,
     lateness: Lateness,
     exotel: ExotelQueue,
@@ -257,8 +248,7 @@ impl Playout {
             payload,
             state: State::Idle,
             queue: Backlog::new(rate_hz)?,
-            noise: ComfortNoise::new(config.seed),
-            beyond: Vec::new(),
+            filler: Filler::new(rate_hz, config.seed),
             scratch: Vec::new(),
             lateness: Lateness::new(config.profile.waits_for_rare()),
             exotel: ExotelQueue::new(),
@@ -299,7 +289,7 @@ impl Playout {
             return Step::Send;
         }
         let was = self.state;
-        self.beyond.clear();
+        self.filler.forget();
         if was == State::Idle {
             self.lateness.reset();
         }
@@ -399,13 +389,13 @@ impl Playout {
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.exotel.depth_us(now_us) as i64;
         self.queue.take(self.at_rate(ahead_us.max(0)), out);
         let fading = if self.queue.len() > 0 {
-            self.fade().min(out.len() - begin)
+            self.filler.fade().min(out.len() - begin)
         } else {
             self.go_on(conceal, out)
         };
         self.stats.cut += self.queue.len() as u64;
         self.queue.clear();
-        self.beyond.clear();
+        self.filler.forget();
         let end = out.len();
         for (i, sample) in out[end - fading..].iter_mut().rev().enumerate() {
             *sample *= i as f32 / fading as f32;
@@ -509,7 +499,7 @@ impl Playout {
         self.queue.push(pcm);
         if pad > 0 {
             self.scratch.clear();
-            self.scratch.resize(self.fade(), 0.0);
+            self.scratch.resize(self.filler.fade(), 0.0);
             cross_fade(self.queue.newest(pcm.len()), &self.scratch);
         }
         self.hold.learn(now_us);
@@ -633,12 +623,12 @@ impl Playout {
     }
 
     /// Exotel is about to run dry: one payload of something else, after what little waits here.
-    fn bridge(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
+    fn bridge(&mut self, now_us: u64, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) {
         let (since_us, bridged) = match self.state {
             State::Bridging { since_us, bridged } => (since_us, bridged),
             _ => {
                 self.stats.holes += 1;
-                self.noise.follow(&self.queue.background);
+                self.filler.begin(&self.queue.background);
                 (self.exotel.dry_us().max(now_us), 0)
             }
         };
@@ -656,33 +646,9 @@ impl Playout {
         let samples = self.payload.max(packets * self.packet);
         let begin = out.len();
         let missing = samples - self.queue.take(self.queue.len(), out);
-        let concealed = self
-            .at_rate(i64::from(CONCEAL_MS) * 1000)
-            .saturating_sub(bridged)
-            .min(missing);
-        if concealed > 0 {
-            // The concealment goes on under what follows it, and fades. It may not follow what was heard last itself: all
-            // that lay between can have been cut.
-            let fade = self.fade();
-            self.conceal_to(concealed + fade, conceal);
-            let at = out.len();
-            out.extend(self.beyond.drain(..concealed));
-            self.queue.join(&mut out[at..]);
-            self.queue.follow(&self.beyond[..fade]);
-            self.stats.concealed += concealed as u64;
-        }
-        let noise = missing - concealed;
-        if noise > 0 {
-            let at = out.len();
-            self.noise.fill(noise, out);
-            self.stats.noise += noise as u64;
-            self.queue.join(&mut out[at..]);
-            self.beyond.clear();
-            self.scratch.clear();
-            let fade = self.fade();
-            self.noise.clone().fill(fade, &mut self.scratch);
-            self.queue.follow(&self.scratch);
-        }
+        let filled = self.filler.fill(missing, bridged, &mut self.queue, conceal, out);
+        self.stats.concealed += filled.concealed as u64;
+        self.stats.noise += filled.noise as u64;
         self.sent(&out[begin..], now_us);
         self.state = State::Bridging {
             since_us,
@@ -691,30 +657,15 @@ impl Playout {
         self.stats.exotel_us = self.exotel.depth_us(now_us);
     }
 
-    /// Makes concealment until there are so many samples of it, whatever `conceal` gives: a decoder that never decoded
-    /// gives none.
-    fn conceal_to(&mut self, samples: usize, conceal: &mut dyn FnMut(usize, &mut Vec<f32>)) {
-        let step = self.at_rate(i64::from(CONCEAL_STEP_MS) * 1000);
-        let lacking = samples.saturating_sub(self.beyond.len()).next_multiple_of(step);
-        let end = self.beyond.len() + lacking;
-        if lacking > 0 {
-            conceal(lacking, &mut self.beyond);
-        }
-        self.beyond.resize(end, 0.0);
-    }
-
     /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
-    fn go_on(&mut self, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) -> usize {
-        let at = out.len();
-        match self.state {
+    fn go_on(&mut self, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) -> usize {
+        let in_hole = match self.state {
             State::Idle => return 0,
-            State::Bridging { .. } if self.beyond.is_empty() => self.noise.fill(self.packet, out),
-            State::Starting { .. } | State::Playing | State::Bridging { .. } => {
-                self.conceal_to(self.packet, conceal);
-                out.extend(self.beyond.drain(..self.packet));
-            }
-        }
-        self.queue.join(&mut out[at..]);
+            State::Starting { .. } | State::Playing => false,
+            State::Bridging { .. } => true,
+        };
+        self.filler
+            .go_on(self.packet, in_hole, &mut self.queue, conceal, out);
         self.stats.padded += self.packet as u64;
         self.packet
     }
@@ -751,10 +702,6 @@ impl Playout {
     /// How much of the conversation's time the engine's audio stands for.
     fn position_us(&self) -> i64 {
         self.us(self.stats.received as usize) + self.skipped_us
-    }
-
-    fn fade(&self) -> usize {
-        self.at_rate(i64::from(FADE_MS) * 1000)
     }
 
     fn us(&self, samples: usize) -> i64 {
