@@ -18,6 +18,8 @@ from tests.virtual_time import run
 
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
+from pxbridge.calls.record import Outcome
+from pxbridge.calls.summary import outcome
 from pxbridge.exotel.network import parse_network
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.listening import Hearing, listen
@@ -192,18 +194,15 @@ def test_an_engine_that_does_not_answer_is_not_fed_for_ever() -> None:
 
 
 @pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
-def test_an_engine_slower_than_real_time_is_followed_within_a_second_and_the_counters_say_so(
-    chunk_ms: int,
-) -> None:
+def test_an_engine_slower_than_real_time_is_given_less_and_the_record_says_so(chunk_ms: int) -> None:
     step_ms = 100
     call = talk(chunk_ms, 60, step_ms=step_ms)
     intake, playout = call.record.stats["uplink"], call.record.stats["downlink"]
-    assert intake["slow"] > 0
-    outstanding_s = (intake["emitted"] - playout["received"]) / 8000
-    assert intake["round_trip_us"] / 1e6 == pytest.approx(outstanding_s * step_ms / 80, abs=0.3)
-    assert (outstanding_s * step_ms / 80 + intake["delay_us"] / 1e6) <= 1.0
+    assert outcome(call.record) is Outcome.COMPLETED and intake["slow"] > 0
+    assert (intake["emitted"] - playout["received"]) / 8000 <= 1.5, "fed with all, it owes 12 s by now"
     left_out_s = (intake["removed_in_pauses"] + intake["removed_in_speech"] + intake["cut"]) / 8000
-    assert left_out_s == pytest.approx(60 * (1 - 80 / step_ms), abs=2.0)
+    assert left_out_s == pytest.approx(60 * (1 - 80 / step_ms), abs=2.5)
+    assert call.delay_s(0.95, 10) <= LIMIT_S[chunk_ms] + 1.5
 
 
 JITTER = "jitter 80ms {way} from 4s to 74s"

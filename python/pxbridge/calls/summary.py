@@ -82,5 +82,6 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "holes": int(downlink.get("holes") or 0),
         "stalls": int(uplink.get("stalls") or 0),
         "holds": int(uplink.get("holds") or 0),
+        "slow": int(uplink.get("slow") or 0),
         "malformed": record.malformed + int(uplink.get("malformed") or 0),
     }

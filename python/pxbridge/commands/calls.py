@@ -57,7 +57,7 @@ CSV_COLUMNS = (
     "key", "call", "stream", "began_at", "ended_at", "caller", "called", "persona", "engine", "rate_hz",
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
     "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "failovers", "holes",
-    "longest_hole_s", "stalls", "longest_stall_s", "holds", "inserted_s", "removed_s",
+    "longest_hole_s", "stalls", "longest_stall_s", "holds", "slow", "inserted_s", "removed_s",
     "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer",
 )  # fmt: skip
 
@@ -297,6 +297,8 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     if call.get("holds"):
         withheld_s = call.get("withheld_s") or 0
         rows.append(("engine silent", f"{call['holds']} ×; {withheld_s:.2f} s of the caller withheld"))
+    if call.get("slow"):
+        rows.append(("engine behind", f"{call['slow']} ×: it got less than was said"))
     if (drift_ppm := call.get("drift_ppm")) is not None:
         rows.append(("phone's clock", delay.drift(drift_ppm)))
     if call["recording"]:

@@ -101,6 +101,8 @@ class Inside:
         if holds := self._last("uplink", "holds"):
             withheld = _length(self._last("uplink", "withheld") / self.rate_hz)
             said.append(f"the engine did not answer {_times(holds, 'time')}: {withheld} withheld")
+        if slow := self._last("uplink", "slow"):
+            said.append(f"the engine was behind {_times(slow, 'time')}: it got less than was said")
         said = said or ["nothing put in, nothing taken out"]
         drift_ppm = self.counters[-1].uplink.get("drift_ppm")
         if drift_ppm is not None:

@@ -145,6 +145,7 @@ impl Uplink {
             dropped,
             withheld,
             holds,
+            slow,
             gated,
             inserted,
             removed_in_pauses,
@@ -224,12 +225,12 @@ impl Downlink {
     ) -> PyResult<Bound<'py, PyList>> {
         let uplink = uplink.inner.get();
         let caller = uplink.caller();
-        let mut spoke = false;
+        let mut heard = 0;
         let out = self.step(py, |line, out| {
-            spoke = line.receive(ogg, micros(now_s), caller, out)
+            heard = line.receive(ogg, micros(now_s), caller, out)
         });
-        if spoke {
-            uplink.answered(micros(now_s));
+        if heard > 0 {
+            uplink.answered(heard, micros(now_s));
         }
         out
     }

@@ -7,12 +7,14 @@
 //! - when the phone is later than it ever is, comfort noise takes its place, at the phone's own pace;
 //! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
 //!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock;
+//! - an engine that is slower than the caller is given less than is said ([`Arrears`]): made shorter, or nothing for a while;
 //! - an engine that does not answer any more is fed no more than a backlog is worth, so that it has little to work off when it
 //!   (or the network to it) is back: until then, again, only the newest 80 ms are kept.
 //!
 //! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
 //! the phone's chunks; the wrong phase costs up to 20 ms for the rest of the call.
 
+use crate::arrears::{Arrears, Spare};
 use crate::backlog::{Backlog, cross_fade};
 use crate::drift::Drift;
 use crate::error::{Error, Result};
@@ -85,6 +87,8 @@ pub struct IntakeStats {
     pub dropped: u64,
     /// Samples that were withheld from an engine that did not answer.
     pub withheld: u64,
+    /// How often it was behind for so long that it was given less than was said.
+    pub slow: u64,
     /// How often it did not answer for so long that audio was withheld from it.
     pub holds: u64,
     /// Samples of the opening that were replaced by silence.
@@ -95,7 +99,7 @@ pub struct IntakeStats {
     pub removed_in_pauses: u64,
     /// Taken out of speech again by making it faster.
     pub removed_in_speech: u64,
-    /// Cut, as it was too old.
+    /// Cut, as it was too old, or would have been when the engine got to it.
     pub cut: u64,
     /// How often the phone stalled.
     pub stalls: u64,
@@ -147,12 +151,17 @@ pub struct Intake {
     /// Since when it owes an answer: it was given something, and has said nothing since. A phone whose chunks are
     /// seconds long gives it nothing to answer for as long.
     owes_since_us: Option<u64>,
+    arrears: Arrears,
+    /// How much of what was said engines will never hear, for their own sake.
+    spared: u64,
+    /// It may have put what waits off the grid.
+    was_spared: bool,
     /// How long the newest audio had waited when the engine opened.
     opened_late_us: i64,
     /// How much audio that was.
     opened_with: usize,
     arrived_us: Option<u64>,
-    /// Samples that the present engine got.
+    /// Samples that the present engine got or was spared.
     position: u64,
     /// Noise put in and not taken out again.
     debt: usize,
@@ -191,6 +200,9 @@ impl Intake {
             opened_us: 0,
             has_answered: false,
             owes_since_us: None,
+            arrears: Arrears::new(rate_hz, (rate_hz / 1000 * config.max_backlog_ms) as usize),
+            spared: 0,
+            was_spared: false,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
@@ -228,7 +240,7 @@ impl Intake {
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
             State::Answered { .. } => {}
-            State::Steady => self.emit(self.queue.len(), out),
+            State::Steady => self.go_on(now_us, out),
             State::Stalled { due_us } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
                 self.state = State::Behind {
@@ -246,24 +258,26 @@ impl Intake {
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.has_answered = false;
         self.owes_since_us = None;
+        self.arrears.begin();
         self.past.clear();
         self.in_noise = false;
         self.resume(now_us, out);
     }
 
-    /// The engine said something: it has what it was sent.
-    pub fn answered(&mut self, now_us: u64) {
+    /// The engine said so many samples: it has what it was sent before.
+    pub fn answered(&mut self, samples: usize, now_us: u64) {
         self.has_answered = true;
         self.owes_since_us = None;
+        self.arrears.answered(samples, now_us);
         if let State::Held { .. } = self.state {
             self.state = State::Answered { at_us: now_us };
         }
     }
 
-    /// How much of the caller's time engines were not given, as they did not answer.
+    /// How much of the caller's time engines were not given, as they did not answer or were behind.
     #[must_use]
     pub fn withheld_us(&self) -> i64 {
-        self.us(self.stats.withheld as usize)
+        self.us((self.stats.withheld + self.spared) as usize)
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
@@ -307,9 +321,11 @@ impl Intake {
             State::Steady | State::Behind { .. } if self.arrived_us.is_none() => {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
-            State::Steady | State::Behind { .. } => {
-                Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us()))
+            State::Steady => {
+                let late_us = self.lateness.best_us() + self.wait_us();
+                Some(self.at_us(self.position as usize + self.queue.len() + self.chunk, late_us))
             }
+            State::Behind { .. } => Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us())),
             State::Stalled { .. } => {
                 let step = self
                     .chunk
@@ -356,6 +372,7 @@ impl Intake {
             delay_us: self.us(self.queue.len()) as u64,
             chunk_us: self.us(self.chunk) as u64,
             drift_ppm: self.drift.ppm(),
+            slow: self.arrears.times(),
             ..self.stats
         }
     }
@@ -391,8 +408,12 @@ impl Intake {
     fn mind_engine(&mut self, now_us: u64, out: &mut Vec<f32>) {
         match self.state {
             State::Closed => {}
-            State::Answered { .. } => self.resume(now_us, out),
+            State::Answered { .. } => {
+                self.arrears.forget(now_us);
+                self.resume(now_us, out);
+            }
             State::Held { probe_us } if now_us >= probe_us => {
+                self.arrears.forget(now_us);
                 self.resume(now_us, out);
                 self.state = State::Held {
                     probe_us: now_us + PROBE_US,
@@ -414,6 +435,45 @@ impl Intake {
         }
     }
 
+    /// What was said goes on, all of it or what an engine can do that is behind.
+    fn go_on(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        let grid = self.samples(GRID_MS);
+        match self.arrears.spare() {
+            Spare::Nothing => {
+                let odd = self.queue.len() % grid;
+                if self.was_spared && self.chunk.is_multiple_of(grid) {
+                    let cut = self.queue.cut(odd);
+                    self.stats.cut += cut as u64;
+                    self.spare(cut, now_us);
+                }
+                self.was_spared = false;
+                self.emit(self.queue.len(), out);
+            }
+            // In less there is neither a pause nor room for a period of a voice.
+            Spare::Some(_) if self.queue.len() < self.samples(FRAME_MS) => {}
+            Spare::Some(most) => {
+                let change = self.queue.shorten(most.min(self.queue.len()));
+                self.stats.removed_in_pauses += change.in_pauses as u64;
+                self.stats.removed_in_speech += change.in_speech as u64;
+                self.spare(change.total(), now_us);
+                self.emit(self.queue.len() / grid * grid, out);
+            }
+            Spare::All => {
+                let cut = self.queue.cut(self.queue.len() / grid * grid);
+                self.stats.cut += cut as u64;
+                self.spare(cut, now_us);
+            }
+        }
+    }
+
+    /// So much of what was said will not be heard by an engine that is behind.
+    fn spare(&mut self, samples: usize, now_us: u64) {
+        self.was_spared = true;
+        self.position += samples as u64;
+        self.spared += samples as u64;
+        self.arrears.spared(samples, now_us);
+    }
+
     /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
     fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.goes_on_like();
@@ -424,6 +484,7 @@ impl Intake {
         self.debt = 0;
         self.opened_us = now_us;
         self.lateness.reset();
+        self.was_spared = false;
         self.state = State::Steady;
         let arrived_us = self.arrived_us.unwrap_or(now_us);
         self.opened_late_us = now_us.saturating_sub(arrived_us) as i64;
@@ -525,6 +586,7 @@ impl Intake {
             self.in_noise = false;
         }
         self.position += taken as u64;
+        self.arrears.fed(taken);
         self.stats.emitted += taken as u64;
     }
 
@@ -557,6 +619,7 @@ impl Intake {
         self.goes_on_like();
         self.queue.follow(&self.seam);
         self.position += samples as u64;
+        self.arrears.fed(samples);
         self.debt += samples;
         self.stats.emitted += samples as u64;
         self.stats.inserted += samples as u64;

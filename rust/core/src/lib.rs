@@ -7,6 +7,7 @@
 //! time is `now_us`, microseconds on any monotonic clock; rates are in hertz.
 
 mod announce;
+mod arrears;
 mod backlog;
 mod barge_in;
 mod drift;

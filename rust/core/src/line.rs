@@ -167,9 +167,10 @@ impl Uplink {
         self.intake.close(now_us);
     }
 
-    /// The engine said something (see [`Downlink::receive`]): one that does not is not fed for ever.
-    pub fn answered(&mut self, now_us: u64) {
-        self.intake.answered(now_us);
+    /// The engine said so many samples (see [`Downlink::receive`]): one that says nothing is not fed for ever, and one
+    /// that is behind is given less.
+    pub fn answered(&mut self, samples: usize, now_us: u64) {
+        self.intake.answered(samples, now_us);
     }
 
     /// To be called at or after [`Uplink::wake_us`].
@@ -316,13 +317,14 @@ impl Downlink {
         })
     }
 
-    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each. Returns whether there was
-    /// audio in them, which [`Uplink::answered`] has to be told.
-    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) -> bool {
+    /// Ogg Opus bytes from the engine: appends the messages that are due, one item each. Returns how many samples
+    /// of audio were in them, which [`Uplink::answered`] has to be told.
+    pub fn receive(&mut self, ogg: &[u8], now_us: u64, caller: Caller, messages: &mut Vec<Vec<u8>>) -> usize {
         self.line.clear();
         self.stream.read(ogg, &mut self.line);
-        if self.line.is_empty() {
-            return false;
+        let heard = self.line.len();
+        if heard == 0 {
+            return 0;
         }
         self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
@@ -344,7 +346,7 @@ impl Downlink {
             faded.for_each(|(agent, own)| *agent += own);
         }
         self.send(step, now_us, messages);
-        true
+        heard
     }
 
     /// To be called once at the start of the call and then at or after [`Downlink::wake_us`].

@@ -96,7 +96,7 @@ fn model_hears(network: &(Vec<(u64, u64)>, Vec<u64>), mute_us: std::ops::Range<u
             intake.poll(wake_us, &mut heard);
         }
         if !mute_us.contains(&now_us) {
-            intake.answered(now_us);
+            intake.answered(CHUNK, now_us);
         }
         intake.push(chunk, now_us, &mut heard);
     }

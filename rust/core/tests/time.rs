@@ -6,6 +6,7 @@
 mod sim;
 
 use proptest::prelude::*;
+use pxbridge_core::intake::IntakeStats;
 use pxbridge_core::playout::PlayoutProfile;
 use sim::{Call, Heard, Leg, MS, S, play};
 
@@ -374,6 +375,88 @@ fn a_player_that_takes_its_time_is_taken_for_late_once_and_for_five_packets_at_m
         let (more_ms, holes) = begun_in_jitter(100, behind_player_ms, 0, 0);
         assert_eq!(more_ms, [0.0; 20]);
         assert!(holes.iter().all(Vec::is_empty));
+    }
+}
+
+/// What of the caller's sound the engine never got.
+fn left_out(intake: &IntakeStats) -> u64 {
+    intake.removed_in_pauses + intake.removed_in_speech + intake.cut + intake.withheld
+}
+
+#[test]
+fn an_engine_slower_than_real_time_costs_some_of_the_callers_sound_and_a_delay_that_does_not_grow() {
+    for chunk_ms in CHUNKS_MS {
+        for (step_ms, breathless, most_ms) in [
+            (82, true, 450.0),
+            (85, false, 450.0),
+            (85, true, 450.0),
+            (100, false, 1100.0),
+            (100, true, 1100.0),
+            (115, true, 2300.0),
+        ] {
+            let mut call = Call::new(chunk_ms, 180);
+            call.breathless = breathless;
+            let usual_ms = play(&call).delay_ms(0.5, 10 * S, 180 * S) + (step_ms - 30) as f64;
+            call.step_us = step_ms * MS;
+            let heard = play(&call);
+            let name = format!("{chunk_ms} ms chunks, {step_ms} ms a step, breathless {breathless}");
+            tell(&name, &heard, 10 * S, 180 * S);
+            let more_ms = |quantile| heard.delay_ms(quantile, 10 * S, 180 * S) - usual_ms;
+            let (often_ms, ever_ms) = (more_ms(0.95), more_ms(1.0));
+            println!("    {often_ms:.0} ms more, {ever_ms:.0} at most");
+            assert!(
+                often_ms <= most_ms && ever_ms <= 1.5 * most_ms + 100.0,
+                "{name}: {often_ms} ms, {ever_ms} at most"
+            );
+            let (left_out, too_much) = (left_out(&heard.intake), 180_000 * 8 * (step_ms - 80) / step_ms);
+            assert!(heard.intake.slow > 0 && heard.intake.holds == 0);
+            assert!(
+                (too_much - 8000..too_much + 8000).contains(&left_out),
+                "{name}: {left_out} samples of {too_much}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_keeps_up_gets_all_there_is_though_its_network_stalls_and_jitters() {
+    for chunk_ms in CHUNKS_MS {
+        for (step_ms, place) in [
+            (30, Where::ToEngine),
+            (30, Where::FromEngine),
+            (60, Where::FromEngine),
+        ] {
+            let mut call = Call::new(chunk_ms, 60);
+            call.step_us = step_ms * MS;
+            let leg = Leg {
+                jitter_us: 120 * MS,
+                ..Leg::stalled(&[(10 * S, 11 * S), (20 * S, 20_900 * MS), (30 * S, 30_500 * MS)])
+            };
+            put(&mut call, place, leg);
+            let intake = play(&call).intake;
+            assert_eq!(left_out(&intake), 0, "{place:?}: {intake:?}");
+        }
+    }
+}
+
+#[test]
+fn a_way_to_the_engine_that_has_become_longer_is_soon_known_for_what_it_is() {
+    for chunk_ms in CHUNKS_MS {
+        for longer_ms in [200, 400, 900, 1500] {
+            let mut call = Call::new(chunk_ms, 120);
+            call.to_engine.longer = (20 * S, longer_ms * MS);
+            let at = |seconds| {
+                let call = Call {
+                    seconds,
+                    ..call.clone()
+                };
+                left_out(&play(&call).intake)
+            };
+            let (by_40_s, by_120_s) = (at(40), at(120));
+            println!("{chunk_ms} ms chunks, {longer_ms} ms longer: {by_40_s} samples left out, {by_120_s}");
+            assert_eq!(by_120_s, by_40_s);
+            assert!(by_40_s <= 8 * (1500 + 2 * longer_ms));
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Leg {
     pub stalls: Vec<(u64, u64)>,
     /// So many messages in a thousand are lost once, and come later by so much: with them, all that follow.
     pub losses: (u64, u64),
+    /// From then on it takes so much longer, for good.
+    pub longer: (u64, u64),
 }
 
 impl Leg {
@@ -80,7 +82,9 @@ impl Wire {
         };
         let (permille, again_us) = leg.losses;
         let lost = permille > 0 && self.random.below(1000) < permille;
-        let mut at_us = sent_us + leg.delay_us + jitter_us + if lost { again_us } else { 0 };
+        let (longer_from_us, longer_us) = leg.longer;
+        let longer_us = if sent_us >= longer_from_us { longer_us } else { 0 };
+        let mut at_us = sent_us + leg.delay_us + longer_us + jitter_us + if lost { again_us } else { 0 };
         for &(from_us, to_us) in &leg.stalls {
             if (from_us..to_us).contains(&at_us) {
                 at_us = to_us;
@@ -461,7 +465,7 @@ impl Simulation {
                 let mut out = Vec::new();
                 self.playout.expect_beat(self.intake.beat_us());
                 self.playout.skip_to(self.intake.withheld_us());
-                self.intake.answered(now_us);
+                self.intake.answered(pcm.len(), now_us);
                 let step = self
                     .playout
                     .push(&pcm, now_us, self.intake.voice_level(), &mut out);
