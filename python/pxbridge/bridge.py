@@ -39,6 +39,7 @@ from pxbridge.calls.timing import Timing
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
+from pxbridge.exotel.nodes import Nodes
 from pxbridge.exotel.serving_tls import ServingTls
 from pxbridge.exotel.webhooks import Webhooks
 from pxbridge.ops.health import engines_not_ready, no_engine
@@ -159,7 +160,8 @@ async def run(
         )
         door = _Door(settings)
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange, door)
-        listener = await stack.enter_async_context(_listen(loaded, exchange, engines, handovers, door))
+        nodes = _nodes(settings, door.signer, exchange)
+        listener = await stack.enter_async_context(_listen(loaded, exchange, engines, handovers, door, nodes))
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
         )
@@ -175,6 +177,14 @@ async def run(
 
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{listener.port}/exotel"
+        if nodes is not None:
+            await stack.enter_async_context(
+                nodes.announced(
+                    lambda: (
+                        0 if listener.full() else min(engines.free, settings.max_calls - listener.live_calls)
+                    )
+                )
+            )
         systemd.ready(f"takes calls at {url}")
         _say_what_next(console, settings, url, console_url)
         if ready is not None:
@@ -191,6 +201,8 @@ async def run(
         )
         systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
         engines.keep_warm({})  # another bridge's callers can have those
+        if nodes is not None:
+            await nodes.leave()
         await _first_of(_drain(listener, exchange, handovers, settings.drain_s), _second(signals))
         for side in (listener, engines):
             asyncio.get_running_loop().call_later(HASTE_S, side.abort)
@@ -372,6 +384,14 @@ async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
         await handovers.close()
 
 
+def _nodes(settings: Settings, signer: Signer, exchange: Exchange) -> Nodes | None:
+    """This bridge among those that share its store; None if it shares none, or was not told its name."""
+    if settings.lease_store == "memory" or settings.public_url is None:
+        return None
+    store = RedisStore(settings.lease_store)
+    return Nodes(store, settings.public_url, signer, personas=lambda: exchange.personas)
+
+
 def _call_limits(settings: Settings) -> CallLimits:
     return CallLimits(
         settings.max_wait_s,
@@ -426,7 +446,12 @@ class EngineOpener:
 
 @contextlib.asynccontextmanager
 async def _listen(
-    loaded: Loaded, exchange: Exchange, engines: EnginePool, handovers: HandOvers, door: _Door
+    loaded: Loaded,
+    exchange: Exchange,
+    engines: EnginePool,
+    handovers: HandOvers,
+    door: _Door,
+    nodes: Nodes | None,
 ) -> AsyncIterator[Listener]:
     settings = loaded.settings
     tls = serving_tls(loaded)
@@ -440,6 +465,7 @@ async def _listen(
         busy=lambda: () if engines.free else ("every engine is taken",),
         promise=engines.promise,
         handed_over=handovers.look_up,
+        **({} if nodes is None else {"elsewhere": nodes.elsewhere}),
     )
     async with contextlib.AsyncExitStack() as stack:
         try:

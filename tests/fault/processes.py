@@ -138,10 +138,10 @@ class BridgeProcess(Program):
         return fetch(f"http://127.0.0.1:{self.port}/readyz")
 
 
-def fetch(url: str) -> tuple[int, str]:
+def fetch(url: str, **headers: str) -> tuple[int, str]:
     """Status and text of an answer."""
     try:
-        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=LIMIT_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:

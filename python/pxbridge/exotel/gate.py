@@ -135,6 +135,16 @@ class Signer:
             raise ValueError("a signer needs a key")
         self._keys = tuple(keys)
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What another bridge can tell these keys by, the signing one first; it gives none away."""
+        return tuple(hmac.digest(key, b"pxbridge mark 1", hashlib.sha256)[:8].hex() for key in self._keys)
+
+    @property
+    def mark(self) -> str:
+        """That of the key that signs."""
+        return self.marks[0]
+
     def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
         """A new token, good from now on for `ttl_s`."""
         expiry = math.ceil(self._now() + ttl_s)

@@ -2,9 +2,10 @@
 
 ======================  ================================================================================
 ``/exotel/url``         Before the stream: where is it to go? ``{"url": "wss://..."}``, with a token for
-                        one call in its path, or 503 if no call can be taken, so that the flow can go
-                        elsewhere. ``/exotel/url/PERSONA`` or ``?persona=`` names the persona, 404 if there
-                        is none such; else the dialled number chooses one (``CallTo`` or ``To``).
+                        one call in its path: to this bridge, or to another if this one has no room
+                        (`pxbridge.exotel.nodes`); 503 if none has, so that the flow can go elsewhere.
+                        ``/exotel/url/PERSONA`` or ``?persona=`` names the persona, 404 if there is none
+                        such; else the dialled number chooses one (``CallTo`` or ``To``).
 ``/exotel/passthru``    After the stream (Passthru applet): 302, branch B, if the call was handed over to a
                         person; 200, branch A, if it was not.
 ``/exotel/connect``     Then (Connect applet): whom to ring, ``{"destination": {"numbers": [...]}}``, or 404.
@@ -61,6 +62,11 @@ def _nothing() -> None:
     pass
 
 
+async def _nowhere(_persona_name: str | None) -> str | None:
+    """No other bridge is known."""
+    return None
+
+
 async def _to_nobody(_call_sid: str) -> None:
     """No call is handed over."""
 
@@ -78,6 +84,7 @@ class Webhooks:
             leaves it open. Raises `LookupError` if there is none such.
         busy: Reasons why no engine could take a call now; none if one could.
         promise: Told of each call that is let in: it is about to come.
+        elsewhere: Another bridge's ``wss://host`` that takes a call for this persona and accepts our tokens.
         handed_over: The numbers a call was handed over to, by its SID; ``None`` if it was not.
     """
 
@@ -92,6 +99,7 @@ class Webhooks:
         choose: Callable[[str | None, str], str | None] = _as_asked,
         busy: Callable[[], Sequence[str]] = tuple,
         promise: Callable[[], None] = _nothing,
+        elsewhere: Callable[[str | None], Awaitable[str | None]] = _nowhere,
         handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
         self._signer = signer
@@ -102,6 +110,7 @@ class Webhooks:
         self._choose = choose
         self._busy = busy
         self._promise = promise
+        self._elsewhere = elsewhere
         self._handed_over = handed_over
         self._reported: dict[tuple[str, str], None] = {}
 
@@ -132,28 +141,40 @@ class Webhooks:
 
     def _url(
         self, request: Request, parameters: Mapping[str, str], persona_name: str | None, full: Sequence[str]
-    ) -> Response:
+    ) -> Response | Awaitable[Response]:
         if persona_name is not None and not _PERSONA_NAME.fullmatch(persona_name):
             return _json(400, {"error": "persona is not a name"})
         try:
             persona_name = self._choose(persona_name, parameters.get("callto") or parameters.get("to") or "")
         except LookupError as error:
             return _json(404, {"error": str(error.args[0])})
+        rate_hz = parse_rate(parameters.get("sample-rate", parameters.get("sample_rate", "")))
         reasons = [*full, *self._busy()]
         if reasons:
-            return _json(503, {"error": "; ".join(reasons)}, [("Retry-After", "10")])
+            return self._url_elsewhere(persona_name, rate_hz, reasons)
         base = self._base_url(request)
         if base is None:
             log.warning(
                 "/exotel/url cannot be answered: set PXBRIDGE_PUBLIC_URL, or name the proxy that asks"
             )
             return _json(503, {"error": "this bridge was not told by which name it is reached"})
+        self._promise()
+        return self._url_at(base, persona_name, rate_hz)
+
+    async def _url_elsewhere(
+        self, persona_name: str | None, rate_hz: int | None, reasons: Sequence[str]
+    ) -> Response:
+        base = await self._elsewhere(persona_name)
+        if base is None:
+            return _json(503, {"error": "; ".join(reasons)}, [("Retry-After", "10")])
+        log.info("a call is sent to %s: %s", base, "; ".join(reasons))
+        return self._url_at(base, persona_name, rate_hz)
+
+    def _url_at(self, base: str, persona_name: str | None, rate_hz: int | None) -> Response:
         token = self._signer.make(Scope.CALL, self._token_ttl_s, persona_name)
         url = f"{base}/exotel/t/{token}"
-        rate_hz = parse_rate(parameters.get("sample-rate", parameters.get("sample_rate", "")))
         if rate_hz in LINE_RATES_HZ:
             url += "?" + urlencode({"sample-rate": rate_hz})
-        self._promise()
         return _json(200, {"url": url})
 
     async def _passthru(self, parameters: Mapping[str, str]) -> Response:

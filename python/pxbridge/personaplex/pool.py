@@ -31,8 +31,9 @@ from pxbridge.personaplex.slots import (
     Warm,
     rank,
 )
-from pxbridge.personaplex.upkeep import Probes, Renewals, for_ever
+from pxbridge.personaplex.upkeep import Probes, Renewals
 from pxbridge.personaplex.warming import Warming
+from pxbridge.rounds import for_ever
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -171,8 +172,8 @@ class EnginePool:
 
     async def __aenter__(self) -> Self:
         for name, one_round in self._rounds.items():
-            work = for_ever(name, one_round)
-            self._upkeep.append(asyncio.create_task(work, name=f"engine pool: {name}"))
+            name = f"engine pool: {name}"
+            self._upkeep.append(asyncio.create_task(for_ever(name, one_round), name=name))
         return self
 
     async def __aexit__(

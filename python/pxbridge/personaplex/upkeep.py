@@ -1,7 +1,6 @@
 """What is done for engines beside any call: leases are renewed, and engines are asked whether they are there.
 
-Every round is for itself. One that goes wrong is told, and the next one comes all the same: a bridge whose
-leases nobody renews any more loses its calls.
+A bridge whose leases nobody renews any more loses its calls: whatever becomes of a round, the next one comes.
 """
 
 from __future__ import annotations
@@ -27,19 +26,6 @@ PROBE_EVERY_S: Final = 5.0
 
 SOON_S: Final = 0.25
 """Until the store is asked again when it did not answer, or when a caller waits for what it says."""
-
-AFTER_FAULT_S: Final = 1.0
-"""From a round that went wrong to the next: no reason to believe that it fares better at once."""
-
-
-async def for_ever(name: str, one_round: Callable[[], Awaitable[None]]) -> None:
-    """Round after round, whatever becomes of one. Each waits by itself until the next is due."""
-    while True:
-        try:
-            await one_round()
-        except Exception:
-            log.exception("engine pool: a round of %s failed", name)
-            await asyncio.sleep(AFTER_FAULT_S)
 
 
 class Probes:
