@@ -12,7 +12,7 @@ from pxbridge.errors import EngineRejected, NoEngineFree
 from pxbridge.personaplex import faults
 from pxbridge.personaplex.client import EngineAddress
 from pxbridge.personaplex.pool import Prompts, SlotState
-from pxbridge.personaplex.probe import answers
+from pxbridge.personaplex.probe import what_is_wrong
 
 KIND = Prompts("NATF0.pt", "You are kind.")
 STERN = Prompts("NATF1.pt", "You are stern.")
@@ -125,9 +125,11 @@ def test_whether_an_engine_is_there_is_asked_without_a_conversation() -> None:
             await asyncio.sleep(60.0)
             assert b.engines[0].conversations == 0
             assert b.prompted == []
-            assert await answers(EngineAddress(b.engines[0].url))
+            assert await what_is_wrong(EngineAddress(b.engines[0].url)) is None
             await b.engines[0].stop()
-            assert not await answers(EngineAddress(b.engines[0].url))
+            assert (
+                await what_is_wrong(EngineAddress(b.engines[0].url)) == "does not answer (Connection refused)"
+            )
 
     run(main())
 

@@ -130,8 +130,8 @@ async def pool(
             raise refusal
         return FakeSession(engine, prompts, hears)
 
-    async def answers(_engine: EngineAddress) -> bool:
-        return there()
+    async def what_is_wrong(_engine: EngineAddress) -> str | None:
+        return None if there() else "is not there"
 
     async with EnginePool(
         engines,
@@ -139,7 +139,7 @@ async def pool(
         open_session=open_session,  # type: ignore[arg-type]
         store=store,
         warm=warm,
-        answers=answers,
+        what_is_wrong=what_is_wrong,
     ) as running:
         yield running
 

@@ -136,7 +136,7 @@ class EnginePool:
         store: Who remembers leases.
         warm: How many sessions to keep prompted ahead, by what they are told.
         limits: See `PoolLimits`.
-        answers: Whether an engine is there; `probe.answers`.
+        what_is_wrong: With an engine; `probe.what_is_wrong`.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class EnginePool:
         store: LeaseStore | None = None,
         warm: Mapping[Prompts, int] | None = None,
         limits: PoolLimits | None = None,
-        answers: Callable[[EngineAddress], Awaitable[bool]] = probe.answers,
+        what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]] = probe.what_is_wrong,
     ) -> None:
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
@@ -156,7 +156,7 @@ class EnginePool:
         self._warming = Warming(self._fleet, self._limits.warm_max_age_s, lambda: self._callers_wait)
         self._rounds = {
             "warming": self._warming.round,
-            "probes": Probes(self._fleet, answers).round,
+            "probes": Probes(self._fleet, what_is_wrong).round,
         }
         if self._store.renew_every_s is not None:
             renewals = Renewals(self._fleet, self._store.renew_every_s, lambda: self._callers_wait)

@@ -7,6 +7,8 @@ HTTP request means that the process lives and its event loop turns; what it answ
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -22,8 +24,11 @@ TIMEOUT_S: Final = 5.0
 _PORTS: Final = {"ws": 80, "wss": 443}
 
 
-async def answers(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> bool:
-    """Whether an engine answers HTTP, and proves to be the one that is trusted."""
+async def what_is_wrong(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> str | None:
+    """What is wrong with an engine, in words that go on from its name.
+
+    None if it answers HTTP, and proves to be the one that is trusted.
+    """
     parts = urlsplit(engine.url)
     port = parts.port or _PORTS[parts.scheme]
     try:
@@ -37,8 +42,19 @@ async def answers(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> bool:
                 writer.write(
                     f"GET {PATH} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode()
                 )
-                return (await reader.read(5)).startswith(b"HTTP/")
+                if not (await reader.read(5)).startswith(b"HTTP/"):
+                    return "speaks no HTTP"
+                return None
             finally:
                 writer.transport.abort()
-    except (OSError, TimeoutError, EngineUntrusted):
-        return False
+    except EngineUntrusted as problem:
+        return f"is not trusted ({str(problem).removeprefix(f'{engine}: ')})"
+    except ssl.SSLCertVerificationError as problem:
+        return f"is not trusted (its certificate: {problem.verify_message})"
+    except TimeoutError:
+        return f"does not answer within {timeout_s:g} s"
+    except ssl.SSLError as problem:
+        return f"does not answer (TLS: {problem.reason or problem})"
+    except OSError as problem:
+        why = os.strerror(problem.errno) if problem.errno and problem.errno > 0 else str(problem)
+        return f"does not answer ({why})"

@@ -35,12 +35,12 @@ class Probes:
 
     Args:
         fleet: The engines.
-        answers: Whether one is.
+        what_is_wrong: With one, in words that go on from its name; None if it is there.
     """
 
-    def __init__(self, fleet: Fleet, answers: Callable[[EngineAddress], Awaitable[bool]]) -> None:
+    def __init__(self, fleet: Fleet, what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]]) -> None:
         self._fleet = fleet
-        self._answers = answers
+        self._what_is_wrong = what_is_wrong
 
     async def round(self) -> None:
         """Asks all of them."""
@@ -49,10 +49,10 @@ class Probes:
 
     async def _probe(self, engine: Engine) -> None:
         was_failed = engine.probes_failed
-        is_there, *_ = await asyncio.gather(
-            self._answers(engine.address), *(self._ping(slot) for slot in engine.slots)
+        wrong, *_ = await asyncio.gather(
+            self._what_is_wrong(engine.address), *(self._ping(slot) for slot in engine.slots)
         )
-        if is_there or any(isinstance(slot.state, Live) for slot in engine.slots):
+        if wrong is None or any(isinstance(slot.state, Live) for slot in engine.slots):
             if engine.probes_failed >= PROBES_TO_FAIL:
                 log.info("%s answers again", engine.address)
                 engine.breaker.retry_soon()
@@ -61,7 +61,7 @@ class Probes:
         else:
             engine.probes_failed += 1
             if engine.probes_failed >= PROBES_TO_FAIL > was_failed:
-                log.warning("%s does not answer: no call goes there until it does", engine.address)
+                log.warning("%s %s: no call goes there until that has changed", engine.address, wrong)
 
     async def _ping(self, slot: Slot) -> None:
         """Lets a warm session go that has no other end any more: a hung engine, a firewall that forgot it."""
