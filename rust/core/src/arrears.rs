@@ -19,12 +19,13 @@ const SURE_US: u64 = 1_500_000;
 const TEST_AFTER_MS: i64 = 1500;
 /// ...and if it is, not so soon again.
 const TEST_AGAIN_AFTER_MS: i64 = 15_000;
-/// What is owed at the beginning of a test and at its end, each over a while (as of lateness), this far apart...
+/// What is owed at least at the beginning of a test and at its end, this far apart and for as long as `SURE_US` each...
 const TEST_US: u64 = 4_500_000;
 /// ...grows by more than this if there is a backlog: by a hundredth of the time.
 const GROWS_MS: usize = 40;
 /// What is usually on its way is on its way again so long after less was given.
 const LEARN_AFTER_US: u64 = 2_000_000;
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
     InTime,
@@ -148,7 +149,9 @@ impl Arrears {
                 first,
                 last,
             } => self.test(since_us, first, last.min(owes), now_us),
-            Mode::Shortening if behind <= self.samples(CAUGHT_UP_MS) => Mode::InTime,
+            Mode::Shortening | Mode::Withholding { .. } if behind <= self.samples(CAUGHT_UP_MS) => {
+                Mode::InTime
+            }
             Mode::Shortening if self.untested <= 0 => Mode::Late {
                 since_us: now_us + LEARN_AFTER_US,
                 least: i64::MAX,
@@ -160,6 +163,7 @@ impl Arrears {
         };
     }
 
+    /// Whether there is a backlog: what it owed at first and what it owes since are told apart, or not yet.
     fn test(&mut self, since_us: u64, first: i64, last: i64, now_us: u64) -> Mode {
         let owes = self.fed - self.answered;
         if now_us < since_us + TEST_US {
