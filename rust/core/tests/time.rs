@@ -566,7 +566,7 @@ const MOST_WAITING: usize = 7 * 8000;
 const STAYS_MS: f64 = 400.0;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Samples are conserved at every event (the simulation asserts it), nothing is NaN, nothing grows, the same call
     /// gives the same samples, and some time after the network is good again, so is the call.
@@ -576,12 +576,14 @@ proptest! {
         ready_us in 0..6 * S,
         legs in prop::array::uniform4(any_leg()),
         breathless: bool,
+        step_ms in 30..65_u64,
         seed in 1..u64::MAX,
     ) {
         let [from_phone, to_phone, to_engine, from_engine] = legs;
         let mut call = Call::new(chunk_ms, 50);
         call.prompts_us = ready_us;
         call.breathless = breathless;
+        call.step_us = step_ms * MS;
         call.seed = seed;
         (call.from_phone, call.to_phone, call.to_engine, call.from_engine) = (from_phone, to_phone, to_engine, from_engine);
         let heard = play(&call);
