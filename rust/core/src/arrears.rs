@@ -23,8 +23,10 @@ const TEST_AGAIN_AFTER_MS: i64 = 15_000;
 const TEST_US: u64 = 4_500_000;
 /// ...grows by more than this if there is a backlog: by a hundredth of the time.
 const GROWS_MS: usize = 40;
-/// What is usually on its way is on its way again so long after less was given.
+/// What is usually on its way is on its way again so long after less was given...
 const LEARN_AFTER_US: u64 = 2_000_000;
+/// ...and what is on its way has come round when what is owed was answered in real time, and this.
+const ROUND_US: u64 = 300_000;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
@@ -153,7 +155,7 @@ impl Arrears {
                 Mode::InTime
             }
             Mode::Shortening if self.untested <= 0 => Mode::Late {
-                since_us: now_us + LEARN_AFTER_US,
+                since_us: now_us + self.us(owes) + ROUND_US,
                 least: i64::MAX,
             },
             Mode::Shortening if behind > self.most.max(self.samples(2 * BEHIND_MS)) => {
@@ -222,6 +224,10 @@ impl Arrears {
     fn behind(&self) -> usize {
         let owes = self.fed - self.answered;
         (owes - self.least.unwrap_or(owes)).max(0) as usize
+    }
+
+    fn us(&self, samples: i64) -> u64 {
+        samples.max(0) as u64 * 1_000_000 / u64::from(self.rate_hz)
     }
 
     fn samples(&self, ms: usize) -> usize {
