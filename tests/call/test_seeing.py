@@ -133,7 +133,24 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     assert figures["holds"] == 1
     assert figures["withheld_s"] == pytest.approx(withheld_s, abs=1e-4)
     assert figures["removed_s"] >= withheld_s
+    assert figures["slow"] == 0
     assert figures["unheard_s"] == pytest.approx(1.15, abs=0.15)
+
+
+def test_an_engine_that_is_behind_is_told_as_such() -> None:
+    async def main() -> tuple[Phone, Inside, CallRecord]:
+        async with bridge(step_ms=100, limits=CallLimits()) as b:
+            phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
+            inside = Inside(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=inside.tell)
+            return phone, inside, await b.record()
+
+    phone, inside, record = run(main())
+    slow = record.stats["uplink"]["slow"]
+    assert slow > 0
+    line = dict(make_report(phone, inside).rows())["to the agent"]
+    assert f"the engine was behind {slow:.0f} time" in line
+    assert summary(record, Numbers(), record.ended_s)["slow"] == slow
 
 
 def test_while_an_engine_is_dead_no_delay_is_told() -> None:

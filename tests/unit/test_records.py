@@ -57,7 +57,7 @@ def live_call(keeper: Keeper, name: str = "c1") -> CallRecord:
 def end(keeper: Keeper, record: CallRecord) -> None:
     record.ended_s, record.ending = 70.0, Ending(Party.PHONE, "stop")
     record.stats = {
-        "uplink": {"stalls": 2, "holds": 1, "withheld": 20_000, "drift_ppm": -40.0},
+        "uplink": {"stalls": 2, "holds": 1, "slow": 3, "withheld": 20_000, "drift_ppm": -40.0},
         "downlink": {"holes": 1, "first_audio_us": 11_000_000},
     }
     keeper(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
@@ -348,6 +348,7 @@ def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
     assert "203.0.113.7" in shown
     assert "Who is it?" in shown and "by the phone, stop" in shown and "engine ws://gpu1" in shown
     assert "1 ×; 2.50 s of the caller withheld" in shown and "40 ppm slow" in shown
+    assert "3 ×: it got less than was said" in shown
     status, shown = calls_command(tmp_path, "show", "nobody")
     assert (status, shown) == (1, "no call's id begins with nobody\n")
 

@@ -163,6 +163,8 @@ pub struct Intake {
     arrived_us: Option<u64>,
     /// Samples that the present engine got or was spared.
     position: u64,
+    /// Of them, what it got.
+    got: u64,
     /// Noise put in and not taken out again.
     debt: usize,
     chunk: usize,
@@ -207,6 +209,7 @@ impl Intake {
             opened_with: 0,
             arrived_us: None,
             position: 0,
+            got: 0,
             debt: 0,
             chunk: 0,
             gate_left: (rate_hz / 1000 * config.gate_ms) as usize,
@@ -276,7 +279,7 @@ impl Intake {
 
     /// How much of the caller's time engines were not given, as they did not answer or were behind.
     #[must_use]
-    pub fn withheld_us(&self) -> i64 {
+    pub fn not_given_us(&self) -> i64 {
         self.us((self.stats.withheld + self.spared) as usize)
     }
 
@@ -306,10 +309,19 @@ impl Intake {
             };
         }
         let due = self.due(now_us);
+        let begin = out.len();
         let real = due.min(self.queue.len());
         self.emit(real, out);
-        self.insert_noise(due - real, out);
-        self.note_fed(due, now_us);
+        let spared = match self.arrears.spare() {
+            Spare::Nothing => 0,
+            Spare::Some(most) => most.min(due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
+            Spare::All => (due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
+        };
+        // What comes late of it is as late as if noise had gone out in its place.
+        self.debt += spared;
+        self.spare(spared, now_us);
+        self.insert_noise(due - real - spared, out);
+        self.note_fed(out.len() - begin, now_us);
     }
 
     /// When [`Intake::poll`] is due if nothing arrives before.
@@ -321,11 +333,9 @@ impl Intake {
             State::Steady | State::Behind { .. } if self.arrived_us.is_none() => {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
-            State::Steady => {
-                let late_us = self.lateness.best_us() + self.wait_us();
-                Some(self.at_us(self.position as usize + self.queue.len() + self.chunk, late_us))
+            State::Steady | State::Behind { .. } => {
+                Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us()))
             }
-            State::Behind { .. } => Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us())),
             State::Stalled { .. } => {
                 let step = self
                     .chunk
@@ -409,11 +419,11 @@ impl Intake {
         match self.state {
             State::Closed => {}
             State::Answered { .. } => {
-                self.arrears.forget(now_us);
+                self.arrears.resume(now_us);
                 self.resume(now_us, out);
             }
             State::Held { probe_us } if now_us >= probe_us => {
-                self.arrears.forget(now_us);
+                self.arrears.resume(now_us);
                 self.resume(now_us, out);
                 self.state = State::Held {
                     probe_us: now_us + PROBE_US,
@@ -440,13 +450,9 @@ impl Intake {
         let grid = self.samples(GRID_MS);
         match self.arrears.spare() {
             Spare::Nothing => {
-                let odd = self.queue.len() % grid;
-                if self.was_spared && self.chunk.is_multiple_of(grid) {
-                    let cut = self.queue.cut(odd);
-                    self.stats.cut += cut as u64;
-                    self.spare(cut, now_us);
+                if std::mem::take(&mut self.was_spared) {
+                    self.align(now_us);
                 }
-                self.was_spared = false;
                 self.emit(self.queue.len(), out);
             }
             // In less there is neither a pause nor room for a period of a voice.
@@ -466,8 +472,25 @@ impl Intake {
         }
     }
 
+    /// Cuts so much that what goes out is whole 20 ms again: off the grid, each step of the model would wait for one
+    /// more chunk for the rest of the call.
+    fn align(&mut self, now_us: u64) {
+        let grid = self.samples(GRID_MS);
+        if !self.chunk.is_multiple_of(grid) {
+            return;
+        }
+        let cut = self.queue.cut((self.got as usize + self.queue.len()) % grid);
+        self.stats.cut += cut as u64;
+        if self.debt == 0 {
+            self.spare(cut, now_us);
+        }
+    }
+
     /// So much of what was said will not be heard by an engine that is behind.
     fn spare(&mut self, samples: usize, now_us: u64) {
+        if samples == 0 {
+            return;
+        }
         self.was_spared = true;
         self.position += samples as u64;
         self.spared += samples as u64;
@@ -481,6 +504,7 @@ impl Intake {
         self.keep_newest();
         self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
         self.position = 0;
+        self.got = 0;
         self.debt = 0;
         self.opened_us = now_us;
         self.lateness.reset();
@@ -524,26 +548,29 @@ impl Intake {
         else {
             return;
         };
+        let grid = self.samples(GRID_MS);
         let surplus = self.surplus(now_us);
-        if surplus > 0 {
+        // The last of it may wait for a pause, but not for ever: some callers make none.
+        if surplus > 0 && self.debt > grid {
             on_time_since_us = now_us;
+        }
+        if surplus > 0 {
             let change = self.queue.shorten(surplus);
             self.stats.removed_in_pauses += change.in_pauses as u64;
             self.stats.removed_in_speech += change.in_speech as u64;
             let left_us = CATCH_UP_US.saturating_sub(now_us.saturating_sub(since_us));
             let most_us = u64::from(self.config.max_backlog_ms) * 1000 * left_us / CATCH_UP_US;
             // Below a frame a pause will come before anybody notices; above it, time is up.
-            let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(self.samples(GRID_MS));
+            let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(grid);
             let cut = self.queue.cut((surplus - change.total()).saturating_sub(most));
             self.stats.cut += cut as u64;
             self.debt -= change.total() + cut;
         }
         if self.debt == 0 || now_us.saturating_sub(on_time_since_us) > FORGIVE_US {
-            // Off the grid, each step of the model would wait for one more chunk for the rest of the call.
-            let odd = (self.position as usize + self.queue.len()) % self.samples(GRID_MS);
-            if self.debt > 0 && self.chunk.is_multiple_of(self.samples(GRID_MS)) {
-                self.stats.cut += self.queue.cut(odd) as u64;
-            }
+            let cut = self.queue.cut(self.surplus(now_us));
+            self.stats.cut += cut as u64;
+            self.debt -= cut;
+            self.align(now_us);
             self.debt = 0;
             self.state = State::Steady;
             self.emit(self.queue.len(), out);
@@ -555,7 +582,7 @@ impl Intake {
         };
         let due = self
             .due(now_us)
-            .max(self.queue.len().saturating_sub(self.debt) / self.samples(GRID_MS) * self.samples(GRID_MS));
+            .max(self.queue.len().saturating_sub(self.debt) / grid * grid);
         self.emit(due.min(self.queue.len()), out);
     }
 
@@ -586,6 +613,7 @@ impl Intake {
             self.in_noise = false;
         }
         self.position += taken as u64;
+        self.got += taken as u64;
         self.arrears.fed(taken);
         self.stats.emitted += taken as u64;
     }
@@ -619,6 +647,7 @@ impl Intake {
         self.goes_on_like();
         self.queue.follow(&self.seam);
         self.position += samples as u64;
+        self.got += samples as u64;
         self.arrears.fed(samples);
         self.debt += samples;
         self.stats.emitted += samples as u64;
@@ -634,7 +663,12 @@ impl Intake {
 
     /// When the model shall have the next chunk if the phone is late by `offset_us`.
     fn next_chunk_us(&self, offset_us: i64) -> u64 {
-        self.at_us(self.position as usize + self.chunk, offset_us)
+        // What waits for an engine that is behind is here already; what waits after a stall is not missed by the model yet.
+        let waits = match self.state {
+            State::Steady => self.queue.len(),
+            _ => 0,
+        };
+        self.at_us(self.position as usize + waits + self.chunk, offset_us)
     }
 
     fn at_us(&self, position: usize, offset_us: i64) -> u64 {

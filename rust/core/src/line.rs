@@ -81,8 +81,8 @@ pub struct Caller {
     pub beat_us: i64,
     /// When the engine got what it answers.
     pub fed: Fed,
-    /// How much of the caller's time it was not given; see [`Intake::withheld_us`].
-    pub withheld_us: i64,
+    /// How much of the caller's time it was not given; see [`Intake::not_given_us`].
+    pub not_given_us: i64,
     /// By how much the phone's way to us varies; see [`Intake::way_varies_us`].
     pub way_varies_us: u64,
 }
@@ -193,7 +193,7 @@ impl Uplink {
             voice_level: self.intake.voice_level(),
             beat_us: self.intake.beat_us(),
             fed: self.fed,
-            withheld_us: self.intake.withheld_us(),
+            not_given_us: self.intake.not_given_us(),
             way_varies_us: self.intake.way_varies_us(),
         }
     }
@@ -332,7 +332,7 @@ impl Downlink {
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
         }
-        self.playout.skip_to(caller.withheld_us);
+        self.playout.skip_to(caller.not_given_us);
         self.way_varies_us = caller.way_varies_us;
         self.paced.clear();
         let step = self

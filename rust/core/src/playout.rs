@@ -452,9 +452,9 @@ impl Playout {
         self.exotel.dry_us()
     }
 
-    /// So much in all was never given to the engine: see [`crate::intake::Intake::withheld_us`].
-    pub fn skip_to(&mut self, withheld_us: i64) {
-        self.skipped_us = withheld_us;
+    /// So much in all was never given to the engine: see [`crate::intake::Intake::not_given_us`].
+    pub fn skip_to(&mut self, not_given_us: i64) {
+        self.skipped_us = not_given_us;
     }
 
     /// Whether the phone's line shall be pinged now, to learn whether it still jitters.

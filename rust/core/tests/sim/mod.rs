@@ -101,6 +101,8 @@ pub struct Call {
     pub chunk_ms: u64,
     pub prompts_us: u64,
     pub step_us: u64,
+    /// In between, a step takes this long instead.
+    pub spell: (u64, u64, u64),
     pub from_phone: Leg,
     pub to_phone: Leg,
     pub to_engine: Leg,
@@ -127,6 +129,7 @@ impl Call {
             chunk_ms,
             prompts_us: 37 * MS,
             step_us: 30 * MS,
+            spell: (0, 0, 0),
             from_phone: Leg::default(),
             to_phone: Leg::default(),
             to_engine: Leg::default(),
@@ -276,7 +279,7 @@ struct Simulation {
     stepping: bool,
     player: VecDeque<Queued>,
     intake_map: Map,
-    withheld_us: i64,
+    not_given_us: i64,
     playout_map: Map,
     gap_since_us: Option<u64>,
     heard: Heard,
@@ -356,7 +359,7 @@ impl Simulation {
             stepping: false,
             player: VecDeque::new(),
             intake_map: Map::default(),
-            withheld_us: 0,
+            not_given_us: 0,
             playout_map: Map::default(),
             gap_since_us: None,
             heard: Heard {
@@ -464,7 +467,7 @@ impl Simulation {
             Event::ToPlayout(pcm) => {
                 let mut out = Vec::new();
                 self.playout.expect_beat(self.intake.beat_us());
-                self.playout.skip_to(self.intake.withheld_us());
+                self.playout.skip_to(self.intake.not_given_us());
                 self.intake.answered(pcm.len(), now_us);
                 let step = self
                     .playout
@@ -562,8 +565,8 @@ impl Simulation {
                 + stats.buffered,
             "the intake loses count: {stats:?}"
         );
-        let withheld_us = self.intake.withheld_us();
-        if withheld_us > std::mem::replace(&mut self.withheld_us, withheld_us) {
+        let not_given_us = self.intake.not_given_us();
+        if not_given_us > std::mem::replace(&mut self.not_given_us, not_given_us) {
             self.intake_map
                 .skip(stats.received - stats.buffered - out.len() as u64);
         }
@@ -583,7 +586,13 @@ impl Simulation {
     fn step(&mut self) {
         if !self.stepping && self.engine_input.len() >= FRAME {
             self.stepping = true;
-            self.at(self.now_us + self.call.step_us, Event::Stepped);
+            let (from_us, to_us, slower_us) = self.call.spell;
+            let step_us = if (from_us..to_us).contains(&self.now_us) {
+                slower_us
+            } else {
+                self.call.step_us
+            };
+            self.at(self.now_us + step_us, Event::Stepped);
         }
     }
 
