@@ -64,6 +64,16 @@ async def test_a_bridge_that_would_not_take_the_call_is_not_named() -> None:
             assert await asked.elsewhere("nurse") == OTHER
 
 
+async def test_what_another_version_says_is_passed_over() -> None:
+    async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5):
+        client = asked._store.client
+        for name, value in (("room", "many"), ("personas", "{"), ("personas", "7"), ("marks", "\xff")):
+            await client.sadd("pxbridge:nodes", THIRD)
+            told = {"room": 9, "marks": asked._signer.mark, "personas": '["default"]', name: value}
+            await client.hset(f"pxbridge:node:{THIRD}", mapping=told)
+            assert await asked.elsewhere("default") == OTHER
+
+
 async def test_a_bridge_that_says_nothing_any_more_is_forgotten() -> None:
     async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5):
         client = asked._store.client

@@ -96,22 +96,24 @@ class Nodes:
         others = {member.decode() for member in await client.smembers(_NODES)} - {self._url}
         rooms: list[tuple[int, str]] = []
         for url in others:
-            told = {key.decode(): value.decode() for key, value in (await client.hgetall(_key(url))).items()}
+            told = await client.hgetall(_key(url))
             if not told:
                 await client.srem(_NODES, url)  # forgotten; if it is back it says so itself
-            elif self._may_take(told, persona_name):
-                rooms.append((int(told["room"]), url))
+            elif (room := self._room_at(told, persona_name)) > 0:
+                rooms.append((room, url))
         for _, url in sorted(rooms, reverse=True):
             if await client.eval(_TAKE, 1, _key(url)) >= 0:
                 return url
         return None
 
-    def _may_take(self, told: dict[str, str], persona_name: str | None) -> bool:
-        return (
-            int(told["room"]) > 0
-            and self._signer.mark in told["marks"].split()
-            and (persona_name is None or persona_name in json.loads(told["personas"]))
-        )
+    def _room_at(self, told: dict[bytes, bytes], persona_name: str | None) -> int:
+        """For how many such calls another bridge has room; none if what it said is not understood."""
+        try:
+            trusts_us = self._signer.mark.encode() in told[b"marks"].split()
+            knows = persona_name is None or persona_name in json.loads(told[b"personas"])
+            return int(told[b"room"]) if trusts_us and knows else 0
+        except (KeyError, TypeError, ValueError):  # another version's
+            return 0
 
     async def _round(self) -> None:
         await self._announce()
