@@ -202,7 +202,7 @@ async def run(
         systemd.stopping("ends its calls", settings.drain_s + LONGEST_ENDING_S)
         engines.keep_warm({})  # another bridge's callers can have those
         if nodes is not None:
-            await nodes.leave()
+            nodes.leave()
         await _first_of(_drain(listener, exchange, handovers, settings.drain_s), _second(signals))
         for side in (listener, engines):
             asyncio.get_running_loop().call_later(HASTE_S, side.abort)

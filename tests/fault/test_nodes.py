@@ -38,7 +38,7 @@ async def node(
     signer = Signer([key.encode() for key in keys], lambda: 0.0)
     nodes = Nodes(RedisStore(store_url), url, signer, lambda: ["default", *personas])
     async with nodes.announced(lambda: room):
-        await nodes._announce()
+        await nodes._announce(room)
         yield nodes
 
 
@@ -48,7 +48,7 @@ async def test_the_bridge_with_the_most_room_is_named_and_the_call_counted_there
         async with node(server.url, OTHER, 2), node(server.url, THIRD, 1):
             named = [await asked.elsewhere(None) for _ in range(4)]
         assert named[0] == OTHER
-        assert sorted(filter(None, named)) == [OTHER, OTHER, THIRD], "none is named for more than it can take"
+        assert sorted(filter(None, named)) == [OTHER, OTHER, THIRD], "none is named for more than it said"
         assert named[3] is None
         assert await asked.elsewhere(None) is None, "they have left"
 
@@ -65,22 +65,48 @@ async def test_a_bridge_that_would_not_take_the_call_is_not_named() -> None:
 
 
 async def test_what_another_version_says_is_passed_over() -> None:
-    async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5):
+    async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 50):
         client = asked._store.client
-        for name, value in (("room", "many"), ("personas", "{"), ("personas", "7"), ("marks", "\xff")):
-            await client.sadd("pxbridge:nodes", THIRD)
-            told = {"room": 9, "marks": asked._signer.mark, "personas": '["default"]', name: value}
-            await client.hset(f"pxbridge:node:{THIRD}", mapping=told)
+        good = {"url": THIRD, "room": 99, "marks": asked._signer.mark, "personas": '["default"]'}
+        await client.hset("pxbridge:node:x", mapping=good)
+        await client.sadd("pxbridge:nodes", "x", b"\xff")
+        assert await asked.elsewhere("default") == THIRD
+        for name, value in (
+            ("room", "many"),
+            ("personas", "{"),
+            ("personas", "7"),
+            ("personas", "[" * 100_000),
+            ("marks", b"\xff"),
+            ("url", "javascript:alert(1)"),
+        ):
+            await client.hset("pxbridge:node:x", mapping={**good, name: value})
             assert await asked.elsewhere("default") == OTHER
+        await client.set("pxbridge:node:x", "not a hash")
+        await client.sadd("pxbridge:nodes", "x")
+        assert await asked.elsewhere("default") == OTHER
+
+
+async def test_bridges_of_one_name_have_room_for_each_other() -> None:
+    async with store() as server, node(server.url, ONE) as asked, node(server.url, ONE, 1):
+        assert await asked.elsewhere(None) == ONE
+
+
+async def test_a_bridge_that_leaves_is_named_no_more_though_it_goes_on() -> None:
+    async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5) as other:
+        assert await asked.elsewhere(None) == OTHER
+        other.leave()
+        async with asyncio.timeout(5.0):
+            while await asked.elsewhere(None) is not None:
+                pass
 
 
 async def test_a_bridge_that_says_nothing_any_more_is_forgotten() -> None:
-    async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5):
+    async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5) as other:
         client = asked._store.client
-        assert 0 < await client.pttl(f"pxbridge:node:{OTHER}") <= 7000
-        await client.delete(f"pxbridge:node:{OTHER}")  # as it is when its time is over
+        assert 0 < await client.pttl(f"pxbridge:node:{other._name}") <= 7000
+        await client.delete(f"pxbridge:node:{other._name}")  # as it is when its time is over
         assert await asked.elsewhere(None) is None
-        assert not await client.sismember("pxbridge:nodes", OTHER)
+        assert not await client.sismember("pxbridge:nodes", other._name)
 
 
 async def test_without_the_store_no_other_bridge_is_known(caplog: pytest.LogCaptureFixture) -> None:

@@ -53,9 +53,13 @@ async def test_an_engine_that_hangs_or_is_not_there_is_told_apart() -> None:
     async with engine(None) as url:
         assert await what_is_wrong(EngineAddress(url), 0.05) == "does not answer within 0.05 s"
     assert await what_is_wrong(EngineAddress(url)) == "does not answer (Connection refused)"
+    told = await what_is_wrong(EngineAddress("ws://a..b"))
+    assert told is not None and told.startswith("has no name that can be looked up")
 
 
-async def test_an_engine_that_nobody_vouches_for_is_said_to_be_just_that(tmp_path: Path) -> None:
+async def test_an_engine_that_nobody_vouches_for_is_said_to_be_just_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(tls)
@@ -75,6 +79,7 @@ async def test_an_engine_that_nobody_vouches_for_is_said_to_be_just_that(tmp_pat
         told = await found(Pinned("00" * 32))
         assert told is not None
         assert told.startswith("is not trusted (its certificate has the SHA-256 fingerprint ")
+    assert "not checked" not in caplog.text, "that is said of its use, not every few seconds"
     async with engine(HTTP) as url:
         told = await what_is_wrong(EngineAddress(url.replace("ws:", "wss:"), Unverified()))
         assert told is not None and told.startswith("does not answer (TLS: ")

@@ -2,9 +2,10 @@
 
 A bridge that was told by which name the internet reaches it says there how many calls it could take now,
 again and again, and is forgotten when it has said nothing for a while. Whoever is asked for a URL by a flow
-and has no room itself names the one with the most, and counts the call there: so a burst is spread, though
-none of them has spoken meanwhile. Only bridges that accept this one's tokens and know the call's persona
-come into question.
+and has no room itself names the one with the most, and counts the call there until that one speaks again: so
+a burst is spread. It is a good guess and no promise, as bridges that share engines tell of the same free
+ones: a caller who comes in vain waits there. Only bridges that accept this one's tokens and know the call's
+persona come into question.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
+import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.errors import StoreUnreachable
-from pxbridge.redis_store import PREFIX
+from pxbridge.redis_store import ANSWER_TIMEOUT_S, PREFIX
 from pxbridge.rounds import for_ever
 
 if TYPE_CHECKING:
@@ -33,7 +36,11 @@ EVERY_S: Final = 2.0
 LIFE_S: Final = 7.0
 """What it said counts for so long: it may fail to say so twice."""
 
+LEAVING_S: Final = 0.3
+"""A bridge that ends tells the others, if that takes no longer; else it is forgotten."""
+
 _NODES: Final = f"{PREFIX}nodes"
+_URL: Final = re.compile(r"wss?://[^\s/?#]+(?:/[^\s?#]*)?")
 
 # One call less can be taken there; negative: there was no room, or is no such bridge any more.
 _TAKE: Final = """
@@ -47,7 +54,8 @@ class Nodes:
 
     Args:
         store: Where they tell each other. Closed with this.
-        url: By which the internet reaches this one, ``wss://host``.
+        url: By which the internet reaches this one, ``wss://host``; several may have the same, behind a
+            balancer.
         signer: Of this one's tokens.
         personas: Names of those that this one knows.
     """
@@ -59,7 +67,9 @@ class Nodes:
         self._url = url
         self._signer = signer
         self._personas = personas
-        self._room: Callable[[], int] = lambda: 0
+        self._name = secrets.token_hex(8)
+        self._room: Callable[[], int] | None = None
+        self._left = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def announced(self, room: Callable[[], int]) -> AsyncIterator[None]:
@@ -71,13 +81,15 @@ class Nodes:
         finally:
             telling.cancel()
             await asyncio.wait([telling])
-            await self.leave()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVING_S):
+                    await self._say_good_bye()
             await self._store.close()
 
-    async def leave(self) -> None:
-        """Send no more calls here."""
-        self._room = lambda: 0
-        await self._announce()
+    def leave(self) -> None:
+        """Send no more calls here: the others learn of it at once."""
+        self._room = None
+        self._left.set()
 
     async def elsewhere(self, persona_name: str | None) -> str | None:
         """Where another bridge takes a call for this persona: its ``wss://host``. The call is counted there.
@@ -85,25 +97,30 @@ class Nodes:
         None if there is none, or if the store does not answer.
         """
         try:
-            async with self._store.answer():
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self._find(persona_name)
-        except StoreUnreachable as error:
-            log.warning("no other bridge is known now: %s", error)
+        except (StoreUnreachable, TimeoutError):
+            log.warning("no other bridge is known now: the lease store does not answer")
             return None
 
     async def _find(self, persona_name: str | None) -> str | None:
         client = self._store.client
-        others = {member.decode() for member in await client.smembers(_NODES)} - {self._url}
-        rooms: list[tuple[int, str]] = []
-        for url in others:
-            told = await client.hgetall(_key(url))
-            if not told:
-                await client.srem(_NODES, url)  # forgotten; if it is back it says so itself
-            elif (room := self._room_at(told, persona_name)) > 0:
-                rooms.append((room, url))
-        for _, url in sorted(rooms, reverse=True):
-            if await client.eval(_TAKE, 1, _key(url)) >= 0:
-                return url
+        async with self._store.answer():
+            names = {member.decode(errors="replace") for member in await client.smembers(_NODES)}
+        rooms: list[tuple[int, str, str]] = []
+        for name in names - {self._name}:
+            with contextlib.suppress(StoreUnreachable):  # another version's; or gone, which shows below
+                async with self._store.answer():
+                    told = await client.hgetall(_key(name))
+                    if not told:
+                        await client.srem(_NODES, name)  # forgotten; if it is back it says so itself
+                    elif (room := self._room_at(told, persona_name)) > 0:
+                        rooms.append((room, name, told[b"url"].decode()))
+        for _, name, url in sorted(rooms, reverse=True):
+            with contextlib.suppress(StoreUnreachable):
+                async with self._store.answer():
+                    if await client.eval(_TAKE, 1, _key(name)) >= 0:
+                        return url
         return None
 
     def _room_at(self, told: dict[bytes, bytes], persona_name: str | None) -> int:
@@ -111,28 +128,42 @@ class Nodes:
         try:
             trusts_us = self._signer.mark.encode() in told[b"marks"].split()
             knows = persona_name is None or persona_name in json.loads(told[b"personas"])
-            return int(told[b"room"]) if trusts_us and knows else 0
-        except (KeyError, TypeError, ValueError):  # another version's
+            is_url = _URL.fullmatch(told[b"url"].decode()) is not None
+            return int(told[b"room"]) if trusts_us and knows and is_url else 0
+        except (KeyError, TypeError, ValueError, RecursionError):  # another version's
             return 0
 
     async def _round(self) -> None:
-        await self._announce()
-        await asyncio.sleep(EVERY_S)
+        if self._room is None:
+            await self._say_good_bye()
+            await asyncio.Event().wait()  # there is no more to say
+        else:
+            await self._announce(self._room())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self._left.wait()
 
-    async def _announce(self) -> None:
+    async def _announce(self, room: int) -> None:
         told = {
-            "room": self._room(),
+            "url": self._url,
+            "room": room,
             "marks": " ".join(self._signer.marks),
             "personas": json.dumps(sorted(self._personas())),
         }
         with contextlib.suppress(StoreUnreachable):  # whoever leases engines there says so
             async with self._store.answer():
                 pipeline: Any = self._store.client.pipeline(transaction=True)
-                pipeline.hset(_key(self._url), mapping=told)
-                pipeline.pexpire(_key(self._url), round(1000 * LIFE_S))
-                pipeline.sadd(_NODES, self._url)
+                pipeline.hset(_key(self._name), mapping=told)
+                pipeline.pexpire(_key(self._name), round(1000 * LIFE_S))
+                pipeline.sadd(_NODES, self._name)
                 await pipeline.execute()
 
+    async def _say_good_bye(self) -> None:
+        with contextlib.suppress(StoreUnreachable):
+            async with self._store.answer():
+                await self._store.client.delete(_key(self._name))
+                await self._store.client.srem(_NODES, self._name)
 
-def _key(url: str) -> str:
-    return f"{PREFIX}node:{url}"
+
+def _key(name: str) -> str:
+    return f"{PREFIX}node:{name}"

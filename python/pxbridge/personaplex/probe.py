@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from pxbridge.errors import EngineUntrusted
+from pxbridge.personaplex.client import Unverified
 
 if TYPE_CHECKING:
     from pxbridge.personaplex.client import EngineAddress
@@ -36,7 +37,7 @@ async def what_is_wrong(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> 
             reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=engine.tls_context)
             try:
                 tls = writer.get_extra_info("ssl_object")
-                if tls is not None:
+                if tls is not None and not isinstance(engine.trust, Unverified):  # whose use warns
                     engine.check_certificate(tls.getpeercert(binary_form=True))
                 host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
                 writer.write(
@@ -55,6 +56,8 @@ async def what_is_wrong(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> 
         return f"does not answer within {timeout_s:g} s"
     except ssl.SSLError as problem:
         return f"does not answer (TLS: {problem.reason or problem})"
+    except UnicodeError as problem:
+        return f"has no name that can be looked up ({problem})"
     except OSError as problem:
         why = os.strerror(problem.errno) if problem.errno and problem.errno > 0 else str(problem)
         return f"does not answer ({why})"

@@ -34,6 +34,8 @@ const PROOF_MS: i64 = 200;
 const LEARN_AFTER_US: u64 = 2_000_000;
 /// ...and what is on its way has come round when what is owed was answered in real time, and this.
 const ROUND_US: u64 = 300_000;
+/// It is kept from going on for no longer than what it owes lasts, and this: it says nothing that would tell otherwise.
+const UNFED_MS: i64 = 300;
 
 /// What was owed over a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,6 +111,10 @@ pub(crate) struct Arrears {
     mode: Mode,
     /// So much may be taken out until it is tested for what.
     untested: i64,
+    /// What was worth cutting before the test that is due has been.
+    ready: bool,
+    /// So much may still be kept from it until it is given something: longer than it needs for all that it has.
+    may_go_unfed: i64,
     test_us: u64,
     times: u64,
 }
@@ -125,6 +131,8 @@ impl Arrears {
             learns_from_us: 0,
             mode: Mode::InTime,
             untested: i64::from(rate_hz / 1000) * TEST_AFTER_MS,
+            ready: false,
+            may_go_unfed: 0,
             test_us: TEST_US,
             times: 0,
         }
@@ -138,10 +146,12 @@ impl Arrears {
         };
     }
 
-    /// It was given nothing for long, and is again: what is owed tells something when that has come round.
+    /// It was given nothing for long, and is again: what is owed tells something when that has come round. It may have
+    /// lost what it had, so that is tested before anything is taken out.
     pub(crate) fn resume(&mut self, now_us: u64) {
         self.learns_from_us = now_us + LEARN_AFTER_US;
         self.mode = Mode::InTime;
+        self.untested = 0;
     }
 
     /// How often it was given less.
@@ -150,7 +160,10 @@ impl Arrears {
     }
 
     pub(crate) fn fed(&mut self, samples: usize) {
-        self.fed += samples as i64;
+        if samples > 0 {
+            self.fed += samples as i64;
+            self.may_go_unfed = self.fed - self.answered + self.signed(UNFED_MS);
+        }
     }
 
     /// The engine said so many samples.
@@ -189,7 +202,10 @@ impl Arrears {
                 }
             }
             Mode::Shortening | Mode::Cutting { .. } if caught_up => Mode::InTime,
-            Mode::Shortening if behind > self.worth_cutting() => Mode::Cutting { left: behind },
+            Mode::Shortening if behind > self.worth_cutting() => {
+                self.ready = self.untested <= 0;
+                Mode::Cutting { left: behind }
+            }
             Mode::Shortening if self.untested <= 0 => {
                 Mode::Late(Window::new(now_us + self.us(owes) + ROUND_US))
             }
@@ -204,10 +220,12 @@ impl Arrears {
         let is_over = newest.since_us >= first.since_us + self.test_us;
         if grown > self.signed(PROOF_MS) + doubt || is_over && grown > self.signed(GROWS_MS) + doubt {
             self.untested = self.signed(TEST_AGAIN_AFTER_MS);
+            self.ready = false;
             Mode::Shortening
         } else if is_over {
             self.least = Some(newest.least);
             self.untested = self.signed(TEST_AFTER_MS);
+            self.ready = false;
             self.test_us = (2 * self.test_us).min(LONGEST_TEST_US);
             Mode::InTime
         } else {
@@ -218,6 +236,9 @@ impl Arrears {
 
     /// What it shall be spared of what has just been said.
     pub(crate) fn spare(&self) -> Spare {
+        if self.may_go_unfed <= 0 {
+            return Spare::Nothing;
+        }
         match self.mode {
             Mode::InTime | Mode::Late(_) | Mode::Tested { .. } => Spare::Nothing,
             Mode::Shortening => Spare::Some(self.behind().saturating_sub(self.samples(CAUGHT_UP_MS))),
@@ -229,6 +250,7 @@ impl Arrears {
     pub(crate) fn spared(&mut self, samples: usize, now_us: u64) {
         self.learns_from_us = now_us + LEARN_AFTER_US;
         self.untested -= samples as i64;
+        self.may_go_unfed -= samples as i64;
         if let Mode::Cutting { left } = self.mode {
             let left = left.saturating_sub(samples);
             self.mode = if left > 0 {
@@ -239,13 +261,13 @@ impl Arrears {
         }
     }
 
-    /// A test begins with little, as it makes more of it.
+    /// A test begins with little, as it makes more of it; but it begins, as what is no backlog cannot be cut.
     fn worth_cutting(&self) -> usize {
         let least = self.samples(2 * BEHIND_MS);
-        if self.untested > 0 {
-            self.most.max(least)
-        } else {
-            least
+        match self.untested {
+            1.. => self.most.max(least),
+            _ if self.ready => usize::MAX,
+            _ => least,
         }
     }
 

@@ -534,6 +534,48 @@ fn an_engine_that_was_slow_for_a_spell_gets_all_there_is_as_soon_as_it_has_caugh
 }
 
 #[test]
+fn an_engine_that_lost_something_soon_gets_all_there_is_again() {
+    for chunk_ms in CHUNKS_MS {
+        for lost_ms in [300, 600, 1000, 3000] {
+            for stall_s in [0, 8] {
+                let mut call = Call::new(chunk_ms, 100);
+                call.step_us = 50 * MS;
+                call.deaf = (20 * S, 20 * S + lost_ms * MS);
+                let stalled = (20_500 * MS, 20_500 * MS + stall_s * S);
+                call.from_phone = Leg::stalled(&[stalled]);
+                let at = |seconds| {
+                    let call = Call {
+                        seconds,
+                        ..call.clone()
+                    };
+                    play(&call)
+                };
+                let left_out_in = |heard: &Heard| {
+                    left_out(&heard.intake) - heard.intake.inserted.min(left_out(&heard.intake))
+                };
+                let (early, whole) = (at(60), at(100));
+                let name = format!("{chunk_ms} ms chunks, {lost_ms} ms lost, stall {stall_s} s");
+                let longest = whole
+                    .gaps_in(20 * S, 60 * S)
+                    .into_iter()
+                    .map(|gap| gap.1 / MS)
+                    .max();
+                println!(
+                    "{name}: {} and {} samples left out, longest gap {longest:?} ms",
+                    left_out_in(&early),
+                    left_out_in(&whole)
+                );
+                assert_eq!(left_out_in(&whole), left_out_in(&early), "{name}");
+                assert!(
+                    left_out_in(&whole) <= 8 * (4000 + 2 * lost_ms + 1000 * stall_s),
+                    "{name}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_last_of_a_backlog_goes_though_the_caller_never_pauses() {
     for chunk_ms in CHUNKS_MS {
         let mut call = Call::new(chunk_ms, 70);

@@ -103,6 +103,8 @@ pub struct Call {
     pub step_us: u64,
     /// In between, a step takes this long instead.
     pub spell: (u64, u64, u64),
+    /// In between, the engine loses what comes.
+    pub deaf: (u64, u64),
     pub from_phone: Leg,
     pub to_phone: Leg,
     pub to_engine: Leg,
@@ -130,6 +132,7 @@ impl Call {
             prompts_us: 37 * MS,
             step_us: 30 * MS,
             spell: (0, 0, 0),
+            deaf: (0, 0),
             from_phone: Leg::default(),
             to_phone: Leg::default(),
             to_engine: Leg::default(),
@@ -454,7 +457,9 @@ impl Simulation {
                 self.feed_engine(out);
             }
             Event::ToEngine(pcm) => {
-                self.engine_input.extend(pcm);
+                if !(self.call.deaf.0..self.call.deaf.1).contains(&now_us) {
+                    self.engine_input.extend(pcm);
+                }
                 self.step();
             }
             Event::Stepped => {
