@@ -61,14 +61,8 @@ impl Window {
         }
     }
 
-    /// Whether it is over and something was seen in it; begins anew if nothing was.
-    fn is_full(&mut self, now_us: u64) -> bool {
-        let over = now_us >= self.since_us + SURE_US;
-        if over && self.most < self.least {
-            *self = Self::new(now_us);
-            return false;
-        }
-        over
+    fn is_over(&self, now_us: u64) -> bool {
+        now_us >= self.since_us + SURE_US
     }
 }
 
@@ -183,7 +177,7 @@ impl Arrears {
             Mode::Late(_) | Mode::Tested { .. } if !late => Mode::InTime,
             Mode::Late(mut first) => {
                 first.add(owes, now_us);
-                if !first.is_full(now_us) {
+                if !first.is_over(now_us) {
                     Mode::Late(first)
                 } else if self.untested > 0 {
                     self.times += 1;
@@ -195,7 +189,7 @@ impl Arrears {
             }
             Mode::Tested { first, mut newest } => {
                 newest.add(owes, now_us);
-                if newest.is_full(now_us) {
+                if newest.is_over(now_us) {
                     self.test(first, newest, now_us)
                 } else {
                     Mode::Tested { first, newest }

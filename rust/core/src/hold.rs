@@ -212,9 +212,11 @@ impl Hold {
     /// By how much Exotel's queue is longer than needed, as it began late on a line that has become steady: as far as
     /// jitter was seen that explains it, for the rest may be Exotel's own.
     pub(crate) fn take_early(&mut self, now_us: u64) -> i64 {
+        if !self.began_varied() || self.varied_us.is_some() || self.extra_us(now_us) > 0 {
+            return 0;
+        }
         let spread = self.trips.spread(now_us);
-        let varies = spread.trips < TRIPS_ENOUGH || spread.most_us >= VARY_US;
-        if !self.began_varied() || varies || self.varied_us.is_some() || self.extra_us(now_us) > 0 {
+        if spread.trips < TRIPS_ENOUGH || spread.most_us >= VARY_US {
             return 0;
         }
         let late_us = self.early_us.min(self.began_in_us);

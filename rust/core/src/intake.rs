@@ -321,7 +321,7 @@ impl Intake {
         self.debt += spared;
         self.spare(spared, now_us);
         self.insert_noise(due - real - spared, out);
-        if spared == due {
+        if spared > 0 && spared == due {
             self.owes_since_us = None; // what it has may be less than a frame
         }
         self.note_fed(out.len() - begin, now_us);
