@@ -41,7 +41,7 @@ from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
 from pxbridge.exotel.nodes import Nodes
 from pxbridge.exotel.serving_tls import ServingTls
-from pxbridge.exotel.webhooks import Webhooks
+from pxbridge.exotel.webhooks import Webhooks, nowhere
 from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
@@ -178,13 +178,7 @@ async def run(
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{listener.port}/exotel"
         if nodes is not None:
-            await stack.enter_async_context(
-                nodes.announced(
-                    lambda: (
-                        0 if listener.full() else min(engines.free, settings.max_calls - listener.live_calls)
-                    )
-                )
-            )
+            await stack.enter_async_context(nodes.announced(lambda: min(engines.free, listener.room)))
         systemd.ready(f"takes calls at {url}")
         _say_what_next(console, settings, url, console_url)
         if ready is not None:
@@ -465,7 +459,7 @@ async def _listen(
         busy=lambda: () if engines.free else ("every engine is taken",),
         promise=engines.promise,
         handed_over=handovers.look_up,
-        **({} if nodes is None else {"elsewhere": nodes.elsewhere}),
+        elsewhere=nowhere if nodes is None else nodes.elsewhere,
     )
     async with contextlib.AsyncExitStack() as stack:
         try:

@@ -129,6 +129,11 @@ class Listener:
         return len(self._calls)
 
     @property
+    def room(self) -> int:
+        """For how many more calls the door is open."""
+        return 0 if self._draining else self._max_calls - len(self._calls)
+
+    @property
     def port(self) -> int:
         """The port it listens on."""
         if self.server is None:
@@ -200,7 +205,7 @@ class Listener:
         """Why the door itself takes no more calls; nothing while it does."""
         if self._draining:
             return ["draining: no new calls"]
-        if len(self._calls) >= self._max_calls:
+        if self.room <= 0:
             return [f"all {self._max_calls} calls are taken"]
         return []
 

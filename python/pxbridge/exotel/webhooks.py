@@ -62,7 +62,7 @@ def _nothing() -> None:
     pass
 
 
-async def _nowhere(_persona_name: str | None) -> str | None:
+async def nowhere(_persona_name: str | None) -> str | None:
     """No other bridge is known."""
     return None
 
@@ -99,7 +99,7 @@ class Webhooks:
         choose: Callable[[str | None, str], str | None] = _as_asked,
         busy: Callable[[], Sequence[str]] = tuple,
         promise: Callable[[], None] = _nothing,
-        elsewhere: Callable[[str | None], Awaitable[str | None]] = _nowhere,
+        elsewhere: Callable[[str | None], Awaitable[str | None]] = nowhere,
         handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
         self._signer = signer
