@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 2.0
 """A bridge says how much room it has."""
 
-LIFE_S: Final = 7.0
-"""What it said counts for so long: it may fail to say so twice."""
+LIVES: Final = 3.5
+"""What it said counts for so many times as long: it may fail to say so twice."""
 
 LEAVING_S: Final = 0.3
 """A bridge that ends tells the others, if that takes no longer; else it is forgotten."""
@@ -58,15 +58,22 @@ class Nodes:
             balancer.
         signer: Of this one's tokens.
         personas: Names of those that this one knows.
+        every_s: How often it says how much room it has.
     """
 
     def __init__(
-        self, store: RedisStore, url: str, signer: Signer, personas: Callable[[], Iterable[str]]
+        self,
+        store: RedisStore,
+        url: str,
+        signer: Signer,
+        personas: Callable[[], Iterable[str]],
+        every_s: float = EVERY_S,
     ) -> None:
         self._store = store
         self._url = url
         self._signer = signer
         self._personas = personas
+        self._every_s = every_s
         self._name = secrets.token_hex(8)
         self._room: Callable[[], int] | None = None
         self._left = asyncio.Event()
@@ -140,7 +147,7 @@ class Nodes:
         else:
             await self._announce(self._room())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_S):
+                async with asyncio.timeout(self._every_s):
                     await self._left.wait()
 
     async def _announce(self, room: int) -> None:
@@ -154,7 +161,7 @@ class Nodes:
             async with self._store.answer():
                 pipeline: Any = self._store.client.pipeline(transaction=True)
                 pipeline.hset(_key(self._name), mapping=told)
-                pipeline.pexpire(_key(self._name), round(1000 * LIFE_S))
+                pipeline.pexpire(_key(self._name), round(1000 * LIVES * self._every_s))
                 pipeline.sadd(_NODES, self._name)
                 await pipeline.execute()
 
