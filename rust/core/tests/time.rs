@@ -3,32 +3,15 @@
 //! The floor (an engine of 30 ms a step, 16 ms of codecs) is 206 ms with 100 ms chunks and 126 ms with 20 ms ones.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
+#[allow(dead_code, reason = "each file of tests uses its part")]
 mod sim;
 
 use proptest::prelude::*;
-use pxbridge_core::intake::IntakeStats;
 use pxbridge_core::playout::PlayoutProfile;
-use sim::{Call, Heard, Leg, MS, S, play};
-
-const CHUNKS_MS: [u64; 2] = [100, 20];
+use sim::{CHUNKS_MS, Call, Heard, Leg, MS, S, Where, play};
 
 fn floor_ms(chunk_ms: u64) -> f64 {
     if chunk_ms == 100 { 206.0 } else { 126.0 }
-}
-
-/// One line per call, for `cargo test -- --nocapture`.
-fn tell(name: &str, heard: &Heard, from_us: u64, to_us: u64) {
-    println!(
-        "{name}: p50 {:.0} p95 {:.0} p99 {:.0} ms, {} holes, {} bridged, {} gaps, longest {} ms, {} wakes",
-        heard.delay_ms(0.5, from_us, to_us),
-        heard.delay_ms(0.95, from_us, to_us),
-        heard.delay_ms(0.99, from_us, to_us),
-        heard.holes_in(from_us, to_us),
-        heard.playout.holes,
-        heard.gaps_in(from_us, to_us).len(),
-        heard.longest_gap_ms(from_us, to_us),
-        heard.wakes,
-    );
 }
 
 #[test]
@@ -41,9 +24,8 @@ fn an_undisturbed_call_is_close_to_the_floor_whenever_the_engine_gets_ready() {
                 call.tick_phase_us = tick_ms * MS;
                 let heard = play(&call);
                 let from_us = heard.first_us + S;
-                tell(
+                heard.tell(
                     &format!("{chunk_ms} ms chunks, ready at {ready_ms} ms, tick {tick_ms}"),
-                    &heard,
                     from_us,
                     30 * S,
                 );
@@ -57,34 +39,16 @@ fn an_undisturbed_call_is_close_to_the_floor_whenever_the_engine_gets_ready() {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Where {
-    FromPhone,
-    ToPhone,
-    ToEngine,
-    FromEngine,
-}
-
-fn put(call: &mut Call, place: Where, leg: Leg) {
-    match place {
-        Where::FromPhone => call.from_phone = leg,
-        Where::ToPhone => call.to_phone = leg,
-        Where::ToEngine => call.to_engine = leg,
-        Where::FromEngine => call.from_engine = leg,
-    }
-}
-
 /// Plays a call with stalls and returns it together with its delay before; checks that it is back `after_us` after each.
 fn stalled(chunk_ms: u64, place: Where, stalls: &[(u64, u64)], breathless: bool, after_us: u64) -> Heard {
     let end_us = stalls.last().unwrap().1 + after_us + 3 * S;
     let mut call = Call::new(chunk_ms, end_us / S + 1);
     call.breathless = breathless;
-    put(&mut call, place, Leg::stalled(stalls));
+    call.put(place, Leg::stalled(stalls));
     let heard = play(&call);
     let before = heard.delay_ms(0.5, 5 * S, 10 * S);
-    tell(
+    heard.tell(
         &format!("{chunk_ms} ms chunks, {place:?} stalls {stalls:?}, breathless {breathless}"),
-        &heard,
         2 * S,
         end_us,
     );
@@ -161,7 +125,7 @@ fn a_stall_on_the_way_to_exotel_in_the_first_seconds_does_not_stay() {
                 let heard = play(&call);
                 let name =
                     format!("{chunk_ms} ms chunks, ready at {prompts_us} µs, stalled {after_ms} ms later");
-                tell(&name, &heard, 15 * S, 25 * S);
+                heard.tell(&name, 15 * S, 25 * S);
                 let after = heard.delay_ms(0.95, 15 * S, 25 * S);
                 assert!(after <= undisturbed + 40.0, "{name}: {after} ms");
             }
@@ -188,11 +152,10 @@ fn jitter_of_80_ms_makes_no_holes_and_no_more_delay_than_itself() {
                 jitter_until_us: Some(stops_us),
                 ..Leg::default()
             };
-            put(&mut call, place, jitter);
+            call.put(place, jitter);
             let heard = play(&call);
-            tell(
+            heard.tell(
                 &format!("{chunk_ms} ms chunks, {place:?} jitters"),
-                &heard,
                 5 * S,
                 stops_us,
             );
@@ -378,203 +341,6 @@ fn a_player_that_takes_its_time_is_taken_for_late_once_and_for_five_packets_at_m
     }
 }
 
-/// What of the caller's sound the engine never got.
-fn left_out(intake: &IntakeStats) -> u64 {
-    intake.removed_in_pauses + intake.removed_in_speech + intake.cut + intake.withheld
-}
-
-#[test]
-fn an_engine_slower_than_real_time_costs_some_of_the_callers_sound_and_a_delay_that_does_not_grow() {
-    for chunk_ms in CHUNKS_MS {
-        for (step_ms, breathless, most_ms) in [
-            (82, true, 450.0),
-            (85, false, 500.0),
-            (85, true, 500.0),
-            (100, false, 1250.0),
-            (100, true, 1250.0),
-            (115, true, 2300.0),
-        ] {
-            let mut call = Call::new(chunk_ms, 180);
-            call.breathless = breathless;
-            let usual_ms = play(&call).delay_ms(0.5, 10 * S, 180 * S) + (step_ms - 30) as f64;
-            call.step_us = step_ms * MS;
-            let heard = play(&call);
-            let name = format!("{chunk_ms} ms chunks, {step_ms} ms a step, breathless {breathless}");
-            tell(&name, &heard, 10 * S, 180 * S);
-            let more_ms = |quantile| heard.delay_ms(quantile, 10 * S, 180 * S) - usual_ms;
-            let (often_ms, ever_ms) = (more_ms(0.95), more_ms(1.0));
-            println!("    {often_ms:.0} ms more, {ever_ms:.0} at most");
-            assert!(
-                often_ms <= most_ms && ever_ms <= 1.5 * most_ms + 100.0,
-                "{name}: {often_ms} ms, {ever_ms} at most"
-            );
-            let (left_out, too_much) = (left_out(&heard.intake), 180_000 * 8 * (step_ms - 80) / step_ms);
-            assert!(heard.intake.slow > 0 && heard.intake.holds == 0);
-            assert!(
-                (too_much - 16_000..too_much + 8000).contains(&left_out),
-                "{name}: {left_out} samples of {too_much}"
-            );
-        }
-    }
-}
-
-#[test]
-fn an_engine_that_keeps_up_gets_all_there_is_though_its_network_stalls_and_jitters() {
-    for chunk_ms in CHUNKS_MS {
-        for (step_ms, place) in [
-            (30, Where::ToEngine),
-            (30, Where::FromEngine),
-            (60, Where::FromEngine),
-        ] {
-            let mut call = Call::new(chunk_ms, 60);
-            call.step_us = step_ms * MS;
-            let leg = Leg {
-                jitter_us: 120 * MS,
-                ..Leg::stalled(&[(10 * S, 11 * S), (20 * S, 20_900 * MS), (30 * S, 30_500 * MS)])
-            };
-            put(&mut call, place, leg);
-            let intake = play(&call).intake;
-            assert_eq!(left_out(&intake), 0, "{place:?}: {intake:?}");
-        }
-    }
-}
-
-#[test]
-fn a_way_to_the_engine_that_has_become_longer_is_soon_known_for_what_it_is() {
-    for chunk_ms in CHUNKS_MS {
-        for (longer_ms, jitter_ms) in [
-            (200, 0),
-            (400, 0),
-            (900, 0),
-            (1500, 0),
-            (300, 200),
-            (400, 300),
-            (400, 400),
-        ] {
-            let mut call = Call::new(chunk_ms, 300);
-            call.to_engine.longer = (20 * S, longer_ms * MS);
-            call.from_engine.jitter_us = jitter_ms * MS;
-            let at = |seconds| {
-                let call = Call {
-                    seconds,
-                    ..call.clone()
-                };
-                left_out(&play(&call).intake)
-            };
-            let (by_120_s, by_300_s) = (at(120), at(300));
-            println!(
-                "{chunk_ms} ms chunks, {longer_ms} ms longer, jitter {jitter_ms} ms: {by_120_s} samples left out"
-            );
-            assert_eq!(by_300_s, by_120_s);
-            assert!(by_120_s <= 8 * (2100 + 2 * longer_ms));
-        }
-    }
-}
-
-#[test]
-fn an_engine_that_is_hardly_slower_than_real_time_is_never_far_behind() {
-    for step_us in [80_300, 81_000] {
-        let mut call = Call::new(100, 1800);
-        call.step_us = step_us;
-        let heard = play(&call);
-        let of = |from_s: u64, to_s: u64| heard.delay_ms(0.5, from_s * S, to_s * S);
-        let (early, late) = (of(10, 60), of(1740, 1800));
-        println!("{step_us} µs a step: {early} ms, {late} ms after half an hour");
-        assert!(late <= early + 1000.0);
-    }
-}
-
-/// A slow engine in a call with something else: by how much the delay of what is heard from then on is longer than
-/// before, at most.
-fn slow_and(chunk_ms: u64, step_ms: u64, breathless: bool, place: Where, stall: (u64, u64)) -> f64 {
-    let mut call = Call::new(chunk_ms, 160);
-    call.breathless = breathless;
-    call.step_us = step_ms * MS;
-    put(&mut call, place, Leg::stalled(&[stall]));
-    let heard = play(&call);
-    assert_eq!(heard.intake.emitted % 160, 0, "whole 20 ms");
-    heard.delay_ms(0.95, stall.1 + 10 * S, 160 * S) - heard.delay_ms(0.95, 10 * S, stall.0)
-}
-
-#[test]
-fn a_stall_leaves_no_more_delay_where_the_engine_is_slow() {
-    for chunk_ms in CHUNKS_MS {
-        for (step_ms, breathless) in [(85, false), (85, true), (100, false), (100, true)] {
-            for place in [Where::FromPhone, Where::ToEngine, Where::FromEngine] {
-                for stall_ms in [300, 1000, 1500, 3000, 10_000] {
-                    let stall = (60 * S, 60 * S + stall_ms * MS);
-                    let more_ms = slow_and(chunk_ms, step_ms, breathless, place, stall);
-                    assert!(
-                        more_ms <= 500.0,
-                        "{more_ms} ms: {chunk_ms} ms chunks, {step_ms} ms a step, breathless {breathless}, {place:?} {stall_ms} ms"
-                    );
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn an_engine_that_was_slow_for_a_spell_gets_all_there_is_as_soon_as_it_has_caught_up() {
-    for chunk_ms in CHUNKS_MS {
-        for (spell_ms, step_ms) in [(3000, 400), (4000, 800), (6000, 700)] {
-            let mut call = Call::new(chunk_ms, 60);
-            call.breathless = true;
-            call.spell = (20 * S, 20 * S + spell_ms * MS, step_ms * MS);
-            let heard = play(&call);
-            let from_us = 21 * S + spell_ms * MS;
-            assert_eq!(heard.gaps_in(from_us, 60 * S), []);
-            let (before, after) = (
-                heard.delay_ms(0.5, 5 * S, 20 * S),
-                heard.delay_ms(0.95, from_us + 11 * S, 60 * S),
-            );
-            assert!(after <= before + 40.0, "{after} ms, {before} before");
-        }
-    }
-}
-
-#[test]
-fn an_engine_that_lost_something_soon_gets_all_there_is_again() {
-    for chunk_ms in CHUNKS_MS {
-        for lost_ms in [300, 600, 1000, 3000] {
-            for stall_s in [0, 8] {
-                let mut call = Call::new(chunk_ms, 100);
-                call.step_us = 50 * MS;
-                call.deaf = (20 * S, 20 * S + lost_ms * MS);
-                let stalled = (20_500 * MS, 20_500 * MS + stall_s * S);
-                call.from_phone = Leg::stalled(&[stalled]);
-                let at = |seconds| {
-                    let call = Call {
-                        seconds,
-                        ..call.clone()
-                    };
-                    play(&call)
-                };
-                let left_out_in = |heard: &Heard| {
-                    left_out(&heard.intake) - heard.intake.inserted.min(left_out(&heard.intake))
-                };
-                let (early, whole) = (at(60), at(100));
-                let name = format!("{chunk_ms} ms chunks, {lost_ms} ms lost, stall {stall_s} s");
-                let longest = whole
-                    .gaps_in(20 * S, 60 * S)
-                    .into_iter()
-                    .map(|gap| gap.1 / MS)
-                    .max();
-                println!(
-                    "{name}: {} and {} samples left out, longest gap {longest:?} ms",
-                    left_out_in(&early),
-                    left_out_in(&whole)
-                );
-                assert_eq!(left_out_in(&whole), left_out_in(&early), "{name}");
-                assert!(
-                    left_out_in(&whole) <= 8 * (4000 + 2 * lost_ms + 1000 * stall_s),
-                    "{name}"
-                );
-            }
-        }
-    }
-}
-
 #[test]
 fn the_last_of_a_backlog_goes_though_the_caller_never_pauses() {
     for chunk_ms in CHUNKS_MS {
@@ -595,9 +361,8 @@ fn an_hour_of_clock_drift_makes_no_hole_and_no_delay() {
             call.drift_ppm = phone;
             call.player_drift_ppm = player;
             let heard = play(&call);
-            tell(
+            heard.tell(
                 &format!("{chunk_ms} ms chunks, {phone} ppm, player {player} ppm"),
-                &heard,
                 2 * S,
                 3600 * S,
             );
@@ -620,10 +385,10 @@ fn of_profile(profile: PlayoutProfile, chunk_ms: u64, place: Where, leg: &Leg) -
         call.tick_phase_us = tick_ms * MS;
         call.seed = tick_ms;
         call.playout.profile = profile;
-        put(&mut call, place, leg.clone());
+        call.put(place, leg.clone());
         let heard = play(&call);
         let name = format!("{chunk_ms} ms chunks, {profile:?}, {place:?} {:?}", leg.losses);
-        tell(&name, &heard, 5 * S, 65 * S);
+        heard.tell(&name, 5 * S, 65 * S);
         delay_ms += heard.delay_ms(0.5, 5 * S, 65 * S) / 4.0;
         let holes = heard.holes_in(5 * S, 65 * S);
         interruptions += holes.max(heard.gaps_in(5 * S, 65 * S).len());

@@ -5,14 +5,20 @@
 //! to when its first sample was spoken. Where the output advances and the input does not, it was made up here
 //! (noise, concealment); that is a gap in the agent's sound and has no delay.
 
+mod heard;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use pxbridge_core::intake::{Intake, IntakeConfig, IntakeStats};
 use pxbridge_core::playout::{Mark, Playout, PlayoutConfig, PlayoutStats, Step};
 
+pub use heard::Heard;
+
 pub const MS: u64 = 1000;
 pub const S: u64 = 1_000_000;
+/// What phones send: Exotel's 100 ms, and the 20 of some lines.
+pub const CHUNKS_MS: [u64; 2] = [100, 20];
 const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;
 /// What resamplers and codecs add on both ways together.
@@ -95,6 +101,15 @@ impl Wire {
     }
 }
 
+/// One of the four ways.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Where {
+    FromPhone,
+    ToPhone,
+    ToEngine,
+    FromEngine,
+}
+
 #[derive(Clone, Debug)]
 pub struct Call {
     pub seconds: u64,
@@ -125,6 +140,15 @@ pub struct Call {
 }
 
 impl Call {
+    pub fn put(&mut self, place: Where, leg: Leg) {
+        match place {
+            Where::FromPhone => self.from_phone = leg,
+            Where::ToPhone => self.to_phone = leg,
+            Where::ToEngine => self.to_engine = leg,
+            Where::FromEngine => self.from_engine = leg,
+        }
+    }
+
     pub fn new(chunk_ms: u64, seconds: u64) -> Self {
         Self {
             seconds,
@@ -146,64 +170,6 @@ impl Call {
             intake: IntakeConfig::default(),
             playout: PlayoutConfig::default(),
         }
-    }
-}
-
-/// What a listener noticed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Heard {
-    /// When each packet of the agent's own sound was played, and how long ago it was spoken.
-    pub delays: Vec<(u64, u64)>,
-    /// When the player had nothing, after the first packet.
-    pub holes: Vec<u64>,
-    /// Stretches without the agent's own sound: start and length.
-    pub gaps: Vec<(u64, u64)>,
-    pub first_us: u64,
-    pub most_waiting: usize,
-    pub most_at_exotel: usize,
-    pub clears: u64,
-    pub wakes: u64,
-    pub bad_samples: u64,
-    pub fingerprint: u64,
-    pub intake: IntakeStats,
-    pub playout: PlayoutStats,
-}
-
-impl Heard {
-    /// A quantile of the delay in ms over the packets played in a span.
-    pub fn delay_ms(&self, quantile: f64, from_us: u64, to_us: u64) -> f64 {
-        let mut delays: Vec<u64> = self
-            .delays
-            .iter()
-            .filter(|(at, _)| (from_us..to_us).contains(at))
-            .map(|d| d.1)
-            .collect();
-        assert!(!delays.is_empty(), "nothing was heard from {from_us} to {to_us}");
-        delays.sort_unstable();
-        delays[((delays.len() - 1) as f64 * quantile).round() as usize] as f64 / 1000.0
-    }
-
-    pub fn holes_in(&self, from_us: u64, to_us: u64) -> usize {
-        self.holes
-            .iter()
-            .filter(|at| (from_us..to_us).contains(*at))
-            .count()
-    }
-
-    pub fn gaps_in(&self, from_us: u64, to_us: u64) -> Vec<(u64, u64)> {
-        self.gaps
-            .iter()
-            .filter(|gap| (from_us..to_us).contains(&gap.0))
-            .copied()
-            .collect()
-    }
-
-    pub fn longest_gap_ms(&self, from_us: u64, to_us: u64) -> u64 {
-        self.gaps_in(from_us, to_us)
-            .iter()
-            .map(|gap| gap.1 / MS)
-            .max()
-            .unwrap_or(0)
     }
 }
 
