@@ -49,7 +49,11 @@ FUZZ_SECONDS ?= 60
 # With clang, libopus too reports where it reads and which of its paths were taken.
 COMMA := ,
 FUZZ_C := $(if $(shell command -v clang),CC=clang CFLAGS="-O2 -g -fsanitize=address$(COMMA)fuzzer-no-link")
-fuzz: $(VENV)/.fuzz    ## each fuzz target for FUZZ_SECONDS (needs `rustup toolchain add nightly` and cargo-fuzz)
+fuzz: $(VENV)/.fuzz    ## other networks, and each fuzz target, for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
+	echo "calls over other networks for $(FUZZ_SECONDS) s"
+	until=$$(($$(date +%s) + $(FUZZ_SECONDS))); while [ $$(date +%s) -lt $$until ]; do \
+	    cargo test -q -p pxbridge-core --test time whatever_the_network_does || exit 1; \
+	done
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \
 	    echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 	    mkdir -p rust/fuzz/corpus/$$target; \

@@ -68,6 +68,9 @@ pub(crate) struct ExotelQueue {
     base_us: Option<i64>,
     /// By how much the base may be too large: the way back varied by that when it was learnt.
     doubt_us: i64,
+    /// A change was measured while the way back varied, on top of whatever base there was: what echoes tell later is what
+    /// that measurement was off by, and nothing of the base.
+    moved_in_doubt: bool,
     /// Of the base, what was taken for a late beginning, and until when that is doubted.
     late_us: i64,
     late_until_us: u64,
@@ -90,6 +93,7 @@ impl ExotelQueue {
             pending: VecDeque::with_capacity(MARKS_KEPT),
             base_us: None,
             doubt_us: 0,
+            moved_in_doubt: false,
             late_us: 0,
             late_until_us: 0,
             echoes: 0,
@@ -274,6 +278,7 @@ impl ExotelQueue {
             }
             change_us
         };
+        self.moved_in_doubt |= return_us >= WORTH_US;
         self.grow(change_us);
         self.dry_us = self.dry_us.max(now_us);
         change_us
@@ -284,7 +289,9 @@ impl ExotelQueue {
         if now_us >= self.late_until_us {
             self.late_us = 0;
         }
-        let correction_us = change_us.clamp(-self.doubt_us, self.late_us);
+        // A base that stays too large is delay, one that becomes too small is a hole.
+        let doubt_us = if self.moved_in_doubt { 0 } else { self.doubt_us };
+        let correction_us = change_us.clamp(-doubt_us, self.late_us);
         self.doubt_us = 0;
         self.late_us -= correction_us.max(0);
         self.base_us = self.base_us.map(|base_us| base_us + correction_us);
@@ -305,6 +312,11 @@ mod tests {
 
     /// Sends a frame every 80 ms and echoes marks when `plays` says that they were played; returns the corrections.
     fn corrections(frames: u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
+        corrections_of(frames, |_| 0, plays)
+    }
+
+    /// The same on a way back that varies.
+    fn corrections_of(frames: u64, return_us: impl Fn(u64) -> u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
         let mut queue = ExotelQueue::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut corrections = Vec::new();
@@ -312,7 +324,7 @@ mod tests {
             let now_us = frame * FRAME_US;
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                let change_us = queue.marked(mark, 0, at_us);
+                let change_us = queue.marked(mark, return_us(at_us), at_us);
                 if change_us != 0 {
                     corrections.push(change_us);
                 }
@@ -334,6 +346,26 @@ mod tests {
     fn a_stall_on_the_way_is_found_once_and_in_full() {
         let stalled = |ideal_us| ideal_us + if ideal_us > 30_000_000 { 1_530_000 } else { 30_000 };
         assert_eq!(corrections(1000, stalled), [1_500_000]);
+    }
+
+    #[test]
+    fn what_the_way_back_varied_while_the_queue_grew_is_not_the_lines_fault() {
+        let jitters = |ideal_us| ideal_us < 30_000_000;
+        let return_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
+        let late_us = |ideal_us| {
+            let grown_us = if ideal_us > 10_000_000 { 600_000 } else { 0 };
+            // The quickest echoes came in no time before it grew, and not while that was measured.
+            let varied_us = match ideal_us / FRAME_US % 3 {
+                _ if !jitters(ideal_us) => 0,
+                sometimes if grown_us == 0 => 15_000 * sometimes,
+                sometimes => 40_000 + 10_000 * sometimes,
+            };
+            ideal_us + 100_000 + grown_us + varied_us
+        };
+        let corrections = corrections_of(1000, return_us, late_us);
+        assert!(corrections[0] > 630_000, "{corrections:?}");
+        let total_us: i64 = corrections.iter().sum();
+        assert_eq!(total_us, 600_000, "{corrections:?}");
     }
 
     #[test]
