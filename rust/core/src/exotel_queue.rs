@@ -33,6 +33,8 @@ const ECHOES_FOR_LARGE: usize = 3;
 const LARGE_US: i64 = 250_000;
 /// A queue that was taken for longer than needed is made shorter, and a hole tells if it was not, in this time.
 const DOUBTED_FOR_US: u64 = 6_000_000;
+/// Silence while the caller waits tells the line's constant, but for a packet: each piece waits for Exotel's next one anew.
+const ABOUT_US: i64 = 20_000;
 /// A stall is awaited for so long.
 const OVERDUE_AT_MOST_US: i64 = 30_000_000;
 /// A change of this is worth correcting: half a packet.
@@ -61,8 +63,7 @@ pub(crate) struct ExotelQueue {
     marked_us: Option<u64>,
     /// Whether what was sent last was silence while the caller waits: see `about_us`.
     aside: bool,
-    /// The line's constant as that silence tells it: a packet off at most, as each piece waits for Exotel's next packet
-    /// anew. But it comes even if a stall spoiled the first words' marks.
+    /// The line's constant as that silence tells it, even if a stall spoils the first words' marks.
     about_us: Option<i64>,
     pending: VecDeque<Pending>,
     base_us: Option<i64>,
@@ -246,25 +247,43 @@ impl ExotelQueue {
         if self.echoes <= ECHOES_FOR_BASE {
             self.doubt_us = self.doubt_us.max(return_us as i64);
         }
-        self.judge(base_us, return_us as i64, now_us)
+        if self.echoes == ECHOES_FOR_BASE {
+            self.compare_with_silence(base_us, now_us);
+        }
+        self.judge(return_us as i64, now_us)
     }
 
-    fn judge(&mut self, base_us: i64, return_us: i64, now_us: u64) -> i64 {
-        if self.recent.len() < ECHOES_TO_AGREE {
-            return 0;
+    /// The first words' marks agree, and are later than those of the silence before by more than can be: the words were
+    /// held up on their way, and all that follows waits as long at Exotel.
+    fn compare_with_silence(&mut self, base_us: i64, now_us: u64) {
+        let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
+        let agree = self.recent.len() == ECHOES_TO_AGREE && most_us - least_us <= AGREE_US;
+        if let Some(about_us) = self.about_us.filter(|_| agree) {
+            let late_us = base_us - about_us - ABOUT_US;
+            if late_us > AGREE_US {
+                self.began_late(late_us, now_us);
+            }
         }
-        let range = |echoes: usize| {
-            let newest = self.recent.iter().skip(ECHOES_TO_AGREE - echoes);
-            newest.fold((i64::MAX, i64::MIN), |(least, most), &b| {
-                (least.min(b), most.max(b))
-            })
+    }
+
+    /// The least and the most offset of so many newest echoes.
+    fn newest(&self, echoes: usize) -> (i64, i64) {
+        let newest = self.recent.iter().rev().take(echoes);
+        newest.fold((i64::MAX, i64::MIN), |(least, most), &us| {
+            (least.min(us), most.max(us))
+        })
+    }
+
+    fn judge(&mut self, return_us: i64, now_us: u64) -> i64 {
+        let Some(base_us) = self.base_us.filter(|_| self.recent.len() == ECHOES_TO_AGREE) else {
+            return 0;
         };
-        let (least_us, most_us) = range(ECHOES_FOR_LARGE);
+        let (least_us, most_us) = self.newest(ECHOES_FOR_LARGE);
         let large_us = least_us - base_us - self.shift_us;
         let change_us = if large_us > LARGE_US && most_us - least_us < large_us / AGREE_SHARE {
             large_us
         } else {
-            let (least_us, most_us) = range(ECHOES_TO_AGREE);
+            let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
             let mut change_us = least_us - base_us - self.shift_us;
             if most_us - least_us > AGREE_US {
                 return 0;

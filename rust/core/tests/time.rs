@@ -134,6 +134,30 @@ fn a_stall_on_the_way_to_exotel_in_the_first_seconds_does_not_stay() {
 }
 
 #[test]
+fn first_words_that_are_held_up_on_their_way_do_not_delay_all_others() {
+    for chunk_ms in CHUNKS_MS {
+        for held_ms in [60, 120, 180, 240] {
+            let mut call = Call::new(chunk_ms, 25);
+            call.prompts_us = 5 * S;
+            let good = play(&call);
+            let undisturbed = good.delay_ms(0.5, 12 * S, 25 * S);
+            // They would have been heard at once.
+            let until_us = good.first_us + held_ms * MS;
+            call.to_phone = Leg::stalled(&[(until_us - 2500 * MS, until_us)]);
+            let heard = play(&call);
+            let name = format!("{chunk_ms} ms chunks, first words held up by {held_ms} ms");
+            heard.tell(&name, 12 * S, 25 * S);
+            let after = heard.delay_ms(0.95, 12 * S, 25 * S);
+            assert!(
+                after <= undisturbed + 25.0,
+                "{name}: {after} ms, {undisturbed} undisturbed"
+            );
+            assert_eq!(heard.holes_in(until_us + S, 25 * S), 0, "{name}");
+        }
+    }
+}
+
+#[test]
 fn jitter_of_80_ms_makes_no_holes_and_no_more_delay_than_itself() {
     for chunk_ms in CHUNKS_MS {
         for place in [
