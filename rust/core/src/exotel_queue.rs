@@ -8,7 +8,8 @@
 //! Where the line jitters while that constant is learnt, it is too large. By what the way back varied, echoes tell when
 //! it varies no more: the earliest ones were late all the same. By what the way there varied, Exotel's queue began late
 //! and is as much longer than needed: whoever knows the line's round trips tells ([`ExotelQueue::began_late`]). Should
-//! that prove wrong, as Exotel itself may take its time to play, it is taken back.
+//! that prove wrong, as Exotel itself may take its time to play, it is taken back. Where the caller had to wait, the marks
+//! of the silence sent meanwhile tell as much.
 
 use std::collections::VecDeque;
 
@@ -247,22 +248,24 @@ impl ExotelQueue {
         if self.echoes <= ECHOES_FOR_BASE {
             self.doubt_us = self.doubt_us.max(return_us as i64);
         }
-        if self.echoes == ECHOES_FOR_BASE {
-            self.compare_with_silence(base_us, now_us);
+        let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
+        let agree = self.recent.len() == ECHOES_TO_AGREE && most_us - least_us <= AGREE_US;
+        if self.echoes == ECHOES_FOR_BASE && agree {
+            self.compare_with_silence(now_us);
         }
         self.judge(return_us as i64, now_us)
     }
 
-    /// The first words' marks agree, and are later than those of the silence before by more than can be: the words were
-    /// held up on their way, and all that follows waits as long at Exotel.
-    fn compare_with_silence(&mut self, base_us: i64, now_us: u64) {
-        let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
-        let agree = self.recent.len() == ECHOES_TO_AGREE && most_us - least_us <= AGREE_US;
-        if let Some(about_us) = self.about_us.filter(|_| agree) {
-            let late_us = base_us - about_us - ABOUT_US;
-            if late_us > AGREE_US {
-                self.began_late(late_us, now_us);
-            }
+    /// The marks of words are later than those of the silence before by more than can be, beyond doubt: the first words
+    /// were held up on their way, and all that follows waits as long at Exotel.
+    fn compare_with_silence(&mut self, now_us: u64) {
+        let (Some(base_us), Some(about_us)) = (self.base_us, self.about_us) else {
+            return;
+        };
+        let late_us = base_us - about_us - ABOUT_US;
+        if late_us > AGREE_US {
+            self.about_us = None;
+            self.began_late(late_us, now_us);
         }
     }
 
@@ -314,6 +317,7 @@ impl ExotelQueue {
         self.doubt_us = 0;
         self.late_us -= correction_us.max(0);
         self.base_us = self.base_us.map(|base_us| base_us + correction_us);
+        self.compare_with_silence(now_us);
         correction_us
     }
 
