@@ -22,6 +22,9 @@ const WORTH_US: i64 = 30_000;
 const STALL_US: i64 = 60_000;
 /// Lateness beyond the earliest by this is nothing that delay should bridge, and is not learnt at all.
 const BEYOND_US: i64 = 250_000;
+/// Earlier than the quantile by this, the source has caught up with a stall that was learnt: networks that jitter by so
+/// much do not carry a conversation.
+const OVER_US: i64 = 500_000;
 /// Back within this of the quantile, the source has caught up with its stall.
 const CAUGHT_UP_US: i64 = 10_000;
 /// A source that has not come closer for this long never will: its new offsets are the truth.
@@ -106,6 +109,9 @@ impl Lateness {
                 }
                 self.state = State::Steady;
             }
+        }
+        if offset_us < self.worst_us - OVER_US {
+            self.reset();
         }
         self.learn(offset_us, now_us / SLOT_US);
     }
@@ -209,6 +215,31 @@ mod tests {
             position_ms += 80;
         }
         assert_eq!(lateness.worst_us(), 100_000);
+    }
+
+    #[test]
+    fn a_source_that_stayed_late_and_catches_up_by_and_by_is_late_no_more() {
+        let mut lateness = Lateness::new(true);
+        let mut late_us = 0;
+        let mut worst_us = 0;
+        for step in 0..500_i64 {
+            late_us = match step {
+                0..100 => 0,
+                100..150 => 3_000_000,
+                _ => (late_us - 40_000).max(0),
+            };
+            lateness.observe(step * 80_000, (step * 80_000 + late_us) as u64);
+            worst_us = worst_us.max(lateness.worst_us());
+            if step > 225 {
+                assert!(
+                    lateness.worst_us() <= 500_000,
+                    "{} at {step}",
+                    lateness.worst_us()
+                );
+            }
+        }
+        assert_eq!(worst_us, 3_000_000);
+        assert_eq!(lateness.worst_us(), 0);
     }
 
     #[test]

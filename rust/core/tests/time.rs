@@ -563,6 +563,8 @@ fn what_a_bad_network_did_to_exotels_queue_is_known_when_it_is_good() {
         heard.tell(name, 35 * S, 50 * S);
         assert_eq!(heard.holes_in(25 * S, 50 * S), 0, "{name}: {:?}", heard.holes);
         let undisturbed = undisturbed_ms(&call);
+        let soon = heard.delay_ms(0.9, 25 * S, 30 * S);
+        assert!(soon <= undisturbed + 400.0, "{name}: {soon} ms soon after");
         let after = heard.delay_ms(0.9, 35 * S, 50 * S);
         assert!(
             after <= undisturbed + 45.0,
@@ -588,9 +590,11 @@ fn undisturbed_ms(call: &Call) -> f64 {
 
 /// Two stalls of 3 s that hand over to each other, and the backlog that is worth hearing.
 const MOST_WAITING: usize = 7 * 8000;
-/// What may stay of a bad network 25 s after its end. Four calls in five keep less than 100 ms; one in a thousand keeps
-/// 260 to 280, after a stall on the way to Exotel, which is too much.
-const STAYS_MS: f64 = 400.0;
+/// What may stay of a bad network 25 s after its end. Of 30,000 calls nine in ten kept 20 ms, one in a thousand 110 or more,
+/// and the worst 180.
+const STAYS_MS: f64 = 250.0;
+/// And 10 s after it, where an engine of up to 64 ms a step still works off what piled up.
+const STAYS_10_S_MS: f64 = 600.0;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -617,6 +621,8 @@ proptest! {
         prop_assert_eq!(heard.bad_samples, 0);
         prop_assert!(heard.most_waiting <= MOST_WAITING, "{} samples waited", heard.most_waiting);
         let undisturbed = undisturbed_ms(&call);
+        let delay = heard.delay_ms(0.9, 30 * S, 33 * S);
+        prop_assert!(delay <= undisturbed + STAYS_10_S_MS, "{delay} ms after 10 s, {undisturbed} undisturbed");
         let delay = heard.delay_ms(0.9, 45 * S, 50 * S);
         prop_assert!(delay <= undisturbed + STAYS_MS, "{delay} ms at the end, {undisturbed} undisturbed");
         prop_assert_eq!(heard.holes_in(45 * S, 50 * S), 0, "{:?}", heard.holes);
