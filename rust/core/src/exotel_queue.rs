@@ -227,7 +227,8 @@ impl ExotelQueue {
         }
         let offset_us = now_us as i64 - played_us;
         if aside {
-            self.about_us = Some(self.about_us.map_or(offset_us, |us| us.min(offset_us)));
+            let about_us = offset_us - self.shift_us;
+            self.about_us = Some(self.about_us.map_or(about_us, |us| us.min(about_us)));
             return 0;
         }
         self.echoes += 1;
@@ -396,6 +397,44 @@ mod tests {
         let slow = |ideal_us: u64| ideal_us + ideal_us / 10_000 + 30_000;
         let total: i64 = corrections(12_500, slow).iter().sum();
         assert!((85_000..=100_000).contains(&total), "{total} µs of 100 ms");
+    }
+
+    #[test]
+    fn silence_in_mid_call_tells_nothing_new_of_a_line_whose_player_is_fast() {
+        const TRIP_US: u64 = 50_000;
+        let mut queue = ExotelQueue::new();
+        let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
+        let mut player_dry_us = 0;
+        let mut corrections = Vec::new();
+        // An hour of words, a few seconds without anything, silence while the caller waits, and words again.
+        for now_us in (0..3_700_000_000_u64).step_by(20_000) {
+            while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
+                echoes.pop_front();
+                corrections.push((now_us, queue.marked(mark, 0, at_us)));
+            }
+            let second = now_us / 1_000_000;
+            if (3600..3605).contains(&second) || queue.depth_us(now_us) > 160_000 {
+                continue;
+            }
+            if (3605..3610).contains(&second) {
+                queue.sent_aside(FRAME_US, now_us);
+            } else {
+                queue.sent(FRAME_US, now_us);
+            }
+            player_dry_us = player_dry_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
+            if let Some(mark) = queue.take_mark(false, now_us) {
+                echoes.push_back((player_dry_us + TRIP_US, mark));
+            }
+        }
+        let total_us: i64 = corrections.iter().map(|correction| correction.1).sum();
+        assert!(
+            (-375_000..-345_000).contains(&total_us),
+            "{total_us} µs of -360 ms"
+        );
+        assert!(
+            corrections.iter().all(|correction| correction.1 <= 0),
+            "never longer"
+        );
     }
 
     #[test]
