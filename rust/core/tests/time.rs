@@ -591,7 +591,7 @@ fn undisturbed_ms(call: &Call) -> f64 {
 /// Two stalls of 3 s that hand over to each other, and the backlog that is worth hearing.
 const MOST_WAITING: usize = 7 * 8000;
 /// What may stay of a bad network 25 s after its end. Of 30,000 calls nine in ten kept 20 ms, one in a thousand 110 or more,
-/// and the worst 180.
+/// and the worst 200.
 const STAYS_MS: f64 = 250.0;
 /// And 10 s after it, where an engine of up to 64 ms a step still works off what piled up.
 const STAYS_10_S_MS: f64 = 600.0;
