@@ -36,6 +36,8 @@ const LARGE_US: i64 = 250_000;
 const DOUBTED_FOR_US: u64 = 6_000_000;
 /// Silence while the caller waits tells the line's constant, but for a packet: each piece waits for Exotel's next one anew.
 const ABOUT_US: i64 = 20_000;
+/// So many of its marks are compared with those of words: networks change while somebody waits for minutes.
+const WAITED_KEPT: usize = 8;
 /// A stall is awaited for so long.
 const OVERDUE_AT_MOST_US: i64 = 30_000_000;
 /// A change of this is worth correcting: half a packet.
@@ -62,10 +64,10 @@ pub(crate) struct ExotelQueue {
     epoch: u32,
     next_mark: u32,
     marked_us: Option<u64>,
-    /// Whether what was sent last was silence while the caller waits: see `about_us`.
+    /// Whether what was sent last was no engine's: silence or music while the caller waits.
     aside: bool,
-    /// The line's constant as that silence tells it, even if a stall spoils the first words' marks.
-    about_us: Option<i64>,
+    /// Offsets of that, before the first words: they tell the line's constant even if a stall spoils the words' marks.
+    waited: VecDeque<i64>,
     pending: VecDeque<Pending>,
     base_us: Option<i64>,
     /// By how much the base may be too large: the way back varied by that when it was learnt.
@@ -91,7 +93,7 @@ impl ExotelQueue {
             next_mark: 0,
             marked_us: None,
             aside: false,
-            about_us: None,
+            waited: VecDeque::with_capacity(WAITED_KEPT),
             pending: VecDeque::with_capacity(MARKS_KEPT),
             base_us: None,
             doubt_us: 0,
@@ -154,7 +156,10 @@ impl ExotelQueue {
             return;
         };
         *base_us -= late_us;
-        self.late_us = late_us;
+        if now_us >= self.late_until_us {
+            self.late_us = 0;
+        }
+        self.late_us += late_us;
         self.late_until_us = now_us + DOUBTED_FOR_US;
         self.grow(late_us);
     }
@@ -227,8 +232,13 @@ impl ExotelQueue {
         }
         let offset_us = now_us as i64 - played_us;
         if aside {
-            let about_us = offset_us - self.shift_us;
-            self.about_us = Some(self.about_us.map_or(about_us, |us| us.min(about_us)));
+            // In mid-call it comes behind words that nobody waits for any more.
+            if self.echoes < ECHOES_FOR_BASE {
+                if self.waited.len() == WAITED_KEPT {
+                    self.waited.pop_front();
+                }
+                self.waited.push_back(offset_us);
+            }
             return 0;
         }
         self.echoes += 1;
@@ -241,7 +251,7 @@ impl ExotelQueue {
             Some(base_us) => base_us.min(offset_us - self.shift_us),
             None => offset_us,
         };
-        let base_us = match self.about_us {
+        let base_us = match self.about_us() {
             Some(about_us) if base_us > about_us + LARGE_US => about_us,
             _ => base_us,
         };
@@ -260,14 +270,19 @@ impl ExotelQueue {
     /// The marks of words are later than those of the silence before by more than can be, beyond doubt: the first words
     /// were held up on their way, and all that follows waits as long at Exotel.
     fn compare_with_silence(&mut self, now_us: u64) {
-        let (Some(base_us), Some(about_us)) = (self.base_us, self.about_us) else {
+        let (Some(base_us), Some(about_us)) = (self.base_us, self.about_us()) else {
             return;
         };
         let late_us = base_us - about_us - ABOUT_US;
         if late_us > AGREE_US {
-            self.about_us = None;
+            self.waited.clear();
             self.began_late(late_us, now_us);
         }
+    }
+
+    /// The line's constant as what was sent while the caller waited tells it.
+    fn about_us(&self) -> Option<i64> {
+        self.waited.iter().min().copied()
     }
 
     /// The least and the most offset of so many newest echoes.
@@ -299,8 +314,18 @@ impl ExotelQueue {
             if change_us.abs() < WORTH_US.max(return_us) {
                 return 0;
             }
+            if now_us < self.late_until_us {
+                // It did not begin late.
+                let back_us = change_us.clamp(0, self.late_us);
+                self.late_us -= back_us;
+                self.base_us = self.base_us.map(|base_us| base_us + back_us);
+                change_us -= back_us;
+            }
             change_us
         };
+        if change_us == 0 {
+            return 0;
+        }
         self.moved_in_doubt |= return_us >= WORTH_US;
         self.grow(change_us);
         self.dry_us = self.dry_us.max(now_us);
@@ -435,6 +460,53 @@ mod tests {
             corrections.iter().all(|correction| correction.1 <= 0),
             "never longer"
         );
+    }
+
+    #[test]
+    fn an_engine_that_dies_in_a_stall_leaves_the_lines_constant_alone() {
+        const TRIP_US: u64 = 50_000;
+        let (stall, dies_us, again_us) = (20_000_000..22_000_000, 21_500_000, 29_500_000);
+        let mut queue = ExotelQueue::new();
+        let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
+        let (mut player_dry_us, mut silence_us, mut holes) = (0, 0, 0);
+        for now_us in (0..60_000_000_u64).step_by(20_000) {
+            while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
+                echoes.pop_front();
+                queue.marked(mark, 0, at_us);
+            }
+            let mut sent_us = FRAME_US;
+            if (dies_us..dies_us + 400_000).contains(&now_us) {
+                // The sound over a gap.
+                if queue.depth_us(now_us) > 60_000 {
+                    continue;
+                }
+                queue.sent_aside(sent_us, now_us);
+                silence_us = now_us + 1_000_000;
+            } else if (dies_us..again_us).contains(&now_us) {
+                if now_us < silence_us {
+                    continue;
+                }
+                silence_us += 1_000_000;
+                sent_us = 20_000;
+                queue.sent_aside(sent_us, now_us);
+            } else {
+                if queue.depth_us(now_us) > 100_000 {
+                    continue;
+                }
+                queue.sent(sent_us, now_us);
+            }
+            let mut arrives_us = now_us + TRIP_US;
+            if stall.contains(&arrives_us) {
+                arrives_us = stall.end;
+            }
+            holes += u64::from(now_us > again_us + 1_000_000 && player_dry_us < arrives_us);
+            player_dry_us = player_dry_us.max(arrives_us) + sent_us;
+            if let Some(mark) = queue.take_mark(false, now_us) {
+                echoes.push_back((player_dry_us + TRIP_US, mark));
+            }
+        }
+        assert_eq!(holes, 0);
+        assert_eq!(queue.base_us, Some(100_000));
     }
 
     #[test]

@@ -158,6 +158,31 @@ fn first_words_that_are_held_up_on_their_way_do_not_delay_all_others() {
 }
 
 #[test]
+fn a_way_that_becomes_longer_while_the_caller_waits_is_not_taken_for_late_words() {
+    for jitter_ms in [0, 5, 9, 15] {
+        for seed in 1..5 {
+            let mut call = Call::new(100, 90);
+            call.seed = seed;
+            call.prompts_us = 20 * S;
+            let leg = Leg {
+                delay_us: 60 * MS,
+                jitter_us: jitter_ms * MS,
+                ..Leg::default()
+            };
+            call.to_phone = leg.clone();
+            call.from_phone = Leg {
+                longer: (10 * S, 60 * MS),
+                ..leg
+            };
+            let heard = play(&call);
+            let name = format!("{jitter_ms} ms of jitter, seed {seed}");
+            heard.tell(&name, 22 * S, 90 * S);
+            assert_eq!(heard.holes_in(22 * S, 90 * S), 0, "{name}");
+        }
+    }
+}
+
+#[test]
 fn jitter_of_80_ms_makes_no_holes_and_no_more_delay_than_itself() {
     for chunk_ms in CHUNKS_MS {
         for place in [
