@@ -10,6 +10,8 @@
 //! and is as much longer than needed: whoever knows the line's round trips tells ([`ExotelQueue::began_late`]). Should
 //! that prove wrong, as Exotel itself may take its time to play, it is taken back. Where the caller had to wait, the marks
 //! of the silence sent meanwhile tell as much.
+//!
+//! A way that becomes longer, there or back, looks like a longer queue, but is none: pings tell ([`ExotelQueue::takes`]).
 
 use std::collections::VecDeque;
 
@@ -78,6 +80,10 @@ pub(crate) struct ExotelQueue {
     /// Of the base, what was taken for a late beginning, and until when that is doubted.
     late_us: i64,
     late_until_us: u64,
+    /// Of the base, what the ways have become longer by since.
+    longer_us: i64,
+    /// By how much longer pongs take than marks, of a phone that is slow to answer.
+    pongs_late_us: Option<i64>,
     echoes: u32,
     recent: VecDeque<i64>,
     /// The newest echo: when it came, and when its mark should have been played.
@@ -100,6 +106,8 @@ impl ExotelQueue {
             moved_in_doubt: false,
             late_us: 0,
             late_until_us: 0,
+            longer_us: 0,
+            pongs_late_us: None,
             echoes: 0,
             recent: VecDeque::with_capacity(ECHOES_TO_AGREE),
             echoed: None,
@@ -162,6 +170,23 @@ impl ExotelQueue {
         self.late_us += late_us;
         self.late_until_us = now_us + DOUBTED_FOR_US;
         self.grow(late_us);
+    }
+
+    /// Messages take so long there and back now, and no mark takes less: what the constant is less than that, the ways have
+    /// become longer by, and it was taken for a longer queue. When they are shorter again, that is taken back.
+    pub(crate) fn takes(&mut self, trip_us: u64) {
+        let Some(base_us) = self.base_us.filter(|_| self.echoes >= ECHOES_FOR_BASE) else {
+            return;
+        };
+        let trip_us = trip_us as i64;
+        let pongs_late_us = *self.pongs_late_us.get_or_insert((trip_us - base_us).max(0));
+        let longer_us = (trip_us - pongs_late_us - base_us).max(-self.longer_us);
+        if longer_us.abs() > AGREE_US {
+            self.longer_us += longer_us;
+            self.base_us = Some(base_us + longer_us);
+            self.waited.clear();
+            self.grow(-longer_us);
+        }
     }
 
     /// A mark to send now, if one is due: oftener while something is to be learnt.
@@ -507,6 +532,30 @@ mod tests {
         }
         assert_eq!(holes, 0);
         assert_eq!(queue.base_us, Some(100_000));
+    }
+
+    #[test]
+    fn what_trips_become_longer_by_is_no_queue_however_slow_the_pongs_are() {
+        for pongs_late_us in [0, 50_000] {
+            let mut queue = ExotelQueue::new();
+            let base_us = 110_000;
+            for frame in 0..20 {
+                let now_us = frame * FRAME_US;
+                queue.sent(FRAME_US, now_us);
+                let mark = queue
+                    .take_mark(true, now_us)
+                    .expect("one is due with every frame");
+                queue.marked(mark, 0, now_us + FRAME_US + base_us);
+            }
+            let mut takes = |trip_us: u64| {
+                queue.takes(trip_us + pongs_late_us);
+                (queue.base_us.map(|us| us as u64), queue.shift_us)
+            };
+            assert_eq!(takes(100_000), (Some(base_us), 0));
+            let longer = takes(400_000);
+            assert!(longer.0 >= Some(400_000) && longer.1 <= -290_000, "{longer:?}");
+            assert_eq!(takes(100_000), (Some(base_us), 0));
+        }
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub(crate) struct Hold {
     foreseen: bool,
     /// Trips have shown a steady line.
     steady: bool,
+    /// How long they took then.
+    known_us: Option<u64>,
 }
 
 impl Hold {
@@ -92,6 +94,7 @@ impl Hold {
             varied_us: None,
             foreseen: false,
             steady: false,
+            known_us: None,
         }
     }
 
@@ -102,6 +105,9 @@ impl Hold {
         } else {
             LEAST_US
         };
+        if longer_us > MOST_US {
+            self.trips.learn(now_us); // or it is a way that became longer, and no queue
+        }
         if !(least_us..=MOST_US).contains(&longer_us) {
             return;
         }
@@ -147,6 +153,11 @@ impl Hold {
         self.trips.least_us()
     }
 
+    /// How long messages take there and back, if that does not vary.
+    pub(crate) fn steady_trip_us(&self, now_us: u64) -> Option<u64> {
+        self.trips.steady_us(TRIPS_ENOUGH, VARY_US, now_us)
+    }
+
     /// Whether the line is being learnt.
     pub(crate) fn learns(&self, now_us: u64) -> bool {
         self.trips.learns(now_us)
@@ -166,6 +177,17 @@ impl Hold {
     /// A ping came back; of its trip the phone's way to us takes up to `return_us` longer at times.
     pub(crate) fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
         self.trips.observe(trip_us, now_us);
+        match self.steady_trip_us(now_us) {
+            Some(steady_us) => self.known_us = Some(steady_us),
+            // Another way, perhaps; whether it stays is soon known.
+            None if self.known_us.is_some_and(|us| us.abs_diff(trip_us) > VARY_US) => {
+                self.known_us = None;
+                if !self.trips.learns(now_us) {
+                    self.trips.learn(now_us);
+                }
+            }
+            None => {}
+        }
         let mut spread = self.trips.spread(now_us);
         if !self.waits_for_rare {
             (spread.most_us, spread.usual_us) = (spread.often_us, spread.often_us);

@@ -471,6 +471,9 @@ impl Playout {
     /// A ping came back from the phone's end after so long; `return_us`: by how much the phone's way to us varies.
     pub fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
         self.hold.round_trip(trip_us, return_us, now_us);
+        if let Some(trip_us) = self.hold.steady_trip_us(now_us) {
+            self.exotel.takes(trip_us);
+        }
     }
 
     /// What was done so far.

@@ -39,7 +39,7 @@ pub(crate) struct Trips {
     learns_until_us: Option<u64>,
     /// When each newest ping came back, and how long it took.
     trips: VecDeque<(u64, u64)>,
-    /// When the last stall ended, or a little later.
+    /// When the last stall ended, or a little later; 0 when messages are in time again.
     stalled_us: u64,
 }
 
@@ -88,11 +88,14 @@ impl Trips {
         if late && sent_us >= self.stalled_us && self.stalled_us > 0 {
             // It was sent after what held up others, and is as late: the way has become longer for good.
             self.trips.clear();
+            self.learn(now_us);
         } else if late {
             self.stalled_us = now_us;
             return;
         } else if sent_us < self.stalled_us {
             return; // held up by the same
+        } else {
+            self.stalled_us = 0;
         }
         if self.trips.len() == KEPT {
             self.trips.pop_front();
@@ -108,6 +111,17 @@ impl Trips {
     /// The shortest of those that are kept.
     pub(crate) fn least_us(&self) -> Option<u64> {
         self.trips.iter().map(|trip| trip.1).min()
+    }
+
+    /// The shortest of so many newest ones, if they came of late and differ by less than `vary_us`.
+    pub(crate) fn steady_us(&self, trips: usize, vary_us: u64, now_us: u64) -> Option<u64> {
+        let newest = self.trips.iter().rev().take(trips);
+        let newest = newest.take_while(|trip| trip.0 + WINDOW_US >= now_us);
+        let (number, least_us, most_us) = newest
+            .fold((0, u64::MAX, 0), |(number, least_us, most_us), trip| {
+                (number + 1, trip.1.min(least_us), trip.1.max(most_us))
+            });
+        (number == trips && most_us - least_us < vary_us).then_some(least_us)
     }
 
     pub(crate) fn spread(&self, now_us: u64) -> Spread {

@@ -48,8 +48,9 @@ pub struct Leg {
     pub stalls: Vec<(u64, u64)>,
     /// So many messages in a thousand are lost once, and come later by so much: with them, all that follow.
     pub losses: (u64, u64),
-    /// From then on it takes so much longer, for good.
+    /// From then on it takes so much longer, until then or for good.
     pub longer: (u64, u64),
+    pub longer_until_us: Option<u64>,
 }
 
 impl Leg {
@@ -89,7 +90,8 @@ impl Wire {
         let (permille, again_us) = leg.losses;
         let lost = permille > 0 && self.random.below(1000) < permille;
         let (longer_from_us, longer_us) = leg.longer;
-        let longer_us = if sent_us >= longer_from_us { longer_us } else { 0 };
+        let longer = sent_us >= longer_from_us && leg.longer_until_us.is_none_or(|until| sent_us < until);
+        let longer_us = if longer { longer_us } else { 0 };
         let mut at_us = sent_us + leg.delay_us + longer_us + jitter_us + if lost { again_us } else { 0 };
         for &(from_us, to_us) in &leg.stalls {
             if (from_us..to_us).contains(&at_us) {
