@@ -80,10 +80,10 @@ pub(crate) struct ExotelQueue {
     /// Of the base, what was taken for a late beginning, and until when that is doubted.
     late_us: i64,
     late_until_us: u64,
+    /// How long messages took there and back when that was last known.
+    trip_us: Option<i64>,
     /// Of the base, what the ways have become longer by since.
     longer_us: i64,
-    /// By how much longer pongs take than marks, of a phone that is slow to answer.
-    pongs_late_us: Option<i64>,
     echoes: u32,
     recent: VecDeque<i64>,
     /// The newest echo: when it came, and when its mark should have been played.
@@ -106,8 +106,8 @@ impl ExotelQueue {
             moved_in_doubt: false,
             late_us: 0,
             late_until_us: 0,
+            trip_us: None,
             longer_us: 0,
-            pongs_late_us: None,
             echoes: 0,
             recent: VecDeque::with_capacity(ECHOES_TO_AGREE),
             echoed: None,
@@ -172,21 +172,26 @@ impl ExotelQueue {
         self.grow(late_us);
     }
 
-    /// Messages take so long there and back now, and no mark takes less: what the constant is less than that, the ways have
-    /// become longer by, and it was taken for a longer queue. When they are shorter again, that is taken back.
+    /// Messages take so long there and back now. What that has changed by since it was first known, the line's constant has
+    /// too: it was taken for a queue that became longer, or for one that did not become shorter.
     pub(crate) fn takes(&mut self, trip_us: u64) {
+        let trip_us = trip_us as i64;
         let Some(base_us) = self.base_us.filter(|_| self.echoes >= ECHOES_FOR_BASE) else {
             return;
         };
-        let trip_us = trip_us as i64;
-        let pongs_late_us = *self.pongs_late_us.get_or_insert((trip_us - base_us).max(0));
-        let longer_us = (trip_us - pongs_late_us - base_us).max(-self.longer_us);
-        if longer_us.abs() > AGREE_US {
-            self.longer_us += longer_us;
-            self.base_us = Some(base_us + longer_us);
-            self.waited.clear();
-            self.grow(-longer_us);
+        let known_us = self.trip_us.get_or_insert(trip_us);
+        let longer_us = trip_us - *known_us;
+        if (-ABOUT_US..=AGREE_US).contains(&longer_us) {
+            return;
         }
+        *known_us = trip_us;
+        // It may have seemed longer than it was at first: no further down than is certain to be possible, but as far as before.
+        let less_us = self.longer_us.max(base_us - ABOUT_US - trip_us);
+        let longer_us = longer_us.max(-less_us);
+        self.longer_us = (self.longer_us + longer_us).max(0);
+        self.base_us = Some(base_us + longer_us);
+        self.waited.clear();
+        self.grow(-longer_us);
     }
 
     /// A mark to send now, if one is due: oftener while something is to be learnt.

@@ -182,8 +182,8 @@ fn a_way_that_becomes_longer_while_the_caller_waits_is_not_taken_for_late_words(
     }
 }
 
-/// A call of 90 s over ways of 120 ms, one of which is longer from 20 s on.
-fn longer(place: Where, by_ms: u64, until_us: Option<u64>) -> Heard {
+/// A call of 90 s over ways of 120 ms, one of which is longer for a while or for good.
+fn longer(place: Where, by_ms: u64, from_us: u64, until_us: Option<u64>) -> Heard {
     let mut call = Call::new(100, 90);
     for way in [Where::ToPhone, Where::FromPhone] {
         let changes = way == place;
@@ -191,7 +191,7 @@ fn longer(place: Where, by_ms: u64, until_us: Option<u64>) -> Heard {
             way,
             Leg {
                 delay_us: 120 * MS,
-                longer: (20 * S, if changes { by_ms * MS } else { 0 }),
+                longer: (from_us, if changes { by_ms * MS } else { 0 }),
                 longer_until_us: until_us,
                 ..Leg::default()
             },
@@ -199,7 +199,7 @@ fn longer(place: Where, by_ms: u64, until_us: Option<u64>) -> Heard {
     }
     let heard = play(&call);
     heard.tell(
-        &format!("{place:?} longer by {by_ms} ms until {until_us:?}"),
+        &format!("{place:?} longer by {by_ms} ms from {from_us} until {until_us:?}"),
         25 * S,
         90 * S,
     );
@@ -210,7 +210,7 @@ fn longer(place: Where, by_ms: u64, until_us: Option<u64>) -> Heard {
 fn a_way_to_or_from_the_phone_that_becomes_longer_is_not_taken_for_a_longer_queue() {
     for place in [Where::ToPhone, Where::FromPhone] {
         for by_ms in [40, 60, 100, 300, 400] {
-            let heard = longer(place, by_ms, None);
+            let heard = longer(place, by_ms, 20 * S, None);
             // What comes later on its way there is missed once, and some of it is taken for a queue at first.
             assert!(heard.holes_in(20 * S, 26 * S) as u64 * 20 <= 2 * by_ms);
             assert_eq!(heard.holes_in(26 * S, 90 * S), 0, "{:?}", heard.holes);
@@ -230,12 +230,28 @@ fn a_way_to_or_from_the_phone_that_was_longer_for_a_while_leaves_no_delay() {
         for by_ms in [60, 100, 300, 400] {
             for for_s in [3, 5, 10, 20] {
                 let until_us = (20 + for_s) * S;
-                let heard = longer(place, by_ms, Some(until_us));
+                let heard = longer(place, by_ms, 20 * S, Some(until_us));
                 let before = heard.delay_ms(0.5, 10 * S, 20 * S);
                 let after = heard.delay_ms(0.95, until_us + 20 * S, 90 * S);
                 assert!(after <= before + 25.0, "{after} ms, {before} before");
                 assert_eq!(heard.holes_in(until_us + 20 * S, 90 * S), 0, "{:?}", heard.holes);
             }
+        }
+    }
+}
+
+#[test]
+fn a_way_to_or_from_the_phone_that_becomes_shorter_makes_the_delay_shorter() {
+    for place in [Where::ToPhone, Where::FromPhone] {
+        for by_ms in [40, 60, 100, 300, 400] {
+            let heard = longer(place, by_ms, 0, Some(20 * S));
+            assert_eq!(heard.holes_in(5 * S, 90 * S), 0, "{:?}", heard.holes);
+            let before = heard.delay_ms(0.5, 10 * S, 20 * S);
+            let after = heard.delay_ms(0.95, 40 * S, 90 * S);
+            assert!(
+                after <= before - by_ms as f64 + 25.0,
+                "{after} ms, {before} before"
+            );
         }
     }
 }
