@@ -36,9 +36,10 @@ const ECHOES_FOR_LARGE: usize = 3;
 const LARGE_US: i64 = 250_000;
 /// A queue that was taken for longer than needed is made shorter, and a hole tells if it was not, in this time.
 const DOUBTED_FOR_US: u64 = 6_000_000;
-/// Silence while the caller waits tells the line's constant, but for a packet: each piece waits for Exotel's next one anew.
-const ABOUT_US: i64 = 20_000;
-/// So many of its marks are compared with those of words: networks change while somebody waits for minutes.
+/// Exotel plays on a grid of packets, and what begins anew waits for its next point: by so much the line's constant is
+/// another for each such piece.
+const GRID_US: i64 = 20_000;
+/// So many marks of silence are compared with those of words: networks change while somebody waits for minutes.
 const WAITED_KEPT: usize = 8;
 /// A stall is awaited for so long.
 const OVERDUE_AT_MOST_US: i64 = 30_000_000;
@@ -172,7 +173,7 @@ impl ExotelQueue {
         self.grow(late_us);
     }
 
-    /// Messages take so long there and back now. What that has changed by since it was first known, the line's constant has
+    /// Messages take so long there and back now, in µs. By what that has changed since it was known, the line's constant has
     /// too: it was taken for a queue that became longer, or for one that did not become shorter.
     pub(crate) fn takes(&mut self, trip_us: u64) {
         let trip_us = trip_us as i64;
@@ -181,12 +182,12 @@ impl ExotelQueue {
         };
         let known_us = self.trip_us.get_or_insert(trip_us);
         let longer_us = trip_us - *known_us;
-        if (-ABOUT_US..=AGREE_US).contains(&longer_us) {
+        if (-GRID_US..=AGREE_US).contains(&longer_us) {
             return;
         }
         *known_us = trip_us;
-        // It may have seemed longer than it was at first: no further down than is certain to be possible, but as far as before.
-        let less_us = self.longer_us.max(base_us - ABOUT_US - trip_us);
+        // At first it may have seemed longer than it was: down it goes to what is possible for certain, or to where it was.
+        let less_us = self.longer_us.max(base_us - GRID_US - trip_us);
         let longer_us = longer_us.max(-less_us);
         self.longer_us = (self.longer_us + longer_us).max(0);
         self.base_us = Some(base_us + longer_us);
@@ -297,13 +298,13 @@ impl ExotelQueue {
         self.judge(return_us as i64, now_us)
     }
 
-    /// The marks of words are later than those of the silence before by more than can be, beyond doubt: the first words
-    /// were held up on their way, and all that follows waits as long at Exotel.
+    /// If the marks of words are later than those of the silence before by more than can be, the first words were held up on
+    /// their way, and all that follows waits as long at Exotel.
     fn compare_with_silence(&mut self, now_us: u64) {
         let (Some(base_us), Some(about_us)) = (self.base_us, self.about_us()) else {
             return;
         };
-        let late_us = base_us - about_us - ABOUT_US;
+        let late_us = base_us - about_us - GRID_US;
         if late_us > AGREE_US {
             self.waited.clear();
             self.began_late(late_us, now_us);
