@@ -544,7 +544,7 @@ fn low_delay_saves_a_little_on_a_quiet_line_and_much_where_something_is_rarely_l
         (20, Where::FromPhone, Leg::default(), 5.0),
         (100, Where::ToEngine, lost(50, 100), 40.0),
         (100, Where::FromEngine, lost(50, 100), 25.0),
-        (100, Where::ToPhone, lost(20, 60), 12.0),
+        (100, Where::ToPhone, lost(20, 60), 20.0),
         (20, Where::ToEngine, lost(10, 100), 40.0),
         (20, Where::FromEngine, lost(50, 100), 80.0),
         (20, Where::ToPhone, lost(10, 100), 50.0),
