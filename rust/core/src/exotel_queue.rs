@@ -165,9 +165,7 @@ impl ExotelQueue {
             return;
         };
         *base_us -= late_us;
-        if now_us >= self.late_until_us {
-            self.late_us = 0;
-        }
+        self.doubt_no_longer(now_us);
         self.late_us += late_us;
         self.late_until_us = now_us + DOUBTED_FOR_US;
         self.grow(late_us);
@@ -328,6 +326,7 @@ impl ExotelQueue {
         let Some(base_us) = self.base_us.filter(|_| self.recent.len() == ECHOES_TO_AGREE) else {
             return 0;
         };
+        self.doubt_no_longer(now_us);
         let (least_us, most_us) = self.newest(ECHOES_FOR_LARGE);
         let large_us = least_us - base_us - self.shift_us;
         let change_us = if large_us > LARGE_US && most_us - least_us < large_us / AGREE_SHARE {
@@ -345,14 +344,11 @@ impl ExotelQueue {
             if change_us.abs() < WORTH_US.max(return_us) {
                 return 0;
             }
-            if now_us < self.late_until_us {
-                // It did not begin late.
-                let back_us = change_us.clamp(0, self.late_us);
-                self.late_us -= back_us;
-                self.base_us = self.base_us.map(|base_us| base_us + back_us);
-                change_us -= back_us;
-            }
-            change_us
+            // So much of it did not begin late.
+            let back_us = change_us.clamp(0, self.late_us);
+            self.late_us -= back_us;
+            self.base_us = self.base_us.map(|base_us| base_us + back_us);
+            change_us - back_us
         };
         if change_us == 0 {
             return 0;
@@ -365,9 +361,6 @@ impl ExotelQueue {
 
     /// The way back varies no more: corrects the base by what of a change is the base's fault, and returns that.
     fn settle(&mut self, change_us: i64, now_us: u64) -> i64 {
-        if now_us >= self.late_until_us {
-            self.late_us = 0;
-        }
         // A base that stays too large is delay, one that becomes too small is a hole.
         let doubt_us = if self.moved_in_doubt { 0 } else { self.doubt_us };
         let correction_us = change_us.clamp(-doubt_us, self.late_us);
@@ -376,6 +369,13 @@ impl ExotelQueue {
         self.base_us = self.base_us.map(|base_us| base_us + correction_us);
         self.compare_with_silence(now_us);
         correction_us
+    }
+
+    /// A late beginning that nothing spoke against for so long was one.
+    fn doubt_no_longer(&mut self, now_us: u64) {
+        if now_us >= self.late_until_us {
+            self.late_us = 0;
+        }
     }
 
     fn grow(&mut self, by_us: i64) {
