@@ -151,6 +151,21 @@ impl Call {
         }
     }
 
+    /// The same over ways that do not vary and never stall.
+    pub fn undisturbed(&self) -> Self {
+        let mut good = self.clone();
+        for leg in [
+            &mut good.from_phone,
+            &mut good.to_phone,
+            &mut good.to_engine,
+            &mut good.from_engine,
+        ] {
+            leg.jitter_us = 0;
+            leg.stalls.clear();
+        }
+        good
+    }
+
     pub fn new(chunk_ms: u64, seconds: u64) -> Self {
         Self {
             seconds,
