@@ -36,6 +36,17 @@ from pxbridge.calls.handover import FLOW_ASKS_S, HandOvers
 from pxbridge.calls.persona_file import read_personas
 from pxbridge.calls.redis_handover import RedisShelf
 from pxbridge.calls.timing import Timing
+from pxbridge.engines.client import (
+    CaFile,
+    EngineAddress,
+    Pinned,
+    SystemTrust,
+    Unverified,
+    open_session,
+)
+from pxbridge.engines.leases import MemoryLeases
+from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
+from pxbridge.engines.redis_leases import RedisLeases
 from pxbridge.errors import ConfigError
 from pxbridge.exotel.gate import Gate, Signer
 from pxbridge.exotel.listener import listen
@@ -46,17 +57,6 @@ from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.ops.watch import check_console, watching
-from pxbridge.personaplex.client import (
-    CaFile,
-    EngineAddress,
-    Pinned,
-    SystemTrust,
-    Unverified,
-    open_session,
-)
-from pxbridge.personaplex.leases import MemoryLeases
-from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
-from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.personaplex.rehearsal import Rehearsal
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door, state_folder, url_host
@@ -69,10 +69,10 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.handover import Shelf
     from pxbridge.calls.persona import Personas
+    from pxbridge.engines.client import Session, Trust
+    from pxbridge.engines.leases import LeaseStore
+    from pxbridge.engines.slot_transitions import Opener
     from pxbridge.exotel.listener import Listener
-    from pxbridge.personaplex.client import Session, Trust
-    from pxbridge.personaplex.fleet import Opener
-    from pxbridge.personaplex.leases import LeaseStore
     from pxbridge.settings import Loaded
 
 log = logging.getLogger("pxbridge")

@@ -17,9 +17,9 @@ from tests.call.rig import Bridge, bridge
 from tests.virtual_time import run
 from websockets.asyncio.client import connect
 
+from pxbridge import chat_wire
 from pxbridge.calls.persona import FIELD_LIMIT, TEXT_PROMPT_LIMIT, Persona, Personas
 from pxbridge.exotel.messages import file_name
-from pxbridge.personaplex import wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +128,7 @@ def test_a_prompt_is_one_parameter_of_the_engines_url_whatever_it_holds(text: st
 
 
 def wire_query(persona: Persona) -> list[str]:
-    url = wire.chat_url("ws://engine/api/chat", persona.voice_prompt, persona.text_prompt)
+    url = chat_wire.chat_url("ws://engine/api/chat", persona.voice_prompt, persona.text_prompt)
     assert url.isprintable() and url.isascii() and " " not in url
     return [name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)]
 

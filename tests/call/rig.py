@@ -17,11 +17,11 @@ from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.exchange import Exchange
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
+from pxbridge.engines.client import EngineAddress, Session, open_session
+from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.exotel.listener import Listener, listen
 from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.ops.logs import CallLog
-from pxbridge.personaplex.client import EngineAddress, Session, open_session
-from pxbridge.personaplex.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from pxbridge.calls.conversation import Conversation
 from pxbridge.calls.persona import Personas
 from pxbridge.calls.pulse import Pulse
 from pxbridge.calls.recording import Recorder
+from pxbridge.engines.pool import Lease, SlotState
 from pxbridge.exotel.listener import Arrival
 from pxbridge.exotel.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.personaplex import faults
-from pxbridge.personaplex.pool import Lease, SlotState
 from pxbridge.personaplex.rehearsal import Mode
 from pxbridge.websocket import WebSocket
 

@@ -8,11 +8,11 @@ import pytest
 from tests.call.rig import bridge
 from tests.virtual_time import run
 
+from pxbridge.engines.client import EngineAddress
+from pxbridge.engines.pool import Prompts, SlotState
+from pxbridge.engines.probe import what_is_wrong
 from pxbridge.errors import EngineRejected, NoEngineFree
 from pxbridge.personaplex import faults
-from pxbridge.personaplex.client import EngineAddress
-from pxbridge.personaplex.pool import Prompts, SlotState
-from pxbridge.personaplex.probe import what_is_wrong
 
 KIND = Prompts("NATF0.pt", "You are kind.")
 STERN = Prompts("NATF1.pt", "You are stern.")

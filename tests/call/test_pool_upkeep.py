@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.virtual_time import run
 
+from pxbridge.engines.client import EngineAddress, Pinned, Unverified
+from pxbridge.engines.leases import Grant, MemoryLeases, Refusal, Renewal, Use
+from pxbridge.engines.pool import EnginePool, Prompts, SlotState
 from pxbridge.errors import EngineUntrusted, StoreUnreachable
 from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.metrics import Metrics
-from pxbridge.personaplex.client import EngineAddress, Pinned, Unverified
-from pxbridge.personaplex.leases import Grant, MemoryLeases, Refusal, Renewal, Use
-from pxbridge.personaplex.pool import EnginePool, Prompts, SlotState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -28,8 +28,8 @@ from pxbridge.calls.events import Kind
 from pxbridge.calls.record import Outcome
 from pxbridge.calls.recording import Recorder
 from pxbridge.calls.summary import outcome
+from pxbridge.engines.pool import SlotState
 from pxbridge.exotel.phone import HangUp, Line, Script
-from pxbridge.personaplex.pool import SlotState
 from pxbridge.personaplex.rehearsal import Mode
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from tests.virtual_time import run
 from pxbridge.calls.call import Party
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.sounds import Sound, sound
+from pxbridge.engines.pool import PoolLimits
 from pxbridge.exotel.phone import HangUp, Line, Phone, Script
 from pxbridge.listening import listen
-from pxbridge.personaplex.pool import PoolLimits
 from pxbridge.personaplex.rehearsal import Mode
 
 

@@ -17,10 +17,10 @@ from pxbridge.calls.events import Kind
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import End, HandOver, Personas
 from pxbridge.calls.sounds import Sound
+from pxbridge.engines.pool import PoolLimits, SlotState
 from pxbridge.exotel.phone import Line, Phone, Script
 from pxbridge.personaplex import faults
 from pxbridge.personaplex.parrot import greeting
-from pxbridge.personaplex.pool import PoolLimits, SlotState
 from pxbridge.personaplex.rehearsal import Mode
 
 PROMPT_S = 5.0

@@ -11,10 +11,10 @@ import pytest
 from tests.fault.processes import bridge_process, engine_process, until
 from tests.fault.store import PROGRAM, store
 
+from pxbridge.engines.leases import Grant, Refusal, Renewal, Use
+from pxbridge.engines.redis_leases import RedisLeases
 from pxbridge.errors import StoreUnreachable
 from pxbridge.exotel.phone import Script
-from pxbridge.personaplex.leases import Grant, Refusal, Renewal, Use
-from pxbridge.personaplex.redis_leases import RedisLeases
 from pxbridge.redis_store import RedisStore
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pxbridge.personaplex.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
+from pxbridge.engines.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
 
 
 def test_one_failure_costs_an_engine_its_place_and_no_pause() -> None:

@@ -16,7 +16,17 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key
 
+from pxbridge import chat_wire
 from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.engines.client import (
+    CaFile,
+    EngineAddress,
+    Pinned,
+    Session,
+    SystemTrust,
+    Unverified,
+    open_session,
+)
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
@@ -26,16 +36,7 @@ from pxbridge.errors import (
     EngineUnreachable,
     EngineUntrusted,
 )
-from pxbridge.personaplex import faults, wire
-from pxbridge.personaplex.client import (
-    CaFile,
-    EngineAddress,
-    Pinned,
-    Session,
-    SystemTrust,
-    Unverified,
-    open_session,
-)
+from pxbridge.personaplex import faults
 from pxbridge.personaplex.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ async def test_nothing_is_sent_before_the_handshake() -> None:
         with_timeout = asyncio.create_task(connection.recv())
         await may_begin.wait()
         assert not with_timeout.done()
-        await connection.send(wire.handshake())
+        await connection.send(chat_wire.handshake())
         arrived.append(await with_timeout)
         await connection.wait_closed()
 
@@ -136,12 +137,17 @@ async def test_nothing_is_sent_before_the_handshake() -> None:
         speak(session, 1)
         session.close()
         await session.wait_closed()
-    assert [message[:5] for message in arrived] == [wire.audio(b"OggS")]
+    assert [message[:5] for message in arrived] == [chat_wire.audio(b"OggS")]
 
 
 async def test_header_pages_that_come_with_the_handshake_are_not_lost() -> None:
     """Everything in one TCP segment, before its owner could possibly listen."""
-    messages = [wire.handshake(), wire.audio(b"head"), wire.audio(b"tags"), wire.text("▁Hello")]
+    messages = [
+        chat_wire.handshake(),
+        chat_wire.audio(b"head"),
+        chat_wire.audio(b"tags"),
+        chat_wire.text("▁Hello"),
+    ]
 
     async def engine(connection: ServerConnection) -> None:
         connection.transport.write(b"".join(bytes([0x82, len(m)]) + m for m in messages))
@@ -189,7 +195,7 @@ async def test_what_an_engine_says_in_one_breath_with_its_close_is_heard() -> No
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
         )
-        error, close = wire.error("no gpu"), b"\x88\x02\x03\xe8"
+        error, close = chat_wire.error("no gpu"), b"\x88\x02\x03\xe8"
         writer.write(upgrade + bytes([0x82, len(error)]) + error + close)
         await reader.read()
         writer.close()
@@ -291,8 +297,8 @@ async def test_an_engine_that_goes_away_is_lost(script: Sequence[faults.Fault], 
 
 async def test_an_engine_that_goes_away_before_anyone_listens_is_told_to_who_listens_then() -> None:
     async def engine(connection: ServerConnection) -> None:
-        await connection.send(wire.handshake())
-        await connection.send(wire.audio(b"head"))
+        await connection.send(chat_wire.handshake())
+        await connection.send(chat_wire.audio(b"head"))
         connection.transport.abort()
 
     async with serve(engine, "127.0.0.1", 0, compression=None) as server:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.personaplex import wire
-from pxbridge.personaplex.wire import Frame, FrameReader, Kind, TextReader
+from pxbridge import chat_wire
+from pxbridge.chat_wire import Frame, FrameReader, Kind, TextReader
 
 # A lone surrogate cannot be said in UTF-8, so no prompt and no text holds one.
 words = st.text(st.characters(exclude_categories=["Cs"]))
@@ -18,19 +18,19 @@ prompts = words.filter(lambda text: text.strip() != "")
 
 @given(st.binary())
 def test_audio_comes_through_unchanged(ogg: bytes) -> None:
-    assert FrameReader().read(wire.audio(ogg)) == Frame(Kind.AUDIO, ogg)
+    assert FrameReader().read(chat_wire.audio(ogg)) == Frame(Kind.AUDIO, ogg)
 
 
 @pytest.mark.parametrize(
     ("message", "frame"),
     [
-        (wire.handshake(), Frame(Kind.HANDSHAKE, b"")),
+        (chat_wire.handshake(), Frame(Kind.HANDSHAKE, b"")),
         (b"\x00\x01\x00\x00\x00", Frame(Kind.HANDSHAKE, b"\x01\x00\x00\x00")),
-        (wire.text(" hi"), Frame(Kind.TEXT, b" hi")),
+        (chat_wire.text(" hi"), Frame(Kind.TEXT, b" hi")),
         (b"\x03\x01", Frame(Kind.CONTROL, b"\x01")),
-        (wire.metadata({"é": 1}), Frame(Kind.METADATA, '{"é":1}'.encode())),
-        (wire.error("no such voice"), Frame(Kind.ERROR, b"no such voice")),
-        (wire.ping(), Frame(Kind.PING, b"")),
+        (chat_wire.metadata({"é": 1}), Frame(Kind.METADATA, '{"é":1}'.encode())),
+        (chat_wire.error("no such voice"), Frame(Kind.ERROR, b"no such voice")),
+        (chat_wire.ping(), Frame(Kind.PING, b"")),
     ],
 )
 def test_every_kind_is_recognised(message: bytes, frame: Frame) -> None:
@@ -48,7 +48,7 @@ def test_messages_that_are_none_are_counted_and_skipped(messages: list[bytes]) -
 
 @given(words)
 def test_text_is_read_as_it_was_said_with_marks_as_spaces(said: str) -> None:
-    frame = FrameReader().read(wire.text(said))
+    frame = FrameReader().read(chat_wire.text(said))
     assert frame is not None
     if not said.startswith("<0x"):
         assert TextReader().read(frame.payload) == said.replace("▁", " ")
@@ -80,23 +80,23 @@ def test_no_text_raises(payloads: list[bytes]) -> None:
 
 @given(voice=prompts, text=prompts)
 def test_prompts_arrive_as_they_were_written(voice: str, text: str) -> None:
-    url = wire.chat_url("ws://127.0.0.1:8998/api/chat", voice, text)
+    url = chat_wire.chat_url("ws://127.0.0.1:8998/api/chat", voice, text)
     assert url.isascii()
     assert parse_qs(urlsplit(url).query) == {"voice_prompt": [voice], "text_prompt": [text]}
 
 
 def test_a_query_of_the_engine_is_kept() -> None:
-    url = wire.chat_url("wss://gpu/api/chat?token=x", "NATF0.pt", "You are Ada.")
+    url = chat_wire.chat_url("wss://gpu/api/chat?token=x", "NATF0.pt", "You are Ada.")
     assert url == "wss://gpu/api/chat?token=x&voice_prompt=NATF0.pt&text_prompt=You+are+Ada."
 
 
 @pytest.mark.parametrize("name", ["seed", "voice_prompt", "text_prompt"])
 def test_a_url_cannot_set_what_a_session_sets_or_what_kills_it(name: str) -> None:
     with pytest.raises(ValueError, match=f"cannot set {name}"):
-        wire.chat_url(f"wss://gpu/api/chat?{name}=1", "NATF0.pt", "You are Ada.")
+        chat_wire.chat_url(f"wss://gpu/api/chat?{name}=1", "NATF0.pt", "You are Ada.")
 
 
 @pytest.mark.parametrize(("voice", "text", "says"), [("", "x", "voice_prompt"), ("x", " \n", "text_prompt")])
 def test_an_empty_prompt_never_reaches_the_engine(voice: str, text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        wire.chat_url("ws://gpu", voice, text)
+        chat_wire.chat_url("ws://gpu", voice, text)

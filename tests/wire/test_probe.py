@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from pxbridge.personaplex.client import CaFile, EngineAddress, Pinned, Unverified
-from pxbridge.personaplex.probe import what_is_wrong
+from pxbridge.engines.client import CaFile, EngineAddress, Pinned, Unverified
+from pxbridge.engines.probe import what_is_wrong
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from pxbridge.personaplex.client import Trust
+    from pxbridge.engines.client import Trust
 
 HTTP = b"HTTP/1.1 404 Not Found\r\n\r\n"
 

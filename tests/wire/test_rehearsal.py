@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from pxbridge import websocket
+from pxbridge import chat_wire, websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder
 from pxbridge.errors import InputError
-from pxbridge.personaplex import container, faults, wire
+from pxbridge.personaplex import container, faults
 from pxbridge.personaplex.container import PageReader, PageWriter, packet_samples
 from pxbridge.personaplex.faults import Fault, Faulty
 from pxbridge.personaplex.parrot import BLOCK_SAMPLES, Parrot, Pcm, Speech, greeting, whole_blocks
@@ -260,10 +260,10 @@ def rehearsal(**settings: Any) -> Rehearsal:
 
 
 def client(engine: Rehearsal, voice_prompt: str = "NATF0.pt") -> connect:
-    return connect(wire.chat_url(engine.url, voice_prompt, "You are Ada."), compression=None)
+    return connect(chat_wire.chat_url(engine.url, voice_prompt, "You are Ada."), compression=None)
 
 
-async def messages(connection: ClientConnection, kind: wire.Kind, count: int) -> list[bytes]:
+async def messages(connection: ClientConnection, kind: chat_wire.Kind, count: int) -> list[bytes]:
     """The payloads of the next `count` messages of a kind."""
     found: list[bytes] = []
     async with asyncio.timeout(PATIENCE_S):
@@ -289,8 +289,8 @@ async def test_a_session_begins_with_the_handshake_and_two_header_pages_each_in_
     None
 ):
     async with rehearsal() as engine, client(engine) as phone:
-        assert await phone.recv() == wire.handshake()
-        head, tags = await messages(phone, wire.Kind.AUDIO, 2)
+        assert await phone.recv() == chat_wire.handshake()
+        head, tags = await messages(phone, chat_wire.Kind.AUDIO, 2)
         assert head.startswith(b"OggS")
         assert b"OpusHead" in head
         assert tags.startswith(b"OggS")
@@ -301,28 +301,28 @@ async def test_a_session_begins_with_the_handshake_and_two_header_pages_each_in_
 @pytest.mark.parametrize("mode", list(Mode))
 async def test_the_caller_is_the_clock_80_ms_in_80_ms_out(mode: Mode) -> None:
     async with rehearsal(mode=mode) as engine, client(engine) as phone:
-        await messages(phone, wire.Kind.AUDIO, 2)
+        await messages(phone, chat_wire.Kind.AUDIO, 2)
         writer = OggOpusWriter(24000, frame_ms=20)
-        await phone.send(wire.audio(writer.headers() + writer.write(voice(1)[:1440])))
+        await phone.send(chat_wire.audio(writer.headers() + writer.write(voice(1)[:1440])))
         assert await is_silent(phone), "60 ms are no step"
-        await phone.send(wire.audio(writer.write(voice(1)[:480])))
-        (page,) = await messages(phone, wire.Kind.AUDIO, 1)
+        await phone.send(chat_wire.audio(writer.write(voice(1)[:480])))
+        (page,) = await messages(phone, chat_wire.Kind.AUDIO, 1)
         reader = PageReader()
         (packet,) = reader.read(b"".join(PageWriter(int.from_bytes(page[14:18], "little")).headers()) + page)
         assert packet_samples(packet) == BLOCK_SAMPLES
-        await phone.send(wire.audio(writer.write(voice(25))))
-        await messages(phone, wire.Kind.AUDIO, 25)
-        await phone.send(wire.audio(writer.write(voice(1)[:1440])))
+        await phone.send(chat_wire.audio(writer.write(voice(25))))
+        await messages(phone, chat_wire.Kind.AUDIO, 25)
+        await phone.send(chat_wire.audio(writer.write(voice(1)[:1440])))
         while not await is_silent(phone):
             pass  # text may be left
 
 
 async def test_a_backlog_is_worked_off_one_step_after_another() -> None:
     async with rehearsal(step_ms=5.0) as engine, client(engine) as phone:
-        await messages(phone, wire.Kind.AUDIO, 2)
+        await messages(phone, chat_wire.Kind.AUDIO, 2)
         began = asyncio.get_running_loop().time()
-        await phone.send(wire.audio(our_stream(20)))
-        await messages(phone, wire.Kind.AUDIO, 20)
+        await phone.send(chat_wire.audio(our_stream(20)))
+        await messages(phone, chat_wire.Kind.AUDIO, 20)
         assert asyncio.get_running_loop().time() - began >= 20 * 0.005
 
 
@@ -352,10 +352,10 @@ def test_packets_that_cannot_be_one_are_left_apart() -> None:
 async def test_an_echo_is_what_was_said() -> None:
     async with rehearsal(mode=Mode.ECHO) as engine, client(engine) as phone:
         writer, reader = OggOpusWriter(24000), OggOpusReader(24000)
-        assert await phone.recv() == wire.handshake()
-        await phone.send(wire.audio(writer.headers() + writer.write(speech())))
+        assert await phone.recv() == chat_wire.handshake()
+        await phone.send(chat_wire.audio(writer.headers() + writer.write(speech())))
         blocks = len(speech()) // BLOCK_SAMPLES
-        heard = reader.read(b"".join(await messages(phone, wire.Kind.AUDIO, 2 + blocks)))
+        heard = reader.read(b"".join(await messages(phone, chat_wire.Kind.AUDIO, 2 + blocks)))
         lags = np.correlate(heard[24000:72000], speech()[24000:71000], mode="valid")
         lag = int(np.argmax(lags))
         matching = np.corrcoef(heard[24000 + lag : 71000 + lag], speech()[24000:71000])[0, 1]
@@ -372,11 +372,11 @@ async def test_what_comes_before_the_handshake_is_thrown_away_and_leaves_it_deaf
 
     async with rehearsal(faults=[WaitsForUs()]) as engine, client(engine) as phone:
         stream = our_stream(10)
-        await phone.send(wire.audio(stream[:-300]))
+        await phone.send(chat_wire.audio(stream[:-300]))
         await (await phone.ping())  # so that it has been read
         may_begin.set()
-        await messages(phone, wire.Kind.AUDIO, 2)
-        await phone.send(wire.audio(stream[-300:] + headless(our_stream(10))))
+        await messages(phone, chat_wire.Kind.AUDIO, 2)
+        await phone.send(chat_wire.audio(stream[-300:] + headless(our_stream(10))))
         assert await is_silent(phone)
 
 
@@ -387,13 +387,13 @@ async def test_a_client_that_answers_the_handshake_at_once_is_heard() -> None:
         async def is_heard() -> None:
             heard = asyncio.Event()
             came = 0
-            connection = await websocket.connect(wire.chat_url(engine.url, "NATF0.pt", "You are Ada."))
+            connection = await websocket.connect(chat_wire.chat_url(engine.url, "NATF0.pt", "You are Ada."))
 
             def answer(message: bytes, is_text: bool) -> None:
                 nonlocal came
-                if message == wire.handshake():
-                    connection.send(wire.audio(stream))
-                came += message[0] == wire.Kind.AUDIO
+                if message == chat_wire.handshake():
+                    connection.send(chat_wire.audio(stream))
+                came += message[0] == chat_wire.Kind.AUDIO
                 if came == 2 + 4:
                     heard.set()
 
@@ -426,7 +426,7 @@ async def test_wrong_prompts_get_the_upgrade_and_then_an_abnormal_close(query: s
 
 async def test_a_voice_of_ones_own_is_taken() -> None:
     async with rehearsal() as engine, client(engine, "grandmother.wav") as phone:
-        assert await phone.recv() == wire.handshake()
+        assert await phone.recv() == chat_wire.handshake()
 
 
 async def test_nothing_else_is_served() -> None:
@@ -437,27 +437,27 @@ async def test_nothing_else_is_served() -> None:
 
 async def test_a_second_client_waits_without_a_word_until_the_first_is_gone() -> None:
     async with rehearsal() as engine, client(engine) as first:
-        assert await first.recv() == wire.handshake()
+        assert await first.recv() == chat_wire.handshake()
         async with client(engine) as second, client(engine) as third:
             assert await is_silent(second)
             await second.close()
             await first.close()
-            assert await third.recv() == wire.handshake(), "the one who hung up must not hold the place"
+            assert await third.recv() == chat_wire.handshake(), "the one who hung up must not hold the place"
     assert engine.conversations == 2
 
 
 async def test_two_slots_take_two_conversations() -> None:
     async with rehearsal(slots=2) as engine, client(engine) as first, client(engine) as second:
-        assert await first.recv() == await second.recv() == wire.handshake()
+        assert await first.recv() == await second.recv() == chat_wire.handshake()
 
 
 async def test_a_client_who_leaves_during_the_prompts_frees_the_slot() -> None:
     async with rehearsal(prompt_s=3600.0) as engine:
         async with client(engine) as hasty:
-            await hasty.send(wire.audio(b"hello?"))
+            await hasty.send(chat_wire.audio(b"hello?"))
         engine.prompt_s = 0.0
         async with client(engine) as patient, asyncio.timeout(PATIENCE_S):
-            assert await patient.recv() == wire.handshake()
+            assert await patient.recv() == chat_wire.handshake()
 
 
 async def test_a_client_who_is_cut_off_frees_the_slot() -> None:
@@ -466,7 +466,7 @@ async def test_a_client_who_is_cut_off_frees_the_slot() -> None:
             await doomed.recv()
             doomed.transport.abort()
         async with client(engine) as next_one, asyncio.timeout(PATIENCE_S):
-            assert await next_one.recv() == wire.handshake()
+            assert await next_one.recv() == chat_wire.handshake()
 
 
 async def test_nothing_is_left_behind() -> None:
@@ -475,7 +475,7 @@ async def test_nothing_is_left_behind() -> None:
             phones = [await client(engine) for _ in range(20)]
             for phone in phones:
                 await phone.recv()
-                await phone.send(wire.audio(our_stream(3)))
+                await phone.send(chat_wire.audio(our_stream(3)))
             for phone in phones:
                 await phone.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -504,8 +504,8 @@ async def heard_with(fault: Fault, steps: int) -> list[bytes]:
                     message = await phone.recv()
                     assert isinstance(message, bytes)
                     received.append(message)
-                    if message == wire.handshake():
-                        await phone.send(wire.audio(our_stream(steps + 1)))
+                    if message == chat_wire.handshake():
+                        await phone.send(chat_wire.audio(our_stream(steps + 1)))
         except ConnectionClosed:
             return received
 
@@ -518,18 +518,18 @@ def audio_of(received: list[bytes]) -> list[bytes]:
 async def test_it_ends_a_session_after_the_scripted_steps(fault: Fault, code: int) -> None:
     async with rehearsal(faults=[fault]) as engine, client(engine) as phone:
         await phone.recv()
-        await phone.send(wire.audio(our_stream(10)))
-        await messages(phone, wire.Kind.AUDIO, 2 + 4)
+        await phone.send(chat_wire.audio(our_stream(10)))
+        await messages(phone, chat_wire.Kind.AUDIO, 2 + 4)
         with pytest.raises(ConnectionClosed):
-            await messages(phone, wire.Kind.AUDIO, 1)
+            await messages(phone, chat_wire.Kind.AUDIO, 1)
         assert phone.close_code == code
 
 
 async def test_it_hangs_after_the_scripted_steps_and_stays_connected() -> None:
     async with rehearsal(faults=[faults.Hangs(4)]) as engine, client(engine) as phone:
         await phone.recv()
-        await phone.send(wire.audio(our_stream(10)))
-        await messages(phone, wire.Kind.AUDIO, 2 + 4)
+        await phone.send(chat_wire.audio(our_stream(10)))
+        await messages(phone, chat_wire.Kind.AUDIO, 2 + 4)
         while not await is_silent(phone):
             pass  # text may be left
         await (await phone.ping())
@@ -571,7 +571,7 @@ async def test_pages_split_over_messages_are_the_same_stream() -> None:
 
 async def test_an_error_is_reported_at_its_step_and_the_session_goes_on() -> None:
     received = await heard_with(faults.ReportsError(after_steps=3, message="hot"), 5)
-    assert received.count(wire.error("hot")) == 1
+    assert received.count(chat_wire.error("hot")) == 1
     assert len(audio_of(received)) == 2 + 5
 
 

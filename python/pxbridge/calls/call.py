@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Action, Persona, Personas
     from pxbridge.calls.phrases import PhraseSpotter
+    from pxbridge.engines.client import Session
+    from pxbridge.engines.pool import EnginePool
     from pxbridge.errors import EngineLost
     from pxbridge.exotel.listener import Arrival
-    from pxbridge.personaplex.client import Session
-    from pxbridge.personaplex.pool import EnginePool
     from pxbridge.websocket import Closed
 
     Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]

@@ -23,8 +23,8 @@ from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.record import Ending, Outcome, Party, Phase
 from pxbridge.calls.sounds import Sound
 from pxbridge.calls.waiting import GapCover, OwnVoice, entertain
+from pxbridge.engines.pool import Prompts
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
-from pxbridge.personaplex.pool import Prompts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.persona import Persona
     from pxbridge.calls.record import CallRecord
-    from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.pool import EnginePool, Lease, Place
+    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.pool import EnginePool, Lease, Place
 
 TOLD_LIMIT: Final = 600
 """Characters of what the agent has said that the next engine is told: some 150 tokens, 12 s of its 240 s."""

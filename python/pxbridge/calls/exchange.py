@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Personas
     from pxbridge.calls.record import CallRecord
+    from pxbridge.engines.pool import EnginePool
     from pxbridge.exotel.listener import Arrival
-    from pxbridge.personaplex.pool import EnginePool
 
 log = logging.getLogger("pxbridge.exchange")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pxbridge import chat_wire
 from pxbridge.errors import InputError
-from pxbridge.personaplex import wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -114,7 +114,7 @@ class ReportsErrorPrompting(Fault):
 
     async def while_prompting(self, session: Faulty) -> None:
         """Sends the error."""
-        await session.send(wire.error(self.message))
+        await session.send(chat_wire.error(self.message))
         await session.forever()
 
 
@@ -156,7 +156,7 @@ class ReportsError(Fault):
     async def before_step(self, session: Faulty, step: int) -> None:
         """Sends the error at its step."""
         if step == self.after_steps:
-            await session.send(wire.error(self.message))
+            await session.send(chat_wire.error(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class SendsGarbage(Fault):
 
     def sending(self, step: int, messages: list[bytes]) -> list[bytes]:
         """Sends the garbage first."""
-        return [wire.audio(self.garbage), *messages] if _is_due(step, self.every_steps) else messages
+        return [chat_wire.audio(self.garbage), *messages] if _is_due(step, self.every_steps) else messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ class TruncatesPages(Fault):
         """Halves the audio messages."""
         if not _is_due(step, self.every_steps):
             return messages
-        return [m[: len(m) // 2] if m[0] == wire.Kind.AUDIO else m for m in messages]
+        return [m[: len(m) // 2] if m[0] == chat_wire.Kind.AUDIO else m for m in messages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class DamagesPages(Fault):
         """Damages the audio messages."""
         if not _is_due(step, self.every_steps):
             return messages
-        return [m[:-1] + bytes([m[-1] ^ 1]) if m[0] == wire.Kind.AUDIO else m for m in messages]
+        return [m[:-1] + bytes([m[-1] ^ 1]) if m[0] == chat_wire.Kind.AUDIO else m for m in messages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class SplitsPages(Fault):
         cut: list[bytes] = []
         for message in messages:
             kind, payload = message[:1], message[1:]
-            if kind[0] == wire.Kind.AUDIO:
+            if kind[0] == chat_wire.Kind.AUDIO:
                 cut += [
                     kind + payload[at : at + self.bytes_each]
                     for at in range(0, len(payload), self.bytes_each)
@@ -275,7 +275,14 @@ class ChattersOddly(Fault):
 
     def sending(self, step: int, messages: list[bytes]) -> list[bytes]:
         """Adds the oddities."""
-        return [b"", b"\xff\x00", b"\x03\x00", wire.metadata({"step": step}), wire.ping(), *messages]
+        return [
+            b"",
+            b"\xff\x00",
+            b"\x03\x00",
+            chat_wire.metadata({"step": step}),
+            chat_wire.ping(),
+            *messages,
+        ]
 
 
 def _is_due(step: int, every_steps: int) -> bool:
@@ -283,7 +290,7 @@ def _is_due(step: int, every_steps: int) -> bool:
 
 
 def _texts(messages: list[bytes]) -> list[bytes]:
-    return [message for message in messages if message[0] != wire.Kind.AUDIO]
+    return [message for message in messages if message[0] != chat_wire.Kind.AUDIO]
 
 
 FAULTS: Final = {

@@ -32,9 +32,10 @@ import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from pxbridge import chat_wire
 from pxbridge.audio import OpusDecoder, OpusEncoder
 from pxbridge.errors import InputError
-from pxbridge.personaplex import container, wire
+from pxbridge.personaplex import container
 from pxbridge.personaplex.container import ENGINE_RATE_HZ, PageReader, PageWriter
 from pxbridge.personaplex.faults import FAULTS, parse_fault
 from pxbridge.personaplex.parrot import BLOCK_MS, BLOCK_SAMPLES, Echo, Mind, Parrot, Pcm, greeting
@@ -213,7 +214,7 @@ def _machine(mode: Mode) -> Machine:
             return RelayMachine()
 
 
-_AUDIO: Final = bytes([wire.Kind.AUDIO])
+_AUDIO: Final = bytes([chat_wire.Kind.AUDIO])
 
 
 class _Session:
@@ -265,9 +266,9 @@ class _Session:
 
         Nobody throws away any more what the client sends: it answers the handshake at once, with its headers.
         """
-        await self.send(wire.handshake())
+        await self.send(chat_wire.handshake())
         pages = PageWriter(random.getrandbits(32))
-        for message in self._disturbed(-1, [wire.audio(page) for page in pages.headers()]):
+        for message in self._disturbed(-1, [chat_wire.audio(page) for page in pages.headers()]):
             await self.send(message)
         async with asyncio.TaskGroup() as session:
             stepping = session.create_task(self._step_for_ever(pages, step_s))
@@ -304,9 +305,9 @@ class _Session:
                 free_at_s = max(free_at_s, loop.time()) + step_s
                 await asyncio.sleep(free_at_s - loop.time())
                 packets, text = self._machine.step()
-                messages = [wire.audio(pages.page(p, container.packet_samples(p))) for p in packets]
+                messages = [chat_wire.audio(pages.page(p, container.packet_samples(p))) for p in packets]
                 if text:
-                    messages.append(wire.text(text))
+                    messages.append(chat_wire.text(text))
                 for message in self._disturbed(number, messages):
                     await self.send(message)
 
@@ -375,7 +376,7 @@ class Rehearsal:
     def url(self) -> str:
         """What a client connects to, less the prompts."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'wss' if self._ssl else 'ws'}://{host}:{self._port}{wire.CHAT_PATH}"
+        return f"{'wss' if self._ssl else 'ws'}://{host}:{self._port}{chat_wire.CHAT_PATH}"
 
     async def __aenter__(self) -> Self:
         _machine(self._mode)  # reads the greeting, which would make the first caller wait
@@ -431,8 +432,8 @@ class Rehearsal:
         await self.__aenter__()
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        if urlsplit(request.path).path != wire.CHAT_PATH:
-            return connection.respond(http.HTTPStatus.NOT_FOUND, f"only {wire.CHAT_PATH} is here\n")
+        if urlsplit(request.path).path != chat_wire.CHAT_PATH:
+            return connection.respond(http.HTTPStatus.NOT_FOUND, f"only {chat_wire.CHAT_PATH} is here\n")
         for fault in self.faults:
             status = fault.refusal()
             if status is not None:

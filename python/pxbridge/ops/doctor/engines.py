@@ -16,6 +16,8 @@ import numpy as np
 
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.bridge import EngineOpener, addresses, lease_store
+from pxbridge.engines.client import EngineAddress, Unverified
+from pxbridge.engines.pool import EnginePool, Lease, Prompts
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
@@ -26,15 +28,13 @@ from pxbridge.errors import (
     StoreUnreachable,
 )
 from pxbridge.ops.doctor.finding import Finding, good, note, wrong
-from pxbridge.personaplex.client import EngineAddress, Unverified
-from pxbridge.personaplex.pool import EnginePool, Lease, Prompts
 from pxbridge.settings import variable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pxbridge.calls.persona import Personas
-    from pxbridge.personaplex.client import Session
+    from pxbridge.engines.client import Session
     from pxbridge.settings import Loaded, Settings
 
 ENGINE_HZ: Final = 24_000

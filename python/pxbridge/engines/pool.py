@@ -1,7 +1,7 @@
 """The engines as calls see them: who gets a slot, who waits for one, and what is known of all.
 
 What changes (a slot comes free, a session is ready) wakes those who wait, in the order in which they came;
-only conversations whose engine died go ahead of them. A slot's states are `pxbridge.personaplex.slots`'.
+only conversations whose engine died go ahead of them. A slot's states are `pxbridge.engines.slots`'.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
-from pxbridge.personaplex import probe
-from pxbridge.personaplex.fleet import Fleet
-from pxbridge.personaplex.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
-from pxbridge.personaplex.slots import (
+from pxbridge.engines import probe
+from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
+from pxbridge.engines.maintenance import Probes, Renewals
+from pxbridge.engines.slot_transitions import Fleet
+from pxbridge.engines.slots import (
     Elsewhere,
     Idle,
     Live,
@@ -31,16 +31,16 @@ from pxbridge.personaplex.slots import (
     Warm,
     rank,
 )
-from pxbridge.personaplex.upkeep import Probes, Renewals
-from pxbridge.personaplex.warming import Warming
+from pxbridge.engines.warming import Warming
+from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
 from pxbridge.rounds import for_ever
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
-    from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.fleet import Opener
+    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.slot_transitions import Opener
 
 __all__ = ["EnginePool", "Lease", "Place", "PoolLimits", "Prompts", "SlotState"]
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from pxbridge import websocket
+from pxbridge import chat_wire, websocket
+from pxbridge.chat_wire import FrameReader, Kind, TextReader
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
@@ -35,8 +36,6 @@ from pxbridge.errors import (
     EngineUnreachable,
     EngineUntrusted,
 )
-from pxbridge.personaplex import wire
-from pxbridge.personaplex.wire import FrameReader, Kind, TextReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +237,7 @@ class Session:
 
     def send_audio(self, ogg: bytes) -> None:
         """Sends bytes of our Ogg Opus stream: its header pages first. Never waits; nothing once it ended."""
-        self._connection.send(wire.audio(ogg))
+        self._connection.send(chat_wire.audio(ogg))
 
     def close(self) -> None:
         """Ends the session; `on_close` tells when it has ended, soon in any case. Nothing else is told."""
@@ -380,7 +379,7 @@ async def open_session(
         EngineBusy: It accepted and said nothing until `handshake_timeout_s` had passed.
         EngineRejected: It closed or reported an error during its prompts.
     """
-    url = wire.chat_url(engine.url, voice_prompt, text_prompt)
+    url = chat_wire.chat_url(engine.url, voice_prompt, text_prompt)
     connection = await _connect(engine, url, connect_timeout_s, limits)
     session = Session(engine, connection, voice_prompt)
     if connected is not None:
@@ -440,7 +439,7 @@ def _refusal(engine: EngineAddress, problem: websocket.HandshakeRefused, url: st
     if len(url) > _MAX_REQUEST_LINE_BYTES:
         hint = f"; the text prompt makes a URL of {len(url)} bytes, and it may take {_MAX_REQUEST_LINE_BYTES}"
     elif problem.status == 404:
-        hint = f"; an engine answers at {wire.CHAT_PATH}"
+        hint = f"; an engine answers at {chat_wire.CHAT_PATH}"
     return f"{engine}: {problem}{hint}"
 
 

@@ -2,7 +2,7 @@
 
 NVIDIA's server takes one conversation and keeps a second one waiting without a word, so whoever shares
 engines must know that a slot is theirs before they connect. One bridge needs no store for that. Several
-bridges share one (`pxbridge.personaplex.redis_leases`), and then a lease is a promise with an end: it expires
+bridges share one (`pxbridge.engines.redis_leases`), and then a lease is a promise with an end: it expires
 unless its holder renews it, so that the slots of a bridge that was killed come free by themselves.
 
 Every lease has a *token*, which nobody else knows, and a *fence*, a number that rises with every lease given.

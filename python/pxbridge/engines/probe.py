@@ -12,11 +12,11 @@ import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from pxbridge.engines.client import Unverified
 from pxbridge.errors import EngineUntrusted
-from pxbridge.personaplex.client import Unverified
 
 if TYPE_CHECKING:
-    from pxbridge.personaplex.client import EngineAddress
+    from pxbridge.engines.client import EngineAddress
 
 PATH: Final = "/"
 TIMEOUT_S: Final = 5.0

@@ -9,16 +9,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from pxbridge.engines.leases import Renewal
+from pxbridge.engines.probe import TIMEOUT_S
+from pxbridge.engines.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Slot, Stage, Warm
 from pxbridge.errors import StoreUnreachable
-from pxbridge.personaplex.leases import Renewal
-from pxbridge.personaplex.probe import TIMEOUT_S
-from pxbridge.personaplex.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Slot, Stage, Warm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pxbridge.personaplex.client import EngineAddress
-    from pxbridge.personaplex.fleet import Fleet
+    from pxbridge.engines.client import EngineAddress
+    from pxbridge.engines.slot_transitions import Fleet
 
 log = logging.getLogger(__name__)
 

@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pxbridge.personaplex.breaker import Breaker
-from pxbridge.personaplex.leases import Use
+from pxbridge.engines.breaker import Breaker
+from pxbridge.engines.leases import Use
 
 if TYPE_CHECKING:
     import asyncio
 
-    from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.leases import Grant, Refusal
+    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.leases import Grant, Refusal
 
 PROBES_TO_FAIL: Final = 2
 """One lost answer is a busy event loop."""

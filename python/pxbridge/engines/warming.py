@@ -9,14 +9,14 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from pxbridge.personaplex.breaker import Breaker
-from pxbridge.personaplex.leases import Use
-from pxbridge.personaplex.slots import Preparing, Prompts, Slot, Stage, Warm, rank
+from pxbridge.engines.breaker import Breaker
+from pxbridge.engines.leases import Use
+from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm, rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pxbridge.personaplex.fleet import Fleet
+    from pxbridge.engines.slot_transitions import Fleet
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from pxbridge.personaplex.leases import Grant, Refusal, Renewal, Use
+from pxbridge.engines.leases import Grant, Refusal, Renewal, Use
 from pxbridge.redis_store import PREFIX, RedisStore
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Each slot's way from state to state: its lease, its session, and what both cost the engine's name.
 
-Whoever decides which slot is used for what (`pxbridge.personaplex.pool` for calls, `warming` ahead of them,
+Whoever decides which slot is used for what (`pxbridge.engines.pool` for calls, `warming` ahead of them,
 `upkeep` for leases and health) does it through here, so that a slot's lease and its session come and go
 together.
 """
@@ -12,9 +12,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
-from pxbridge.personaplex.leases import Grant, Refusal
-from pxbridge.personaplex.slots import (
+from pxbridge.engines.leases import Grant, Refusal
+from pxbridge.engines.slots import (
     Asking,
     Attempt,
     Cooling,
@@ -30,13 +29,14 @@ from pxbridge.personaplex.slots import (
     Stage,
     Warm,
 )
+from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
     from typing import Any
 
-    from pxbridge.personaplex.client import EngineAddress, Session
-    from pxbridge.personaplex.leases import Use, WatchedLeases
+    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.leases import Use, WatchedLeases
 
 log = logging.getLogger(__name__)
 
