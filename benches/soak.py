@@ -292,7 +292,7 @@ class Engine:
         self._pid = 0
 
     async def start(self) -> None:
-        words = ["-m", "pxbridge.personaplex.rehearsal", "--port", str(self.port), "--mode", "relay"]
+        words = ["-m", "pxbridge.simulation.rehearsal", "--port", str(self.port), "--mode", "relay"]
         words += ["--slots", str(self.slots), "--prompt-s", str(self._prompt_s)]
         self._pid = await self._stack.enter_async_context(server(self.port, *words))
         self.runs = True

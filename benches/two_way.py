@@ -2,7 +2,7 @@
 
 Phone, bridge and engine as in a real call, but without sockets: the bridge's own Uplink and Downlink between
 Exotel's player and an engine that is given its next 80 ms of speech for every 80 ms that it hears. Four
-networks lie between them, in the language of `pxbridge.exotel.network`. The same call is the same to the last
+networks lie between them, in the language of `pxbridge.simulation.network`. The same call is the same to the last
 sample on every machine.
 """
 
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pxbridge.audio import Downlink, OggOpusReader, OpusEncoder, Uplink
-from pxbridge.exotel.network import Direction, parse_network
-from pxbridge.exotel.player import Player
-from pxbridge.personaplex.container import PageWriter
+from pxbridge.simulation.network import Direction, parse_network
+from pxbridge.simulation.player import Player
+from pxbridge.simulation.strict_ogg import PageWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

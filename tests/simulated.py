@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pxbridge.exotel.phone import Phone, Wire
+from pxbridge.simulation.phone import Phone, Wire
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

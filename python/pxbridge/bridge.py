@@ -57,9 +57,9 @@ from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.ops.watch import check_console, watching
-from pxbridge.personaplex.rehearsal import Rehearsal
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door, state_folder, url_host
+from pxbridge.simulation.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator

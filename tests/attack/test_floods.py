@@ -26,8 +26,8 @@ from pxbridge import websocket
 from pxbridge.exotel.listener import OPEN_TIMEOUT_S, Arrival
 from pxbridge.exotel.listener import listen as listen_for_calls
 from pxbridge.exotel.messages import Exotel
-from pxbridge.exotel.phone import Script
-from pxbridge.listening import listen
+from pxbridge.simulation.mouth_to_ear import listen
+from pxbridge.simulation.phone import Script
 from pxbridge.websocket import serving
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.client import ClientConnection
 
-    from pxbridge.exotel.phone import Phone
+    from pxbridge.simulation.phone import Phone
 
 CALL_S = 7.0
 

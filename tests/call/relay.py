@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Self
 
-from pxbridge.exotel.network import Direction, Link, Network
+from pxbridge.simulation.network import Direction, Link, Network
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -20,9 +20,9 @@ from pxbridge.calls.persona import Persona, Personas
 from pxbridge.engines.client import EngineAddress, Session, open_session
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.exotel.listener import Listener, listen
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.ops.logs import CallLog
-from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.timing import Timing
-    from pxbridge.exotel.network import Network
-    from pxbridge.personaplex.faults import Fault
+    from pxbridge.simulation.faults import Fault
+    from pxbridge.simulation.network import Network
 
 KIND = Personas(Persona("NATF0.pt", "You are kind."))
 IMPATIENT = CallLimits(max_wait_s=8.0, failover_timeout_s=5.0)

@@ -23,8 +23,8 @@ from pxbridge.commands.bench import Load, Meter, Row, sound_of, table, write_row
 from pxbridge.commands.crowd import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
 from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError
-from pxbridge.exotel.network import parse_network
 from pxbridge.ops.metrics import Metrics
+from pxbridge.simulation.network import parse_network
 
 if TYPE_CHECKING:
     from pathlib import Path

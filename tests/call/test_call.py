@@ -18,11 +18,11 @@ from websockets.exceptions import ConnectionClosedError
 
 from pxbridge.calls.call import START_TIMEOUT_S, Party
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import SPELLINGS, HangUp, Line, Phone, Script, place_call
-from pxbridge.listening import listen
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation import faults
+from pxbridge.simulation.mouth_to_ear import listen
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import SPELLINGS, HangUp, Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode
 
 HANG_UP_AT_S = 7.0
 

@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from pxbridge.commands import call
 from pxbridge.errors import InputError
-from pxbridge.exotel.phone import Clock
+from pxbridge.simulation.phone import Clock
 from pxbridge.wav import read_wav
 
 if TYPE_CHECKING:

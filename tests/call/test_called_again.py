@@ -10,7 +10,7 @@ from tests.virtual_time import run
 
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import End, HandOver, Persona, Personas
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,8 +23,8 @@ from tests.fault.processes import bridge_process, engine_process, free_port
 from pxbridge import cli
 from pxbridge.commands import doctor as command
 from pxbridge.ops.doctor import Finding, Verdict, codec, examine, machine
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+from pxbridge.simulation import faults
+from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

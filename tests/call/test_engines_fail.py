@@ -15,10 +15,10 @@ from pxbridge.calls.conversation import TOLD_LIMIT, CallLimits, told
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.persona import Persona
 from pxbridge.calls.sounds import Sound, sound
-from pxbridge.exotel.phone import Phone, Script
-from pxbridge.listening import listen
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation import faults
+from pxbridge.simulation.mouth_to_ear import listen
+from pxbridge.simulation.phone import Phone, Script
+from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

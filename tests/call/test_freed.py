@@ -31,26 +31,26 @@ from pxbridge.calls.pulse import Pulse
 from pxbridge.calls.recording import Recorder
 from pxbridge.engines.pool import Lease, SlotState
 from pxbridge.exotel.listener import Arrival
-from pxbridge.exotel.phone import HangUp, Line, Phone, Script, place_call
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation import faults
+from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode
 from pxbridge.websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from pxbridge.personaplex.faults import Fault
+    from pxbridge.simulation.faults import Fault
 
     Doing = Callable[[Bridge], Coroutine[Any, Any, None]]
 
 OTHER_SIDES = (
-    "pxbridge.exotel.phone",
-    "pxbridge.exotel.player",
-    "pxbridge.exotel.network",
-    "pxbridge.personaplex.rehearsal",
-    "pxbridge.personaplex.parrot",
-    "pxbridge.personaplex.faults",
+    "pxbridge.simulation.phone",
+    "pxbridge.simulation.player",
+    "pxbridge.simulation.network",
+    "pxbridge.simulation.rehearsal",
+    "pxbridge.simulation.parrot",
+    "pxbridge.simulation.faults",
 )
 """The simulated phones and engines, which here live in the same process."""
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.fault.processes import fetch
 
 from pxbridge import bridge, settings
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

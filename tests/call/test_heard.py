@@ -15,8 +15,8 @@ from tests.virtual_time import run
 
 from pxbridge import bridge, settings
 from pxbridge.commands.report import Report, make_report
-from pxbridge.exotel.phone import Ended, Line, Phone, Script, place_call
-from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+from pxbridge.simulation.phone import Ended, Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode, Rehearsal
 from pxbridge.wav import read_wav, resample, to_pcm
 
 if TYPE_CHECKING:

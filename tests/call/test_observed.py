@@ -13,9 +13,9 @@ from pxbridge.calls.delay import PARTS
 from pxbridge.commands.inside import Inside
 from pxbridge.commands.picture import draw_call
 from pxbridge.commands.report import make_report
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import HangUp, Line, Phone, Script, place_call
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from pxbridge.calls.phrases import Action, End, HandOver
 from pxbridge.calls.record import CallRecord
 from pxbridge.commands import calls as command
 from pxbridge.errors import InputError
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,7 +9,7 @@ from tests.call.rig import bridge
 from tests.virtual_time import run
 
 from pxbridge.calls.persona import Persona, Personas, number_key
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 PERSONAS = Personas(
     Persona("NATF0.pt", "You are kind."),

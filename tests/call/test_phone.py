@@ -14,8 +14,8 @@ from websockets.asyncio.server import ServerConnection, basic_auth, serve
 
 from pxbridge.errors import CallFailed, CallRefused
 from pxbridge.exotel.messages import Event, Media, Start, line_rate, parse
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import (
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import (
     SPELLINGS,
     Clock,
     Ended,

@@ -12,7 +12,7 @@ from pxbridge.engines.client import EngineAddress
 from pxbridge.engines.pool import Prompts, SlotState
 from pxbridge.engines.probe import what_is_wrong
 from pxbridge.errors import EngineRejected, NoEngineFree
-from pxbridge.personaplex import faults
+from pxbridge.simulation import faults
 
 KIND = Prompts("NATF0.pt", "You are kind.")
 STERN = Prompts("NATF1.pt", "You are stern.")

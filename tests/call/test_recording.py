@@ -26,8 +26,8 @@ from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Personas
 from pxbridge.calls.recording import Recorder
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.recording import Format
-    from pxbridge.exotel.phone import Phone
+    from pxbridge.simulation.phone import Phone
 
 RECORDED = Personas(replace(KIND.default, record=True), {}, {})
 

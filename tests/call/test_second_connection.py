@@ -12,8 +12,8 @@ from tests.virtual_time import run
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
 from pxbridge.calls.sounds import Sound
-from pxbridge.exotel.phone import Line, Script
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation.phone import Line, Script
+from pxbridge.simulation.rehearsal import Mode
 
 PROMPT_S = 5.0
 PATIENT = CallLimits(max_wait_s=60.0)

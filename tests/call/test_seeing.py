@@ -24,13 +24,13 @@ from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.summary import summary
 from pxbridge.commands.inside import Inside
 from pxbridge.commands.report import make_report
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import HangUp, Line, Phone, Script, place_call
-from pxbridge.listening import listen
 from pxbridge.ops.logs import CallLog, logging_to
 from pxbridge.ops.metrics import Metrics
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation import faults
+from pxbridge.simulation.mouth_to_ear import listen
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
     from typing import Any

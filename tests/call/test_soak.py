@@ -29,8 +29,8 @@ from pxbridge.calls.record import Outcome
 from pxbridge.calls.recording import Recorder
 from pxbridge.calls.summary import outcome
 from pxbridge.engines.pool import SlotState
-from pxbridge.exotel.phone import HangUp, Line, Script
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation.phone import HangUp, Line, Script
+from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

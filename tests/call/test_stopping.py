@@ -21,9 +21,9 @@ from pxbridge import settings
 from pxbridge.bridge import HASTE_S
 from pxbridge.bridge import run as run_bridge
 from pxbridge.calls.exchange import LONGEST_SENTENCE_S
-from pxbridge.exotel.phone import Phone, Script, place_call
-from pxbridge.listening import loudness_dbfs
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation.mouth_to_ear import loudness_dbfs
+from pxbridge.simulation.phone import Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,9 +16,9 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers, Persona, Personas
 from pxbridge.calls.sounds import Sound, sound
-from pxbridge.exotel.phone import Line, Phone, Script
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation import faults
+from pxbridge.simulation.phone import Line, Phone, Script
+from pxbridge.simulation.rehearsal import Mode
 
 PROMPT_S = 2.0
 STEPS = 75

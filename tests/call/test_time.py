@@ -21,9 +21,9 @@ from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.record import Outcome
 from pxbridge.calls.summary import outcome, summary
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
-from pxbridge.listening import Hearing, listen
+from pxbridge.simulation.mouth_to_ear import Hearing, listen
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord

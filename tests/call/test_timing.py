@@ -19,8 +19,8 @@ from pxbridge import settings
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.timing import Timing
-from pxbridge.exotel.network import Network, parse_network
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.network import Network, parse_network
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

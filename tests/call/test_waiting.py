@@ -14,9 +14,9 @@ from pxbridge.calls.call import Party
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.sounds import Sound, sound
 from pxbridge.engines.pool import PoolLimits
-from pxbridge.exotel.phone import HangUp, Line, Phone, Script
-from pxbridge.listening import listen
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation.mouth_to_ear import listen
+from pxbridge.simulation.phone import HangUp, Line, Phone, Script
+from pxbridge.simulation.rehearsal import Mode
 
 
 def test_a_caller_who_waits_hears_an_announcement_then_music_then_the_agent() -> None:

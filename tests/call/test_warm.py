@@ -18,10 +18,10 @@ from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import End, HandOver, Personas
 from pxbridge.calls.sounds import Sound
 from pxbridge.engines.pool import PoolLimits, SlotState
-from pxbridge.exotel.phone import Line, Phone, Script
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.parrot import greeting
-from pxbridge.personaplex.rehearsal import Mode
+from pxbridge.simulation import faults
+from pxbridge.simulation.parrot import greeting
+from pxbridge.simulation.phone import Line, Phone, Script
+from pxbridge.simulation.rehearsal import Mode
 
 PROMPT_S = 5.0
 FIRST_SOUND_S = 0.3

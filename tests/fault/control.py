@@ -29,7 +29,7 @@ class Control:
     def start(self) -> str:
         """Starts them; the URL to call."""
         engine, port = free_port(), free_port()
-        self._start("engine", "pxbridge.personaplex.rehearsal", "--port", str(engine), "--mode", "echo",
+        self._start("engine", "pxbridge.simulation.rehearsal", "--port", str(engine), "--mode", "echo",
                     "--slots", "8", "--prompt-s", "0")  # fmt: skip
         settings = {
             **QUIET,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     import signal
@@ -202,6 +202,6 @@ async def engine_program(
     port = free_port()
     arguments = ("--port", str(port), "--mode", mode, "--slots", str(slots), "--prompt-s", str(prompt_s))
     scheme = "wss" if "--tls-cert" in options else "ws"
-    async with program("pxbridge.personaplex.rehearsal", *arguments, *options) as engine:
+    async with program("pxbridge.simulation.rehearsal", *arguments, *options) as engine:
         await until(lambda: engine.said("rehearsal engine"), "the engine has started")
         yield EngineProcess(engine.process, engine.lines, f"{scheme}://127.0.0.1:{port}/api/chat")

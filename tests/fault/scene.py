@@ -26,7 +26,7 @@ import numpy as np
 from tests.fault.control import control_url
 from tests.fault.processes import LIMIT_S, bridge_process, engine_program, fetch, free_port, until
 
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -23,8 +23,8 @@ from tests.fault.processes import (
 
 from pxbridge.bridge import HASTE_S, LONGEST_ENDING_S
 from pxbridge.errors import CallRefused
-from pxbridge.exotel.phone import Phone, Script, place_call
 from pxbridge.settings import Settings
+from pxbridge.simulation.phone import Phone, Script, place_call
 
 
 def at_once_s(bridge: BridgeProcess) -> float:

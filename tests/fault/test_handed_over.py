@@ -13,7 +13,7 @@ from pxbridge.bridge import LONGEST_ENDING_S
 from pxbridge.calls import file_handover, handover
 from pxbridge.calls.file_handover import FileShelf
 from pxbridge.calls.handover import HandOvers
-from pxbridge.exotel.phone import Line, Script
+from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ from tests.fault.store import PROGRAM, store
 
 from pxbridge.exotel.gate import Signer
 from pxbridge.exotel.nodes import Nodes
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.redis_store import RedisStore
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

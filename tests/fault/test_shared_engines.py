@@ -14,8 +14,8 @@ from tests.fault.store import PROGRAM, store
 from pxbridge.engines.leases import Grant, Refusal, Renewal, Use
 from pxbridge.engines.redis_leases import RedisLeases
 from pxbridge.errors import StoreUnreachable
-from pxbridge.exotel.phone import Script
 from pxbridge.redis_store import RedisStore
+from pxbridge.simulation.phone import Script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,8 +13,8 @@ from tests.fault.store import PROGRAM, store
 
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.redis_handover import RedisShelf
-from pxbridge.exotel.phone import Line, Phone, Script, place_call
 from pxbridge.redis_store import RedisStore
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

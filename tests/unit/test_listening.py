@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.simulated import VECTORS, tone
 
-from pxbridge.listening import listen, loudness_dbfs
+from pxbridge.simulation.mouth_to_ear import listen, loudness_dbfs
 from pxbridge.wav import read_wav, resample, to_pcm
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge.errors import InputError
-from pxbridge.exotel.network import Direction, Jitter, Network, Stall, parse_network
+from pxbridge.simulation.network import Direction, Jitter, Network, Stall, parse_network
 
 TIMES_S = st.floats(0, 60)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.simulated import tone
 
-from pxbridge.exotel.player import ClearedMarks, PlayedMark, Player
+from pxbridge.simulation.player import ClearedMarks, PlayedMark, Player
 
 
 def test_audio_is_heard_from_when_it_arrives() -> None:

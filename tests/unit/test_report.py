@@ -13,8 +13,8 @@ from pxbridge.commands.inside import Counters
 from pxbridge.commands.picture import _changes, draw_call, require_matplotlib
 from pxbridge.commands.report import Report, make_report
 from pxbridge.errors import InputError
-from pxbridge.exotel.network import parse_network
-from pxbridge.exotel.phone import Line, Phone, Script
+from pxbridge.simulation.network import parse_network
+from pxbridge.simulation.phone import Line, Phone, Script
 from pxbridge.wav import read_wav, to_pcm
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from tests.simulated import VECTORS
 
 from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Uplink
-from pxbridge.personaplex.container import PageWriter
+from pxbridge.simulation.strict_ogg import PageWriter
 from pxbridge.wav import read_wav, resample, to_pcm
 
 SPEECH = read_wav(VECTORS / "speech_24k.wav")

@@ -36,8 +36,8 @@ from pxbridge.errors import (
     EngineUnreachable,
     EngineUntrusted,
 )
-from pxbridge.personaplex import faults
-from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+from pxbridge.simulation import faults
+from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,11 +19,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pxbridge import chat_wire, websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder
 from pxbridge.errors import InputError
-from pxbridge.personaplex import container, faults
-from pxbridge.personaplex.container import PageReader, PageWriter, packet_samples
-from pxbridge.personaplex.faults import Fault, Faulty
-from pxbridge.personaplex.parrot import BLOCK_SAMPLES, Parrot, Pcm, Speech, greeting, whole_blocks
-from pxbridge.personaplex.rehearsal import Mode, Rehearsal
+from pxbridge.simulation import faults, strict_ogg
+from pxbridge.simulation.faults import Fault, Faulty
+from pxbridge.simulation.parrot import BLOCK_SAMPLES, Parrot, Pcm, Speech, greeting, whole_blocks
+from pxbridge.simulation.rehearsal import Mode, Rehearsal
+from pxbridge.simulation.strict_ogg import PageReader, PageWriter, packet_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -333,9 +333,9 @@ async def test_a_backlog_is_worked_off_one_step_after_another() -> None:
 def test_joined_packets_sound_as_they_did_apart(bitrate_bps: int, count: int) -> None:
     encoder = OpusEncoder(bitrate_bps=bitrate_bps)
     packets = [encoder.encode(block) for block in np.split(voice(6).reshape(-1)[: count * 480], count)]
-    joined = container.join_packets(packets)
+    joined = strict_ogg.join_packets(packets)
     assert joined is not None
-    assert container.packet_samples(joined) == count * 480
+    assert strict_ogg.packet_samples(joined) == count * 480
     apart, together = OpusDecoder(), OpusDecoder()
     expected = np.concatenate([apart.decode(packet) for packet in packets])
     np.testing.assert_array_equal(together.decode(joined), expected)
@@ -344,9 +344,9 @@ def test_joined_packets_sound_as_they_did_apart(bitrate_bps: int, count: int) ->
 def test_packets_that_cannot_be_one_are_left_apart() -> None:
     sound = voice(6).reshape(-1)
     short, long = OpusEncoder(frame_ms=20.0), OpusEncoder(frame_ms=80.0)
-    assert container.join_packets([long.encode(sound[:1920])] * 2) is None
-    assert container.join_packets([short.encode(sound[:480])] * 7) is None
-    assert container.join_packets([short.encode(sound[:480]), long.encode(sound[:1920])]) is None
+    assert strict_ogg.join_packets([long.encode(sound[:1920])] * 2) is None
+    assert strict_ogg.join_packets([short.encode(sound[:480])] * 7) is None
+    assert strict_ogg.join_packets([short.encode(sound[:480]), long.encode(sound[:1920])]) is None
 
 
 async def test_an_echo_is_what_was_said() -> None:

@@ -32,7 +32,7 @@ from pxbridge.commands.call import LONGEST_CHUNK_MS, SHORTEST_CHUNK_MS
 from pxbridge.commands.crowd import Outcome, Part, play_elsewhere
 from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError, PxbridgeError
-from pxbridge.exotel.network import GRAMMAR, parse_network
+from pxbridge.simulation.network import GRAMMAR, parse_network
 
 if TYPE_CHECKING:
     import argparse
@@ -267,7 +267,7 @@ OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000")
 async def rehearsal(calls: int, load: Load) -> AsyncIterator[str]:
     """A rehearsal engine in a process of its own, for so many calls; its URL."""
     port = free_port()
-    words = ["-m", "pxbridge.personaplex.rehearsal", "--port", str(port), "--mode", load.engine]
+    words = ["-m", "pxbridge.simulation.rehearsal", "--port", str(port), "--mode", load.engine]
     words += ["--slots", str(calls), "--step-ms", str(load.step_ms), "--prompt-s", str(load.prompt_s)]
     async with server(port, *words):
         yield f"ws://127.0.0.1:{port}/api/chat"

@@ -21,8 +21,8 @@ from pxbridge.commands.inside import Inside
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.report import make_report, table
 from pxbridge.errors import CallFailed, CallRefused, InputError
-from pxbridge.exotel.network import GRAMMAR, parse_network
-from pxbridge.exotel.phone import (
+from pxbridge.simulation.network import GRAMMAR, parse_network
+from pxbridge.simulation.phone import (
     SPELLINGS,
     Clock,
     Ended,

@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from pxbridge.audio import OggOpusReader
-from pxbridge.exotel.network import Direction, parse_network
+from pxbridge.simulation.network import Direction, parse_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

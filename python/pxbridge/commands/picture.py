@@ -14,7 +14,7 @@ import numpy as np
 
 from pxbridge.calls.delay import PUT_IN, TAKEN_OUT
 from pxbridge.errors import InputError
-from pxbridge.listening import loudness_dbfs
+from pxbridge.simulation.mouth_to_ear import loudness_dbfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.delay import Direction
     from pxbridge.commands.report import Report
-    from pxbridge.exotel.network import Network
-    from pxbridge.exotel.player import Depth
+    from pxbridge.simulation.network import Network
+    from pxbridge.simulation.player import Depth
 
 CALLER, AGENT, HOLE, STALL, INK = "#0072B2", "#E69F00", "#D55E00", "#BBBBBB", "#333333"
 BRIDGE = "#009E73"

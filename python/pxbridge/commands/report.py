@@ -13,12 +13,12 @@ import numpy as np
 from rich.table import Table
 
 from pxbridge.commands.inside import Inside
-from pxbridge.exotel.phone import Ended
-from pxbridge.listening import Hearing, listen
+from pxbridge.simulation.mouth_to_ear import Hearing, listen
+from pxbridge.simulation.phone import Ended
 
 if TYPE_CHECKING:
-    from pxbridge.exotel.phone import Phone
-    from pxbridge.exotel.player import Hole
+    from pxbridge.simulation.phone import Phone
+    from pxbridge.simulation.player import Hole
 
 SETTLING_S = 1.0
 """Holes in the first second of audio are a beginning, not a fault."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from pxbridge.audio import OggOpusReader, Resampler, Uplink
 from pxbridge.exotel.messages import Exotel
-from pxbridge.listening import listen
 from pxbridge.ops.doctor.finding import Finding, good, wrong
+from pxbridge.simulation.mouth_to_ear import listen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

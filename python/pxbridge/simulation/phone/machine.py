@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pxbridge.exotel.messages import Base64, Exotel, Spelling
-from pxbridge.exotel.network import Direction, Network
-from pxbridge.exotel.phone.mu_law import decode_mu_law, encode_mu_law
-from pxbridge.exotel.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
+from pxbridge.simulation.network import Direction, Network
+from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
+from pxbridge.simulation.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,13 +3,13 @@
 It stands where NVIDIA's server stands and behaves as that does, kindness excluded: both prompts are
 mandatory, one session has a slot and the next client waits without a word, what comes before the handshake
 is thrown away, the caller's audio is the clock, and a stream it cannot read leaves it deaf. It says plainly
-what it is, in its log and to the caller. It can also play the faults of `pxbridge.personaplex.faults`.
+what it is, in its log and to the caller. It can also play the faults of `pxbridge.simulation.faults`.
 
 The one idea: a session is a *machine* that turns the caller's pages into steps (how the sound is made)
 under a *session* that keeps the order of events (who may speak when). It serves with `websockets`' own
 asyncio server, so that it shares no code with the sockets it is used to test.
 
-Alone: `python -m pxbridge.personaplex.rehearsal --port 8998 --mode echo --prompt-s 5 --step-ms 30`.
+Alone: `python -m pxbridge.simulation.rehearsal --port 8998 --mode echo --prompt-s 5 --step-ms 30`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from websockets.exceptions import ConnectionClosed
 from pxbridge import chat_wire
 from pxbridge.audio import OpusDecoder, OpusEncoder
 from pxbridge.errors import InputError
-from pxbridge.personaplex import container
-from pxbridge.personaplex.container import ENGINE_RATE_HZ, PageReader, PageWriter
-from pxbridge.personaplex.faults import FAULTS, parse_fault
-from pxbridge.personaplex.parrot import BLOCK_MS, BLOCK_SAMPLES, Echo, Mind, Parrot, Pcm, greeting
+from pxbridge.simulation import strict_ogg
+from pxbridge.simulation.faults import FAULTS, parse_fault
+from pxbridge.simulation.parrot import BLOCK_MS, BLOCK_SAMPLES, Echo, Mind, Parrot, Pcm, greeting
+from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ, PageReader, PageWriter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from websockets.http11 import Request, Response
 
-    from pxbridge.personaplex.faults import Fault
+    from pxbridge.simulation.faults import Fault
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class CannedMachine:
 
     def hear(self, packet: bytes) -> None:
         """Takes one Opus packet of the caller."""
-        self._heard_samples += container.packet_samples(packet)
+        self._heard_samples += strict_ogg.packet_samples(packet)
 
     def is_ready(self) -> bool:
         """Whether there are 1920 samples of the caller."""
@@ -172,7 +172,7 @@ class RelayMachine:
 
     def hear(self, packet: bytes) -> None:
         """Takes one Opus packet of the caller."""
-        samples = container.packet_samples(packet)
+        samples = strict_ogg.packet_samples(packet)
         self._heard.append((packet, samples))
         self._heard_samples += samples
 
@@ -189,7 +189,7 @@ class RelayMachine:
             taken.append(packet)
             left -= samples
             self._heard_samples -= samples
-        joined = container.join_packets(taken)
+        joined = strict_ogg.join_packets(taken)
         return Step(taken if joined is None else [joined], "")
 
 
@@ -305,7 +305,7 @@ class _Session:
                 free_at_s = max(free_at_s, loop.time()) + step_s
                 await asyncio.sleep(free_at_s - loop.time())
                 packets, text = self._machine.step()
-                messages = [chat_wire.audio(pages.page(p, container.packet_samples(p))) for p in packets]
+                messages = [chat_wire.audio(pages.page(p, strict_ogg.packet_samples(p))) for p in packets]
                 if text:
                     messages.append(chat_wire.text(text))
                 for message in self._disturbed(number, messages):
@@ -524,7 +524,7 @@ def _quiet_wire_log() -> logging.Logger:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m pxbridge.personaplex.rehearsal",
+        prog="python -m pxbridge.simulation.rehearsal",
         description="The rehearsal engine: PersonaPlex's /api/chat without a model.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

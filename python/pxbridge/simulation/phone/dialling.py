@@ -18,14 +18,14 @@ from websockets.exceptions import (
 )
 
 from pxbridge.errors import CallFailed, CallRefused
-from pxbridge.exotel.phone.machine import Fault, Wire
+from pxbridge.simulation.phone.machine import Fault, Wire
 
 if TYPE_CHECKING:
     import ssl
 
     from websockets.asyncio.client import ClientConnection
 
-    from pxbridge.exotel.phone.machine import Phone
+    from pxbridge.simulation.phone.machine import Phone
 
 OPEN_TIMEOUT_S = 10.0
 """Exotel's own limit for the handshake."""

@@ -7,8 +7,8 @@ with code that the bridge does not use: what both misread in the same way would 
 where a test may do so with a loop over made-up times.
 """
 
-from pxbridge.exotel.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
-from pxbridge.exotel.phone.machine import (
+from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
+from pxbridge.simulation.phone.machine import (
     PAYLOAD_LIMIT,
     PAYLOAD_UNIT,
     SPELLINGS,
@@ -22,7 +22,7 @@ from pxbridge.exotel.phone.machine import (
     Script,
     Wire,
 )
-from pxbridge.exotel.phone.mu_law import decode_mu_law, encode_mu_law
+from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 
 __all__ = [
     "OBSERVE",

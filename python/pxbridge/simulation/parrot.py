@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pxbridge.audio import OpusDecoder
-from pxbridge.personaplex.container import ENGINE_RATE_HZ, PageReader
+from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ, PageReader
 
 Pcm = npt.NDArray[np.float32]
 

@@ -1,1 +1,0 @@
-"""PersonaPlex's side: its wire, a client, and the embedded engine."""
