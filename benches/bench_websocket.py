@@ -35,7 +35,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from pxbridge import websocket
-from pxbridge.exotel.messages import Exotel
+from pxbridge.telephony.exotel.messages import Exotel
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event

@@ -48,11 +48,6 @@ from pxbridge.engines.leases import MemoryLeases
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.engines.redis_leases import RedisLeases
 from pxbridge.errors import ConfigError
-from pxbridge.exotel.gate import Gate, Signer
-from pxbridge.exotel.listener import listen
-from pxbridge.exotel.nodes import Nodes
-from pxbridge.exotel.serving_tls import ServingTls
-from pxbridge.exotel.webhooks import Webhooks, nowhere
 from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
@@ -60,6 +55,11 @@ from pxbridge.ops.watch import check_console, watching
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door, state_folder, url_host
 from pxbridge.simulation.rehearsal import Rehearsal
+from pxbridge.telephony.access import Gate, Signer
+from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
+from pxbridge.telephony.peers import Nodes
+from pxbridge.telephony.server import listen
+from pxbridge.telephony.tls import ServingTls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from pxbridge.engines.client import Session, Trust
     from pxbridge.engines.leases import LeaseStore
     from pxbridge.engines.slot_transitions import Opener
-    from pxbridge.exotel.listener import Listener
     from pxbridge.settings import Loaded
+    from pxbridge.telephony.server import Listener
 
 log = logging.getLogger("pxbridge")
 

@@ -23,11 +23,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from pxbridge import websocket
-from pxbridge.exotel.listener import OPEN_TIMEOUT_S, Arrival
-from pxbridge.exotel.listener import listen as listen_for_calls
-from pxbridge.exotel.messages import Exotel
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Script
+from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.server import OPEN_TIMEOUT_S, Arrival
+from pxbridge.telephony.server import listen as listen_for_calls
 from pxbridge.websocket import serving
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from pxbridge import bridge, cli, settings
-from pxbridge.exotel.gate import Scope, Signer
-from pxbridge.exotel.messages import Exotel
+from pxbridge.telephony.access import Scope, Signer
+from pxbridge.telephony.exotel.messages import Exotel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -19,10 +19,10 @@ from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.engines.client import EngineAddress, Session, open_session
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
-from pxbridge.exotel.listener import Listener, listen
 from pxbridge.ops.logs import CallLog
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
+from pxbridge.telephony.server import Listener, listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -30,10 +30,10 @@ from pxbridge.calls.persona import Personas
 from pxbridge.calls.pulse import Pulse
 from pxbridge.calls.recording import Recorder
 from pxbridge.engines.pool import Lease, SlotState
-from pxbridge.exotel.listener import Arrival
 from pxbridge.simulation import faults
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
+from pxbridge.telephony.server import Arrival
 from pxbridge.websocket import WebSocket
 
 if TYPE_CHECKING:

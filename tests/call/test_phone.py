@@ -13,7 +13,6 @@ from tests.simulated import EchoBridge, SayingBridge, media, play, tone
 from websockets.asyncio.server import ServerConnection, basic_auth, serve
 
 from pxbridge.errors import CallFailed, CallRefused
-from pxbridge.exotel.messages import Event, Media, Start, line_rate, parse
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import (
     SPELLINGS,
@@ -28,6 +27,7 @@ from pxbridge.simulation.phone import (
     encode_mu_law,
     place_call,
 )
+from pxbridge.telephony.exotel.messages import Event, Media, Start, line_rate, parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

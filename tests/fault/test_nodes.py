@@ -13,10 +13,10 @@ import pytest
 from tests.fault.processes import bridge_process, engine_process, fetch, until
 from tests.fault.store import PROGRAM, store
 
-from pxbridge.exotel.gate import Signer
-from pxbridge.exotel.nodes import Nodes
 from pxbridge.redis_store import RedisStore
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
+from pxbridge.telephony.access import Signer
+from pxbridge.telephony.peers import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

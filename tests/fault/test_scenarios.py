@@ -59,10 +59,10 @@ from websockets.exceptions import ConnectionClosed
 
 from pxbridge import websocket
 from pxbridge.errors import CallRefused
-from pxbridge.exotel.messages import MAX_MESSAGE_BYTES, Exotel, Spelling
 from pxbridge.redis_store import PREFIX
 from pxbridge.settings import Settings
 from pxbridge.simulation.phone import SPELLINGS, Ended, HangUp, Line, Phone, Script, place_call
+from pxbridge.telephony.exotel.messages import MAX_MESSAGE_BYTES, Exotel, Spelling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,8 @@ from typing import Any
 
 import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-with atheris.instrument_imports(include=["pxbridge.exotel.messages"]):
-    from pxbridge.exotel import messages
+with atheris.instrument_imports(include=["pxbridge.telephony.exotel.messages"]):
+    from pxbridge.telephony.exotel import messages
 
 EVENTS = ["connected", "start", "media", "dtmf", "mark", "clear", "stop", "Start", "other"]
 # fmt: off

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, Uplink
-from pxbridge.exotel import messages
-from pxbridge.exotel.messages import Media
+from pxbridge.telephony.exotel import messages
+from pxbridge.telephony.exotel.messages import Media
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-pipecat" / "bin" / "python"

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.exotel.gate import (
+from pxbridge.rates import MOST_ADDRESSES
+from pxbridge.telephony.access import (
     CALL_TOKEN_USES,
     Gate,
     Refused,
@@ -22,7 +23,6 @@ from pxbridge.exotel.gate import (
     Visitor,
     without_token,
 )
-from pxbridge.rates import MOST_ADDRESSES
 from pxbridge.websocket import Headers, Request, Response
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
         compared.append((a, b))
         return real(a, b)
 
-    monkeypatch.setattr("pxbridge.exotel.gate.hmac.compare_digest", compare)
+    monkeypatch.setattr("pxbridge.telephony.access.hmac.compare_digest", compare)
     door = Door((KEY, OLD_KEY), credentials=[ASHA, RAVI])
     assert door.status(ask("/exotel", basic(ASHA))) == 200
     assert len(compared) == 2

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.exotel import messages
-from pxbridge.exotel.messages import (
+from pxbridge.telephony.exotel import messages
+from pxbridge.telephony.exotel.messages import (
     Clear,
     Connected,
     Dtmf,

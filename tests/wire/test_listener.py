@@ -12,11 +12,11 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from pxbridge.exotel.listener import Listener, listen
-from pxbridge.exotel.messages import Exotel, Media, Start, parse
+from pxbridge.telephony.exotel.messages import Exotel, Media, Start, parse
+from pxbridge.telephony.server import Listener, listen
 
 if TYPE_CHECKING:
-    from pxbridge.exotel.listener import Arrival
+    from pxbridge.telephony.server import Arrival
 
 
 class Calls:

@@ -17,8 +17,8 @@ from websockets.asyncio.client import connect
 
 from pxbridge import bridge, settings
 from pxbridge.errors import ConfigError
-from pxbridge.exotel.listener import Arrival, Listener, listen
-from pxbridge.exotel.serving_tls import CHECK_EVERY_S, ServingTls
+from pxbridge.telephony.server import Arrival, Listener, listen
+from pxbridge.telephony.tls import CHECK_EVERY_S, ServingTls
 
 if TYPE_CHECKING:
     from pathlib import Path

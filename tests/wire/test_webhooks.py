@@ -18,9 +18,9 @@ from websockets.asyncio.client import connect
 
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import Persona, Personas, number_key
-from pxbridge.exotel.gate import Gate, Signer
-from pxbridge.exotel.listener import Arrival, Listener, listen
-from pxbridge.exotel.webhooks import Webhooks, read_parameters
+from pxbridge.telephony.access import Gate, Signer
+from pxbridge.telephony.exotel.webhooks import Webhooks, read_parameters
+from pxbridge.telephony.server import Arrival, Listener, listen
 from pxbridge.websocket import Headers, Request
 
 if TYPE_CHECKING:

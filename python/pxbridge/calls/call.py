@@ -22,7 +22,7 @@ from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.record import CallRecord, Ending, Outcome, Party, Phase
 from pxbridge.calls.timing import Timing
-from pxbridge.exotel import messages
+from pxbridge.telephony.exotel import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pxbridge.engines.client import Session
     from pxbridge.engines.pool import EnginePool
     from pxbridge.errors import EngineLost
-    from pxbridge.exotel.listener import Arrival
+    from pxbridge.telephony.server import Arrival
     from pxbridge.websocket import Closed
 
     Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]

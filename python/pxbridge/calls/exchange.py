@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.persona import Personas
     from pxbridge.calls.record import CallRecord
     from pxbridge.engines.pool import EnginePool
-    from pxbridge.exotel.listener import Arrival
+    from pxbridge.telephony.server import Arrival
 
 log = logging.getLogger("pxbridge.exchange")
 

@@ -30,7 +30,7 @@ from pxbridge.calls import records
 from pxbridge.calls.events import Kind
 from pxbridge.calls.keeper import KEEP_EVERY_S
 from pxbridge.calls.tape import CHANNELS, Tape
-from pxbridge.exotel.messages import file_name
+from pxbridge.telephony.exotel.messages import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge import settings
 from pxbridge.errors import ConfigError, InputError
-from pxbridge.exotel.gate import Scope, Signer
-from pxbridge.exotel.listener import PERSONA_NAME
+from pxbridge.telephony.access import Scope, Signer
+from pxbridge.telephony.server import PERSONA_NAME
 
 if TYPE_CHECKING:
     import argparse

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pxbridge.exotel.messages import Base64, Exotel, Spelling
 from pxbridge.simulation.network import Direction, Network
 from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 from pxbridge.simulation.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
+from pxbridge.telephony.exotel.messages import Base64, Exotel, Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

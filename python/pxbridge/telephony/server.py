@@ -7,8 +7,8 @@ whatever way, its socket is closed; when the listener ends, no task of it is lef
 ====================  ==================================================================================
 ``/``, ``/exotel``    Exotel's WebSocket; ``?sample-rate=`` 8000, 16000 or 24000 tells the line's rate
 ``/exotel/PERSONA``   the same, for callers who shall speak with that persona
-``/exotel/t/TOKEN``   the same and the next, with a proof in the path (`pxbridge.exotel.gate`)
-``/exotel/url`` ...   what flows ask (`pxbridge.exotel.webhooks`)
+``/exotel/t/TOKEN``   the same and the next, with a proof in the path (`pxbridge.telephony.access`)
+``/exotel/url`` ...   what flows ask (`pxbridge.telephony.exotel.webhooks`)
 ``/livez``            200 as long as the event loop turns
 ``/readyz``           200 if another call can be taken, else 503 with the reasons, one a line
 anything else         404
@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from pxbridge import websocket
-from pxbridge.exotel.gate import Gate, Refused, Signer, without_token
-from pxbridge.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
-from pxbridge.exotel.webhooks import WEBHOOK_PATH, Webhooks
+from pxbridge.telephony.access import Gate, Refused, Signer, without_token
+from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
+from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH, Webhooks
 
 if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
-    from pxbridge.exotel.gate import Visitor
+    from pxbridge.telephony.access import Visitor
     from pxbridge.websocket import Handler, Request, Response, WebSocket
 
     CallOwner = Callable[["Arrival"], Coroutine[Any, Any, None]]

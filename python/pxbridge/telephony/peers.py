@@ -25,8 +25,8 @@ from pxbridge.rounds import for_ever
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from pxbridge.exotel.gate import Signer
     from pxbridge.redis_store import RedisStore
+    from pxbridge.telephony.access import Signer
 
 log = logging.getLogger(__name__)
 

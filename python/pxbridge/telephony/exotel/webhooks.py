@@ -3,7 +3,7 @@
 ======================  ================================================================================
 ``/exotel/url``         Before the stream: where is it to go? ``{"url": "wss://..."}``, with a token for
                         one call in its path: to this bridge, or to another if this one has no room
-                        (`pxbridge.exotel.nodes`); 503 if none has, so that the flow can go elsewhere.
+                        (`pxbridge.telephony.peers`); 503 if none has, so that the flow can go elsewhere.
                         ``/exotel/url/PERSONA`` or ``?persona=`` names the persona, 404 if there is none
                         such; else the dialled number chooses one (``CallTo`` or ``To``).
 ``/exotel/passthru``    After the stream (Passthru applet): 302, branch B, if the call was handed over to a
@@ -24,14 +24,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from pxbridge.exotel.gate import Scope
-from pxbridge.exotel.messages import LINE_RATES_HZ, parse_rate
+from pxbridge.telephony.access import Scope
+from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, parse_rate
 from pxbridge.websocket import Headers, Response, text_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from pxbridge.exotel.gate import Gate, Signer, Visitor
+    from pxbridge.telephony.access import Gate, Signer, Visitor
     from pxbridge.websocket import Request
 
 log = logging.getLogger(__name__)

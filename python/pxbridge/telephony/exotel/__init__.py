@@ -1,0 +1,1 @@
+"""Exotel: its messages, and what its flows ask over HTTP."""
