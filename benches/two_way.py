@@ -2,8 +2,8 @@
 
 Phone, bridge and engine as in a real call, but without sockets: the bridge's own Uplink and Downlink between
 Exotel's player and an engine that is given its next 80 ms of speech for every 80 ms that it hears. Four
-networks lie between them, in the language of `pxbridge.simulation.network`. The same call is the same to the last
-sample on every machine.
+networks lie between them, in the language of `pxbridge.simulation.network`. The same call is the same to the
+last sample on every machine.
 """
 
 from __future__ import annotations

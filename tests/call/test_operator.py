@@ -71,17 +71,17 @@ async def test_an_operator_hands_a_live_call_over_and_the_flow_and_the_record_te
 
     assert (await ask("passthru"))[0] == 302
     assert json.loads((await ask("connect"))[1]) == {"destination": {"numbers": ["+918047180000", "+912222"]}}
-    with sqlite3.connect(tmp_path / "calls.db") as database:
+    with sqlite3.connect(tmp_path / "calls.db") as connection:
 
         def events() -> list[Any]:
             return [
                 json.loads(detail)
-                for (detail,) in database.execute("SELECT detail FROM events WHERE kind = 'action'")
+                for (detail,) in connection.execute("SELECT detail FROM events WHERE kind = 'action'")
             ]
 
         await until(events, "it is in the records")
         assert events() == [{"by": "the operator asha", "action": "hand over"}]
-    database.close()
+    connection.close()
     assert other.close_code is None, "the other call goes on"
     said = await run(bridge, "end", "CA-two", monkeypatch=monkeypatch)
     assert said == "CA-two ends when the agent has ended its sentence\n"

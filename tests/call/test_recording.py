@@ -212,8 +212,8 @@ def test_the_record_names_the_recording(tmp_path: Path) -> None:
     run(main())
     recorder.close()
     keeper.close()
-    with closing(records.open_database(tmp_path / records.FILE)) as database:
-        call = records.one(database, "named")
+    with closing(records.open_database(tmp_path / records.FILE)) as connection:
+        call = records.one(connection, "named")
     assert call is not None and call["recording"] == "named.wav"
 
 

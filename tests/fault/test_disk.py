@@ -48,8 +48,8 @@ def recordings(folder: Path) -> list[Path]:
 def calls(folder: Path) -> list[dict[str, Any]]:
     if not (folder / records.FILE).exists():
         return []
-    with closing(records.open_database(folder / records.FILE)) as database:
-        return records.find(database, Query())
+    with closing(records.open_database(folder / records.FILE)) as connection:
+        return records.find(connection, Query())
 
 
 async def test_sigkill_leaves_a_recording_that_plays_and_a_record_that_says_so(tmp_path: Path) -> None:

@@ -74,13 +74,13 @@ def whole_call(keeper: Keeper, name: str = "c1") -> None:
 
 
 def read(folder: Path, query: Query | None = None) -> list[dict[str, Any]]:
-    with closing(records.open_database(folder / records.FILE)) as database:
-        return records.find(database, query or Query(limit=1000))
+    with closing(records.open_database(folder / records.FILE)) as connection:
+        return records.find(connection, query or Query(limit=1000))
 
 
 def show(folder: Path, name: str) -> dict[str, Any] | None:
-    with closing(records.open_database(folder / records.FILE)) as database:
-        return records.one(database, name)
+    with closing(records.open_database(folder / records.FILE)) as connection:
+        return records.one(connection, name)
 
 
 def wait_for(true: Callable[[], object], limit_s: float = 10.0) -> None:
@@ -149,8 +149,8 @@ def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path:
     old_call, new_call = sorted(read(tmp_path), key=lambda call: str(call["began_at"]))
     assert {old_call["call"], new_call["call"]} == {"x", "c1"}
     assert old_call["recording"] is None
-    with closing(sqlite3.connect(file)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (len(records.MIGRATIONS),)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(records.MIGRATIONS),)
 
 
 def test_a_database_of_a_newer_version_is_left_alone(
@@ -173,9 +173,9 @@ def full_disk(most_pages: list[int]) -> Callable[[Path], sqlite3.Connection]:
     """Databases that may grow to so many pages: SQLite's own "database or disk is full"."""
 
     def connect(file: Path) -> sqlite3.Connection:
-        database = records.open_database(file)
-        database.execute(f"PRAGMA max_page_count = {most_pages[0]}")
-        return database
+        connection = records.open_database(file)
+        connection.execute(f"PRAGMA max_page_count = {most_pages[0]}")
+        return connection
 
     return connect
 
@@ -262,9 +262,9 @@ def test_calls_that_are_too_old_are_forgotten_with_all_that_belongs_to_them(tmp_
     whole_call(new, "new")
     new.close()
     assert [call["call"] for call in read(tmp_path)] == ["new"]
-    with closing(sqlite3.connect(tmp_path / records.FILE)) as database:
+    with closing(sqlite3.connect(tmp_path / records.FILE)) as connection:
         for table in ("events", "words"):
-            assert database.execute(f"SELECT count(DISTINCT key) FROM {table}").fetchone() == (1,)
+            assert connection.execute(f"SELECT count(DISTINCT key) FROM {table}").fetchone() == (1,)
     assert [path.name for path in recordings.iterdir()] == ["new.wav"]
 
 
@@ -290,8 +290,8 @@ def test_a_bridge_that_died_leaves_no_call_that_seems_to_go_on(tmp_path: Path) -
     live_call(keeper, "cut")
     wait_for(lambda: keeper.written == 2)
     keeper.close()
-    with closing(sqlite3.connect(tmp_path / records.FILE, isolation_level=None)) as database:
-        database.execute("UPDATE calls SET process = ?", (dead.pid,))
+    with closing(sqlite3.connect(tmp_path / records.FILE, isolation_level=None)) as connection:
+        connection.execute("UPDATE calls SET process = ?", (dead.pid,))
     make_keeper(tmp_path).close()
     keeper = make_keeper(tmp_path)
     whole_call(keeper, "next")
@@ -320,8 +320,8 @@ def test_a_killed_process_leaves_a_database_that_can_be_read(tmp_path: Path) -> 
         process.send_signal(signal.SIGKILL)
     calls = read(tmp_path, Query(limit=10**6))
     assert len(calls) >= 30
-    with closing(records.open_database(tmp_path / records.FILE)) as database:
-        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    with closing(records.open_database(tmp_path / records.FILE)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
 def calls_command(folder: Path, *words: str) -> tuple[int, str]:

@@ -125,7 +125,7 @@ class Keeper:
         self._stop = threading.Event()
         self._failing = False
         self._opened = False
-        self._database: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         self._keep_at = 0.0
         self.written = 0
         self.dropped = 0
@@ -243,12 +243,12 @@ class Keeper:
 
     def _wrote(self, batch: list[Job]) -> bool:
         try:
-            if self._database is None:
-                self._database = self._open()
+            if self._connection is None:
+                self._connection = self._open()
             if (now := self._wall()) >= self._keep_at:
                 self._keep_at = now + KEEP_EVERY_S
-                self._delete_old(self._database, now)
-            self._write(self._database, batch)
+                self._delete_old(self._connection, now)
+            self._write(self._connection, batch)
         except (sqlite3.Error, OSError, PxbridgeError) as error:
             self._fails(error)
             self._close_database()
@@ -259,34 +259,34 @@ class Keeper:
         return True
 
     def _open(self) -> sqlite3.Connection:
-        database = self._connect(self._folder / records.FILE)
+        connection = self._connect(self._folder / records.FILE)
         if not self._opened:
             self._opened = True
-            rows = database.execute("SELECT DISTINCT process FROM calls WHERE ended_at IS NULL").fetchall()
+            rows = connection.execute("SELECT DISTINCT process FROM calls WHERE ended_at IS NULL").fetchall()
             processes = {row["process"] for row in rows} - {os.getpid()}
-            records.mark_cut_off(database, set(filter(_runs, processes)))
-        return database
+            records.mark_cut_off(connection, set(filter(_runs, processes)))
+        return connection
 
     def _close_database(self) -> None:
-        if self._database is not None:
+        if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._database.close()
-            self._database = None
+                self._connection.close()
+            self._connection = None
 
-    def _write(self, database: sqlite3.Connection, batch: list[Job]) -> None:
+    def _write(self, connection: sqlite3.Connection, batch: list[Job]) -> None:
         spoilt = 0
-        with records.transaction(database):
+        with records.transaction(connection):
             for statement, row in batch:
                 try:
-                    database.execute(statement, row)
+                    connection.execute(statement, row)
                 except _SPOILT:
                     spoilt += 1
         self.written += len(batch) - spoilt
         self.dropped += spoilt
 
-    def _delete_old(self, database: sqlite3.Connection, now: float) -> None:
+    def _delete_old(self, connection: sqlite3.Connection, now: float) -> None:
         gone = records.keep(
-            database,
+            connection,
             self._folder / records.RECORDINGS,
             since=now - self._keep_s,
             most_bytes=self._keep_bytes,

@@ -112,48 +112,48 @@ def open_database(file: Path) -> sqlite3.Connection:
     with contextlib.suppress(FileExistsError):
         # SQLite's other files get the permissions of this one.
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    database = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        database.row_factory = sqlite3.Row
-        version = _version(database, file)
+        connection.row_factory = sqlite3.Row
+        version = _version(connection, file)
         if version == 0:
-            database.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
         while version < len(MIGRATIONS):
-            with transaction(database):
+            with transaction(connection):
                 # Another process may have been faster.
-                version = _version(database, file)
+                version = _version(connection, file)
                 if version < len(MIGRATIONS):
                     for statement in filter(str.strip, MIGRATIONS[version].split(";\n")):
-                        database.execute(statement)
+                        connection.execute(statement)
                     version += 1
-                    database.execute(f"PRAGMA user_version = {version}")
+                    connection.execute(f"PRAGMA user_version = {version}")
     except BaseException:
-        database.close()
+        connection.close()
         raise
-    return database
+    return connection
 
 
 @contextlib.contextmanager
-def transaction(database: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing of what is executed in the block.
 
     Raises:
         sqlite3.Error: Nothing of it is written.
     """
-    database.execute("BEGIN IMMEDIATE")
+    connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        database.execute("COMMIT")
+        connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):  # SQLite has already done so after some errors
-            database.execute("ROLLBACK")
+            connection.execute("ROLLBACK")
         raise
 
 
-def _version(database: sqlite3.Connection, file: Path) -> int:
-    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+def _version(connection: sqlite3.Connection, file: Path) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise TooNew(f"{file} was written by a newer pxbridge (version {version} of its schema)")
     return version
@@ -177,9 +177,9 @@ class Query:
     outcome: str | None = None
 
 
-def find(database: sqlite3.Connection, query: Query) -> list[dict[str, Any]]:
+def find(connection: sqlite3.Connection, query: Query) -> list[dict[str, Any]]:
     """Calls, the newest first, each as `one` gives it, but without events and words."""
-    rows = database.execute(
+    rows = connection.execute(
         "SELECT * FROM calls WHERE began_at >= :since AND (:outcome IS NULL OR outcome = :outcome) "
         "ORDER BY began_at DESC LIMIT :limit",
         {"since": query.since or 0.0, "outcome": query.outcome, "limit": query.limit},
@@ -187,9 +187,9 @@ def find(database: sqlite3.Connection, query: Query) -> list[dict[str, Any]]:
     return [_told(row) for row in rows]
 
 
-def one(database: sqlite3.Connection, name: str) -> dict[str, Any] | None:
+def one(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
     """The newest call whose CallSid, or our key, begins with `name`; with its events and words."""
-    row = database.execute(
+    row = connection.execute(
         "SELECT * FROM calls WHERE call = :name OR key = :name "
         "OR substr(call, 1, length(:name)) = :name OR substr(key, 1, length(:name)) = :name "
         "ORDER BY call = :name DESC, key = :name DESC, began_at DESC LIMIT 1",
@@ -201,13 +201,15 @@ def one(database: sqlite3.Connection, name: str) -> dict[str, Any] | None:
     told["counters"] = json.loads(row["counters"])
     told["events"] = [
         {"at_s": event["at_s"], "kind": event["kind"], **json.loads(event["detail"])}
-        for event in database.execute(
+        for event in connection.execute(
             "SELECT * FROM events WHERE key = ? ORDER BY at_s, rowid", (row["key"],)
         )
     ]
     told["words"] = [
         {"at_s": words["at_s"], "text": words["text"]}
-        for words in database.execute("SELECT * FROM words WHERE key = ? ORDER BY at_s, rowid", (row["key"],))
+        for words in connection.execute(
+            "SELECT * FROM words WHERE key = ? ORDER BY at_s, rowid", (row["key"],)
+        )
     ]
     return told
 
@@ -220,17 +222,17 @@ def _told(row: sqlite3.Row) -> dict[str, Any]:
 # Ageing
 
 
-def mark_cut_off(database: sqlite3.Connection, alive: set[int]) -> int:
+def mark_cut_off(connection: sqlite3.Connection, alive: set[int]) -> int:
     """Gives an outcome to calls whose bridge died; returns how many there were.
 
     Args:
-        database: The records.
+        connection: The records.
         alive: Processes that may still have calls.
     """
-    open_calls = database.execute("SELECT key, process FROM calls WHERE ended_at IS NULL").fetchall()
+    open_calls = connection.execute("SELECT key, process FROM calls WHERE ended_at IS NULL").fetchall()
     dead = [(row["key"],) for row in open_calls if row["process"] not in alive]
-    with transaction(database):
-        database.executemany(
+    with transaction(connection):
+        connection.executemany(
             "UPDATE calls SET outcome = 'cut_off', ended_at = began_at + coalesce("
             "(SELECT max(at_s) FROM events WHERE events.key = calls.key), 0) WHERE key = ?",
             dead,
@@ -238,21 +240,21 @@ def mark_cut_off(database: sqlite3.Connection, alive: set[int]) -> int:
     return len(dead)
 
 
-def delete(database: sqlite3.Connection, keys: Sequence[str]) -> None:
+def delete(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
     """Forgets calls."""
-    with transaction(database):
+    with transaction(connection):
         for table in ("words", "events", "calls"):
-            database.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])  # noqa: S608
-    database.execute("PRAGMA incremental_vacuum").fetchall()
+            connection.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])  # noqa: S608
+    connection.execute("PRAGMA incremental_vacuum").fetchall()
 
 
 def keep(
-    database: sqlite3.Connection, recordings: Path, *, since: float, most_bytes: int
+    connection: sqlite3.Connection, recordings: Path, *, since: float, most_bytes: int
 ) -> Mapping[str, int]:
     """Deletes what is too old or too much: recordings first, which are the larger part, then records.
 
     Args:
-        database: The records.
+        connection: The records.
         recordings: The folder of recordings.
         since: Calls that began before it, in seconds since the epoch, are deleted with their recordings.
         most_bytes: The oldest are deleted until records and recordings together are no larger.
@@ -262,22 +264,22 @@ def keep(
     """
     gone: list[str] = [
         row["key"]
-        for row in database.execute(
+        for row in connection.execute(
             "SELECT key FROM calls WHERE began_at < ? AND ended_at IS NOT NULL", (since,)
         )
     ]
-    delete(database, gone)
-    deleted_files = keep_recordings(recordings, since=since, most_bytes=most_bytes - _used_bytes(database))
+    delete(connection, gone)
+    deleted_files = keep_recordings(recordings, since=since, most_bytes=most_bytes - _used_bytes(connection))
     for name in deleted_files:
-        database.execute("UPDATE calls SET recording = NULL WHERE recording = ?", (name,))
+        connection.execute("UPDATE calls SET recording = NULL WHERE recording = ?", (name,))
     deleted = len(gone)
-    while _used_bytes(database) > most_bytes:
-        oldest = database.execute(
+    while _used_bytes(connection) > most_bytes:
+        oldest = connection.execute(
             "SELECT key FROM calls WHERE ended_at IS NOT NULL ORDER BY began_at LIMIT 100"
         ).fetchall()
         if not oldest:
             break
-        delete(database, [row["key"] for row in oldest])
+        delete(connection, [row["key"] for row in oldest])
         deleted += len(oldest)
     return {"records": deleted, "recordings": len(deleted_files)}
 
@@ -305,9 +307,9 @@ def keep_recordings(folder: Path, *, since: float, most_bytes: int) -> list[str]
     return deleted
 
 
-def _used_bytes(database: sqlite3.Connection) -> int:
+def _used_bytes(connection: sqlite3.Connection) -> int:
     page, pages, free = (
-        int(database.execute(f"PRAGMA {name}").fetchone()[0])
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
         for name in ("page_size", "page_count", "freelist_count")
     )
     return page * (pages - free)

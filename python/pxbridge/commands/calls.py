@@ -131,11 +131,11 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     query = Query(limit, None if args.since is None else moment(args.since, time.time()), args.outcome)
     file = folder / records.FILE
     with contextlib.ExitStack() as stack:
-        database = _open(file, stack)
+        connection = _open(file, stack)
         if args.what:
-            found = None if database is None else records.one(database, args.id)
+            found = None if connection is None else records.one(connection, args.id)
             return _show(found, args, console, folder)
-        calls = records.find(database, query) if database is not None else []
+        calls = records.find(connection, query) if connection is not None else []
     none = f"no calls in {file}" if file.exists() else f"no calls yet: there is no {file}"
     return _list(calls, args, console, none)
 

@@ -1,1 +1,1 @@
-"""The simulated phone, its network and the rehearsal engine: what commands, the doctor and tests call with."""
+"""The simulated phone, its network and the rehearsal engine, for commands, the doctor and tests."""
