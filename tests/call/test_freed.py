@@ -28,8 +28,8 @@ from pxbridge.calls.call import Call
 from pxbridge.calls.conversation import Conversation
 from pxbridge.calls.persona import Personas
 from pxbridge.calls.pulse import Pulse
-from pxbridge.calls.recording import Recorder
 from pxbridge.engines.pool import Lease, SlotState
+from pxbridge.records.recording import Recorder
 from pxbridge.simulation import faults
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode

@@ -21,11 +21,11 @@ from tests.call.rig import KIND, bridge, speech
 from tests.virtual_time import run
 
 from pxbridge.audio import OpusDecoder
-from pxbridge.calls import records
-from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Personas
-from pxbridge.calls.recording import Recorder
+from pxbridge.records import database
+from pxbridge.records.recording import Recorder
+from pxbridge.records.writer import Keeper
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import Line, Script
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pxbridge.calls.call import CallRecord
-    from pxbridge.calls.recording import Format
+    from pxbridge.records.recording import Format
     from pxbridge.simulation.phone import Phone
 
 RECORDED = Personas(replace(KIND.default, record=True), {}, {})
@@ -212,8 +212,8 @@ def test_the_record_names_the_recording(tmp_path: Path) -> None:
     run(main())
     recorder.close()
     keeper.close()
-    with closing(records.open_database(tmp_path / records.FILE)) as connection:
-        call = records.one(connection, "named")
+    with closing(database.open_database(tmp_path / database.FILE)) as connection:
+        call = database.one(connection, "named")
     assert call is not None and call["recording"] == "named.wav"
 
 
@@ -222,7 +222,7 @@ def test_a_killed_process_leaves_a_file_that_plays(tmp_path: Path, form: Format)
     recording_for_ever = (
         "import sys, pathlib, itertools, numpy as np\n"
         "from pxbridge.calls.call import CallRecord\n"
-        "from pxbridge.calls.recording import Recorder\n"
+        "from pxbridge.records.recording import Recorder\n"
         "recorder = Recorder(pathlib.Path(sys.argv[1]), sys.argv[2], lambda record: lambda name: None)\n"
         "record = CallRecord(call_id='killed'); record.rate_hz = 8000\n"
         "one = recorder.begin(record, 0.0)\n"

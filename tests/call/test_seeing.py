@@ -19,13 +19,13 @@ from pxbridge.calls.call import CallRecord
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.delay import PARTS
 from pxbridge.calls.events import Event, Kind
-from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.summary import summary
 from pxbridge.commands.inside import Inside
 from pxbridge.commands.report import make_report
 from pxbridge.ops.logs import CallLog, logging_to
 from pxbridge.ops.metrics import Metrics
+from pxbridge.records.recent_calls import Ledger
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network

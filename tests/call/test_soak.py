@@ -26,9 +26,9 @@ from tests.virtual_time import run
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
 from pxbridge.calls.record import Outcome
-from pxbridge.calls.recording import Recorder
 from pxbridge.calls.summary import outcome
 from pxbridge.engines.pool import SlotState
+from pxbridge.records.recording import Recorder
 from pxbridge.simulation.phone import HangUp, Line, Script
 from pxbridge.simulation.rehearsal import Mode
 

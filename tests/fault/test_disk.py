@@ -15,8 +15,8 @@ import numpy as np
 from tests.fault.processes import bridge_process, until
 from tests.fault.scene import longest_gap_s, scene
 
-from pxbridge.calls import records
-from pxbridge.calls.records import Query
+from pxbridge.records import database
+from pxbridge.records.database import Query
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,14 +42,14 @@ def recorded_by_default(folder: Path) -> Path:
 
 
 def recordings(folder: Path) -> list[Path]:
-    return sorted((folder / records.RECORDINGS).glob("*.wav"))
+    return sorted((folder / database.RECORDINGS).glob("*.wav"))
 
 
 def calls(folder: Path) -> list[dict[str, Any]]:
-    if not (folder / records.FILE).exists():
+    if not (folder / database.FILE).exists():
         return []
-    with closing(records.open_database(folder / records.FILE)) as connection:
-        return records.find(connection, Query())
+    with closing(database.open_database(folder / database.FILE)) as connection:
+        return database.find(connection, Query())
 
 
 async def test_sigkill_leaves_a_recording_that_plays_and_a_record_that_says_so(tmp_path: Path) -> None:
@@ -74,12 +74,12 @@ async def test_sigkill_leaves_a_recording_that_plays_and_a_record_that_says_so(t
     assert np.abs(pcm[1::2]).max() > 1000, "the agent's greeting"
     assert [call["outcome"] for call in calls(tmp_path)] == ["live"]
     async with recording_bridge(tmp_path):
-        await until(lambda: calls(tmp_path)[0]["outcome"] == records.CUT_OFF, "the next bridge knows")
+        await until(lambda: calls(tmp_path)[0]["outcome"] == database.CUT_OFF, "the next bridge knows")
     assert calls(tmp_path)[0]["recording"] == file.name
 
 
 async def test_old_recordings_are_deleted_whether_or_not_records_are_kept(tmp_path: Path) -> None:
-    folder = tmp_path / records.RECORDINGS
+    folder = tmp_path / database.RECORDINGS
     folder.mkdir()
     old_s = time.time() - 91 * 86_400
     for keep_records in ("false", "true"):

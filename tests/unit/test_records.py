@@ -22,15 +22,15 @@ import pytest
 from rich.console import Console
 
 from pxbridge import cli
-from pxbridge.calls import keeper as keeping
-from pxbridge.calls import records
 from pxbridge.calls.call import CallRecord, Ending, Party
 from pxbridge.calls.events import Event, Kind
-from pxbridge.calls.keeper import Keeper
 from pxbridge.calls.numbers import Numbers
-from pxbridge.calls.records import Query
 from pxbridge.commands import calls as command
 from pxbridge.errors import InputError
+from pxbridge.records import database
+from pxbridge.records import writer as keeping
+from pxbridge.records.database import Query
+from pxbridge.records.writer import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,13 +74,13 @@ def whole_call(keeper: Keeper, name: str = "c1") -> None:
 
 
 def read(folder: Path, query: Query | None = None) -> list[dict[str, Any]]:
-    with closing(records.open_database(folder / records.FILE)) as connection:
-        return records.find(connection, query or Query(limit=1000))
+    with closing(database.open_database(folder / database.FILE)) as connection:
+        return database.find(connection, query or Query(limit=1000))
 
 
 def show(folder: Path, name: str) -> dict[str, Any] | None:
-    with closing(records.open_database(folder / records.FILE)) as connection:
-        return records.one(connection, name)
+    with closing(database.open_database(folder / database.FILE)) as connection:
+        return database.one(connection, name)
 
 
 def wait_for(true: Callable[[], object], limit_s: float = 10.0) -> None:
@@ -122,7 +122,7 @@ def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     make_keeper(folder).close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / records.FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / database.FILE).stat().st_mode) == 0o600
 
 
 def test_a_live_call_can_be_seen_before_it_ends(tmp_path: Path) -> None:
@@ -136,12 +136,12 @@ def test_a_live_call_can_be_seen_before_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path: Path) -> None:
-    file = tmp_path / records.FILE
+    file = tmp_path / database.FILE
     with closing(sqlite3.connect(file)) as old:
-        old.executescript(records.MIGRATIONS[0])
+        old.executescript(database.MIGRATIONS[0])
         old.execute("PRAGMA user_version = 1")
-        row = dict.fromkeys(records.COLUMNS, "x") | {"began_at": 5.0, "figures": "{}", "counters": "{}"}
-        old.execute(records.PUT_CALL, row)
+        row = dict.fromkeys(database.COLUMNS, "x") | {"began_at": 5.0, "figures": "{}", "counters": "{}"}
+        old.execute(database.PUT_CALL, row)
         old.commit()
     keeper = make_keeper(tmp_path)
     whole_call(keeper)
@@ -150,13 +150,13 @@ def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path:
     assert {old_call["call"], new_call["call"]} == {"x", "c1"}
     assert old_call["recording"] is None
     with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(records.MIGRATIONS),)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(database.MIGRATIONS),)
 
 
 def test_a_database_of_a_newer_version_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / records.FILE
+    file = tmp_path / database.FILE
     with closing(sqlite3.connect(file)) as newer:
         newer.execute("PRAGMA user_version = 99")
     before = file.read_bytes()
@@ -173,7 +173,7 @@ def full_disk(most_pages: list[int]) -> Callable[[Path], sqlite3.Connection]:
     """Databases that may grow to so many pages: SQLite's own "database or disk is full"."""
 
     def connect(file: Path) -> sqlite3.Connection:
-        connection = records.open_database(file)
+        connection = database.open_database(file)
         connection.execute(f"PRAGMA max_page_count = {most_pages[0]}")
         return connection
 
@@ -217,9 +217,9 @@ def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(
 def test_a_locked_database_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "BUSY_S", 0.01)
-    records.open_database(tmp_path / records.FILE).close()
-    with closing(sqlite3.connect(tmp_path / records.FILE, isolation_level=None)) as other:
+    monkeypatch.setattr(database, "BUSY_S", 0.01)
+    database.open_database(tmp_path / database.FILE).close()
+    with closing(sqlite3.connect(tmp_path / database.FILE, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         keeper = make_keeper(tmp_path)
         whole_call(keeper)
@@ -231,13 +231,13 @@ def test_a_locked_database_is_waited_for(
 
 
 def test_a_file_that_is_no_database_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / records.FILE).write_bytes(b"not a database at all" * 100)
+    (tmp_path / database.FILE).write_bytes(b"not a database at all" * 100)
     keeper = make_keeper(tmp_path)
     whole_call(keeper)
     wait_for(lambda: keeper.errors)
     keeper.close()
     assert "not a database" in caplog.text
-    assert (tmp_path / records.FILE).read_bytes().startswith(b"not a database")
+    assert (tmp_path / database.FILE).read_bytes().startswith(b"not a database")
 
 
 def test_a_row_that_cannot_be_written_keeps_out_no_other(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_calls_that_are_too_old_are_forgotten_with_all_that_belongs_to_them(tmp_
     old = make_keeper(tmp_path)
     whole_call(old, "old")
     old.close()
-    recordings = tmp_path / records.RECORDINGS
+    recordings = tmp_path / database.RECORDINGS
     recordings.mkdir()
     for name, age_s in (("old.wav", 100.0), ("new.wav", 1.0)):
         (recordings / name).write_bytes(b"RIFF")
@@ -262,14 +262,14 @@ def test_calls_that_are_too_old_are_forgotten_with_all_that_belongs_to_them(tmp_
     whole_call(new, "new")
     new.close()
     assert [call["call"] for call in read(tmp_path)] == ["new"]
-    with closing(sqlite3.connect(tmp_path / records.FILE)) as connection:
+    with closing(sqlite3.connect(tmp_path / database.FILE)) as connection:
         for table in ("events", "words"):
             assert connection.execute(f"SELECT count(DISTINCT key) FROM {table}").fetchone() == (1,)
     assert [path.name for path in recordings.iterdir()] == ["new.wav"]
 
 
 def test_the_oldest_go_first_when_all_is_too_much_recordings_before_records(tmp_path: Path) -> None:
-    recordings = tmp_path / records.RECORDINGS
+    recordings = tmp_path / database.RECORDINGS
     recordings.mkdir()
     for number in range(10):
         (recordings / f"{number}.wav").write_bytes(bytes(100_000))
@@ -290,14 +290,14 @@ def test_a_bridge_that_died_leaves_no_call_that_seems_to_go_on(tmp_path: Path) -
     live_call(keeper, "cut")
     wait_for(lambda: keeper.written == 2)
     keeper.close()
-    with closing(sqlite3.connect(tmp_path / records.FILE, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(tmp_path / database.FILE, isolation_level=None)) as connection:
         connection.execute("UPDATE calls SET process = ?", (dead.pid,))
     make_keeper(tmp_path).close()
     keeper = make_keeper(tmp_path)
     whole_call(keeper, "next")
     keeper.close()
     outcomes = {call["call"]: call["outcome"] for call in read(tmp_path)}
-    assert outcomes == {"cut": records.CUT_OFF, "next": "completed"}
+    assert outcomes == {"cut": database.CUT_OFF, "next": "completed"}
 
 
 def test_a_killed_process_leaves_a_database_that_can_be_read(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_killed_process_leaves_a_database_that_can_be_read(tmp_path: Path) -> 
         process.send_signal(signal.SIGKILL)
     calls = read(tmp_path, Query(limit=10**6))
     assert len(calls) >= 30
-    with closing(records.open_database(tmp_path / records.FILE)) as connection:
+    with closing(database.open_database(tmp_path / database.FILE)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 

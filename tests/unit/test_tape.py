@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.calls.tape import HORIZON_S, Tape
+from pxbridge.records.stereo_timeline import HORIZON_S, Tape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,10 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pxbridge import settings
-from pxbridge.calls import delay, records
-from pxbridge.calls.records import Query
+from pxbridge.calls import delay
 from pxbridge.console import client
 from pxbridge.errors import InputError
+from pxbridge.records import database
+from pxbridge.records.database import Query
 
 if TYPE_CHECKING:
     import argparse
@@ -129,13 +130,13 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         live = (await client.ask(loaded.settings, "/api/calls"))["live"]
         return _list(live[: args.last], args, console, "no calls go on now")
     query = Query(limit, None if args.since is None else moment(args.since, time.time()), args.outcome)
-    file = folder / records.FILE
+    file = folder / database.FILE
     with contextlib.ExitStack() as stack:
         connection = _open(file, stack)
         if args.what:
-            found = None if connection is None else records.one(connection, args.id)
+            found = None if connection is None else database.one(connection, args.id)
             return _show(found, args, console, folder)
-        calls = records.find(connection, query) if connection is not None else []
+        calls = database.find(connection, query) if connection is not None else []
     none = f"no calls in {file}" if file.exists() else f"no calls yet: there is no {file}"
     return _list(calls, args, console, none)
 
@@ -205,7 +206,7 @@ def _open(file: Path, stack: contextlib.ExitStack) -> sqlite3.Connection | None:
     if not file.exists():
         return None
     try:
-        return stack.enter_context(contextlib.closing(records.open_database(file)))
+        return stack.enter_context(contextlib.closing(database.open_database(file)))
     except (sqlite3.Error, OSError) as error:
         raise InputError(f"{file}: {error}") from None
 
@@ -302,7 +303,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     if (drift_ppm := call.get("drift_ppm")) is not None:
         rows.append(("phone's clock", delay.drift(drift_ppm)))
     if call["recording"]:
-        rows.append(("recording", str(folder / records.RECORDINGS / call["recording"])))
+        rows.append(("recording", str(folder / database.RECORDINGS / call["recording"])))
     return [(title, plain(text)) for title, text in rows]
 
 

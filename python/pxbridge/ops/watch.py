@@ -15,16 +15,16 @@ import tempfile
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pxbridge.calls.keeper import Keeper
-from pxbridge.calls.ledger import Ledger
 from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.calls.operating import operate
-from pxbridge.calls.recording import Recorder, keep_recordings
-from pxbridge.calls.records import RECORDINGS
 from pxbridge.console.server import Console, serve
 from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
 from pxbridge.ops.metrics import Metrics
+from pxbridge.records.database import RECORDINGS
+from pxbridge.records.recent_calls import Ledger
+from pxbridge.records.recording import Recorder, keep_recordings
+from pxbridge.records.writer import Keeper
 from pxbridge.settings import is_loopback, state_folder, url_host, variable
 
 if TYPE_CHECKING:

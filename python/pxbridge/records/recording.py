@@ -1,8 +1,9 @@
 """Recordings of calls, for personas that ask for them: stereo, the caller left and the agent right.
 
 The event loop only fetches, twice a second, what Rust has kept of a line (`Call.keep_audio`); a thread puts
-it on one time axis (`pxbridge.calls.tape`) and writes it. What the thread cannot keep up with is dropped,
-counted, and silent in the recording, which stays aligned. A full disk ends the recording and not the call.
+it on one time axis (`pxbridge.records.stereo_timeline`) and writes it. What the thread cannot keep up with is
+dropped, counted, and silent in the recording, which stays aligned. A full disk ends the recording and not the
+call.
 
 When the agent is heard, the model of Exotel's queue tells. After a stall of the network towards Exotel it is
 too early by as much, until the echoes of our marks have put that right some seconds later.
@@ -26,10 +27,10 @@ import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pxbridge.audio import OggOpusWriter
-from pxbridge.calls import records
 from pxbridge.calls.events import Kind
-from pxbridge.calls.keeper import KEEP_EVERY_S
-from pxbridge.calls.tape import CHANNELS, Tape
+from pxbridge.records import database
+from pxbridge.records.stereo_timeline import CHANNELS, Tape
+from pxbridge.records.writer import KEEP_EVERY_S
 from pxbridge.telephony.exotel.messages import file_name
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ async def keep_recordings(
 ) -> None:
     """Deletes recordings that are too old or too much, now and from time to time, until it is cancelled.
 
-    Where there are records of calls, who keeps those does it: `pxbridge.calls.keeper`.
+    Where there are records of calls, who keeps those does it: `pxbridge.records.writer`.
 
     Args:
         folder: Where they are.
@@ -175,7 +176,7 @@ async def keep_recordings(
     while True:
         try:
             gone = await asyncio.to_thread(
-                records.keep_recordings, folder, since=wall() - keep_s, most_bytes=keep_bytes
+                database.keep_recordings, folder, since=wall() - keep_s, most_bytes=keep_bytes
             )
         except OSError as error:
             log.error("old recordings cannot be deleted: %s", error)

@@ -5,8 +5,8 @@ times. The schema is a list of steps (`MIGRATIONS`); how many of them a file has
 ``user_version``. Steps are added at the end and never changed, so that every older file can be brought
 forward.
 
-Readers and the one writer (`pxbridge.calls.keeper`) go at it at the same time, in other processes too: it is
-in WAL mode, in which neither waits for the other.
+Readers and the one writer (`pxbridge.records.writer`) go at it at the same time, in other processes too: it
+is in WAL mode, in which neither waits for the other.
 """
 
 from __future__ import annotations

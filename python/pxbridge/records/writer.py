@@ -18,10 +18,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.calls import records
 from pxbridge.calls.events import Kind
 from pxbridge.calls.summary import summary
 from pxbridge.errors import PxbridgeError
+from pxbridge.records import database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,7 +110,7 @@ class Keeper:
         keep_s: float,
         keep_bytes: int,
         wall: Callable[[], float] = time.time,
-        connect: Callable[[Path], sqlite3.Connection] = records.open_database,
+        connect: Callable[[Path], sqlite3.Connection] = database.open_database,
         retry_s: float = RETRY_S,
     ) -> None:
         self._folder = folder
@@ -162,14 +162,14 @@ class Keeper:
         """What notes the name of a live call's recording; it may be called from any thread."""
         live = self._live.get(id(record))
         key = live.key if live else ""
-        return lambda file: self._put(records.PUT_RECORDING, {"key": key, "recording": file})
+        return lambda file: self._put(database.PUT_RECORDING, {"key": key, "recording": file})
 
     def _put_call(self, live: _Live, record: CallRecord, now_s: float) -> None:
         figures = summary(record, self._numbers, now_s)
         ended = record.ending is not None
         row = {
-            **dict.fromkeys(records.COLUMNS),
-            **{name: figures[name] for name in records.COLUMNS if name in figures},
+            **dict.fromkeys(database.COLUMNS),
+            **{name: figures[name] for name in database.COLUMNS if name in figures},
             "key": live.key,
             "process": os.getpid(),
             "began_at": live.began_at,
@@ -177,7 +177,7 @@ class Keeper:
             "figures": json.dumps(figures),
             "counters": json.dumps(record.stats),
         }
-        self._put(records.PUT_CALL, row)
+        self._put(database.PUT_CALL, row)
 
     def _put_event(self, live: _Live, record: CallRecord, event: Event) -> None:
         if event.kind is Kind.KEY:
@@ -191,7 +191,7 @@ class Keeper:
         at_s = round(event.at_s - record.opened_s, 3)
         told = json.dumps(detail, default=str)
         self._put(
-            records.PUT_EVENT, {"key": live.key, "at_s": at_s, "kind": event.kind.value, "detail": told}
+            database.PUT_EVENT, {"key": live.key, "at_s": at_s, "kind": event.kind.value, "detail": told}
         )
 
     def _heard(self, live: _Live, at_s: float, text: str) -> None:
@@ -204,7 +204,7 @@ class Keeper:
 
     def _put_line(self, live: _Live) -> None:
         if text := "".join(live.line).strip():
-            self._put(records.PUT_WORDS, {"key": live.key, "at_s": round(live.line_at_s, 3), "text": text})
+            self._put(database.PUT_WORDS, {"key": live.key, "at_s": round(live.line_at_s, 3), "text": text})
         live.line.clear()
 
     def _put(self, statement: str, row: Mapping[str, Any]) -> None:
@@ -259,12 +259,12 @@ class Keeper:
         return True
 
     def _open(self) -> sqlite3.Connection:
-        connection = self._connect(self._folder / records.FILE)
+        connection = self._connect(self._folder / database.FILE)
         if not self._opened:
             self._opened = True
             rows = connection.execute("SELECT DISTINCT process FROM calls WHERE ended_at IS NULL").fetchall()
             processes = {row["process"] for row in rows} - {os.getpid()}
-            records.mark_cut_off(connection, set(filter(_runs, processes)))
+            database.mark_cut_off(connection, set(filter(_runs, processes)))
         return connection
 
     def _close_database(self) -> None:
@@ -275,7 +275,7 @@ class Keeper:
 
     def _write(self, connection: sqlite3.Connection, batch: list[Job]) -> None:
         spoilt = 0
-        with records.transaction(connection):
+        with database.transaction(connection):
             for statement, row in batch:
                 try:
                     connection.execute(statement, row)
@@ -285,9 +285,9 @@ class Keeper:
         self.dropped += spoilt
 
     def _delete_old(self, connection: sqlite3.Connection, now: float) -> None:
-        gone = records.keep(
+        gone = database.keep(
             connection,
-            self._folder / records.RECORDINGS,
+            self._folder / database.RECORDINGS,
             since=now - self._keep_s,
             most_bytes=self._keep_bytes,
         )
