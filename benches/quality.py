@@ -20,7 +20,7 @@ import numpy as np
 
 from ears import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder
-from pxbridge.calls import sounds
+from pxbridge.calls import announcements
 from pxbridge.wav import read_wav, resample, to_pcm
 from two_way import ENGINE_HZ, FRAME, TwoWay, engine_encoder
 
@@ -295,8 +295,8 @@ def own_sounds() -> None:
     print("\n| sound | level, dBFS | peak | first and last 20 ms |")
     print("|---|--:|--:|--:|")
     row("a human voice", f"{active_dbfs(to_line(sentence('human'))):.1f}", "", "")
-    for name in sounds.Sound:
-        pcm = sounds.sound(name, LINE_HZ).astype(float)
+    for name in announcements.Sound:
+        pcm = announcements.sound(name, LINE_HZ).astype(float)
         peak = 20 * np.log10(np.abs(pcm).max())
         ends = f"{level_dbfs(pcm[:160]):.0f}, {level_dbfs(pcm[-160:]):.0f}"
         row(name.value, f"{active_dbfs(pcm):.1f}", f"{peak:.1f}", ends)

@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pxbridge
-from pxbridge.calls import sounds
+from pxbridge.calls import announcements
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.calls.exchange import LONGEST_SENTENCE_S, Exchange
 from pxbridge.calls.file_handover import FileShelf
 from pxbridge.calls.handover import FLOW_ASKS_S, HandOvers
 from pxbridge.calls.persona_file import read_personas
+from pxbridge.calls.playout_options import Timing
 from pxbridge.calls.redis_handover import RedisShelf
-from pxbridge.calls.timing import Timing
+from pxbridge.calls.registry import LONGEST_SENTENCE_S, Exchange
 from pxbridge.engines.client import (
     CaFile,
     EngineAddress,
@@ -172,7 +172,7 @@ async def run(
             )
         )
         await stack.enter_async_context(systemd.watchdog())
-        await asyncio.to_thread(sounds.load, TELEPHONE_HZ)
+        await asyncio.to_thread(announcements.load, TELEPHONE_HZ)
         stack.enter_context(_what_is_here_stays())
 
         scheme = "ws" if settings.tls_cert_file is None else "wss"

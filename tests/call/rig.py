@@ -14,9 +14,9 @@ from tests.call.relay import Relay
 
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
-from pxbridge.calls.exchange import Exchange
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
+from pxbridge.calls.registry import Exchange
 from pxbridge.engines.client import EngineAddress, Session, open_session
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.ops.logs import CallLog
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.handover import HandOvers
-    from pxbridge.calls.timing import Timing
+    from pxbridge.calls.playout_options import Timing
     from pxbridge.simulation.faults import Fault
     from pxbridge.simulation.network import Network
 

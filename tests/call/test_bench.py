@@ -29,7 +29,7 @@ from pxbridge.simulation.network import parse_network
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pxbridge.calls.record import CallRecord
+    from pxbridge.calls.call_state import CallRecord
 
 
 def crowd(

@@ -10,11 +10,11 @@ import pytest
 from tests.call.rig import Bridge, bridge, speech
 from tests.virtual_time import run
 
+from pxbridge.calls.announcements import Sound, sound
 from pxbridge.calls.call import LAST_WORDS_S, Party, Phase
 from pxbridge.calls.conversation import TOLD_LIMIT, CallLimits, told
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.persona import Persona
-from pxbridge.calls.sounds import Sound, sound
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Phone, Script

@@ -27,7 +27,7 @@ from tests.virtual_time import run
 from pxbridge.calls.call import Call
 from pxbridge.calls.conversation import Conversation
 from pxbridge.calls.persona import Personas
-from pxbridge.calls.pulse import Pulse
+from pxbridge.calls.stats_sampler import Pulse
 from pxbridge.engines.pool import Lease, SlotState
 from pxbridge.records.recording import Recorder
 from pxbridge.simulation import faults

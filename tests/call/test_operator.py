@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 from tests.fault.processes import BridgeProcess, bridge_process, fetch, free_port, until
 
+from pxbridge.calls.call_state import CallRecord
 from pxbridge.calls.operating import NoSuchCall, NotNow, operate
 from pxbridge.calls.phrases import Action, End, HandOver
-from pxbridge.calls.record import CallRecord
 from pxbridge.commands import calls as command
 from pxbridge.errors import InputError
 from pxbridge.simulation.phone import Line, Script

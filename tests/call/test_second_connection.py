@@ -9,9 +9,9 @@ from tests.call.rig import bridge
 from tests.call.test_engines_fail import times_heard
 from tests.virtual_time import run
 
+from pxbridge.calls.announcements import Sound
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
-from pxbridge.calls.sounds import Sound
 from pxbridge.simulation.phone import Line, Script
 from pxbridge.simulation.rehearsal import Mode
 

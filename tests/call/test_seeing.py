@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
-from pxbridge.calls import pulse
+from pxbridge.calls import stats_sampler
 from pxbridge.calls.call import CallRecord
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.delay import PARTS
@@ -166,7 +166,7 @@ def test_while_an_engine_is_dead_no_delay_is_told() -> None:
     answered_for_s = record.stats["downlink"]["received"] / 8000
     told = samples(metrics)
     for name in ("call_mouth_to_ear", "engine_step"):
-        assert told[f"pxbridge_{name}_seconds_count"] <= answered_for_s / pulse.EVERY_S + 1
+        assert told[f"pxbridge_{name}_seconds_count"] <= answered_for_s / stats_sampler.EVERY_S + 1
     assert len(record.delay.samples_s["mouth_to_ear"]) == told["pxbridge_call_mouth_to_ear_seconds_count"]
 
 

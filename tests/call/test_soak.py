@@ -23,9 +23,9 @@ from tests.call.test_freed import alive, left_to_the_collector, no_collector
 from tests.call.test_recording import RECORDED
 from tests.virtual_time import run
 
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
-from pxbridge.calls.record import Outcome
 from pxbridge.calls.summary import outcome
 from pxbridge.engines.pool import SlotState
 from pxbridge.records.recording import Recorder

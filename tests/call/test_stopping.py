@@ -20,7 +20,7 @@ from tests.virtual_time import run
 from pxbridge import settings
 from pxbridge.bridge import HASTE_S
 from pxbridge.bridge import run as run_bridge
-from pxbridge.calls.exchange import LONGEST_SENTENCE_S
+from pxbridge.calls.registry import LONGEST_SENTENCE_S
 from pxbridge.simulation.mouth_to_ear import loudness_dbfs
 from pxbridge.simulation.phone import Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode

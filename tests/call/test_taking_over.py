@@ -11,11 +11,11 @@ from tests.call.rig import Bridge, bridge, speech
 from tests.call.test_engines_fail import gaps_s, places, times_heard
 from tests.virtual_time import run
 
+from pxbridge.calls.announcements import Sound, sound
 from pxbridge.calls.call import Party, Phase
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers, Persona, Personas
-from pxbridge.calls.sounds import Sound, sound
 from pxbridge.simulation import faults
 from pxbridge.simulation.phone import Line, Phone, Script
 from pxbridge.simulation.rehearsal import Mode

@@ -16,10 +16,10 @@ from tests.call.relay import Relay
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
-from pxbridge.calls.record import Outcome
 from pxbridge.calls.summary import outcome, summary
 from pxbridge.simulation.mouth_to_ear import Hearing, listen
 from pxbridge.simulation.network import parse_network

@@ -18,7 +18,7 @@ from pxbridge import bridge as process
 from pxbridge import settings
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.persona import Persona, Personas
-from pxbridge.calls.timing import Timing
+from pxbridge.calls.playout_options import Timing
 from pxbridge.simulation.network import Network, parse_network
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pxbridge.calls.timing import Profile
+    from pxbridge.calls.playout_options import Profile
 
 STRICT_BYTES = 3200
 

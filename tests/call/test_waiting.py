@@ -10,9 +10,9 @@ from tests.call.rig import bridge, speech
 from tests.call.test_engines_fail import places, times_heard
 from tests.virtual_time import run
 
+from pxbridge.calls.announcements import Sound, sound
 from pxbridge.calls.call import Party
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.calls.sounds import Sound, sound
 from pxbridge.engines.pool import PoolLimits
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script

@@ -13,10 +13,10 @@ from tests.call.rig import KIND, bridge
 from tests.call.test_engines_fail import times_heard
 from tests.virtual_time import run
 
+from pxbridge.calls.announcements import Sound
 from pxbridge.calls.events import Kind
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import End, HandOver, Personas
-from pxbridge.calls.sounds import Sound
 from pxbridge.engines.pool import PoolLimits, SlotState
 from pxbridge.simulation import faults
 from pxbridge.simulation.parrot import greeting

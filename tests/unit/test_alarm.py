@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.virtual_time import run
 
-from pxbridge.calls.alarm import Alarms
+from pxbridge.calls.wakeup_timer import Alarms
 
 if TYPE_CHECKING:
     import pytest

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge import settings
-from pxbridge.calls import persona_file, sounds
+from pxbridge.calls import announcements, persona_file
 from pxbridge.calls.persona import (
     FIELD_LIMIT,
     TEXT_PROMPT_LIMIT,
@@ -164,14 +164,14 @@ def test_a_greetings_path_counts_from_the_file_and_may_be_ogg(tmp_path: Path) ->
 def test_a_greeting_is_read_again_when_its_file_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "hello"
     file.write_bytes((ROOT / "python/pxbridge/assets/greeting.ogg").read_bytes())
-    first = sounds.greeting(file, 8000)
-    assert sounds.greeting(file, 8000) is first
+    first = announcements.greeting(file, 8000)
+    assert announcements.greeting(file, 8000) is first
     file.write_bytes((ROOT / "python/pxbridge/assets/gap.ogg").read_bytes())
     os.utime(file, (1, 1))
-    assert len(sounds.greeting(file, 8000)) < len(first)
+    assert len(announcements.greeting(file, 8000)) < len(first)
     file.unlink()
     with pytest.raises(InputError, match="No such file"):
-        sounds.greeting(file, 8000)
+        announcements.greeting(file, 8000)
 
 
 def test_readme_shows_the_keys_as_they_are() -> None:

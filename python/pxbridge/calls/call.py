@@ -17,11 +17,11 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
+from pxbridge.calls.call_state import CallRecord, Ending, Outcome, Party, Phase
 from pxbridge.calls.conversation import CallLimits, Conversation, Standing
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
-from pxbridge.calls.record import CallRecord, Ending, Outcome, Party, Phase
-from pxbridge.calls.timing import Timing
+from pxbridge.calls.playout_options import Timing
 from pxbridge.telephony.exotel import messages
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.calls.alarm import Alarms
     from pxbridge.calls.events import Watcher
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Action, Persona, Personas
     from pxbridge.calls.phrases import PhraseSpotter
+    from pxbridge.calls.wakeup_timer import Alarms
     from pxbridge.engines.client import Session
     from pxbridge.engines.pool import EnginePool
     from pxbridge.errors import EngineLost

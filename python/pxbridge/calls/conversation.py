@@ -17,11 +17,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pxbridge.calls import sounds
+from pxbridge.calls import announcements
+from pxbridge.calls.announcements import Sound
+from pxbridge.calls.call_state import Ending, Outcome, Party, Phase
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.record import Ending, Outcome, Party, Phase
-from pxbridge.calls.sounds import Sound
 from pxbridge.calls.waiting import GapCover, OwnVoice, entertain
 from pxbridge.engines.pool import Prompts
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from typing import Any
 
+    from pxbridge.calls.call_state import CallRecord
     from pxbridge.calls.persona import Persona
-    from pxbridge.calls.record import CallRecord
     from pxbridge.engines.client import EngineAddress, Session
     from pxbridge.engines.pool import EnginePool, Lease, Place
 
@@ -213,14 +213,14 @@ class Conversation:
         if self._persona.greeting is None:
             return
         try:
-            self._line.play(sounds.greeting(self._persona.greeting, self._line.rate_hz))
+            self._line.play(announcements.greeting(self._persona.greeting, self._line.rate_hz))
         except InputError as error:
             self._line.tell(Kind.NOTE, text=f"the greeting cannot be played: {error}")
 
     def _say_last(self, name: Sound) -> None:
         """Heard to its end before the socket closes, for whoever asks for the last words."""
         self._line.hush()
-        self._line.play(sounds.sound(name, self._line.rate_hz))
+        self._line.play(announcements.sound(name, self._line.rate_hz))
 
     # -- prompting ------------------------------------------------------------------------------------
 

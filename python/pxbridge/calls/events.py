@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pxbridge.calls.record import CallRecord
+    from pxbridge.calls.call_state import CallRecord
 
 
 CURRENT_CALL: ContextVar[CallRecord | None] = ContextVar("current_call", default=None)

@@ -13,8 +13,8 @@ from pxbridge.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pxbridge.calls.call_state import CallRecord
     from pxbridge.calls.phrases import Action
-    from pxbridge.calls.record import CallRecord
 
 FEWEST_NAME_CHARS: Final = 3
 """The beginning of a CallSid that is shorter was not meant to name one call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pxbridge.calls import delay
-from pxbridge.calls.record import Outcome, Party
+from pxbridge.calls.call_state import Outcome, Party
 
 if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pxbridge.calls.sounds import Sound, sound
+from pxbridge.calls.announcements import Sound, sound
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,8 +26,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 import pxbridge
 from pxbridge.calls import delay
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import Kind
-from pxbridge.calls.record import Outcome
 from pxbridge.calls.summary import outcome
 
 if TYPE_CHECKING:

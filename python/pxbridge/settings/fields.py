@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.timing import Profile, Timing
+from pxbridge.calls.playout_options import Profile, Timing
 from pxbridge.settings.values import (
     Network,
     Right,

@@ -6,22 +6,22 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from pxbridge.calls.alarm import Alarms
 from pxbridge.calls.call import Call
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.observer import Observer
-from pxbridge.calls.pulse import Pulse
-from pxbridge.calls.record import Outcome
-from pxbridge.calls.timing import Timing
+from pxbridge.calls.playout_options import Timing
+from pxbridge.calls.stats_sampler import Pulse
+from pxbridge.calls.wakeup_timer import Alarms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from pxbridge.calls.call_state import CallRecord
     from pxbridge.calls.conversation import CallLimits
     from pxbridge.calls.events import Event, Watcher
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Personas
-    from pxbridge.calls.record import CallRecord
     from pxbridge.engines.pool import EnginePool
     from pxbridge.telephony.server import Arrival
 
