@@ -22,7 +22,7 @@ from tests.fault.processes import bridge_process, engine_process, free_port
 
 from pxbridge import cli
 from pxbridge.commands import doctor as command
-from pxbridge.ops.doctor import Finding, Verdict, codec, examine, machine
+from pxbridge.doctor import Finding, Verdict, codec, examine, machine
 from pxbridge.simulation import faults
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from tests.fault.processes import fetch
 
-from pxbridge import bridge, settings
+from pxbridge import settings
+from pxbridge.app import assembly
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def served(folder: Path) -> AsyncIterator[str]:
     file.write_text(FILE)
     ready: asyncio.Queue[str] = asyncio.Queue()
     loaded = settings.load({"config": str(file)}, {})
-    running = asyncio.create_task(bridge.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
+    running = asyncio.create_task(assembly.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
     try:
         yield urlsplit(await ready.get()).netloc
     finally:

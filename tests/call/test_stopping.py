@@ -18,8 +18,8 @@ from tests.call.rig import Bridge, bridge, speech
 from tests.virtual_time import run
 
 from pxbridge import settings
-from pxbridge.bridge import HASTE_S
-from pxbridge.bridge import run as run_bridge
+from pxbridge.app.assembly import HASTE_S
+from pxbridge.app.assembly import run as run_bridge
 from pxbridge.calls.registry import LONGEST_SENTENCE_S
 from pxbridge.simulation.mouth_to_ear import loudness_dbfs
 from pxbridge.simulation.phone import Phone, Script, place_call

@@ -14,8 +14,8 @@ from rich.console import Console
 from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
-from pxbridge import bridge as process
 from pxbridge import settings
+from pxbridge.app import assembly as process
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.playout_options import Timing

@@ -21,7 +21,7 @@ from tests.fault.processes import (
     until,
 )
 
-from pxbridge.bridge import HASTE_S, LONGEST_ENDING_S
+from pxbridge.app.assembly import HASTE_S, LONGEST_ENDING_S
 from pxbridge.errors import CallRefused
 from pxbridge.settings import Settings
 from pxbridge.simulation.phone import Phone, Script, place_call

@@ -15,7 +15,8 @@ from rich.console import Console
 from tests import virtual_time
 from websockets.asyncio.client import connect
 
-from pxbridge import bridge, settings
+from pxbridge import settings
+from pxbridge.app import assembly
 from pxbridge.errors import ConfigError
 from pxbridge.telephony.server import Arrival, Listener, listen
 from pxbridge.telephony.tls import CHECK_EVERY_S, ServingTls
@@ -159,6 +160,6 @@ async def test_files_that_cannot_serve_tls_stop_the_start(
     if key is not None:
         flags["tls_key_file"] = str(tmp_path / key)
     with pytest.raises(ConfigError) as caught:
-        await bridge.run(settings.load(flags, {}), Console(file=io.StringIO()))
+        await assembly.run(settings.load(flags, {}), Console(file=io.StringIO()))
     assert caught.value.setting == setting
     assert problem in caught.value.problem

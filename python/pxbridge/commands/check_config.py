@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from pxbridge import bridge, settings
+from pxbridge import settings
+from pxbridge.app import assembly
+from pxbridge.app.observability import check_console
 from pxbridge.calls.persona_file import read_personas
-from pxbridge.ops.watch import check_console
 from pxbridge.settings import mask_url
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     personas = read_personas(loaded)
     notes = [*loaded.notes, *settings.check_door(loaded)]
     check_console(loaded)
-    bridge.serving_tls(loaded)
+    assembly.serving_tls(loaded)
     if args.json:
         told = {
             "settings": {

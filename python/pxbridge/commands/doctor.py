@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from pxbridge import settings
-from pxbridge.ops.doctor import Verdict, examine
+from pxbridge.doctor import Verdict, examine
 
 if TYPE_CHECKING:
     import argparse

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pxbridge.audio import OggOpusReader, Resampler, Uplink
-from pxbridge.ops.doctor.finding import Finding, good, wrong
+from pxbridge.doctor.finding import Finding, good, wrong
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.telephony.exotel.messages import Exotel
 

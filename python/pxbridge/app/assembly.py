@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pxbridge
+from pxbridge.app.observability import check_console, watching
 from pxbridge.calls import announcements
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.conversation import CallLimits
@@ -51,7 +52,6 @@ from pxbridge.errors import ConfigError
 from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
-from pxbridge.ops.watch import check_console, watching
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door, state_folder, url_host
 from pxbridge.simulation.rehearsal import Rehearsal

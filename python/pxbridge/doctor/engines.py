@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pxbridge.app.assembly import EngineOpener, addresses, lease_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
-from pxbridge.bridge import EngineOpener, addresses, lease_store
+from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.client import EngineAddress, Unverified
 from pxbridge.engines.pool import EnginePool, Lease, Prompts
 from pxbridge.errors import (
@@ -27,7 +28,6 @@ from pxbridge.errors import (
     NoEngineFree,
     StoreUnreachable,
 )
-from pxbridge.ops.doctor.finding import Finding, good, note, wrong
 from pxbridge.settings import variable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pxbridge
-from pxbridge.ops.doctor.finding import Finding, good, note, wrong
+from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.settings import flag, variable
 
 if TYPE_CHECKING:

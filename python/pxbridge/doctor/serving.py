@@ -10,9 +10,9 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from pxbridge.bridge import serving_tls
+from pxbridge.app.assembly import serving_tls
+from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.errors import ConfigError
-from pxbridge.ops.doctor.finding import Finding, good, note, wrong
 from pxbridge.settings import variable
 
 if TYPE_CHECKING:

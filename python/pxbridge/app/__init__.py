@@ -1,0 +1,1 @@
+"""The process: everything is built here, and nothing below imports this."""
