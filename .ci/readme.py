@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from pxbridge.calls import persona_file
-from pxbridge.settings import markdown_table
+from pxbridge.settings import markdown_table, persona_file
 
 README = Path(__file__).parents[1] / "README.md"
 

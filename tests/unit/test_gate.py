@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.rates import MOST_ADDRESSES
+from pxbridge.rate_limit import MOST_ADDRESSES
 from pxbridge.telephony.access import (
     CALL_TOKEN_USES,
     Gate,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge import settings
-from pxbridge.calls import announcements, persona_file
+from pxbridge.calls import announcements
 from pxbridge.calls.persona import (
     FIELD_LIMIT,
     TEXT_PROMPT_LIMIT,
@@ -25,6 +25,7 @@ from pxbridge.calls.persona import (
 )
 from pxbridge.calls.phrases import APOSTROPHES
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings import persona_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

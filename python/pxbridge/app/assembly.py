@@ -33,7 +33,6 @@ from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.file_handover import FileShelf
 from pxbridge.calls.handover import FLOW_ASKS_S, HandOvers
-from pxbridge.calls.persona_file import read_personas
 from pxbridge.calls.playout_options import Timing
 from pxbridge.calls.redis_handover import RedisShelf
 from pxbridge.calls.registry import LONGEST_SENTENCE_S, Exchange
@@ -54,6 +53,7 @@ from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door, state_folder, url_host
+from pxbridge.settings.persona_file import read_personas
 from pxbridge.simulation.rehearsal import Rehearsal
 from pxbridge.telephony.access import Gate, Signer
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere

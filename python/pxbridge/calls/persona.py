@@ -1,6 +1,6 @@
 """Who the caller speaks with: voice, text prompt, greeting, limits, and what keys and words set off.
 
-Personas stand in the TOML file as ``[personas.NAME]`` (`pxbridge.calls.persona_file` reads them); the
+Personas stand in the TOML file as ``[personas.NAME]`` (`pxbridge.settings.persona_file` reads them); the
 settings' own voice and text prompt make the default one. A call's persona is the one that is named most
 expressly: by the URL's path, by the stream's custom parameter ``persona``, by the number that was dialled.
 

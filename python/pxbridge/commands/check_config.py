@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from pxbridge import settings
 from pxbridge.app import assembly
 from pxbridge.app.observability import check_console
-from pxbridge.calls.persona_file import read_personas
 from pxbridge.settings import mask_url
+from pxbridge.settings.persona_file import read_personas
 
 if TYPE_CHECKING:
     import argparse

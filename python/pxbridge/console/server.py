@@ -34,8 +34,8 @@ from aiohttp import web
 from pxbridge.calls.numbers import MOST_NUMBERS, dialable
 from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
-from pxbridge.rates import Buckets, counted_as
-from pxbridge.tally import Tally, in_words
+from pxbridge.log_throttle import Tally, in_words
+from pxbridge.rate_limit import Buckets, counted_as
 
 if TYPE_CHECKING:
     from collections import Counter

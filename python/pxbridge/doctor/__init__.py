@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from pxbridge import settings as configuration
 from pxbridge.app.observability import check_console
-from pxbridge.calls.persona_file import read_personas
 from pxbridge.doctor import codec, engines, machine, serving
 from pxbridge.doctor.finding import Finding, Verdict, good, note, wrong
 from pxbridge.errors import ConfigError
+from pxbridge.settings.persona_file import read_personas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping

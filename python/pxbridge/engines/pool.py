@@ -33,7 +33,7 @@ from pxbridge.engines.slots import (
 )
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
-from pxbridge.rounds import for_ever
+from pxbridge.periodic import for_ever
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -51,7 +51,7 @@ class Loaded(NamedTuple):
         origins: For each setting that was given: the name it was written under, and the source.
         notes: What the operator should know, one sentence each, for the log.
         file: The TOML file that was read, if there was one.
-        personas: Its table of personas, which `pxbridge.calls.persona_file` reads.
+        personas: Its table of personas, which `pxbridge.settings.persona_file` reads.
     """
 
     settings: Settings

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from pxbridge.rates import Buckets, counted_as, parsed_address
-from pxbridge.tally import Tally, in_words
+from pxbridge.log_throttle import Tally, in_words
+from pxbridge.rate_limit import Buckets, counted_as, parsed_address
 from pxbridge.websocket import text_response
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.errors import StoreUnreachable
+from pxbridge.periodic import for_ever
 from pxbridge.redis_store import ANSWER_TIMEOUT_S, PREFIX
-from pxbridge.rounds import for_ever
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

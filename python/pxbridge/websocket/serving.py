@@ -26,7 +26,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
-from pxbridge.tally import Tally, in_words
+from pxbridge.log_throttle import Tally, in_words
 from pxbridge.websocket.connection import Closed, Limits, Phase, WebSocket, wire_log
 
 if TYPE_CHECKING:
