@@ -20,7 +20,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.commands import bench
 from pxbridge.commands.bench import Load, Meter, Row, sound_of, table, write_rows
-from pxbridge.commands.crowd import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
+from pxbridge.commands.load_callers import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
 from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError
 from pxbridge.ops.metrics import Metrics

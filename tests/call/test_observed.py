@@ -10,8 +10,8 @@ from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
 from pxbridge.calls.delay import PARTS
-from pxbridge.commands.inside import Inside
-from pxbridge.commands.picture import draw_call
+from pxbridge.commands.call_telemetry import Inside
+from pxbridge.commands.plot import draw_call
 from pxbridge.commands.report import make_report
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call

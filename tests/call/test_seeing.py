@@ -21,7 +21,7 @@ from pxbridge.calls.delay import PARTS
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.summary import summary
-from pxbridge.commands.inside import Inside
+from pxbridge.commands.call_telemetry import Inside
 from pxbridge.commands.report import make_report
 from pxbridge.ops.logs import CallLog, logging_to
 from pxbridge.ops.metrics import Metrics

@@ -9,8 +9,8 @@ import pytest
 from tests.simulated import VECTORS, Bridge, EchoBridge, SayingBridge, media, play, tone
 
 from pxbridge.calls.delay import PUT_IN, TAKEN_OUT
-from pxbridge.commands.inside import Counters
-from pxbridge.commands.picture import _changes, draw_call, require_matplotlib
+from pxbridge.commands.call_telemetry import Counters
+from pxbridge.commands.plot import _changes, draw_call, require_matplotlib
 from pxbridge.commands.report import Report, make_report
 from pxbridge.errors import InputError
 from pxbridge.simulation.network import parse_network

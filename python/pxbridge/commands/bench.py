@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pxbridge.commands.call import LONGEST_CHUNK_MS, SHORTEST_CHUNK_MS
-from pxbridge.commands.crowd import Outcome, Part, play_elsewhere
+from pxbridge.commands.load_callers import Outcome, Part, play_elsewhere
 from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError, PxbridgeError
 from pxbridge.simulation.network import GRAMMAR, parse_network

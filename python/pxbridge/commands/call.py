@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
-from pxbridge.commands.inside import Inside
+from pxbridge.commands.call_telemetry import Inside
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.report import make_report, table
 from pxbridge.errors import CallFailed, CallRefused, InputError
@@ -213,7 +213,7 @@ def _drawing(file: Path | None) -> Callable[[Report, Path], None] | None:
     """The function that draws, looked for before the call rather than after it."""
     if file is None:
         return None
-    from pxbridge.commands.picture import draw_call, require_drawable
+    from pxbridge.commands.plot import draw_call, require_drawable
 
     require_drawable(file)
     return draw_call

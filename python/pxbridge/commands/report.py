@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from pxbridge.commands.inside import Inside
+from pxbridge.commands.call_telemetry import Inside
 from pxbridge.simulation.mouth_to_ear import Hearing, listen
 from pxbridge.simulation.phone import Ended
 

@@ -5,8 +5,8 @@ be heard. Each caller speaks all the time, with a loud short tone every few seco
 the tone's way back tells the delay from mouth to ear. What comes is played as Exotel plays: a packet is
 heard when it has arrived and the one before it is over; so nothing has to be played to know what is heard.
 
-Callers live in processes of their own, a few dozen in each: `python -m pxbridge.commands.crowd` reads what to
-do from its standard input and writes what became of it to its standard output, both as JSON.
+Callers live in processes of their own, a few dozen in each: `python -m pxbridge.commands.load_callers` reads
+what to do from its standard input and writes what became of it to its standard output, both as JSON.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ async def play_elsewhere(part: Part) -> list[Outcome]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "pxbridge.commands.crowd",
+        "pxbridge.commands.load_callers",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
