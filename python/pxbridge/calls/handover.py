@@ -3,7 +3,8 @@
 Closing the socket ends our part of a call; where the flow goes next it asks over HTTP, seconds later and
 perhaps more than once (`pxbridge.telephony.exotel.webhooks`). So a decision is stored before the socket
 closes, under the call's SID, and is not used up by being read. A flow may bring the same call back to the
-agent, if nobody answered: that stream's outcome is the one that counts then, and `begin` forgets the one before.
+agent, if nobody answered: that stream's outcome is the one that counts then, and `begin` forgets the one
+before.
 
 The flow may ask after a restart, or another bridge than had the call. So decisions are put on a shelf too,
 which outlives the process: a file in the state folder (`pxbridge.calls.file_handover`), or the store that
