@@ -9,7 +9,7 @@ needs no upsampler before it, if it is as good in band and leaves nothing above 
 Figures: `seg SNR` (mean over active frames of 20 ms) and `LSD` (log-spectral distance) in band, `images`
 (power above the line's band against all power), `delay` from the phone's sample to the decoder's,
 `resampler` and `encoder` (with Ogg) in µs per 20 ms, the best of several runs: trust them to a third.
-The choice is `TOWARDS_ENGINE` in rust/core/src/opus.rs.
+The choice is `TOWARDS_ENGINE` in rust/core/src/codec/opus.rs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Profile = Literal["standard", "strict", "low-delay"]
-"""What an Exotel account wants of payloads; `PlayoutProfile` in `rust/core/src/playout.rs`."""
+"""What an Exotel account wants of payloads; `PlayoutProfile` in `rust/core/src/downlink/playout.rs`."""
 
 
 @dataclass(frozen=True)

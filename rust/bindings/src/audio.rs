@@ -1,9 +1,11 @@
 //! The building blocks as Python classes: resampler, Opus, Ogg Opus.
 
 use numpy::PyArray1;
-use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, MAX_PACKET_MS, TOWARDS_ENGINE};
-use pxbridge_core::resample;
-use pxbridge_core::stream;
+use pxbridge_core::codec::opus::{
+    Application, Decoder, Encoder, EncoderConfig, MAX_PACKET_MS, TOWARDS_ENGINE,
+};
+use pxbridge_core::codec::resample;
+use pxbridge_core::codec::stream;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySlice};

@@ -1,6 +1,6 @@
 //! Counters as Python dicts, each under the name it has in core.
 
-use pxbridge_core::stream::StreamStats;
+use pxbridge_core::codec::stream::StreamStats;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 

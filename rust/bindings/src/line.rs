@@ -1,11 +1,11 @@
 //! Uplink and Downlink as Python classes.
 
 use numpy::PyArray1;
-use pxbridge_core::intake::IntakeConfig;
+use pxbridge_core::carrier::exotel::Encoding;
+use pxbridge_core::downlink::playout::{PlayoutConfig, PlayoutProfile};
 use pxbridge_core::line;
-use pxbridge_core::media::Encoding;
-use pxbridge_core::playout::{PlayoutConfig, PlayoutProfile};
 use pxbridge_core::tap::Piece;
+use pxbridge_core::uplink::intake::IntakeConfig;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};

@@ -7,13 +7,13 @@
 
 use std::hint::black_box;
 
-use pxbridge_core::intake::IntakeConfig;
+use pxbridge_core::carrier::exotel::{Encoding, MediaWriter, read_media};
+use pxbridge_core::codec::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
+use pxbridge_core::codec::resample::Resampler;
+use pxbridge_core::codec::stream::{OggOpusReader, OggOpusWriter};
+use pxbridge_core::downlink::playout::PlayoutConfig;
 use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ, Uplink};
-use pxbridge_core::media::{Encoding, MediaWriter, read_media};
-use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
-use pxbridge_core::playout::PlayoutConfig;
-use pxbridge_core::resample::Resampler;
-use pxbridge_core::stream::{OggOpusReader, OggOpusWriter};
+use pxbridge_core::uplink::intake::IntakeConfig;
 
 const PHONE_HZ: u32 = 8_000;
 /// What Exotel sends in one message, by its documentation and by its practice.

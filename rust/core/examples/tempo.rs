@@ -4,8 +4,8 @@
 
 use std::io::{Read, Write};
 
-use pxbridge_core::pcm;
-use pxbridge_core::timescale::TimeScaler;
+use pxbridge_core::codec::pcm;
+use pxbridge_core::dsp::timescale::TimeScaler;
 
 /// Blocks a second.
 const BLOCKS: usize = 10;

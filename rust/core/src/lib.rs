@@ -3,34 +3,17 @@
 //! Bytes or samples and the current time go in; bytes or samples and counters come out. Nothing here
 //! does I/O or reads a clock, so a test can run an hour of a bad network in a second and replay any fault.
 //!
-//! Conventions: samples are mono `f32` with full scale at ±1.0 (`i16` only at the edges, see [`pcm`]);
+//! Conventions: samples are mono `f32` with full scale at ±1.0 (`i16` only at the edges, see [`codec::pcm`]);
 //! time is `now_us`, microseconds on any monotonic clock; rates are in hertz.
 
-mod announce;
-mod arrears;
-mod backlog;
-mod barge_in;
-mod drift;
+pub mod carrier;
+pub mod codec;
+pub mod downlink;
+pub mod dsp;
 pub mod error;
-mod exotel_queue;
-mod filler;
-mod hold;
-pub mod intake;
-mod lateness;
 pub mod line;
-pub mod media;
-pub mod noise;
-pub mod ogg;
-pub mod opus;
-mod patience;
-pub mod pcm;
-pub mod playout;
-pub mod resample;
-mod span;
-pub mod stream;
+pub(crate) mod phone_path;
 pub mod tap;
-pub mod timescale;
-mod trips;
-mod voice;
+pub mod uplink;
 
 pub use error::{Error, Result};

@@ -5,14 +5,14 @@
 //! lives around them: an uplink outlives its engines, a downlink begins before one speaks, plays what the bridge itself
 //! has to say while none does, and ends after the last word was heard.
 
-use crate::announce::Announcement;
+use crate::carrier::exotel::{Encoding, MediaWriter, read_media};
+use crate::codec::opus::{EncoderConfig, TOWARDS_ENGINE};
+use crate::codec::stream::{OggOpusReader, OggOpusWriter, StreamStats};
+use crate::downlink::announcement::Announcement;
+use crate::downlink::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
 use crate::error::Result;
-use crate::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
-use crate::media::{Encoding, MediaWriter, read_media};
-use crate::opus::{EncoderConfig, TOWARDS_ENGINE};
-use crate::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
-use crate::stream::{OggOpusReader, OggOpusWriter, StreamStats};
 use crate::tap::{Piece, Tap, samples_us};
+use crate::uplink::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
 
 /// The engine's rate: PersonaPlex and moshi speak 24 kHz.
 pub const ENGINE_HZ: u32 = 24_000;

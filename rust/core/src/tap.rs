@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::pcm;
+use crate::codec::pcm;
 
 /// The most that is kept if nobody fetches it, in seconds: a recorder fetches every second or so.
 const KEPT_S: usize = 60;

@@ -2,10 +2,10 @@
 //! allocation of its threads.
 #![allow(clippy::unwrap_used)]
 
-use pxbridge_core::media::{Encoding, MediaWriter, read_media};
-use pxbridge_core::noise::{Background, ComfortNoise};
-use pxbridge_core::resample::Resampler;
-use pxbridge_core::timescale::TimeScaler;
+use pxbridge_core::carrier::exotel::{Encoding, MediaWriter, read_media};
+use pxbridge_core::codec::resample::Resampler;
+use pxbridge_core::dsp::noise::{Background, ComfortNoise};
+use pxbridge_core::dsp::timescale::TimeScaler;
 
 /// Allocations of the second round of `work`; the first may warm up.
 fn allocations(mut work: impl FnMut()) -> u64 {

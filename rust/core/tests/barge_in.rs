@@ -1,7 +1,7 @@
 //! What a caller who speaks over the agent hears of what was queued, and that nobody else loses a word.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use pxbridge_core::playout::{Playout, PlayoutConfig, Step};
+use pxbridge_core::downlink::playout::{Playout, PlayoutConfig, Step};
 
 const RATE_HZ: usize = 8000;
 const FRAME: usize = 640;

@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "each file of tests uses its part")]
 mod sim;
 
-use pxbridge_core::intake::IntakeStats;
+use pxbridge_core::uplink::intake::IntakeStats;
 use sim::{CHUNKS_MS, Call, Heard, Leg, MS, S, Where, play};
 
 /// What of the caller's sound the engine never got.

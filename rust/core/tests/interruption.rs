@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 
-use pxbridge_core::intake::{Intake, IntakeConfig};
-use pxbridge_core::playout::{Playout, PlayoutConfig, PlayoutProfile, Step};
+use pxbridge_core::downlink::playout::{Playout, PlayoutConfig, PlayoutProfile, Step};
+use pxbridge_core::uplink::intake::{Intake, IntakeConfig};
 
 const RATE_HZ: usize = 8000;
 const SAMPLE_US: u64 = 1_000_000 / RATE_HZ as u64;

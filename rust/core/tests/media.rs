@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use proptest::prelude::*;
-use pxbridge_core::media::{Encoding, MediaFrame, MediaWriter, read_media};
-use pxbridge_core::pcm;
+use pxbridge_core::carrier::exotel::{Encoding, MediaFrame, MediaWriter, read_media};
+use pxbridge_core::codec::pcm;
 use serde_json::{Value, json};
 
 /// base64 by definition, so that the tests depend on no library's opinion of it.

@@ -5,8 +5,8 @@ use std::f64::consts::TAU;
 use std::path::Path;
 
 use proptest::prelude::*;
-use pxbridge_core::noise::{Background, ComfortNoise, rms};
-use pxbridge_core::pcm;
+use pxbridge_core::codec::pcm;
+use pxbridge_core::dsp::noise::{Background, ComfortNoise, rms};
 
 const RATES_HZ: [u32; 3] = [8000, 16000, 24000];
 

@@ -1,11 +1,11 @@
 //! The bridge's own sound through a downlink: paced, cut short by the agent, heard to its end.
 #![allow(clippy::unwrap_used)]
 
+use pxbridge_core::carrier::exotel::{Encoding, read_media};
+use pxbridge_core::codec::opus::{EncoderConfig, TOWARDS_ENGINE};
+use pxbridge_core::codec::stream::OggOpusWriter;
+use pxbridge_core::downlink::playout::PlayoutConfig;
 use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
-use pxbridge_core::media::{Encoding, read_media};
-use pxbridge_core::opus::{EncoderConfig, TOWARDS_ENGINE};
-use pxbridge_core::playout::PlayoutConfig;
-use pxbridge_core::stream::OggOpusWriter;
 
 const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;

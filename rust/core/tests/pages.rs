@@ -3,7 +3,9 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use pxbridge_core::ogg::{Event, MAX_PACKET_BYTES, MAX_PAGE_BYTES, PacketReader, PageKind, PageWriter};
+use pxbridge_core::codec::ogg::{
+    Event, MAX_PACKET_BYTES, MAX_PAGE_BYTES, PacketReader, PageKind, PageWriter,
+};
 
 const SERIAL: u32 = 0x5eed_cafe;
 /// What the reader may hold back: a page, a piece of 4096 bytes, and the packet being put together.

@@ -6,8 +6,8 @@ use std::f64::consts::TAU;
 use std::time::Instant;
 
 use proptest::prelude::*;
-use pxbridge_core::pcm;
-use pxbridge_core::resample::Resampler;
+use pxbridge_core::codec::pcm;
+use pxbridge_core::codec::resample::Resampler;
 
 const RATES_HZ: [u32; 3] = [8000, 16000, 24000];
 

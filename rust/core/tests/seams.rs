@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use pxbridge_core::intake::{Intake, IntakeConfig};
+use pxbridge_core::carrier::exotel::{Encoding, read_media};
+use pxbridge_core::codec::opus::{Application, EncoderConfig};
+use pxbridge_core::codec::stream::OggOpusWriter;
+use pxbridge_core::downlink::playout::PlayoutConfig;
 use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
-use pxbridge_core::media::{Encoding, read_media};
-use pxbridge_core::opus::{Application, EncoderConfig};
-use pxbridge_core::playout::PlayoutConfig;
-use pxbridge_core::stream::OggOpusWriter;
+use pxbridge_core::uplink::intake::{Intake, IntakeConfig};
 
 const RATE_HZ: u32 = 8000;
 const CHUNK: usize = 160;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use pxbridge_core::ogg::{Event, PacketReader, PageKind, PageWriter};
-use pxbridge_core::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
-use pxbridge_core::stream::{OggOpusReader, OggOpusWriter, StreamStats};
+use pxbridge_core::codec::ogg::{Event, PacketReader, PageKind, PageWriter};
+use pxbridge_core::codec::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
+use pxbridge_core::codec::stream::{OggOpusReader, OggOpusWriter, StreamStats};
 
 const RATE_HZ: usize = 24_000;
 /// 20 ms.

@@ -7,7 +7,7 @@
 mod sim;
 
 use proptest::prelude::*;
-use pxbridge_core::playout::PlayoutProfile;
+use pxbridge_core::downlink::playout::PlayoutProfile;
 use sim::{CHUNKS_MS, Call, Heard, Leg, MS, S, Where, play};
 
 fn floor_ms(chunk_ms: u64) -> f64 {

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use proptest::prelude::*;
-use pxbridge_core::noise::{Background, rms};
-use pxbridge_core::pcm;
-use pxbridge_core::timescale::{Change, TimeScaler};
+use pxbridge_core::codec::pcm;
+use pxbridge_core::dsp::noise::{Background, rms};
+use pxbridge_core::dsp::timescale::{Change, TimeScaler};
 
 /// The recording of `tests/vectors` at 8 or 24 kHz: mono 16-bit, 44 bytes of header.
 fn speech(rate_hz: u32) -> Vec<f32> {

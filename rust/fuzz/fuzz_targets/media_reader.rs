@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pxbridge_core::media::{Encoding, MediaWriter, read_media};
+use pxbridge_core::carrier::exotel::{Encoding, MediaWriter, read_media};
 
 /// Three bytes out of four characters, and of µ-law each byte is a sample.
 const SAMPLES_PER_BYTE: usize = 1;

@@ -5,8 +5,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pxbridge_core::ogg::{Event, MAX_PACKET_BYTES, MAX_PAGE_BYTES, PacketReader};
-use pxbridge_core::stream::OggOpusReader;
+use pxbridge_core::codec::ogg::{Event, MAX_PACKET_BYTES, MAX_PAGE_BYTES, PacketReader};
+use pxbridge_core::codec::stream::OggOpusReader;
 
 const HEADER_BYTES: usize = 27;
 /// A page, a piece of 4096 bytes, and the packet being put together.

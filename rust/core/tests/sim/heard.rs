@@ -1,7 +1,7 @@
 //! What the caller heard of a simulated call, and when.
 
-use pxbridge_core::intake::IntakeStats;
-use pxbridge_core::playout::PlayoutStats;
+use pxbridge_core::downlink::playout::PlayoutStats;
+use pxbridge_core::uplink::intake::IntakeStats;
 
 use super::MS;
 

@@ -10,8 +10,8 @@ mod heard;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use pxbridge_core::intake::{Intake, IntakeConfig, IntakeStats};
-use pxbridge_core::playout::{Mark, Playout, PlayoutConfig, PlayoutStats, Step};
+use pxbridge_core::downlink::playout::{Mark, Playout, PlayoutConfig, PlayoutStats, Step};
+use pxbridge_core::uplink::intake::{Intake, IntakeConfig, IntakeStats};
 
 pub use heard::Heard;
 

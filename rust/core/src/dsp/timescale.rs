@@ -12,8 +12,8 @@
 //! Nothing is kept between calls but memory for scratch, and the first and last milliseconds of a buffer stay as
 //! they are: the seams to the audio before and after it are exact.
 
+use crate::dsp::noise::Background;
 use crate::error::{Error, Result};
-use crate::noise::Background;
 
 /// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search is
 /// nine times cheaper than at 24 kHz.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::playout::PACKET_MS;
+use crate::downlink::playout::PACKET_MS;
 
 /// What is queued beyond this is refused: music is given piece by piece.
 const LONGEST_S: usize = 60;

@@ -11,14 +11,14 @@
 //!
 //! Edits are whole packets where they can be: a remainder that waits for the next frame is delay for nothing.
 
-use crate::backlog::{Backlog, cross_fade};
-use crate::barge_in::BargeIn;
+use crate::downlink::barge_in::BargeIn;
+use crate::dsp::concealment::{Conceal, Filler};
+use crate::dsp::relative_delay::Lateness;
+use crate::dsp::sync_buffer::{Backlog, cross_fade};
+use crate::dsp::vad::Echo;
 use crate::error::{Error, Result};
-use crate::exotel_queue::ExotelQueue;
-use crate::filler::{Conceal, Filler};
-use crate::hold::Hold;
-use crate::lateness::Lateness;
-use crate::voice::Echo;
+use crate::phone_path::jitter_margin::Hold;
+use crate::phone_path::remote_playback::ExotelQueue;
 
 /// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
 pub const PACKET_MS: u32 = 20;
@@ -272,7 +272,7 @@ impl Playout {
         self.payload
     }
 
-    /// How much later than its first the engine's frames will come: see [`crate::intake::Intake::beat_us`].
+    /// How much later than its first the engine's frames will come: see [`crate::uplink::intake::Intake::beat_us`].
     pub fn expect_beat(&mut self, beat_us: i64) {
         self.beat_us = beat_us;
     }
@@ -283,7 +283,7 @@ impl Playout {
     }
 
     /// Engine audio arrived: appends what shall be sent now, always whole packets. `voice_level` is how loud the caller
-    /// speaks, RMS, 0 while not (see [`crate::intake::Intake::voice_level`]).
+    /// speaks, RMS, 0 while not (see [`crate::uplink::intake::Intake::voice_level`]).
     pub fn push(&mut self, pcm: &[f32], now_us: u64, voice_level: f32, out: &mut Vec<f32>) -> Step {
         if pcm.is_empty() {
             return Step::Send;
@@ -452,7 +452,7 @@ impl Playout {
         self.exotel.dry_us()
     }
 
-    /// So much in all was never given to the engine: see [`crate::intake::Intake::not_given_us`].
+    /// So much in all was never given to the engine: see [`crate::uplink::intake::Intake::not_given_us`].
     pub fn skip_to(&mut self, not_given_us: i64) {
         self.skipped_us = not_given_us;
     }

@@ -5,9 +5,9 @@
 //! granule positions (sphn 0.1 counts them at 24 kHz), and drops no pre-skip (sphn announces 80 ms and does not drop
 //! it itself): what pre-skip hides is a few ms of silence at the start of a call, but a bogus one would cost words.
 
+use crate::codec::ogg::{Event, OggStats, Packet, PacketReader, PageKind, PageWriter};
+use crate::codec::opus::{Decoder, Encoder, EncoderConfig};
 use crate::error::Result;
-use crate::ogg::{Event, OggStats, Packet, PacketReader, PageKind, PageWriter};
-use crate::opus::{Decoder, Encoder, EncoderConfig};
 
 /// Ogg Opus counts time at this rate, whatever the input's was (RFC 7845 §4).
 const GRANULE_HZ: u32 = 48_000;

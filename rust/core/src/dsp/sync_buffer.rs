@@ -6,9 +6,9 @@
 //! Where the oldest of it does not follow what was heard last, the seam is faded when it is taken out, and not before: what is
 //! cut away in between must not be heard as the blip of a fade.
 
+use crate::dsp::noise::Background;
+use crate::dsp::timescale::{Change, TimeScaler};
 use crate::error::Result;
-use crate::noise::Background;
-use crate::timescale::{Change, TimeScaler};
 
 /// Speech is shortened in blocks of at least this: room for several periods of a low voice.
 const SPEECH_BLOCK_MS: u32 = 60;

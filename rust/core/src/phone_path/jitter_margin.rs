@@ -7,7 +7,7 @@
 //! word. A line whose pings tell nothing (a proxy answers them, nobody does) is probed: a packet is given back at a
 //! time, and each time that proves too early it is kept for twice as long.
 
-use crate::trips::Trips;
+use crate::phone_path::ping_rtt::Trips;
 
 /// Kept at first; short enough that jitter which is over costs no delay 10 s later.
 const FIRST_HOLD_US: u64 = 6_000_000;

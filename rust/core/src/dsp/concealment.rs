@@ -3,8 +3,8 @@
 //! Libopus goes on with the last sound for a short hole, as beyond that its voice becomes a drone; comfort noise like the
 //! engine's own background fills the rest. Whatever follows is faded into: what is made goes on under it for a moment.
 
-use crate::backlog::Backlog;
-use crate::noise::{Background, ComfortNoise};
+use crate::dsp::noise::{Background, ComfortNoise};
+use crate::dsp::sync_buffer::Backlog;
 
 /// The longest hole that libopus bridges.
 const CONCEAL_MS: u32 = 60;

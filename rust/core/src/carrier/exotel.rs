@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-use crate::pcm;
+use crate::codec::pcm;
 
 /// What the bytes of a payload are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

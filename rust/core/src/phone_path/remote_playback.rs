@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use crate::playout::Mark;
+use crate::downlink::playout::Mark;
 
 /// A mark is sent this often...
 const MARK_EVERY_US: u64 = 1_000_000;

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::noise::rms;
+use crate::dsp::noise::rms;
 
 /// Audio is judged in pieces of this length.
 const FRAME_MS: u32 = 20;

@@ -14,16 +14,16 @@
 //! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
 //! the phone's chunks; the wrong phase costs up to 20 ms for the rest of the call.
 
-use crate::arrears::{Arrears, Spare};
-use crate::backlog::{Backlog, cross_fade};
-use crate::drift::Drift;
+use crate::dsp::drift::Drift;
+use crate::dsp::noise::ComfortNoise;
+use crate::dsp::relative_delay::Lateness;
+use crate::dsp::sync_buffer::{Backlog, cross_fade};
+use crate::dsp::timescale::{KNOWN_MS, die_away};
+use crate::dsp::vad::Voice;
+use crate::dsp::windowed_range::Span;
 use crate::error::{Error, Result};
-use crate::lateness::Lateness;
-use crate::noise::ComfortNoise;
-use crate::patience::Patience;
-use crate::span::Span;
-use crate::timescale::{KNOWN_MS, die_away};
-use crate::voice::Voice;
+use crate::uplink::engine_backlog::{Arrears, Spare};
+use crate::uplink::stall_timeout::Patience;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;

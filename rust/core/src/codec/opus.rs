@@ -17,7 +17,7 @@ const FRAMES_US: [u32; 9] = [
 ];
 /// The largest packet we can make: six frames of 20 ms, 1275 bytes each (RFC 6716 §3.4), and their framing.
 const MAX_ENCODED_BYTES: usize = 6 * 1276 + 8;
-/// No packet is longer (RFC 6716 §3.4 [R5]).
+/// No packet is longer (RFC 6716 §3.4, rule R5).
 pub const MAX_PACKET_MS: usize = 120;
 /// Bits a frame needs at least; with fewer libopus sends an empty one, which is silence.
 const MIN_FRAME_BITS: u32 = 24;

@@ -1,0 +1,5 @@
+//! Towards the phone: the agent's audio, as early as it can be heard without holes.
+
+pub(crate) mod announcement;
+pub(crate) mod barge_in;
+pub mod playout;
