@@ -17,7 +17,7 @@ def _later(delay_s: float, call: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(delay_s, call)
 
 
-class Tally:
+class LogThrottle:
     """Tells the first thing at once, and what follows summed up, every `TELL_EVERY_S`.
 
     Args:

@@ -14,7 +14,7 @@ MOST_ADDRESSES: Final = 10_000
 _IPV6_PREFIX: Final = 64  # what one customer has: counting single addresses would count nothing
 
 
-class Buckets:
+class RateLimiter:
     """A token bucket for each address, full at first; those that are full again are forgotten.
 
     Args:

@@ -16,13 +16,13 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
-from pxbridge.calls.registry import Exchange
+from pxbridge.calls.registry import CallRegistry
 from pxbridge.engines.client import EngineAddress, Session, open_session
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.ops.logs import CallLog
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
-from pxbridge.telephony.server import Listener, listen
+from pxbridge.telephony.server import TelephonyServer, listen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pxbridge.calls.call import Call, CallRecord
-    from pxbridge.calls.events import Watcher
+    from pxbridge.calls.events import Subscriber
     from pxbridge.calls.handover import HandOvers
-    from pxbridge.calls.playout_options import Timing
+    from pxbridge.calls.playout_options import PlayoutOptions
     from pxbridge.simulation.faults import Fault
     from pxbridge.simulation.network import Network
 
@@ -59,8 +59,8 @@ def speech(rate_hz: int = 8000) -> NDArray[np.int16]:
 class Bridge:
     """What a test can reach of the bridge that it started."""
 
-    listener: Listener
-    exchange: Exchange
+    listener: TelephonyServer
+    exchange: CallRegistry
     pool: EnginePool
     engines: list[Rehearsal]
     records: list[CallRecord] = field(default_factory=list)
@@ -103,14 +103,14 @@ async def bridge(
     slots: int = 1,
     handshake_timeout_s: float = 5.0,
     personas: Personas = KIND,
-    watchers: Sequence[Watcher] = (),
-    attendants: Sequence[Callable[[Call], Watcher]] = (),
+    watchers: Sequence[Subscriber] = (),
+    attendants: Sequence[Callable[[Call], Subscriber]] = (),
     engine_network: Network | None = None,
     warm: int = 0,
     limits: CallLimits = IMPATIENT,
     pool_limits: PoolLimits | None = None,
     handovers: HandOvers | None = None,
-    timing: Timing | None = None,
+    timing: PlayoutOptions | None = None,
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine).
 
@@ -158,8 +158,8 @@ async def bridge(
             if event.kind is Kind.ENDED:
                 records.append(record)
 
-        watching: list[Watcher] = [keep, CallLog(Numbers()), *watchers]
-        exchange = Exchange(pool, personas, watching, attendants, handovers, limits, timing)
+        watching: list[Subscriber] = [keep, CallLog(Numbers()), *watchers]
+        exchange = CallRegistry(pool, personas, watching, attendants, handovers, limits, timing)
         listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
         if warm:
             await asyncio.sleep(prompt_s + 1.0)

@@ -27,7 +27,7 @@ from tests.virtual_time import run
 from pxbridge.calls.call import Call
 from pxbridge.calls.conversation import Conversation
 from pxbridge.calls.persona import Personas
-from pxbridge.calls.stats_sampler import Pulse
+from pxbridge.calls.stats_sampler import StatsSampler
 from pxbridge.engines.pool import Lease, SlotState
 from pxbridge.records.recording import Recorder
 from pxbridge.simulation import faults
@@ -69,7 +69,7 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
-OF_A_CALL = (Arrival, Call, Conversation, Lease, Pulse)
+OF_A_CALL = (Arrival, Call, Conversation, Lease, StatsSampler)
 
 
 def left_to_the_collector() -> Counter[str]:

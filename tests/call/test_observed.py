@@ -10,7 +10,7 @@ from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
 from pxbridge.calls.delay import PARTS
-from pxbridge.commands.call_telemetry import Inside
+from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.plot import draw_call
 from pxbridge.commands.report import make_report
 from pxbridge.simulation.network import parse_network
@@ -33,7 +33,7 @@ def observed(
     async def main() -> Report:
         async with bridge(mode=mode) as b:
             phone = Phone(script, Line(hang_up=hang_up), parse_network(network))
-            inside = Inside(phone.line.rate_hz)
+            inside = CallTelemetry(phone.line.rate_hz)
             await place_call(b.url(), phone, observe=inside.tell)
             return make_report(phone, inside)
 

@@ -25,7 +25,7 @@ from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Personas
 from pxbridge.records import database
 from pxbridge.records.recording import Recorder
-from pxbridge.records.writer import Keeper
+from pxbridge.records.writer import RecordWriter
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import Line, Script
 
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_written_costs_no_call(
 
 
 def test_the_record_names_the_recording(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path, Numbers(), keep_s=1e9, keep_bytes=10**9)
+    keeper = RecordWriter(tmp_path, Numbers(), keep_s=1e9, keep_bytes=10**9)
     recorder = Recorder(tmp_path / "recordings", "wav", keeper.recorded)
 
     async def main() -> None:

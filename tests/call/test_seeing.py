@@ -21,11 +21,11 @@ from pxbridge.calls.delay import PARTS
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.summary import summary
-from pxbridge.commands.call_telemetry import Inside
+from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.report import make_report
 from pxbridge.ops.logs import CallLog, logging_to
 from pxbridge.ops.metrics import Metrics
-from pxbridge.records.recent_calls import Ledger
+from pxbridge.records.recent_calls import RecentCalls
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network
@@ -110,11 +110,11 @@ def test_what_goes_wrong_is_counted_while_the_call_goes_on() -> None:
 def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     metrics = Metrics()
 
-    async def main() -> tuple[Phone, Inside, CallRecord]:
+    async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
         network = parse_network("stall 8s at 4s up")
         async with bridge(prompt_s=1.0, engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
             phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
-            inside = Inside(phone.line.rate_hz)
+            inside = CallTelemetry(phone.line.rate_hz)
             await place_call(b.url(), phone, observe=inside.tell)
             return phone, inside, await b.record()
 
@@ -138,10 +138,10 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
 
 
 def test_an_engine_that_is_behind_is_told_as_such() -> None:
-    async def main() -> tuple[Phone, Inside, CallRecord]:
+    async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
         async with bridge(step_ms=100, limits=CallLimits()) as b:
             phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
-            inside = Inside(phone.line.rate_hz)
+            inside = CallTelemetry(phone.line.rate_hz)
             await place_call(b.url(), phone, observe=inside.tell)
             return phone, inside, await b.record()
 
@@ -173,10 +173,10 @@ def test_while_an_engine_is_dead_no_delay_is_told() -> None:
 def test_the_drift_of_the_phones_clock_is_told() -> None:
     metrics = Metrics()
 
-    async def main() -> tuple[Phone, Inside, CallRecord]:
+    async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
         async with bridge(watchers=[metrics]) as b:
             phone = Phone(Script(speech(), hang_up_at_s=72.0), Line(), parse_network("drift +100ppm"))
-            inside = Inside(phone.line.rate_hz)
+            inside = CallTelemetry(phone.line.rate_hz)
             await place_call(b.url(), phone, observe=inside.tell)
             return phone, inside, await b.record()
 
@@ -228,7 +228,7 @@ def test_outcomes_are_told_apart() -> None:
 
 def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
     async def main() -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-        ledger = Ledger(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
+        ledger = RecentCalls(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
         async with bridge(watchers=[ledger]) as b:
             call = asyncio.create_task(b.call(Script(hang_up_at_s=4.0), Line(call_sid="one")))
             await asyncio.sleep(2.5)

@@ -11,7 +11,7 @@ from tests.fault.processes import BridgeProcess, bridge_process, fetch, until
 
 from pxbridge.app.assembly import LONGEST_ENDING_S
 from pxbridge.calls import file_handover, handover
-from pxbridge.calls.file_handover import FileShelf
+from pxbridge.calls.file_handover import FileHandOverStore
 from pxbridge.calls.handover import HandOvers
 from pxbridge.simulation.phone import Line, Script
 
@@ -87,7 +87,7 @@ class Clock:
 
 async def test_the_file_is_ours_alone_and_forgets_what_is_old_or_too_much(tmp_path: Path) -> None:
     clock = Clock()
-    shelf = FileShelf(tmp_path / "state", clock)
+    shelf = FileHandOverStore(tmp_path / "state", clock)
     await shelf.put("CA1", ["+911"])
     for file in (tmp_path / "state").iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
@@ -104,7 +104,7 @@ async def test_the_file_is_ours_alone_and_forgets_what_is_old_or_too_much(tmp_pa
 
 async def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_handover, "MOST_KEPT", 3)
-    shelf = FileShelf(tmp_path, Clock())
+    shelf = FileHandOverStore(tmp_path, Clock())
     for n in range(5):
         await shelf.put(f"CA{n}", [])
     assert [await shelf.get(f"CA{n}") for n in range(5)] == [None, None, (), (), ()]
@@ -113,7 +113,7 @@ async def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 async def test_two_processes_in_one_folder_know_of_each_other(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    old, new = (HandOvers(loop.time, FileShelf(tmp_path)) for _ in range(2))
+    old, new = (HandOvers(loop.time, FileHandOverStore(tmp_path)) for _ in range(2))
     old.decide("CA1", ["+911"])
     await old.close()
     assert await new.look_up("CA1") == ("+911",)
@@ -126,7 +126,7 @@ async def test_a_folder_that_cannot_be_written_costs_no_decision_and_is_said_onc
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
-    calls = HandOvers(asyncio.get_running_loop().time, FileShelf(tmp_path / "state"))
+    calls = HandOvers(asyncio.get_running_loop().time, FileHandOverStore(tmp_path / "state"))
     for n in range(100):
         calls.begin(f"CA{n}")
     await asyncio.sleep(0.2)

@@ -16,7 +16,7 @@ from tests.fault.store import PROGRAM, store
 from pxbridge.redis_store import RedisStore
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.telephony.access import Signer
-from pxbridge.telephony.peers import Nodes
+from pxbridge.telephony.peers import PeerBridges
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -34,11 +34,11 @@ ONE, OTHER, THIRD = ("wss://one.example.com", "wss://other.example.com", "wss://
 @contextlib.asynccontextmanager
 async def node(
     store_url: str, url: str, room: int = 0, *, keys: Iterable[str] = (KEY,), personas: Iterable[str] = ()
-) -> AsyncIterator[Nodes]:
+) -> AsyncIterator[PeerBridges]:
     """A bridge with room for so many calls, as the others see it."""
     signer = Signer([key.encode() for key in keys], lambda: 0.0)
     # It speaks once and no more, so that what is counted there stays counted however long the test takes.
-    nodes = Nodes(RedisStore(store_url), url, signer, lambda: ["default", *personas], EVERY_S)
+    nodes = PeerBridges(RedisStore(store_url), url, signer, lambda: ["default", *personas], EVERY_S)
     async with nodes.announced(lambda: room):
         while not await nodes._store.client.exists(f"pxbridge:node:{nodes._name}"):  # noqa: ASYNC110
             await asyncio.sleep(0.001)

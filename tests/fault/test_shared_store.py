@@ -12,7 +12,7 @@ from tests.fault.processes import bridge_process, engine_process, fetch, until
 from tests.fault.store import PROGRAM, store
 
 from pxbridge.calls.handover import HandOvers
-from pxbridge.calls.redis_handover import RedisShelf
+from pxbridge.calls.redis_handover import RedisHandOverStore
 from pxbridge.redis_store import RedisStore
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
@@ -34,7 +34,7 @@ keys = { "0" = { hand_over = ["+911", "+912"] } }
 
 @contextlib.asynccontextmanager
 async def decisions(url: str) -> AsyncIterator[HandOvers]:
-    shared = HandOvers(asyncio.get_running_loop().time, RedisShelf(RedisStore(url)))
+    shared = HandOvers(asyncio.get_running_loop().time, RedisHandOverStore(RedisStore(url)))
     try:
         yield shared
     finally:

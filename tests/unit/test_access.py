@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pxbridge.rate_limit import MOST_ADDRESSES
 from pxbridge.telephony.access import (
     CALL_TOKEN_USES,
-    Gate,
+    AccessControl,
     Refused,
     Scope,
     Signer,
@@ -70,7 +70,7 @@ class Door:
         self.clock, self.wall = Clock(), Clock()
         self.signer = Signer(list(keys), self.wall)
         self.timers: list[Callable[[], None]] = []
-        self.gate = Gate(
+        self.gate = AccessControl(
             self.signer, self.clock, **options, later=lambda _delay_s, call: self.timers.append(call)
         )
 

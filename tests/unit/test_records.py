@@ -30,7 +30,7 @@ from pxbridge.errors import InputError
 from pxbridge.records import database
 from pxbridge.records import writer as keeping
 from pxbridge.records.database import Query
-from pxbridge.records.writer import Keeper
+from pxbridge.records.writer import RecordWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +39,12 @@ BEGAN_AT = 1_700_000_000.0
 CALLER = "+919876501234"
 
 
-def make_keeper(folder: Path, **changes: Any) -> Keeper:
+def make_keeper(folder: Path, **changes: Any) -> RecordWriter:
     given: dict[str, Any] = {"keep_s": 1e10, "keep_bytes": 10**9, "wall": lambda: BEGAN_AT, "retry_s": 0.01}
-    return Keeper(folder, Numbers(), **(given | changes))
+    return RecordWriter(folder, Numbers(), **(given | changes))
 
 
-def live_call(keeper: Keeper, name: str = "c1") -> CallRecord:
+def live_call(keeper: RecordWriter, name: str = "c1") -> CallRecord:
     """A call that has begun."""
     record = CallRecord(
         peer="203.0.113.7", call_id=name, stream_sid="s", caller=CALLER, persona="nurse", opened_s=10.0
@@ -54,7 +54,7 @@ def live_call(keeper: Keeper, name: str = "c1") -> CallRecord:
     return record
 
 
-def end(keeper: Keeper, record: CallRecord) -> None:
+def end(keeper: RecordWriter, record: CallRecord) -> None:
     record.ended_s, record.ending = 70.0, Ending(Party.PHONE, "stop")
     record.stats = {
         "uplink": {"stalls": 2, "holds": 1, "slow": 3, "withheld": 20_000, "drift_ppm": -40.0},
@@ -63,7 +63,7 @@ def end(keeper: Keeper, record: CallRecord) -> None:
     keeper(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
 
 
-def whole_call(keeper: Keeper, name: str = "c1") -> None:
+def whole_call(keeper: RecordWriter, name: str = "c1") -> None:
     record = live_call(keeper, name)
     record.live_s = 10.75
     keeper(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 0.2}))

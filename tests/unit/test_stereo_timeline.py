@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.records.stereo_timeline import HORIZON_S, Tape
+from pxbridge.records.stereo_timeline import HORIZON_S, StereoTimeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ def chunk(number: int) -> NDArray[np.int16]:
 
 def recorded(arrivals_s: list[float], lost: frozenset[int] = frozenset()) -> NDArray[np.int16]:
     """The caller's channel when chunk n, said from n × 0.1 s on, arrives at `arrivals_s[n]`."""
-    tape, out = Tape(RATE_HZ, 0.0), []
+    tape, out = StereoTimeline(RATE_HZ, 0.0), []
     end_s = max(arrivals_s) + HORIZON_S + 0.1
     fetched = 0
     for second in range(1, int(end_s) + 2):
@@ -74,7 +74,7 @@ def test_jitter_makes_no_gaps() -> None:
 
 
 def test_the_agent_is_where_the_caller_heard_it() -> None:
-    tape = Tape(RATE_HZ, 10.0)
+    tape = StereoTimeline(RATE_HZ, 10.0)
     tape.agent(np.concatenate([chunk(0), chunk(1)]), [(10.5, CHUNK), (11.25, CHUNK)])
     right = tape.rest(12.0)[1::2]
     assert (where(right, 0), where(right, 1)) == (0.5, 1.25)
@@ -88,7 +88,7 @@ def test_the_agent_is_where_the_caller_heard_it() -> None:
 def test_all_samples_come_out_in_order_whenever_they_are_fetched(
     pieces: list[tuple[float, int]], fetches_s: list[float]
 ) -> None:
-    tape, at_s = Tape(RATE_HZ, 0.0), 0.0
+    tape, at_s = StereoTimeline(RATE_HZ, 0.0), 0.0
     out, now_s = [], 0.0
     for number, (wait_s, samples) in enumerate(pieces, 1):
         at_s += wait_s
@@ -110,7 +110,7 @@ def test_all_samples_come_out_in_order_whenever_they_are_fetched(
 def test_what_is_unsettled_follows_what_is_settled_and_looking_at_it_changes_nothing(
     pieces: list[tuple[float, int]], now_s: float
 ) -> None:
-    looked_at, left_alone = Tape(RATE_HZ, 0.0), Tape(RATE_HZ, 0.0)
+    looked_at, left_alone = StereoTimeline(RATE_HZ, 0.0), StereoTimeline(RATE_HZ, 0.0)
     at_s = 0.0
     for number, (wait_s, samples) in enumerate(pieces, 1):
         at_s += wait_s

@@ -1,4 +1,4 @@
-"""Alarms ring at their moment, whoever else waits, and cost a wake-up only when one may be due."""
+"""WakeupTimer ring at their moment, whoever else waits, and cost a wake-up only when one may be due."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.virtual_time import run
 
-from pxbridge.calls.wakeup_timer import Alarms
+from pxbridge.calls.wakeup_timer import WakeupTimer
 
 if TYPE_CHECKING:
     import pytest
@@ -24,7 +24,7 @@ MOMENTS = st.dictionaries(st.integers(0, 3000), st.integers(0, 3000), max_size=3
 def test_every_alarm_rings_at_the_moment_it_was_last_set_to(calls: list[dict[int, int]]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        alarms = Alarms()
+        alarms = WakeupTimer()
         began_s = loop.time()
         rung: list[list[float]] = [[] for _ in calls]
         for heard, moments in zip(rung, calls, strict=True):
@@ -49,7 +49,7 @@ def test_every_alarm_rings_at_the_moment_it_was_last_set_to(calls: list[dict[int
 def test_alarms_that_are_put_off_all_the_time_hardly_wake_the_process() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
-        alarms = Alarms()
+        alarms = WakeupTimer()
         fired = 0
         fire = alarms._fire
 
@@ -70,7 +70,7 @@ def test_alarms_that_are_put_off_all_the_time_hardly_wake_the_process() -> None:
 
 def test_one_that_fails_does_not_silence_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> list[str]:
-        alarms, rung = Alarms(), list[str]()
+        alarms, rung = WakeupTimer(), list[str]()
 
         def fail() -> None:
             raise ValueError("on purpose")

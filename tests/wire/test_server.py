@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge.telephony.exotel.messages import Exotel, Media, Start, parse
-from pxbridge.telephony.server import Listener, listen
+from pxbridge.telephony.server import TelephonyServer, listen
 
 if TYPE_CHECKING:
     from pxbridge.telephony.server import Arrival
@@ -44,7 +44,7 @@ class Calls:
             gone.cancel()
 
 
-async def get(listener: Listener, path: str, method: str = "GET") -> tuple[int, str]:
+async def get(listener: TelephonyServer, path: str, method: str = "GET") -> tuple[int, str]:
     def fetch() -> tuple[int, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{listener.port}{path}", method=method)
         try:
@@ -57,7 +57,7 @@ async def get(listener: Listener, path: str, method: str = "GET") -> tuple[int, 
     return await asyncio.to_thread(fetch)
 
 
-def url(listener: Listener, path: str = "/exotel") -> str:
+def url(listener: TelephonyServer, path: str = "/exotel") -> str:
     return f"ws://127.0.0.1:{listener.port}{path}"
 
 

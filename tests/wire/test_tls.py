@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from pxbridge import settings
 from pxbridge.app import assembly
 from pxbridge.errors import ConfigError
-from pxbridge.telephony.server import Arrival, Listener, listen
+from pxbridge.telephony.server import Arrival, TelephonyServer, listen
 from pxbridge.telephony.tls import CHECK_EVERY_S, ServingTls
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def trusting(files: Files) -> ssl.SSLContext:
     return context
 
 
-def dial(listener: Listener, context: ssl.SSLContext) -> connect:
+def dial(listener: TelephonyServer, context: ssl.SSLContext) -> connect:
     return connect(f"wss://127.0.0.1:{listener.port}/exotel", ssl=context, server_hostname=NAME)
 
 
-async def served_serial(listener: Listener, files: Files) -> int:
+async def served_serial(listener: TelephonyServer, files: Files) -> int:
     async with dial(listener, trusting(files)) as phone:
         certificate = phone.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         return _serial(ssl.DER_cert_to_PEM_cert(certificate))

@@ -18,9 +18,9 @@ from websockets.asyncio.client import connect
 
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import Persona, Personas, number_key
-from pxbridge.telephony.access import Gate, Signer
+from pxbridge.telephony.access import AccessControl, Signer
 from pxbridge.telephony.exotel.webhooks import Webhooks, read_parameters
-from pxbridge.telephony.server import Arrival, Listener, listen
+from pxbridge.telephony.server import Arrival, TelephonyServer, listen
 from pxbridge.websocket import Headers, Request
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Flow:
         self.busy: list[str] = []
         self.promised = 0
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        self.listener: Listener
+        self.listener: TelephonyServer
 
     def promise(self) -> None:
         self.promised += 1
@@ -104,7 +104,7 @@ async def flow(
 ) -> AsyncIterator[Flow]:
     flow = Flow()
     signer = Signer([KEY], time.time)
-    door = Gate(signer, time.monotonic, **gate)
+    door = AccessControl(signer, time.monotonic, **gate)
     webhooks = Webhooks(
         signer,
         door,

@@ -31,11 +31,11 @@ from pxbridge.app.observability import check_console, watching
 from pxbridge.calls import announcements
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.calls.file_handover import FileShelf
+from pxbridge.calls.file_handover import FileHandOverStore
 from pxbridge.calls.handover import FLOW_ASKS_S, HandOvers
-from pxbridge.calls.playout_options import Timing
-from pxbridge.calls.redis_handover import RedisShelf
-from pxbridge.calls.registry import LONGEST_SENTENCE_S, Exchange
+from pxbridge.calls.playout_options import PlayoutOptions
+from pxbridge.calls.redis_handover import RedisHandOverStore
+from pxbridge.calls.registry import LONGEST_SENTENCE_S, CallRegistry
 from pxbridge.engines.client import (
     CaFile,
     EngineAddress,
@@ -55,9 +55,9 @@ from pxbridge.redis_store import RedisStore
 from pxbridge.settings import Settings, check_door, state_folder, url_host
 from pxbridge.settings.persona_file import read_personas
 from pxbridge.simulation.rehearsal import Rehearsal
-from pxbridge.telephony.access import Gate, Signer
+from pxbridge.telephony.access import AccessControl, Signer
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
-from pxbridge.telephony.peers import Nodes
+from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
 from pxbridge.telephony.tls import ServingTls
 
@@ -67,13 +67,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pxbridge.calls.handover import Shelf
+    from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
     from pxbridge.engines.client import Session, Trust
     from pxbridge.engines.leases import LeaseStore
     from pxbridge.engines.slot_transitions import Opener
     from pxbridge.settings import Loaded
-    from pxbridge.telephony.server import Listener
+    from pxbridge.telephony.server import TelephonyServer
 
 log = logging.getLogger("pxbridge")
 
@@ -149,7 +149,7 @@ async def run(
         engines = await stack.enter_async_context(_engines(settings, opener, personas))
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
         handovers = await stack.enter_async_context(_handovers(settings))
-        exchange = Exchange(
+        exchange = CallRegistry(
             engines,
             personas,
             watch.watchers,
@@ -218,7 +218,9 @@ def _what_is_here_stays() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _drain(listener: Listener, exchange: Exchange, handovers: HandOvers, limit_s: float) -> None:
+async def _drain(
+    listener: TelephonyServer, exchange: CallRegistry, handovers: HandOvers, limit_s: float
+) -> None:
     """Takes no new call, and waits for the live ones; after `limit_s`, ends them.
 
     Flows are answered for a while longer if the last calls went on to a person.
@@ -276,7 +278,7 @@ class _Reloader:
         read: Callable[[], Loaded],
         opener: EngineOpener,
         engines: EnginePool,
-        exchange: Exchange,
+        exchange: CallRegistry,
         door: _Door,
     ) -> None:
         self._door = door
@@ -366,11 +368,11 @@ def lease_store(settings: Settings) -> LeaseStore:
 @contextlib.asynccontextmanager
 async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
     """Where calls note that they go on to a person, for whichever process the flow asks."""
-    shelf: Shelf
+    shelf: HandOverStore
     if settings.lease_store == "memory":
-        shelf = FileShelf(state_folder(settings, os.environ))
+        shelf = FileHandOverStore(state_folder(settings, os.environ))
     else:
-        shelf = RedisShelf(RedisStore(settings.lease_store))
+        shelf = RedisHandOverStore(RedisStore(settings.lease_store))
     handovers = HandOvers(asyncio.get_running_loop().time, shelf)
     try:
         yield handovers
@@ -378,12 +380,12 @@ async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
         await handovers.close()
 
 
-def _nodes(settings: Settings, signer: Signer, exchange: Exchange) -> Nodes | None:
+def _nodes(settings: Settings, signer: Signer, exchange: CallRegistry) -> PeerBridges | None:
     """This bridge among those that share its store; None if it shares none, or was not told its name."""
     if settings.lease_store == "memory" or settings.public_url is None:
         return None
     store = RedisStore(settings.lease_store)
-    return Nodes(store, settings.public_url, signer, personas=lambda: exchange.personas)
+    return PeerBridges(store, settings.public_url, signer, personas=lambda: exchange.personas)
 
 
 def _call_limits(settings: Settings) -> CallLimits:
@@ -395,8 +397,8 @@ def _call_limits(settings: Settings) -> CallLimits:
     )
 
 
-def _timing(settings: Settings) -> Timing:
-    return Timing(settings.playout_profile, settings.max_backlog_ms, settings.gate_ms)
+def _timing(settings: Settings) -> PlayoutOptions:
+    return PlayoutOptions(settings.playout_profile, settings.max_backlog_ms, settings.gate_ms)
 
 
 def addresses(settings: Settings) -> list[EngineAddress]:
@@ -441,12 +443,12 @@ class EngineOpener:
 @contextlib.asynccontextmanager
 async def _listen(
     loaded: Loaded,
-    exchange: Exchange,
+    exchange: CallRegistry,
     engines: EnginePool,
     handovers: HandOvers,
     door: _Door,
-    nodes: Nodes | None,
-) -> AsyncIterator[Listener]:
+    nodes: PeerBridges | None,
+) -> AsyncIterator[TelephonyServer]:
     settings = loaded.settings
     tls = serving_tls(loaded)
     webhooks = Webhooks(
@@ -493,7 +495,7 @@ class _Door:
     def __init__(self, settings: Settings) -> None:
         self._own_key = secrets.token_bytes(32)  # for `/exotel/url`, where none is set
         self.signer = Signer([self._own_key], time.time)
-        self.gate = Gate(self.signer, asyncio.get_running_loop().time)
+        self.gate = AccessControl(self.signer, asyncio.get_running_loop().time)
         self.use(settings)
 
     def use(self, settings: Settings) -> None:

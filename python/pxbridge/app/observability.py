@@ -22,9 +22,9 @@ from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
 from pxbridge.ops.metrics import Metrics
 from pxbridge.records.database import RECORDINGS
-from pxbridge.records.recent_calls import Ledger
+from pxbridge.records.recent_calls import RecentCalls
 from pxbridge.records.recording import Recorder, keep_recordings
-from pxbridge.records.writer import Keeper
+from pxbridge.records.writer import RecordWriter
 from pxbridge.settings import is_loopback, state_folder, url_host, variable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pxbridge.calls.call import Call, CallRecord
-    from pxbridge.calls.events import Watcher
+    from pxbridge.calls.events import Subscriber
     from pxbridge.calls.operating import LiveCall
     from pxbridge.ops.logs import Writer
     from pxbridge.ops.metrics import Engines
@@ -54,10 +54,10 @@ class Watch:
         attendants: Make a watcher for each call.
     """
 
-    def __init__(self, metrics: Metrics, ledger: Ledger, loaded: Loaded) -> None:
+    def __init__(self, metrics: Metrics, ledger: RecentCalls, loaded: Loaded) -> None:
         self.metrics = metrics
-        self.watchers: list[Watcher] = [metrics, ledger]
-        self.attendants: list[Callable[[Call], Watcher]] = []
+        self.watchers: list[Subscriber] = [metrics, ledger]
+        self.attendants: list[Callable[[Call], Subscriber]] = []
         self._ledger = ledger
         self._loaded = loaded
 
@@ -129,7 +129,7 @@ async def watching(
     metrics = Metrics(engines, lambda: engines.waiting)
     metrics.count("pxbridge_log_lines_dropped", "Log lines that nobody read in time.", lambda: writer.dropped)
     numbers = Numbers(settings.record_numbers, key)
-    watch = Watch(metrics, Ledger(numbers, asyncio.get_running_loop().time), loaded)
+    watch = Watch(metrics, RecentCalls(numbers, asyncio.get_running_loop().time), loaded)
     watch.watchers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(metrics.watching_loop())
@@ -141,7 +141,7 @@ async def watching(
             )
             stack.callback(keeping.cancel)
         else:
-            keeper = Keeper(folder, numbers, keep_s=keep_s, keep_bytes=keep_bytes)
+            keeper = RecordWriter(folder, numbers, keep_s=keep_s, keep_bytes=keep_bytes)
             stack.push_async_callback(asyncio.to_thread, keeper.close)
             watch.watchers.append(keeper)
             for name, about in (

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pxbridge.audio import Downlink, Uplink
 from pxbridge.calls.call_state import CallRecord, Ending, Outcome, Party, Phase
-from pxbridge.calls.conversation import CallLimits, Conversation, Standing
+from pxbridge.calls.conversation import CallLimits, Continuation, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
-from pxbridge.calls.playout_options import Timing
+from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.telephony.exotel import messages
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.calls.events import Watcher
+    from pxbridge.calls.events import Subscriber
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Action, Persona, Personas
     from pxbridge.calls.phrases import PhraseSpotter
-    from pxbridge.calls.wakeup_timer import Alarms
+    from pxbridge.calls.wakeup_timer import WakeupTimer
     from pxbridge.engines.client import Session
     from pxbridge.engines.pool import EnginePool
     from pxbridge.errors import EngineLost
@@ -102,11 +102,11 @@ class Call:
         *,
         engines: EnginePool,
         personas: Personas,
-        tell: Watcher,
-        alarms: Alarms,
+        tell: Subscriber,
+        alarms: WakeupTimer,
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
-        timing: Timing | None = None,
+        timing: PlayoutOptions | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
@@ -115,7 +115,7 @@ class Call:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits or CallLimits()
-        self._timing = timing or Timing()
+        self._timing = timing or PlayoutOptions()
         self._personas = personas
         self._watcher = tell
         self.record = CallRecord(opened_s=self._clock(), peer=arrival.peer)
@@ -128,7 +128,7 @@ class Call:
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
         self._unknown: set[str] = set()
-        self._standing = Standing(engines.place())
+        self._standing = Continuation(engines.place())
         self._left_engine = asyncio.Event()
         self._rate_check: asyncio.TimerHandle | None = None
         self._alarm = alarms.alarm(self._tick)
@@ -196,7 +196,7 @@ class Call:
 
     def take_over(self, older: Call) -> None:
         """Goes on with a phone call that came in on another connection before, which is about to end."""
-        self._standing = Standing(
+        self._standing = Continuation(
             older._standing.place,
             older._standing.said + "".join(older.record.words),
             older.record.phase in (Phase.PROMPTING, Phase.LIVE, Phase.FAILOVER),

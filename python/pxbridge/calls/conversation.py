@@ -79,7 +79,7 @@ class CallLimits:
 
 
 @dataclass
-class Standing:
+class Continuation:
     """Where a phone call stands, on whichever of its connections: a second one takes over from the first.
 
     Attributes:
@@ -167,7 +167,7 @@ class Conversation:
         persona: Persona,
         limits: CallLimits,
         clock: Callable[[], float],
-        standing: Standing,
+        standing: Continuation,
     ) -> None:
         self._standing = standing
         self._line = line

@@ -71,7 +71,7 @@ class Event:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Watcher(Protocol):
+class Subscriber(Protocol):
     """Whoever wants to know what happens in calls."""
 
     def __call__(self, record: CallRecord, event: Event) -> None:

@@ -39,8 +39,8 @@ CREATE TABLE IF NOT EXISTS handovers (
 """
 
 
-class FileShelf:
-    """The decisions of a state folder's bridges: a `pxbridge.calls.handover.Shelf`.
+class FileHandOverStore:
+    """The decisions of a state folder's bridges: a `pxbridge.calls.handover.HandOverStore`.
 
     Args:
         folder: Where the file is.

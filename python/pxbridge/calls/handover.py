@@ -48,7 +48,7 @@ LAST_S: Final = 3.0
 """So long putting the last decisions on the shelf may take when the bridge ends."""
 
 
-class Shelf(Protocol):
+class HandOverStore(Protocol):
     """Where decisions outlive the process, each for `KEPT_S`."""
 
     async def put(self, call_sid: str, numbers: Sequence[str] | None) -> None:
@@ -80,7 +80,7 @@ class HandOvers:
         shelf: Where they outlive it; None if they need not. Closed with this.
     """
 
-    def __init__(self, clock: Callable[[], float], shelf: Shelf | None = None) -> None:
+    def __init__(self, clock: Callable[[], float], shelf: HandOverStore | None = None) -> None:
         self._clock = clock
         self._shelf = shelf
         self._decided: dict[str, tuple[float, tuple[str, ...]]] = {}  # the oldest first
@@ -167,7 +167,7 @@ class HandOvers:
         if self._putting is None or self._putting.done():
             self._putting = asyncio.create_task(self._put_all(self._shelf), name="hand-overs")
 
-    async def _put_all(self, shelf: Shelf) -> None:
+    async def _put_all(self, shelf: HandOverStore) -> None:
         """One after the other, in the order in which they changed, until none is left."""
         while self._unkept:
             is_last_try = self._closing.is_set()

@@ -10,7 +10,7 @@ Profile = Literal["standard", "strict", "low-delay"]
 
 
 @dataclass(frozen=True)
-class Timing:
+class PlayoutOptions:
     """How the sound of a call is kept in time.
 
     Attributes:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pxbridge.redis_store import RedisStore
 
 
-class RedisShelf:
-    """The decisions of several bridges: a `pxbridge.calls.handover.Shelf`.
+class RedisHandOverStore:
+    """The decisions of several bridges: a `pxbridge.calls.handover.HandOverStore`.
 
     Args:
         store: Where the bridges tell each other. Closed with this.

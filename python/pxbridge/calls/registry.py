@@ -10,16 +10,16 @@ from pxbridge.calls.call import Call
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.observer import Observer
-from pxbridge.calls.playout_options import Timing
-from pxbridge.calls.stats_sampler import Pulse
-from pxbridge.calls.wakeup_timer import Alarms
+from pxbridge.calls.playout_options import PlayoutOptions
+from pxbridge.calls.stats_sampler import StatsSampler
+from pxbridge.calls.wakeup_timer import WakeupTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pxbridge.calls.call_state import CallRecord
     from pxbridge.calls.conversation import CallLimits
-    from pxbridge.calls.events import Event, Watcher
+    from pxbridge.calls.events import Event, Subscriber
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Personas
     from pxbridge.engines.pool import EnginePool
@@ -37,7 +37,7 @@ LOOK_S = 0.08
 """How often the agent's pause is looked for: once in each of the model's frames."""
 
 
-class Exchange:
+class CallRegistry:
     """Keeps the calls of a process and lets each phone call be held once.
 
     Args:
@@ -54,20 +54,20 @@ class Exchange:
         self,
         engines: EnginePool,
         personas: Personas,
-        watchers: Iterable[Watcher] = (),
-        attendants: Iterable[Callable[[Call], Watcher]] = (),
+        watchers: Iterable[Subscriber] = (),
+        attendants: Iterable[Callable[[Call], Subscriber]] = (),
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
-        timing: Timing | None = None,
+        timing: PlayoutOptions | None = None,
     ) -> None:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits
         self.personas = personas
-        self.timing = timing or Timing()
+        self.timing = timing or PlayoutOptions()
         self._watchers = tuple(watchers)
         self._attendants = tuple(attendants)
-        self._alarms = Alarms()
+        self._alarms = WakeupTimer()
         self._calls: set[Call] = set()
         self._by_id: dict[str, Call] = {}
         self._empty = asyncio.Event()
@@ -84,7 +84,7 @@ class Exchange:
 
     async def handle(self, arrival: Arrival) -> None:
         """Holds one call, from its accepted socket to its end."""
-        watchers: list[Watcher] = []
+        watchers: list[Subscriber] = []
 
         def tell(record: CallRecord, event: Event) -> None:
             if event.kind is Kind.STARTED:
@@ -105,7 +105,11 @@ class Exchange:
             limits=self._limits,
             timing=self.timing,
         )
-        watchers += [Pulse(call.stats, tell), *(attend(call) for attend in self._attendants), *self._watchers]
+        watchers += [
+            StatsSampler(call.stats, tell),
+            *(attend(call) for attend in self._attendants),
+            *self._watchers,
+        ]
         if Observer.wanted(arrival.socket):
             watchers.append(Observer(arrival.socket, call.stats))
         CURRENT_CALL.set(call.record)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pxbridge.calls.call import CallRecord
-    from pxbridge.calls.events import Watcher
+    from pxbridge.calls.events import Subscriber
 
 EVERY_S = 0.93
 """The delay changes over seconds, and a reading costs some 20 µs. No multiple of the 400 ms after which the
 phone's chunks of 100 ms and the model's frames of 80 ms beat anew: readings fall everywhere into that."""
 
 
-class Pulse:
+class StatsSampler:
     """Watches one call, keeps its record's counters and delay fresh, and tells that as an event.
 
     Args:
@@ -26,7 +26,7 @@ class Pulse:
         tell: Told `Kind.COUNTERS`.
     """
 
-    def __init__(self, stats: Callable[[], dict[str, dict[str, float]]], tell: Watcher) -> None:
+    def __init__(self, stats: Callable[[], dict[str, dict[str, float]]], tell: Subscriber) -> None:
         self._loop = asyncio.get_running_loop()
         self._stats = stats
         self._tell = tell

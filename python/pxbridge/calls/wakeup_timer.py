@@ -29,12 +29,12 @@ def _nobody() -> None:
     pass
 
 
-class Alarm:
-    """One call's; made by `Alarms.alarm`."""
+class Wakeup:
+    """One call's; made by `WakeupTimer.alarm`."""
 
     __slots__ = ("_alarms", "_at_s", "_queued_s", "_ring")
 
-    def __init__(self, alarms: Alarms, ring: Callable[[], None]) -> None:
+    def __init__(self, alarms: WakeupTimer, ring: Callable[[], None]) -> None:
         self._alarms = alarms
         self._ring = ring
         self._at_s = math.inf
@@ -65,20 +65,20 @@ class Alarm:
             log.exception("an alarm failed")
 
 
-class Alarms:
+class WakeupTimer:
     """All of a process."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Alarm]] = []
+        self._heap: list[tuple[float, int, Wakeup]] = []
         self._order = itertools.count()  # so that no two entries are equal, and alarms are never compared
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
 
-    def alarm(self, ring: Callable[[], None]) -> Alarm:
+    def alarm(self, ring: Callable[[], None]) -> Wakeup:
         """A new one that calls `ring`, from the event loop."""
-        return Alarm(self, ring)
+        return Wakeup(self, ring)
 
-    def _queue(self, alarm: Alarm, at_s: float) -> None:
+    def _queue(self, alarm: Wakeup, at_s: float) -> None:
         heapq.heappush(self._heap, (at_s, next(self._order), alarm))
         if at_s < self._timer_s:
             self._set_timer(at_s)

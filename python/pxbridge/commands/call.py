@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
-from pxbridge.commands.call_telemetry import Inside
+from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.report import make_report, table
 from pxbridge.errors import CallFailed, CallRefused, InputError
@@ -133,7 +133,7 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     require_writable("--plot", args.plot)
     errors = Console(stderr=True, highlight=False)
     console.print(f"calling {shown(args.url)} …", markup=False)
-    inside = Inside(phone.line.rate_hz)
+    inside = CallTelemetry(phone.line.rate_hz)
     view = View(phone, inside, console)
     try:
         with _hanging_up_on_interrupt(phone):
@@ -260,7 +260,7 @@ class View:
     What the agent says becomes a line when it is a sentence, or when the agent pauses.
     """
 
-    def __init__(self, phone: Phone, inside: Inside, console: Console) -> None:
+    def __init__(self, phone: Phone, inside: CallTelemetry, console: Console) -> None:
         self._phone = phone
         self._inside = inside
         self._console = console

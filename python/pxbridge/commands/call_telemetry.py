@@ -33,7 +33,7 @@ class Counters(NamedTuple):
 
 
 @dataclass
-class Inside:
+class CallTelemetry:
     """Collects what comes during a call.
 
     Attributes:

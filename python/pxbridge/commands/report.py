@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from pxbridge.commands.call_telemetry import Inside
+from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.simulation.mouth_to_ear import Hearing, listen
 from pxbridge.simulation.phone import Ended
 
@@ -38,7 +38,7 @@ class Report:
 
     phone: Phone
     hearing: Hearing
-    inside: Inside
+    inside: CallTelemetry
 
     @property
     def holes(self) -> list[Hole]:
@@ -142,10 +142,10 @@ class Report:
         return "broken: " + ", ".join(f"{count} {fault.value}" for fault, count in faults.most_common())
 
 
-def make_report(phone: Phone, inside: Inside | None = None) -> Report:
+def make_report(phone: Phone, inside: CallTelemetry | None = None) -> Report:
     """Measures a finished call; `inside` is what the bridge told of it."""
     hearing = listen(phone.said, phone.player.heard, phone.line.rate_hz)
-    return Report(phone, hearing, inside or Inside(phone.line.rate_hz))
+    return Report(phone, hearing, inside or CallTelemetry(phone.line.rate_hz))
 
 
 def table(report: Report) -> Table:

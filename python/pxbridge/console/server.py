@@ -34,8 +34,8 @@ from aiohttp import web
 from pxbridge.calls.numbers import MOST_NUMBERS, dialable
 from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
-from pxbridge.log_throttle import Tally, in_words
-from pxbridge.rate_limit import Buckets, counted_as
+from pxbridge.log_throttle import LogThrottle, in_words
+from pxbridge.rate_limit import RateLimiter, counted_as
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -99,8 +99,8 @@ class Console:
         self._not_ready = not_ready
         self._operate = operate
         self._logins = tuple(login.encode() for login in logins)
-        self._wrong = Buckets(WRONG_PER_S, WRONG_AT_ONCE, clock)
-        self._tally = Tally(_log)
+        self._wrong = RateLimiter(WRONG_PER_S, WRONG_AT_ONCE, clock)
+        self._tally = LogThrottle(_log)
         self.refused = dict.fromkeys(Refused, 0)
         """How often each reason was given."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pxbridge.engines.client import EngineAddress
-    from pxbridge.engines.slot_transitions import Fleet
+    from pxbridge.engines.slot_transitions import SlotTransitions
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ class Probes:
         what_is_wrong: With one, in words that go on from its name; None if it is there.
     """
 
-    def __init__(self, fleet: Fleet, what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]]) -> None:
+    def __init__(
+        self, fleet: SlotTransitions, what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]]
+    ) -> None:
         self._fleet = fleet
         self._what_is_wrong = what_is_wrong
 
@@ -85,7 +87,7 @@ class Renewals:
         callers_wait: Whether somebody here waits for a slot.
     """
 
-    def __init__(self, fleet: Fleet, every_s: float, callers_wait: Callable[[], bool]) -> None:
+    def __init__(self, fleet: SlotTransitions, every_s: float, callers_wait: Callable[[], bool]) -> None:
         self._fleet = fleet
         self._every_s = every_s
         self._callers_wait = callers_wait

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from pxbridge.engines import probe
 from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
-from pxbridge.engines.slot_transitions import Fleet
+from pxbridge.engines.slot_transitions import SlotTransitions
 from pxbridge.engines.slots import (
     Elsewhere,
     Idle,
@@ -33,7 +33,7 @@ from pxbridge.engines.slots import (
 )
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
-from pxbridge.periodic import for_ever
+from pxbridge.periodic import repeat
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -87,7 +87,7 @@ class Lease:
         warm: Whether its session was prompted ahead.
     """
 
-    def __init__(self, fleet: Fleet, slot: Slot, leave: Callable[[Slot], None]) -> None:
+    def __init__(self, fleet: SlotTransitions, slot: Slot, leave: Callable[[Slot], None]) -> None:
         self.engine = slot.engine.address
         self.warm = isinstance(slot.state, Live)
         self._fleet = fleet
@@ -152,7 +152,7 @@ class EnginePool:
     ) -> None:
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
-        self._fleet = Fleet(capacity, open_session, self._store)
+        self._fleet = SlotTransitions(capacity, open_session, self._store)
         self._warming = Warming(self._fleet, self._limits.warm_max_age_s, lambda: self._callers_wait)
         self._rounds = {
             "warming": self._warming.round,
@@ -173,7 +173,7 @@ class EnginePool:
     async def __aenter__(self) -> Self:
         for name, one_round in self._rounds.items():
             name = f"engine pool: {name}"
-            self._upkeep.append(asyncio.create_task(for_ever(name, one_round), name=name))
+            self._upkeep.append(asyncio.create_task(repeat(name, one_round), name=name))
         return self
 
     async def __aexit__(

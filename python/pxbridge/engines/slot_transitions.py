@@ -85,7 +85,7 @@ class Changes:
             self._waiting = [each for each in self._waiting if each is not change]
 
 
-class Fleet:
+class SlotTransitions:
     """The engines.
 
     Args:

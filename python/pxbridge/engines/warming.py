@@ -16,7 +16,7 @@ from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm, rank
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pxbridge.engines.slot_transitions import Fleet
+    from pxbridge.engines.slot_transitions import SlotTransitions
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Warming:
         callers_wait: Whether somebody needs a slot more.
     """
 
-    def __init__(self, fleet: Fleet, max_age_s: float, callers_wait: Callable[[], bool]) -> None:
+    def __init__(self, fleet: SlotTransitions, max_age_s: float, callers_wait: Callable[[], bool]) -> None:
         self._fleet = fleet
         self._max_age_s = max_age_s
         self._callers_wait = callers_wait

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RECENT = 100
 
 
-class Ledger:
+class RecentCalls:
     """Watches calls and remembers them in memory.
 
     Args:

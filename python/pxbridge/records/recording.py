@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pxbridge.audio import OggOpusWriter
 from pxbridge.calls.events import Kind
 from pxbridge.records import database
-from pxbridge.records.stereo_timeline import CHANNELS, Tape
+from pxbridge.records.stereo_timeline import CHANNELS, StereoTimeline
 from pxbridge.records.writer import KEEP_EVERY_S
 from pxbridge.telephony.exotel.messages import file_name
 
@@ -192,7 +192,7 @@ class _Recording:
     def __init__(self, name: str, rate_hz: int, began_s: float, named: Callable[[str], None]) -> None:
         self.name = name
         self.rate_hz = rate_hz
-        self.tape = Tape(rate_hz, began_s)
+        self.tape = StereoTimeline(rate_hz, began_s)
         self.named = named
         self.file: _File | None = None
         self.failed = False

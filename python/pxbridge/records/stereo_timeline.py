@@ -98,7 +98,7 @@ class _Channel:
             self._placed = np.concatenate([self._placed, *pieces])
 
 
-class Tape:
+class StereoTimeline:
     """See the module.
 
     Args:

@@ -84,7 +84,7 @@ class _Live:
     word_at_s: float = 0.0
 
 
-class Keeper:
+class RecordWriter:
     """Watches calls and keeps their records.
 
     Args:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.playout_options import Profile, Timing
+from pxbridge.calls.playout_options import PlayoutOptions, Profile
 from pxbridge.settings.values import (
     Network,
     Right,
@@ -162,18 +162,18 @@ class Settings(BaseModel):
     playout_profile: Annotated[
         Profile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
     ] = Field(
-        default=Timing.profile,
+        default=PlayoutOptions.profile,
         description="What is sent to Exotel: standard, strict (payloads of at least 3,200 bytes, Exotel's "
         "documented minimum, for accounts that insist on it; 160 ms more delay) or low-delay (sound that is "
         "late once in a while is made up instead of being waited for).",
     )
     max_backlog_ms: Annotated[int, Within("a whole number of milliseconds", 0, 10_000)] = Field(
-        default=Timing.max_backlog_ms,
+        default=PlayoutOptions.max_backlog_ms,
         description="Of sound that comes late, from the phone or from the engine, the most that is still "
         "worth hearing, made faster to catch up; what is older is cut.",
     )
     gate_ms: Annotated[int, Within("a whole number of milliseconds", 0, 10_000)] = Field(
-        default=Timing.gate_ms,
+        default=PlayoutOptions.gate_ms,
         description="So much of a caller's first sound is silence to the engine: lines crack when they open.",
     )
     credentials: Annotated[Secrets, BeforeValidator(split_credentials), Right("a list of USER:PASSWORD")] = (

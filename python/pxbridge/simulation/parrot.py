@@ -115,7 +115,7 @@ _LONGEST_UTTERANCE_BLOCKS: Final = 375  # 30 s; of a longer one the end is repea
 
 
 @dataclass
-class Listener:
+class TelephonyServer:
     """Cuts what it hears into utterances, exact to the sample."""
 
     _activity: VoiceActivity = field(default_factory=VoiceActivity)
@@ -190,7 +190,7 @@ class Parrot:
 
     def __init__(self, first_words: Speech) -> None:
         self._state: _Greets | _Listens | _Repeats = _Greets(first_words)
-        self._listener = Listener()
+        self._listener = TelephonyServer()
 
     def step(self, heard: Pcm) -> Said:
         """Takes a block of the caller, returns a block of the agent."""

@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from pxbridge.log_throttle import Tally, in_words
-from pxbridge.rate_limit import Buckets, counted_as, parsed_address
+from pxbridge.log_throttle import LogThrottle, in_words
+from pxbridge.rate_limit import RateLimiter, counted_as, parsed_address
 from pxbridge.websocket import text_response
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Signer:
         self.use(keys)
 
     def use(self, keys: Sequence[bytes]) -> None:
-        """Exchange the keys; tokens of a key that is no longer among them open nothing any more."""
+        """Replace the keys. Tokens signed with a key that is no longer among them are refused."""
         if not keys:
             raise ValueError("a signer needs a key")
         self._keys = tuple(keys)
@@ -171,7 +171,7 @@ def _sign(key: bytes, text: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-class Gate:
+class AccessControl:
     """Decides about each request; see the module.
 
     Args:
@@ -206,7 +206,7 @@ class Gate:
         self._clock = clock
         self._calls: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
-        self._tally = Tally(_log, later) if later else Tally(_log)
+        self._tally = LogThrottle(_log, later) if later else LogThrottle(_log)
         self.use(
             credentials=credentials,
             tokens_prove=tokens_prove,
@@ -226,12 +226,12 @@ class Gate:
         requests_per_minute: int = 600,
         calls_per_address: int | None = None,
     ) -> None:
-        """Exchange the rules for those who come from now on; the arguments are the constructor's."""
+        """Replace the rules for those who come from now on; the arguments are the constructor's."""
         self._credentials = [_digest(credential.encode()) for credential in credentials]
         self._tokens_prove = tokens_prove
         self._networks = tuple(networks)
         self._proxies = tuple(proxies)
-        self._rate = Buckets(requests_per_minute / 60, requests_per_minute / 60 * BURST_S, self._clock)
+        self._rate = RateLimiter(requests_per_minute / 60, requests_per_minute / 60 * BURST_S, self._clock)
         self._calls_per_address = calls_per_address
 
     def is_proxy(self, request: Request) -> bool:

@@ -19,7 +19,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.errors import StoreUnreachable
-from pxbridge.periodic import for_ever
+from pxbridge.periodic import repeat
 from pxbridge.redis_store import ANSWER_TIMEOUT_S, PREFIX
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ return redis.call('hincrby', KEYS[1], 'room', -1)
 """
 
 
-class Nodes:
+class PeerBridges:
     """This bridge among those that share a store.
 
     Args:
@@ -82,7 +82,7 @@ class Nodes:
     async def announced(self, room: Callable[[], int]) -> AsyncIterator[None]:
         """While the block runs, the others know how many calls could come here; not after it."""
         self._room = room
-        telling = asyncio.create_task(for_ever("announcements", self._round), name="announcements")
+        telling = asyncio.create_task(repeat("announcements", self._round), name="announcements")
         try:
             yield
         finally:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from pxbridge import websocket
-from pxbridge.telephony.access import Gate, Refused, Signer, without_token
+from pxbridge.telephony.access import AccessControl, Refused, Signer, without_token
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
 from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH, Webhooks
 
@@ -86,7 +86,7 @@ class Arrival:
     peer: str = ""
 
 
-class Listener:
+class TelephonyServer:
     """The open door; made by `listen`.
 
     Args:
@@ -102,7 +102,7 @@ class Listener:
         owner: CallOwner,
         not_ready: Callable[[], Sequence[str]],
         max_calls: int,
-        gate: Gate,
+        gate: AccessControl,
         webhooks: Webhooks,
     ) -> None:
         self.gate = gate
@@ -254,14 +254,14 @@ async def listen(
     *,
     not_ready: Callable[[], Sequence[str]] = tuple,
     max_calls: int = DEFAULT_MAX_CALLS,
-    gate: Gate | None = None,
+    gate: AccessControl | None = None,
     webhooks: Webhooks | None = None,
     ssl: tls.SSLContext | None = None,
     open_timeout_s: float = OPEN_TIMEOUT_S,
     limits: websocket.Limits = LIMITS,
-) -> AsyncIterator[Listener]:
+) -> AsyncIterator[TelephonyServer]:
     """Listen for calls while the block runs; at its end, calls that still live are cancelled (see
-    `Listener.drain`).
+    `TelephonyServer.drain`).
 
     Args:
         owner: Called with each call that is let in. It sets the socket's ``on_message``; the socket is closed
@@ -280,9 +280,9 @@ async def listen(
         OSError: The address cannot be listened on.
     """
     signer = Signer([secrets.token_bytes(32)], time.time)
-    gate = gate or Gate(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
+    gate = gate or AccessControl(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
     webhooks = webhooks or Webhooks(signer, gate)
-    listener = Listener(owner, not_ready, max_calls, gate, webhooks)
+    listener = TelephonyServer(owner, not_ready, max_calls, gate, webhooks)
     listener.server = await websocket.serve(
         listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
     )

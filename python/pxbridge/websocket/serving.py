@@ -26,7 +26,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
-from pxbridge.log_throttle import Tally, in_words
+from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.websocket.connection import Closed, Limits, Phase, WebSocket, wire_log
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class Server:
         self._most_opening = MAX_OPENING
         if descriptors != resource.RLIM_INFINITY:
             self._most_opening = max(1, min(MAX_OPENING, descriptors // OPENING_SHARE))
-        self._cut = Tally(_log_cut)
+        self._cut = LogThrottle(_log_cut)
         self._empty = asyncio.Event()
         self._empty.set()
 

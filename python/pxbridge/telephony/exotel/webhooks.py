@@ -31,7 +31,7 @@ from pxbridge.websocket import Headers, Response, text_response
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from pxbridge.telephony.access import Gate, Signer, Visitor
+    from pxbridge.telephony.access import AccessControl, Signer, Visitor
     from pxbridge.websocket import Request
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Webhooks:
     def __init__(
         self,
         signer: Signer,
-        gate: Gate,
+        gate: AccessControl,
         *,
         token_ttl_s: float = 60.0,
         public_url: str | None = None,
