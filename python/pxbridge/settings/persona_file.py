@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.audio import OggOpusReader
+from pxbridge.calls.greeting import decode_greeting
 from pxbridge.calls.numbers import MOST_NUMBERS, dialable
 from pxbridge.calls.persona import (
     DEFAULT_NAME,
@@ -27,20 +27,13 @@ from pxbridge.calls.persona import (
 from pxbridge.calls.phrases import Action, End, HandOver, letters
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.telephony.exotel.webhooks import RESERVED_WORDS
-from pxbridge.wav import Sound, read_wav, resample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pxbridge.settings import Loaded
 
 DTMF_DIGITS = "0123456789*#"
-GREETING_HZ = 24_000
-LONGEST_GREETING_S = 60.0
-"""More is no greeting but a slip; and nobody is listened to while it plays."""
 MOST_WARM = 100
 LONGEST_CALL_S = 14_400.0
 """Exotel's own limit on a call."""
@@ -98,34 +91,6 @@ def read_personas(loaded: Loaded) -> Personas:
         else:
             others[name] = persona
     return Personas(default, others, numbers)
-
-
-def read_greeting(path: Path) -> NDArray[np.float32]:
-    """A greeting's samples at `GREETING_HZ`, from a WAV or an Ogg Opus file.
-
-    Raises:
-        InputError: It cannot be read, is neither, holds no sound, or is too long.
-    """
-    sound = _decode(path)
-    return resample(sound.samples, sound.rate_hz, GREETING_HZ)
-
-
-def _decode(path: Path) -> Sound:
-    """A greeting as it is in its file; raises as `read_greeting` does."""
-    try:
-        with path.open("rb") as file:
-            is_ogg = file.read(4) == b"OggS"
-            data = is_ogg and b"OggS" + file.read()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    sound = Sound(OggOpusReader(GREETING_HZ).read(data), GREETING_HZ) if data else read_wav(path)
-    if len(sound.samples) == 0:
-        raise InputError(f"{path}: holds no sound")
-    if sound.duration_s > LONGEST_GREETING_S:
-        raise InputError(
-            f"{path}: {sound.duration_s:.0f} s; a greeting lasts {LONGEST_GREETING_S:.0f} s at most"
-        )
-    return sound
 
 
 def markdown_table() -> str:
@@ -197,7 +162,7 @@ def _greeting(value: object, folder: Path) -> Path:
         raise _Fault(f"{value!r} is not the path of a WAV or Ogg Opus file")
     path = folder / Path(value).expanduser()
     try:
-        _decode(path)
+        decode_greeting(path)
     except InputError as error:
         raise _Fault(f"cannot be played: {error}") from None
     return path
