@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Callable, Iterable, Sequence
 
-    from pxbridge.settings import Network
     from pxbridge.websocket import Request, Response
+
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 log = logging.getLogger(__name__)
 
