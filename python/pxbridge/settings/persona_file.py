@@ -26,7 +26,7 @@ from pxbridge.calls.persona import (
 )
 from pxbridge.calls.phrases import Action, End, HandOver, letters
 from pxbridge.errors import ConfigError, InputError
-from pxbridge.telephony.exotel.webhooks import RESERVED_WORDS
+from pxbridge.telephony.reserved import RESERVED_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 WEBHOOK_PATH: Final = re.compile(
     r"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>[A-Za-z0-9_-]{1,64}))?)/?"
 )
-RESERVED_WORDS: Final = frozenset({"url", "passthru", "connect", "t"})
-"""What means something itself after ``/exotel/``, so no persona can have it; ``t`` is a token's."""
-
 _PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
