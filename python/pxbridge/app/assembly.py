@@ -474,7 +474,7 @@ async def _listen(
                     carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(engines.snapshot(), engines.store_gone_s),
                     max_calls=settings.max_calls,
-                    gate=door.gate,
+                    access=door.gate,
                     ssl=None if tls is None else tls.context,
                 )
             )
