@@ -307,7 +307,7 @@ class _Reloader:
             return
         self._loaded = loaded._replace(settings=new)
         self._exchange.personas = personas
-        self._exchange.timing = _timing(new)
+        self._exchange.playout = _timing(new)
         self._engines.keep_warm(_warm(personas))
         self._opener.settings = new
         self._door.use(new)
