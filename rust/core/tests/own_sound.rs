@@ -5,7 +5,7 @@ use pxbridge_core::carrier::exotel::{Encoding, read_media};
 use pxbridge_core::codec::opus::{EncoderConfig, TOWARDS_ENGINE};
 use pxbridge_core::codec::stream::OggOpusWriter;
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
+use pxbridge_core::halves::{Caller, Downlink, ENGINE_HZ};
 
 const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;

@@ -375,6 +375,13 @@ impl Intake {
         self.arrivals.us(self.heard_us)
     }
 
+    /// How long the engine has owed an answer; 0 if it owes none.
+    #[must_use]
+    pub fn unanswered_us(&self, now_us: u64) -> u64 {
+        self.owes_since_us
+            .map_or(0, |since_us| now_us.saturating_sub(since_us))
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> IntakeStats {
