@@ -171,8 +171,10 @@ class AgentHeard:
     __match_args__ = ("after_s",)
     @property
     def after_s(self) -> float:
-        """How long the caller had waited for it, in seconds: since the line's first input, or since the last
-        engine was closed."""
+        """How long the caller had waited for it, in seconds.
+
+        Counted from the line's first input, or from when the last engine was closed.
+        """
 
 class AllPlayed:
     """After `Line.finish`: the caller has heard the last words, or waiting for that is over."""
@@ -227,12 +229,11 @@ class LineOutput:
         """What happened."""
 
 class Line:
-    """A whole call, both directions: what the phone and the engine send goes in, and everything that follows
-    comes out.
+    """A whole call, both directions: messages and time go in, and everything that follows comes out.
 
-    Make one call per message. Each returns a `LineOutput`: send its bytes, ping if it says so, and call `poll`
-    at its `wake_s` if nothing else was called before. Times are `now_s`, in seconds on any monotonic clock, the
-    same for every call, and never backwards. Call `poll` once when the call starts.
+    Make one call per message. Each returns a `LineOutput`: send its bytes, ping if it says so, and call
+    `poll` at its `wake_s` if nothing else was called before. Times are `now_s`, in seconds on any monotonic
+    clock, the same for every call, and never backwards. Call `poll` once when the call starts.
 
     Args:
         rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
@@ -242,8 +243,8 @@ class Line:
         profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
         gate_ms: This much of the phone's first audio is replaced by silence.
         max_backlog_ms: The most of late audio that is still worth hearing.
-        barge_in_ms: With more speech than this queued when the agent falls silent for the caller, the queue is
-            dropped.
+        barge_in_ms: With more speech than this queued when the agent falls silent for the caller, the queue
+            is dropped.
         serial: Serial number of the first Ogg stream towards an engine; random by default.
 
     Raises:
@@ -264,8 +265,9 @@ class Line:
         serial: int | None = None,
     ) -> None: ...
     def phone_message(self, message: bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
-        """A message from the phone: what follows from it, or None if it is no media; then nothing has happened,
-        and the caller of this reads it as an event. Releases the GIL.
+        """A message from the phone: what follows from it. Releases the GIL.
+
+        None: it is no media and nothing has happened; read it as an event.
         """
 
     def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:
@@ -286,7 +288,10 @@ class Line:
         """An engine is ready: it gets header pages and the newest of the caller's audio. Releases the GIL."""
 
     def close_engine(self, now_s: float) -> LineOutput:
-        """The engine is gone: what it said last is sent. The bridge's own sound and another engine may follow."""
+        """The engine is gone: what it said last is sent.
+
+        The bridge's own sound and another engine may follow.
+        """
 
     def play(self, pcm: Pcm, now_s: float) -> LineOutput:
         """Queues the bridge's own sound, at the line's rate, behind what plays; at most 60 s wait.
@@ -302,7 +307,10 @@ class Line:
         """Drops what the caller has not heard: a clear, if the phone's side still holds audio."""
 
     def finish(self, now_s: float) -> LineOutput:
-        """Nothing more will be said: what is left, and a mark behind it. `AllPlayed` follows, now or later."""
+        """Nothing more will be said: what is left, and a mark behind it.
+
+        `AllPlayed` follows, now or later.
+        """
 
     @property
     def wake_s(self) -> float:
@@ -341,7 +349,7 @@ class Line:
         """
 
     def stats(self) -> dict[str, dict[str, float]]:
-        """Counters so far: a dict for ``uplink`` (phone to engine) and one for ``downlink`` (engine to phone).
+        """Counters so far: ``uplink`` (phone to engine) and ``downlink`` (engine to phone), a dict for each.
 
         They are in samples of the line's rate unless the name says otherwise.
         """
