@@ -14,7 +14,7 @@
 use crate::downlink::barge_in::BargeIn;
 use crate::dsp::concealment::{Conceal, Filler};
 use crate::dsp::relative_delay::Lateness;
-use crate::dsp::sync_buffer::{Backlog, cross_fade};
+use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
 use crate::error::{Error, Result};
 use crate::phone_path::jitter_margin::Hold;
@@ -205,7 +205,7 @@ pub struct Playout {
     payload: usize,
     config: PlayoutConfig,
     state: State,
-    queue: Backlog,
+    queue: SyncBuffer,
     filler: Filler,
     scratch: Vec<f32>,
     lateness: Lateness,
@@ -247,7 +247,7 @@ impl Playout {
             packet,
             payload,
             state: State::Idle,
-            queue: Backlog::new(rate_hz)?,
+            queue: SyncBuffer::new(rate_hz)?,
             filler: Filler::new(rate_hz, config.seed),
             scratch: Vec::new(),
             lateness: Lateness::new(config.profile.waits_for_rare()),
@@ -496,7 +496,7 @@ impl Playout {
         let pad = (self.packet - pcm.len() % self.packet) % self.packet;
         self.scratch.clear();
         self.scratch.resize(pad, 0.0);
-        self.queue.follow_silence();
+        self.queue.fade_in_from_silence();
         self.queue.push(&self.scratch);
         self.stats.padded += pad as u64;
         self.queue.push(pcm);
@@ -693,7 +693,7 @@ impl Playout {
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
         // Exotel breaks off somewhere in what it held: nobody knows where.
-        self.queue.follow_silence();
+        self.queue.fade_in_from_silence();
         self.stats.flushes += 1;
         self.barge_in = BargeIn::default();
         self.stale = false;

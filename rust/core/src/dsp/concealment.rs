@@ -4,7 +4,7 @@
 //! engine's own background fills the rest. Whatever follows is faded into: what is made goes on under it for a moment.
 
 use crate::dsp::noise::{Background, ComfortNoise};
-use crate::dsp::sync_buffer::Backlog;
+use crate::dsp::sync_buffer::SyncBuffer;
 
 /// The longest hole that libopus bridges.
 const CONCEAL_MS: u32 = 60;
@@ -60,7 +60,7 @@ impl Filler {
         &mut self,
         missing: usize,
         before: usize,
-        queue: &mut Backlog,
+        queue: &mut SyncBuffer,
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) -> Filled {
@@ -71,18 +71,18 @@ impl Filler {
             self.conceal_to(concealed + fade, conceal);
             let at = out.len();
             out.extend(self.beyond.drain(..concealed));
-            queue.join(&mut out[at..]);
-            queue.follow(&self.beyond[..fade]);
+            queue.fade_in(&mut out[at..]);
+            queue.fade_in_from(&self.beyond[..fade]);
         }
         let noise = missing - concealed;
         if noise > 0 {
             let at = out.len();
             self.noise.fill(noise, out);
-            queue.join(&mut out[at..]);
+            queue.fade_in(&mut out[at..]);
             self.beyond.clear();
             self.scratch.clear();
             self.noise.clone().fill(fade, &mut self.scratch);
-            queue.follow(&self.scratch);
+            queue.fade_in_from(&self.scratch);
         }
         Filled { concealed, noise }
     }
@@ -92,7 +92,7 @@ impl Filler {
         &mut self,
         samples: usize,
         in_hole: bool,
-        queue: &mut Backlog,
+        queue: &mut SyncBuffer,
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) {
@@ -103,7 +103,7 @@ impl Filler {
             self.conceal_to(samples, conceal);
             out.extend(self.beyond.drain(..samples));
         }
-        queue.join(&mut out[at..]);
+        queue.fade_in(&mut out[at..]);
     }
 
     /// Samples of a seam.

@@ -17,7 +17,7 @@
 use crate::dsp::drift::Drift;
 use crate::dsp::noise::ComfortNoise;
 use crate::dsp::relative_delay::Lateness;
-use crate::dsp::sync_buffer::{Backlog, cross_fade};
+use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
 use crate::dsp::vad::Voice;
 use crate::dsp::windowed_range::Span;
@@ -139,7 +139,7 @@ pub struct Intake {
     rate_hz: u32,
     config: IntakeConfig,
     state: State,
-    queue: Backlog,
+    queue: SyncBuffer,
     noise: ComfortNoise,
     lateness: Lateness,
     patience: Patience,
@@ -193,7 +193,7 @@ impl Intake {
         Ok(Self {
             rate_hz,
             state: State::Closed,
-            queue: Backlog::new(rate_hz)?,
+            queue: SyncBuffer::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
             lateness: Lateness::new(true),
             patience: Patience::default(),
@@ -503,7 +503,7 @@ impl Intake {
     /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
     fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.goes_on_like();
-        self.queue.follow(&self.seam);
+        self.queue.fade_in_from(&self.seam);
         self.keep_newest();
         self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
         self.position = 0;
@@ -648,7 +648,7 @@ impl Intake {
         }
         self.in_noise = true;
         self.goes_on_like();
-        self.queue.follow(&self.seam);
+        self.queue.fade_in_from(&self.seam);
         self.position += samples as u64;
         self.got += samples as u64;
         self.arrears.fed(samples);
