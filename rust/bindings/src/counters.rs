@@ -1,15 +1,17 @@
-//! Counters as Python dicts, each under the name it has in core.
+//! Counters as Python dicts, each under the name it has in core or its public name, where that is another.
 
 use pxbridge_core::codec::stream::StreamStats;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// Copies fields of a struct into a dict.
+/// Copies fields of a struct into a dict; `field as "name"` where the public name is not the field's.
 macro_rules! counters {
-    ($dict:expr, $stats:expr, $($name:ident),+ $(,)?) => {{
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $name:literal) => { $name };
+    ($dict:expr, $stats:expr, $($field:ident $(as $name:literal)?),+ $(,)?) => {{
         let (py, stats) = ($dict.py(), $stats);
         // Interned: a live call is asked every second.
-        $($dict.set_item(pyo3::intern!(py, stringify!($name)), stats.$name)?;)+
+        $($dict.set_item(pyo3::intern!(py, counters!(@name $field $($name)?)), stats.$field)?;)+
     }};
 }
 pub(crate) use counters;

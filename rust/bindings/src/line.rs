@@ -153,7 +153,7 @@ impl Uplink {
             cut,
             stalls,
             longest_stall_us,
-            lateness_us,
+            relative_delay_us as "lateness_us",
             wait_us,
             delay_us,
             chunk_us,
@@ -330,7 +330,7 @@ impl Downlink {
             holes,
             longest_hole_us,
             target_us,
-            lateness_us,
+            relative_delay_us as "lateness_us",
             queued_us,
             exotel_us
         );

@@ -4,7 +4,7 @@
 //! and its first audio is held back by just so much that the latest of the engine's frames still finds Exotel
 //! playing: no timer runs in steady state. From then on every arrival is compared with the clock:
 //! - *slack* is how much later the newest audio will be heard than it has to be, given how late frames come
-//!   ([`Lateness`]); a lot of it is taken out at once (pauses, then speech by WSOLA, then a cut), a little of it waits
+//!   ([`RelativeDelay`]); a lot of it is taken out at once (pauses, then speech by WSOLA, then a cut), a little of it waits
 //!   for a pause, less than nothing is put into one;
 //! - what Exotel does not need yet waits here, where it can still be made shorter or be dropped;
 //! - when nothing came and Exotel is about to run dry, libopus conceals a short hole and comfort noise a long one.
@@ -13,7 +13,7 @@
 
 use crate::downlink::barge_in::BargeIn;
 use crate::dsp::concealment::{Conceal, Filler};
-use crate::dsp::relative_delay::Lateness;
+use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
 use crate::error::{Error, Result};
@@ -87,7 +87,7 @@ impl PlayoutProfile {
     }
 
     /// Whether what is late once in a while is waited for.
-    fn waits_for_rare(self) -> bool {
+    fn covers_rare_delays(self) -> bool {
         self != Self::LowDelay
     }
 }
@@ -174,7 +174,7 @@ pub struct PlayoutStats {
     /// How much longer than the earliest frame needs audio is held, on purpose.
     pub target_us: u64,
     /// How late the engine's frames are at worst, against the earliest.
-    pub lateness_us: u64,
+    pub relative_delay_us: u64,
     /// What waited here after the last call.
     pub queued_us: u64,
     /// What Exotel held after the last call, by the model.
@@ -208,7 +208,7 @@ pub struct Playout {
     queue: SyncBuffer,
     filler: Filler,
     scratch: Vec<f32>,
-    lateness: Lateness,
+    relative_delay: RelativeDelay,
     exotel: ExotelQueue,
     hold: Hold,
     /// The guessed worst offset, and until when it counts.
@@ -250,9 +250,9 @@ impl Playout {
             queue: SyncBuffer::new(rate_hz)?,
             filler: Filler::new(rate_hz, config.seed),
             scratch: Vec::new(),
-            lateness: Lateness::new(config.profile.waits_for_rare()),
+            relative_delay: RelativeDelay::new(config.profile.covers_rare_delays()),
             exotel: ExotelQueue::new(),
-            hold: Hold::new(config.profile.waits_for_rare()),
+            hold: Hold::new(config.profile.covers_rare_delays()),
             guess: (i64::MIN, 0),
             beat_us: 0,
             surplus_since_us: None,
@@ -291,7 +291,7 @@ impl Playout {
         let was = self.state;
         self.filler.forget();
         if was == State::Idle {
-            self.lateness.reset();
+            self.relative_delay.reset();
         }
         let position_us = self.position_us();
         // If the first frame is the latest there will ever be, its own offset tells nothing.
@@ -300,7 +300,7 @@ impl Playout {
         } else {
             0
         };
-        self.lateness.observe(position_us - in_beat_us, now_us);
+        self.relative_delay.observe(position_us - in_beat_us, now_us);
         self.stats.received += pcm.len() as u64;
         self.queue.background.observe(pcm);
         if was == State::Idle {
@@ -482,7 +482,7 @@ impl Playout {
         PlayoutStats {
             buffered: self.queue.len() as u64,
             queued_us: self.us(self.queue.len()) as u64,
-            lateness_us: self.lateness.spread_us().max(0) as u64,
+            relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             ..self.stats
         }
     }
@@ -526,7 +526,7 @@ impl Playout {
     /// The offset from its position at which audio should be heard.
     fn wanted_us(&self, now_us: u64) -> i64 {
         let (guess_us, until_us) = self.guess;
-        let mut late_us = self.lateness.worst_us();
+        let mut late_us = self.relative_delay.late_offset_us();
         if now_us < until_us {
             late_us = late_us.max(guess_us);
         }
@@ -550,7 +550,7 @@ impl Playout {
         let surplus_us = slack_us.min(ahead_us - pushed_us - self.config.profile.margin_us());
         let surplus = self.at_rate(surplus_us.max(0));
         let odd = self.queue.len() % self.packet;
-        self.stats.target_us = (self.wanted_us(now_us) - self.lateness.best_us()).max(0) as u64;
+        self.stats.target_us = (self.wanted_us(now_us) - self.relative_delay.least_offset_us()).max(0) as u64;
         if surplus_us < self.us(self.packet) {
             self.surplus_since_us = None;
         }
@@ -605,7 +605,8 @@ impl Playout {
         if matches!(self.state, State::Starting { .. } | State::Idle) {
             return;
         }
-        let needed_us = FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.lateness.best_us();
+        let needed_us =
+            FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.relative_delay.least_offset_us();
         let limit_us = needed_us.min(i64::from(self.config.max_ahead_ms) * 1000);
         let room = self.at_rate((limit_us - self.exotel.depth_us(now_us) as i64).max(0));
         let whole = |samples: usize| samples / self.packet * self.packet;

@@ -46,7 +46,7 @@ const SAME_US: u64 = 6_000_000;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    waits_for_rare: bool,
+    covers_rare_delays: bool,
     extra_us: i64,
     /// Of it, what Exotel's queue gives by itself: its first audio was late, so all that follows is early.
     early_us: i64,
@@ -73,8 +73,8 @@ pub(crate) struct Hold {
 
 impl Hold {
     /// What is late about once in a second is waited for, or is not: then all is given back soon.
-    pub(crate) fn new(waits_for_rare: bool) -> Self {
-        let (first_hold_us, longest_hold_us) = if waits_for_rare {
+    pub(crate) fn new(covers_rare_delays: bool) -> Self {
+        let (first_hold_us, longest_hold_us) = if covers_rare_delays {
             (FIRST_HOLD_US, LONGEST_HOLD_US)
         } else {
             (SHORT_HOLD_US, SHORT_HOLD_US)
@@ -82,7 +82,7 @@ impl Hold {
         Self {
             first_hold_us,
             longest_hold_us,
-            waits_for_rare,
+            covers_rare_delays,
             extra_us: 0,
             early_us: 0,
             began_us: None,
@@ -189,7 +189,7 @@ impl Hold {
             None => {}
         }
         let mut spread = self.trips.spread(now_us);
-        if !self.waits_for_rare {
+        if !self.covers_rare_delays {
             (spread.most_us, spread.usual_us) = (spread.often_us, spread.often_us);
         }
         let needed_us = spread.most_us.saturating_sub(return_us).min(MOST_US as u64);

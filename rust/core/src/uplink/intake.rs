@@ -16,7 +16,7 @@
 
 use crate::dsp::drift::Drift;
 use crate::dsp::noise::ComfortNoise;
-use crate::dsp::relative_delay::Lateness;
+use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
 use crate::dsp::vad::Voice;
@@ -106,7 +106,7 @@ pub struct IntakeStats {
     /// The longest of those, from when the audio was due.
     pub longest_stall_us: u64,
     /// How late the phone's audio usually is at worst, against its earliest.
-    pub lateness_us: u64,
+    pub relative_delay_us: u64,
     /// How late it must be to be called stalled.
     pub wait_us: u64,
     /// How long a sample arriving now waits here before the model gets it.
@@ -141,7 +141,7 @@ pub struct Intake {
     state: State,
     queue: SyncBuffer,
     noise: ComfortNoise,
-    lateness: Lateness,
+    relative_delay: RelativeDelay,
     patience: Patience,
     drift: Drift,
     arrivals: Span,
@@ -195,7 +195,7 @@ impl Intake {
             state: State::Closed,
             queue: SyncBuffer::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
-            lateness: Lateness::new(true),
+            relative_delay: RelativeDelay::new(true),
             patience: Patience::default(),
             drift: Drift::new(),
             arrivals: Span::default(),
@@ -305,7 +305,7 @@ impl Intake {
             self.stats.stalls += 1;
             self.noise.follow(&self.queue.background);
             self.state = State::Stalled {
-                due_us: self.next_chunk_us(self.lateness.best_us()),
+                due_us: self.next_chunk_us(self.relative_delay.least_offset_us()),
             };
         }
         let due = self.due(now_us);
@@ -337,13 +337,16 @@ impl Intake {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
             State::Steady | State::Behind { .. } => {
-                Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us()))
+                Some(self.next_chunk_us(self.relative_delay.least_offset_us() + self.wait_us()))
             }
             State::Stalled { .. } => {
                 let step = self
                     .chunk
                     .clamp(self.samples(GRID_MS), self.samples(STALL_STEP_MS));
-                Some(self.at_us(self.position as usize + step, self.lateness.best_us()))
+                Some(self.at_us(
+                    self.position as usize + step,
+                    self.relative_delay.least_offset_us(),
+                ))
             }
         }
     }
@@ -380,7 +383,7 @@ impl Intake {
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
             buffered: self.queue.len() as u64,
-            lateness_us: self.lateness.spread_us().max(0) as u64,
+            relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
             delay_us: self.us(self.queue.len()) as u64,
             chunk_us: self.us(self.chunk) as u64,
@@ -510,14 +513,15 @@ impl Intake {
         self.got = 0;
         self.debt = 0;
         self.opened_us = now_us;
-        self.lateness.reset();
+        self.relative_delay.reset();
         self.was_spared = false;
         self.state = State::Steady;
         let arrived_us = self.arrived_us.unwrap_or(now_us);
         self.opened_late_us = now_us.saturating_sub(arrived_us) as i64;
         self.opened_with = self.queue.len();
         self.emit(self.queue.len(), out);
-        self.lateness.observe(self.us(self.position as usize), arrived_us);
+        self.relative_delay
+            .observe(self.us(self.position as usize), arrived_us);
     }
 
     fn keep_newest(&mut self) {
@@ -537,8 +541,8 @@ impl Intake {
     /// comes in a stall is seen to be as late as it is.
     fn learn(&mut self, now_us: u64) {
         let position_us = self.us(self.position as usize + self.queue.len() - self.debt);
-        self.lateness.observe(position_us, now_us);
-        let late_us = now_us as i64 - position_us - self.lateness.best_us();
+        self.relative_delay.observe(position_us, now_us);
+        let late_us = now_us as i64 - position_us - self.relative_delay.least_offset_us();
         self.patience.observe(late_us, now_us);
     }
 
@@ -592,7 +596,7 @@ impl Intake {
     /// How much of what waits is too much: ahead of the clock, and put in by us.
     fn surplus(&self, now_us: u64) -> usize {
         let end_us = self.us(self.position as usize + self.queue.len());
-        let ahead_us = end_us + self.lateness.best_us() - now_us as i64;
+        let ahead_us = end_us + self.relative_delay.least_offset_us() - now_us as i64;
         let ahead = ahead_us.max(0) as u64 * u64::from(self.rate_hz) / 1_000_000;
         (ahead as usize).min(self.debt).min(self.queue.len())
     }
@@ -600,7 +604,7 @@ impl Intake {
     /// What the model should have got by now and has not, in whole 20 ms.
     fn due(&self, now_us: u64) -> usize {
         let grid_us = i64::from(GRID_MS) * 1000;
-        let due_us = now_us as i64 - self.lateness.best_us() - self.us(self.position as usize);
+        let due_us = now_us as i64 - self.relative_delay.least_offset_us() - self.us(self.position as usize);
         // Rounded, as a chunk that is a moment early is not one step short.
         ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.samples(GRID_MS)
     }
@@ -660,7 +664,7 @@ impl Intake {
     /// How late the phone must be to be called stalled.
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
-        let spread_us = known.then(|| self.lateness.spread_us());
+        let spread_us = known.then(|| self.relative_delay.spread_us());
         self.patience.wait_us(spread_us, self.heard_us)
     }
 

@@ -1,6 +1,6 @@
 //! How long the phone may be late before it counts as stalled: somewhat longer than it ever is.
 //!
-//! Two memories. What is late often is a spread, known from [`Lateness`](crate::dsp::relative_delay::Lateness) within a second
+//! Two memories. What is late often is a spread, known from [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) within a second
 //! or two. What is late once in a while (a packet lost once, a radio that sleeps) is remembered here, from every
 //! arrival: also from those that come when they were given up already, else the first of them would be taken for a
 //! stall for ever. A real stall is longer than anything worth waiting for; it and the burst behind it teach nothing.
