@@ -83,8 +83,8 @@ pub struct Caller {
     pub fed: Fed,
     /// How much of the caller's time it was not given; see [`Intake::not_given_us`].
     pub not_given_us: i64,
-    /// By how much the phone's way to us varies; see [`Intake::way_varies_us`].
-    pub way_varies_us: u64,
+    /// By how much the phone's way to us varies; see [`Intake::return_jitter_us`].
+    pub return_jitter_us: u64,
 }
 
 /// Phone to engine: media messages in, Ogg Opus out.
@@ -194,7 +194,7 @@ impl Uplink {
             beat_us: self.intake.beat_us(),
             fed: self.fed,
             not_given_us: self.intake.not_given_us(),
-            way_varies_us: self.intake.way_varies_us(),
+            return_jitter_us: self.intake.return_jitter_us(),
         }
     }
 
@@ -275,7 +275,7 @@ pub struct Downlink {
     /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
     answered: (u32, u64),
     round_trip_us: Option<u64>,
-    way_varies_us: u64,
+    return_jitter_us: u64,
     own: Announcement,
     first_audio_us: Option<u64>,
     /// The agent, for a recording.
@@ -307,7 +307,7 @@ impl Downlink {
             life: Life::Waiting { next_us: 0 },
             answered: (0, 0),
             round_trip_us: None,
-            way_varies_us: 0,
+            return_jitter_us: 0,
             own: Announcement::new(rate_hz),
             first_audio_us: None,
             tap: None,
@@ -333,7 +333,7 @@ impl Downlink {
             self.playout.expect_beat(caller.beat_us);
         }
         self.playout.skip_to(caller.not_given_us);
-        self.way_varies_us = caller.way_varies_us;
+        self.return_jitter_us = caller.return_jitter_us;
         self.paced.clear();
         let step = self
             .playout
@@ -551,7 +551,7 @@ impl Downlink {
             && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())
         {
             let mark = Mark { epoch, number };
-            self.playout.marked(mark, self.way_varies_us, now_us);
+            self.playout.marked(mark, self.return_jitter_us, now_us);
         }
     }
 
@@ -582,7 +582,7 @@ impl Downlink {
 
     /// A ping came back from the phone's end after so long.
     pub fn round_trip(&mut self, trip_us: u64, now_us: u64) {
-        self.playout.round_trip(trip_us, self.way_varies_us, now_us);
+        self.playout.round_trip(trip_us, self.return_jitter_us, now_us);
     }
 
     /// What the playout did so far.

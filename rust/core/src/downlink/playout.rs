@@ -425,10 +425,10 @@ impl Playout {
         self.exotel.take_mark(self.hold.learns(now_us), now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played. `return_us`: by how much the phone's way to us
+    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the phone's way to us
     /// varies.
-    pub fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) {
-        let longer_us = self.exotel.marked(mark, return_us, now_us);
+    pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
+        let longer_us = self.exotel.marked(mark, return_jitter_us, now_us);
         if let Some(early_us) = self
             .hold
             .least_trip_us()
@@ -468,9 +468,9 @@ impl Playout {
         self.hold.ping_wake_us()
     }
 
-    /// A ping came back from the phone's end after so long; `return_us`: by how much the phone's way to us varies.
-    pub fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
-        self.hold.round_trip(trip_us, return_us, now_us);
+    /// A ping came back from the phone's end after so long; `return_jitter_us`: by how much the phone's way to us varies.
+    pub fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
+        self.hold.round_trip(trip_us, return_jitter_us, now_us);
         if let Some(trip_us) = self.hold.steady_trip_us(now_us) {
             self.exotel.takes(trip_us);
         }

@@ -174,8 +174,8 @@ impl Hold {
         self.trips.wake_us()
     }
 
-    /// A ping came back; of its trip the phone's way to us takes up to `return_us` longer at times.
-    pub(crate) fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
+    /// A ping came back; of its trip the phone's way to us takes up to `return_jitter_us` longer at times.
+    pub(crate) fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
         self.trips.observe(trip_us, now_us);
         match self.steady_trip_us(now_us) {
             Some(steady_us) => self.known_us = Some(steady_us),
@@ -192,10 +192,13 @@ impl Hold {
         if !self.covers_rare_delays {
             (spread.most_us, spread.usual_us) = (spread.often_us, spread.often_us);
         }
-        let needed_us = spread.most_us.saturating_sub(return_us).min(MOST_US as u64);
+        let needed_us = spread
+            .most_us
+            .saturating_sub(return_jitter_us)
+            .min(MOST_US as u64);
         if self.extra_us(now_us) == 0 && self.varied_us.is_none() {
             // Not proved, so it must be beyond doubt, and not the way back's.
-            let doubt_us = VARY_US.max(return_us);
+            let doubt_us = VARY_US.max(return_jitter_us);
             let least_us = self.trips.least_us().unwrap_or(trip_us);
             if trip_us > least_us + doubt_us && !self.trips.learns(now_us) {
                 self.trips.learn(now_us);
@@ -206,13 +209,13 @@ impl Hold {
             } else {
                 TRIPS_FOR_JITTER
             };
-            if spread.trips < trips || spread.usual_us.saturating_sub(return_us) < doubt_us {
+            if spread.trips < trips || spread.usual_us.saturating_sub(return_jitter_us) < doubt_us {
                 return;
             }
             self.peak_us = 0;
             self.foreseen = true;
         }
-        if spread.most_us < VARY_US || self.foreseen && spread.most_us < return_us + VARY_US {
+        if spread.most_us < VARY_US || self.foreseen && spread.most_us < return_jitter_us + VARY_US {
             if self.varied_us.is_some() && spread.trips >= TRIPS_ENOUGH && now_us >= self.until_us {
                 self.extra_us = 0;
                 self.varied_us = None;

@@ -238,9 +238,9 @@ impl ExotelQueue {
         (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
     }
 
-    /// A mark came back; its way to us takes up to `return_us` longer at times. Returns by how much the queue proved
+    /// A mark came back; its way to us takes up to `return_jitter_us` longer at times. Returns by how much the queue proved
     /// longer than thought (negative: shorter).
-    pub(crate) fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) -> i64 {
+    pub(crate) fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         if mark.epoch != self.epoch {
             return 0;
         }
@@ -286,14 +286,14 @@ impl ExotelQueue {
         };
         self.base_us = Some(base_us);
         if self.echoes <= ECHOES_FOR_BASE {
-            self.doubt_us = self.doubt_us.max(return_us as i64);
+            self.doubt_us = self.doubt_us.max(return_jitter_us as i64);
         }
         let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
         let agree = self.recent.len() == ECHOES_TO_AGREE && most_us - least_us <= AGREE_US;
         if self.echoes == ECHOES_FOR_BASE && agree {
             self.compare_with_silence(now_us);
         }
-        self.judge(return_us as i64, now_us)
+        self.judge(return_jitter_us as i64, now_us)
     }
 
     /// If the marks of words are later than those of the silence before by more than can be, the first words were held up on
@@ -322,7 +322,7 @@ impl ExotelQueue {
         })
     }
 
-    fn judge(&mut self, return_us: i64, now_us: u64) -> i64 {
+    fn judge(&mut self, return_jitter_us: i64, now_us: u64) -> i64 {
         let Some(base_us) = self.base_us.filter(|_| self.recent.len() == ECHOES_TO_AGREE) else {
             return 0;
         };
@@ -337,11 +337,11 @@ impl ExotelQueue {
             if most_us - least_us > AGREE_US {
                 return 0;
             }
-            if return_us < WORTH_US {
+            if return_jitter_us < WORTH_US {
                 change_us -= self.settle(change_us, now_us);
             }
             // What the way back does at times could do that too.
-            if change_us.abs() < WORTH_US.max(return_us) {
+            if change_us.abs() < WORTH_US.max(return_jitter_us) {
                 return 0;
             }
             // So much of it did not begin late.
@@ -353,7 +353,7 @@ impl ExotelQueue {
         if change_us == 0 {
             return 0;
         }
-        self.moved_in_doubt |= return_us >= WORTH_US;
+        self.moved_in_doubt |= return_jitter_us >= WORTH_US;
         self.grow(change_us);
         self.dry_us = self.dry_us.max(now_us);
         change_us
@@ -396,7 +396,11 @@ mod tests {
     }
 
     /// The same on a way back that varies.
-    fn corrections_of(frames: u64, return_us: impl Fn(u64) -> u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
+    fn corrections_of(
+        frames: u64,
+        return_jitter_us: impl Fn(u64) -> u64,
+        plays: impl Fn(u64) -> u64,
+    ) -> Vec<i64> {
         let mut queue = ExotelQueue::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut corrections = Vec::new();
@@ -404,7 +408,7 @@ mod tests {
             let now_us = frame * FRAME_US;
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                let change_us = queue.marked(mark, return_us(at_us), at_us);
+                let change_us = queue.marked(mark, return_jitter_us(at_us), at_us);
                 if change_us != 0 {
                     corrections.push(change_us);
                 }
@@ -431,7 +435,7 @@ mod tests {
     #[test]
     fn what_the_way_back_varied_while_the_queue_grew_is_not_the_lines_fault() {
         let jitters = |ideal_us| ideal_us < 30_000_000;
-        let return_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
+        let return_jitter_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
         let late_us = |ideal_us| {
             let grown_us = if ideal_us > 10_000_000 { 600_000 } else { 0 };
             // The quickest echoes came in no time before it grew, and not while that was measured.
@@ -442,7 +446,7 @@ mod tests {
             };
             ideal_us + 100_000 + grown_us + varied_us
         };
-        let corrections = corrections_of(1000, return_us, late_us);
+        let corrections = corrections_of(1000, return_jitter_us, late_us);
         assert!(corrections[0] > 630_000, "{corrections:?}");
         let total_us: i64 = corrections.iter().sum();
         assert_eq!(total_us, 600_000, "{corrections:?}");

@@ -20,7 +20,7 @@ use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
 use crate::dsp::vad::Voice;
-use crate::dsp::windowed_range::Span;
+use crate::dsp::windowed_range::WindowedRange;
 use crate::error::{Error, Result};
 use crate::uplink::engine_backlog::{Arrears, Spare};
 use crate::uplink::stall_timeout::Patience;
@@ -144,7 +144,7 @@ pub struct Intake {
     relative_delay: RelativeDelay,
     patience: Patience,
     drift: Drift,
-    arrivals: Span,
+    arrivals: WindowedRange,
     opened_us: u64,
     /// Whether the present engine has ever said something.
     has_answered: bool,
@@ -198,7 +198,7 @@ impl Intake {
             relative_delay: RelativeDelay::new(true),
             patience: Patience::default(),
             drift: Drift::new(),
-            arrivals: Span::default(),
+            arrivals: WindowedRange::default(),
             opened_us: 0,
             has_answered: false,
             owes_since_us: None,
@@ -374,8 +374,8 @@ impl Intake {
 
     /// By how much the phone's way to us has varied in the last seconds.
     #[must_use]
-    pub fn way_varies_us(&self) -> u64 {
-        self.arrivals.us(self.heard_us)
+    pub fn return_jitter_us(&self) -> u64 {
+        self.arrivals.range_us(self.heard_us)
     }
 
     /// What was done so far.
