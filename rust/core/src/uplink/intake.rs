@@ -23,7 +23,7 @@ use crate::dsp::vad::Voice;
 use crate::dsp::windowed_range::WindowedRange;
 use crate::error::{Error, Result};
 use crate::uplink::engine_backlog::{Arrears, Spare};
-use crate::uplink::stall_timeout::Patience;
+use crate::uplink::stall_timeout::StallTimeout;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
@@ -39,7 +39,7 @@ const FIRST_AUDIO_US: u64 = 300_000;
 const CATCH_UP_US: u64 = 2_300_000;
 /// An engine that has not answered for so long, or for as long as a backlog may be if that is longer, is fed no
 /// further: networks hesitate for less.
-const PATIENCE_US: u64 = 1_000_000;
+const SILENT_ENGINE_US: u64 = 1_000_000;
 /// An engine that does not answer is given one frame in so long: if it lost what it had, it needs one to speak up.
 const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
@@ -142,7 +142,7 @@ pub struct Intake {
     queue: SyncBuffer,
     noise: ComfortNoise,
     relative_delay: RelativeDelay,
-    patience: Patience,
+    stall_timeout: StallTimeout,
     drift: Drift,
     arrivals: WindowedRange,
     opened_us: u64,
@@ -196,7 +196,7 @@ impl Intake {
             queue: SyncBuffer::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
             relative_delay: RelativeDelay::new(true),
-            patience: Patience::default(),
+            stall_timeout: StallTimeout::default(),
             drift: Drift::new(),
             arrivals: WindowedRange::default(),
             opened_us: 0,
@@ -437,10 +437,10 @@ impl Intake {
             }
             State::Held { .. } => {}
             State::Steady | State::Stalled { .. } | State::Behind { .. } => {
-                let patience_us = PATIENCE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
+                let silent_for_us = SILENT_ENGINE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
                 if self
                     .owes_since_us
-                    .is_some_and(|since_us| now_us > since_us + patience_us)
+                    .is_some_and(|since_us| now_us > since_us + silent_for_us)
                 {
                     self.stats.holds += 1;
                     self.state = State::Held {
@@ -543,7 +543,7 @@ impl Intake {
         let position_us = self.us(self.position as usize + self.queue.len() - self.debt);
         self.relative_delay.observe(position_us, now_us);
         let late_us = now_us as i64 - position_us - self.relative_delay.least_offset_us();
-        self.patience.observe(late_us, now_us);
+        self.stall_timeout.observe(late_us, now_us);
     }
 
     /// Audio arrived after noise went out in its place.
@@ -665,7 +665,7 @@ impl Intake {
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
         let spread_us = known.then(|| self.relative_delay.spread_us());
-        self.patience.wait_us(spread_us, self.heard_us)
+        self.stall_timeout.timeout_us(spread_us, self.heard_us)
     }
 
     /// When the model shall have the next chunk if the phone is late by `offset_us`.
