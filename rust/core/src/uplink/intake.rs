@@ -19,7 +19,7 @@ use crate::dsp::noise::ComfortNoise;
 use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
-use crate::dsp::vad::Voice;
+use crate::dsp::vad::Vad;
 use crate::dsp::windowed_range::WindowedRange;
 use crate::error::{Error, Result};
 use crate::uplink::engine_backlog::{Arrears, Spare};
@@ -173,7 +173,7 @@ pub struct Intake {
     /// The last of the caller that the present engine got, and whether comfort noise came after it.
     past: Vec<f32>,
     in_noise: bool,
-    voice: Voice,
+    vad: Vad,
     heard_us: u64,
     stats: IntakeStats,
 }
@@ -216,7 +216,7 @@ impl Intake {
             seam: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            voice: Voice::new(rate_hz),
+            vad: Vad::new(rate_hz),
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
@@ -354,7 +354,7 @@ impl Intake {
     /// How loud the caller speaks, RMS; 0 while nothing but the line's background is heard.
     #[must_use]
     pub fn voice_level(&self) -> f32 {
-        self.voice.level()
+        self.vad.speech_level()
     }
 
     /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
@@ -410,7 +410,7 @@ impl Intake {
             cross_fade(self.queue.newest(heard.len()), &self.seam);
         }
         self.heard_us = now_us;
-        self.voice.hear(heard, self.queue.background.floor());
+        self.vad.observe(heard, self.queue.background.floor());
     }
 
     /// The engine was given so much, and owes an answer from now on if it answers at all.
