@@ -12,7 +12,7 @@
 //! Edits are whole packets where they can be: a remainder that waits for the next frame is delay for nothing.
 
 use crate::downlink::barge_in::BargeIn;
-use crate::dsp::concealment::{Conceal, Filler};
+use crate::dsp::concealment::{Conceal, Concealment};
 use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
@@ -206,7 +206,7 @@ pub struct Playout {
     config: PlayoutConfig,
     state: State,
     queue: SyncBuffer,
-    filler: Filler,
+    concealment: Concealment,
     scratch: Vec<f32>,
     relative_delay: RelativeDelay,
     exotel: ExotelQueue,
@@ -248,7 +248,7 @@ impl Playout {
             payload,
             state: State::Idle,
             queue: SyncBuffer::new(rate_hz)?,
-            filler: Filler::new(rate_hz, config.seed),
+            concealment: Concealment::new(rate_hz, config.seed),
             scratch: Vec::new(),
             relative_delay: RelativeDelay::new(config.profile.covers_rare_delays()),
             exotel: ExotelQueue::new(),
@@ -289,7 +289,7 @@ impl Playout {
             return Step::Send;
         }
         let was = self.state;
-        self.filler.forget();
+        self.concealment.forget();
         if was == State::Idle {
             self.relative_delay.reset();
         }
@@ -389,13 +389,13 @@ impl Playout {
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.exotel.depth_us(now_us) as i64;
         self.queue.take(self.at_rate(ahead_us.max(0)), out);
         let fading = if self.queue.len() > 0 {
-            self.filler.fade().min(out.len() - begin)
+            self.concealment.fade().min(out.len() - begin)
         } else {
-            self.go_on(conceal, out)
+            self.extend_speech(conceal, out)
         };
         self.stats.cut += self.queue.len() as u64;
         self.queue.clear();
-        self.filler.forget();
+        self.concealment.forget();
         let end = out.len();
         for (i, sample) in out[end - fading..].iter_mut().rev().enumerate() {
             *sample *= i as f32 / fading as f32;
@@ -502,7 +502,7 @@ impl Playout {
         self.queue.push(pcm);
         if pad > 0 {
             self.scratch.clear();
-            self.scratch.resize(self.filler.fade(), 0.0);
+            self.scratch.resize(self.concealment.fade(), 0.0);
             cross_fade(self.queue.newest(pcm.len()), &self.scratch);
         }
         self.hold.learn(now_us);
@@ -632,7 +632,7 @@ impl Playout {
             State::Bridging { since_us, bridged } => (since_us, bridged),
             _ => {
                 self.stats.holes += 1;
-                self.filler.begin(&self.queue.background);
+                self.concealment.begin_gap(&self.queue.background);
                 (self.exotel.dry_us().max(now_us), 0)
             }
         };
@@ -650,7 +650,9 @@ impl Playout {
         let samples = self.payload.max(packets * self.packet);
         let begin = out.len();
         let missing = samples - self.queue.take(self.queue.len(), out);
-        let filled = self.filler.fill(missing, bridged, &mut self.queue, conceal, out);
+        let filled = self
+            .concealment
+            .fill(missing, bridged, &mut self.queue, conceal, out);
         self.stats.concealed += filled.concealed as u64;
         self.stats.noise += filled.noise as u64;
         self.sent(&out[begin..], now_us);
@@ -662,14 +664,14 @@ impl Playout {
     }
 
     /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
-    fn go_on(&mut self, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) -> usize {
-        let in_hole = match self.state {
+    fn extend_speech(&mut self, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) -> usize {
+        let in_gap = match self.state {
             State::Idle => return 0,
             State::Starting { .. } | State::Playing => false,
             State::Bridging { .. } => true,
         };
-        self.filler
-            .go_on(self.packet, in_hole, &mut self.queue, conceal, out);
+        self.concealment
+            .extend_speech(self.packet, in_gap, &mut self.queue, conceal, out);
         self.stats.padded += self.packet as u64;
         self.packet
     }
