@@ -332,7 +332,7 @@ impl Downlink {
             target_us,
             relative_delay_us as "lateness_us",
             queued_us,
-            exotel_us
+            remote_us as "exotel_us"
         );
         dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
         dict.set_item("first_audio_us", self.inner.get().first_audio_us())?;

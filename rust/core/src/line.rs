@@ -466,7 +466,7 @@ impl Downlink {
             Life::Live if self.own.is_empty() => 0,
             Life::Waiting { .. } | Life::Parting | Life::Live => {
                 let queued_us = self.own.len() as u64 * 1_000_000 / u64::from(self.rate_hz);
-                self.playout.exotel_dry_us().saturating_sub(now_us) + queued_us
+                self.playout.drained_at_us().saturating_sub(now_us) + queued_us
             }
             _ => 0,
         }
@@ -628,7 +628,7 @@ impl Downlink {
     }
 
     fn own_due_us(&self) -> u64 {
-        self.playout.exotel_dry_us().saturating_sub(OWN_REFILL_US)
+        self.playout.drained_at_us().saturating_sub(OWN_REFILL_US)
     }
 
     fn send_own(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
@@ -656,14 +656,14 @@ impl Downlink {
         self.writer.mark(LAST_MARK, &mut message);
         messages.push(message);
         self.life = Life::LastSent {
-            give_up_us: self.playout.exotel_dry_us().max(now_us) + LAST_MARK_GRACE_US,
+            give_up_us: self.playout.drained_at_us().max(now_us) + LAST_MARK_GRACE_US,
         };
     }
 
     /// When what was just made begins to be heard: it is the last in Exotel's queue.
     fn heard_from_us(&self) -> u64 {
         let duration_us = samples_us(self.paced.len(), self.rate_hz);
-        self.playout.exotel_dry_us().saturating_sub(duration_us)
+        self.playout.drained_at_us().saturating_sub(duration_us)
     }
 
     fn write_media(&mut self, messages: &mut Vec<Vec<u8>>) {

@@ -7,11 +7,11 @@
 //!
 //! Where the line jitters while that constant is learnt, it is too large. By what the way back varied, echoes tell when
 //! it varies no more: the earliest ones were late all the same. By what the way there varied, Exotel's queue began late
-//! and is as much longer than needed: whoever knows the line's round trips tells ([`ExotelQueue::began_late`]). Should
+//! and is as much longer than needed: whoever knows the line's round trips tells ([`RemotePlayback::began_late`]). Should
 //! that prove wrong, as Exotel itself may take its time to play, it is taken back. Where the caller had to wait, the marks
 //! of the silence sent meanwhile tell as much.
 //!
-//! A way that becomes longer, there or back, looks like a longer queue, but is none: pings tell ([`ExotelQueue::takes`]).
+//! A way that becomes longer, there or back, looks like a longer queue, but is none: pings tell ([`RemotePlayback::takes`]).
 
 use std::collections::VecDeque;
 
@@ -60,9 +60,9 @@ struct Pending {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct ExotelQueue {
-    dry_us: u64,
-    /// How much of `dry_us` was learnt from echoes.
+pub(crate) struct RemotePlayback {
+    drained_at_us: u64,
+    /// How much of `drained_at_us` was learnt from echoes.
     shift_us: i64,
     epoch: u32,
     next_mark: u32,
@@ -91,10 +91,10 @@ pub(crate) struct ExotelQueue {
     echoed: Option<(u64, i64)>,
 }
 
-impl ExotelQueue {
+impl RemotePlayback {
     pub(crate) fn new() -> Self {
         Self {
-            dry_us: 0,
+            drained_at_us: 0,
             shift_us: 0,
             epoch: 0,
             next_mark: 0,
@@ -117,20 +117,20 @@ impl ExotelQueue {
 
     /// When what is sent next will be heard, at the earliest.
     pub(crate) fn next_plays_us(&self, now_us: u64) -> u64 {
-        self.dry_us.max(now_us)
+        self.drained_at_us.max(now_us)
     }
 
     /// When it runs dry, which may be over.
-    pub(crate) fn dry_us(&self) -> u64 {
-        self.dry_us
+    pub(crate) fn drained_at_us(&self) -> u64 {
+        self.drained_at_us
     }
 
     pub(crate) fn depth_us(&self, now_us: u64) -> u64 {
-        self.dry_us.saturating_sub(now_us)
+        self.drained_at_us.saturating_sub(now_us)
     }
 
     pub(crate) fn sent(&mut self, duration_us: u64, now_us: u64) {
-        self.dry_us = self.next_plays_us(now_us) + duration_us;
+        self.drained_at_us = self.next_plays_us(now_us) + duration_us;
         self.aside = false;
     }
 
@@ -142,7 +142,7 @@ impl ExotelQueue {
 
     /// `clear` was sent: Exotel holds nothing, and older marks mean nothing.
     pub(crate) fn cleared(&mut self, now_us: u64) {
-        self.dry_us = now_us;
+        self.drained_at_us = now_us;
         self.epoch += 1;
         self.pending.clear();
         self.recent.clear();
@@ -208,7 +208,7 @@ impl ExotelQueue {
         let due = self
             .marked_us
             .is_none_or(|marked_us| now_us >= marked_us + every_us);
-        if self.dry_us <= now_us || !due {
+        if self.drained_at_us <= now_us || !due {
             return None;
         }
         self.marked_us = Some(now_us);
@@ -219,7 +219,7 @@ impl ExotelQueue {
         }
         self.pending.push_back(Pending {
             number,
-            played_us: self.dry_us as i64 - self.shift_us,
+            played_us: self.drained_at_us as i64 - self.shift_us,
             aside: self.aside,
         });
         Some(Mark {
@@ -355,7 +355,7 @@ impl ExotelQueue {
         }
         self.moved_in_doubt |= return_jitter_us >= WORTH_US;
         self.grow(change_us);
-        self.dry_us = self.dry_us.max(now_us);
+        self.drained_at_us = self.drained_at_us.max(now_us);
         change_us
     }
 
@@ -380,7 +380,7 @@ impl ExotelQueue {
 
     fn grow(&mut self, by_us: i64) {
         self.shift_us += by_us;
-        self.dry_us = self.dry_us.saturating_add_signed(by_us);
+        self.drained_at_us = self.drained_at_us.saturating_add_signed(by_us);
     }
 }
 
@@ -401,7 +401,7 @@ mod tests {
         return_jitter_us: impl Fn(u64) -> u64,
         plays: impl Fn(u64) -> u64,
     ) -> Vec<i64> {
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut corrections = Vec::new();
         for frame in 0..frames {
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn silence_in_mid_call_tells_nothing_new_of_a_line_whose_player_is_fast() {
         const TRIP_US: u64 = 50_000;
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut player_dry_us = 0;
         let mut corrections = Vec::new();
@@ -501,7 +501,7 @@ mod tests {
     fn an_engine_that_dies_in_a_stall_leaves_the_lines_constant_alone() {
         const TRIP_US: u64 = 50_000;
         let (stall, dies_us, again_us) = (20_000_000..22_000_000, 21_500_000, 29_500_000);
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let (mut player_dry_us, mut silence_us, mut holes) = (0, 0, 0);
         for now_us in (0..60_000_000_u64).step_by(20_000) {
@@ -547,7 +547,7 @@ mod tests {
     #[test]
     fn what_trips_become_longer_by_is_no_queue_however_slow_the_pongs_are() {
         for pongs_late_us in [0, 50_000] {
-            let mut queue = ExotelQueue::new();
+            let mut queue = RemotePlayback::new();
             let base_us = 110_000;
             for frame in 0..20 {
                 let now_us = frame * FRAME_US;
@@ -570,7 +570,7 @@ mod tests {
 
     #[test]
     fn marks_of_another_epoch_are_ignored() {
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         queue.sent(FRAME_US, 0);
         let mark = queue.take_mark(false, 0).expect("the first mark is due at once");
         queue.cleared(10_000);
