@@ -262,7 +262,7 @@ enum Life {
     /// All is sent, with the last mark behind it; given up at `give_up_us`.
     LastSent { give_up_us: u64 },
     /// The caller has heard the last words.
-    HeardOut,
+    Drained,
 }
 
 /// Engine to phone: Ogg Opus in, messages for the phone's socket out.
@@ -328,7 +328,7 @@ impl Downlink {
         }
         self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
-            self.hush(now_us, messages);
+            self.fade_out(now_us, messages);
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
         }
@@ -378,10 +378,10 @@ impl Downlink {
             }
             Life::LastSent { give_up_us } => {
                 if now_us >= give_up_us {
-                    self.life = Life::HeardOut;
+                    self.life = Life::Drained;
                 }
             }
-            Life::HeardOut => {}
+            Life::Drained => {}
             Life::Live | Life::Finishing => {
                 self.paced.clear();
                 let was_bridging = self.playout.is_bridging();
@@ -415,7 +415,7 @@ impl Downlink {
     fn ping_wake_us(&self) -> Option<u64> {
         match self.life {
             Life::Waiting { .. } | Life::Live => self.playout.ping_wake_us(),
-            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => None,
+            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::Drained => None,
         }
     }
 
@@ -430,7 +430,7 @@ impl Downlink {
             Life::Parting => Some(0),
             Life::Waiting { next_us } => Some(next_us),
             Life::LastSent { give_up_us } => Some(give_up_us),
-            Life::HeardOut => None,
+            Life::Drained => None,
             Life::Live | Life::Finishing => self.playout.wake_us(),
         }
     }
@@ -453,7 +453,7 @@ impl Downlink {
     }
 
     /// Ends the bridge's own sound with a fade.
-    pub fn hush(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+    pub fn fade_out(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         self.paced.clear();
         self.own.cut(&mut self.paced);
         self.write_aside(now_us, messages);
@@ -513,7 +513,7 @@ impl Downlink {
     /// The agent will say no more: appends what is left and, when all is sent, a mark behind it.
     pub fn finish(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         match self.life {
-            Life::Waiting { .. } if self.playing_us(now_us) == 0 => self.life = Life::HeardOut,
+            Life::Waiting { .. } if self.playing_us(now_us) == 0 => self.life = Life::Drained,
             Life::Waiting { .. } => {
                 self.life = Life::Parting;
                 self.poll(now_us, messages);
@@ -531,21 +531,21 @@ impl Downlink {
                 let step = self.playout.push(&self.line, now_us, 0.0, &mut self.paced);
                 self.send(step, now_us, messages);
             }
-            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => {}
+            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::Drained => {}
         }
     }
 
     /// Whether the caller has heard the last words (or waiting for that is over).
     #[must_use]
-    pub fn heard_out(&self) -> bool {
-        self.life == Life::HeardOut
+    pub fn is_drained(&self) -> bool {
+        self.life == Life::Drained
     }
 
     /// The phone echoed a mark. One that is not ours is ignored.
     pub fn marked(&mut self, name: &str, now_us: u64) {
         if name == LAST_MARK {
             if let Life::LastSent { .. } = self.life {
-                self.life = Life::HeardOut;
+                self.life = Life::Drained;
             }
         } else if let Some((epoch, number)) = name.split_once('-')
             && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())

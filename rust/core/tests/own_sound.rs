@@ -201,13 +201,13 @@ fn a_goodbye_is_sent_to_its_end_with_the_last_mark_behind_it() {
     line.run(500_000);
     assert!(line.marks.concat().contains("\"last\""));
     assert!(line.heard.len() >= 8000);
-    assert!(!line.line.heard_out());
+    assert!(!line.line.is_drained());
     line.line.marked("last", line.now_us);
-    assert!(line.line.heard_out());
+    assert!(line.line.is_drained());
 }
 
 #[test]
-fn clear_drops_it_and_hush_fades_it() {
+fn clear_drops_it_and_fade_out_fades_it() {
     let mut line = Line::new();
     line.play(&vec![0.5; 16_000]);
     line.run(300_000);
@@ -219,7 +219,7 @@ fn clear_drops_it_and_hush_fades_it() {
     assert!(line.heard[at..].iter().all(|s| *s == 0.0));
     line.play(&vec![0.5; 16_000]);
     let mut out = Vec::new();
-    line.line.hush(line.now_us, &mut out);
+    line.line.fade_out(line.now_us, &mut out);
     line.got(out);
     let at = line.heard.len();
     assert!(line.heard[at - 1].abs() < 0.01);
