@@ -17,7 +17,7 @@ struct Line {
     now_us: u64,
     heard: Vec<f32>,
     marks: Vec<String>,
-    dry_us: u64,
+    drained_at_us: u64,
     most_ahead_us: u64,
 }
 
@@ -28,7 +28,7 @@ impl Line {
             now_us: 1_000_000,
             heard: Vec::new(),
             marks: Vec::new(),
-            dry_us: 0,
+            drained_at_us: 0,
             most_ahead_us: 0,
         }
     }
@@ -39,8 +39,9 @@ impl Line {
             if read_media(&message, Encoding::Pcm16, &mut self.heard).is_some() {
                 let samples = self.heard.len() - before;
                 assert_eq!(samples % PACKET, 0, "a payload that is no multiple of a packet");
-                self.dry_us = self.dry_us.max(self.now_us) + samples as u64 * 1_000_000 / u64::from(RATE_HZ);
-                self.most_ahead_us = self.most_ahead_us.max(self.dry_us - self.now_us);
+                self.drained_at_us =
+                    self.drained_at_us.max(self.now_us) + samples as u64 * 1_000_000 / u64::from(RATE_HZ);
+                self.most_ahead_us = self.most_ahead_us.max(self.drained_at_us - self.now_us);
             } else {
                 self.marks.push(String::from_utf8(message).unwrap());
             }

@@ -464,7 +464,7 @@ mod tests {
         const TRIP_US: u64 = 50_000;
         let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
-        let mut player_dry_us = 0;
+        let mut player_drained_at_us = 0;
         let mut corrections = Vec::new();
         // An hour of words, a few seconds without anything, silence while the caller waits, and words again.
         for now_us in (0..3_700_000_000_u64).step_by(20_000) {
@@ -481,9 +481,9 @@ mod tests {
             } else {
                 queue.sent(FRAME_US, now_us);
             }
-            player_dry_us = player_dry_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
+            player_drained_at_us = player_drained_at_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
             if let Some(mark) = queue.take_mark(false, now_us) {
-                echoes.push_back((player_dry_us + TRIP_US, mark));
+                echoes.push_back((player_drained_at_us + TRIP_US, mark));
             }
         }
         let total_us: i64 = corrections.iter().map(|correction| correction.1).sum();
@@ -503,7 +503,7 @@ mod tests {
         let (stall, dies_us, again_us) = (20_000_000..22_000_000, 21_500_000, 29_500_000);
         let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
-        let (mut player_dry_us, mut silence_us, mut holes) = (0, 0, 0);
+        let (mut player_drained_at_us, mut silence_us, mut holes) = (0, 0, 0);
         for now_us in (0..60_000_000_u64).step_by(20_000) {
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
@@ -534,10 +534,10 @@ mod tests {
             if stall.contains(&arrives_us) {
                 arrives_us = stall.end;
             }
-            holes += u64::from(now_us > again_us + 1_000_000 && player_dry_us < arrives_us);
-            player_dry_us = player_dry_us.max(arrives_us) + sent_us;
+            holes += u64::from(now_us > again_us + 1_000_000 && player_drained_at_us < arrives_us);
+            player_drained_at_us = player_drained_at_us.max(arrives_us) + sent_us;
             if let Some(mark) = queue.take_mark(false, now_us) {
-                echoes.push_back((player_dry_us + TRIP_US, mark));
+                echoes.push_back((player_drained_at_us + TRIP_US, mark));
             }
         }
         assert_eq!(holes, 0);
