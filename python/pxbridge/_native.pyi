@@ -209,8 +209,8 @@ class LineOutput:
     """Everything that follows from one input of a `Line`."""
 
     @property
-    def to_phone(self) -> list[bytes]:
-        """Messages for the phone's socket, in their order."""
+    def to_phone(self) -> list[tuple[bytes, bool]]:
+        """Messages for the phone's socket, in their order, and for each whether it is text."""
 
     @property
     def to_engine(self) -> bytes:

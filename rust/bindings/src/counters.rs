@@ -1,4 +1,4 @@
-//! Counters as Python dicts, each under the name it has in core.
+//! Counters as Python dicts, each under the name it has in core or its public name, where that is another.
 
 use pxbridge_core::codec::stream::StreamStats;
 use pxbridge_core::downlink::playout::PlayoutStats;
@@ -7,12 +7,14 @@ use pxbridge_core::uplink::intake::IntakeStats;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// Copies fields of a struct into a dict.
+/// Copies fields of a struct into a dict; `field as "name"` where the public name is not the field's.
 macro_rules! counters {
-    ($dict:expr, $stats:expr, $($name:ident),+ $(,)?) => {{
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $name:literal) => { $name };
+    ($dict:expr, $stats:expr, $($field:ident $(as $name:literal)?),+ $(,)?) => {{
         let (py, stats) = ($dict.py(), $stats);
         // Interned: a live call is asked every second.
-        $($dict.set_item(pyo3::intern!(py, stringify!($name)), stats.$name)?;)+
+        $($dict.set_item(pyo3::intern!(py, counters!(@name $field $($name)?)), stats.$field)?;)+
     }};
 }
 /// What a reader of Ogg Opus met.
@@ -62,7 +64,7 @@ pub fn uplink(dict: &Bound<'_, PyDict>, media: MediaStats, intake: IntakeStats) 
         cut,
         stalls,
         longest_stall_us,
-        lateness_us,
+        relative_delay_us as "lateness_us",
         wait_us,
         delay_us,
         chunk_us,
@@ -91,9 +93,9 @@ pub fn playout(dict: &Bound<'_, PyDict>, playout: PlayoutStats) -> PyResult<()> 
         holes,
         longest_hole_us,
         target_us,
-        lateness_us,
+        relative_delay_us as "lateness_us",
         queued_us,
-        exotel_us
+        remote_us as "exotel_us"
     );
     Ok(())
 }

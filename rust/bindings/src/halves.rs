@@ -188,7 +188,7 @@ impl Downlink {
     }
 
     fn hush<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| line.hush(micros(now_s), out))
+        self.step(py, |line, out| line.fade_out(micros(now_s), out))
     }
 
     fn playing_s(&mut self, now_s: f64) -> f64 {
@@ -235,7 +235,7 @@ impl Downlink {
 
     #[getter]
     fn heard_out(&mut self) -> bool {
-        self.inner.get().heard_out()
+        self.inner.get().is_drained()
     }
 
     #[getter]

@@ -170,7 +170,7 @@ fn event(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
 /// Everything that follows from one input of a `Line`.
 #[pyclass(module = "pxbridge.audio", frozen, get_all)]
 pub struct LineOutput {
-    /// Messages for the phone's socket, in their order: a list of bytes.
+    /// Messages for the phone's socket, in their order: a list of (bytes, whether it is text).
     to_phone: Py<PyList>,
     /// Bytes for the engine; may be none.
     to_engine: Py<PyBytes>,
@@ -184,7 +184,10 @@ pub struct LineOutput {
 
 impl LineOutput {
     fn new(py: Python<'_>, output: &line::LineOutput) -> PyResult<Self> {
-        let messages = output.to_phone.iter().map(|message| PyBytes::new(py, message));
+        let messages = output
+            .to_phone
+            .iter()
+            .map(|message| (PyBytes::new(py, message), true));
         let to_phone = PyList::new(py, messages)?;
         let events = output
             .events
@@ -208,7 +211,7 @@ impl LineOutput {
             .to_phone
             .bind(py)
             .iter()
-            .map(|message| message.len())
+            .map(|message| message.get_item(0)?.len())
             .collect::<PyResult<_>>()?;
         let events = self.events.bind(py).repr()?;
         Ok(format!(

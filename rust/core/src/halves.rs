@@ -83,8 +83,8 @@ pub struct Caller {
     pub fed: Fed,
     /// How much of the caller's time it was not given; see [`Intake::not_given_us`].
     pub not_given_us: i64,
-    /// By how much the phone's way to us varies; see [`Intake::way_varies_us`].
-    pub way_varies_us: u64,
+    /// By how much the phone's way to us varies; see [`Intake::return_jitter_us`].
+    pub return_jitter_us: u64,
 }
 
 /// Phone to engine: media messages in, Ogg Opus out.
@@ -200,7 +200,7 @@ impl Uplink {
             beat_us: self.intake.beat_us(),
             fed: self.fed,
             not_given_us: self.intake.not_given_us(),
-            way_varies_us: self.intake.way_varies_us(),
+            return_jitter_us: self.intake.return_jitter_us(),
         }
     }
 
@@ -268,7 +268,7 @@ enum Life {
     /// All is sent, with the last mark behind it; given up at `give_up_us`.
     LastSent { give_up_us: u64 },
     /// The caller has heard the last words.
-    HeardOut,
+    Drained,
 }
 
 /// Engine to phone: Ogg Opus in, messages for the phone's socket out.
@@ -281,7 +281,7 @@ pub struct Downlink {
     /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
     answered: (u32, u64),
     round_trip_us: Option<u64>,
-    way_varies_us: u64,
+    return_jitter_us: u64,
     own: Announcement,
     first_audio_us: Option<u64>,
     /// The agent, for a recording.
@@ -313,7 +313,7 @@ impl Downlink {
             life: Life::Waiting { next_us: 0 },
             answered: (0, 0),
             round_trip_us: None,
-            way_varies_us: 0,
+            return_jitter_us: 0,
             own: Announcement::new(rate_hz),
             first_audio_us: None,
             tap: None,
@@ -334,12 +334,12 @@ impl Downlink {
         }
         self.time_answer(caller.fed, now_us);
         if let Life::Waiting { .. } = self.life {
-            self.hush(now_us, messages);
+            self.fade_out(now_us, messages);
             self.life = Life::Live;
             self.playout.expect_beat(caller.beat_us);
         }
         self.playout.skip_to(caller.not_given_us);
-        self.way_varies_us = caller.way_varies_us;
+        self.return_jitter_us = caller.return_jitter_us;
         self.paced.clear();
         let step = self
             .playout
@@ -384,10 +384,10 @@ impl Downlink {
             }
             Life::LastSent { give_up_us } => {
                 if now_us >= give_up_us {
-                    self.life = Life::HeardOut;
+                    self.life = Life::Drained;
                 }
             }
-            Life::HeardOut => {}
+            Life::Drained => {}
             Life::Live | Life::Finishing => {
                 self.paced.clear();
                 let was_bridging = self.playout.is_bridging();
@@ -421,7 +421,7 @@ impl Downlink {
     fn ping_wake_us(&self) -> Option<u64> {
         match self.life {
             Life::Waiting { .. } | Life::Live => self.playout.ping_wake_us(),
-            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => None,
+            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::Drained => None,
         }
     }
 
@@ -436,7 +436,7 @@ impl Downlink {
             Life::Parting => Some(0),
             Life::Waiting { next_us } => Some(next_us),
             Life::LastSent { give_up_us } => Some(give_up_us),
-            Life::HeardOut => None,
+            Life::Drained => None,
             Life::Live | Life::Finishing => self.playout.wake_us(),
         }
     }
@@ -459,7 +459,7 @@ impl Downlink {
     }
 
     /// Ends the bridge's own sound with a fade.
-    pub fn hush(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
+    pub fn fade_out(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         self.paced.clear();
         self.own.cut(&mut self.paced);
         self.write_aside(now_us, messages);
@@ -472,7 +472,7 @@ impl Downlink {
             Life::Live if self.own.is_empty() => 0,
             Life::Waiting { .. } | Life::Parting | Life::Live => {
                 let queued_us = self.own.len() as u64 * 1_000_000 / u64::from(self.rate_hz);
-                self.playout.exotel_dry_us().saturating_sub(now_us) + queued_us
+                self.playout.drained_at_us().saturating_sub(now_us) + queued_us
             }
             _ => 0,
         }
@@ -519,7 +519,7 @@ impl Downlink {
     /// The agent will say no more: appends what is left and, when all is sent, a mark behind it.
     pub fn finish(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         match self.life {
-            Life::Waiting { .. } if self.playing_us(now_us) == 0 => self.life = Life::HeardOut,
+            Life::Waiting { .. } if self.playing_us(now_us) == 0 => self.life = Life::Drained,
             Life::Waiting { .. } => {
                 self.life = Life::Parting;
                 self.poll(now_us, messages);
@@ -537,27 +537,27 @@ impl Downlink {
                 let step = self.playout.push(&self.line, now_us, 0.0, &mut self.paced);
                 self.send(step, now_us, messages);
             }
-            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::HeardOut => {}
+            Life::Finishing | Life::Parting | Life::LastSent { .. } | Life::Drained => {}
         }
     }
 
     /// Whether the caller has heard the last words (or waiting for that is over).
     #[must_use]
-    pub fn heard_out(&self) -> bool {
-        self.life == Life::HeardOut
+    pub fn is_drained(&self) -> bool {
+        self.life == Life::Drained
     }
 
     /// The phone echoed a mark. One that is not ours is ignored.
     pub fn marked(&mut self, name: &str, now_us: u64) {
         if name == LAST_MARK {
             if let Life::LastSent { .. } = self.life {
-                self.life = Life::HeardOut;
+                self.life = Life::Drained;
             }
         } else if let Some((epoch, number)) = name.split_once('-')
             && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())
         {
             let mark = Mark { epoch, number };
-            self.playout.marked(mark, self.way_varies_us, now_us);
+            self.playout.marked(mark, self.return_jitter_us, now_us);
         }
     }
 
@@ -588,7 +588,7 @@ impl Downlink {
 
     /// A ping came back from the phone's end after so long.
     pub fn round_trip(&mut self, trip_us: u64, now_us: u64) {
-        self.playout.round_trip(trip_us, self.way_varies_us, now_us);
+        self.playout.round_trip(trip_us, self.return_jitter_us, now_us);
     }
 
     /// What the playout did so far.
@@ -634,7 +634,7 @@ impl Downlink {
     }
 
     fn own_due_us(&self) -> u64 {
-        self.playout.exotel_dry_us().saturating_sub(OWN_REFILL_US)
+        self.playout.drained_at_us().saturating_sub(OWN_REFILL_US)
     }
 
     fn send_own(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
@@ -662,14 +662,14 @@ impl Downlink {
         self.writer.mark(LAST_MARK, &mut message);
         messages.push(message);
         self.life = Life::LastSent {
-            give_up_us: self.playout.exotel_dry_us().max(now_us) + LAST_MARK_GRACE_US,
+            give_up_us: self.playout.drained_at_us().max(now_us) + LAST_MARK_GRACE_US,
         };
     }
 
     /// When what was just made begins to be heard: it is the last in Exotel's queue.
     fn heard_from_us(&self) -> u64 {
         let duration_us = samples_us(self.paced.len(), self.rate_hz);
-        self.playout.exotel_dry_us().saturating_sub(duration_us)
+        self.playout.drained_at_us().saturating_sub(duration_us)
     }
 
     fn write_media(&mut self, messages: &mut Vec<Vec<u8>>) {

@@ -242,7 +242,7 @@ impl Line {
     /// Ends the bridge's own sound with a fade.
     pub fn fade_out(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.hush(now_us, &mut self.output.to_phone);
+        self.downlink.fade_out(now_us, &mut self.output.to_phone);
         self.end(now_us)
     }
 
@@ -285,7 +285,7 @@ impl Line {
     /// After [`Line::finish`]: whether the caller has heard the last words, or waiting for that is over.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.downlink.heard_out()
+        self.downlink.is_drained()
     }
 
     /// How much sound engines were sent, and how much came from them.
@@ -378,7 +378,7 @@ impl Line {
             let for_us = self.uplink.unanswered_us(now_us);
             self.output.events.push(Event::EngineSilent { for_us });
         }
-        if self.downlink.heard_out() && !std::mem::replace(&mut self.all_played, true) {
+        if self.downlink.is_drained() && !std::mem::replace(&mut self.all_played, true) {
             self.output.events.push(Event::AllPlayed);
         }
         self.output.wake_us = self.wake_us();
