@@ -22,6 +22,7 @@ from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.ops.logs import CallLog
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.server import TelephonyServer, listen
 
 if TYPE_CHECKING:
@@ -160,7 +161,9 @@ async def bridge(
 
         watching: list[Subscriber] = [keep, CallLog(Numbers()), *watchers]
         exchange = CallRegistry(pool, personas, watching, attendants, handovers, limits, timing)
-        listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
+        listener = await stack.enter_async_context(
+            listen(exchange.handle, "127.0.0.1", 0, carriers=[ExotelRoutes()], max_calls=2000)
+        )
         if warm:
             await asyncio.sleep(prompt_s + 1.0)
         yield Bridge(listener, exchange, pool, engines, records, prompted, events)

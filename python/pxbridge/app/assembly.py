@@ -56,6 +56,7 @@ from pxbridge.settings import Settings, check_door, state_folder, url_host
 from pxbridge.settings.persona_file import read_personas
 from pxbridge.simulation.rehearsal import Rehearsal
 from pxbridge.telephony.access import AccessControl, Signer
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
@@ -482,10 +483,10 @@ async def _listen(
                     exchange.handle,
                     settings.host,
                     settings.port,
+                    carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(engines.snapshot(), engines.store_gone_s),
                     max_calls=settings.max_calls,
                     gate=door.gate,
-                    webhooks=webhooks,
                     ssl=None if tls is None else tls.context,
                 )
             )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pxbridge.audio import Downlink, Uplink
 from pxbridge.calls.call_state import CallRecord, Ending, Outcome, Party, Phase
@@ -22,7 +22,7 @@ from pxbridge.calls.conversation import CallLimits, Continuation, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.playout_options import PlayoutOptions
-from pxbridge.telephony.exotel import messages
+from pxbridge.telephony import carrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +112,7 @@ class Call:
         self._clock = self._loop.time
         self._arrival = arrival
         self._socket = arrival.socket
+        self._carrier = arrival.carrier
         self._engines = engines
         self._handovers = handovers
         self._limits = limits or CallLimits()
@@ -124,7 +125,7 @@ class Call:
         self._session: Session | None = None
         self._persona: Persona | None = None
         self._spotter: PhraseSpotter | None = None
-        self._start: asyncio.Future[messages.Start] = self._loop.create_future()
+        self._start: asyncio.Future[carrier.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._heard_out = asyncio.Event()
         self._unknown: set[str] = set()
@@ -228,8 +229,8 @@ class Call:
         except TimeoutError:
             self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
             return
-        persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.custom)
-        persona, more = persona.for_call(start.custom, caller=start.caller, called=start.called)
+        persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.parameters)
+        persona, more = persona.for_call(start.parameters, caller=start.caller, called=start.called)
         self.record.persona = persona.name
         self.tell(Kind.PERSONA, name=persona.name, record=persona.record)
         for note in (*notes, *more):
@@ -274,43 +275,43 @@ class Call:
 
     # -- what the phone sends -------------------------------------------------------------------------
 
-    def _phone_said(self, message: bytes, _is_text: bool) -> None:
+    def _phone_said(self, message: bytes, is_text: bool) -> None:
         now_s = self._clock()
         self._phone_heard_s = now_s
         uplink = self._uplink
         if uplink is None:
-            self._phone_event(message, now_s)
+            self._phone_event(message, is_text, now_s)
             return
         ogg = uplink.receive(message, now_s)
         if ogg is None:
-            self._phone_event(message, now_s)
+            self._phone_event(message, is_text, now_s)
         elif ogg and self._session is not None:
             self._session.send_audio(ogg)
         self._arm()
 
-    def _phone_event(self, message: bytes, now_s: float) -> None:
-        match messages.parse(message):
-            case messages.Start() as start:
+    def _phone_event(self, message: bytes, is_text: bool, now_s: float) -> None:
+        match self._carrier.parse(message, is_text=is_text):
+            case carrier.Start() as start:
                 self._phone_started(start, now_s)
-            case messages.Mark(name=name) if self._downlink is not None:
+            case carrier.Mark(name=name) if self._downlink is not None:
                 self._downlink.marked(name, now_s)
                 if self._downlink.heard_out:
                     self._heard_out.set()
-            case messages.Clear() if self._downlink is not None:
+            case carrier.Clear() if self._downlink is not None:
                 self._send_to_phone(self._downlink.flush(now_s))
-            case messages.Dtmf(digit=digit):
+            case carrier.Key(digit=digit):
                 self.record.dtmf += digit
                 self.tell(Kind.KEY, digit=digit)
                 if self._persona is not None:
                     self._act(self._persona.keys.get(digit), f"the key {digit}")
-            case messages.Stop(wording=wording):
-                self._finish(Ending(Party.PHONE, f"stop: {wording}" if wording else "stop"))
-            case messages.Connected():
+            case carrier.Stop(reason=reason):
+                self._finish(Ending(Party.PHONE, f"stop: {reason}" if reason else "stop"))
+            case carrier.Connected():
                 pass
-            case messages.Malformed(reason=reason):
+            case carrier.Malformed(reason=reason):
                 self.record.malformed += 1
                 log.debug("malformed message: %s", reason)
-            case messages.Unknown(event=name):
+            case carrier.Unknown(event=name):
                 self.record.ignored += 1
                 if name not in self._unknown and len(self._unknown) < UNKNOWN_TOLD:
                     self._unknown.add(name)
@@ -318,33 +319,35 @@ class Call:
             case _:
                 self.record.ignored += 1
 
-    def _phone_started(self, start: messages.Start, now_s: float) -> None:
+    def _phone_started(self, start: carrier.Start, now_s: float) -> None:
         if self._start.done():
-            self.record.ignored += 1  # Exotel's retry on the same socket: already under way.
+            self.record.ignored += 1  # the carrier repeats it: the call is already under way
             return
         record = self.record
         CURRENT_CALL.set(record)  # for all that this socket will set off
-        rate = messages.line_rate(self._arrival.rate_hz, start)
-        record.call_id, record.stream_sid = start.call_id, start.stream_sid
+        media = start.media
+        record.call_id, record.stream_id = start.call_id, start.stream_id
         record.caller, record.called = start.caller, start.called
-        record.rate_hz, record.started_s = rate.rate_hz, now_s
+        record.rate_hz, record.started_s = media.rate_hz, now_s
         self._agent_missed_s = now_s
         if self._handovers is not None:
             self._handovers.begin(start.call_id)
-        encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
         timing = self._timing
         self._uplink = Uplink(
-            rate.rate_hz, encoding=encoding, gate_ms=timing.gate_ms, max_backlog_ms=timing.max_backlog_ms
+            media.rate_hz,
+            encoding=media.encoding,
+            gate_ms=timing.gate_ms,
+            max_backlog_ms=timing.max_backlog_ms,
         )
         self._downlink = Downlink(
-            rate.rate_hz,
-            stream_sid=start.stream_sid,
-            encoding=encoding,
+            media.rate_hz,
+            stream_sid=start.stream_id,
+            encoding=media.encoding,
             profile=timing.profile,
             max_backlog_ms=timing.max_backlog_ms,
         )
-        self.tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.custom)
-        for note in rate.notes:
+        self.tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.parameters)
+        for note in start.notes:
             self.tell(Kind.NOTE, text=note)
         self._send_to_phone(self._downlink.poll(now_s))
         self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s, 0.0)
@@ -359,7 +362,7 @@ class Call:
         """
         now_s, stats = self._clock(), self._line()[0].stats()
         measured_hz = (stats["received"] - received) / (now_s - since_s)
-        like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
+        like_hz = min(carrier.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
         claimed_hz = self.record.rate_hz
         if not measured_hz or like_hz == claimed_hz or abs(measured_hz / claimed_hz - 1) <= RATE_TOLERANCE:
             return
@@ -483,7 +486,9 @@ class Call:
 
     def hand_over(self, numbers: tuple[str, ...], by: str) -> None:
         """Sends the caller on to a person: noted for the flow to ask, then the last words, then the close."""
-        if self._handovers is not None:
+        if self._carrier.behaviour.after_close is not carrier.AfterClose.FLOW_GOES_ON:
+            self.tell(Kind.NOTE, text=f"{self._carrier.name} ends the call: nobody else can take it over")
+        elif self._handovers is not None:
             self._handovers.decide(self.record.call_id, numbers)
         reason, outcome = f"handed over by {by}", Outcome.HANDED_OVER
         self._finish(Ending(Party.BRIDGE, reason, last_words=True, sentence=True, outcome=outcome))
@@ -510,7 +515,7 @@ class Call:
 
     def _send_to_phone(self, out: list[bytes]) -> None:
         for message in out:
-            self._socket.send(message, text=True)
+            self._socket.send(message, text=self._carrier.behaviour.sends_text)
         if out and self._agent_missed_s is not None and self._session is not None:
             _, downlink = self._line()
             if downlink.stats()["sent"] > self._agent_sent:

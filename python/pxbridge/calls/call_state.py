@@ -104,7 +104,7 @@ class CallRecord:
     peer: str = ""
     """The address that the connection came from."""
     call_id: str = "-"
-    stream_sid: str = ""
+    stream_id: str = ""
     caller: str = ""
     called: str = ""
     persona: str = ""

@@ -68,7 +68,7 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "key": record.key,
         "peer": record.peer,
         "call": record.call_id,
-        "stream": record.stream_sid,
+        "stream": record.stream_id,
         "caller": numbers(record.caller),
         "called": numbers(record.called),
         "persona": record.persona,

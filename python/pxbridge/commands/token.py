@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pxbridge import settings
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.telephony.access import Scope, Signer
-from pxbridge.telephony.server import PERSONA_NAME
+from pxbridge.telephony.routes import PERSONA_NAME
 
 if TYPE_CHECKING:
     import argparse

@@ -3,10 +3,11 @@
 An address is held to a number of requests first, so that nobody can try passwords all day. Where networks
 are named, nobody else gets further. Then a proof is asked for, where any is set up:
 
-- a Basic credential, which Exotel sends if the applet's URL has ``USER:PASSWORD@`` in it, or
-- a signed token in the path, ``/exotel/t/TOKEN/...``. In the path, because Exotel is said to drop a URL's
-  query on some routes. One made by ``/exotel/url`` is for one call and expires within a minute; one that an
-  operator has made (``pxbridge token``) opens the whole door for as long as it says.
+- a Basic credential, which a carrier sends if the URL that it dials has ``USER:PASSWORD@`` in it, or
+- a signed token in the path, ``/PREFIX/t/TOKEN/...``. It is in the path because that is the one place that
+  every carrier passes on: some drop a URL's query on some routes. A token that a webhook made is for one call
+  and expires within a minute. One that an operator made (``pxbridge token``) is good for the whole port, for
+  as long as it says.
 
 A token is ``SCOPE.EXPIRY.PERSONA.NONCE.SIGNATURE``: a letter, seconds since 1970 in hexadecimal, the persona
 or nothing, 96 random bits, and the HMAC-SHA-256 (RFC 2104) of all before it. Whoever holds it may read it and
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKEN_PATH: Final = re.compile(r"/exotel/t/(?P<token>[^/]*)(?P<rest>/.*)?", re.DOTALL)
+TOKEN_PATH: Final = re.compile(r"(?P<prefix>/[^/]+)/t/(?P<token>[^/]*)(?P<rest>/.*)?", re.DOTALL)
 _TOKEN: Final = re.compile(
     r"(?P<signed>(?P<scope>[cd])\.(?P<expiry>[0-9a-f]{1,12})\.(?P<persona>[A-Za-z0-9_-]{0,64})"
     r"\.(?P<nonce>[A-Za-z0-9_-]{16}))\.(?P<signature>[A-Za-z0-9_-]{43})"
@@ -53,7 +54,8 @@ _TOKEN: Final = re.compile(
 _NONCE_BYTES: Final = 12  # 96 bits: 16 characters of base64
 
 CALL_TOKEN_USES: Final = 4
-"""Of a token that was made for one call: Exotel tries a handshake twice, and a proxy may repeat each once."""
+"""Of a token that was made for one call: a carrier tries a handshake twice, and a proxy may repeat
+each once."""
 
 MOST_TOKENS: Final = 100_000
 """Call tokens whose uses are counted: all that a minute brings, at the highest rate of requests."""
@@ -115,7 +117,7 @@ class Visitor:
 def without_token(path: str) -> str:
     """A path as it would be without the token in it."""
     found = TOKEN_PATH.fullmatch(path)
-    return path if found is None else "/exotel" + (found["rest"] or "")
+    return path if found is None else found["prefix"] + (found["rest"] or "")
 
 
 class Signer:

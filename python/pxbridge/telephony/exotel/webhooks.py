@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pxbridge.telephony.access import Scope
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, parse_rate
+from pxbridge.telephony.routes import PERSONA_NAME
 from pxbridge.websocket import Headers, Response, text_response
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEBHOOK_PATH: Final = re.compile(
-    r"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>[A-Za-z0-9_-]{1,64}))?)/?"
+    rf"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>{PERSONA_NAME.pattern}))?)/?"
 )
-_PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _MAX_PARAMETERS: Final = 100
@@ -139,7 +139,7 @@ class Webhooks:
     def _url(
         self, request: Request, parameters: Mapping[str, str], persona_name: str | None, full: Sequence[str]
     ) -> Response | Awaitable[Response]:
-        if persona_name is not None and not _PERSONA_NAME.fullmatch(persona_name):
+        if persona_name is not None and not PERSONA_NAME.fullmatch(persona_name):
             return _json(400, {"error": "persona is not a name"})
         try:
             persona_name = self._choose(persona_name, parameters.get("callto") or parameters.get("to") or "")
