@@ -38,11 +38,12 @@ async def node(
     """A bridge with room for so many calls, as the others see it."""
     signer = Signer([key.encode() for key in keys], lambda: 0.0)
     # It speaks once and no more, so that what is counted there stays counted however long the test takes.
-    nodes = PeerBridges(RedisStore(store_url), url, signer, lambda: ["default", *personas], EVERY_S)
-    async with nodes.announced(lambda: room):
-        while not await nodes._store.client.exists(f"pxbridge:node:{nodes._name}"):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        yield nodes
+    async with RedisStore(store_url) as client:
+        nodes = PeerBridges(client, url, signer, lambda: ["default", *personas], EVERY_S)
+        async with nodes.announced(lambda: room):
+            while not await nodes._store.client.exists(f"pxbridge:node:{nodes._name}"):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            yield nodes
 
 
 async def test_the_bridge_with_the_most_room_is_named_and_the_call_counted_there() -> None:

@@ -34,11 +34,12 @@ keys = { "0" = { hand_over = ["+911", "+912"] } }
 
 @contextlib.asynccontextmanager
 async def decisions(url: str) -> AsyncIterator[HandOvers]:
-    shared = HandOvers(asyncio.get_running_loop().time, RedisHandOverStore(RedisStore(url)))
-    try:
-        yield shared
-    finally:
-        await shared.close()
+    async with RedisStore(url) as client:
+        shared = HandOvers(asyncio.get_running_loop().time, RedisHandOverStore(client))
+        try:
+            yield shared
+        finally:
+            await shared.close()
 
 
 async def test_every_bridge_knows_which_calls_any_of_them_handed_over() -> None:

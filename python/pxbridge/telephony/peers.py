@@ -53,7 +53,7 @@ class PeerBridges:
     """This bridge among those that share a store.
 
     Args:
-        store: Where they tell each other. Closed with this.
+        store: Where they tell each other; whoever opened it closes it.
         url: By which the internet reaches this one, ``wss://host``; several may have the same, behind a
             balancer.
         signer: Of this one's tokens.
@@ -91,7 +91,6 @@ class PeerBridges:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
                     await self._withdraw()
-            await self._store.close()
 
     def leave(self) -> None:
         """Send no more calls here: the others learn of it at once."""
