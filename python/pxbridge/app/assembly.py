@@ -364,7 +364,7 @@ def _warm(personas: Personas) -> dict[Prompts, int]:
 
 @contextlib.asynccontextmanager
 async def shared_store(settings: Settings) -> AsyncIterator[RedisStore | None]:
-    """The one client of the shared store that the process has, open in the block; None if there is no store."""
+    """The process's one client of the shared store, open in the block; None if there is no store."""
     if settings.lease_store == "memory":
         yield None
         return

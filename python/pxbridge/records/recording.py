@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.calls.call import Audio, Call, CallRecord
+    from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Event
+    from pxbridge.telephony.carrier import Audio
 
     Format = Literal["wav", "opus"]
 
