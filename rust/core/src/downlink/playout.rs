@@ -478,6 +478,24 @@ impl Playout {
         }
     }
 
+    /// Samples that engines sent.
+    #[must_use]
+    pub fn received_samples(&self) -> u64 {
+        self.stats.received
+    }
+
+    /// Samples of theirs, and of what stood in for them, that were sent to the phone.
+    #[must_use]
+    pub fn sent_samples(&self) -> u64 {
+        self.stats.sent
+    }
+
+    /// Samples that wait here.
+    #[must_use]
+    pub fn buffered_samples(&self) -> usize {
+        self.queue.len()
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> PlayoutStats {

@@ -385,6 +385,30 @@ impl Intake {
             .map_or(0, |since_us| now_us.saturating_sub(since_us))
     }
 
+    /// Samples that the phone has sent.
+    #[must_use]
+    pub fn received_samples(&self) -> u64 {
+        self.stats.received
+    }
+
+    /// Samples that engines got.
+    #[must_use]
+    pub fn emitted_samples(&self) -> u64 {
+        self.stats.emitted
+    }
+
+    /// How often the phone stalled.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stats.stalls
+    }
+
+    /// How often audio was held back from an engine that did not answer.
+    #[must_use]
+    pub fn holds(&self) -> u64 {
+        self.stats.holds
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> IntakeStats {
