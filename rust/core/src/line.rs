@@ -200,16 +200,14 @@ impl Line {
     pub fn poll(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         self.intake.poll(now_us, &mut self.engine_pcm);
-        if self.downlink.wake_us().is_some_and(|wake_us| wake_us <= now_us) {
-            let Self {
-                codec,
-                downlink,
-                output,
-                ..
-            } = self;
-            downlink.poll(codec.as_mut(), now_us, &mut output.to_phone);
-            output.ping = downlink.take_ping(now_us);
-        }
+        let Self {
+            codec,
+            downlink,
+            output,
+            ..
+        } = self;
+        downlink.poll(codec.as_mut(), now_us, &mut output.to_phone);
+        output.ping = downlink.take_ping(now_us);
         self.end(now_us)
     }
 

@@ -225,6 +225,38 @@ fn jitter_that_begins_after_a_quiet_start_is_taken_for_a_stall_twice_at_most() {
     }
 }
 
+/// How much audio the phone's side holds on average in the agent's first second, over six calls whose prompts take 3 s.
+fn held_at_first_ms(chunk_ms: u64, jitter_ms: u64, pongs_withheld: bool) -> f64 {
+    let held_ms = (1..=6).map(|seed| {
+        let mut call = Call::new(chunk_ms, 12);
+        call.prompts_us = 3 * S;
+        call.seed = seed;
+        call.from_phone.jitter_us = jitter_ms * MS;
+        call.pongs_withheld = pongs_withheld;
+        let heard = play(&call);
+        heard.queued_ms(heard.first_us, heard.first_us + S)
+    });
+    held_ms.sum::<f64>() / 6.0
+}
+
+#[test]
+fn jitter_from_the_phone_alone_makes_nobody_wait_for_the_agents_first_words() {
+    let mut more_ms = Vec::new();
+    for chunk_ms in CHUNKS_MS {
+        let quiet_ms = held_at_first_ms(chunk_ms, 0, false);
+        let jitter_ms = held_at_first_ms(chunk_ms, 80, false);
+        let withheld_ms = held_at_first_ms(chunk_ms, 80, true);
+        println!(
+            "{chunk_ms} ms chunks: {quiet_ms:.0} ms held in a quiet call, {jitter_ms:.0} with 80 ms of jitter from the phone, {withheld_ms:.0} without pongs before"
+        );
+        more_ms.push(jitter_ms - quiet_ms);
+    }
+    assert!(
+        more_ms.iter().all(|&more_ms| more_ms <= 10.0),
+        "{more_ms:?} ms more"
+    );
+}
+
 #[test]
 fn a_phone_that_is_late_every_few_seconds_is_waited_for() {
     for chunk_ms in CHUNKS_MS {

@@ -87,6 +87,8 @@ pub struct IntakeStats {
     pub dropped: u64,
     /// Samples that were withheld from an engine that did not answer.
     pub withheld: u64,
+    /// Of what was removed or cut, what was so for an engine that is behind.
+    pub shed: u64,
     /// How often it was behind for so long that it was given less than was said.
     pub slow: u64,
     /// How often it did not answer for so long that audio was withheld from it.
@@ -414,6 +416,7 @@ impl Intake {
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
             buffered: self.queue.len() as u64,
+            shed: self.shed,
             relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
             delay_us: self.us(self.queue.len()) as u64,
