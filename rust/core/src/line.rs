@@ -185,14 +185,16 @@ impl Line {
     /// The phone has played everything before this mark. One that is not ours is ignored.
     pub fn mark_played(&mut self, name: &str, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.mark_played(name, now_us);
+        let return_jitter_us = self.intake.return_jitter_us();
+        self.downlink.mark_played(name, return_jitter_us, now_us);
         self.end(now_us)
     }
 
     /// A ping came back from the phone's end after so long.
     pub fn pong(&mut self, rtt_us: u64, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.pong(rtt_us, now_us);
+        let return_jitter_us = self.intake.return_jitter_us();
+        self.downlink.pong(rtt_us, return_jitter_us, now_us);
         self.end(now_us)
     }
 

@@ -58,7 +58,6 @@ pub(super) struct Downlink {
     writer: Box<dyn MediaWriter>,
     life: Life,
     own: Announcement,
-    return_jitter_us: u64,
     first_audio_us: Option<u64>,
     /// What the caller hears, for a recording.
     tap: Option<Tap>,
@@ -75,7 +74,6 @@ impl Downlink {
             writer,
             life: Life::Waiting { next_us: 0 },
             own: Announcement::new(rate.hz()),
-            return_jitter_us: 0,
             first_audio_us: None,
             tap: None,
             decoded: Vec::new(),
@@ -101,10 +99,9 @@ impl Downlink {
         if let Life::Waiting { .. } = self.life {
             self.fade_out(now_us, out);
             self.life = Life::Live;
-            self.playout.expect_beat(caller.beat_us());
         }
+        self.playout.expect_beat(caller.beat_us());
         self.playout.skip_to(caller.not_given_us());
-        self.return_jitter_us = caller.return_jitter_us();
         self.paced.clear();
         let step = self
             .playout
@@ -189,13 +186,14 @@ impl Downlink {
         self.playout.take_ping(now_us)
     }
 
-    /// A ping came back from the phone's end.
-    pub(super) fn pong(&mut self, rtt_us: u64, now_us: u64) {
-        self.playout.round_trip(rtt_us, self.return_jitter_us, now_us);
+    /// A ping came back from the phone's end. By up to `return_jitter_us` its way back may have been longer than others'.
+    pub(super) fn pong(&mut self, rtt_us: u64, return_jitter_us: u64, now_us: u64) {
+        self.playout.round_trip(rtt_us, return_jitter_us, now_us);
     }
 
-    /// The phone has played everything before a mark. One that is not ours is ignored.
-    pub(super) fn mark_played(&mut self, name: &str, now_us: u64) {
+    /// The phone has played everything before a mark; `return_jitter_us` as for [`Downlink::pong`]. A mark that is not
+    /// ours is ignored.
+    pub(super) fn mark_played(&mut self, name: &str, return_jitter_us: u64, now_us: u64) {
         if name == LAST_MARK {
             if let Life::LastSent { .. } = self.life {
                 self.life = Life::Drained;
@@ -204,7 +202,7 @@ impl Downlink {
             && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())
         {
             let mark = Mark { epoch, number };
-            self.playout.marked(mark, self.return_jitter_us, now_us);
+            self.playout.marked(mark, return_jitter_us, now_us);
         }
     }
 
