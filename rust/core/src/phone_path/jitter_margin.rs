@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_proved_is_kept_for_a_while_and_given_back_in_steps() {
+    fn a_proved_margin_is_kept_for_a_while_and_released_in_steps() {
         let mut line = Line::new();
         line.lengthened(60_000, 1_000_000);
         assert_eq!(line.margin_us(6_900_000), 60_000);
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn giving_back_too_early_makes_it_hold_twice_as_long() {
+    fn a_margin_released_too_early_is_kept_twice_as_long_the_next_time() {
         let mut line = Line::new();
         line.lengthened(60_000, 0);
         line.lengthened(20_000, 7_000_000);
         assert!(line.margin_us(18_000_000) > 0);
     }
 
-    /// Sends pings as it is asked to and answers them after `trip_us`; returns when nothing was kept any more.
+    /// Sends pings when they are due and answers them after `trip_us`. Returns when the margin was gone.
     fn released_us(line: &mut Line, from_us: u64, trip_us: impl Fn(u64) -> u64) -> u64 {
         let mut now_us = from_us;
         while line.margin_us(now_us) > 0 {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn while_pings_vary_it_is_kept_and_soon_after_they_agree_it_is_gone() {
+    fn a_margin_is_kept_while_pings_vary_and_goes_soon_after_they_agree() {
         let mut line = Line::new();
         line.lengthened(80_000, 1_000_000);
         let jitter = |now_us: u64| {
@@ -322,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn pings_that_never_vary_do_not_end_it_before_its_time() {
+    fn pings_that_never_vary_do_not_release_a_proved_margin_early() {
         let mut line = Line::new();
         line.lengthened(80_000, 1_000_000);
         assert!(released_us(&mut line, 1_000_000, |_| 30_000) >= 7_000_000);
     }
 
-    /// Answers a ping every 50 ms after the trips given, on a way back that does not vary; returns what is kept.
+    /// Answers a ping every 50 ms, with these round trips over a steady return path. Returns the margin.
     fn pinged_us(line: &mut Line, trips_ms: &[u64]) -> i64 {
         let mut now_us = 1_000_000;
         for trip_ms in trips_ms {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_that_vary_from_the_start_ask_for_delay_before_anybody_had_a_hole() {
+    fn pings_that_vary_from_the_start_ask_for_a_margin_before_any_underrun() {
         assert_eq!(pinged_us(&mut Line::new(), &[90, 30, 70, 50]), 60_000);
     }
 
@@ -349,13 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn pings_that_a_stall_held_up_ask_for_nothing() {
+    fn pings_held_up_by_a_stall_ask_for_nothing() {
         let trips = [
             30, 31, 30, 32, 1500, 1450, 1400, 400, 200, 150, 100, 50, 30, 31, 30,
         ];
         let mut line = Line::new();
         for (number, trip_ms) in trips.iter().enumerate() {
-            // Held up ones come back together.
+            // Those held up come back together.
             let now_us = 10_000_000 + number as u64 * if *trip_ms > 40 { 1 } else { 50_000 };
             line.pong(trip_ms * 1000, 0, now_us);
         }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_back_that_varies_asks_for_nothing() {
+    fn return_jitter_asks_for_nothing() {
         let mut line = Line::new();
         for number in 0..100 {
             line.pong(
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_is_not_kept() {
+    fn a_stall_asks_for_no_margin() {
         let mut line = Line::new();
         line.lengthened(1_500_000, 0);
         assert_eq!(line.margin_us(1), 0);

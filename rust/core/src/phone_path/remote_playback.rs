@@ -243,12 +243,13 @@ mod tests {
 
     const FRAME_US: u64 = 80_000;
 
-    /// Sends a frame every 80 ms and echoes marks when `plays` says that they were played; returns the corrections.
+    /// Sends a frame every 80 ms. `plays` maps the time at which a mark is planned to be played to the time of its echo. Returns the
+    /// corrections.
     fn corrections(frames: u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
         corrections_of(frames, |_| 0, plays)
     }
 
-    /// The same on a way back that varies.
+    /// The same over a return path that varies.
     fn corrections_of(
         frames: u64,
         return_jitter_us: impl Fn(u64) -> u64,
@@ -286,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_way_back_varied_while_the_queue_grew_is_not_the_lines_fault() {
+    fn return_jitter_while_the_playback_lengthens_does_not_change_the_baseline() {
         let jitters = |ideal_us| ideal_us < 30_000_000;
         let return_jitter_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
         let late_us = |ideal_us| {
             let grown_us = if ideal_us > 10_000_000 { 600_000 } else { 0 };
-            // The quickest echoes came in no time before it grew, and not while that was measured.
+            // Before it grew the quickest echoes came at once; while that was measured none did.
             let varied_us = match ideal_us / FRAME_US % 3 {
                 _ if !jitters(ideal_us) => 0,
                 sometimes if grown_us == 0 => 15_000 * sometimes,
@@ -313,13 +314,13 @@ mod tests {
     }
 
     #[test]
-    fn silence_in_mid_call_tells_nothing_new_of_a_line_whose_player_is_fast() {
-        const TRIP_US: u64 = 50_000;
+    fn silence_in_mid_call_does_not_change_the_baseline_of_a_fast_player() {
+        const ONE_WAY_US: u64 = 50_000;
         let mut playback = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut player_drained_at_us = 0;
         let mut corrections = Vec::new();
-        // An hour of words, a few seconds without anything, silence while the caller waits, and words again.
+        // An hour of speech, a few seconds of nothing, silence while the caller waits, and speech again.
         for now_us in (0..3_700_000_000_u64).step_by(20_000) {
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
@@ -334,9 +335,10 @@ mod tests {
             } else {
                 playback.sent(Source::Agent, FRAME_US, now_us);
             }
-            player_drained_at_us = player_drained_at_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
+            player_drained_at_us =
+                player_drained_at_us.max(now_us + ONE_WAY_US) + FRAME_US - FRAME_US / 10_000;
             if let Some(mark) = playback.mark_due(false, now_us) {
-                echoes.push_back((player_drained_at_us + TRIP_US, mark));
+                echoes.push_back((player_drained_at_us + ONE_WAY_US, mark));
             }
         }
         let total_us: i64 = corrections.iter().map(|correction| correction.1).sum();
@@ -351,8 +353,8 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_dies_in_a_stall_leaves_the_lines_constant_alone() {
-        const TRIP_US: u64 = 50_000;
+    fn an_engine_that_dies_in_a_stall_leaves_the_baseline_alone() {
+        const ONE_WAY_US: u64 = 50_000;
         let (stall, dies_us, again_us) = (20_000_000..22_000_000, 21_500_000, 29_500_000);
         let mut playback = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
@@ -364,7 +366,7 @@ mod tests {
             }
             let mut sent_us = FRAME_US;
             if (dies_us..dies_us + 400_000).contains(&now_us) {
-                // The sound over a gap.
+                // The announcement that covers the gap.
                 if playback.drained_at_us().saturating_sub(now_us) > 60_000 {
                     continue;
                 }
@@ -383,14 +385,14 @@ mod tests {
                 }
                 playback.sent(Source::Agent, sent_us, now_us);
             }
-            let mut arrives_us = now_us + TRIP_US;
+            let mut arrives_us = now_us + ONE_WAY_US;
             if stall.contains(&arrives_us) {
                 arrives_us = stall.end;
             }
             holes += u64::from(now_us > again_us + 1_000_000 && player_drained_at_us < arrives_us);
             player_drained_at_us = player_drained_at_us.max(arrives_us) + sent_us;
             if let Some(mark) = playback.mark_due(false, now_us) {
-                echoes.push_back((player_drained_at_us + TRIP_US, mark));
+                echoes.push_back((player_drained_at_us + ONE_WAY_US, mark));
             }
         }
         assert_eq!(holes, 0);
@@ -398,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_trips_become_longer_by_is_no_queue_however_slow_the_pongs_are() {
+    fn a_longer_round_trip_is_no_longer_playback_however_slow_the_pongs_are() {
         for pongs_late_us in [0, 50_000] {
             let mut playback = RemotePlayback::new();
             let base_us = 110_000;
@@ -422,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_another_epoch_are_ignored() {
+    fn marks_sent_before_a_clear_are_ignored() {
         let mut playback = RemotePlayback::new();
         playback.sent(Source::Agent, FRAME_US, 0);
         let mark = playback
