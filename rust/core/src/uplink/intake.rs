@@ -655,7 +655,7 @@ impl Intake {
         }
         self.position += taken as u64;
         self.got += taken as u64;
-        self.engine_backlog.fed(taken);
+        self.engine_backlog.given(taken);
         self.stats.emitted += taken as u64;
     }
 
@@ -689,7 +689,7 @@ impl Intake {
         self.queue.fade_in_from(&self.seam);
         self.position += samples as u64;
         self.got += samples as u64;
-        self.engine_backlog.fed(samples);
+        self.engine_backlog.given(samples);
         self.to_remove += samples;
         self.stats.emitted += samples as u64;
         self.stats.inserted += samples as u64;
