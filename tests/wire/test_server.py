@@ -9,14 +9,14 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.exotel_server import line_rate_hz, listen
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge.telephony.exotel.messages import Exotel, Media, Start, parse
-from pxbridge.telephony.server import TelephonyServer, listen
 
 if TYPE_CHECKING:
-    from pxbridge.telephony.server import Arrival
+    from pxbridge.telephony.server import Arrival, TelephonyServer
 
 
 class Calls:
@@ -64,22 +64,22 @@ def url(listener: TelephonyServer, path: str = "/exotel") -> str:
 @pytest.mark.parametrize(
     ("path", "rate_hz"),
     [
-        ("/", None),
-        ("/exotel", None),
-        ("/exotel/", None),
+        ("/", 8000),
+        ("/exotel", 8000),
+        ("/exotel/", 8000),
         ("/?sample-rate=8000", 8000),
         ("/exotel?sample-rate=16000", 16000),
         ("/exotel?sample_rate=24000&persona=nurse", 24000),
         ("/exotel?a=b&sampleRate=16kHz", 16000),
     ],
 )
-async def test_a_call_comes_in_with_the_rate_its_url_names(path: str, rate_hz: int | None) -> None:
+async def test_a_call_comes_in_with_the_rate_its_url_names(path: str, rate_hz: int) -> None:
     calls = Calls()
     async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener, path)) as phone:
         exotel = Exotel("MZ1")
         await phone.send(exotel.start(call_sid="CA1"))
         assert parse(await calls.messages.get()) == parse(Exotel("MZ1").start(call_sid="CA1"))
-        assert [arrival.rate_hz for arrival in calls.arrivals] == [rate_hz]
+        assert [line_rate_hz(arrival) for arrival in calls.arrivals] == [rate_hz]
         assert [arrival.peer for arrival in calls.arrivals] == ["127.0.0.1"]
 
 
@@ -169,12 +169,12 @@ async def test_a_call_that_fails_ends_alone() -> None:
     calls = Calls()
 
     async def own(arrival: Arrival) -> None:
-        if arrival.rate_hz is not None:
+        if arrival.persona_name is not None:
             raise LookupError("a fault of ours")
         await calls.own(arrival)
 
     async with listen(own, "127.0.0.1", 0) as listener, connect(url(listener)) as healthy:
-        async with connect(url(listener, "/?sample-rate=8000")) as unlucky:
+        async with connect(url(listener, "/exotel/nurse")) as unlucky:
             with pytest.raises(ConnectionClosed) as closed:
                 await unlucky.recv()
             assert closed.value.rcvd is not None
