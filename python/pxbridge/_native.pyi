@@ -255,7 +255,7 @@ class Line:
         self,
         rate_hz: int,
         *,
-        carrier: Literal["exotel"] = "exotel",
+        carrier: str = ...,
         encoding: Literal["pcm16", "mulaw"] = "pcm16",
         stream_id: str = "",
         profile: Literal["standard", "strict", "low-delay"] = "standard",

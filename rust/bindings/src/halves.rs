@@ -29,7 +29,7 @@ impl Uplink {
         max_backlog_ms: Option<u32>,
         serial: Option<u32>,
     ) -> PyResult<Self> {
-        let encoding = crate::line::encoding(encoding)?;
+        let encoding = pxbridge_core::carrier::payload::Encoding::named(encoding).map_err(refuse)?;
         let default = IntakeConfig::default();
         let config = IntakeConfig {
             gate_ms: gate_ms.unwrap_or(default.gate_ms),
@@ -141,8 +141,13 @@ impl Downlink {
             max_backlog_ms: max_backlog_ms.unwrap_or(default.max_backlog_ms),
             ..default
         };
-        let inner = line::Downlink::new(rate_hz, crate::line::encoding(encoding)?, stream_sid, config)
-            .map_err(refuse)?;
+        let inner = line::Downlink::new(
+            rate_hz,
+            pxbridge_core::carrier::payload::Encoding::named(encoding).map_err(refuse)?,
+            stream_sid,
+            config,
+        )
+        .map_err(refuse)?;
         Ok(Self {
             inner: Exclusive::new(inner),
             messages: Vec::new(),

@@ -5,26 +5,21 @@
 //! lives around them: an uplink outlives its engines, a downlink begins before one speaks, plays what the bridge itself
 //! has to say while none does, and ends after the last word was heard.
 
-use crate::carrier::exotel::{Encoding, MediaWriter, read_media};
+use crate::carrier::exotel::{ExotelReader, ExotelWriter};
+use crate::carrier::payload::Encoding;
+use crate::carrier::{MediaReader as _, MediaWriter as _, Message, Messages};
 use crate::codec::opus::{EncoderConfig, TOWARDS_ENGINE};
 use crate::codec::stream::{OggOpusReader, OggOpusWriter, StreamStats};
 use crate::downlink::announcement::Announcement;
 use crate::downlink::playout::{Mark, PACKET_MS, Playout, PlayoutConfig, PlayoutStats, Step};
 use crate::error::Result;
-use crate::tap::{Piece, Tap, samples_us};
+use crate::line::MediaStats;
+use crate::rate::LineRate;
+use crate::tap::{Piece, Tap};
 use crate::uplink::intake::{FRAME_MS, Intake, IntakeConfig, IntakeStats};
 
 /// The engine's rate: PersonaPlex and moshi speak 24 kHz.
 pub const ENGINE_HZ: u32 = 24_000;
-
-/// What the media parser met, in messages unless the name says otherwise.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MediaStats {
-    /// Media messages.
-    pub messages: u64,
-    /// Of them, those that were damaged (what could be read of them was).
-    pub malformed: u64,
-}
 
 /// How many of the model's frames are remembered until they are answered: 2.5 s of them.
 const FED_KEPT: usize = 32;
@@ -89,7 +84,8 @@ pub struct Caller {
 
 /// Phone to engine: media messages in, Ogg Opus out.
 pub struct Uplink {
-    encoding: Encoding,
+    reader: ExotelReader,
+    rate: LineRate,
     encoder: EncoderConfig,
     serial: u32,
     intake: Intake,
@@ -116,7 +112,8 @@ impl Uplink {
             ..TOWARDS_ENGINE
         };
         Ok(Self {
-            encoding,
+            reader: ExotelReader::new(encoding),
+            rate: LineRate::new(rate_hz)?,
             encoder,
             serial,
             intake: Intake::new(rate_hz, config)?,
@@ -133,12 +130,12 @@ impl Uplink {
     /// samples of the line it held. Anything else: `None`, and nothing has happened.
     pub fn receive(&mut self, message: &[u8], now_us: u64, ogg: &mut Vec<u8>) -> Option<usize> {
         self.phone.clear();
-        let frame = read_media(message, self.encoding, &mut self.phone)?;
+        let frame = self.reader.read(Message::text(message), &mut self.phone)?;
         self.media.messages += 1;
         self.media.malformed += u64::from(frame.malformed);
         if let Some(tap) = &mut self.tap {
             // Its last sample was said just now, at the latest.
-            let duration_us = samples_us(self.phone.len(), self.encoder.rate_hz);
+            let duration_us = self.rate.us_until_over(self.phone.len());
             tap.push(&self.phone, now_us.saturating_sub(duration_us));
         }
         self.paced.clear();
@@ -218,7 +215,7 @@ impl Uplink {
 
     /// From now on keeps what the caller says, for [`Uplink::take_said`].
     pub fn keep_said(&mut self) {
-        self.tap.get_or_insert_with(|| Tap::new(self.encoder.rate_hz));
+        self.tap.get_or_insert_with(|| Tap::new(self.rate));
     }
 
     /// Appends what the caller has said since the last time, in pieces with the time they came less their
@@ -274,9 +271,10 @@ enum Life {
 /// Engine to phone: Ogg Opus in, messages for the phone's socket out.
 pub struct Downlink {
     rate_hz: u32,
+    rate: LineRate,
     stream: OggOpusReader,
     playout: Playout,
-    writer: MediaWriter,
+    writer: ExotelWriter,
     life: Life,
     /// Which of the call's engines is speaking, and how much it has said, in the line's samples.
     answered: (u32, u64),
@@ -307,9 +305,10 @@ impl Downlink {
     pub fn new(rate_hz: u32, encoding: Encoding, stream_sid: &str, config: PlayoutConfig) -> Result<Self> {
         Ok(Self {
             rate_hz,
+            rate: LineRate::new(rate_hz)?,
             stream: OggOpusReader::new(rate_hz)?,
             playout: Playout::new(rate_hz, config)?,
-            writer: MediaWriter::new(stream_sid, rate_hz, encoding),
+            writer: ExotelWriter::new(stream_sid, LineRate::new(rate_hz)?, encoding),
             life: Life::Waiting { next_us: 0 },
             answered: (0, 0),
             round_trip_us: None,
@@ -569,7 +568,7 @@ impl Downlink {
 
     /// From now on keeps what the caller hears, for [`Downlink::take_heard`].
     pub fn keep_heard(&mut self) {
-        self.tap.get_or_insert_with(|| Tap::new(self.rate_hz));
+        self.tap.get_or_insert_with(|| Tap::new(self.rate));
     }
 
     /// Appends what the caller has heard since the last time, in pieces with the time at which they were heard, by
@@ -658,9 +657,9 @@ impl Downlink {
     }
 
     fn write_last_mark(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
-        let mut message = Vec::new();
+        let mut message = Messages::default();
         self.writer.mark(LAST_MARK, &mut message);
-        messages.push(message);
+        messages.extend(message.iter().map(|message| message.bytes.to_vec()));
         self.life = Life::LastSent {
             give_up_us: self.playout.drained_at_us().max(now_us) + LAST_MARK_GRACE_US,
         };
@@ -668,7 +667,7 @@ impl Downlink {
 
     /// When what was just made begins to be heard: it is the last in Exotel's queue.
     fn heard_from_us(&self) -> u64 {
-        let duration_us = samples_us(self.paced.len(), self.rate_hz);
+        let duration_us = self.rate.us_until_over(self.paced.len());
         self.playout.drained_at_us().saturating_sub(duration_us)
     }
 
@@ -678,17 +677,17 @@ impl Downlink {
             // A queue that proved shorter than thought does not play two things at once.
             tap.push(&self.paced, at_us.max(tap.end_us()));
         }
-        let mut message = Vec::new();
-        self.writer.write(&self.paced, &mut message);
-        messages.push(message);
+        let mut message = Messages::default();
+        self.writer.media(&self.paced, &mut message);
+        messages.extend(message.iter().map(|message| message.bytes.to_vec()));
     }
 
     fn write_mark(&mut self, now_us: u64, messages: &mut Vec<Vec<u8>>) {
         if let Some(mark) = self.playout.take_mark(now_us) {
-            let mut message = Vec::new();
+            let mut message = Messages::default();
             self.writer
                 .mark(&format!("{}-{}", mark.epoch, mark.number), &mut message);
-            messages.push(message);
+            messages.extend(message.iter().map(|message| message.bytes.to_vec()));
         }
     }
 
@@ -696,9 +695,9 @@ impl Downlink {
         if let Some(tap) = &mut self.tap {
             tap.cut(now_us);
         }
-        let mut message = Vec::new();
+        let mut message = Messages::default();
         self.writer.clear(&mut message);
-        messages.push(message);
+        messages.extend(message.iter().map(|message| message.bytes.to_vec()));
     }
 
     fn samples(&self, ms: u32) -> usize {

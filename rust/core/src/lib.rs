@@ -14,6 +14,7 @@ pub mod error;
 pub mod halves;
 pub mod line;
 pub(crate) mod phone_path;
+pub mod rate;
 pub mod tap;
 pub mod uplink;
 
