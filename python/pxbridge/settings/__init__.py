@@ -11,7 +11,7 @@ A setting can be given in four places. The first of them that names it wins::
 `door` what the settings say together of who may come in, and `shown` the flags and README's table.
 """
 
-from pxbridge.settings.access import check_door, is_loopback, url_host
+from pxbridge.settings.access import check_access, is_loopback, url_host
 from pxbridge.settings.fields import Settings, flag, is_secret, state_folder, variable
 from pxbridge.settings.shown import add_arguments, markdown_table
 from pxbridge.settings.sources import Loaded, load
@@ -23,7 +23,7 @@ __all__ = [
     "Secrets",
     "Settings",
     "add_arguments",
-    "check_door",
+    "check_access",
     "flag",
     "is_loopback",
     "is_secret",

@@ -27,7 +27,7 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def check_door(loaded: Loaded) -> list[str]:
+def check_access(loaded: Loaded) -> list[str]:
     """Check that not everyone may come in, unless that is what is wanted.
 
     Returns:
