@@ -61,7 +61,7 @@ class Bridge:
     """What a test can reach of the bridge that it started."""
 
     listener: TelephonyServer
-    exchange: CallRegistry
+    registry: CallRegistry
     pool: EnginePool
     engines: list[Rehearsal]
     records: list[CallRecord] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Bridge:
 
     async def record(self) -> CallRecord:
         """Of the call that has just been hung up."""
-        while self.exchange.live:  # noqa: ASYNC110  virtual time: this costs nothing
+        while self.registry.live:  # noqa: ASYNC110  virtual time: this costs nothing
             await asyncio.sleep(0.1)
         return self.records[-1]
 
@@ -104,8 +104,8 @@ async def bridge(
     slots: int = 1,
     handshake_timeout_s: float = 5.0,
     personas: Personas = KIND,
-    watchers: Sequence[Subscriber] = (),
-    attendants: Sequence[Callable[[Call], Subscriber]] = (),
+    subscribers: Sequence[Subscriber] = (),
+    call_subscribers: Sequence[Callable[[Call], Subscriber]] = (),
     engine_network: Network | None = None,
     warm: int = 0,
     limits: CallLimits = IMPATIENT,
@@ -159,11 +159,11 @@ async def bridge(
             if event.kind is Kind.ENDED:
                 records.append(record)
 
-        watching: list[Subscriber] = [keep, CallLog(Numbers()), *watchers]
-        exchange = CallRegistry(pool, personas, watching, attendants, handovers, limits, timing)
+        watching: list[Subscriber] = [keep, CallLog(Numbers()), *subscribers]
+        registry = CallRegistry(pool, personas, watching, call_subscribers, handovers, limits, timing)
         listener = await stack.enter_async_context(
-            listen(exchange.handle, "127.0.0.1", 0, carriers=[ExotelRoutes()], max_calls=2000)
+            listen(registry.handle, "127.0.0.1", 0, carriers=[ExotelRoutes()], max_calls=2000)
         )
         if warm:
             await asyncio.sleep(prompt_s + 1.0)
-        yield Bridge(listener, exchange, pool, engines, records, prompted, events)
+        yield Bridge(listener, registry, pool, engines, records, prompted, events)

@@ -115,7 +115,7 @@ def test_every_way_to_hang_up_ends_the_call(hang_up: HangUp) -> None:
             phone = await b.call(script(hang_up_at_s=2.0), Line(hang_up=hang_up))
             assert not phone.faults
             await asyncio.sleep(1.0)
-            assert b.exchange.live == 0
+            assert b.registry.live == 0
             assert b.pool.free == 1
             assert b.engines[0].clients == 0
             assert b.records[0].ending is not None

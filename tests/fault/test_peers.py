@@ -71,7 +71,7 @@ async def test_a_bridge_that_would_not_take_the_call_is_not_named() -> None:
 async def test_what_another_version_says_is_passed_over() -> None:
     async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 50):
         client = asked._store.client
-        good = {"url": THIRD, "room": 99, "marks": asked._signer.mark, "personas": '["default"]'}
+        good = {"url": THIRD, "room": 99, "marks": asked._signer.key_id, "personas": '["default"]'}
         await client.hset("pxbridge:node:x", mapping=good)
         await client.sadd("pxbridge:nodes", "x", b"\xff")
         assert await asked.elsewhere("default") == THIRD

@@ -72,7 +72,7 @@ async def test_a_call_that_comes_back_at_another_bridge_is_no_longer_handed_over
         async with decisions(server.url) as third:
             third.decide("CA1", ["+911"])
         theirs.begin("CA1")
-        await until(lambda: not theirs._unkept, "it is in the store")
+        await until(lambda: not theirs._unstored, "it is in the store")
         assert await ours.look_up("CA1") is None
 
 

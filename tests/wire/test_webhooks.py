@@ -102,14 +102,14 @@ class Flow:
 
 @contextlib.asynccontextmanager
 async def flow(
-    *, public_url: str | None = PUBLIC_URL, max_calls: int = 10, **gate: Any
+    *, public_url: str | None = PUBLIC_URL, max_calls: int = 10, **rules: Any
 ) -> AsyncIterator[Flow]:
     flow = Flow()
     signer = Signer([KEY], time.time)
-    door = AccessControl(signer, time.monotonic, **gate)
+    access = AccessControl(signer, time.monotonic, **rules)
     webhooks = Webhooks(
         signer,
-        door,
+        access,
         public_url=public_url,
         choose=PERSONAS.name_for,
         busy=lambda: flow.busy,
@@ -117,7 +117,7 @@ async def flow(
         handed_over=flow.handovers.look_up,
     )
     async with listen(
-        flow.own, "127.0.0.1", 0, carriers=[ExotelRoutes(webhooks)], max_calls=max_calls, gate=door
+        flow.own, "127.0.0.1", 0, carriers=[ExotelRoutes(webhooks)], max_calls=max_calls, access=access
     ) as listener:
         flow.listener = listener
         yield flow

@@ -123,7 +123,7 @@ async def assembled(
             pool,
             personas,
             observed.subscribers,
-            observed.subscriber_makers,
+            observed.call_subscribers,
             handovers,
             _call_limits(settings),
             playout_options(settings),
@@ -348,7 +348,7 @@ async def _listen(
                     carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(pool.snapshot(), pool.store_gone_s),
                     max_calls=settings.max_calls,
-                    gate=access.control,
+                    access=access.control,
                     ssl=None if tls is None else tls.context,
                 )
             )

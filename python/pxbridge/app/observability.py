@@ -51,13 +51,13 @@ class Observability:
     Attributes:
         metrics: What Prometheus scrapes.
         subscribers: Get every event of every call.
-        subscriber_makers: Make a subscriber for each call.
+        call_subscribers: Make a subscriber for each call.
     """
 
     def __init__(self, metrics: Metrics, recent_calls: RecentCalls, loaded: Loaded) -> None:
         self.metrics = metrics
         self.subscribers: list[Subscriber] = [metrics, recent_calls]
-        self.subscriber_makers: list[Callable[[Call], Subscriber]] = []
+        self.call_subscribers: list[Callable[[Call], Subscriber]] = []
         self._recent_calls = recent_calls
         self._loaded = loaded
 
@@ -163,7 +163,7 @@ async def observability(
             record_writer.recorded if record_writer else _without_records,
         )
         stack.push_async_callback(asyncio.to_thread, recorder.close)
-        observed.subscriber_makers.append(recorder.attend)
+        observed.call_subscribers.append(recorder.attend)
         for name, about in (
             ("failures", "Recordings that could not be written to their end."),
             ("dropped", "Seconds of recordings that there was no time to write."),

@@ -94,7 +94,7 @@ class Reloader:
     def _use(self, settings: Settings, personas: Personas) -> None:
         bridge = self._bridge
         bridge.registry.personas = personas
-        bridge.registry.timing = playout_options(settings)
+        bridge.registry.playout = playout_options(settings)
         bridge.pool.keep_warm(warm_sessions(personas))
         bridge.opener.settings = settings
         bridge.access.use(settings)

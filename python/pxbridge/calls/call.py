@@ -60,7 +60,7 @@ SENTENCE_PAUSE_S = 0.32
 LAST_SENTENCE_S = 5.0
 """The longest that the end of a call waits for the agent to end its sentence."""
 
-SENTENCE_LOOK_S = 0.1
+SENTENCE_POLL_S = 0.1
 
 LAST_WORD_S = 0.8
 """The agent's words come as text before they are heard: a pause counts only after the last of them."""
@@ -71,14 +71,14 @@ RATE_CHECK_S = 2.0
 RATE_CHECK_AGAIN_S = 10.0
 """The same for a line that stalled meanwhile: long enough for no stall to pass for a rate."""
 
-UNKNOWN_TOLD = 5
+MAX_UNKNOWN_NOTES = 5
 """So many events of names nobody knows are told in a call, each once: enough to learn of a new one."""
 
 RATE_TOLERANCE = 0.25
 """Rates in use differ by at least 1.5; chunking and jitter over RATE_CHECK_S by far less than this."""
 
 
-def _nobody(record: CallRecord, event: Event) -> None:
+def _ignore(record: CallRecord, event: Event) -> None:
     pass
 
 
@@ -91,9 +91,9 @@ class Call:
         personas: Whom the caller can speak with.
         handovers: Where it is noted that the call goes on to a person.
         limits: How long things may take.
-        timing: How its sound is kept in time.
-        tell: Told everything that happens, with the record as it is then.
-        alarms: Of the process.
+        playout: How its sound is kept in time.
+        emit: Told everything that happens, with the record as it is then.
+        wakeups: Of the process.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Call:
         *,
         engines: EnginePool,
         personas: Personas,
-        tell: Subscriber,
-        alarms: WakeupTimer,
+        emit: Subscriber,
+        wakeups: WakeupTimer,
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
-        timing: PlayoutOptions | None = None,
+        playout: PlayoutOptions | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
@@ -116,9 +116,9 @@ class Call:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits or CallLimits()
-        self._timing = timing or PlayoutOptions()
+        self._playout = playout or PlayoutOptions()
         self._personas = personas
-        self._watcher = tell
+        self._subscriber = emit
         self.record = CallRecord(opened_s=self._clock(), peer=arrival.peer)
         self._uplink: Uplink | None = None
         self._downlink: Downlink | None = None
@@ -127,15 +127,15 @@ class Call:
         self._spotter: PhraseSpotter | None = None
         self._start: asyncio.Future[carrier.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
-        self._heard_out = asyncio.Event()
+        self._drained = asyncio.Event()
         self._unknown: set[str] = set()
-        self._standing = Continuation(engines.place())
+        self._continuation = Continuation(engines.place())
         self._left_engine = asyncio.Event()
         self._rate_check: asyncio.TimerHandle | None = None
-        self._alarm = alarms.alarm(self._tick)
+        self._wakeup = wakeups.wakeup(self._on_wakeup)
         self._longest: asyncio.TimerHandle | None = None
         self._phone_heard_s = self.record.opened_s
-        self._agent_missed_s: float | None = None  # since when the caller waits for an agent's first sound
+        self._agent_awaited_s: float | None = None  # since when the caller waits for an agent's first sound
         self._agent_sent = 0.0  # samples of engines' that had been sent by then
 
     def __repr__(self) -> str:
@@ -148,9 +148,9 @@ class Call:
 
         However it ends, by cancellation too, `record` is complete then.
         """
-        self._socket.on_message = self._phone_said
-        self._socket.on_close = self._phone_gone
-        self._socket.on_pong = self._phone_ponged
+        self._socket.on_message = self._on_phone_message
+        self._socket.on_close = self._on_phone_closed
+        self._socket.on_pong = self._on_pong
         ending = Ending(Party.BRIDGE, "cancelled", 1001)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -160,20 +160,20 @@ class Call:
                 self._enter_leaving()
                 if not conversation.done():
                     if ending.sentence:
-                        await self._let_sentence_end()
+                        await self._wait_for_sentence_end()
                     conversation.cancel()
                     await asyncio.wait([conversation])
                     self._left_engine.set()
-                    self.hush()
+                    self.fade_out()
                 if ending.last_words:
-                    await self._let_last_words_out()
+                    await self._wait_for_last_words()
                 watch.cancel()
         except Exception:  # a fault of ours; whoever owns the call reports it
             ending = Ending(Party.BRIDGE, "internal error", 1011, outcome=Outcome.FAULT)
             raise
         finally:
             self._left_engine.set()
-            self._alarm.cancel()
+            self._wakeup.cancel()
             for timer in (self._rate_check, self._longest):
                 if timer is not None:
                     timer.cancel()
@@ -181,7 +181,7 @@ class Call:
             self._start.cancel()
             self._close_record(ending)
             self._socket.close(ending.code, ending.reason)
-            self._watcher = _nobody  # who watches holds the call
+            self._subscriber = _ignore  # who watches holds the call
             # Codecs are most of a call. Whatever may keep the rest for a while, a closing handshake or an
             # error with its frames, they go now.
             self._uplink = self._downlink = None
@@ -197,9 +197,9 @@ class Call:
 
     def take_over(self, older: Call) -> None:
         """Goes on with a phone call that came in on another connection before, which is about to end."""
-        self._standing = Continuation(
-            older._standing.place,
-            older._standing.said + "".join(older.record.words),
+        self._continuation = Continuation(
+            older._continuation.place,
+            older._continuation.said + "".join(older.record.words),
             older.record.phase in (Phase.PROMPTING, Phase.LIVE, Phase.FAILOVER),
             older._left_engine,
         )
@@ -232,37 +232,37 @@ class Call:
         persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.parameters)
         persona, more = persona.for_call(start.parameters, caller=start.caller, called=start.called)
         self.record.persona = persona.name
-        self.tell(Kind.PERSONA, name=persona.name, record=persona.record)
+        self.emit(Kind.PERSONA, name=persona.name, record=persona.record)
         for note in (*notes, *more):
-            self.tell(Kind.NOTE, text=note)
+            self.emit(Kind.NOTE, text=note)
         self._persona, self._spotter = persona, persona.spotter()
-        talk = Conversation(self, self._engines, persona, self._limits, self._clock, self._standing)
+        talk = Conversation(self, self._engines, persona, self._limits, self._clock, self._continuation)
         if persona.max_duration_s is not None:
             over = Ending(Party.BRIDGE, "the persona's longest call is over", last_words=True, sentence=True)
             self._longest = self._loop.call_later(persona.max_duration_s, self._finish, over)
-        self._finish(await talk.hold())
+        self._finish(await talk.run())
 
-    async def _let_sentence_end(self) -> None:
+    async def _wait_for_sentence_end(self) -> None:
         """Waits until a live agent pauses, or for a bounded time."""
         if self._session is not None:
             await asyncio.sleep(LAST_WORD_S)
         give_up_s = self._clock() + LAST_SENTENCE_S
         while self.agent_speaking and self._clock() < give_up_s:  # noqa: ASYNC110
-            await asyncio.sleep(SENTENCE_LOOK_S)
+            await asyncio.sleep(SENTENCE_POLL_S)
 
-    async def _let_last_words_out(self) -> None:
+    async def _wait_for_last_words(self) -> None:
         """Waits until Exotel has played what was said last, or for a bounded time."""
         if self._downlink is None:
             return
         self._send_to_phone(self._downlink.finish(self._clock()))
         if self._downlink.heard_out:  # there were no words
             return
-        self._arm()
+        self._set_wakeup()
         try:
             async with asyncio.timeout(LAST_WORDS_S):
-                await self._heard_out.wait()
+                await self._drained.wait()
         except TimeoutError:
-            self.tell(Kind.NOTE, text="no sign that the last words were heard")
+            self.emit(Kind.NOTE, text="no sign that the last words were heard")
 
     async def _watch_phone(self) -> None:
         """Ends a call whose line has died without a close."""
@@ -275,33 +275,33 @@ class Call:
 
     # -- what the phone sends -------------------------------------------------------------------------
 
-    def _phone_said(self, message: bytes, is_text: bool) -> None:
+    def _on_phone_message(self, message: bytes, is_text: bool) -> None:
         now_s = self._clock()
         self._phone_heard_s = now_s
         uplink = self._uplink
         if uplink is None:
-            self._phone_event(message, is_text, now_s)
+            self._on_phone_event(message, is_text, now_s)
             return
         ogg = uplink.receive(message, now_s)
         if ogg is None:
-            self._phone_event(message, is_text, now_s)
+            self._on_phone_event(message, is_text, now_s)
         elif ogg and self._session is not None:
             self._session.send_audio(ogg)
-        self._arm()
+        self._set_wakeup()
 
-    def _phone_event(self, message: bytes, is_text: bool, now_s: float) -> None:
+    def _on_phone_event(self, message: bytes, is_text: bool, now_s: float) -> None:
         match self._carrier.parse(message, is_text=is_text):
             case carrier.Start() as start:
-                self._phone_started(start, now_s)
+                self._on_start(start, now_s)
             case carrier.Mark(name=name) if self._downlink is not None:
                 self._downlink.marked(name, now_s)
                 if self._downlink.heard_out:
-                    self._heard_out.set()
+                    self._drained.set()
             case carrier.Clear() if self._downlink is not None:
                 self._send_to_phone(self._downlink.flush(now_s))
             case carrier.Key(digit=digit):
                 self.record.dtmf += digit
-                self.tell(Kind.KEY, digit=digit)
+                self.emit(Kind.KEY, digit=digit)
                 if self._persona is not None:
                     self._act(self._persona.keys.get(digit), f"the key {digit}")
             case carrier.Stop(reason=reason):
@@ -313,13 +313,13 @@ class Call:
                 log.debug("malformed message: %s", reason)
             case carrier.Unknown(event=name):
                 self.record.ignored += 1
-                if name not in self._unknown and len(self._unknown) < UNKNOWN_TOLD:
+                if name not in self._unknown and len(self._unknown) < MAX_UNKNOWN_NOTES:
                     self._unknown.add(name)
-                    self.tell(Kind.NOTE, text=f"the phone sends an event that is not known: {name!r}")
+                    self.emit(Kind.NOTE, text=f"the phone sends an event that is not known: {name!r}")
             case _:
                 self.record.ignored += 1
 
-    def _phone_started(self, start: carrier.Start, now_s: float) -> None:
+    def _on_start(self, start: carrier.Start, now_s: float) -> None:
         if self._start.done():
             self.record.ignored += 1  # the carrier repeats it: the call is already under way
             return
@@ -329,30 +329,30 @@ class Call:
         record.call_id, record.stream_id = start.call_id, start.stream_id
         record.caller, record.called = start.caller, start.called
         record.rate_hz, record.started_s = media.rate_hz, now_s
-        self._agent_missed_s = now_s
+        self._agent_awaited_s = now_s
         if self._handovers is not None:
             self._handovers.begin(start.call_id)
-        timing = self._timing
+        playout = self._playout
         self._uplink = Uplink(
             media.rate_hz,
             encoding=media.encoding,
-            gate_ms=timing.gate_ms,
-            max_backlog_ms=timing.max_backlog_ms,
+            gate_ms=playout.gate_ms,
+            max_backlog_ms=playout.max_backlog_ms,
         )
         self._downlink = Downlink(
             media.rate_hz,
             stream_sid=start.stream_id,
             encoding=media.encoding,
-            profile=timing.profile,
-            max_backlog_ms=timing.max_backlog_ms,
+            profile=playout.profile,
+            max_backlog_ms=playout.max_backlog_ms,
         )
-        self.tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.parameters)
+        self.emit(Kind.STARTED, caller=start.caller, called=start.called, custom=start.parameters)
         for note in start.notes:
-            self.tell(Kind.NOTE, text=note)
+            self.emit(Kind.NOTE, text=note)
         self._send_to_phone(self._downlink.poll(now_s))
         self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s, 0.0)
         self._start.set_result(start)
-        self._arm()
+        self._set_wakeup()
 
     def _check_rate(self, since_s: float, received: float) -> None:
         """Says so if the line runs at another rate than it claims: then everyone sounds slow and deep.
@@ -371,18 +371,18 @@ class Call:
                 RATE_CHECK_AGAIN_S, self._check_rate, now_s, stats["received"]
             )
             return
-        self.tell(
+        self.emit(
             Kind.NOTE,
             text=f"the phone says {claimed_hz} Hz and sends {measured_hz:.0f} samples a second: "
             "if voices sound slow and deep, or fast and high, "
             f"write ?sample-rate={like_hz} into the applet's URL",
         )
 
-    def _phone_ponged(self, trip_s: float) -> None:
+    def _on_pong(self, trip_s: float) -> None:
         if self._downlink is not None:
             self._downlink.round_trip(trip_s, self._clock())
 
-    def _phone_gone(self, closed: Closed) -> None:
+    def _on_phone_closed(self, closed: Closed) -> None:
         if closed.error is None:
             how = f"the phone closed with {closed.code}" + (f": {closed.reason}" if closed.reason else "")
             self._finish(Ending(Party.PHONE, how))
@@ -393,17 +393,17 @@ class Call:
 
     # -- what the engine sends ------------------------------------------------------------------------
 
-    def _engine_said(self, ogg: bytes) -> None:
+    def _on_engine_audio(self, ogg: bytes) -> None:
         uplink, downlink = self._line()
         now_s = self._clock()
         self._send_to_phone(downlink.receive(ogg, now_s, uplink))
         if downlink.take_ping(now_s):
             self._socket.ping()
-        self._arm()
+        self._set_wakeup()
 
-    def _engine_wrote(self, piece: str) -> None:
+    def _on_engine_text(self, piece: str) -> None:
         self.record.words.append(piece)
-        self.tell(Kind.WORDS, text=piece)
+        self.emit(Kind.WORDS, text=piece)
         if self._spotter is not None:
             self._act(self._spotter.feed(piece), "the agent's words")
 
@@ -414,15 +414,15 @@ class Call:
         """The line's rate."""
         return self.record.rate_hz
 
-    def join(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
-        """Joins phone and engine, until `part`."""
+    def connect(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
+        """Joins phone and engine, until `disconnect`."""
         uplink, _ = self._line()
         self._session = session
-        session.listen(on_audio=self._engine_said, on_text=self._engine_wrote, on_close=on_close)
+        session.listen(on_audio=self._on_engine_audio, on_text=self._on_engine_text, on_close=on_close)
         session.send_audio(uplink.open(self._clock()))
-        self._arm()
+        self._set_wakeup()
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """The engine is gone, or is let go of; what it said last is sent."""
         uplink, downlink = self._line()
         if self._session is not None:
@@ -430,8 +430,8 @@ class Call:
             now_s = self._clock()
             uplink.close(now_s)
             self._send_to_phone(downlink.engine_gone(now_s))
-            self._agent_missed_s, self._agent_sent = now_s, downlink.stats()["sent"]
-            self._arm()
+            self._agent_awaited_s, self._agent_sent = now_s, downlink.stats()["sent"]
+            self._set_wakeup()
 
     def play(self, pcm: NDArray[np.float32]) -> None:
         """Queues sound of the bridge's own: heard while no engine speaks, and ended by one that does."""
@@ -439,14 +439,14 @@ class Call:
             return
         _, downlink = self._line()
         self._send_to_phone(downlink.play(pcm, self._clock()))
-        self._arm()
+        self._set_wakeup()
 
-    def hush(self) -> None:
+    def fade_out(self) -> None:
         """Ends the bridge's own sound with a fade."""
         if self._downlink is not None:
             self._send_to_phone(self._downlink.hush(self._clock()))
 
-    async def played(self, all_but_s: float = 0.0) -> None:
+    async def wait_played(self, all_but_s: float = 0.0) -> None:
         """Waits until the bridge's own sound has been heard, or all but so much of it."""
         _, downlink = self._line()
         while (left_s := downlink.playing_s(self._clock()) - all_but_s) > 0:  # noqa: ASYNC110
@@ -464,7 +464,7 @@ class Call:
         if self._spotter is not None:
             self._act(self._spotter.pause(), "the agent's words")
 
-    def exchanged_s(self) -> tuple[float, float]:
+    def engine_audio_s(self) -> tuple[float, float]:
         """Seconds of sound that engines were sent, and that came from them."""
         uplink, downlink = self._line()
         rate_hz = self.record.rate_hz
@@ -476,10 +476,10 @@ class Call:
             return  # it ends as it was told first, and the flow is told the same
         match action:
             case End():
-                self.tell(Kind.ACTION, by=by, action="end")
+                self.emit(Kind.ACTION, by=by, action="end")
                 self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
             case HandOver(numbers=numbers):
-                self.tell(Kind.ACTION, by=by, action="hand over")
+                self.emit(Kind.ACTION, by=by, action="hand over")
                 self.hand_over(numbers, by)
             case None:
                 pass
@@ -487,7 +487,7 @@ class Call:
     def hand_over(self, numbers: tuple[str, ...], by: str) -> None:
         """Sends the caller on to a person: noted for the flow to ask, then the last words, then the close."""
         if self._carrier.behaviour.after_close is not carrier.AfterClose.FLOW_GOES_ON:
-            self.tell(Kind.NOTE, text=f"{self._carrier.name} ends the call: nobody else can take it over")
+            self.emit(Kind.NOTE, text=f"{self._carrier.name} ends the call: nobody else can take it over")
         elif self._handovers is not None:
             self._handovers.decide(self.record.call_id, numbers)
         reason, outcome = f"handed over by {by}", Outcome.HANDED_OVER
@@ -495,12 +495,12 @@ class Call:
 
     # -- the clock ------------------------------------------------------------------------------------
 
-    def _arm(self) -> None:
+    def _set_wakeup(self) -> None:
         """Notes when Rust wants to be asked if nothing arrives before."""
         if self._uplink is not None and self._downlink is not None:
-            self._alarm.set(min(self._uplink.wake_s, self._downlink.wake_s))
+            self._wakeup.set(min(self._uplink.wake_s, self._downlink.wake_s))
 
-    def _tick(self) -> None:
+    def _on_wakeup(self) -> None:
         uplink, downlink = self._line()
         now_s = self._clock()
         if uplink.wake_s <= now_s and (ogg := uplink.poll(now_s)) and self._session is not None:
@@ -508,19 +508,19 @@ class Call:
         if downlink.wake_s <= now_s:
             self._send_to_phone(downlink.poll(now_s))
             if downlink.heard_out:
-                self._heard_out.set()
+                self._drained.set()
             if downlink.take_ping(now_s):
                 self._socket.ping()
-        self._arm()
+        self._set_wakeup()
 
     def _send_to_phone(self, out: list[bytes]) -> None:
         for message in out:
             self._socket.send(message, text=self._carrier.behaviour.sends_text)
-        if out and self._agent_missed_s is not None and self._session is not None:
+        if out and self._agent_awaited_s is not None and self._session is not None:
             _, downlink = self._line()
             if downlink.stats()["sent"] > self._agent_sent:
-                after_s, self._agent_missed_s = self._clock() - self._agent_missed_s, None
-                self.tell(Kind.HEARD, engine=str(self._session.engine), after_s=after_s)
+                after_s, self._agent_awaited_s = self._clock() - self._agent_awaited_s, None
+                self.emit(Kind.HEARD, engine=str(self._session.engine), after_s=after_s)
 
     def _line(self) -> tuple[Uplink, Downlink]:
         """Both directions of a call that has started."""
@@ -550,15 +550,15 @@ class Call:
 
     def _enter_leaving(self) -> None:
         self.record.phase = Phase.LEAVING
-        self.tell(Kind.PHASE, phase=Phase.LEAVING.value)
+        self.emit(Kind.PHASE, phase=Phase.LEAVING.value)
 
     def _close_record(self, ending: Ending) -> None:
         record = self.record
         record.phase = Phase.ENDED
         record.ended_s, record.ending = self._clock(), ending
         record.stats = self.stats()
-        self.tell(Kind.ENDED, by=ending.by.value, reason=ending.reason)
+        self.emit(Kind.ENDED, by=ending.by.value, reason=ending.reason)
 
-    def tell(self, kind: Kind, **detail: Any) -> None:
+    def emit(self, kind: Kind, **detail: Any) -> None:
         """Tells whoever watches."""
-        self._watcher(self.record, Event(kind, self._clock(), detail))
+        self._subscriber(self.record, Event(kind, self._clock(), detail))

@@ -22,7 +22,7 @@ from pxbridge.calls.announcements import Sound
 from pxbridge.calls.call_state import Ending, Outcome, Party, Phase
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.waiting import GapCover, OwnVoice, entertain
+from pxbridge.calls.waiting import AnnouncementLine, GapCover, play_hold_music
 from pxbridge.engines.pool import Prompts
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
 
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from pxbridge.engines.client import EngineAddress, Session
     from pxbridge.engines.pool import EnginePool, Lease, Place
 
-TOLD_LIMIT: Final = 600
+MAX_SAID_CHARS: Final = 600
 """Characters of what the agent has said that the next engine is told: some 150 tokens, 12 s of its 240 s."""
 
-TOLD: Final = (
+CONTINUE_PROMPT: Final = (
     " The line was interrupted in the middle of this call. Do not greet again; go on from where you were. "
     "The last that you said was: {words}"
 )
 
-CUT_OFF_S: Final = 0.1
+GREETING_REST_S: Final = 0.1
 """When so little of the persona's greeting is left, the agent is joined: it is heard later than that."""
 
 BETWEEN_TRIES_S: Final = 0.2
@@ -55,7 +55,7 @@ TAKE_OVER_S: Final = 5.0
 CHECK_EVERY_S: Final = 0.5
 """How often a live engine is looked at."""
 
-FED_ENOUGH_S: Final = 0.2
+MIN_FED_S: Final = 0.2
 """An engine that was sent less than this since its last sound owes nothing: its step is 80 ms."""
 
 
@@ -86,16 +86,16 @@ class Continuation:
         place: Among the calls that want an engine.
         said: What the agent has said on connections before.
         engaged: On the one before, an engine was the caller's, or was becoming so.
-        free: Set as soon as the one before has let go of it.
+        released: Set as soon as the one before has let go of it.
     """
 
     place: Place
     said: str = ""
     engaged: bool = False
-    free: asyncio.Event | None = None
+    released: asyncio.Event | None = None
 
 
-class Line(OwnVoice, Protocol):
+class Line(AnnouncementLine, Protocol):
     """The phone's side of a call, as far as a conversation needs it."""
 
     @property
@@ -103,19 +103,19 @@ class Line(OwnVoice, Protocol):
         """What is known of the call."""
         ...
 
-    def tell(self, kind: Kind, **detail: Any) -> None:
+    def emit(self, kind: Kind, **detail: Any) -> None:
         """Tells whoever watches."""
         ...
 
-    def join(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
+    def connect(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
         """Joins phone and engine."""
         ...
 
-    def part(self) -> None:
+    def disconnect(self) -> None:
         """Takes them apart again."""
         ...
 
-    def hush(self) -> None:
+    def fade_out(self) -> None:
         """Ends the bridge's own sound with a fade."""
         ...
 
@@ -128,12 +128,12 @@ class Line(OwnVoice, Protocol):
         """How long the agent has paused; infinity while it has not spoken."""
         ...
 
-    def exchanged_s(self) -> tuple[float, float]:
+    def engine_audio_s(self) -> tuple[float, float]:
         """Seconds of sound that engines were sent and that came from them, since the call's start."""
         ...
 
 
-def told(persona: Persona, words: str) -> Prompts:
+def continue_prompts(persona: Persona, words: str) -> Prompts:
     """What an engine is told that goes on with a conversation.
 
     Args:
@@ -141,11 +141,11 @@ def told(persona: Persona, words: str) -> Prompts:
         words: What the agent has said so far.
     """
     said = " ".join(words.split())
-    if len(said) > TOLD_LIMIT:
-        said = "... " + said[-TOLD_LIMIT:].partition(" ")[2]
+    if len(said) > MAX_SAID_CHARS:
+        said = "... " + said[-MAX_SAID_CHARS:].partition(" ")[2]
     if not said:
         return Prompts(persona.voice_prompt, persona.text_prompt)
-    return Prompts(persona.voice_prompt, persona.text_prompt + TOLD.format(words=said))
+    return Prompts(persona.voice_prompt, persona.text_prompt + CONTINUE_PROMPT.format(words=said))
 
 
 class Conversation:
@@ -157,7 +157,7 @@ class Conversation:
         persona: Whom the caller speaks with.
         limits: How long things may take.
         clock: Seconds, monotonic.
-        standing: Where the call stands.
+        continuation: Where the call stands.
     """
 
     def __init__(
@@ -167,9 +167,9 @@ class Conversation:
         persona: Persona,
         limits: CallLimits,
         clock: Callable[[], float],
-        standing: Continuation,
+        continuation: Continuation,
     ) -> None:
-        self._standing = standing
+        self._continuation = continuation
         self._line = line
         self._engines = engines
         self._persona = persona
@@ -178,14 +178,14 @@ class Conversation:
         self._clock = clock
         self._gap = GapCover(line)
 
-    async def hold(self) -> Ending:
+    async def run(self) -> Ending:
         """Holds it, engine after engine; says how it ended. Ends earlier by being cancelled."""
         try:
-            return await self._hold()
+            return await self._run()
         finally:
             await self._gap.end()
 
-    async def _hold(self) -> Ending:
+    async def _run(self) -> Ending:
         self._greet()
         try:
             lease, session = await self._first_engine()
@@ -215,11 +215,11 @@ class Conversation:
         try:
             self._line.play(announcements.greeting(self._persona.greeting, self._line.rate_hz))
         except InputError as error:
-            self._line.tell(Kind.NOTE, text=f"the greeting cannot be played: {error}")
+            self._line.emit(Kind.NOTE, text=f"the greeting cannot be played: {error}")
 
     def _say_last(self, name: Sound) -> None:
         """Heard to its end before the socket closes, for whoever asks for the last words."""
-        self._line.hush()
+        self._line.fade_out()
         self._line.play(announcements.sound(name, self._line.rate_hz))
 
     # -- prompting ------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Conversation:
         try:
             while True:
                 try:
-                    lease = await self._engines.lease(self._prompts, tried, self._standing.place)
+                    lease = await self._engines.lease(self._prompts, tried, self._continuation.place)
                 except NoEngineFree as none_free:
                     if isinstance(failure, EngineRejected):
                         raise failure from none_free  # waiting would not make the persona better
@@ -254,9 +254,9 @@ class Conversation:
 
     async def _same_engine(self) -> tuple[Lease, Session] | None:
         """What the connection before had: its session if that is still in the making, or else its slot."""
-        if self._standing.free is not None:
-            await self._standing.free.wait()
-        if not self._standing.engaged:
+        if self._continuation.released is not None:
+            await self._continuation.released.wait()
+        if not self._continuation.engaged:
             return None
         with contextlib.suppress(TimeoutError, EngineError):
             async with asyncio.timeout(TAKE_OVER_S):
@@ -266,21 +266,21 @@ class Conversation:
 
     async def _lease_ahead(self, avoid: frozenset[EngineAddress]) -> Lease:
         """An engine for a conversation under way."""
-        knowing = told(self._persona, self._standing.said + "".join(self._line.record.words))
+        informed = continue_prompts(self._persona, self._continuation.said + "".join(self._line.record.words))
         soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
-        return await self._engines.lease_ahead(self._prompts if soonest else knowing, knowing, avoid)
+        return await self._engines.lease_ahead(self._prompts if soonest else informed, informed, avoid)
 
     async def _prompt(self, lease: Lease) -> Session:
         """A lease's session; the lease is given back if there is none."""
         engine = str(lease.engine)
         self._line.record.engine = engine
-        self._line.tell(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
+        self._line.emit(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
         try:
             return await lease.session()
         except BaseException as error:
             lease.release()
             if isinstance(error, EngineError):
-                self._line.tell(Kind.ENGINE_FAILED, engine=engine, reason=str(error))
+                self._line.emit(Kind.ENGINE_FAILED, engine=engine, reason=str(error))
             raise
 
     # -- waiting --------------------------------------------------------------------------------------
@@ -289,12 +289,12 @@ class Conversation:
         """An engine when it is the caller's turn, with announcements and music until then."""
         self._enter(Phase.WAITING, reason=str(why))
         try:
-            since_s = self._standing.place.since_s
+            since_s = self._continuation.place.since_s
             waited_s = 0.0 if since_s is None else self._clock() - since_s
             left_s = self._limits.max_wait_s - waited_s
-            async with self._hearing(entertain(self._line)), asyncio.timeout(left_s):
+            async with self._in_background(play_hold_music(self._line)), asyncio.timeout(left_s):
                 while True:
-                    lease = await self._engines.lease_in_turn(self._prompts, self._standing.place)
+                    lease = await self._engines.lease_in_turn(self._prompts, self._continuation.place)
                     with contextlib.suppress(EngineError):
                         return lease, await self._prompt(lease)
                     await asyncio.sleep(BETWEEN_TRIES_S)
@@ -302,9 +302,9 @@ class Conversation:
             raise NoEngineFree(f"none was free within {self._limits.max_wait_s:g} s ({why})") from None
 
     @contextlib.asynccontextmanager
-    async def _hearing(self, company: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """The caller hears `company` meanwhile; what is queued of it plays on, until an engine speaks."""
-        task = asyncio.create_task(company)
+    async def _in_background(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """The caller hears `work` meanwhile; what is queued of it plays on, until an engine speaks."""
+        task = asyncio.create_task(work)
         try:
             yield
         finally:
@@ -316,12 +316,12 @@ class Conversation:
     async def _live(self, lease: Lease, session: Session) -> EngineLost:
         """Joins phone and engine until the engine is lost; says how."""
         if self._line.record.phase is Phase.PROMPTING and self._persona.greeting is not None:
-            await self._line.played(all_but_s=CUT_OFF_S)
+            await self._line.wait_played(all_but_s=GREETING_REST_S)
         record = self._line.record
         if record.live_s is None:
             record.live_s = self._clock()
         self._enter(Phase.LIVE)
-        self._line.tell(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
+        self._line.emit(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
         lost: asyncio.Future[EngineLost] = asyncio.get_running_loop().create_future()
 
         def on_close(end: EngineLost | None) -> None:
@@ -329,25 +329,25 @@ class Conversation:
                 lost.set_result(end or EngineLost(f"{session.engine}: its lease went to another bridge"))
 
         try:
-            self._line.join(session, on_close)
-            async with self._hearing(self._watch(session, on_close)):
+            self._line.connect(session, on_close)
+            async with self._in_background(self._watch(session, on_close)):
                 loss = await lost
         finally:
-            self._line.part()
+            self._line.disconnect()
         lease.lost()
-        self._line.tell(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
+        self._line.emit(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
         return loss
 
     async def _watch(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
         """Finds out that an engine stopped without a close: it hears the caller and sends nothing."""
-        sent_s, came_s = self._line.exchanged_s()
+        sent_s, came_s = self._line.engine_audio_s()
         owed_s = 0.0
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            now_sent_s, now_came_s = self._line.exchanged_s()
+            now_sent_s, now_came_s = self._line.engine_audio_s()
             if now_came_s > came_s:
                 sent_s, came_s, owed_s = now_sent_s, now_came_s, 0.0
-            elif now_sent_s - sent_s >= FED_ENOUGH_S:
+            elif now_sent_s - sent_s >= MIN_FED_S:
                 owed_s += CHECK_EVERY_S
             silent_s = self._limits.engine_silent_s
             if owed_s >= silent_s:
@@ -357,7 +357,7 @@ class Conversation:
                     on_close(EngineLost(f"{session.engine}: it hears and says nothing for {owed_s:g} s"))
                     return
                 if not self._gap.covered:
-                    self._line.tell(
+                    self._line.emit(
                         Kind.NOTE,
                         text=f"{session.engine} says nothing, and no other engine is free: it is waited for",
                     )
@@ -393,4 +393,4 @@ class Conversation:
 
     def _enter(self, phase: Phase, **detail: str) -> None:
         self._line.record.phase = phase
-        self._line.tell(Kind.PHASE, phase=phase.value, **detail)
+        self._line.emit(Kind.PHASE, phase=phase.value, **detail)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pxbridge.calls.greeting import decode_greeting
-from pxbridge.calls.numbers import MOST_NUMBERS, dialable
+from pxbridge.calls.numbers import MAX_NUMBERS, dialable
 from pxbridge.calls.persona import (
     DEFAULT_NAME,
     PERSONA_NAME,
@@ -143,8 +143,8 @@ def _text(value: object, _: Path) -> str:
 
 
 def _numbers(value: object, _: Path) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_NUMBERS:
-        raise _Fault(f'is not a list of up to {MOST_NUMBERS} phone numbers, such as ["+918047180000"]')
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_NUMBERS:
+        raise _Fault(f'is not a list of up to {MAX_NUMBERS} phone numbers, such as ["+918047180000"]')
     try:
         return tuple(map(dialable, value))
     except ValueError as error:

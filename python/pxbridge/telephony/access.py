@@ -57,7 +57,7 @@ CALL_TOKEN_USES: Final = 4
 """Of a token that was made for one call: a carrier tries a handshake twice, and a proxy may repeat
 each once."""
 
-MOST_TOKENS: Final = 100_000
+MAX_TOKENS: Final = 100_000
 """Call tokens whose uses are counted: all that a minute brings, at the highest rate of requests."""
 
 BURST_S: Final = 10.0
@@ -69,7 +69,7 @@ class Scope(StrEnum):
 
     CALL = "c"
     """The socket of one call."""
-    DOOR = "d"
+    PORT = "d"
     """The sockets of calls, and the webhooks."""
 
 
@@ -139,14 +139,14 @@ class Signer:
         self._keys = tuple(keys)
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def key_ids(self) -> tuple[str, ...]:
         """What another bridge can tell these keys by, the signing one first; it gives none away."""
         return tuple(hmac.digest(key, b"pxbridge mark 1", hashlib.sha256)[:8].hex() for key in self._keys)
 
     @property
-    def mark(self) -> str:
+    def key_id(self) -> str:
         """That of the key that signs."""
-        return self.marks[0]
+        return self.key_ids[0]
 
     def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
         """A new token, good from now on for `ttl_s`."""
@@ -187,7 +187,7 @@ class AccessControl:
         requests_per_minute: From one address. This machine's own are not counted: they are those of a tunnel
             or proxy that was not named, and so of everybody.
         calls_per_address: At the same time; ``None`` for any number.
-        later: Calls something after so many seconds; the event loop does if it is left out.
+        call_later: Calls something after so many seconds; the event loop does if it is left out.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class AccessControl:
         proxies: Sequence[Network] = (),
         requests_per_minute: int = 600,
         calls_per_address: int | None = None,
-        later: Callable[[float, Callable[[], None]], object] | None = None,
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self.refused: Counter[Refused] = Counter()
         """How often each reason was given."""
@@ -209,7 +209,7 @@ class AccessControl:
         self._clock = clock
         self._calls: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
-        self._tally = LogThrottle(_log, later) if later else LogThrottle(_log)
+        self._throttle = LogThrottle(_log, call_later) if call_later else LogThrottle(_log)
         self.use(
             credentials=credentials,
             tokens_prove=tokens_prove,
@@ -254,7 +254,7 @@ class AccessControl:
             address = before
         return str(address)
 
-    def enter(self, request: Request, *, webhook: bool) -> Visitor | Response:
+    def admit(self, request: Request, *, webhook: bool) -> Visitor | Response:
         """Lets somebody in, or answers that they may not.
 
         Args:
@@ -285,7 +285,7 @@ class AccessControl:
             return visitor
         return self.refuse(Refused.WRONG_CREDENTIALS, address)
 
-    def crowded(self, visitor: Visitor) -> Response | None:
+    def too_many_calls(self, visitor: Visitor) -> Response | None:
         """The answer to a call, if there are too many from its address."""
         if self._calls_per_address is None:
             return None
@@ -307,7 +307,7 @@ class AccessControl:
     def refuse(self, why: Refused, address: str) -> Response:
         """The answer to somebody who is not let in; counted, and logged now and then."""
         self.refused[why] += 1
-        self._tally.add(why.value, address)
+        self._throttle.add(why.value, address)
         status, headers = _ANSWERS[why]
         text = {401: "who are you?\n", 429: "not so fast\n"}.get(status, "not for you\n")
         return text_response(status, text, headers)
@@ -318,13 +318,13 @@ class AccessControl:
         if isinstance(checked, Refused):
             return checked
         scope, persona_name, nonce = checked
-        if scope is Scope.DOOR:
+        if scope is Scope.PORT:
             return persona_name
         if webhook:
             return Refused.BAD_TOKEN
         uses = self._uses.pop(nonce, 0) + 1
         self._uses[nonce] = uses
-        if len(self._uses) > MOST_TOKENS:
+        if len(self._uses) > MAX_TOKENS:
             del self._uses[next(iter(self._uses))]
         return Refused.USED if uses > CALL_TOKEN_USES else persona_name
 

@@ -83,7 +83,7 @@ class TelephonyServer:
         owner: Given each call that is let in.
         not_ready: Reasons, beside the door's own, why no call can be taken now. Strangers read them.
         max_calls: Calls at the same time; one more is refused with 503 before its upgrade.
-        gate: Who may come in.
+        access: Who may come in.
         carriers: Whose calls and webhooks come in here.
     """
 
@@ -92,10 +92,10 @@ class TelephonyServer:
         owner: CallOwner,
         not_ready: Callable[[], Sequence[str]],
         max_calls: int,
-        gate: AccessControl,
+        access: AccessControl,
         carriers: Sequence[CarrierRoutes],
     ) -> None:
-        self.gate = gate
+        self.access = access
         self._carriers = tuple(carriers)
         self._owner = owner
         self._not_ready = not_ready
@@ -111,7 +111,7 @@ class TelephonyServer:
     @property
     def refusals(self) -> dict[str, int]:
         """How many were not let in, by why."""
-        return {"full": self.refused} | {why.name.lower(): self.gate.refused[why] for why in Refused}
+        return {"full": self.refused} | {why.name.lower(): self.access.refused[why] for why in Refused}
 
     @property
     def live_calls(self) -> int:
@@ -157,7 +157,7 @@ class TelephonyServer:
         if found is None:
             return websocket.text_response(404, "not found\n")
         routes, route = found
-        visitor = self.gate.enter(request, webhook=isinstance(route, WebhookPath))
+        visitor = self.access.admit(request, webhook=isinstance(route, WebhookPath))
         if isinstance(visitor, websocket.Response):
             return visitor
         if isinstance(route, WebhookPath):
@@ -185,7 +185,7 @@ class TelephonyServer:
         self, routes: CarrierRoutes, route: CallPath, query: str, visitor: Visitor
     ) -> Response | Handler:
         if visitor.persona_name and route.persona_name and visitor.persona_name != route.persona_name:
-            return self.gate.refuse(Refused.BAD_TOKEN, visitor.address)
+            return self.access.refuse(Refused.BAD_TOKEN, visitor.address)
         try:
             carrier = routes.carrier(query)
         except ValueError as exc:
@@ -194,8 +194,8 @@ class TelephonyServer:
         if full:
             self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
-        if (crowded := self.gate.crowded(visitor)) is not None:
-            return crowded
+        if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
+            return too_many_calls
         persona_name = visitor.persona_name or route.persona_name
         return lambda socket: self._begin(Arrival(socket, carrier, persona_name, visitor.address))
 
@@ -211,12 +211,12 @@ class TelephonyServer:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
         self._calls.add(task)
         self._no_calls.clear()
-        self.gate.begin_call(arrival.peer)
+        self.access.begin_call(arrival.peer)
         task.add_done_callback(lambda task: self._ended(task, arrival.peer))
 
     def _ended(self, task: asyncio.Task[None], peer: str) -> None:
         self._calls.discard(task)
-        self.gate.end_call(peer)
+        self.access.end_call(peer)
         if not self._calls:
             self._no_calls.set()
 
@@ -253,7 +253,7 @@ async def listen(
     carriers: Sequence[CarrierRoutes],
     not_ready: Callable[[], Sequence[str]] = tuple,
     max_calls: int = DEFAULT_MAX_CALLS,
-    gate: AccessControl | None = None,
+    access: AccessControl | None = None,
     ssl: tls.SSLContext | None = None,
     open_timeout_s: float = OPEN_TIMEOUT_S,
     limits: websocket.Limits | None = None,
@@ -269,7 +269,7 @@ async def listen(
         carriers: Whose calls and webhooks come in here.
         not_ready: For ``/readyz``, which anyone may ask: reasons why no call can be taken now.
         max_calls: Calls at the same time.
-        gate: Who may come in; by default everybody, as often as they like.
+        access: Who may come in; by default everybody, as often as they like.
         ssl: Serve TLS with it.
         open_timeout_s: For the handshakes.
         limits: What an open WebSocket is held to; by default, room for the carriers' longest message.
@@ -277,15 +277,15 @@ async def listen(
     Raises:
         OSError: The address cannot be listened on.
     """
-    if gate is None:
+    if access is None:
         signer = Signer([secrets.token_bytes(32)], time.time)
-        gate = AccessControl(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
+        access = AccessControl(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
     limits = limits or websocket.Limits(
         max_message_bytes=max(routes.max_message_bytes for routes in carriers),
         ping_interval_s=PING_INTERVAL_S,
         pong_timeout_s=None,
     )
-    listener = TelephonyServer(owner, not_ready, max_calls, gate, carriers)
+    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers)
     listener.server = await websocket.serve(
         listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
     )

@@ -12,7 +12,7 @@ use pxbridge_core::codec::opus::{Application, Decoder, Encoder, EncoderConfig, T
 use pxbridge_core::codec::resample::Resampler;
 use pxbridge_core::codec::stream::{OggOpusReader, OggOpusWriter};
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ, Uplink};
+use pxbridge_core::halves::{Caller, Downlink, ENGINE_HZ, Uplink};
 use pxbridge_core::uplink::intake::IntakeConfig;
 
 const PHONE_HZ: u32 = 8_000;

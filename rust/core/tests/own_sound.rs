@@ -5,7 +5,7 @@ use pxbridge_core::carrier::exotel::{Encoding, read_media};
 use pxbridge_core::codec::opus::{EncoderConfig, TOWARDS_ENGINE};
 use pxbridge_core::codec::stream::OggOpusWriter;
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
+use pxbridge_core::halves::{Caller, Downlink, ENGINE_HZ};
 
 const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;
@@ -17,7 +17,7 @@ struct Line {
     now_us: u64,
     heard: Vec<f32>,
     marks: Vec<String>,
-    dry_us: u64,
+    drained_at_us: u64,
     most_ahead_us: u64,
 }
 
@@ -28,7 +28,7 @@ impl Line {
             now_us: 1_000_000,
             heard: Vec::new(),
             marks: Vec::new(),
-            dry_us: 0,
+            drained_at_us: 0,
             most_ahead_us: 0,
         }
     }
@@ -39,8 +39,9 @@ impl Line {
             if read_media(&message, Encoding::Pcm16, &mut self.heard).is_some() {
                 let samples = self.heard.len() - before;
                 assert_eq!(samples % PACKET, 0, "a payload that is no multiple of a packet");
-                self.dry_us = self.dry_us.max(self.now_us) + samples as u64 * 1_000_000 / u64::from(RATE_HZ);
-                self.most_ahead_us = self.most_ahead_us.max(self.dry_us - self.now_us);
+                self.drained_at_us =
+                    self.drained_at_us.max(self.now_us) + samples as u64 * 1_000_000 / u64::from(RATE_HZ);
+                self.most_ahead_us = self.most_ahead_us.max(self.drained_at_us - self.now_us);
             } else {
                 self.marks.push(String::from_utf8(message).unwrap());
             }
@@ -201,13 +202,13 @@ fn a_goodbye_is_sent_to_its_end_with_the_last_mark_behind_it() {
     line.run(500_000);
     assert!(line.marks.concat().contains("\"last\""));
     assert!(line.heard.len() >= 8000);
-    assert!(!line.line.heard_out());
+    assert!(!line.line.is_drained());
     line.line.marked("last", line.now_us);
-    assert!(line.line.heard_out());
+    assert!(line.line.is_drained());
 }
 
 #[test]
-fn clear_drops_it_and_hush_fades_it() {
+fn clear_drops_it_and_fade_out_fades_it() {
     let mut line = Line::new();
     line.play(&vec![0.5; 16_000]);
     line.run(300_000);
@@ -219,7 +220,7 @@ fn clear_drops_it_and_hush_fades_it() {
     assert!(line.heard[at..].iter().all(|s| *s == 0.0));
     line.play(&vec![0.5; 16_000]);
     let mut out = Vec::new();
-    line.line.hush(line.now_us, &mut out);
+    line.line.fade_out(line.now_us, &mut out);
     line.got(out);
     let at = line.heard.len();
     assert!(line.heard[at - 1].abs() < 0.01);

@@ -7,7 +7,7 @@ use pxbridge_core::carrier::exotel::{Encoding, read_media};
 use pxbridge_core::codec::opus::{Application, EncoderConfig};
 use pxbridge_core::codec::stream::OggOpusWriter;
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
+use pxbridge_core::halves::{Caller, Downlink, ENGINE_HZ};
 use pxbridge_core::uplink::intake::{Intake, IntakeConfig};
 
 const RATE_HZ: u32 = 8000;

@@ -102,7 +102,7 @@ fn a_stall_of_the_engines_network_leaves_no_delay() {
 }
 
 #[test]
-fn audio_that_piled_up_on_its_way_to_exotel_is_found_by_marks() {
+fn audio_that_piled_up_on_its_way_to_the_phone_is_found_by_marks() {
     for chunk_ms in CHUNKS_MS {
         for breathless in [false, true] {
             stalled(chunk_ms, Where::ToPhone, &ONE, breathless, 3 * S);
@@ -113,7 +113,7 @@ fn audio_that_piled_up_on_its_way_to_exotel_is_found_by_marks() {
 }
 
 #[test]
-fn a_stall_on_the_way_to_exotel_in_the_first_seconds_does_not_stay() {
+fn a_stall_on_the_way_to_the_phone_in_the_first_seconds_does_not_stay() {
     for chunk_ms in CHUNKS_MS {
         for prompts_us in [37 * MS, 900 * MS, 5 * S] {
             for after_ms in [50, 300, 700, 1500, 3000] {

@@ -4,7 +4,7 @@
 //! engine's own background fills the rest. Whatever follows is faded into: what is made goes on under it for a moment.
 
 use crate::dsp::noise::{Background, ComfortNoise};
-use crate::dsp::sync_buffer::Backlog;
+use crate::dsp::sync_buffer::SyncBuffer;
 
 /// The longest hole that libopus bridges.
 const CONCEAL_MS: u32 = 60;
@@ -19,11 +19,11 @@ pub(crate) type Conceal<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Filler {
+pub(crate) struct Concealment {
     rate_hz: u32,
     noise: ComfortNoise,
     /// Concealment that was made and not given: how the last sound would go on.
-    beyond: Vec<f32>,
+    continuation: Vec<f32>,
     scratch: Vec<f32>,
 }
 
@@ -34,24 +34,24 @@ pub(crate) struct Filled {
     pub(crate) noise: usize,
 }
 
-impl Filler {
+impl Concealment {
     pub(crate) fn new(rate_hz: u32, seed: u64) -> Self {
         Self {
             rate_hz,
             noise: ComfortNoise::new(seed),
-            beyond: Vec::new(),
+            continuation: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
     /// A hole begins, behind which this lies.
-    pub(crate) fn begin(&mut self, background: &Background) {
+    pub(crate) fn begin_gap(&mut self, background: &Background) {
         self.noise.follow(background);
     }
 
     /// The engine's sound is back, or nothing plays: the last sound does not go on.
     pub(crate) fn forget(&mut self) {
-        self.beyond.clear();
+        self.continuation.clear();
     }
 
     /// Appends so many samples after what `queue` gave last, where `before` were made of the same hole, and leaves in
@@ -60,7 +60,7 @@ impl Filler {
         &mut self,
         missing: usize,
         before: usize,
-        queue: &mut Backlog,
+        queue: &mut SyncBuffer,
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) -> Filled {
@@ -70,40 +70,40 @@ impl Filler {
             // It may not follow what was heard last itself: all that lay between can have been cut.
             self.conceal_to(concealed + fade, conceal);
             let at = out.len();
-            out.extend(self.beyond.drain(..concealed));
-            queue.join(&mut out[at..]);
-            queue.follow(&self.beyond[..fade]);
+            out.extend(self.continuation.drain(..concealed));
+            queue.fade_in(&mut out[at..]);
+            queue.fade_in_from(&self.continuation[..fade]);
         }
         let noise = missing - concealed;
         if noise > 0 {
             let at = out.len();
             self.noise.fill(noise, out);
-            queue.join(&mut out[at..]);
-            self.beyond.clear();
+            queue.fade_in(&mut out[at..]);
+            self.continuation.clear();
             self.scratch.clear();
             self.noise.clone().fill(fade, &mut self.scratch);
-            queue.follow(&self.scratch);
+            queue.fade_in_from(&self.scratch);
         }
         Filled { concealed, noise }
     }
 
     /// Appends so many samples of how the last sound would go on; in a hole that is what fills it.
-    pub(crate) fn go_on(
+    pub(crate) fn extend_speech(
         &mut self,
         samples: usize,
-        in_hole: bool,
-        queue: &mut Backlog,
+        in_gap: bool,
+        queue: &mut SyncBuffer,
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) {
         let at = out.len();
-        if in_hole && self.beyond.is_empty() {
+        if in_gap && self.continuation.is_empty() {
             self.noise.fill(samples, out);
         } else {
             self.conceal_to(samples, conceal);
-            out.extend(self.beyond.drain(..samples));
+            out.extend(self.continuation.drain(..samples));
         }
-        queue.join(&mut out[at..]);
+        queue.fade_in(&mut out[at..]);
     }
 
     /// Samples of a seam.
@@ -115,12 +115,14 @@ impl Filler {
     /// gives none.
     fn conceal_to(&mut self, samples: usize, conceal: &mut Conceal<'_>) {
         let step = self.samples(CONCEAL_STEP_MS);
-        let lacking = samples.saturating_sub(self.beyond.len()).next_multiple_of(step);
-        let end = self.beyond.len() + lacking;
+        let lacking = samples
+            .saturating_sub(self.continuation.len())
+            .next_multiple_of(step);
+        let end = self.continuation.len() + lacking;
         if lacking > 0 {
-            conceal(lacking, &mut self.beyond);
+            conceal(lacking, &mut self.continuation);
         }
-        self.beyond.resize(end, 0.0);
+        self.continuation.resize(end, 0.0);
     }
 
     fn samples(&self, ms: u32) -> usize {

@@ -19,10 +19,10 @@ const FASTER: f32 = 0.29;
 /// A cut is cross-faded over this.
 const FADE_MS: u32 = 5;
 
-/// Fades `pcm` in from `before` (what would have been heard on, at least as long as the fade).
-pub(crate) fn cross_fade(pcm: &mut [f32], before: &[f32]) {
-    let length = pcm.len().min(before.len());
-    for (i, (sample, old)) in pcm.iter_mut().zip(before).enumerate() {
+/// Fades `pcm` in from `fade_from`, the expected continuation of what was heard last. The fade is as long as the shorter one.
+pub(crate) fn cross_fade(pcm: &mut [f32], fade_from: &[f32]) {
+    let length = pcm.len().min(fade_from.len());
+    for (i, (sample, old)) in pcm.iter_mut().zip(fade_from).enumerate() {
         let share = (i + 1) as f32 / (length + 1) as f32;
         *sample = *sample * share + old * (1.0 - share);
     }
@@ -30,13 +30,13 @@ pub(crate) fn cross_fade(pcm: &mut [f32], before: &[f32]) {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Backlog {
+pub(crate) struct SyncBuffer {
     pcm: Vec<f32>,
     /// What would have been heard on before the oldest sample, where that does not follow what was heard last.
-    before: Vec<f32>,
+    fade_from: Vec<f32>,
     /// How much at the end was not looked at yet, for speech and for pauses.
-    fresh: usize,
-    fresh_pauses: usize,
+    unexamined: usize,
+    unexamined_pauses: usize,
     speech_block: usize,
     pause_block: usize,
     fade: usize,
@@ -45,13 +45,13 @@ pub(crate) struct Backlog {
     pub(crate) background: Background,
 }
 
-impl Backlog {
+impl SyncBuffer {
     pub(crate) fn new(rate_hz: u32) -> Result<Self> {
         Ok(Self {
             pcm: Vec::new(),
-            before: Vec::new(),
-            fresh: 0,
-            fresh_pauses: 0,
+            fade_from: Vec::new(),
+            unexamined: 0,
+            unexamined_pauses: 0,
             speech_block: (rate_hz / 1000 * SPEECH_BLOCK_MS) as usize,
             pause_block: (rate_hz / 1000 * PAUSE_BLOCK_MS) as usize,
             fade: (rate_hz / 1000 * FADE_MS) as usize,
@@ -67,8 +67,8 @@ impl Backlog {
 
     pub(crate) fn push(&mut self, pcm: &[f32]) {
         self.pcm.extend_from_slice(pcm);
-        self.fresh += pcm.len();
-        self.fresh_pauses += pcm.len();
+        self.unexamined += pcm.len();
+        self.unexamined_pauses += pcm.len();
     }
 
     /// The newest audio that was not shortened yet, for fades at its start.
@@ -77,31 +77,31 @@ impl Backlog {
         &mut self.pcm[at..]
     }
 
-    /// The oldest sample, or the next that comes, does not follow what was heard last. `before` is what would have been heard
-    /// on: the seam fades from it.
-    pub(crate) fn follow(&mut self, before: &[f32]) {
-        self.before.clear();
-        self.before.extend_from_slice(before);
+    /// The oldest sample, or the next to arrive, does not continue what was heard last. `fade_from` is the expected
+    /// continuation; the next audio cross-fades from it.
+    pub(crate) fn fade_in_from(&mut self, fade_from: &[f32]) {
+        self.fade_from.clear();
+        self.fade_from.extend_from_slice(fade_from);
     }
 
     /// The same after silence.
-    pub(crate) fn follow_silence(&mut self) {
-        self.before.clear();
-        self.before.resize(self.fade, 0.0);
+    pub(crate) fn fade_in_from_silence(&mut self) {
+        self.fade_from.clear();
+        self.fade_from.resize(self.fade, 0.0);
     }
 
     pub(crate) fn clear(&mut self) {
         self.pcm.clear();
-        self.shrunk();
+        self.clamp_unexamined();
     }
 
     /// Takes at most `at_most` samples out of what came in since the last time, pauses only.
     pub(crate) fn shorten_pauses(&mut self, at_most: usize) -> usize {
-        if self.fresh_pauses < self.pause_block {
+        if self.unexamined_pauses < self.pause_block {
             return 0;
         }
-        let fresh = std::mem::take(&mut self.fresh_pauses);
-        self.on_newest(fresh, |scaler, background, pcm| {
+        let unexamined = std::mem::take(&mut self.unexamined_pauses);
+        self.rescale_newest(unexamined, |scaler, background, pcm| {
             scaler.remove_pauses(pcm, at_most, background)
         })
     }
@@ -109,15 +109,15 @@ impl Backlog {
     /// Takes at most `at_most` samples out of what came in since the last time: pauses, and a share of speech.
     pub(crate) fn shorten(&mut self, at_most: usize) -> Change {
         let in_pauses = self.shorten_pauses(at_most);
-        if self.fresh < self.speech_block {
+        if self.unexamined < self.speech_block {
             return Change {
                 in_pauses,
                 in_speech: 0,
             };
         }
-        let fresh = std::mem::take(&mut self.fresh);
-        let share = (fresh as f32 * FASTER) as usize;
-        let in_speech = self.on_newest(fresh, |scaler, _, pcm| {
+        let unexamined = std::mem::take(&mut self.unexamined);
+        let share = (unexamined as f32 * FASTER) as usize;
+        let in_speech = self.rescale_newest(unexamined, |scaler, _, pcm| {
             scaler.remove_speech(pcm, share.min(at_most - in_pauses))
         });
         Change { in_pauses, in_speech }
@@ -125,8 +125,8 @@ impl Backlog {
 
     /// Puts at most `at_most` samples into what came in since the last time, if it is a pause.
     pub(crate) fn lengthen_pause(&mut self, at_most: usize) -> usize {
-        let fresh = std::mem::take(&mut self.fresh_pauses);
-        self.on_newest(fresh, |scaler, background, pcm| {
+        let unexamined = std::mem::take(&mut self.unexamined_pauses);
+        self.rescale_newest(unexamined, |scaler, background, pcm| {
             if background.is_pause(pcm) {
                 scaler.insert(pcm, at_most, background).total()
             } else {
@@ -137,14 +137,14 @@ impl Backlog {
 
     /// The same, in speech if there is no pause.
     pub(crate) fn lengthen(&mut self, at_most: usize) -> usize {
-        let fresh = std::mem::take(&mut self.fresh);
-        self.fresh_pauses = 0;
-        self.on_newest(fresh, |scaler, background, pcm| {
+        let unexamined = std::mem::take(&mut self.unexamined);
+        self.unexamined_pauses = 0;
+        self.rescale_newest(unexamined, |scaler, background, pcm| {
             scaler.insert(pcm, at_most, background).total()
         })
     }
 
-    fn on_newest<T>(
+    fn rescale_newest<T>(
         &mut self,
         samples: usize,
         act: impl FnOnce(&mut TimeScaler, &Background, &mut Vec<f32>) -> T,
@@ -155,27 +155,27 @@ impl Backlog {
         let done = act(&mut self.scaler, &self.background, &mut self.work);
         self.pcm.truncate(at);
         self.pcm.extend_from_slice(&self.work);
-        self.shrunk();
+        self.clamp_unexamined();
         done
     }
 
     /// What is gone needs no looking at.
-    fn shrunk(&mut self) {
-        self.fresh = self.fresh.min(self.pcm.len());
-        self.fresh_pauses = self.fresh_pauses.min(self.pcm.len());
+    fn clamp_unexamined(&mut self) {
+        self.unexamined = self.unexamined.min(self.pcm.len());
+        self.unexamined_pauses = self.unexamined_pauses.min(self.pcm.len());
     }
 
     /// Drops the oldest samples, which fade into what comes after them if they followed what was heard last.
     pub(crate) fn cut(&mut self, samples: usize) -> usize {
         let samples = samples.min(self.pcm.len());
-        if samples > 0 && self.before.is_empty() {
+        if samples > 0 && self.fade_from.is_empty() {
             // The whole of a fade, however little is dropped: more may be before anything is heard.
             let known = self.fade.min(self.pcm.len());
-            self.before.extend_from_slice(&self.pcm[..known]);
-            self.before.resize(self.fade, self.pcm[known - 1]);
+            self.fade_from.extend_from_slice(&self.pcm[..known]);
+            self.fade_from.resize(self.fade, self.pcm[known - 1]);
         }
         self.pcm.drain(..samples);
-        self.shrunk();
+        self.clamp_unexamined();
         samples
     }
 
@@ -184,16 +184,16 @@ impl Backlog {
         let samples = samples.min(self.pcm.len());
         let begin = out.len();
         out.extend(self.pcm.drain(..samples));
-        self.join(&mut out[begin..]);
-        self.shrunk();
+        self.fade_in(&mut out[begin..]);
+        self.clamp_unexamined();
         samples
     }
 
     /// Something else will be heard next: `pcm`, which fades from what would have been heard on.
-    pub(crate) fn join(&mut self, pcm: &mut [f32]) {
+    pub(crate) fn fade_in(&mut self, pcm: &mut [f32]) {
         if !pcm.is_empty() {
-            cross_fade(pcm, &self.before);
-            self.before.clear();
+            cross_fade(pcm, &self.fade_from);
+            self.fade_from.clear();
         }
     }
 }

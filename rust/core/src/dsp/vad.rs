@@ -1,7 +1,7 @@
 //! Whether somebody speaks on a line: louder than its background for long enough, and louder than an echo would be.
 //!
 //! A street is loud and steady, a cough is short, and what the caller's own telephone gives back of the agent's
-//! voice is quieter than that voice. [`Voice`] hears one direction, [`Echo`] remembers how loud the other one was.
+//! voice is quieter than that voice. [`Vad`] hears one direction, [`Echo`] remembers how loud the other one was.
 
 use std::collections::VecDeque;
 
@@ -26,37 +26,37 @@ const ECHO_AT_MOST: f32 = 0.25;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Voice {
+pub(crate) struct Vad {
     frame: usize,
     /// How loud the newest pieces were, RMS, 0 for those that were no louder than the background; the oldest first.
-    loud: VecDeque<f32>,
+    levels: VecDeque<f32>,
 }
 
-impl Voice {
+impl Vad {
     pub(crate) fn new(rate_hz: u32) -> Self {
         Self {
             frame: (rate_hz / 1000 * FRAME_MS) as usize,
-            loud: VecDeque::with_capacity(FRAMES),
+            levels: VecDeque::with_capacity(FRAMES),
         }
     }
 
     /// Hears what came over a line whose background has this level (RMS). A rest shorter than a piece is left out.
-    pub(crate) fn hear(&mut self, pcm: &[f32], background: f32) {
+    pub(crate) fn observe(&mut self, pcm: &[f32], background: f32) {
         let least = (background * ABOVE_BACKGROUND).max(LOUD_AT_LEAST);
         for frame in pcm.chunks_exact(self.frame) {
             let level = rms(frame);
-            if self.loud.len() == FRAMES {
-                self.loud.pop_front();
+            if self.levels.len() == FRAMES {
+                self.levels.pop_front();
             }
-            self.loud.push_back(if level > least { level } else { 0.0 });
+            self.levels.push_back(if level > least { level } else { 0.0 });
         }
     }
 
     /// How loud whoever speaks is at the loudest, RMS; 0 while nobody does.
-    pub(crate) fn level(&self) -> f32 {
-        let speaks = self.loud.iter().filter(|&&level| level > 0.0).count() >= LOUD_FRAMES;
+    pub(crate) fn speech_level(&self) -> f32 {
+        let speaks = self.levels.iter().filter(|&&level| level > 0.0).count() >= LOUD_FRAMES;
         if speaks {
-            self.loud.iter().copied().fold(0.0, f32::max)
+            self.levels.iter().copied().fold(0.0, f32::max)
         } else {
             0.0
         }
@@ -121,11 +121,11 @@ mod tests {
     }
 
     fn heard(pieces: &[(usize, f32)], background: f32) -> f32 {
-        let mut voice = Voice::new(RATE_HZ);
+        let mut vad = Vad::new(RATE_HZ);
         for &(length_ms, level) in pieces {
-            voice.hear(&ms(length_ms, level), background);
+            vad.observe(&ms(length_ms, level), background);
         }
-        voice.level()
+        vad.speech_level()
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Spread {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Trips {
+pub(crate) struct PingRtt {
     due_us: u64,
     learns_until_us: Option<u64>,
     /// When each newest ping came back, and how long it took.
@@ -43,7 +43,7 @@ pub(crate) struct Trips {
     stalled_us: u64,
 }
 
-impl Trips {
+impl PingRtt {
     pub(crate) fn new() -> Self {
         Self {
             due_us: 0,

@@ -7,11 +7,11 @@
 //!
 //! Where the line jitters while that constant is learnt, it is too large. By what the way back varied, echoes tell when
 //! it varies no more: the earliest ones were late all the same. By what the way there varied, Exotel's queue began late
-//! and is as much longer than needed: whoever knows the line's round trips tells ([`ExotelQueue::began_late`]). Should
+//! and is as much longer than needed: whoever knows the line's round trips tells ([`RemotePlayback::began_late`]). Should
 //! that prove wrong, as Exotel itself may take its time to play, it is taken back. Where the caller had to wait, the marks
 //! of the silence sent meanwhile tell as much.
 //!
-//! A way that becomes longer, there or back, looks like a longer queue, but is none: pings tell ([`ExotelQueue::takes`]).
+//! A way that becomes longer, there or back, looks like a longer queue, but is none: pings tell ([`RemotePlayback::takes`]).
 
 use std::collections::VecDeque;
 
@@ -60,9 +60,9 @@ struct Pending {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct ExotelQueue {
-    dry_us: u64,
-    /// How much of `dry_us` was learnt from echoes.
+pub(crate) struct RemotePlayback {
+    drained_at_us: u64,
+    /// How much of `drained_at_us` was learnt from echoes.
     shift_us: i64,
     epoch: u32,
     next_mark: u32,
@@ -91,10 +91,10 @@ pub(crate) struct ExotelQueue {
     echoed: Option<(u64, i64)>,
 }
 
-impl ExotelQueue {
+impl RemotePlayback {
     pub(crate) fn new() -> Self {
         Self {
-            dry_us: 0,
+            drained_at_us: 0,
             shift_us: 0,
             epoch: 0,
             next_mark: 0,
@@ -117,20 +117,20 @@ impl ExotelQueue {
 
     /// When what is sent next will be heard, at the earliest.
     pub(crate) fn next_plays_us(&self, now_us: u64) -> u64 {
-        self.dry_us.max(now_us)
+        self.drained_at_us.max(now_us)
     }
 
     /// When it runs dry, which may be over.
-    pub(crate) fn dry_us(&self) -> u64 {
-        self.dry_us
+    pub(crate) fn drained_at_us(&self) -> u64 {
+        self.drained_at_us
     }
 
     pub(crate) fn depth_us(&self, now_us: u64) -> u64 {
-        self.dry_us.saturating_sub(now_us)
+        self.drained_at_us.saturating_sub(now_us)
     }
 
     pub(crate) fn sent(&mut self, duration_us: u64, now_us: u64) {
-        self.dry_us = self.next_plays_us(now_us) + duration_us;
+        self.drained_at_us = self.next_plays_us(now_us) + duration_us;
         self.aside = false;
     }
 
@@ -142,7 +142,7 @@ impl ExotelQueue {
 
     /// `clear` was sent: Exotel holds nothing, and older marks mean nothing.
     pub(crate) fn cleared(&mut self, now_us: u64) {
-        self.dry_us = now_us;
+        self.drained_at_us = now_us;
         self.epoch += 1;
         self.pending.clear();
         self.recent.clear();
@@ -208,7 +208,7 @@ impl ExotelQueue {
         let due = self
             .marked_us
             .is_none_or(|marked_us| now_us >= marked_us + every_us);
-        if self.dry_us <= now_us || !due {
+        if self.drained_at_us <= now_us || !due {
             return None;
         }
         self.marked_us = Some(now_us);
@@ -219,7 +219,7 @@ impl ExotelQueue {
         }
         self.pending.push_back(Pending {
             number,
-            played_us: self.dry_us as i64 - self.shift_us,
+            played_us: self.drained_at_us as i64 - self.shift_us,
             aside: self.aside,
         });
         Some(Mark {
@@ -238,9 +238,9 @@ impl ExotelQueue {
         (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
     }
 
-    /// A mark came back; its way to us takes up to `return_us` longer at times. Returns by how much the queue proved
+    /// A mark came back; its way to us takes up to `return_jitter_us` longer at times. Returns by how much the queue proved
     /// longer than thought (negative: shorter).
-    pub(crate) fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) -> i64 {
+    pub(crate) fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         if mark.epoch != self.epoch {
             return 0;
         }
@@ -286,14 +286,14 @@ impl ExotelQueue {
         };
         self.base_us = Some(base_us);
         if self.echoes <= ECHOES_FOR_BASE {
-            self.doubt_us = self.doubt_us.max(return_us as i64);
+            self.doubt_us = self.doubt_us.max(return_jitter_us as i64);
         }
         let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
         let agree = self.recent.len() == ECHOES_TO_AGREE && most_us - least_us <= AGREE_US;
         if self.echoes == ECHOES_FOR_BASE && agree {
             self.compare_with_silence(now_us);
         }
-        self.judge(return_us as i64, now_us)
+        self.judge(return_jitter_us as i64, now_us)
     }
 
     /// If the marks of words are later than those of the silence before by more than can be, the first words were held up on
@@ -322,7 +322,7 @@ impl ExotelQueue {
         })
     }
 
-    fn judge(&mut self, return_us: i64, now_us: u64) -> i64 {
+    fn judge(&mut self, return_jitter_us: i64, now_us: u64) -> i64 {
         let Some(base_us) = self.base_us.filter(|_| self.recent.len() == ECHOES_TO_AGREE) else {
             return 0;
         };
@@ -337,11 +337,11 @@ impl ExotelQueue {
             if most_us - least_us > AGREE_US {
                 return 0;
             }
-            if return_us < WORTH_US {
+            if return_jitter_us < WORTH_US {
                 change_us -= self.settle(change_us, now_us);
             }
             // What the way back does at times could do that too.
-            if change_us.abs() < WORTH_US.max(return_us) {
+            if change_us.abs() < WORTH_US.max(return_jitter_us) {
                 return 0;
             }
             // So much of it did not begin late.
@@ -353,9 +353,9 @@ impl ExotelQueue {
         if change_us == 0 {
             return 0;
         }
-        self.moved_in_doubt |= return_us >= WORTH_US;
+        self.moved_in_doubt |= return_jitter_us >= WORTH_US;
         self.grow(change_us);
-        self.dry_us = self.dry_us.max(now_us);
+        self.drained_at_us = self.drained_at_us.max(now_us);
         change_us
     }
 
@@ -380,7 +380,7 @@ impl ExotelQueue {
 
     fn grow(&mut self, by_us: i64) {
         self.shift_us += by_us;
-        self.dry_us = self.dry_us.saturating_add_signed(by_us);
+        self.drained_at_us = self.drained_at_us.saturating_add_signed(by_us);
     }
 }
 
@@ -396,15 +396,19 @@ mod tests {
     }
 
     /// The same on a way back that varies.
-    fn corrections_of(frames: u64, return_us: impl Fn(u64) -> u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
-        let mut queue = ExotelQueue::new();
+    fn corrections_of(
+        frames: u64,
+        return_jitter_us: impl Fn(u64) -> u64,
+        plays: impl Fn(u64) -> u64,
+    ) -> Vec<i64> {
+        let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut corrections = Vec::new();
         for frame in 0..frames {
             let now_us = frame * FRAME_US;
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                let change_us = queue.marked(mark, return_us(at_us), at_us);
+                let change_us = queue.marked(mark, return_jitter_us(at_us), at_us);
                 if change_us != 0 {
                     corrections.push(change_us);
                 }
@@ -431,7 +435,7 @@ mod tests {
     #[test]
     fn what_the_way_back_varied_while_the_queue_grew_is_not_the_lines_fault() {
         let jitters = |ideal_us| ideal_us < 30_000_000;
-        let return_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
+        let return_jitter_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
         let late_us = |ideal_us| {
             let grown_us = if ideal_us > 10_000_000 { 600_000 } else { 0 };
             // The quickest echoes came in no time before it grew, and not while that was measured.
@@ -442,7 +446,7 @@ mod tests {
             };
             ideal_us + 100_000 + grown_us + varied_us
         };
-        let corrections = corrections_of(1000, return_us, late_us);
+        let corrections = corrections_of(1000, return_jitter_us, late_us);
         assert!(corrections[0] > 630_000, "{corrections:?}");
         let total_us: i64 = corrections.iter().sum();
         assert_eq!(total_us, 600_000, "{corrections:?}");
@@ -458,9 +462,9 @@ mod tests {
     #[test]
     fn silence_in_mid_call_tells_nothing_new_of_a_line_whose_player_is_fast() {
         const TRIP_US: u64 = 50_000;
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
-        let mut player_dry_us = 0;
+        let mut player_drained_at_us = 0;
         let mut corrections = Vec::new();
         // An hour of words, a few seconds without anything, silence while the caller waits, and words again.
         for now_us in (0..3_700_000_000_u64).step_by(20_000) {
@@ -477,9 +481,9 @@ mod tests {
             } else {
                 queue.sent(FRAME_US, now_us);
             }
-            player_dry_us = player_dry_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
+            player_drained_at_us = player_drained_at_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
             if let Some(mark) = queue.take_mark(false, now_us) {
-                echoes.push_back((player_dry_us + TRIP_US, mark));
+                echoes.push_back((player_drained_at_us + TRIP_US, mark));
             }
         }
         let total_us: i64 = corrections.iter().map(|correction| correction.1).sum();
@@ -497,9 +501,9 @@ mod tests {
     fn an_engine_that_dies_in_a_stall_leaves_the_lines_constant_alone() {
         const TRIP_US: u64 = 50_000;
         let (stall, dies_us, again_us) = (20_000_000..22_000_000, 21_500_000, 29_500_000);
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
-        let (mut player_dry_us, mut silence_us, mut holes) = (0, 0, 0);
+        let (mut player_drained_at_us, mut silence_us, mut holes) = (0, 0, 0);
         for now_us in (0..60_000_000_u64).step_by(20_000) {
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
@@ -530,10 +534,10 @@ mod tests {
             if stall.contains(&arrives_us) {
                 arrives_us = stall.end;
             }
-            holes += u64::from(now_us > again_us + 1_000_000 && player_dry_us < arrives_us);
-            player_dry_us = player_dry_us.max(arrives_us) + sent_us;
+            holes += u64::from(now_us > again_us + 1_000_000 && player_drained_at_us < arrives_us);
+            player_drained_at_us = player_drained_at_us.max(arrives_us) + sent_us;
             if let Some(mark) = queue.take_mark(false, now_us) {
-                echoes.push_back((player_dry_us + TRIP_US, mark));
+                echoes.push_back((player_drained_at_us + TRIP_US, mark));
             }
         }
         assert_eq!(holes, 0);
@@ -543,7 +547,7 @@ mod tests {
     #[test]
     fn what_trips_become_longer_by_is_no_queue_however_slow_the_pongs_are() {
         for pongs_late_us in [0, 50_000] {
-            let mut queue = ExotelQueue::new();
+            let mut queue = RemotePlayback::new();
             let base_us = 110_000;
             for frame in 0..20 {
                 let now_us = frame * FRAME_US;
@@ -566,7 +570,7 @@ mod tests {
 
     #[test]
     fn marks_of_another_epoch_are_ignored() {
-        let mut queue = ExotelQueue::new();
+        let mut queue = RemotePlayback::new();
         queue.sent(FRAME_US, 0);
         let mark = queue.take_mark(false, 0).expect("the first mark is due at once");
         queue.cleared(10_000);

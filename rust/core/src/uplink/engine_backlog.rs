@@ -1,13 +1,13 @@
-//! How far the engine is behind, and what it is spared for it.
+//! How far the engine is behind, and how much of the caller's audio is shed for it.
 //!
-//! It answers sample for sample, so it owes what it was given and has not said. Some of that is always on its way. What it
-//! owes beyond the least that it ever owed, answer after answer, is its backlog, and the caller's delay: an engine that
-//! needs more than 80 ms for 80 ms makes it grow for as long as it is fed all there is. So it is given less: what is
-//! said is made shorter where that is enough, and else cut until the backlog is worked off.
+//! The engine answers sample for sample. Outstanding = samples given to it - samples it has answered. Some of that is always
+//! on its way. Backlog = outstanding - the minimum ever outstanding, over many answers. The backlog is delay for the caller:
+//! an engine that needs more than 80 ms for 80 ms makes it grow as long as it gets all audio. So it gets less: audio is
+//! shortened where that is enough, and otherwise cut until the backlog is worked off.
 //!
 //! A way to the engine that has become longer looks the same, and so does an engine that lost something, but there what
 //! is owed does not grow. So when much has been taken out the engine is given everything again for a while: if it does
-//! not fall behind further, what it owes is usual from then on. The next such test is longer, and so finds an engine
+//! not fall behind further, what is outstanding is usual from then on. The next such test is longer, and so finds an engine
 //! that is slower than real time by less.
 
 /// Behind by this is behind: networks, chunks and steps that vary make less of it.
@@ -34,7 +34,8 @@ const PROOF_MS: i64 = 200;
 const LEARN_AFTER_US: u64 = 2_000_000;
 /// ...and what is on its way has come round when what is owed was answered in real time, and this.
 const ROUND_US: u64 = 300_000;
-/// It is kept from going on for no longer than what it owes lasts, and this: it says nothing that would tell otherwise.
+/// Audio is kept from it for at most as long as what is outstanding lasts, plus this: an engine without input says nothing
+/// that would tell how far it is.
 const UNFED_MS: i64 = 300;
 
 /// What was owed over a while.
@@ -54,10 +55,10 @@ impl Window {
         }
     }
 
-    fn add(&mut self, owes: i64, now_us: u64) {
+    fn add(&mut self, outstanding: i64, now_us: u64) {
         if now_us >= self.since_us {
-            self.least = self.least.min(owes);
-            self.most = self.most.max(owes);
+            self.least = self.least.min(outstanding);
+            self.most = self.most.max(outstanding);
         }
     }
 
@@ -82,25 +83,25 @@ enum Mode {
     },
 }
 
-/// What of the caller's sound the engine shall be spared.
+/// How much of the caller's audio to keep from the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spare {
+pub(crate) enum Shed {
     Nothing,
     /// At most so many samples, where that can be done without losing a word.
-    Some(usize),
-    All,
+    AtMost(usize),
+    Everything,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Arrears {
+pub(crate) struct EngineBacklog {
     rate_hz: u32,
     /// A longer backlog is not worth hearing.
     most: usize,
     fed: i64,
     answered: i64,
     /// The least it ever owed, when all was on its way that usually is.
-    least: Option<i64>,
+    least_outstanding: Option<i64>,
     learns_from_us: u64,
     mode: Mode,
     /// So much may be taken out until it is tested for what.
@@ -113,7 +114,7 @@ pub(crate) struct Arrears {
     times: u64,
 }
 
-impl Arrears {
+impl EngineBacklog {
     /// A backlog of more than `most` samples is not worth hearing.
     pub(crate) fn new(rate_hz: u32, most: usize) -> Self {
         Self {
@@ -121,7 +122,7 @@ impl Arrears {
             most,
             fed: 0,
             answered: 0,
-            least: None,
+            least_outstanding: None,
             learns_from_us: 0,
             mode: Mode::InTime,
             untested: i64::from(rate_hz / 1000) * TEST_AFTER_MS,
@@ -163,9 +164,12 @@ impl Arrears {
     /// The engine said so many samples.
     pub(crate) fn answered(&mut self, samples: usize, now_us: u64) {
         self.answered += samples as i64;
-        let owes = self.fed - self.answered;
+        let outstanding = self.fed - self.answered;
         if now_us >= self.learns_from_us {
-            self.least = Some(self.least.map_or(owes, |least| least.min(owes)));
+            self.least_outstanding = Some(
+                self.least_outstanding
+                    .map_or(outstanding, |least| least.min(outstanding)),
+            );
         }
         let behind = self.behind();
         let late = behind > self.samples(BEHIND_MS);
@@ -176,7 +180,7 @@ impl Arrears {
             Mode::Late(Window { since_us, .. }) if now_us < since_us => self.mode,
             Mode::Late(_) | Mode::Tested { .. } if !late => Mode::InTime,
             Mode::Late(mut first) => {
-                first.add(owes, now_us);
+                first.add(outstanding, now_us);
                 if !first.is_over(now_us) {
                     Mode::Late(first)
                 } else if self.untested > 0 {
@@ -188,7 +192,7 @@ impl Arrears {
                 }
             }
             Mode::Tested { first, mut newest } => {
-                newest.add(owes, now_us);
+                newest.add(outstanding, now_us);
                 if newest.is_over(now_us) {
                     self.test(first, newest, now_us)
                 } else {
@@ -201,7 +205,7 @@ impl Arrears {
                 Mode::Cutting { left: behind }
             }
             Mode::Shortening if self.untested <= 0 => {
-                Mode::Late(Window::new(now_us + self.us(owes) + ROUND_US))
+                Mode::Late(Window::new(now_us + self.us(outstanding) + ROUND_US))
             }
             Mode::Shortening | Mode::Cutting { .. } => self.mode,
         };
@@ -217,7 +221,7 @@ impl Arrears {
             self.ready = false;
             Mode::Shortening
         } else if is_over {
-            self.least = Some(newest.least);
+            self.least_outstanding = Some(newest.least);
             self.untested = self.signed(TEST_AFTER_MS);
             self.ready = false;
             self.test_us = (2 * self.test_us).min(LONGEST_TEST_US);
@@ -228,20 +232,20 @@ impl Arrears {
         }
     }
 
-    /// What it shall be spared of what has just been said.
-    pub(crate) fn spare(&self) -> Spare {
+    /// How much of the newest audio to shed.
+    pub(crate) fn to_shed(&self) -> Shed {
         if self.may_go_unfed <= 0 {
-            return Spare::Nothing;
+            return Shed::Nothing;
         }
         match self.mode {
-            Mode::InTime | Mode::Late(_) | Mode::Tested { .. } => Spare::Nothing,
-            Mode::Shortening => Spare::Some(self.behind().saturating_sub(self.samples(CAUGHT_UP_MS))),
-            Mode::Cutting { .. } => Spare::All,
+            Mode::InTime | Mode::Late(_) | Mode::Tested { .. } => Shed::Nothing,
+            Mode::Shortening => Shed::AtMost(self.behind().saturating_sub(self.samples(CAUGHT_UP_MS))),
+            Mode::Cutting { .. } => Shed::Everything,
         }
     }
 
-    /// It was spared so many samples.
-    pub(crate) fn spared(&mut self, samples: usize, now_us: u64) {
+    /// So many samples were shed.
+    pub(crate) fn was_shed(&mut self, samples: usize, now_us: u64) {
         self.learns_from_us = now_us + LEARN_AFTER_US;
         self.untested -= samples as i64;
         self.may_go_unfed -= samples as i64;
@@ -266,8 +270,8 @@ impl Arrears {
     }
 
     fn behind(&self) -> usize {
-        let owes = self.fed - self.answered;
-        (owes - self.least.unwrap_or(owes)).max(0) as usize
+        let outstanding = self.fed - self.answered;
+        (outstanding - self.least_outstanding.unwrap_or(outstanding)).max(0) as usize
     }
 
     fn us(&self, samples: i64) -> u64 {
@@ -291,44 +295,44 @@ mod tests {
     const FRAME: usize = 640;
     const FRAME_US: u64 = 80_000;
 
-    /// Feeds in real time what is not spared, and answers each `step_us`, `way_us` later; returns it, and what was spared.
-    fn after(frames: u64, step_us: u64, way_us: impl Fn(u64) -> u64) -> (Arrears, usize) {
-        let mut arrears = Arrears::new(RATE_HZ, RATE_HZ as usize);
-        let (mut free_us, mut spared, mut answers_us) = (0, 0, std::collections::VecDeque::new());
+    /// Feeds in real time what is not shed, and answers each `step_us`, `way_us` later; returns it, and what was shed.
+    fn after(frames: u64, step_us: u64, way_us: impl Fn(u64) -> u64) -> (EngineBacklog, usize) {
+        let mut backlog = EngineBacklog::new(RATE_HZ, RATE_HZ as usize);
+        let (mut free_us, mut shed, mut answers_us) = (0, 0, std::collections::VecDeque::new());
         for frame in 1..=frames {
             let now_us = frame * FRAME_US;
             while let Some(&at_us) = answers_us.front().filter(|at_us| **at_us <= now_us) {
                 answers_us.pop_front();
-                arrears.answered(FRAME, at_us);
+                backlog.answered(FRAME, at_us);
             }
-            if arrears.spare() == Spare::Nothing {
-                arrears.fed(FRAME);
+            if backlog.to_shed() == Shed::Nothing {
+                backlog.fed(FRAME);
                 free_us = now_us.max(free_us) + step_us;
                 answers_us.push_back(free_us + way_us(now_us));
             } else {
-                spared += FRAME;
-                arrears.spared(FRAME, now_us);
+                shed += FRAME;
+                backlog.was_shed(FRAME, now_us);
             }
         }
-        (arrears, spared)
+        (backlog, shed)
     }
 
     #[test]
     fn an_engine_that_keeps_up_is_spared_nothing_however_far_away_it_is() {
         for way_us in [0, 200_000, 900_000] {
-            let (arrears, spared) = after(1000, 60_000, |_| way_us);
-            assert_eq!((arrears.times(), spared), (0, 0));
+            let (backlog, shed) = after(1000, 60_000, |_| way_us);
+            assert_eq!((backlog.times(), shed), (0, 0));
         }
     }
 
     #[test]
     fn an_engine_that_is_slower_is_spared_what_it_cannot_do() {
-        let (arrears, spared) = after(2000, 100_000, |_| 30_000);
+        let (backlog, shed) = after(2000, 100_000, |_| 30_000);
         let too_much = 2000 * FRAME / 5;
-        assert!(arrears.times() > 0);
+        assert!(backlog.times() > 0);
         assert!(
-            (too_much - 16_000..too_much + 8000).contains(&spared),
-            "{spared} of {too_much}"
+            (too_much - 16_000..too_much + 8000).contains(&shed),
+            "{shed} of {too_much}"
         );
     }
 
@@ -336,9 +340,9 @@ mod tests {
     fn a_way_that_has_become_longer_is_usual_after_a_test() {
         let longer = |now_us| if now_us < 10_000_000 { 30_000 } else { 530_000 };
         let (_, by_then) = after(600, 30_000, longer);
-        let (_, spared) = after(3000, 30_000, longer);
+        let (_, shed) = after(3000, 30_000, longer);
         assert!(by_then > 0 && by_then <= 3 * RATE_HZ as usize, "{by_then}");
-        assert_eq!(spared, by_then);
+        assert_eq!(shed, by_then);
     }
 
     #[test]
@@ -351,9 +355,9 @@ mod tests {
                     0
                 }
         };
-        let (_, spared) = after(1000, 30_000, |now_us| {
+        let (_, shed) = after(1000, 30_000, |now_us| {
             if now_us < 10_000_000 { 30_000 } else { gap(now_us) }
         });
-        assert!(spared <= 6 * RATE_HZ as usize, "{spared}");
+        assert!(shed <= 6 * RATE_HZ as usize, "{shed}");
     }
 }

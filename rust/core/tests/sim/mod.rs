@@ -483,7 +483,7 @@ impl Simulation {
             }
             Event::Pong(sent_us) => {
                 self.playout
-                    .round_trip(now_us - sent_us, self.intake.way_varies_us(), now_us);
+                    .round_trip(now_us - sent_us, self.intake.return_jitter_us(), now_us);
             }
             Event::ToPlayer {
                 pcm,
@@ -510,8 +510,8 @@ impl Simulation {
                 self.at(arrives_us, Event::Echo(mark));
             }
             Event::Echo(mark) => {
-                let return_us = self.intake.way_varies_us();
-                self.playout.marked(mark, return_us, now_us);
+                let return_jitter_us = self.intake.return_jitter_us();
+                self.playout.marked(mark, return_jitter_us, now_us);
             }
             Event::Tick(number) => {
                 self.tick();
