@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.fault.processes import bridge_process, fetch, free_port, program, until
 
 from pxbridge.cli import COMMANDS
-from pxbridge.commands.bench import Load, Row
+from pxbridge.commands.load_measurement import Load, Row
 from pxbridge.settings import Settings, add_arguments, variable
 from pxbridge.settings.persona_file import KEYS
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
