@@ -108,9 +108,9 @@ def test_a_secrets_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> N
             "the second is not of the form USER:PASSWORD",
         ),
         ("PXBRIDGE_CREDENTIALS", f":{PASSWORD}", "the first is not of the form"),
-        ("PXBRIDGE_CREDENTIALS", "asha:hunter2", "a password of 7 characters; give it at least 12"),
-        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}ü", "characters that a URL cannot carry"),
-        ("PXBRIDGE_TOKEN_KEYS", f"{KEY} {KEY[:31]}", "the second has 31 characters; give it at least 32"),
+        ("PXBRIDGE_CREDENTIALS", "asha:hunter2", "a password of 7 characters; use at least 12"),
+        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}ü", "characters that a URL cannot contain"),
+        ("PXBRIDGE_TOKEN_KEYS", f"{KEY} {KEY[:31]}", "the second has 31 characters; use at least 32"),
     ],
 )
 def test_a_secret_that_is_none_is_explained_and_not_repeated(name: str, value: str, problem: str) -> None:
@@ -183,7 +183,7 @@ def test_in_front_of_a_real_engine_it_refuses_to_let_everyone_in() -> None:
 )
 def test_any_guard_is_enough(guard: dict[str, str]) -> None:
     (note,) = check_access(load({"host": "0.0.0.0", "engines": "ws://gpu"}, guard))
-    assert "in the clear" in note
+    assert "unencrypted" in note
     assert check_access(load({"host": "0.0.0.0", "trusted_proxies": "10.0.0.1"}, guard)) == []
 
 
@@ -236,7 +236,7 @@ def test_an_address_stands_in_a_url_as_it_can_be_dialled(host: str, written: str
 def test_a_console_on_a_public_address_is_warned_about() -> None:
     environ = {"PXBRIDGE_CONSOLE_HOST": "0.0.0.0", "PXBRIDGE_CONSOLE_CREDENTIALS": f"asha:{PASSWORD}"}
     (note,) = check_access(load({}, environ))
-    assert "operators' passwords" in note and "in the clear" in note
+    assert "operators' passwords" in note and "unencrypted" in note
     assert check_access(load({}, environ | {"PXBRIDGE_CONSOLE_PORT": "0"})) == []
     assert check_access(load({}, {})) == []
 

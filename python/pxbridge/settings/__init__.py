@@ -1,6 +1,6 @@
-"""What the bridge was told.
+"""The settings of the bridge.
 
-A setting can be given in four places. The first of them that names it wins::
+A setting can be given in four places. The first place that names it wins::
 
     command line      --port 5060
     environment       PXBRIDGE_PORT=5060
@@ -8,7 +8,7 @@ A setting can be given in four places. The first of them that names it wins::
     the default       5050
 
 `fields` has the settings themselves, `values` how one value is read, `sources` the merge and its errors,
-`door` what the settings say together of who may come in, and `shown` the flags and README's table.
+`access` the check of who may come in, `shown` the flags and README's table, and `persona_file` the personas.
 """
 
 from pxbridge.settings.access import check_access, is_loopback, url_host
