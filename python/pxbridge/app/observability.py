@@ -22,7 +22,7 @@ from pxbridge.ops.logs import CallLog
 from pxbridge.ops.metrics import Metrics
 from pxbridge.records.database import RECORDINGS
 from pxbridge.records.recent_calls import RecentCalls
-from pxbridge.records.recording import Recorder, keep_recordings
+from pxbridge.records.recording import Recorder, delete_old_recordings
 from pxbridge.records.writer import RecordWriter
 from pxbridge.settings import is_loopback, state_folder, url_host, variable
 
@@ -154,7 +154,8 @@ async def observability(
                 metrics.count(f"pxbridge_records_{name}", about, partial(getattr, record_writer, name))
         else:
             keeping = asyncio.create_task(
-                keep_recordings(folder / RECORDINGS, keep_s=keep_s, keep_bytes=keep_bytes), name="recordings"
+                delete_old_recordings(folder / RECORDINGS, keep_s=keep_s, keep_bytes=keep_bytes),
+                name="recordings",
             )
             stack.callback(keeping.cancel)
         recorder = Recorder(
@@ -163,7 +164,7 @@ async def observability(
             record_writer.recorded if record_writer else _without_records,
         )
         stack.push_async_callback(asyncio.to_thread, recorder.close)
-        observed.call_subscribers.append(recorder.attend)
+        observed.call_subscribers.append(recorder.subscriber)
         for name, about in (
             ("failures", "Recordings that could not be written to their end."),
             ("dropped", "Seconds of recordings that there was no time to write."),

@@ -184,7 +184,9 @@ def _engine_url(written: str) -> str:
     try:
         url.hostname.encode("idna")
     except UnicodeError:
-        raise ValueError(f"{shown!r} has an impossible host name; look for a double dot or a very long part") from None
+        raise ValueError(
+            f"{shown!r} has an impossible host name; look for a double dot or a very long part"
+        ) from None
     if url.fragment:
         raise ValueError(f"{shown!r} has a #fragment, which a WebSocket URL cannot have; remove it")
     for name, _ in parse_qsl(url.query, keep_blank_values=True):
