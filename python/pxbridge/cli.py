@@ -83,9 +83,9 @@ def _serve(words: Sequence[str]) -> int:
 
     loaded = read()
     # Here, so that `--help` and a wrong setting answer at once.
-    from pxbridge.app import assembly
+    from pxbridge.app import lifecycle
 
-    return asyncio.run(assembly.run(loaded, _console(), read_again=read))
+    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
 
 
 def _command(name: str, words: Sequence[str]) -> int:
