@@ -25,8 +25,8 @@ The tree::
         │   └── CallRefused      the server answered its upgrade with an HTTP error
         └── BenchFailed          a process that a bench needs did not start
 
-Bad media is counted, never raised. What a peer does wrong ends at most its own call. A fault of pxbridge's own
-is none of these: it is an ordinary exception, and is logged with its traceback.
+Bad media is counted, never raised. What a peer does wrong ends at most its own call. A fault of pxbridge's
+own is none of these: it is an ordinary exception, and is logged with its traceback.
 """
 
 from __future__ import annotations
