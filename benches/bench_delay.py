@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import bridges
-from pxbridge.commands.load_callers import Part, play
+from pxbridge.commands.load_callers import TONE_EVERY_S, Part, play
 from pxbridge.commands.load_measurement import Load, rehearsal
 from replay import Replay
 
@@ -51,10 +52,23 @@ KINDS = {
 REPLAY = Replay()
 
 
-async def measure() -> dict[tuple[str, str], list[float]]:
-    """The delays by bridge and kind."""
+@dataclass
+class Heard:
+    """What all calls heard.
+
+    Attributes:
+        delays_s: By bridge and kind.
+        lateness: Of the machine meanwhile.
+    """
+
+    delays_s: dict[tuple[str, str], list[float]]
+    lateness: bridges.Lateness
+
+
+async def measure() -> Heard:
     calls = CALLS * len(KINDS)
     async with (
+        bridges.Lateness() as lateness,
         rehearsal(calls * len(BRIDGES), Load()) as engine_url,
         bridges.bridge("ours", engine_url, calls) as ours,
         bridges.bridge("plain", engine_url, calls) as plain,
@@ -82,12 +96,13 @@ async def measure() -> dict[tuple[str, str], list[float]]:
     delays_s = {}
     for (name, kind), played in playing.items():
         bridges.require_unbroken(name, played.result())
-        delays_s[name, kind] = [delay_s for outcome in played.result() for delay_s in outcome.delays_s]
-    return delays_s
+        found_s = [delay_s for outcome in played.result() for delay_s in outcome.delays_s]
+        delays_s[name, kind] = found_s or [TONE_EVERY_S]  # no tone came back: longer than can be told
+    return Heard(delays_s, lateness)
 
 
 @functools.cache
-def delays() -> dict[tuple[str, str], list[float]]:
+def heard() -> Heard:
     bridges.go_first()
     return asyncio.run(measure())
 
@@ -97,4 +112,5 @@ def delays() -> dict[tuple[str, str], list[float]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_delay(benchmark: BenchmarkFixture, kind: str, side: str) -> None:
     benchmark.group = f"delay: {kind}"
-    REPLAY.report(benchmark, delays()[side, kind])
+    REPLAY.report(benchmark, heard().delays_s[side, kind])
+    heard().lateness.note(benchmark)

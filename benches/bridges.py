@@ -7,20 +7,27 @@ in the bench's process, so that the CPU time of a bridge's process is the bridge
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
 
 from pxbridge.commands.processes import OPEN, Meter, free_port, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pytest_benchmark.fixture import BenchmarkFixture
+
     from pxbridge.commands.load_callers import Outcome
 
+LATE_MS = "machine late, ms"
+BEAT_S = 0.01
 HERE = Path(__file__).parent
 OURS = "PXBRIDGE_BENCH_OURS"
 """Environment variable: a Python file to run in place of `python -m pxbridge`.
@@ -80,6 +87,35 @@ def go_first() -> None:
     """
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
+class Lateness:
+    """How late this process gets the processor: what live calls suffer on a machine that is busy with others.
+
+    Callers, bridges and engines ask for it as this process does. While it runs (`async with`) a task sleeps
+    for `BEAT_S` again and again.
+    """
+
+    def __init__(self) -> None:
+        self._late_s: list[float] = []
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._task.cancel()
+
+    async def _beat(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due_s = clock() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            self._late_s.append(clock() - due_s)
+
+    def note(self, benchmark: BenchmarkFixture) -> None:
+        """Puts it beside the benchmark's figures: of a hundred wake-ups, one was later than this."""
+        benchmark.extra_info[LATE_MS] = round(1000 * float(np.quantile(self._late_s, 0.99)), 1)
 
 
 def require_unbroken(name: str, outcomes: list[Outcome]) -> None:

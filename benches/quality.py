@@ -208,7 +208,7 @@ def judged(name: str, who: str, side: Side, heard: Signal, *, in_time: bool = Tr
 
 def both_ends(call: TwoWay) -> dict[str, Signal]:
     """What was heard at 8 kHz, from the agent's first sound on."""
-    begin = round(call.downlink.stats()["first_audio_us"] * LINE_HZ / 1e6)
+    begin = round(call.line.stats()["downlink"]["first_audio_us"] * LINE_HZ / 1e6)
     return {"model": to_line(call.model_heard), "caller": call.caller_heard[begin:].astype(float)}
 
 

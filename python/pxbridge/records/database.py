@@ -18,7 +18,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.errors import InputError
+from pxbridge.errors import DatabaseTooNew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,15 +96,11 @@ CUT_OFF = "cut_off"
 """The outcome of a call whose bridge was killed."""
 
 
-class TooNew(InputError):
-    """The database was made by a newer pxbridge."""
-
-
 def open_database(file: Path) -> sqlite3.Connection:
     """Opens the database. Creates it if there is none, and migrates it if it is old.
 
     Raises:
-        TooNew: The file has a newer schema than this version knows. It is not changed.
+        DatabaseTooNew: The file has a newer schema than this version knows. It is not changed.
         sqlite3.Error: The file cannot be opened or is no database.
         OSError: Its folder cannot be created.
     """
@@ -155,7 +151,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _version(connection: sqlite3.Connection, file: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        raise TooNew(
+        raise DatabaseTooNew(
             f"{file} was written by a newer pxbridge (schema {version}, this one knows {len(MIGRATIONS)}); "
             "install that version, or use another state folder"
         )

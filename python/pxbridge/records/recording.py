@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.calls.call import Audio, Call, CallRecord
+    from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Event
     from pxbridge.records.recording_files import Format, RecordingFile
+    from pxbridge.telephony.carrier import Audio
 
 log = logging.getLogger("pxbridge.recording")
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.playout_options import PlayoutOptions, Profile
+from pxbridge.calls.playout_options import PlayoutOptions, PlayoutProfile
 from pxbridge.settings.values import (
     Network,
     Right,
@@ -161,7 +161,7 @@ class Settings(BaseModel):
         default=100, description="Calls at the same time. Further calls are rejected."
     )
     playout_profile: Annotated[
-        Profile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
+        PlayoutProfile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
     ] = Field(
         default=PlayoutOptions.profile,
         description="How audio is sent to the carrier: standard, strict (payloads of at least 3,200 bytes, "

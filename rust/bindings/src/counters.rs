@@ -2,7 +2,7 @@
 
 use pxbridge_core::codec::stream::StreamStats;
 use pxbridge_core::downlink::playout::PlayoutStats;
-use pxbridge_core::halves::MediaStats;
+use pxbridge_core::line::MediaStats;
 use pxbridge_core::uplink::intake::IntakeStats;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

@@ -1,9 +1,12 @@
 //! `Line` as a Python class: seconds and bytes at the border, no logic.
 
 use numpy::PyArray1;
-use pxbridge_core::carrier::exotel::Encoding;
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{self, Carrier, Message};
+use pxbridge_core::codec::engine::OggOpus;
 use pxbridge_core::downlink::playout::{PlayoutConfig, PlayoutProfile};
-use pxbridge_core::line::{self, Event, LineConfig};
+use pxbridge_core::line::{self, Event};
+use pxbridge_core::rate::LineRate;
 use pxbridge_core::tap::Piece;
 use pxbridge_core::uplink::intake::IntakeConfig;
 use pyo3::exceptions::PyValueError;
@@ -40,16 +43,6 @@ pub fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) 
         .map(|piece| (in_s(piece.at_us), piece.samples))
         .collect();
     (PyArray1::from_vec(py, pcm), pieces)
-}
-
-pub fn encoding(name: &str) -> PyResult<Encoding> {
-    match name {
-        "pcm16" => Ok(Encoding::Pcm16),
-        "mulaw" => Ok(Encoding::MuLaw),
-        _ => Err(PyValueError::new_err(format!(
-            "encoding is '{name}': expected 'pcm16' or 'mulaw'"
-        ))),
-    }
 }
 
 pub fn profile(name: &str) -> PyResult<PlayoutProfile> {
@@ -187,7 +180,7 @@ impl LineOutput {
         let messages = output
             .to_phone
             .iter()
-            .map(|message| (PyBytes::new(py, message), true));
+            .map(|message| (PyBytes::new(py, message.bytes), message.is_text));
         let to_phone = PyList::new(py, messages)?;
         let events = output
             .events
@@ -264,7 +257,7 @@ impl Line {
 #[pymethods]
 impl Line {
     #[new]
-    #[pyo3(signature = (rate_hz, *, carrier="exotel", encoding="pcm16", stream_id="", profile="standard", gate_ms=None, max_backlog_ms=None, barge_in_ms=None, serial=None))]
+    #[pyo3(signature = (rate_hz, *, carrier=carrier::DEFAULT, encoding="pcm16", stream_id="", profile="standard", gate_ms=None, max_backlog_ms=None, barge_in_ms=None, serial=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         rate_hz: u32,
@@ -277,27 +270,23 @@ impl Line {
         barge_in_ms: Option<u32>,
         serial: Option<u32>,
     ) -> PyResult<Self> {
-        if carrier != "exotel" {
-            return Err(PyValueError::new_err(format!(
-                "carrier is '{carrier}': expected 'exotel'"
-            )));
-        }
+        let rate = LineRate::new(rate_hz).map_err(refuse)?;
+        let encoding = Encoding::named(encoding).map_err(refuse)?;
+        let carrier = Carrier::named(carrier, stream_id, rate, encoding).map_err(refuse)?;
+        let codec = OggOpus::new(rate, serial.unwrap_or_else(crate::random_serial)).map_err(refuse)?;
         let (intake, playout) = (IntakeConfig::default(), PlayoutConfig::default());
-        let config = LineConfig {
-            intake: IntakeConfig {
-                gate_ms: gate_ms.unwrap_or(intake.gate_ms),
-                max_backlog_ms: max_backlog_ms.unwrap_or(intake.max_backlog_ms),
-                ..intake
-            },
-            playout: PlayoutConfig {
-                profile: self::profile(profile)?,
-                max_backlog_ms: max_backlog_ms.unwrap_or(playout.max_backlog_ms),
-                barge_in_ms: barge_in_ms.unwrap_or(playout.barge_in_ms),
-                ..playout
-            },
-            serial: serial.unwrap_or_else(crate::random_serial),
+        let intake = IntakeConfig {
+            gate_ms: gate_ms.unwrap_or(intake.gate_ms),
+            max_backlog_ms: max_backlog_ms.unwrap_or(intake.max_backlog_ms),
+            ..intake
         };
-        let inner = line::Line::new(rate_hz, self::encoding(encoding)?, stream_id, config).map_err(refuse)?;
+        let playout = PlayoutConfig {
+            profile: self::profile(profile)?,
+            max_backlog_ms: max_backlog_ms.unwrap_or(playout.max_backlog_ms),
+            barge_in_ms: barge_in_ms.unwrap_or(playout.barge_in_ms),
+            ..playout
+        };
+        let inner = line::Line::new(rate, carrier, Box::new(codec), intake, playout).map_err(refuse)?;
         Ok(Self {
             inner: Exclusive::new(inner),
             own: Vec::new(),
@@ -315,7 +304,11 @@ impl Line {
         is_text: bool,
     ) -> PyResult<Option<LineOutput>> {
         let inner = self.inner.get();
-        py.detach(|| inner.phone_message(message, is_text, micros(now_s)))
+        let message = Message {
+            bytes: message,
+            is_text,
+        };
+        py.detach(|| inner.phone_message(message, micros(now_s)))
             .map(|output| LineOutput::new(py, output))
             .transpose()
     }
@@ -444,7 +437,7 @@ impl Line {
         counters::uplink(&uplink, line.media_stats(), line.intake_stats())?;
         counters::stream(&downlink, line.stream_stats())?;
         counters::playout(&downlink, line.playout_stats())?;
-        downlink.set_item("round_trip_us", line.round_trip_us())?;
+        downlink.set_item("round_trip_us", line.answer_us())?;
         downlink.set_item("first_audio_us", line.first_audio_us())?;
         stats.set_item("uplink", uplink)?;
         stats.set_item("downlink", downlink)?;

@@ -2,23 +2,27 @@
 //!
 //! The one idea: each input returns one [`LineOutput`], which holds everything that follows from it. So whoever owns the
 //! sockets makes one call per message, and has nothing to remember between two.
+//!
+//! A media payload, hop by hop: [`Line::phone_message`] gives it to the carrier's [`MediaReader`], the samples to
+//! [`Intake`], and what that passes on to the [`EngineCodec`]. [`Line::engine_audio`] gives the engine's bytes to the
+//! same codec, the samples to [`Playout`](crate::downlink::playout::Playout), and what that passes on to the carrier's
+//! [`MediaWriter`](crate::carrier::MediaWriter).
 
-use crate::carrier::exotel::Encoding;
+mod answer_time;
+mod downlink;
+mod rate_check;
+
+use crate::carrier::{Carrier, MediaReader, Message, Messages};
+use crate::codec::engine::EngineCodec;
 use crate::codec::stream::StreamStats;
 use crate::downlink::playout::{PlayoutConfig, PlayoutStats};
 use crate::error::Result;
-use crate::halves::{Downlink, MediaStats, Uplink};
-use crate::tap::Piece;
-use crate::uplink::intake::{IntakeConfig, IntakeStats};
-
-/// How much of a call is measured before its sample rate is believed.
-const RATE_CHECK_US: u64 = 2_000_000;
-/// The same for a line that stalled meanwhile: so long that no stall looks like another rate.
-const RATE_CHECK_AGAIN_US: u64 = 10_000_000;
-/// Rates in use differ by a factor of at least 1.5. Chunks and jitter make a difference of far less than this.
-const RATE_TOLERANCE: f64 = 0.25;
-/// The rates that a line may have.
-const RATES_HZ: [u32; 3] = [8_000, 16_000, 24_000];
+use crate::rate::LineRate;
+use crate::tap::{Piece, Tap};
+use crate::uplink::intake::{Intake, IntakeConfig, IntakeStats};
+use answer_time::AnswerTime;
+use downlink::Downlink;
+use rate_check::RateCheck;
 
 /// Something that happened on a line, beside the sound.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,11 +50,11 @@ pub enum Event {
     },
 }
 
-/// Everything that follows from one input.
+/// Everything that follows from one input of a [`Line`].
 #[derive(Debug, Default)]
 pub struct LineOutput {
     /// Messages for the phone's socket, in their order.
-    pub to_phone: Vec<Vec<u8>>,
+    pub to_phone: Messages,
     /// Bytes for the engine; may be none.
     pub to_engine: Vec<u8>,
     /// Whether the phone's socket shall be pinged now; see [`Line::pong`].
@@ -61,73 +65,50 @@ pub struct LineOutput {
     pub events: Vec<Event>,
 }
 
-/// What is chosen about a line.
-#[derive(Debug, Clone, Default)]
-pub struct LineConfig {
-    /// Of the way towards the engine.
-    pub intake: IntakeConfig,
-    /// Of the way towards the phone.
-    pub playout: PlayoutConfig,
-    /// Identifies the first Ogg stream towards an engine; each engine that is opened gets the next number.
-    pub serial: u32,
+/// What the media reader met, in messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MediaStats {
+    /// Media messages.
+    pub messages: u64,
+    /// Of them, those that were damaged (what could be read of them was).
+    pub malformed: u64,
 }
 
-/// Measures whether the phone's samples come at the line's rate.
+/// Whether an agent's first sound is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstSound {
+    /// The line has not begun.
+    New,
+    /// The caller waits since then; engines' samples that had been sent by then tell nothing.
+    Missed {
+        since_us: u64,
+        sent_before: u64,
+    },
+    Heard,
+}
+
+/// One call, both directions. Its buffers are used again: what is warm allocates nothing.
+///
+/// Times are `now_us`, microseconds on any monotonic clock. They never go back.
 #[derive(Debug)]
-struct RateCheck {
-    since_us: u64,
-    /// When it is judged; `None`: it has been.
-    due_us: Option<u64>,
-    received: u64,
-    again: bool,
-}
-
-impl RateCheck {
-    /// What came in the time that was measured, once that is over: samples a second.
-    fn judge(&mut self, received: u64, stalls: u64, claimed_hz: u32, now_us: u64) -> Option<Event> {
-        let due_us = self.due_us.filter(|&due_us| now_us >= due_us)?;
-        self.due_us = None;
-        let measured_hz = (received - self.received) as f64 * 1e6 / (due_us - self.since_us) as f64;
-        let apart = |rate_hz: u32| (f64::from(rate_hz) - measured_hz).abs();
-        let likely_hz = RATES_HZ
-            .into_iter()
-            .min_by(|&a, &b| apart(a).total_cmp(&apart(b)))?;
-        let close = (measured_hz / f64::from(claimed_hz) - 1.0).abs() <= RATE_TOLERANCE;
-        if measured_hz == 0.0 || likely_hz == claimed_hz || close {
-            return None;
-        }
-        if stalls > 0 && !self.again {
-            // Audio that is late is no other rate; and a line whose rate is too high looks stalled.
-            *self = Self {
-                since_us: due_us,
-                due_us: Some(due_us + RATE_CHECK_AGAIN_US),
-                received,
-                again: true,
-            };
-            return None;
-        }
-        Some(Event::RateMismatch {
-            claimed_hz,
-            measured_hz: measured_hz.round() as u32,
-            likely_hz,
-        })
-    }
-}
-
-/// One call, both directions.
 pub struct Line {
-    rate_hz: u32,
-    uplink: Uplink,
+    rate: LineRate,
+    reader: Box<dyn MediaReader>,
+    codec: Box<dyn EngineCodec>,
+    intake: Intake,
     downlink: Downlink,
+    media: MediaStats,
+    answer_time: AnswerTime,
     rate_check: RateCheck,
-    engine_open: bool,
-    /// Since when the caller waits for the first sound of an agent.
-    missed_since_us: Option<u64>,
-    /// Samples of engines that had been sent to the phone by then.
-    sent_before: u64,
-    started: bool,
+    engine_is_open: bool,
+    first_sound: FirstSound,
+    /// How often audio had been held back from engines by the last input.
     holds: u64,
-    all_played: bool,
+    drained_told: bool,
+    /// What the caller says, for a recording.
+    said: Option<Tap>,
+    phone_pcm: Vec<f32>,
+    engine_pcm: Vec<f32>,
     output: LineOutput,
 }
 
@@ -135,107 +116,144 @@ impl Line {
     /// A line on which nothing has happened, without an engine. Its first [`Line::poll`] is due at once.
     ///
     /// # Errors
-    /// [`crate::Error::Rate`] unless the line runs at 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, encoding: Encoding, stream_id: &str, config: LineConfig) -> Result<Self> {
+    /// What [`Intake::new`] and [`Playout::new`](crate::downlink::playout::Playout::new) refuse.
+    pub fn new(
+        rate: LineRate,
+        carrier: Carrier,
+        codec: Box<dyn EngineCodec>,
+        intake: IntakeConfig,
+        playout: PlayoutConfig,
+    ) -> Result<Self> {
         Ok(Self {
-            rate_hz,
-            uplink: Uplink::new(rate_hz, encoding, config.intake, config.serial)?,
-            downlink: Downlink::new(rate_hz, encoding, stream_id, config.playout)?,
-            rate_check: RateCheck {
-                since_us: 0,
-                due_us: None,
-                received: 0,
-                again: false,
-            },
-            engine_open: false,
-            missed_since_us: None,
-            sent_before: 0,
-            started: false,
+            rate,
+            reader: carrier.reader,
+            codec,
+            intake: Intake::new(rate.hz(), intake)?,
+            downlink: Downlink::new(rate, carrier.writer, playout)?,
+            media: MediaStats::default(),
+            answer_time: AnswerTime::new(rate),
+            rate_check: RateCheck::New,
+            engine_is_open: false,
+            first_sound: FirstSound::New,
             holds: 0,
-            all_played: false,
+            drained_told: false,
+            said: None,
+            phone_pcm: Vec::new(),
+            engine_pcm: Vec::new(),
             output: LineOutput::default(),
         })
     }
 
     /// A message from the phone. `None`: it is no media, and nothing has happened.
-    pub fn phone_message(&mut self, message: &[u8], _is_text: bool, now_us: u64) -> Option<&LineOutput> {
+    pub fn phone_message(&mut self, message: Message<'_>, now_us: u64) -> Option<&LineOutput> {
+        self.phone_pcm.clear();
+        let frame = self.reader.read(message, &mut self.phone_pcm)?;
         self.begin(now_us);
-        let received = self.uplink.intake_stats().received;
-        self.uplink.receive(message, now_us, &mut self.output.to_engine)?;
-        let stalls = self.uplink.intake_stats().stalls;
-        let mismatch = self.rate_check.judge(received, stalls, self.rate_hz, now_us);
+        self.media.messages += 1;
+        self.media.malformed += u64::from(frame.malformed);
+        if let Some(tap) = &mut self.said {
+            // Its last sample was said just now, at the latest.
+            let duration_us = self.rate.us_until_over(self.phone_pcm.len());
+            tap.push(&self.phone_pcm, now_us.saturating_sub(duration_us));
+        }
+        let (received, stalls) = (self.intake.received_samples(), self.intake.stalls());
+        let mismatch = self.rate_check.observe(received, stalls, self.rate, now_us);
         self.output.events.extend(mismatch);
+        self.intake.push(&self.phone_pcm, now_us, &mut self.engine_pcm);
         Some(self.end(now_us))
     }
 
     /// Bytes of the engine's stream, in any split.
-    pub fn engine_audio(&mut self, ogg: &[u8], now_us: u64) -> &LineOutput {
+    pub fn engine_audio(&mut self, bytes: &[u8], now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let caller = self.uplink.caller();
-        let heard = self
-            .downlink
-            .receive(ogg, now_us, caller, &mut self.output.to_phone);
-        if heard > 0 {
-            self.uplink.answered(heard, now_us);
+        let Self {
+            codec,
+            intake,
+            downlink,
+            output,
+            ..
+        } = self;
+        let came = downlink.receive(bytes, intake, codec.as_mut(), now_us, &mut output.to_phone);
+        if came > 0 {
+            self.answer_time.answered(came, now_us);
+            self.intake.answered(came, now_us);
         }
         self.output.ping = self.downlink.take_ping(now_us);
         self.end(now_us)
     }
 
-    /// The phone played everything before this mark. A mark that is not ours is ignored.
+    /// The phone has played everything before this mark. One that is not ours is ignored.
     pub fn mark_played(&mut self, name: &str, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.marked(name, now_us);
+        let return_jitter_us = self.intake.return_jitter_us();
+        self.downlink.mark_played(name, return_jitter_us, now_us);
         self.end(now_us)
     }
 
     /// A ping came back from the phone's end after so long.
     pub fn pong(&mut self, rtt_us: u64, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.round_trip(rtt_us, now_us);
+        let return_jitter_us = self.intake.return_jitter_us();
+        self.downlink.pong(rtt_us, return_jitter_us, now_us);
         self.end(now_us)
     }
 
     /// To be called once when the call starts, and then at or after [`LineOutput::wake_us`].
     pub fn poll(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        if self.uplink.wake_us().is_some_and(|wake_us| wake_us <= now_us) {
-            self.uplink.poll(now_us, &mut self.output.to_engine);
-        }
-        if self.downlink.wake_us().is_some_and(|wake_us| wake_us <= now_us) {
-            self.downlink.poll(now_us, &mut self.output.to_phone);
-            self.output.ping = self.downlink.take_ping(now_us);
-        }
+        self.intake.poll(now_us, &mut self.engine_pcm);
+        let Self {
+            codec,
+            downlink,
+            output,
+            ..
+        } = self;
+        downlink.poll(codec.as_mut(), now_us, &mut output.to_phone);
+        output.ping = downlink.take_ping(now_us);
         self.end(now_us)
     }
 
-    /// An engine is ready: it gets the header pages and the newest of the caller's audio.
+    /// An engine is ready: it gets what begins its stream, and the newest of the caller's audio.
     ///
     /// # Errors
     /// libopus refusing a new encoder.
     pub fn open_engine(&mut self, now_us: u64) -> Result<&LineOutput> {
         self.begin(now_us);
-        self.uplink.open(now_us, &mut self.output.to_engine)?;
-        self.engine_open = true;
+        self.codec.open(&mut self.output.to_engine)?;
+        self.answer_time.begin();
+        self.intake.open(now_us, &mut self.engine_pcm);
+        self.engine_is_open = true;
         Ok(self.end(now_us))
     }
 
     /// The engine is gone, and another may come: what it said last is sent, and the bridge may play its own sound.
     pub fn close_engine(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.uplink.close(now_us);
-        self.downlink.engine_gone(now_us, &mut self.output.to_phone);
-        self.engine_open = false;
-        self.missed_since_us = Some(now_us);
-        self.sent_before = self.downlink.playout_stats().sent;
+        self.intake.close(now_us);
+        let Self {
+            codec,
+            downlink,
+            output,
+            ..
+        } = self;
+        downlink.close_engine(codec.as_mut(), now_us, &mut output.to_phone);
+        self.engine_is_open = false;
+        self.miss_agent(now_us);
         self.end(now_us)
     }
 
-    /// Queues the bridge's own sound, at the line's rate. It is played while no engine speaks; an engine that begins to
-    /// speak ends it with a fade. While one speaks, and after [`Line::finish`], it is not played at all.
+    /// Queues the bridge's own sound, at the line's rate: greetings, announcements, music. It is played while no engine
+    /// speaks, and over the hole that one leaves which has stopped. An engine that begins to speak ends it with a fade.
+    /// While one speaks, and after [`Line::finish`], it is not played at all.
     pub fn play(&mut self, pcm: &[f32], now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.play(pcm, now_us, &mut self.output.to_phone);
+        let Self {
+            codec,
+            downlink,
+            output,
+            ..
+        } = self;
+        downlink.play(pcm, codec.as_mut(), now_us, &mut output.to_phone);
         self.end(now_us)
     }
 
@@ -246,28 +264,31 @@ impl Line {
         self.end(now_us)
     }
 
-    /// Drops everything that the caller has not heard yet.
+    /// Drops everything that the caller has not heard.
     pub fn flush(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         self.downlink.flush(now_us, &mut self.output.to_phone);
         self.end(now_us)
     }
 
-    /// Nothing more will be said: sends what is left, and a mark behind it. [`Event::AllPlayed`] follows.
+    /// Nothing more will be said: sends what is left, and a mark behind it. [`Event::AllPlayed`] follows, now or later.
     pub fn finish(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.downlink.finish(now_us, &mut self.output.to_phone);
+        let Self {
+            codec,
+            downlink,
+            output,
+            ..
+        } = self;
+        downlink.finish(codec.as_mut(), now_us, &mut output.to_phone);
         self.end(now_us)
     }
 
-    /// When [`Line::poll`] is due if nothing arrives before.
+    /// When [`Line::poll`] is due if nothing arrives before; `None` for never.
     #[must_use]
     pub fn wake_us(&self) -> Option<u64> {
-        self.uplink
-            .wake_us()
-            .into_iter()
-            .chain(self.downlink.wake_us())
-            .min()
+        let intake_us = self.intake.wake_us();
+        intake_us.into_iter().chain(self.downlink.wake_us()).min()
     }
 
     /// How long the bridge's own sound will still be heard.
@@ -291,61 +312,66 @@ impl Line {
     /// How much sound engines were sent, and how much came from them.
     #[must_use]
     pub fn exchanged_us(&self) -> (u64, u64) {
-        let us = |samples: u64| samples * 1_000_000 / u64::from(self.rate_hz);
-        let (sent, came) = (
-            self.uplink.intake_stats().emitted,
-            self.downlink.playout_stats().received,
-        );
-        (us(sent), us(came))
+        let us = |samples: u64| self.rate.us(samples as usize) as u64;
+        (
+            us(self.intake.emitted_samples()),
+            us(self.downlink.received_samples()),
+        )
     }
 
     /// From now on keeps what the caller says and hears, for [`Line::take_said`] and [`Line::take_heard`].
     pub fn keep_audio(&mut self) {
-        self.uplink.keep_said();
+        self.said.get_or_insert_with(|| Tap::new(self.rate));
         self.downlink.keep_heard();
     }
 
-    /// Appends what the caller has said since the last time, in pieces with the time they came less their duration.
+    /// Appends what the caller has said since the last time, in pieces with the time they came less their duration. A
+    /// piece that came late is later than it was said, by as much.
     pub fn take_said(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
-        self.uplink.take_said(now_us, pcm, pieces);
+        if let Some(tap) = &mut self.said {
+            tap.take(now_us, pcm, pieces);
+        }
     }
 
-    /// Appends what the caller has heard since the last time, in pieces with the time at which they were heard.
+    /// Appends what the caller has heard since the last time, in pieces with the time at which they were heard, by the
+    /// model of what the phone's side holds. What a clear took back is not among it.
     pub fn take_heard(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
-        self.downlink.take_heard(now_us, pcm, pieces);
+        if let Some(tap) = self.downlink.tap() {
+            tap.take(now_us, pcm, pieces);
+        }
     }
 
     /// What the media reader met so far.
     #[must_use]
     pub fn media_stats(&self) -> MediaStats {
-        self.uplink.media_stats()
+        self.media
     }
 
     /// What the intake did so far.
     #[must_use]
     pub fn intake_stats(&self) -> IntakeStats {
-        self.uplink.intake_stats()
+        self.intake.stats()
     }
 
     /// What the playout did so far.
     #[must_use]
     pub fn playout_stats(&self) -> PlayoutStats {
-        self.downlink.playout_stats()
+        self.downlink.stats()
     }
 
     /// What the reader of the engine's stream met so far.
     #[must_use]
     pub fn stream_stats(&self) -> StreamStats {
-        self.downlink.stream_stats()
+        self.codec.stats()
     }
 
     /// How long after a frame's last sample was sent to the engine its answer came; `None` before the first one.
     #[must_use]
-    pub fn round_trip_us(&self) -> Option<u64> {
-        self.downlink.round_trip_us()
+    pub fn answer_us(&self) -> Option<u64> {
+        self.answer_time.us()
     }
 
-    /// When the caller began to hear the engine.
+    /// When the caller began to hear the engine, by the model of what the phone's side holds.
     #[must_use]
     pub fn first_audio_us(&self) -> Option<u64> {
         self.downlink.first_audio_us()
@@ -356,32 +382,50 @@ impl Line {
         self.output.to_engine.clear();
         self.output.events.clear();
         self.output.ping = false;
-        if !self.started {
-            self.started = true;
-            self.missed_since_us = Some(now_us);
-            self.rate_check.since_us = now_us;
-            self.rate_check.due_us = Some(now_us + RATE_CHECK_US);
+        self.engine_pcm.clear();
+        if let RateCheck::New = self.rate_check {
+            self.rate_check.start(now_us);
+            self.miss_agent(now_us);
         }
     }
 
     fn end(&mut self, now_us: u64) -> &LineOutput {
-        if self.engine_open
-            && let Some(since_us) = self.missed_since_us
-            && self.downlink.playout_stats().sent > self.sent_before
+        if !self.engine_pcm.is_empty() {
+            self.answer_time.fed(self.engine_pcm.len(), now_us);
+            self.codec.encode(&self.engine_pcm, &mut self.output.to_engine);
+        }
+        self.note_events(now_us);
+        self.output.wake_us = self.wake_us();
+        &self.output
+    }
+
+    fn note_events(&mut self, now_us: u64) {
+        if let FirstSound::Missed {
+            since_us,
+            sent_before,
+        } = self.first_sound
+            && self.engine_is_open
+            && self.downlink.sent_samples() > sent_before
         {
-            self.missed_since_us = None;
+            self.first_sound = FirstSound::Heard;
             let after_us = now_us.saturating_sub(since_us);
             self.output.events.push(Event::AgentHeard { after_us });
         }
-        let holds = self.uplink.intake_stats().holds;
+        let holds = self.intake.holds();
         if holds > std::mem::replace(&mut self.holds, holds) {
-            let for_us = self.uplink.unanswered_us(now_us);
+            let for_us = self.intake.unanswered_us(now_us);
             self.output.events.push(Event::EngineSilent { for_us });
         }
-        if self.downlink.is_drained() && !std::mem::replace(&mut self.all_played, true) {
+        if self.is_drained() && !std::mem::replace(&mut self.drained_told, true) {
             self.output.events.push(Event::AllPlayed);
         }
-        self.output.wake_us = self.wake_us();
-        &self.output
+    }
+
+    /// From now on the caller waits for the first sound of an agent.
+    fn miss_agent(&mut self, now_us: u64) {
+        self.first_sound = FirstSound::Missed {
+            since_us: now_us,
+            sent_before: self.downlink.sent_samples(),
+        };
     }
 }

@@ -17,8 +17,8 @@ use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
 use crate::error::{Error, Result};
-use crate::phone_path::jitter_margin::JitterMargin;
-use crate::phone_path::remote_playback::RemotePlayback;
+pub use crate::phone_path::Mark;
+use crate::phone_path::{PhonePath, Source};
 
 /// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
 pub const PACKET_MS: u32 = 20;
@@ -129,15 +129,6 @@ pub enum Step {
     ClearThenSend,
 }
 
-/// A mark to send right after the media; its name must carry both numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// How many flushes came before it.
-    pub epoch: u32,
-    /// Its number within the call.
-    pub number: u32,
-}
-
 /// What the playout did so far: samples at the line's rate unless the name says otherwise.
 ///
 /// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`.
@@ -209,8 +200,7 @@ pub struct Playout {
     concealment: Concealment,
     scratch: Vec<f32>,
     relative_delay: RelativeDelay,
-    remote: RemotePlayback,
-    jitter_margin: JitterMargin,
+    path: PhonePath,
     /// The guessed worst offset, and until when it counts.
     guess: (i64, u64),
     beat_us: i64,
@@ -251,8 +241,7 @@ impl Playout {
             concealment: Concealment::new(rate_hz, config.seed),
             scratch: Vec::new(),
             relative_delay: RelativeDelay::new(config.profile.covers_rare_delays()),
-            remote: RemotePlayback::new(),
-            jitter_margin: JitterMargin::new(config.profile.covers_rare_delays()),
+            path: PhonePath::new(config.profile.covers_rare_delays()),
             guess: (i64::MIN, 0),
             beat_us: 0,
             surplus_since_us: None,
@@ -279,7 +268,7 @@ impl Playout {
 
     /// The caller of this playout sent so much by itself, such as silence before the first audio.
     pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
-        self.remote.sent_aside(self.us(samples) as u64, now_us);
+        self.path.sent(Source::Bridge, self.us(samples) as u64, now_us);
     }
 
     /// Engine audio arrived: appends what shall be sent now, always whole packets. `voice_level` is how loud the caller
@@ -365,7 +354,7 @@ impl Playout {
             State::Idle => None,
             State::Starting { at_us } => Some(at_us),
             State::Playing | State::Bridging { .. } => {
-                Some(self.remote.drained_at_us().saturating_sub(early_us))
+                Some(self.path.drained_at_us().saturating_sub(early_us))
             }
         }
     }
@@ -375,8 +364,8 @@ impl Playout {
         self.stats.flushed += self.queue.len() as u64;
         self.stats.flushes += 1;
         self.queue.clear();
-        let held = self.remote.depth_us(now_us) > 0;
-        self.remote.cleared(now_us);
+        let held = self.path.backlog_us(now_us) > 0;
+        self.path.cleared(now_us);
         self.echo.cut(now_us);
         self.state = State::Idle;
         self.barge_in = BargeIn::default();
@@ -388,7 +377,7 @@ impl Playout {
     /// audio starts anew.
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
-        let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.remote.depth_us(now_us) as i64;
+        let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
         self.queue.take(self.at_rate(ahead_us.max(0)), out);
         let fading = if self.queue.len() > 0 {
             self.concealment.fade().min(out.len() - begin)
@@ -413,7 +402,7 @@ impl Playout {
         self.barge_in = BargeIn::default();
         self.surplus_since_us = None;
         self.behind_since_us = None;
-        self.stats.remote_us = self.remote.depth_us(now_us);
+        self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
     /// How long the model has paused since it last spoke; `None` while it has not spoken.
@@ -424,34 +413,20 @@ impl Playout {
 
     /// A mark that is due after what was just sent, if any.
     pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
-        self.remote.take_mark(self.jitter_margin.learns(now_us), now_us)
+        self.path.mark_due(now_us)
     }
 
     /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the phone's way to us
     /// varies.
     pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
-        let longer_us = self.remote.marked(mark, return_jitter_us, now_us);
-        if let Some(early_us) = self
-            .jitter_margin
-            .least_trip_us()
-            .and_then(|least_us| self.remote.began_late_us(least_us))
-        {
-            self.jitter_margin.begins_early(early_us, now_us);
-        }
-        if self.remote.is_settled() {
-            let late_us = self.jitter_margin.take_early(now_us);
-            if late_us > 0 {
-                self.remote.began_late(late_us, now_us);
-            }
-        }
-        self.jitter_margin.proved_longer(longer_us, now_us);
+        let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
 
     /// When Exotel has played all that was sent.
     #[must_use]
     pub fn drained_at_us(&self) -> u64 {
-        self.remote.drained_at_us()
+        self.path.drained_at_us()
     }
 
     /// So much in all was never given to the engine: see [`crate::uplink::intake::Intake::not_given_us`].
@@ -461,21 +436,36 @@ impl Playout {
 
     /// Whether the phone's line shall be pinged now, to learn whether it still jitters.
     pub fn take_ping(&mut self, now_us: u64) -> bool {
-        self.jitter_margin.take_ping(now_us)
+        self.path.ping_due(now_us)
     }
 
     /// When to look at [`Playout::take_ping`] though nothing else happens, while there is something to learn.
     #[must_use]
     pub fn ping_wake_us(&self) -> Option<u64> {
-        self.jitter_margin.ping_wake_us()
+        self.path.ping_wake_us()
     }
 
     /// A ping came back from the phone's end after so long; `return_jitter_us`: by how much the phone's way to us varies.
     pub fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
-        self.jitter_margin.round_trip(trip_us, return_jitter_us, now_us);
-        if let Some(trip_us) = self.jitter_margin.steady_trip_us(now_us) {
-            self.remote.takes(trip_us);
-        }
+        self.path.pong(trip_us, return_jitter_us, now_us);
+    }
+
+    /// Samples that engines sent.
+    #[must_use]
+    pub fn received_samples(&self) -> u64 {
+        self.stats.received
+    }
+
+    /// Samples of theirs, and of what stood in for them, that were sent to the phone.
+    #[must_use]
+    pub fn sent_samples(&self) -> u64 {
+        self.stats.sent
+    }
+
+    /// Samples that wait here.
+    #[must_use]
+    pub fn buffered_samples(&self) -> usize {
+        self.queue.len()
     }
 
     /// What was done so far.
@@ -507,9 +497,9 @@ impl Playout {
             self.scratch.resize(self.concealment.fade(), 0.0);
             cross_fade(self.queue.newest(pcm.len()), &self.scratch);
         }
-        self.jitter_margin.learn(now_us);
+        self.path.speech_begins(now_us);
         let mut wait_us =
-            self.guess.0 + self.config.profile.margin_us() + self.jitter_margin.extra_us(now_us) - offset_us;
+            self.guess.0 + self.config.profile.margin_us() + self.path.margin_us(now_us) - offset_us;
         let packet_us = self.us(self.packet);
         while wait_us < 0 && self.queue.len() > self.packet {
             self.stats.cut += self.queue.cut(self.packet) as u64;
@@ -532,15 +522,12 @@ impl Playout {
         if now_us < until_us {
             late_us = late_us.max(guess_us);
         }
-        late_us
-            + self.config.profile.margin_us()
-            + self.payload_wait_us()
-            + self.jitter_margin.extra_us(now_us)
+        late_us + self.config.profile.margin_us() + self.payload_wait_us() + self.path.margin_us(now_us)
     }
 
     /// How much later than it has to the newest audio will be heard.
     fn slack_us(&self, now_us: u64) -> i64 {
-        let heard_us = self.remote.next_plays_us(now_us) as i64 + self.us(self.queue.len());
+        let heard_us = self.path.next_plays_us(now_us) as i64 + self.us(self.queue.len());
         heard_us - self.position_us() - self.wanted_us(now_us)
     }
 
@@ -551,7 +538,7 @@ impl Playout {
         }
         let slack_us = self.slack_us(now_us);
         // A frame that came too late for all that was held has nothing before it that could be taken out.
-        let ahead_us = self.remote.depth_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
         let surplus_us = slack_us.min(ahead_us - pushed_us - self.config.profile.margin_us());
         let surplus = self.at_rate(surplus_us.max(0));
         let odd = self.queue.len() % self.packet;
@@ -583,7 +570,7 @@ impl Playout {
             self.stats.removed_in_pauses += self.queue.shorten_pauses(odd) as u64;
         } else if slack_us - self.us(odd) < -self.config.profile.reserve_us() {
             let missing = self.packet - odd;
-            self.stats.stretched += if self.jitter_margin.extra_us(now_us) > 0 {
+            self.stats.stretched += if self.path.margin_us(now_us) > 0 {
                 // A hole at Exotel would be heard for certain, this hardly.
                 self.queue.lengthen(missing)
             } else {
@@ -613,7 +600,7 @@ impl Playout {
         let needed_us =
             FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.relative_delay.least_offset_us();
         let limit_us = needed_us.min(i64::from(self.config.max_ahead_ms) * 1000);
-        let room = self.at_rate((limit_us - self.remote.depth_us(now_us) as i64).max(0));
+        let room = self.at_rate((limit_us - self.path.backlog_us(now_us) as i64).max(0));
         let whole = |samples: usize| samples / self.packet * self.packet;
         let samples = whole(self.queue.len()).min(whole(room).max(self.payload));
         if samples >= self.payload && room > 0 {
@@ -621,13 +608,13 @@ impl Playout {
             self.queue.take(samples, out);
             self.sent(&out[begin..], now_us);
         }
-        self.stats.remote_us = self.remote.depth_us(now_us);
+        self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
     fn sent(&mut self, pcm: &[f32], now_us: u64) {
         self.echo
-            .plays(pcm, self.remote.next_plays_us(now_us), now_us, self.rate_hz);
-        self.remote.sent(self.us(pcm.len()) as u64, now_us);
+            .plays(pcm, self.path.next_plays_us(now_us), now_us, self.rate_hz);
+        self.path.sent(Source::Agent, self.us(pcm.len()) as u64, now_us);
         self.stats.sent += pcm.len() as u64;
     }
 
@@ -638,7 +625,7 @@ impl Playout {
             _ => {
                 self.stats.holes += 1;
                 self.concealment.begin_gap(&self.queue.background);
-                (self.remote.drained_at_us().max(now_us), 0)
+                (self.path.drained_at_us().max(now_us), 0)
             }
         };
         let hole_us = now_us.saturating_sub(since_us);
@@ -665,7 +652,7 @@ impl Playout {
             since_us,
             bridged: bridged + missing,
         };
-        self.stats.remote_us = self.remote.depth_us(now_us);
+        self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
     /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
@@ -684,7 +671,7 @@ impl Playout {
     /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
     /// proved so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
-        let ahead_us = self.remote.depth_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
         let caller_speaking = voice_level > 0.0 && self.echo.is_exceeded_by(voice_level, now_us);
         // With an account's larger payloads more waits here as a rule.
@@ -705,7 +692,7 @@ impl Playout {
         self.stats.flushes += 1;
         self.barge_in = BargeIn::default();
         self.stale = false;
-        self.remote.cleared(now_us);
+        self.path.cleared(now_us);
         self.echo.cut(now_us);
         Step::ClearThenSend
     }

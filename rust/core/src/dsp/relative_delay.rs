@@ -1,33 +1,36 @@
 //! How late media comes: a quantile of arrival offsets over the last seconds.
 //!
-//! An offset is the time of an arrival minus the media position that arrived. A steady source in a quiet network
-//! has one offset for ever; a source with a beat (100 ms chunks through 80 ms frames) has a few; jitter spreads
-//! them. Whoever wants to play without holes plays each position at the quantile of the offsets, as WebRTC's NetEq
-//! does with its histogram of relative delays. Kept is the worst of each slot of 100 ms, so that a burst counts once.
+//! ```text
+//! offset         = time of arrival - media position that arrived
+//! relative delay = offset - least offset
+//! ```
+//! A steady source on a quiet network has a single offset. A source with a beat (100 ms chunks cut into 80 ms frames) has a few.
+//! Jitter spreads them. Playing each position at a high quantile of the offsets avoids underruns: WebRTC's NetEq does so with its
+//! histogram of relative delays. Here the latest offset of each slot of 100 ms is kept, so that a burst counts once.
 
 /// Length of a slot: one event of a bad network, about one arrival.
 const SLOT_US: u64 = 100_000;
-/// Slots in the window. 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs
-/// no delay 10 s later.
+/// Slots in the window of 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs no delay 10 s
+/// later.
 const SLOTS: usize = 72;
-/// One slot in so many is left out as an accident: 3 % (the third worst of 72), so that two stalls in the window
-/// are forgotten. Leaving out more would miss the worst of jitter on top of a beat, where only each fifth frame counts.
+/// One slot in this many is left out as an accident: the quantile is the third latest of 72 (97 %), so that two stalls in the
+/// window are ignored. Leaving out more would miss jitter on top of a beat, where only each fifth frame is late.
 const ACCIDENT: usize = 36;
-/// Whoever wants the smallest delay leaves out one slot in so many: what is late about once in a second...
+/// For the smallest delay one slot in this many is left out: what is late about once a second...
 const RARE: usize = 10;
-/// ...where that saves more than a packet. Less than that is not worth what is heard of it.
+/// ...if that saves more than this. To save less is not worth the gaps that are heard.
 const WORTH_US: i64 = 30_000;
-/// RelativeDelay beyond the quantile by this is a stall: what comes after it, faster than real time, says nothing
-/// about the network and is not learnt.
+/// An arrival later than the quantile by this is a stall. What comes after it, faster than real time, says nothing about the
+/// network and is not learnt.
 const STALL_US: i64 = 60_000;
-/// RelativeDelay beyond the earliest by this is nothing that delay should bridge, and is not learnt at all.
+/// A relative delay larger than this should not be covered by delay: it is not learnt at all.
 const BEYOND_US: i64 = 250_000;
-/// Earlier than the quantile by this, the source has caught up with a stall that was learnt: networks that jitter by so
-/// much do not carry a conversation.
+/// An arrival earlier than the quantile by this means that a stall was learnt and is over: a network with that much jitter
+/// cannot carry a conversation.
 const OVER_US: i64 = 500_000;
-/// Back within this of the quantile, the source has caught up with its stall.
+/// An arrival within this of the quantile means that the source has caught up with its stall.
 const CAUGHT_UP_US: i64 = 10_000;
-/// A source that has not come closer for this long never will: its new offsets are the truth.
+/// A source whose offsets have not become smaller for this long stays late: its new offsets are right.
 const CATCH_UP_US: u64 = 2_000_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +43,7 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Steady,
-    /// A stall ended; the source sends what piled up.
+    /// A stall ended, and the source sends what piled up. `least_us`: its least offset so far, at `since_us`.
     CatchingUp {
         least_us: i64,
         since_us: u64,
@@ -59,7 +62,7 @@ pub(crate) struct RelativeDelay {
 }
 
 impl RelativeDelay {
-    /// What is late about once in a second is waited for, or is not, for the smallest delay.
+    /// `covers_rare_delays`: whether the quantile covers what is late about once a second. Without it the delay is smallest.
     pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
             covers_rare_delays,
@@ -71,7 +74,7 @@ impl RelativeDelay {
         }
     }
 
-    /// Forgets everything: the positions start anew.
+    /// Forgets everything: media positions start anew.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.covers_rare_delays);
     }
@@ -156,7 +159,7 @@ impl RelativeDelay {
         // Slots count, not time: during a stall nothing is forgotten.
         for slot in &self.slots {
             self.least_offset_us = self.least_offset_us.min(slot.least_us);
-            // The few worst, in falling order, by insertion.
+            // The few latest, in falling order, by insertion.
             let mut carried = slot.latest_us;
             for place in &mut worst[..=skipped] {
                 if carried > *place {
@@ -170,7 +173,7 @@ impl RelativeDelay {
         }
     }
 
-    /// The offset that all but accidents keep.
+    /// The quantile: an offset that all arrivals but accidents keep.
     pub(crate) fn late_offset_us(&self) -> i64 {
         self.late_offset_us
     }
@@ -180,7 +183,7 @@ impl RelativeDelay {
         self.least_offset_us
     }
 
-    /// How much later than the earliest the late ones are.
+    /// The quantile as a relative delay.
     pub(crate) fn spread_us(&self) -> i64 {
         self.late_offset_us - self.least_offset_us
     }
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_stayed_late_and_catches_up_by_and_by_is_late_no_more() {
+    fn a_source_that_stayed_late_and_catches_up_slowly_is_late_no_more() {
         let mut relative_delay = RelativeDelay::new(true);
         let mut late_us = 0;
         let mut late_offset_us = 0;

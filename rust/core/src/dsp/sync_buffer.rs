@@ -1,20 +1,20 @@
-//! Audio that waits, and how it is made shorter: pauses first, then speech by WSOLA, then cut.
+//! Audio that waits to be played, and how it is made shorter: pauses first, then speech by WSOLA, then a cut.
 //!
-//! Each stretch of audio is looked at once, when it has come in whole: so nothing is spliced twice, and the share
-//! of speech that may go is a speed.
+//! Each stretch of audio is examined once, when all of it has arrived. So nothing is spliced twice, and the share of speech
+//! that may be removed is a speed.
 //!
-//! Where the oldest of it does not follow what was heard last, the seam is faded when it is taken out, and not before: what is
-//! cut away in between must not be heard as the blip of a fade.
+//! Where the oldest audio does not continue what was heard last, the seam is faded only when it is taken out: the audio may still
+//! be cut, and then a fade made earlier would be heard as a blip.
 
 use crate::dsp::noise::Background;
 use crate::dsp::timescale::{Change, TimeScaler};
 use crate::error::Result;
 
-/// Speech is shortened in blocks of at least this: room for several periods of a low voice.
+/// Speech is shortened in blocks of at least this: they have room for several periods of a low voice.
 const SPEECH_BLOCK_MS: u32 = 60;
-/// Pauses are shortened in blocks of at least this: less is no pause, but the gap before a consonant.
+/// Pauses are shortened in blocks of at least this: less is the gap before a consonant.
 const PAUSE_BLOCK_MS: u32 = 20;
-/// Speech loses at most this share: 1.4 times as fast is still understood, by people and by speech models.
+/// At most this share of speech is removed: people and speech models still understand speech that is 1.4 times as fast.
 const FASTER: f32 = 0.29;
 /// A cut is cross-faded over this.
 const FADE_MS: u32 = 5;
@@ -32,9 +32,9 @@ pub(crate) fn cross_fade(pcm: &mut [f32], fade_from: &[f32]) {
 #[derive(Debug)]
 pub(crate) struct SyncBuffer {
     pcm: Vec<f32>,
-    /// What would have been heard on before the oldest sample, where that does not follow what was heard last.
+    /// The expected continuation of what was heard last, where the oldest sample does not continue it.
     fade_from: Vec<f32>,
-    /// How much at the end was not looked at yet, for speech and for pauses.
+    /// How much of the newest audio was not examined yet: for speech, and for pauses.
     unexamined: usize,
     unexamined_pauses: usize,
     speech_block: usize,
@@ -71,7 +71,7 @@ impl SyncBuffer {
         self.unexamined_pauses += pcm.len();
     }
 
-    /// The newest audio that was not shortened yet, for fades at its start.
+    /// The newest samples, to fade their start.
     pub(crate) fn newest(&mut self, samples: usize) -> &mut [f32] {
         let at = self.pcm.len().saturating_sub(samples);
         &mut self.pcm[at..]
@@ -84,7 +84,7 @@ impl SyncBuffer {
         self.fade_from.extend_from_slice(fade_from);
     }
 
-    /// The same after silence.
+    /// The same after silence: the next audio fades in.
     pub(crate) fn fade_in_from_silence(&mut self) {
         self.fade_from.clear();
         self.fade_from.resize(self.fade, 0.0);
@@ -95,7 +95,7 @@ impl SyncBuffer {
         self.clamp_unexamined();
     }
 
-    /// Takes at most `at_most` samples out of what came in since the last time, pauses only.
+    /// Removes at most `at_most` samples from the pauses in what arrived since the last time.
     pub(crate) fn shorten_pauses(&mut self, at_most: usize) -> usize {
         if self.unexamined_pauses < self.pause_block {
             return 0;
@@ -106,7 +106,7 @@ impl SyncBuffer {
         })
     }
 
-    /// Takes at most `at_most` samples out of what came in since the last time: pauses, and a share of speech.
+    /// Removes at most `at_most` samples from what arrived since the last time: from pauses, and a share of the speech.
     pub(crate) fn shorten(&mut self, at_most: usize) -> Change {
         let in_pauses = self.shorten_pauses(at_most);
         if self.unexamined < self.speech_block {
@@ -123,7 +123,7 @@ impl SyncBuffer {
         Change { in_pauses, in_speech }
     }
 
-    /// Puts at most `at_most` samples into what came in since the last time, if it is a pause.
+    /// Inserts at most `at_most` samples into what arrived since the last time, if that is a pause.
     pub(crate) fn lengthen_pause(&mut self, at_most: usize) -> usize {
         let unexamined = std::mem::take(&mut self.unexamined_pauses);
         self.rescale_newest(unexamined, |scaler, background, pcm| {
@@ -135,7 +135,7 @@ impl SyncBuffer {
         })
     }
 
-    /// The same, in speech if there is no pause.
+    /// The same, into speech if there is no pause.
     pub(crate) fn lengthen(&mut self, at_most: usize) -> usize {
         let unexamined = std::mem::take(&mut self.unexamined);
         self.unexamined_pauses = 0;
@@ -159,17 +159,17 @@ impl SyncBuffer {
         done
     }
 
-    /// What is gone needs no looking at.
+    /// Samples that are gone need not be examined.
     fn clamp_unexamined(&mut self) {
         self.unexamined = self.unexamined.min(self.pcm.len());
         self.unexamined_pauses = self.unexamined_pauses.min(self.pcm.len());
     }
 
-    /// Drops the oldest samples, which fade into what comes after them if they followed what was heard last.
+    /// Drops the oldest samples. If they continued what was heard last, they fade into what comes after them.
     pub(crate) fn cut(&mut self, samples: usize) -> usize {
         let samples = samples.min(self.pcm.len());
         if samples > 0 && self.fade_from.is_empty() {
-            // The whole of a fade, however little is dropped: more may be before anything is heard.
+            // A whole fade even if less is dropped: more may be dropped before anything is heard.
             let known = self.fade.min(self.pcm.len());
             self.fade_from.extend_from_slice(&self.pcm[..known]);
             self.fade_from.resize(self.fade, self.pcm[known - 1]);
@@ -179,7 +179,7 @@ impl SyncBuffer {
         samples
     }
 
-    /// Takes the oldest samples out, to be heard.
+    /// Takes the oldest samples out, to be heard. Returns how many there were.
     pub(crate) fn take(&mut self, samples: usize, out: &mut Vec<f32>) -> usize {
         let samples = samples.min(self.pcm.len());
         let begin = out.len();
@@ -189,7 +189,7 @@ impl SyncBuffer {
         samples
     }
 
-    /// Something else will be heard next: `pcm`, which fades from what would have been heard on.
+    /// `pcm` will be heard next: it fades in from the expected continuation, if there is one.
     pub(crate) fn fade_in(&mut self, pcm: &mut [f32]) {
         if !pcm.is_empty() {
             cross_fade(pcm, &self.fade_from);

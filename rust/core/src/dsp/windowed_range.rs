@@ -1,6 +1,6 @@
-//! How far apart a value's least and most were over the last seconds.
+//! The range of a value over the last seconds: its maximum less its minimum.
 
-/// Over this long, in slots: as long as round trips are compared.
+/// The window is slots of this length: four seconds, as long as round trips are compared.
 const SLOT_US: u64 = 500_000;
 const SLOTS: usize = 8;
 
@@ -35,6 +35,7 @@ impl WindowedRange {
         }
     }
 
+    /// The range at `now_us`; 0 if nothing was observed lately.
     pub(crate) fn range_us(&self, now_us: u64) -> u64 {
         let oldest = (now_us / SLOT_US).saturating_sub(SLOTS as u64 - 1);
         let recent = self.slots.iter().flatten().filter(|slot| slot.number >= oldest);
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_knows_the_last_four_seconds_and_no_more() {
+    fn the_range_is_that_of_the_last_four_seconds() {
         let mut range = WindowedRange::default();
         assert_eq!(range.range_us(0), 0);
         for (at_ms, value_ms) in [(0, 90), (1000, 20), (2000, 50)] {

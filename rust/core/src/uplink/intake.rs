@@ -87,6 +87,8 @@ pub struct IntakeStats {
     pub dropped: u64,
     /// Samples that were withheld from an engine that did not answer.
     pub withheld: u64,
+    /// Of what was removed or cut, what was so for an engine that is behind.
+    pub shed: u64,
     /// How often it was behind for so long that it was given less than was said.
     pub slow: u64,
     /// How often it did not answer for so long that audio was withheld from it.
@@ -385,11 +387,36 @@ impl Intake {
             .map_or(0, |since_us| now_us.saturating_sub(since_us))
     }
 
+    /// Samples that the phone has sent.
+    #[must_use]
+    pub fn received_samples(&self) -> u64 {
+        self.stats.received
+    }
+
+    /// Samples that engines got.
+    #[must_use]
+    pub fn emitted_samples(&self) -> u64 {
+        self.stats.emitted
+    }
+
+    /// How often the phone stalled.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stats.stalls
+    }
+
+    /// How often audio was held back from an engine that did not answer.
+    #[must_use]
+    pub fn holds(&self) -> u64 {
+        self.stats.holds
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
             buffered: self.queue.len() as u64,
+            shed: self.shed,
             relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
             delay_us: self.us(self.queue.len()) as u64,
@@ -628,7 +655,7 @@ impl Intake {
         }
         self.position += taken as u64;
         self.got += taken as u64;
-        self.engine_backlog.fed(taken);
+        self.engine_backlog.given(taken);
         self.stats.emitted += taken as u64;
     }
 
@@ -662,7 +689,7 @@ impl Intake {
         self.queue.fade_in_from(&self.seam);
         self.position += samples as u64;
         self.got += samples as u64;
-        self.engine_backlog.fed(samples);
+        self.engine_backlog.given(samples);
         self.to_remove += samples;
         self.stats.emitted += samples as u64;
         self.stats.inserted += samples as u64;
