@@ -2,7 +2,7 @@
 
 `python benches/quality.py [--pictures DIR]`. Real speech goes through the undisturbed path at each rate and
 through Opus alone; then through calls on bad networks (`two_way.py`), and other people's judges and a
-search for clicks say what became of it (`ears.py`; the columns of judges that are not installed stay
+search for clicks say what became of it (`speech_metrics.py`; the columns of judges that are not installed stay
 empty). Then come speech made shorter and longer, the noise in long holes, and the bridge's own sounds. The
 calls run in made-up time, so the figures are the same on every machine.
 """
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ears import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder
 from pxbridge.calls import announcements
 from pxbridge.wav import read_wav, resample, to_pcm
+from speech_metrics import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
 from two_way import ENGINE_HZ, FRAME, TwoWay, engine_encoder
 
 if TYPE_CHECKING:
