@@ -3,8 +3,8 @@
     python benches/quality.py [--pictures DIR]
 
 1. Real speech through the undisturbed path at each rate, and through Opus alone.
-2. Speech through whole calls on bad networks (`two_way.py`), measured by `speech_metrics.py`. The column of a
-   measure that is not installed stays empty.
+2. Speech through whole calls on bad networks (`simulated_call.py`), measured by `speech_metrics.py`. A
+   measure that is not installed leaves its column empty.
 3. Speech made shorter and longer, the noise in long gaps, and the bridge's own sounds.
 
 Time is simulated, so the figures are the same on every machine.
@@ -24,8 +24,8 @@ import numpy as np
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder
 from pxbridge.calls import announcements
 from pxbridge.wav import read_wav, resample, to_pcm
+from simulated_call import ENGINE_HZ, FRAME, TwoWay, engine_encoder
 from speech_metrics import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
-from two_way import ENGINE_HZ, FRAME, TwoWay, engine_encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
