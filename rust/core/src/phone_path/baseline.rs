@@ -38,8 +38,6 @@ pub(super) struct Known {
     excess: Excess,
     late_start: LateStart,
     path: PathRtt,
-    /// An echo came after the calibration.
-    confirmed: bool,
 }
 
 /// By how much the return jitter during calibration may have made the baseline too high.
@@ -100,10 +98,7 @@ impl Baseline {
                 echoes,
                 return_jitter_us: before_us,
             } => (offset_us.min(*us), *echoes + 1, return_jitter_us.max(*before_us)),
-            Self::Known(known) => {
-                known.confirmed = true;
-                return false;
-            }
+            Self::Known(_) => return false,
         };
         let us = match silence_us {
             // A stall held up the first words.
@@ -126,7 +121,6 @@ impl Baseline {
             },
             late_start: LateStart::Settled,
             path: PathRtt::Unknown,
-            confirmed: false,
         });
         true
     }
@@ -139,7 +133,7 @@ impl Known {
 
     /// Whether nothing of it is left to be corrected for return jitter.
     pub(super) fn is_exact(&self) -> bool {
-        self.confirmed && self.excess == Excess::None
+        self.excess == Excess::None
     }
 
     /// Whether a late start is on trial.
