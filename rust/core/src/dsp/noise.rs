@@ -190,7 +190,7 @@ impl Background {
     }
 }
 
-/// Noise that sounds like the pauses of the line it follows.
+/// Noise that sounds like the pauses of a line.
 ///
 /// Deterministic: the same seed, backgrounds and lengths give the same samples.
 #[derive(Debug, Clone)]
@@ -205,7 +205,7 @@ impl ComfortNoise {
     /// Silent until it [follows](Self::follow) a background.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        // xorshift stands still at zero.
+        // xorshift never leaves zero.
         Self {
             random: seed | 1,
             prediction: [0.0; ORDER],
@@ -214,8 +214,7 @@ impl ComfortNoise {
         }
     }
 
-    /// From now on sounds like `background`. A line that never paused gives silence, and so does one whose pauses are
-    /// digital silence.
+    /// From now on the noise sounds like `background`. It is silence if the line never paused, or if its pauses are digital silence.
     pub fn follow(&mut self, background: &Background) {
         let mut r = background.correlation;
         r[0] *= WHITENING;
