@@ -1,10 +1,10 @@
 //! The caller's delay: as small as the engine and the network allow.
 //!
-//! The phone's side has a playback buffer of its own, which serves as the jitter buffer ([`PhonePath`] estimates what it holds). The
+//! The phone's side has a playback buffer of its own, which serves as the jitter buffer (`PhonePath` estimates what it holds). The
 //! engine's audio is sent as it arrives, in whole 20 ms packets. Its first audio is held back just long enough that the latest of the
 //! engine's frames still arrives before the phone is drained. In steady state no timer runs. Every later arrival is compared with
 //! the clock:
-//! - *Slack* is how much later than needed the newest audio will be heard, given how late frames come ([`RelativeDelay`]) and what
+//! - *Slack* is how much later than needed the newest audio will be heard, given how late frames come (`RelativeDelay`) and what
 //!   the path to the phone asks for. A lot of slack is removed at once (from pauses, then from speech by WSOLA, then by a cut). A
 //!   little waits for a pause. If it is negative, a pause is made longer.
 //! - Audio that the phone does not need yet waits here, where it can still be made shorter or be dropped.

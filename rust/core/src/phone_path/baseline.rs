@@ -1,18 +1,18 @@
 //! The baseline: how much later than planned a mark comes back where nothing was ever late.
 //!
-//! `baseline = start offset + forward delay + return delay` (see [`crate::phone_path`]). It is the least offset of the first
-//! few echoes. Three things can make that wrong, and each has a correction:
-//! - The return path jittered while those echoes came, so all of them were late: the baseline is too high by up to that
-//!   jitter ([`Excess`]). Echoes tell by how much once the return path is steady.
-//! - The first audio came late, so the phone holds that much more than the model says ([`LateStart`]). The caller of this
-//!   module finds that out; a later underrun takes it back.
+//! `baseline = start offset + forward delay + return delay` (see [`crate::phone_path`]). It is measured as the least offset of the
+//! first few echoes. Three things can make that wrong, and each has a correction:
+//! - The return path jittered during the measurement, so all of those echoes were late. The baseline is too high by up to that
+//!   jitter ([`Excess`]). Correct it once the return path is steady.
+//! - The first audio arrived late, so the phone holds that much more than the model says ([`LateStart`]). Pings or marks of silence
+//!   tell. If that was wrong, later echoes tell, and the correction is taken back.
 //! - The path became longer or shorter for good ([`PathRtt`]). Pings tell.
 
 use crate::phone_path::{GRID_US, LARGE_US};
 
 /// So many echoes calibrate the baseline.
 const CALIBRATION_ECHOES: u32 = 5;
-/// A late start is on trial for this long: the queue is shortened by then, and an underrun has told if that was wrong.
+/// A late start is on trial for this long. By then the playout has shortened the backlog, and echoes have told if that was wrong.
 const TRIAL_US: u64 = 6_000_000;
 /// Round trips that are longer by less, or shorter by less than [`GRID_US`], are the same path.
 const SAME_RTT_US: i64 = 10_000;
@@ -40,20 +40,20 @@ pub(super) struct Known {
     path: PathRtt,
 }
 
-/// By how much the return jitter during calibration may have made the baseline too high.
+/// By how much the baseline may be too high, because the return path jittered during calibration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Excess {
     None,
     UpTo(i64),
-    /// The playback lengthened before the excess was known, and that was measured against the wrong baseline. What later
-    /// echoes differ by corrects that measurement, not the baseline.
+    /// The playback lengthened before the excess was known, and that was measured against the wrong baseline. Later differences
+    /// correct that measurement, not the baseline.
     Masked,
 }
 
-/// What was moved from the baseline to the length of the playback, because the first audio came late.
+/// How much was moved from the baseline to the length of the playback, because the first audio arrived late.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum LateStart {
-    /// None, or nothing spoke against it for [`TRIAL_US`].
+    /// Nothing was moved, or nothing spoke against it for [`TRIAL_US`].
     Settled,
     OnTrial {
         us: i64,
@@ -141,7 +141,7 @@ impl Known {
         matches!(self.late_start, LateStart::OnTrial { until_us, .. } if now_us < until_us)
     }
 
-    /// The first audio came late by so much more than was known: the phone holds that much more.
+    /// The first audio was later than was known, by `late_us`: the phone holds that much more.
     pub(super) fn started_late(&mut self, late_us: i64, now_us: u64) {
         self.us -= late_us;
         self.late_start = LateStart::OnTrial {
@@ -150,7 +150,7 @@ impl Known {
         };
     }
 
-    /// The playback seems longer by `change_us`. Takes back as much of a late start that is on trial, and returns how much.
+    /// The playback seems longer by `change_us`. Takes a late start that is on trial back by up to that, and returns by how much.
     pub(super) fn take_back(&mut self, change_us: i64, now_us: u64) -> i64 {
         let back_us = change_us.clamp(0, self.on_trial_us(now_us));
         if let LateStart::OnTrial { us, .. } = &mut self.late_start {
@@ -160,12 +160,12 @@ impl Known {
         back_us
     }
 
-    /// The playback seems longer by `change_us`, on a return path that is steady. Corrects the baseline by as much of that as
-    /// is the baseline's error, and returns how much.
+    /// The playback seems longer by `change_us`, over a return path that is steady. Corrects the baseline by its share of that, and
+    /// returns the share.
     pub(super) fn correct(&mut self, change_us: i64, now_us: u64) -> i64 {
         let excess_us = match std::mem::replace(&mut self.excess, Excess::None) {
             Excess::UpTo(us) => us,
-            // A baseline that stays too high is delay, one that becomes too low is an underrun.
+            // If in doubt leave it too high: that is a little delay. Too low would be an underrun.
             Excess::None | Excess::Masked => 0,
         };
         if change_us > 0 {
@@ -183,8 +183,8 @@ impl Known {
         }
     }
 
-    /// Round trips take this long now, steadily. Returns by how much the baseline changed for it: that was taken for a
-    /// playback that lengthened, or hid one that shortened.
+    /// Round trips are steady at `rtt_us`. If the path has changed, returns by how much that changed the baseline: so far the change
+    /// was taken for a change of the playback.
     pub(super) fn path_takes(&mut self, rtt_us: i64) -> Option<i64> {
         let PathRtt::Known {
             rtt_us: before_us,
@@ -198,8 +198,8 @@ impl Known {
         if (-GRID_US..=SAME_RTT_US).contains(&longer_us) {
             return None;
         }
-        // A path that becomes shorter may have looked longer at first than it was. So the baseline falls to where it was
-        // before, or to what is certainly possible.
+        // The path may have looked longer at first than it was. So the baseline falls at most to where it was before the path
+        // became longer, or to what is possible for certain.
         let fall_at_most_us = added_us.max(self.us - GRID_US - rtt_us);
         let longer_us = longer_us.max(-fall_at_most_us);
         self.us += longer_us;

@@ -80,7 +80,7 @@ pub(crate) struct PhonePath {
 }
 
 impl PhonePath {
-    /// A path that nothing is known of. `covers_rare_delays`: whether the margin covers what is late about once a second.
+    /// A path that is not known yet. `covers_rare_delays`: whether the margin covers what is late about once a second.
     pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
             playback: RemotePlayback::new(),
@@ -95,7 +95,7 @@ impl PhonePath {
         self.playback.drained_at_us()
     }
 
-    /// When what is sent now begins to be played.
+    /// When audio that is sent now begins to be played.
     pub(crate) fn next_plays_us(&self, now_us: u64) -> u64 {
         self.drained_at_us().max(now_us)
     }
@@ -120,7 +120,7 @@ impl PhonePath {
         self.playback.cleared(now_us);
     }
 
-    /// An agent begins to speak: what the path does has to be learnt now.
+    /// An agent begins to speak: pings and marks are sent often for a while, to learn what the path does.
     pub(crate) fn speech_begins(&mut self, now_us: u64) {
         self.pings.learn(now_us);
     }

@@ -4,10 +4,10 @@
 //! call until it is taken out again:
 //! - Before the engine is ready only the newest 80 ms are kept.
 //! - In steady state everything passes through as it arrives, late or not.
-//! - When the phone is later than its [`StallTimeout`], comfort noise takes the place of its audio, at the phone's own pace.
+//! - When the phone is later than its `StallTimeout`, comfort noise takes the place of its audio, at the phone's own pace.
 //! - When the missing audio arrives after all, as much is removed as was inserted. The audio waits here and is made shorter
 //!   (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
-//! - An engine that is slower than the caller is given less ([`EngineBacklog`]): audio is made shorter, or nothing is sent for a
+//! - An engine that is slower than the caller is given less (`EngineBacklog`): audio is made shorter, or nothing is sent for a
 //!   while.
 //! - An engine that stops answering is fed no more than the largest backlog that is worth hearing. Until it answers again only the
 //!   newest 80 ms are kept, so that it has little to work off.
