@@ -1,5 +1,5 @@
-//! A caller who speaks is told from a line that is merely loud: voice activity and barge-in together, over real speech, on lines
-//! that echo the agent's voice.
+//! A caller who speaks is told from a line that is merely loud: voice activity and barge-in together, over real
+//! speech, on lines that echo the agent's voice.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
-//! Whole calls in simulated time, over paths to and from the phone that change: the estimate of what the phone holds stays right.
+//! Whole calls in simulated time, over paths to and from the phone that change: the estimate of what the phone holds
+//! stays right.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[allow(dead_code, reason = "each file of tests uses its part")]
@@ -84,7 +85,8 @@ fn a_longer_path_to_or_from_the_phone_is_not_taken_for_a_longer_playback() {
     for place in [Where::ToPhone, Where::FromPhone] {
         for by_ms in [40, 60, 100, 300, 400] {
             let heard = longer(place, by_ms, 20 * S, None);
-            // Audio that takes the longer path is missed once, and a part of the change is taken for a longer playback at first.
+            // Audio that takes the longer path is missed once, and a part of the change is taken for a longer
+            // playback at first.
             assert!(heard.holes_in(20 * S, 26 * S) as u64 * 20 <= 2 * by_ms);
             assert_eq!(heard.holes_in(26 * S, 90 * S), 0, "{:?}", heard.holes);
             let before = heard.delay_ms(0.5, 10 * S, 20 * S);
@@ -129,13 +131,13 @@ fn a_shorter_path_to_or_from_the_phone_makes_the_delay_shorter() {
     }
 }
 
-/// Networks that are bad until 20 s, found by the random search in `time.rs`: delay and jitter in µs, and stalls, of the paths from
-/// the phone, to it, to the engine and back.
+/// Networks that are bad until 20 s, found by the random search in `time.rs`: delay and jitter in µs, and stalls, of
+/// the paths from the phone, to it, to the engine and back.
 ///
-/// In the first two the playback lengthened while the return path jittered, so too much was measured. When the jitter ended, that
-/// excess was taken from the baseline instead. Then the phone was drained half a minute after the network was good again, and once
-/// more each time the margin was released. In the others the first words were late. The marks of the silence before them tell that,
-/// but were not used, and 190 to 260 ms of delay stayed.
+/// In the first two the playback lengthened while the return path jittered, so too much was measured. When the jitter
+/// ended, that excess was taken from the baseline instead. Then the phone was drained half a minute after the network
+/// was good again, and once more each time the margin was released. In the others the first words were late. The
+/// marks of the silence before them tell that, but were not used, and 190 to 260 ms of delay stayed.
 #[test]
 fn a_bad_network_leaves_no_wrong_estimate_of_the_remote_playback() {
     type Paths<'a> = [(u64, u64, &'a [(u64, u64)]); 4];

@@ -1,7 +1,7 @@
 //! The bridge's own sound on its way to the phone: greetings, announcements, hold music.
 //!
-//! All of it is here from the start, so the only question is how much to send ahead: enough that a hiccup of the network is not
-//! heard, and so little that the agent, who cuts it short, is not delayed by it.
+//! All of it is here from the start, so the only question is how much to send ahead: enough that a hiccup of the
+//! network is not heard, and so little that the agent, who cuts it short, is not delayed by it.
 
 use std::collections::VecDeque;
 

@@ -1,14 +1,15 @@
 //! The caller's delay: as small as the engine and the network allow.
 //!
-//! The phone's side has a playback buffer of its own, which serves as the jitter buffer (`PhonePath` estimates what it holds). The
-//! engine's audio is sent as it arrives, in whole 20 ms packets. Its first audio is held back just long enough that the latest of the
-//! engine's frames still arrives before the phone is drained. In steady state no timer runs. Every later arrival is compared with
-//! the clock:
-//! - *Slack* is how much later than needed the newest audio will be heard, given how late frames come (`RelativeDelay`) and what
-//!   the path to the phone asks for. A lot of slack is removed at once (from pauses, then from speech by WSOLA, then by a cut). A
-//!   little waits for a pause. If it is negative, a pause is made longer.
+//! The phone's side has a playback buffer of its own, which serves as the jitter buffer (`PhonePath` estimates what
+//! it holds). The engine's audio is sent as it arrives, in whole 20 ms packets. Its first audio is held back just
+//! long enough that the latest of the engine's frames still arrives before the phone is drained. In steady state no
+//! timer runs. Every later arrival is compared with the clock:
+//! - *Slack* is how much later than needed the newest audio will be heard, given how late frames come
+//!   (`RelativeDelay`) and what the path to the phone asks for. A lot of slack is removed at once (from pauses, then
+//!   from speech by WSOLA, then by a cut). A little waits for a pause. If it is negative, a pause is made longer.
 //! - Audio that the phone does not need yet waits here, where it can still be made shorter or be dropped.
-//! - When nothing arrives and the phone is about to be drained, libopus conceals a short gap and comfort noise fills a long one.
+//! - When nothing arrives and the phone is about to be drained, libopus conceals a short gap and comfort noise fills
+//!   a long one.
 //!
 //! Edits are whole packets where possible: a remainder that waits for the next frame is delay without use.
 
@@ -55,17 +56,18 @@ pub enum PlayoutProfile {
     /// Payloads as they come from the engine: mostly one frame of 80 ms.
     #[default]
     Standard,
-    /// Payloads of at least 3,200 bytes, which is Exotel's documented minimum. At 8 kHz that is 200 ms, which takes three frames of
-    /// 80 ms: 160 ms more delay than `Standard`.
+    /// Payloads of at least 3,200 bytes, which is Exotel's documented minimum. At 8 kHz that is 200 ms, which takes
+    /// three frames of 80 ms: 160 ms more delay than `Standard`.
     Strict,
-    /// Occasional late audio is concealed instead of buffered for, and margins are smaller. On a quiet line that saves 5 ms (a
-    /// packet on a quarter of all lines, as the phone plays on a grid of packets). Where a TCP packet is lost once in a while it
-    /// saves 20 to 100 ms, and makes two to six times as many gaps.
+    /// Occasional late audio is concealed instead of buffered for, and margins are smaller. On a quiet line that
+    /// saves 5 ms (a packet on a quarter of all lines, as the phone plays on a grid of packets). Where a TCP packet
+    /// is lost once in a while it saves 20 to 100 ms, and makes two to six times as many gaps.
     LowDelay,
 }
 
 impl PlayoutProfile {
-    /// How much earlier than needed audio should be at the phone's side: for scheduling, on this machine and on that one.
+    /// How much earlier than needed audio should be at the phone's side: for scheduling, on this machine and on that
+    /// one.
     fn margin_us(self) -> i64 {
         match self {
             Self::Standard | Self::Strict => 8_000,
@@ -81,8 +83,8 @@ impl PlayoutProfile {
         }
     }
 
-    /// How much of the margin may be used up before a pause is made longer. A clock that drifts uses it up soon, and one
-    /// millisecond later speech would have to be concealed.
+    /// How much of the margin may be used up before a pause is made longer. A clock that drifts uses it up soon, and
+    /// one millisecond later speech would have to be concealed.
     fn reserve_us(self) -> i64 {
         self.margin_us() - self.safety_us() as i64 - 1_000
     }
@@ -132,8 +134,8 @@ pub enum Step {
 
 /// What the playout did so far, in samples at the line's rate unless the name says otherwise.
 ///
-/// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`, where `removed` is from pauses
-/// and from speech.
+/// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`, where `removed`
+/// is from pauses and from speech.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PlayoutStats {
     /// Samples that the engine sent.
@@ -210,8 +212,8 @@ pub struct Playout {
     behind_since_us: Option<u64>,
     barge_in: BargeIn,
     echo: Echo,
-    /// How much of the caller's time the engine was not given. It says nothing for it, so its later audio stands for later time than
-    /// its count says.
+    /// How much of the caller's time the engine was not given. It says nothing for it, so its later audio stands for
+    /// later time than its count says.
     skipped_us: i64,
     /// The phone's side holds more than is worth hearing.
     stale: bool,
@@ -264,7 +266,8 @@ impl Playout {
         self.payload
     }
 
-    /// How much later than its first frame the engine's frames will come: see [`crate::uplink::intake::Intake::beat_us`].
+    /// How much later than its first frame the engine's frames will come: see
+    /// [`crate::uplink::intake::Intake::beat_us`].
     pub fn expect_beat(&mut self, beat_us: i64) {
         self.beat_us = beat_us;
     }
@@ -274,8 +277,8 @@ impl Playout {
         self.path.sent(Source::Bridge, self.us(samples) as u64, now_us);
     }
 
-    /// Engine audio arrived: appends what to send now, always whole packets. `voice_level`: how loud the caller speaks, RMS, or 0
-    /// (see [`crate::uplink::intake::Intake::voice_level`]).
+    /// Engine audio arrived: appends what to send now, always whole packets. `voice_level`: how loud the caller
+    /// speaks, RMS, or 0 (see [`crate::uplink::intake::Intake::voice_level`]).
     pub fn push(&mut self, pcm: &[f32], now_us: u64, voice_level: f32, out: &mut Vec<f32>) -> Step {
         if pcm.is_empty() {
             return Step::Send;
@@ -286,7 +289,8 @@ impl Playout {
             self.relative_delay.reset();
         }
         let position_us = self.position_us();
-        // If the first frame is the latest of all, the offset that the later ones will have is learnt in place of its own.
+        // If the first frame is the latest of all, the offset that the later ones will have is learnt in place of its
+        // own.
         let later_us = if was == State::Idle {
             self.beat_us.min(0)
         } else {
@@ -311,8 +315,8 @@ impl Playout {
         step
     }
 
-    /// To be called at or after [`Playout::wake_us`]: appends what waited, or what fills a gap. `conceal` appends so many samples of
-    /// libopus' concealment, at the line's rate.
+    /// To be called at or after [`Playout::wake_us`]: appends what waited, or what fills a gap. `conceal` appends so
+    /// many samples of libopus' concealment, at the line's rate.
     pub fn poll(
         &mut self,
         now_us: u64,
@@ -375,9 +379,9 @@ impl Playout {
         held
     }
 
-    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It may have broken off
-    /// in mid-word, so its last sound is continued for a moment, fading. `conceal` as for [`Playout::poll`]. The next audio starts
-    /// anew.
+    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It
+    /// may have broken off in mid-word, so its last sound is continued for a moment, fading. `conceal` as for
+    /// [`Playout::poll`]. The next audio starts anew.
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
@@ -419,8 +423,8 @@ impl Playout {
         self.path.mark_due(now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the path from the phone to us
-    /// varies.
+    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the path
+    /// from the phone to us varies.
     pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
         let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
@@ -432,7 +436,8 @@ impl Playout {
         self.path.drained_at_us()
     }
 
-    /// How much of the caller's time the engine was not given in all: see [`crate::uplink::intake::Intake::not_given_us`].
+    /// How much of the caller's time the engine was not given in all: see
+    /// [`crate::uplink::intake::Intake::not_given_us`].
     pub fn skip_to(&mut self, not_given_us: i64) {
         self.skipped_us = not_given_us;
     }
@@ -464,8 +469,8 @@ impl Playout {
         }
     }
 
-    /// Holds the first audio back until the latest frame of the beat will be in time. If the first is itself too late, packets of it
-    /// are left out instead.
+    /// Holds the first audio back until the latest frame of the beat will be in time. If the first is itself too
+    /// late, packets of it are left out instead.
     fn start(&mut self, pcm: &[f32], position_us: i64, now_us: u64) {
         let offset_us = now_us as i64 - position_us;
         self.expected = (offset_us + self.beat_us, now_us + EXPECTED_FOR_US);
@@ -649,8 +654,8 @@ impl Playout {
         self.packet
     }
 
-    /// Drops what is queued if it need not be heard any more: the model fell silent for the caller, or the phone's backlog proved so
-    /// long that all of it is stale.
+    /// Drops what is queued if it need not be heard any more: the model fell silent for the caller, or the phone's
+    /// backlog proved so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
         let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);

@@ -1,25 +1,27 @@
 //! WSOLA: speech made shorter or longer without changing its pitch.
 //!
-//! The one idea: where a signal resembles itself a little later, the samples in between can be left out or played twice, and a
-//! short cross-fade hides the seam (W. Verhelst and M. Roelands, "An overlap-add technique based on waveform similarity", ICASSP
-//! 1993). In voiced speech that is one pitch period or a few. In a pause everything resembles everything.
+//! The one idea: where a signal resembles itself a little later, the samples in between can be left out or played
+//! twice, and a short cross-fade hides the seam (W. Verhelst and M. Roelands, "An overlap-add technique based on
+//! waveform similarity", ICASSP 1993). In voiced speech that is one pitch period or a few. In a pause everything
+//! resembles everything.
 //!
-//! A *splice* joins two places of a buffer, `lag` samples apart. Its cost is the power of their difference, divided by the power
-//! around them. So a vowel needs a close match and a quiet place nearly none, and the least audible place is taken first.
+//! A *splice* joins two places of a buffer, `lag` samples apart. Its cost is the power of their difference, divided
+//! by the power around them. So a vowel needs a close match and a quiet place nearly none, and the least audible
+//! place is taken first.
 //!
-//! Calls share nothing but scratch memory. The first and last milliseconds of a buffer stay as they are, so it continues the audio
-//! before it and is continued by the audio after it.
+//! Calls share nothing but scratch memory. The first and last milliseconds of a buffer stay as they are, so it
+//! continues the audio before it and is continued by the audio after it.
 
 use crate::dsp::noise::Background;
 use crate::error::{Error, Result};
 
-/// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search costs a ninth of what
-/// it would at 24 kHz.
+/// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search costs a
+/// ninth of what it would at 24 kHz.
 const SEARCH_HZ: u32 = 8000;
 /// The first and last milliseconds of a buffer, which no splice touches.
 const EDGE_MS: usize = 3;
-/// Length of a cross-fade, and of the stretches that are compared: short enough for several splices in a syllable, long enough
-/// for most of a period of a low voice.
+/// Length of a cross-fade, and of the stretches that are compared: short enough for several splices in a syllable,
+/// long enough for most of a period of a low voice.
 const FADE_MS: usize = 8;
 /// The shortest lag, 2.5 ms: a period of the highest voice.
 const LAG_MIN: usize = SEARCH_HZ as usize / 400;
@@ -29,7 +31,8 @@ const LAG_MAX: usize = SEARCH_HZ as usize / 50;
 const STRIDE: usize = 20;
 /// A splice in speech costs at most this. In steady sound the cost is one minus the correlation.
 const COST_MAX: f32 = 0.1;
-/// Extra cost of a splice with no lag over one with the longest: a few long ones are less audible than many short ones.
+/// Extra cost of a splice with no lag over one with the longest: a few long ones are less audible than many short
+/// ones.
 const SHORTNESS: f32 = 0.02;
 /// Pauses are searched in steps of this.
 const PAUSE_STEP_MS: usize = 5;
@@ -125,8 +128,8 @@ impl TimeScaler {
         self.in_pauses(pcm, at_most, background, Direction::Shorter)
     }
 
-    /// Removes at most `at_most` samples from `pcm` where it resembles itself, the best place first. Removes nothing where nothing
-    /// is alike, as in fast changes of sound, nor if `at_most` is less than a pitch period.
+    /// Removes at most `at_most` samples from `pcm` where it resembles itself, the best place first. Removes nothing
+    /// where nothing is alike, as in fast changes of sound, nor if `at_most` is less than a pitch period.
     pub fn remove_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize) -> usize {
         self.in_speech(pcm, at_most, Direction::Shorter)
     }
@@ -143,7 +146,8 @@ impl TimeScaler {
         self.in_pauses(pcm, at_most, background, Direction::Longer)
     }
 
-    /// Inserts at most `at_most` samples into `pcm` by repeating stretches where it resembles itself, the best place first.
+    /// Inserts at most `at_most` samples into `pcm` by repeating stretches where it resembles itself, the best place
+    /// first.
     pub fn insert_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize) -> usize {
         self.in_speech(pcm, at_most, Direction::Longer)
     }
@@ -240,8 +244,8 @@ impl TimeScaler {
         at_most - left
     }
 
-    /// Fills in the buffer at the search rate and its running energy. A plain mean is enough: the aliases of speech are far below
-    /// what is compared.
+    /// Fills in the buffer at the search rate and its running energy. A plain mean is enough: the aliases of speech
+    /// are far below what is compared.
     fn survey(&mut self, pcm: &[f32]) {
         let scale = 1.0 / self.decimation as f32;
         self.coarse.clear();
@@ -345,12 +349,13 @@ impl TimeScaler {
 
 /// How much of a sound [`die_away`] needs.
 pub(crate) const KNOWN_MS: usize = 25;
-/// Length of the stretch that is compared with one a period earlier: more than half a period of a low voice, and all of a high
-/// voice's.
+/// Length of the stretch that is compared with one a period earlier: more than half a period of a low voice, and all
+/// of a high voice's.
 const ALIKE_MS: usize = 5;
 
-/// Appends `samples` of the expected continuation of a sound that broke off, fading to silence: its last pitch period, repeated
-/// (ITU-T G.711 Appendix I conceals losses in this way). `past`: the sound's last [`KNOWN_MS`], at `rate_hz`.
+/// Appends `samples` of the expected continuation of a sound that broke off, fading to silence: its last pitch
+/// period, repeated (ITU-T G.711 Appendix I conceals losses in this way). `past`: the sound's last [`KNOWN_MS`], at
+/// `rate_hz`.
 pub(crate) fn die_away(past: &[f32], rate_hz: u32, samples: usize, out: &mut Vec<f32>) {
     let alike = ALIKE_MS * rate_hz as usize / 1000;
     let Some(room) = past.len().checked_sub(alike) else {

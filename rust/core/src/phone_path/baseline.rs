@@ -1,18 +1,19 @@
 //! The baseline: how much later than planned a mark comes back where nothing was ever late.
 //!
-//! `baseline = start offset + forward delay + return delay` (see [`crate::phone_path`]). It is measured as the least offset of the
-//! first few echoes. Three things can make that wrong, and each has a correction:
-//! - The return path jittered during the measurement, so all of those echoes were late. The baseline is too high by up to that
-//!   jitter ([`Excess`]). Correct it once the return path is steady.
-//! - The first audio arrived late, so the phone holds that much more than the model says ([`LateStart`]). Pings or marks of silence
-//!   tell. If that was wrong, later echoes tell, and the correction is taken back.
+//! `baseline = start offset + forward delay + return delay` (see [`crate::phone_path`]). It is measured as the least
+//! offset of the first few echoes. Three things can make that wrong, and each has a correction:
+//! - The return path jittered during the measurement, so all of those echoes were late. The baseline is too high by
+//!   up to that jitter ([`Excess`]). Correct it once the return path is steady.
+//! - The first audio arrived late, so the phone holds that much more than the model says ([`LateStart`]). Pings or
+//!   marks of silence tell. If that was wrong, later echoes tell, and the correction is taken back.
 //! - The path became longer or shorter for good ([`PathRtt`]). Pings tell.
 
 use crate::phone_path::{GRID_US, LARGE_US};
 
 /// So many echoes calibrate the baseline.
 const CALIBRATION_ECHOES: u32 = 5;
-/// A late start is on trial for this long. By then the playout has shortened the backlog, and echoes have told if that was wrong.
+/// A late start is on trial for this long. By then the playout has shortened the backlog, and echoes have told if
+/// that was wrong.
 const TRIAL_US: u64 = 6_000_000;
 /// Round trips that are longer by less, or shorter by less than [`GRID_US`], are the same path.
 const SAME_RTT_US: i64 = 10_000;
@@ -45,8 +46,8 @@ pub(super) struct Known {
 enum Excess {
     None,
     UpTo(i64),
-    /// The playback lengthened before the excess was known, and that was measured against the wrong baseline. Later differences
-    /// correct that measurement, not the baseline.
+    /// The playback lengthened before the excess was known, and that was measured against the wrong baseline. Later
+    /// differences correct that measurement, not the baseline.
     Masked,
 }
 
@@ -88,8 +89,8 @@ impl Baseline {
         }
     }
 
-    /// An echo came with this offset. `silence_us`: what marks behind silence said, before the first words. Returns whether
-    /// that completed the calibration.
+    /// An echo came with this offset. `silence_us`: what marks behind silence said, before the first words. Returns
+    /// whether that completed the calibration.
     pub(super) fn observe(&mut self, offset_us: i64, silence_us: Option<i64>, return_jitter_us: i64) -> bool {
         let (us, echoes, return_jitter_us) = match self {
             Self::Unknown => (offset_us, 1, return_jitter_us),
@@ -150,7 +151,8 @@ impl Known {
         };
     }
 
-    /// The playback seems longer by `change_us`. Takes a late start that is on trial back by up to that, and returns by how much.
+    /// The playback seems longer by `change_us`. Takes a late start that is on trial back by up to that, and returns
+    /// by how much.
     pub(super) fn take_back(&mut self, change_us: i64, now_us: u64) -> i64 {
         let back_us = change_us.clamp(0, self.on_trial_us(now_us));
         if let LateStart::OnTrial { us, .. } = &mut self.late_start {
@@ -160,8 +162,8 @@ impl Known {
         back_us
     }
 
-    /// The playback seems longer by `change_us`, over a return path that is steady. Corrects the baseline by its share of that, and
-    /// returns the share.
+    /// The playback seems longer by `change_us`, over a return path that is steady. Corrects the baseline by its
+    /// share of that, and returns the share.
     pub(super) fn correct(&mut self, change_us: i64, now_us: u64) -> i64 {
         let excess_us = match std::mem::replace(&mut self.excess, Excess::None) {
             Excess::UpTo(us) => us,
@@ -183,8 +185,8 @@ impl Known {
         }
     }
 
-    /// Round trips are steady at `rtt_us`. If the path has changed, returns by how much that changed the baseline: so far the change
-    /// was taken for a change of the playback.
+    /// Round trips are steady at `rtt_us`. If the path has changed, returns by how much that changed the baseline: so
+    /// far the change was taken for a change of the playback.
     pub(super) fn path_takes(&mut self, rtt_us: i64) -> Option<i64> {
         let PathRtt::Known {
             rtt_us: before_us,
@@ -198,8 +200,8 @@ impl Known {
         if (-GRID_US..=SAME_RTT_US).contains(&longer_us) {
             return None;
         }
-        // The path may have looked longer at first than it was. So the baseline falls at most to where it was before the path
-        // became longer, or to what is possible for certain.
+        // The path may have looked longer at first than it was. So the baseline falls at most to where it was before
+        // the path became longer, or to what is possible for certain.
         let fall_at_most_us = added_us.max(self.us - GRID_US - rtt_us);
         let longer_us = longer_us.max(-fall_at_most_us);
         self.us += longer_us;

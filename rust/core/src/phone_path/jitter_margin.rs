@@ -1,11 +1,12 @@
 //! The jitter margin: how much earlier than needed audio must be sent, because the forward path jitters.
 //!
-//! Marks show jitter of the forward path too late: the caller has an underrun, and from then on the phone holds more, which its
-//! echoes tell. To remove that at once would cause the same underrun again. So it is kept as a margin:
-//! - An underrun proves a margin ([`State::Proved`]). It is kept for a while and then released, a packet at a time. If that was too
-//!   early, the next one is kept for twice as long.
-//! - Round trips that vary show that the line jitters ([`State::Jittery`]). The margin stays while they vary, and is released at once
-//!   when they agree again ([`State::Released`]). They can ask for a margin before any underrun, even before the agent's first word.
+//! Marks show jitter of the forward path too late: the caller has an underrun, and from then on the phone holds more,
+//! which its echoes tell. To remove that at once would cause the same underrun again. So it is kept as a margin:
+//! - An underrun proves a margin ([`State::Proved`]). It is kept for a while and then released, a packet at a time.
+//!   If that was too early, the next one is kept for twice as long.
+//! - Round trips that vary show that the line jitters ([`State::Jittery`]). The margin stays while they vary, and is
+//!   released at once when they agree again ([`State::Released`]). They can ask for a margin before any underrun,
+//!   even before the agent's first word.
 //!
 //! *Slack* is what the phone's side holds anyway, because of its start offset. It counts as a part of the margin.
 
@@ -66,7 +67,8 @@ enum State {
     Unneeded,
     /// An underrun proved it: released step by step.
     Proved(Held),
-    /// Round trips vary since `since_us`: kept as long as they do. `foreseen`: they asked for it, and no underrun did.
+    /// Round trips vary since `since_us`: kept as long as they do. `foreseen`: they asked for it, and no underrun
+    /// did.
     Jittery {
         held: Held,
         since_us: u64,

@@ -14,8 +14,8 @@ const FAST_MARK_EVERY_US: u64 = 80_000;
 const FAST_MARKS: u32 = 10;
 /// At most this many marks are under way. A phone that echoes none costs no more memory.
 const MARKS_KEPT: usize = 64;
-/// Echoes normally come as far apart as their marks are played. Those that come in less than one part in this many of that
-/// time were piled up by a stall of the return path, and say nothing about the playback.
+/// Echoes normally come as far apart as their marks are played. Those that come in less than one part in this many of
+/// that time were piled up by a stall of the return path, and say nothing about the playback.
 const PILED_UP_SHARE: i64 = 2;
 
 /// A mark under way.
@@ -102,7 +102,8 @@ impl Marks {
         self.pending.clear();
     }
 
-    /// A mark came back. `None`: it says nothing, as it is unknown, was sent before a `clear`, or piled up behind a stall.
+    /// A mark came back. `None`: it says nothing, as it is unknown, was sent before a `clear`, or piled up behind a
+    /// stall.
     pub(super) fn echoed(&mut self, mark: Mark, now_us: u64) -> Option<Echo> {
         if mark.epoch != self.epoch {
             return None;

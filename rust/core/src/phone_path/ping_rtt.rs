@@ -1,8 +1,8 @@
 //! Round trips of pings: how long the path to the phone's side and back is, and how much it varies.
 //!
-//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost nothing, so
-//! they are sent often while the line is not known yet (a call begins, an agent begins to speak, something has just changed),
-//! now and then while a jitter margin is kept, and seldom otherwise.
+//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost
+//! nothing, so they are sent often while the line is not known yet (a call begins, an agent begins to speak,
+//! something has just changed), now and then while a jitter margin is kept, and seldom otherwise.
 
 use std::collections::VecDeque;
 

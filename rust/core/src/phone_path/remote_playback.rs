@@ -1,9 +1,9 @@
 //! What the phone's side still has to play, as marks tell.
 //!
-//! The phone's side plays what it gets at real time, so one number says it all: when it is drained if nothing more is sent
-//! (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. Echoes of marks tell
-//! `lengthened = offset - baseline`, as soon as enough of them agree: the playback became longer by an underrun, or the player's
-//! clock runs at another speed.
+//! The phone's side plays what it gets at real time, so one number says it all: when it is drained if nothing more is
+//! sent (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. Echoes of marks
+//! tell `lengthened = offset - baseline`, as soon as enough of them agree: the playback became longer by an underrun,
+//! or the player's clock runs at another speed.
 
 use std::collections::VecDeque;
 
@@ -15,8 +15,8 @@ use crate::phone_path::{GRID_US, LARGE_US, Mark, Source, keep_newest};
 const AGREE_US: i64 = 10_000;
 /// ...and are so many...
 const ECHOES_TO_AGREE: usize = 5;
-/// ...or so many, for a change beyond [`LARGE_US`], which jitter does not make. There it is enough that they agree within one part
-/// in [`AGREE_SHARE`] of the change: a network that stalled still jitters.
+/// ...or so many, for a change beyond [`LARGE_US`], which jitter does not make. There it is enough that they agree
+/// within one part in [`AGREE_SHARE`] of the change: a network that stalled still jitters.
 const ECHOES_FOR_LARGE: usize = 3;
 const AGREE_SHARE: i64 = 16;
 /// A change of this is worth correcting: half a packet.
@@ -35,7 +35,8 @@ pub(super) struct RemotePlayback {
     marks: Marks,
     /// Offsets of the newest echoes since the last `clear`.
     recent: VecDeque<i64>,
-    /// Offsets behind silence, before the first words: they tell the baseline even if a stall holds the first words up.
+    /// Offsets behind silence, before the first words: they tell the baseline even if a stall holds the first words
+    /// up.
     silence: VecDeque<i64>,
     baseline: Baseline,
 }
@@ -112,8 +113,8 @@ impl RemotePlayback {
         Some(self.marks.send(planned_us, self.last_sent, now_us))
     }
 
-    /// Whether the oldest mark should have come back by now. Then what was sent is stalled, and more marks among it tell sooner by
-    /// how much when it arrives.
+    /// Whether the oldest mark should have come back by now. Then what was sent is stalled, and more marks among it
+    /// tell sooner by how much when it arrives.
     fn is_overdue(&self, now_us: u64) -> bool {
         let (Some(baseline_us), Some(planned_us)) = (self.baseline.us(), self.marks.oldest_planned_us())
         else {
@@ -123,8 +124,8 @@ impl RemotePlayback {
         (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
     }
 
-    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns by how much the playback
-    /// proved longer than thought (negative: shorter).
+    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns by how much the
+    /// playback proved longer than thought (negative: shorter).
     pub(super) fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         let return_jitter_us = return_jitter_us as i64;
         match self.marks.echoed(mark, now_us) {
@@ -197,8 +198,8 @@ impl RemotePlayback {
         Some(change_us - back_us)
     }
 
-    /// Compares the baseline with the marks of the silence before the first words. If it is higher by more than the player's grid
-    /// explains, the first words were held up, and all that follows waits as long at the phone.
+    /// Compares the baseline with the marks of the silence before the first words. If it is higher by more than the
+    /// player's grid explains, the first words were held up, and all that follows waits as long at the phone.
     fn compare_with_silence(&mut self, now_us: u64) {
         let (Some(baseline_us), Some(silence_us)) = (self.baseline.us(), self.silence_offset_us()) else {
             return;
@@ -244,8 +245,8 @@ mod tests {
 
     const FRAME_US: u64 = 80_000;
 
-    /// Sends a frame every 80 ms. `plays` maps the time at which a mark is planned to be played to the time of its echo. Returns the
-    /// corrections.
+    /// Sends a frame every 80 ms. `plays` maps the time at which a mark is planned to be played to the time of its
+    /// echo. Returns the corrections.
     fn corrections(frames: u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
         corrections_of(frames, |_| 0, plays)
     }

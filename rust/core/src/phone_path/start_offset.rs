@@ -1,8 +1,9 @@
 //! The start offset: how much later than the quickest message the first audio began to be played.
 //!
-//! `start offset = baseline - least round trip` (see [`crate::phone_path`]). All audio after the first is early by as much: the
-//! phone's side holds more than it needs. While the line jitters, that is a part of the jitter margin. Once the line is steady, the
-//! part that was due to jitter at the start is useless delay, and is removed. The rest may be the time that the player itself takes.
+//! `start offset = baseline - least round trip` (see [`crate::phone_path`]). All audio after the first is early by as
+//! much: the phone's side holds more than it needs. While the line jitters, that is a part of the jitter margin. Once
+//! the line is steady, the part that was due to jitter at the start is useless delay, and is removed. The rest may be
+//! the time that the player itself takes.
 
 use crate::phone_path::jitter_margin::MOST_US;
 use crate::phone_path::ping_rtt::VARY_US;

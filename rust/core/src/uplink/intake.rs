@@ -1,19 +1,20 @@
 //! The model's clock: feeds the engine in real time, whatever the phone does.
 //!
-//! PersonaPlex steps when it has 80 ms of the caller's audio. So that audio is its clock, and a delay that enters here stays in the
-//! call until it is taken out again:
+//! PersonaPlex steps when it has 80 ms of the caller's audio. So that audio is its clock, and a delay that enters
+//! here stays in the call until it is taken out again:
 //! - Before the engine is ready only the newest 80 ms are kept.
 //! - In steady state everything passes through as it arrives, late or not.
-//! - When the phone is later than its `StallTimeout`, comfort noise takes the place of its audio, at the phone's own pace.
-//! - When the missing audio arrives after all, as much is removed as was inserted. The audio waits here and is made shorter
-//!   (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
-//! - An engine that is slower than the caller is given less (`EngineBacklog`): audio is made shorter, or nothing is sent for a
-//!   while.
-//! - An engine that stops answering is fed no more than the largest backlog that is worth hearing. Until it answers again only the
-//!   newest 80 ms are kept, so that it has little to work off.
+//! - When the phone is later than its `StallTimeout`, comfort noise takes the place of its audio, at the phone's own
+//!   pace.
+//! - When the missing audio arrives after all, as much is removed as was inserted. The audio waits here and is made
+//!   shorter (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
+//! - An engine that is slower than the caller is given less (`EngineBacklog`): audio is made shorter, or nothing is
+//!   sent for a while.
+//! - An engine that stops answering is fed no more than the largest backlog that is worth hearing. Until it answers
+//!   again only the newest 80 ms are kept, so that it has little to work off.
 //!
-//! All output is whole 20 ms, so that Opus frames and the model's steps stay in phase with the phone's chunks. The wrong phase costs
-//! up to 20 ms for the rest of the call.
+//! All output is whole 20 ms, so that Opus frames and the model's steps stay in phase with the phone's chunks. The
+//! wrong phase costs up to 20 ms for the rest of the call.
 
 use crate::dsp::drift::Drift;
 use crate::dsp::noise::ComfortNoise;
@@ -38,10 +39,11 @@ const KNOWN_AFTER_US: u64 = 2_000_000;
 const FIRST_AUDIO_US: u64 = 300_000;
 /// After a stall the backlog that is allowed to wait falls to zero in this time: after 3 s the call is as it was.
 const CATCH_UP_US: u64 = 2_300_000;
-/// An engine that has not answered for this long, or for the longest backlog if that is longer, gets no more audio. Networks
-/// hesitate for less.
+/// An engine that has not answered for this long, or for the longest backlog if that is longer, gets no more audio.
+/// Networks hesitate for less.
 const SILENT_ENGINE_US: u64 = 1_000_000;
-/// An engine that does not answer is given one frame in this time: if it lost what it had, it needs a frame to answer to.
+/// An engine that does not answer is given one frame in this time: if it lost what it had, it needs a frame to answer
+/// to.
 const PROBE_US: u64 = 2_000_000;
 /// If inserted noise cannot be removed for this long, the phone's audio was lost, not late.
 const FORGIVE_US: u64 = 1_000_000;
@@ -75,7 +77,8 @@ impl Default for IntakeConfig {
 
 /// What the intake did so far, in samples at the line's rate unless the name says otherwise.
 ///
-/// `received + inserted = emitted + dropped + withheld + removed + cut + buffered`, where `removed` is from pauses and from speech.
+/// `received + inserted = emitted + dropped + withheld + removed + cut + buffered`, where `removed` is from pauses
+/// and from speech.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct IntakeStats {
     /// Samples that the phone sent.
@@ -149,8 +152,8 @@ pub struct Intake {
     opened_us: u64,
     /// Whether the present engine has ever answered.
     has_answered: bool,
-    /// Since when an answer is outstanding: the engine was given something then, and has not answered since. While a phone with
-    /// chunks of seconds sends nothing, there is nothing to answer.
+    /// Since when an answer is outstanding: the engine was given something then, and has not answered since. While a
+    /// phone with chunks of seconds sends nothing, there is nothing to answer.
     unanswered_since_us: Option<u64>,
     engine_backlog: EngineBacklog,
     /// How much was shed in all.
@@ -358,8 +361,9 @@ impl Intake {
         self.vad.speech_level()
     }
 
-    /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against real time:
-    /// chunks that do not fill whole frames make a beat. Negative: the first frame is the latest, because it waited for the engine.
+    /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
+    /// real time: chunks that do not fill whole frames make a beat. Negative: the first frame is the latest, because
+    /// it waited for the engine.
     #[must_use]
     pub fn beat_us(&self) -> i64 {
         let chunk_us = self.us(self.chunk).max(1);
@@ -478,8 +482,8 @@ impl Intake {
         }
     }
 
-    /// Cuts what waits so that the output is whole 20 ms again. Otherwise each step of the model would wait for one more chunk for
-    /// the rest of the call.
+    /// Cuts what waits so that the output is whole 20 ms again. Otherwise each step of the model would wait for one
+    /// more chunk for the rest of the call.
     fn align(&mut self, now_us: u64) {
         let grid = self.samples(GRID_MS);
         if !self.chunk.is_multiple_of(grid) {
@@ -537,8 +541,8 @@ impl Intake {
         }
     }
 
-    /// Observes how late the newest audio is, against the phone's clock. Noise that took the place of missing audio does not count
-    /// as its arrival.
+    /// Observes how late the newest audio is, against the phone's clock. Noise that took the place of missing audio
+    /// does not count as its arrival.
     fn observe_arrival(&mut self, now_us: u64) {
         let position_us = self.us(self.position as usize + self.queue.len() - self.to_remove);
         self.relative_delay.observe(position_us, now_us);
@@ -670,7 +674,8 @@ impl Intake {
 
     /// When the next chunk is due at the model if the phone's offset is `offset_us`.
     fn next_chunk_us(&self, offset_us: i64) -> u64 {
-        // In steady state the audio that waits is for an engine that is behind, and has arrived. After a stall it is not due yet.
+        // In steady state the audio that waits is for an engine that is behind, and has arrived. After a stall it is
+        // not due yet.
         let waits = match self.state {
             State::Steady => self.queue.len(),
             _ => 0,

@@ -1,10 +1,10 @@
 //! How late the phone may be before it counts as stalled: somewhat later than it ever is.
 //!
 //! There are two memories. Frequent lateness is a relative delay, which
-//! [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) knows within a second or two. Occasional lateness (one lost packet,
-//! a radio that sleeps) is remembered here. Arrivals that come after the phone was already called stalled count, too: otherwise
-//! each of them would be called a stall again. A real stall is longer than anything worth waiting for, so neither it nor the burst
-//! behind it is remembered.
+//! [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) knows within a second or two. Occasional lateness
+//! (one lost packet, a radio that sleeps) is remembered here. Arrivals that come after the phone was already called
+//! stalled count, too: otherwise each of them would be called a stall again. A real stall is longer than anything
+//! worth waiting for, so neither it nor the burst behind it is remembered.
 
 /// The phone is called stalled when it is later than usual by this.
 const MARGIN_US: i64 = 60_000;
@@ -12,14 +12,15 @@ const MARGIN_US: i64 = 60_000;
 const LEAST_US: i64 = 70_000;
 /// The shortest timeout before the line's relative delay is known.
 const FIRST_US: i64 = 140_000;
-/// The longest timeout for occasional lateness: with more, a real stall would leave a gap of over 250 ms in the agent's audio.
+/// The longest timeout for occasional lateness: with more, a real stall would leave a gap of over 250 ms in the
+/// agent's audio.
 const MOST_OCCASIONAL_US: i64 = 180_000;
 /// The longest timeout for frequent lateness: the playout has as much delay by then, so there is no gap.
 const MOST_FREQUENT_US: i64 = 310_000;
 /// Later than this is a real stall.
 const STALL_US: i64 = 250_000;
-/// Occasional lateness is remembered for this long: long enough for a line that is late every few seconds, short enough to forget
-/// one that was late once in a call.
+/// Occasional lateness is remembered for this long: long enough for a line that is late every few seconds, short
+/// enough to forget one that was late once in a call.
 const REMEMBERED_US: u64 = 60_000_000;
 /// The burst behind a stall is over when the phone's lateness has not decreased for this long.
 const BURST_US: u64 = 1_000_000;
