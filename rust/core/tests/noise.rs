@@ -50,7 +50,7 @@ fn octave(pcm: &[f32], rate_hz: u32, low_hz: f64) -> f32 {
             let (mut re, mut im) = (0.0, 0.0);
             for (n, &s) in frame.iter().enumerate() {
                 let angle = TAU * (k * n) as f64 / frame.len() as f64;
-                // Hann, against leaks from the next octave.
+                // A Hann window, against leakage from the next octave.
                 let s = f64::from(s) * (0.5 - 0.5 * (TAU * n as f64 / frame.len() as f64).cos());
                 re += s * angle.cos();
                 im += s * angle.sin();
@@ -75,7 +75,7 @@ fn the_level_of_a_quiet_line_is_learnt_within_a_decibel() {
 }
 
 #[test]
-fn speech_on_a_noisy_line_leaves_its_pauses_pauses() {
+fn pauses_on_a_noisy_line_are_found_in_speech() {
     let speech = speech_8k();
     let noise = line_noise(speech.len(), 0.002, 0.5, 11);
     let line: Vec<f32> = speech.iter().zip(&noise).map(|(a, b)| a + b).collect();
@@ -88,7 +88,7 @@ fn speech_on_a_noisy_line_leaves_its_pauses_pauses() {
     );
     let (mut right, mut wrong) = (0, 0);
     for (clean, heard) in speech.chunks_exact(160).zip(line.chunks_exact(160)) {
-        // Clearly one or the other; what lies between may be either.
+        // Only frames that are clearly one or the other: those in between may be either.
         if rms(clean) < 0.0005 {
             if background.is_pause(heard) {
                 right += 1
@@ -118,7 +118,7 @@ fn a_background_that_rises_is_followed_within_three_seconds() {
 }
 
 #[test]
-fn steady_loud_sound_is_no_pause() {
+fn steady_loud_sound_is_not_a_pause() {
     let music: Vec<f32> = (0..80_000).map(|n| 0.1 * (n as f32 * 0.3).sin()).collect();
     let mut background = Background::new(8000).unwrap();
     background.observe(&music);
@@ -126,7 +126,7 @@ fn steady_loud_sound_is_no_pause() {
 }
 
 #[test]
-fn digital_silence_is_a_pause_and_hides_no_background() {
+fn digital_silence_is_a_pause_and_does_not_change_the_background() {
     let mut background = Background::new(8000).unwrap();
     assert!(background.is_pause(&[0.0; 160]));
     for seed in 0..20 {
@@ -162,8 +162,8 @@ fn comfort_noise_has_the_lines_level_and_colour() {
     }
 }
 
-/// What a hole in the line sounds like that was heard so far.
-fn hole(line: &[f32], rate_hz: u32) -> Vec<f32> {
+/// The comfort noise for a gap in this line.
+fn comfort(line: &[f32], rate_hz: u32) -> Vec<f32> {
     let mut background = Background::new(rate_hz).unwrap();
     background.observe(line);
     let mut comfort = ComfortNoise::new(7);
@@ -178,16 +178,16 @@ fn a_loud_line_gets_noise_as_loud_with_speech_on_it_or_without() {
     let speech = speech_8k();
     for level in [0.01, 0.018, 0.032, 0.056] {
         let noise = line_noise(speech.len(), level, 0.3, 5);
-        let off = db(rms(&hole(&noise, 8000)) / level);
+        let off = db(rms(&comfort(&noise, 8000)) / level);
         assert!(off.abs() < 1.5, "{:.0} dBFS: {off:+.1} dB", db(level));
         let spoken: Vec<f32> = speech.iter().zip(&noise).map(|(a, b)| a + b).collect();
-        let off = db(rms(&hole(&spoken, 8000)) / level);
+        let off = db(rms(&comfort(&spoken, 8000)) / level);
         assert!(off.abs() < 3.0, "speech on {:.0} dBFS: {off:+.1} dB", db(level));
     }
 }
 
 #[test]
-fn a_phone_that_sends_nothing_in_pauses_gets_nothing_in_holes() {
+fn a_phone_that_sends_silence_in_pauses_gets_silence_in_gaps() {
     let speech = speech_8k();
     let gated: Vec<f32> = speech
         .chunks(160)
@@ -201,7 +201,7 @@ fn a_phone_that_sends_nothing_in_pauses_gets_nothing_in_holes() {
         .collect();
     let silent = gated.chunks(160).filter(|frame| rms(frame) == 0.0).count();
     assert!(silent * 5 > gated.len() / 160, "there are pauses in it");
-    assert_eq!(rms(&hole(&gated, 8000)), 0.0);
+    assert_eq!(rms(&comfort(&gated, 8000)), 0.0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Shorter and longer speech must sound like the same speech: no clicks, the same pitch, every sample accounted for.
-//! `cargo test --release --test timescale -- --nocapture` prints the measures; with `LISTEN_DIR=/some/folder` it
-//! also leaves there what can be heard and looked at.
+//! `cargo test --release --test timescale -- --nocapture` prints the measures. With `LISTEN_DIR=/some/folder` it also writes
+//! recordings there.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::f64::consts::TAU;
@@ -66,7 +66,7 @@ fn background(rate_hz: u32, level: f32) -> Background {
     background
 }
 
-/// Audio that went through the scaler in blocks, and where each block came to lie.
+/// Audio that went through the scaler in blocks, and where each block is now.
 struct Scaled {
     pcm: Vec<f32>,
     /// Start of each block, before and after.
@@ -87,7 +87,7 @@ enum To {
     Longer,
 }
 
-/// Sends `input` through in 100 ms blocks, `change` at up to `rate` of it all the time.
+/// Sends `input` through `change` in blocks of 100 ms, with `rate` as the largest share to change.
 fn scale_by(
     input: &[f32],
     rate_hz: u32,
@@ -111,7 +111,7 @@ fn scale_by(
     scaled
 }
 
-/// Speech and pauses alike.
+/// Changes speech and pauses alike.
 fn scale(input: &[f32], rate_hz: u32, to: To, rate: f64) -> Scaled {
     scale_by(input, rate_hz, rate, |scaler, block, at_most| match to {
         To::Shorter => scaler.remove_speech(block, at_most),
@@ -119,7 +119,7 @@ fn scale(input: &[f32], rate_hz: u32, to: To, rate: f64) -> Scaled {
     })
 }
 
-/// The sharpest corner in each 5 ms: what a click is.
+/// The sharpest corner in each 5 ms: a click is one.
 fn corners(pcm: &[f32], rate_hz: u32) -> Vec<f32> {
     let second: Vec<f32> = pcm.windows(3).map(|w| (w[2] - 2.0 * w[1] + w[0]).abs()).collect();
     second
@@ -160,7 +160,7 @@ fn pitch_hz(pcm: &[f32], at: usize, rate_hz: u32) -> Option<f64> {
     };
     let all: Vec<f64> = (low - 1..=high + 1).map(correlation).collect();
     let best = (1..all.len() - 1).max_by(|&a, &b| all[a].total_cmp(&all[b]))?;
-    // The shortest lag that is nearly as good: else two periods could win.
+    // The shortest lag that is nearly as good: otherwise two periods could win.
     let first =
         (1..=best).find(|&i| all[i] > 0.9 * all[best] && all[i] >= all[i - 1] && all[i] >= all[i + 1])?;
     let (a, b, c) = (all[first - 1], all[first], all[first + 1]);
@@ -230,7 +230,7 @@ fn five_percent_is_reached_without_clicks_and_at_the_same_pitch() {
 }
 
 #[test]
-fn what_pauses_there_are_in_real_speech_are_used() {
+fn the_pauses_in_real_speech_are_used() {
     for rate_hz in [8000, 24000] {
         let input: Vec<f32> = speech(rate_hz).repeat(2);
         let mut line = Background::new(rate_hz).unwrap();
@@ -248,7 +248,7 @@ fn what_pauses_there_are_in_real_speech_are_used() {
             input.len()
         );
         assert!(all.total() * 22 > input.len());
-        // Most of the recording is speech, so most of what a steady 5 % takes must be.
+        // Most of the recording is speech, so most of a steady 5 % must come from speech.
         assert!(all.in_pauses * 4 > all.total());
         assert!(sharpest < 1.1);
     }
@@ -343,7 +343,7 @@ fn pauses_go_before_speech_and_speech_stays_whole() {
 }
 
 #[test]
-fn when_pauses_do_not_suffice_speech_gives_the_rest() {
+fn when_pauses_do_not_suffice_the_rest_is_removed_from_speech() {
     let line = background(8000, 0.001);
     let mut pcm = sine(8000, 150.0, 0.3, 1200);
     pcm.extend(noise(400, 0.001, 9));
@@ -352,7 +352,7 @@ fn when_pauses_do_not_suffice_speech_gives_the_rest() {
 }
 
 #[test]
-fn a_pause_takes_what_is_put_in_before_speech_does() {
+fn samples_are_inserted_into_pauses_before_speech() {
     let line = background(8000, 0.001);
     let mut pcm = sine(8000, 150.0, 0.3, 1200);
     pcm.extend(noise(800, 0.001, 9));
@@ -370,7 +370,7 @@ fn a_pause_takes_what_is_put_in_before_speech_does() {
 }
 
 #[test]
-fn speech_is_left_alone_where_nothing_resembles_anything() {
+fn sound_without_a_period_is_left_alone() {
     // A sweep and a burst: no period to leave out.
     let sweep: Vec<f32> = (0..800)
         .map(|n| (0.5 * (n as f64 * n as f64 * 0.0015).sin()) as f32)
@@ -382,7 +382,7 @@ fn speech_is_left_alone_where_nothing_resembles_anything() {
 }
 
 #[test]
-fn less_than_a_period_is_not_taken_out_of_speech_and_no_more_than_asked() {
+fn less_than_a_period_is_not_removed_from_speech_and_never_more_than_asked() {
     let mut pcm = sine(8000, 100.0, 0.5, 1600);
     assert_eq!(TimeScaler::new(8000).unwrap().remove_speech(&mut pcm, 60), 0);
     assert_eq!(TimeScaler::new(8000).unwrap().remove_speech(&mut pcm, 85), 80);

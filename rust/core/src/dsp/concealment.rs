@@ -1,15 +1,16 @@
 //! What is heard where the engine's audio is missing.
 //!
-//! Libopus conceals a short gap by extending the last sound; after that its voice becomes a drone. Comfort noise like the engine's
-//! own background fills the rest. The fill is continued under the audio that follows for a moment, and cross-fades into it.
+//! Libopus conceals a short gap by extending the last sound; after that its voice becomes a drone. Comfort noise like
+//! the engine's own background fills the rest. The fill is continued under the audio that follows for a moment, and
+//! cross-fades into it.
 
 use crate::dsp::noise::{Background, ComfortNoise};
 use crate::dsp::sync_buffer::SyncBuffer;
 
 /// Libopus conceals at most this much of a gap.
 const CONCEAL_MS: u32 = 60;
-/// Libopus conceals in steps of this. If it were asked for less, the rest of a step would be lost before the audio that
-/// follows.
+/// Libopus conceals in steps of this. If it were asked for less, the rest of a step would be lost before the audio
+/// that follows.
 const CONCEAL_STEP_MS: u32 = 10;
 /// Length of the cross-fades at both ends of a fill.
 const FADE_MS: u32 = 5;
@@ -54,8 +55,8 @@ impl Concealment {
         self.continuation.clear();
     }
 
-    /// Appends `missing` samples after what `queue` gave last. `before`: how many samples of the same gap were filled already.
-    /// The next audio from `queue` will fade in from their continuation.
+    /// Appends `missing` samples after what `queue` gave last. `before`: how many samples of the same gap were filled
+    /// already. The next audio from `queue` will fade in from their continuation.
     pub(crate) fn fill(
         &mut self,
         missing: usize,
@@ -111,7 +112,8 @@ impl Concealment {
         self.samples(FADE_MS)
     }
 
-    /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it is silence.
+    /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it
+    /// is silence.
     fn conceal_to(&mut self, samples: usize, conceal: &mut Conceal<'_>) {
         let step = self.samples(CONCEAL_STEP_MS);
         let lacking = samples

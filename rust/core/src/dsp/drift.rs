@@ -1,7 +1,7 @@
 //! How much faster another clock runs than ours, from the media that it times.
 //!
-//! Media can be late but never early. So the least offset in each ten seconds follows the clock, and the median slope over many
-//! of them (the Theil-Sen estimator) ignores stalls and losses.
+//! Media can be late but never early. So the least offset in each ten seconds follows the clock, and the median slope
+//! over many of them (the Theil-Sen estimator) ignores stalls and losses.
 
 /// One point is the least offset in a block of this length.
 const BLOCK_US: u64 = 10_000_000;

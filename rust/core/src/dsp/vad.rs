@@ -1,7 +1,8 @@
-//! Voice activity: whether somebody speaks on a line, louder than its background for long enough, and louder than an echo.
+//! Voice activity: whether somebody speaks on a line, louder than its background for long enough, and louder than an
+//! echo.
 //!
-//! A street is loud but steady. A cough is short. The echo of the agent's voice from the caller's telephone is quieter than that
-//! voice. [`Vad`] listens to one direction; [`Echo`] remembers how loud the other one was.
+//! A street is loud but steady. A cough is short. The echo of the agent's voice from the caller's telephone is
+//! quieter than that voice. [`Vad`] listens to one direction; [`Echo`] remembers how loud the other one was.
 
 use std::collections::VecDeque;
 
@@ -20,8 +21,8 @@ const LOUD_AT_LEAST: f32 = 3.2e-3;
 
 /// An echo comes back within this: a mobile network's round trip, the phone's chunk and our own network.
 const ECHO_WITHIN_US: u64 = 1_000_000;
-/// An echo is at least this much (12 dB) quieter than its source, even on a line without echo cancellation. A caller who
-/// interrupts is about as loud as the agent.
+/// An echo is at least this much (12 dB) quieter than its source, even on a line without echo cancellation. A caller
+/// who interrupts is about as loud as the agent.
 const ECHO_AT_MOST: f32 = 0.25;
 
 /// See the module.

@@ -5,17 +5,18 @@
 //! outstanding = given - answered
 //! backlog     = outstanding - the minimum ever outstanding
 //! ```
-//! The minimum is what is always on its way. The backlog is delay for the caller: an engine that needs more than 80 ms for 80 ms
-//! makes it grow as long as it is given everything. So it is given less: audio is shortened where that is enough, and otherwise
-//! cut until the backlog is worked off.
+//! The minimum is what is always on its way. The backlog is delay for the caller: an engine that needs more than 80
+//! ms for 80 ms makes it grow as long as it is given everything. So it is given less: audio is shortened where that
+//! is enough, and otherwise cut until the backlog is worked off.
 //!
-//! An engine that lost something, or a longer path to the engine, looks like a backlog but does not grow. So when much has been
-//! shed, a test follows: the engine is given everything for a while. With minima over windows of [`WINDOW_US`]:
+//! An engine that lost something, or a longer path to the engine, looks like a backlog but does not grow. So when
+//! much has been shed, a test follows: the engine is given everything for a while. With minima over windows of
+//! [`WINDOW_US`]:
 //! ```text
 //! growth = minimum outstanding in the newest window - minimum outstanding in the first
 //! ```
-//! If it grows, the backlog is real. If not, what is outstanding is usual from then on, and the next test is longer: it finds an
-//! engine that is slower than real time by less.
+//! If it grows, the backlog is real. If not, what is outstanding is usual from then on, and the next test is longer:
+//! it finds an engine that is slower than real time by less.
 
 /// A larger backlog counts: networks, chunks and steps that vary make less.
 const BEHIND_MS: usize = 250;
@@ -40,8 +41,8 @@ const PROOF_MS: i64 = 200;
 const SETTLE_US: u64 = 2_000_000;
 /// What is outstanding has been answered after its own duration, and this.
 const ROUND_TRIP_US: u64 = 300_000;
-/// Audio is shed for at most as long as what is outstanding lasts, plus this: an engine without input says nothing that would
-/// tell how far it is.
+/// Audio is shed for at most as long as what is outstanding lasts, plus this: an engine without input says nothing
+/// that would tell how far it is.
 const UNFED_MS: i64 = 300;
 
 /// How much was outstanding over a while.
@@ -153,8 +154,8 @@ impl EngineBacklog {
         };
     }
 
-    /// The engine is given audio again, after nothing for long. It may have lost what it had, so a test comes before anything is
-    /// shed.
+    /// The engine is given audio again, after nothing for long. It may have lost what it had, so a test comes before
+    /// anything is shed.
     pub(crate) fn resume(&mut self, now_us: u64) {
         self.settled_us = now_us + SETTLE_US;
         self.state = State::InTime;
@@ -223,8 +224,8 @@ impl EngineBacklog {
                     self.allowance = Allowance::SpentAndCut;
                     State::Cutting { left: backlog }
                 }
-                // Start the test at a small backlog, because the test itself adds to it. Never skip it: cutting cannot help
-                // if there is no backlog.
+                // Start the test at a small backlog, because the test itself adds to it. Never skip it: cutting
+                // cannot help if there is no backlog.
                 Allowance::Spent | Allowance::SpentAndCut => {
                     State::Late(Window::new(now_us + self.us(outstanding) + ROUND_TRIP_US))
                 }
@@ -315,8 +316,8 @@ mod tests {
     const FRAME: usize = 640;
     const FRAME_US: u64 = 80_000;
 
-    /// An engine that is given in real time what is not shed, steps in `step_us`, and whose answers come `path_us` later. Returns
-    /// its backlog, and how much was shed.
+    /// An engine that is given in real time what is not shed, steps in `step_us`, and whose answers come `path_us`
+    /// later. Returns its backlog, and how much was shed.
     fn after(frames: u64, step_us: u64, path_us: impl Fn(u64) -> u64) -> (EngineBacklog, usize) {
         let mut backlog = EngineBacklog::new(RATE_HZ, RATE_HZ as usize);
         let (mut free_us, mut shed, mut answers_us) = (0, 0, std::collections::VecDeque::new());
