@@ -59,10 +59,12 @@ fn slope(points: &std::collections::VecDeque<(u64, i64)>) -> Option<f32> {
     // Pairs are a quarter of the points apart: far enough for the slope, and few pairs span any one loss.
     let apart = (points.len() / 4).max(2);
     let pairs = points.iter().zip(points.iter().skip(apart));
-    let mut slopes: Vec<f32> = pairs
-        .map(|(a, b)| (a.1 - b.1) as f32 * 1e6 / ((b.0 - a.0) * BLOCK_US) as f32)
-        .collect();
-    slopes.sort_by(f32::total_cmp);
+    let mut slopes = [0.0; BLOCKS];
+    for (slope, (a, b)) in slopes.iter_mut().zip(pairs) {
+        *slope = (a.1 - b.1) as f32 * 1e6 / ((b.0 - a.0) * BLOCK_US) as f32;
+    }
+    let slopes = &mut slopes[..points.len() - apart];
+    slopes.sort_unstable_by(f32::total_cmp);
     Some(slopes[slopes.len() / 2])
 }
 
