@@ -1,4 +1,4 @@
-"""The same work done by us and by plain Python, as functions to be timed, for the benches and the gate.
+"""The same work done by us and by plain Python, as functions to be timed.
 
 Each side gets the same speech and does what a bridge does with one message of it. The plain side is what
 `plain_bridge.py` stands on.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -218,19 +217,3 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "resample 8 to 24 kHz, 100 ms": resample_up,
     "resample 24 to 8 kHz, 80 ms": resample_down,
 }
-
-
-def ratio(pair: Pair, rounds: int = 20) -> tuple[float, float, float]:
-    """What one message costs us and the plain side, in µs of the processor, and the ratio of the two.
-
-    The sides take turns, and the quickest of the rounds is what the work costs when nobody else spoiled the
-    caches: so the ratio holds on a busy machine.
-    """
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds):
-        for side, work in enumerate((pair.ours, pair.plain)):
-            began_s = time.thread_time()
-            for _ in range(pair.messages):
-                work()
-            best[side] = min(best[side], (time.thread_time() - began_s) / pair.messages)
-    return 1e6 * best[0], 1e6 * best[1], best[0] / best[1]

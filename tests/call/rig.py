@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.playout_options import PlayoutOptions
     from pxbridge.simulation.faults import Fault
     from pxbridge.simulation.network import Network
+    from pxbridge.telephony.routes import CarrierRoutes
 
 KIND = Personas(Persona("NATF0.pt", "You are kind."))
 IMPATIENT = CallLimits(max_wait_s=8.0, failover_timeout_s=5.0)
@@ -111,7 +112,8 @@ async def bridge(
     limits: CallLimits = IMPATIENT,
     pool_limits: PoolLimits | None = None,
     handovers: HandOvers | None = None,
-    timing: PlayoutOptions | None = None,
+    playout: PlayoutOptions | None = None,
+    carriers: Sequence[CarrierRoutes] = (ExotelRoutes(),),
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine).
 
@@ -160,9 +162,9 @@ async def bridge(
                 records.append(record)
 
         watching: list[Subscriber] = [keep, CallLog(Numbers()), *subscribers]
-        registry = CallRegistry(pool, personas, watching, call_subscribers, handovers, limits, timing)
+        registry = CallRegistry(pool, personas, watching, call_subscribers, handovers, limits, playout)
         listener = await stack.enter_async_context(
-            listen(registry.handle, "127.0.0.1", 0, carriers=[ExotelRoutes()], max_calls=2000)
+            listen(registry.handle, "127.0.0.1", 0, carriers=carriers, max_calls=2000)
         )
         if warm:
             await asyncio.sleep(prompt_s + 1.0)

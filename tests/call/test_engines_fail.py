@@ -12,7 +12,8 @@ from tests.virtual_time import run
 
 from pxbridge.calls.announcements import Sound, sound
 from pxbridge.calls.call import LAST_WORDS_S, Party, Phase
-from pxbridge.calls.conversation import MAX_SAID_CHARS, CallLimits, continue_prompts
+from pxbridge.calls.continuation import MAX_SAID_CHARS, continue_prompts
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.persona import Persona
 from pxbridge.simulation import faults

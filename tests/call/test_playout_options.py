@@ -15,7 +15,7 @@ from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
 from pxbridge import settings
-from pxbridge.app import assembly as process
+from pxbridge.app import lifecycle as process
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.playout_options import PlayoutOptions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pxbridge.calls.playout_options import Profile
+    from pxbridge.telephony.carrier import PlayoutProfile
 
 STRICT_BYTES = 3200
 
@@ -34,14 +34,14 @@ STRICT_BYTES = 3200
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 24000])
 @pytest.mark.parametrize("profile", ["strict", "standard"])
 def test_strict_sends_no_payload_below_exotels_minimum_whatever_the_caller_hears(
-    rate_hz: int, profile: Profile
+    rate_hz: int, profile: PlayoutProfile
 ) -> None:
     """Prompts, an agent and its end; announcements, music and an apology for one who waits in vain."""
     short = Personas(Persona("NATF0.pt", "You are kind.", max_duration_s=12.0))
 
     async def hold() -> list[Phone]:
         async with bridge(
-            prompt_s=3.0, personas=short, timing=PlayoutOptions(profile), limits=CallLimits(max_wait_s=6.0)
+            prompt_s=3.0, personas=short, playout=PlayoutOptions(profile), limits=CallLimits(max_wait_s=6.0)
         ) as b:
             line = Line(rate_hz)
             script = Script(np.tile(speech(rate_hz), 4), speak_at_s=0.5, hang_up_at_s=30.0)
@@ -63,7 +63,9 @@ def test_what_comes_late_waits_for_the_bound_at_most(bound_ms: int, way: str) ->
     async def hold() -> None:
         engine_network = network if way == "engine" else None
         async with bridge(
-            timing=PlayoutOptions(max_backlog_ms=bound_ms), engine_network=engine_network, limits=CallLimits()
+            playout=PlayoutOptions(max_backlog_ms=bound_ms),
+            engine_network=engine_network,
+            limits=CallLimits(),
         ) as b:
             script = Script(np.tile(speech(), 4), speak_at_s=0.5, hang_up_at_s=14.0)
             phone = Phone(script, network=network if way == "phone" else Network())
@@ -90,7 +92,7 @@ def test_what_comes_late_waits_for_the_bound_at_most(bound_ms: int, way: str) ->
 @pytest.mark.parametrize("gate_ms", [0, 200, 1500])
 def test_the_engine_hears_silence_for_as_long_as_the_gate_is_shut(gate_ms: int) -> None:
     async def hold() -> Phone:
-        async with bridge(timing=PlayoutOptions(gate_ms=gate_ms)) as b:
+        async with bridge(playout=PlayoutOptions(gate_ms=gate_ms)) as b:
             # Loud from its first sample on.
             at = np.arange(8000 * 4)
             tone = (8000 * np.sign(np.sin(2 * np.pi * 200 * (at + 0.5) / 8000))).astype(np.int16)

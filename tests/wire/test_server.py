@@ -9,13 +9,17 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.call.dummy_carriers import DummyRoutes, Parcel, Stream
 from tests.exotel_server import line_rate_hz, listen
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from pxbridge.telephony import server
 from pxbridge.telephony.exotel.messages import Exotel, Media, Start, parse
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 
 if TYPE_CHECKING:
+    from pxbridge.telephony.routes import CarrierRoutes
     from pxbridge.telephony.server import Arrival, TelephonyServer
 
 
@@ -97,6 +101,29 @@ async def test_the_path_names_the_persona(path: str, persona: str | None) -> Non
         await phone.send("hello")
         await calls.messages.get()
         assert [arrival.persona_name for arrival in calls.arrivals] == [persona]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/exotel", "Exotel"), ("/", "Exotel"), ("/parcel/nurse", "Parcel"), ("/stream", "Stream")],
+)
+async def test_the_path_chooses_the_carrier_whatever_is_said_first(path: str, name: str) -> None:
+    calls = Calls()
+    carriers: list[CarrierRoutes] = [DummyRoutes(Stream), ExotelRoutes(), DummyRoutes(Parcel)]
+    async with server.listen(calls.own, "127.0.0.1", 0, carriers=carriers) as listener:
+        for first in (Exotel("MZ1").start(call_sid="CA1"), b"\x00\x01", '{"type": "begin"}'):
+            async with connect(url(listener, path)) as phone:
+                await phone.send(first)
+                await calls.messages.get()
+        assert {arrival.carrier.name for arrival in calls.arrivals} == {name}
+        assert len(calls.arrivals) == 3
+
+
+async def test_a_carrier_that_is_not_served_is_not_found() -> None:
+    async with server.listen(Calls().own, "127.0.0.1", 0, carriers=[DummyRoutes(Parcel)]) as listener:
+        assert (await get(listener, "/parcel"))[0] == 426
+        for path in ("/", "/exotel", "/exotel/url", "/stream", "/parcel/t/nobody"):
+            assert (await get(listener, path))[0] in (403, 404)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pxbridge.engines.pool import EnginePool
     from pxbridge.telephony.server import Arrival
 
-log = logging.getLogger("pxbridge.exchange")
+log = logging.getLogger("pxbridge.registry")
 
 SERVICE_RESTART = 1012
 """RFC 6455's registry of close codes: whoever calls again is answered."""
@@ -69,7 +69,7 @@ class CallRegistry:
         self._call_subscribers = tuple(call_subscribers)
         self._wakeups = WakeupTimer()
         self._calls: set[Call] = set()
-        self._by_id: dict[str, Call] = {}
+        self._by_id: dict[tuple[str, str], Call] = {}  # by the carrier's name and its id of the call
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -88,7 +88,7 @@ class CallRegistry:
 
         def emit(record: CallRecord, event: Event) -> None:
             if event.kind is Kind.STARTED:
-                self._started(call)
+                self._on_start(arrival.carrier.name, call)
             for subscriber in subscribers:
                 try:
                     subscriber(record, event)
@@ -119,22 +119,26 @@ class CallRegistry:
             await call.run()
         finally:
             self._calls.discard(call)
-            if self._by_id.get(call.record.call_id) is call:
-                del self._by_id[call.record.call_id]
+            key = arrival.carrier.name, call.record.call_id
+            if self._by_id.get(key) is call:
+                del self._by_id[key]
             if not self._calls:
                 self._empty.set()
             subscribers.clear()  # they hold the call
 
-    def _started(self, call: Call) -> None:
-        """Exotel repeats a handshake it thinks has failed: the newer connection is the one it listens to."""
-        call_id = call.record.call_id
-        if not call_id:
+    def _on_start(self, carrier: str, call: Call) -> None:
+        """Ends an older connection for the same call.
+
+        A carrier repeats a handshake that it thinks has failed. It listens to the newer connection.
+        """
+        key = carrier, call.record.call_id
+        if not call.record.call_id:
             return
-        if (older := self._by_id.get(call_id)) is not None:
+        if (older := self._by_id.get(key)) is not None:
             log.warning("connected a second time; the newer connection goes on")
             call.take_over(older)
             older.end("replaced by a second connection for the same call", outcome=Outcome.REPLACED)
-        self._by_id[call_id] = call
+        self._by_id[key] = call
 
     async def close(self, code: int = SERVICE_RESTART) -> None:
         """Ends every call, the agent's sentence said and heard, and waits until they are gone."""

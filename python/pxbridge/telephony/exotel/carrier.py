@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pxbridge.audio import Line
 from pxbridge.telephony import carrier
 from pxbridge.telephony.exotel import messages
 
 if TYPE_CHECKING:
-    from pxbridge.telephony.carrier import Event
+    from pxbridge.telephony.carrier import Event, PlayoutProfile
 
 BEHAVIOUR: Final = carrier.Behaviour(
-    sends_text=True,
     returns_marks=True,
     marks_after_clear=None,
     can_clear=True,
@@ -68,4 +68,22 @@ class ExotelCarrier:
             parameters=start.custom,
             media=carrier.MediaFormat(rate.rate_hz, "mulaw" if start.mulaw else "pcm16"),
             notes=rate.notes,
+        )
+
+    def fix_rate(self, rate_hz: int) -> str:
+        """What an operator can do about a line with a wrong rate."""
+        return f"write ?sample-rate={rate_hz} into the applet's URL"
+
+    def open_line(
+        self, start: carrier.Start, *, profile: PlayoutProfile, gate_ms: int, max_backlog_ms: int
+    ) -> Line:
+        """The line of a call that has just begun."""
+        return Line(
+            start.media.rate_hz,
+            carrier="exotel",
+            encoding=start.media.encoding,
+            stream_id=start.stream_id,
+            profile=profile,
+            gate_ms=gate_ms,
+            max_backlog_ms=max_backlog_ms,
         )

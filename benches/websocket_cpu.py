@@ -1,7 +1,7 @@
 """What a message in and one out cost in CPU: our WebSocket beside `websockets`' own, on asyncio and uvloop.
 
-    python benches/bench_websocket.py                   20 calls; 20 ms and 100 ms frames
-    python benches/bench_websocket.py --calls 50 --seconds 10
+    python benches/websocket_cpu.py                   20 calls; 20 ms and 100 ms frames
+    python benches/websocket_cpu.py --calls 50 --seconds 10
 
 The servers run in turn in one process, whose CPU time is all that is counted. The phones are a process of
 their
