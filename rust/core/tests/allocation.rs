@@ -52,7 +52,7 @@ fn a_warm_resampler_allocates_nothing() {
 #[test]
 fn media_frames_are_read_and_written_without_allocating() {
     let pcm = voice(8000, 1600);
-    let rate = LineRate::new(8000).unwrap();
+    let rate = LineRate::KHZ_8;
     let mut carrier = Carrier::named("exotel", "stream", rate, Encoding::Pcm16).unwrap();
     let (mut messages, mut out) = (Messages::default(), Vec::new());
     let count = allocations(|| {
@@ -70,9 +70,9 @@ fn media_frames_are_read_and_written_without_allocating() {
 #[test]
 fn warm_time_scaling_and_noise_allocate_nothing() {
     let speech = voice(24000, 24000);
-    let mut background = Background::new(24000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_24);
     let mut comfort = ComfortNoise::new(1);
-    let mut scaler = TimeScaler::new(24000).unwrap();
+    let mut scaler = TimeScaler::new(LineRate::KHZ_24);
     let mut pcm = Vec::with_capacity(2 * speech.len());
     let mut round = || {
         background.observe(&speech);
@@ -95,7 +95,7 @@ fn warm_time_scaling_and_noise_allocate_nothing() {
 fn a_warm_line_allocates_nothing() {
     const ROUND_MS: u64 = 20_000;
     const BACK_MS: u64 = 60;
-    let rate = LineRate::new(8000).unwrap();
+    let rate = LineRate::KHZ_8;
     let carrier = || Carrier::named("exotel", "S", rate, Encoding::Pcm16).unwrap();
     let mut phone = Messages::default();
     carrier().writer.media(&voice(8000, 800), &mut phone);
@@ -107,7 +107,7 @@ fn a_warm_line_allocates_nothing() {
 
     let (intake, playout) = (IntakeConfig::default(), PlayoutConfig::default());
     let codec = Box::new(OggOpus::new(rate, 1).unwrap());
-    let mut line = Line::new(rate, carrier(), codec, intake, playout).unwrap();
+    let mut line = Line::new(rate, carrier(), codec, intake, playout);
     let mut now_us = 0;
     line.poll(now_us);
     line.open_engine(now_us).unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use pxbridge_core::downlink::playout::{Playout, PlayoutConfig, Step};
+use pxbridge_core::rate::LineRate;
 
 const RATE_HZ: usize = 8000;
 const FRAME: usize = 640;
@@ -22,7 +23,7 @@ struct Conversation {
 impl Conversation {
     fn new() -> Self {
         Self {
-            playout: Playout::new(RATE_HZ as u32, PlayoutConfig::default()).unwrap(),
+            playout: Playout::new(LineRate::KHZ_8, PlayoutConfig::default()),
             now_us: 0,
             frames: 0,
             phone: std::collections::VecDeque::new(),

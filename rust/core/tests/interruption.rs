@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use pxbridge_core::downlink::playout::{Playout, PlayoutConfig, PlayoutProfile, Step};
+use pxbridge_core::rate::LineRate;
 use pxbridge_core::uplink::intake::{Intake, IntakeConfig};
 
 const RATE_HZ: usize = 8000;
@@ -94,8 +95,8 @@ impl Agent {
             profile: self.profile,
             ..PlayoutConfig::default()
         };
-        let mut playout = Playout::new(RATE_HZ as u32, config).unwrap();
-        let mut intake = Intake::new(RATE_HZ as u32, IntakeConfig::default()).unwrap();
+        let mut playout = Playout::new(LineRate::KHZ_8, config);
+        let mut intake = Intake::new(LineRate::KHZ_8, IntakeConfig::default());
         let mut aside = Vec::new();
         intake.open(0, &mut aside);
         let mut arrivals = VecDeque::new();

@@ -7,6 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use pxbridge_core::codec::pcm;
 use pxbridge_core::dsp::noise::{Background, ComfortNoise, rms};
+use pxbridge_core::rate::LineRate;
 
 const RATES_HZ: [u32; 3] = [8000, 16000, 24000];
 
@@ -65,7 +66,7 @@ fn octave(pcm: &[f32], rate_hz: u32, low_hz: f64) -> f32 {
 fn the_level_of_a_quiet_line_is_learnt_within_a_decibel() {
     for rate_hz in RATES_HZ {
         for level in [0.0008, 0.003, 0.01] {
-            let mut background = Background::new(rate_hz).unwrap();
+            let mut background = Background::new(LineRate::new(rate_hz).unwrap());
             background.observe(&line_noise(3 * rate_hz as usize, level, 0.0, 3));
             let off = db(background.level() / level);
             println!("{rate_hz} Hz, {:.0} dBFS: {off:+.2} dB", db(level));
@@ -79,7 +80,7 @@ fn pauses_on_a_noisy_line_are_found_in_speech() {
     let speech = speech_8k();
     let noise = line_noise(speech.len(), 0.002, 0.5, 11);
     let line: Vec<f32> = speech.iter().zip(&noise).map(|(a, b)| a + b).collect();
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&line);
     assert!(
         db(background.level() / 0.002).abs() < 2.0,
@@ -109,7 +110,7 @@ fn pauses_on_a_noisy_line_are_found_in_speech() {
 
 #[test]
 fn a_background_that_rises_is_followed_within_three_seconds() {
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&line_noise(40_000, 0.001, 0.0, 3));
     let street = line_noise(24_000, 0.006, 0.0, 5);
     background.observe(&street);
@@ -120,14 +121,14 @@ fn a_background_that_rises_is_followed_within_three_seconds() {
 #[test]
 fn steady_loud_sound_is_not_a_pause() {
     let music: Vec<f32> = (0..80_000).map(|n| 0.1 * (n as f32 * 0.3).sin()).collect();
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&music);
     assert!(!background.is_pause(&music[..800]));
 }
 
 #[test]
 fn digital_silence_is_a_pause_and_does_not_change_the_background() {
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     assert!(background.is_pause(&[0.0; 160]));
     for seed in 0..20 {
         background.observe(&[0.0; 1600]);
@@ -143,7 +144,7 @@ fn comfort_noise_has_the_lines_level_and_colour() {
     for rate_hz in RATES_HZ {
         for colour in [0.0, 0.6, 0.9, -0.5] {
             let line = line_noise(4 * rate_hz as usize, 0.002, colour, 17);
-            let mut background = Background::new(rate_hz).unwrap();
+            let mut background = Background::new(LineRate::new(rate_hz).unwrap());
             background.observe(&line);
             let mut comfort = ComfortNoise::new(7);
             comfort.follow(&background);
@@ -164,7 +165,7 @@ fn comfort_noise_has_the_lines_level_and_colour() {
 
 /// The comfort noise for a gap in this line.
 fn comfort(line: &[f32], rate_hz: u32) -> Vec<f32> {
-    let mut background = Background::new(rate_hz).unwrap();
+    let mut background = Background::new(LineRate::new(rate_hz).unwrap());
     background.observe(line);
     let mut comfort = ComfortNoise::new(7);
     comfort.follow(&background);
@@ -209,7 +210,7 @@ fn a_hum_does_not_make_the_noise_unstable() {
     let hum: Vec<f32> = (0..80_000)
         .map(|n| 0.003 * (TAU as f32 * 50.0 * n as f32 / 8000.0).sin())
         .collect();
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&hum);
     let mut comfort = ComfortNoise::new(7);
     comfort.follow(&background);
@@ -224,14 +225,14 @@ fn a_line_that_was_never_heard_gets_silence() {
     let mut comfort = ComfortNoise::new(7);
     let mut heard = Vec::new();
     comfort.fill(100, &mut heard);
-    comfort.follow(&Background::new(8000).unwrap());
+    comfort.follow(&Background::new(LineRate::KHZ_8));
     comfort.fill(100, &mut heard);
     assert_eq!(heard, [0.0; 200]);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_noise_in_blocks_of_any_length() {
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&line_noise(24_000, 0.002, 0.5, 17));
     let noise = |seed: u64, blocks: &[usize]| {
         let mut comfort = ComfortNoise::new(seed);
@@ -256,7 +257,7 @@ proptest! {
         ),
         tone in 0.0..3.1_f32,
     ) {
-        let mut background = Background::new(8000).unwrap();
+        let mut background = Background::new(LineRate::KHZ_8);
         let mut comfort = ComfortNoise::new(3);
         let mut heard = Vec::new();
         for (i, block) in blocks.iter().enumerate() {

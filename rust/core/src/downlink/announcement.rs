@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::downlink::playout::PACKET_MS;
+use crate::rate::{LineRate, PACKET_MS};
 
 /// Sound beyond this is not queued: music is queued piece by piece.
 const LONGEST_S: usize = 60;
@@ -21,11 +21,11 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    pub(crate) fn new(rate_hz: u32) -> Self {
+    pub(crate) fn new(rate: LineRate) -> Self {
         Self {
             pcm: VecDeque::new(),
-            packet: (rate_hz / 1000 * PACKET_MS) as usize,
-            longest: rate_hz as usize * LONGEST_S,
+            packet: rate.samples(PACKET_MS),
+            longest: rate.samples(1000) * LONGEST_S,
         }
     }
 
@@ -94,7 +94,7 @@ mod tests {
             Announcement::clear,
         ];
         for end in ends {
-            let mut own = Announcement::new(8000);
+            let mut own = Announcement::new(LineRate::ALL[0]);
             own.push(&minute);
             end(&mut own);
             assert_eq!(own.pcm.capacity(), 0);

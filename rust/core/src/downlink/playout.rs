@@ -18,14 +18,10 @@ use crate::dsp::concealment::{Conceal, Concealment};
 use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
-use crate::error::{Error, Result};
 pub use crate::phone_path::Mark;
 use crate::phone_path::{PhonePath, Source};
+use crate::rate::{CATCH_UP_US, FRAME_US, LineRate, PACKET_MS};
 
-/// Carriers play packets of 20 ms. A payload that is not a multiple of one costs an underrun.
-pub const PACKET_MS: u32 = 20;
-/// One step of the model.
-const FRAME_US: i64 = 80_000;
 /// The minimum payload that some accounts demand, in samples of two bytes: Exotel documents 3,200 bytes.
 const STRICT_SAMPLES: usize = 1600;
 /// For this long after the engine's first audio its beat is the one that the intake expects.
@@ -36,8 +32,6 @@ const SURPLUS_US: i64 = 60_000;
 const PAUSES_AFTER_US: u64 = 1_000_000;
 /// ...and this long before speech is.
 const SPEECH_AFTER_US: u64 = 3_000_000;
-/// After a stall the backlog that is allowed falls to zero in this time: after 3 s the call is as it was.
-const CATCH_UP_US: u64 = 2_300_000;
 /// If the phone's backlog proved longer by less than this, it is reduced step by step, whatever the largest backlog.
 const STALE_US: i64 = 250_000;
 /// A smaller remainder is not worth a splice.
@@ -195,7 +189,7 @@ enum State {
 /// Engine audio in, whole packets for the phone out; see the module.
 #[derive(Debug)]
 pub struct Playout {
-    rate_hz: u32,
+    rate: LineRate,
     packet: usize,
     payload: usize,
     config: PlayoutConfig,
@@ -222,28 +216,20 @@ pub struct Playout {
 
 impl Playout {
     /// A playout that has sent nothing.
-    ///
-    /// # Errors
-    /// [`Error::Rate`] unless the rate is 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, config: PlayoutConfig) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        let packet = (rate_hz / 1000 * PACKET_MS) as usize;
+    #[must_use]
+    pub fn new(rate: LineRate, config: PlayoutConfig) -> Self {
+        let packet = rate.samples(PACKET_MS);
         let payload = match config.profile {
             PlayoutProfile::Strict => STRICT_SAMPLES.next_multiple_of(packet),
             PlayoutProfile::Standard | PlayoutProfile::LowDelay => packet,
         };
-        Ok(Self {
-            rate_hz,
+        Self {
+            rate,
             packet,
             payload,
             state: State::Idle,
-            queue: SyncBuffer::new(rate_hz)?,
-            concealment: Concealment::new(rate_hz, config.seed),
+            queue: SyncBuffer::new(rate),
+            concealment: Concealment::new(rate, config.seed),
             scratch: Vec::new(),
             relative_delay: RelativeDelay::new(config.profile.covers_rare_delays()),
             path: PhonePath::new(config.profile.covers_rare_delays()),
@@ -257,7 +243,7 @@ impl Playout {
             stale: false,
             stats: PlayoutStats::default(),
             config,
-        })
+        }
     }
 
     /// The fewest samples that a payload may have; whole packets.
@@ -274,7 +260,8 @@ impl Playout {
 
     /// Audio was sent that is not the engine's, such as silence before its first audio.
     pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
-        self.path.sent(Source::Bridge, self.us(samples) as u64, now_us);
+        self.path
+            .sent(Source::Bridge, self.rate.us(samples) as u64, now_us);
     }
 
     /// Engine audio arrived: appends what to send now, always whole packets. `voice_level`: how loud the caller
@@ -310,7 +297,7 @@ impl Playout {
             self.state = State::Playing;
         }
         let step = self.interrupt(pcm, voice_level, now_us);
-        self.adjust(self.us(pcm.len()), now_us);
+        self.adjust(self.rate.us(pcm.len()), now_us);
         self.send(now_us, out);
         step
     }
@@ -385,7 +372,7 @@ impl Playout {
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
-        self.queue.take(self.at_rate(ahead_us.max(0)), out);
+        self.queue.take(self.rate.samples_in_us(ahead_us), out);
         let fading = if self.queue.len() > 0 {
             self.concealment.fade().min(out.len() - begin)
         } else {
@@ -481,7 +468,7 @@ impl Playout {
     pub fn stats(&self) -> PlayoutStats {
         PlayoutStats {
             buffered: self.queue.len() as u64,
-            queued_us: self.us(self.queue.len()) as u64,
+            queued_us: self.rate.us(self.queue.len()) as u64,
             relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             ..self.stats
         }
@@ -508,7 +495,7 @@ impl Playout {
         self.path.speech_begins(now_us);
         let mut wait_us =
             self.expected.0 + self.config.profile.margin_us() + self.path.margin_us(now_us) - offset_us;
-        let packet_us = self.us(self.packet);
+        let packet_us = self.rate.us(self.packet);
         while wait_us < 0 && self.queue.len() > self.packet {
             self.stats.cut += self.queue.cut(self.packet) as u64;
             wait_us += packet_us;
@@ -520,7 +507,7 @@ impl Playout {
 
     /// How much longer than one frame a payload waits here until it is full.
     fn payload_wait_us(&self) -> i64 {
-        (self.us(self.payload) + FRAME_US - 1) / FRAME_US * FRAME_US - FRAME_US
+        (self.rate.us(self.payload) + FRAME_US - 1) / FRAME_US * FRAME_US - FRAME_US
     }
 
     /// The offset from its media position at which audio should be heard.
@@ -535,7 +522,7 @@ impl Playout {
 
     /// How much later than wanted the newest audio will be heard.
     fn slack_us(&self, now_us: u64) -> i64 {
-        let heard_us = self.path.next_plays_us(now_us) as i64 + self.us(self.queue.len());
+        let heard_us = self.path.next_plays_us(now_us) as i64 + self.rate.us(self.queue.len());
         heard_us - self.position_us() - self.wanted_us(now_us)
     }
 
@@ -546,18 +533,18 @@ impl Playout {
         }
         let slack_us = self.slack_us(now_us);
         // If a frame came too late, everything before it was played: only the frame itself is left, and it is needed.
-        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.rate.us(self.queue.len());
         let surplus_us = slack_us.min(ahead_us - pushed_us - self.config.profile.margin_us());
-        let surplus = self.at_rate(surplus_us.max(0));
+        let surplus = self.rate.samples_in_us(surplus_us);
         let odd = self.queue.len() % self.packet;
         self.stats.target_us = (self.wanted_us(now_us) - self.relative_delay.least_offset_us()).max(0) as u64;
-        if surplus_us < self.us(self.packet) {
+        if surplus_us < self.rate.us(self.packet) {
             self.surplus_since_us = None;
         }
         let since_us = *self.surplus_since_us.get_or_insert(now_us);
         let lasted_us = now_us - since_us;
         // Once a large surplus is being removed, all of it goes.
-        let behind = self.behind_since_us.is_some() && surplus_us > self.us(self.packet);
+        let behind = self.behind_since_us.is_some() && surplus_us > self.rate.us(self.packet);
         if surplus_us > SURPLUS_US || behind {
             let change = self.queue.shorten(surplus);
             self.stats.removed_in_pauses += change.in_pauses as u64;
@@ -574,9 +561,9 @@ impl Playout {
                 let change = self.queue.shorten(whole);
                 self.stats.removed_in_speech += change.total() as u64;
             }
-        } else if surplus >= odd && odd >= self.at_rate(i64::from(ODD_MS) * 1000) {
+        } else if surplus >= odd && odd >= self.rate.samples_in_us(i64::from(ODD_MS) * 1000) {
             self.stats.removed_in_pauses += self.queue.shorten_pauses(odd) as u64;
-        } else if slack_us - self.us(odd) < -self.config.profile.reserve_us() {
+        } else if slack_us - self.rate.us(odd) < -self.config.profile.reserve_us() {
             let missing = self.packet - odd;
             self.stats.stretched += if self.path.margin_us(now_us) > 0 {
                 // An underrun at the phone would be heard for certain, this hardly.
@@ -592,7 +579,7 @@ impl Playout {
         let since_us = *self.behind_since_us.get_or_insert(now_us);
         let left_us = CATCH_UP_US.saturating_sub(now_us - since_us);
         let most_us = i64::from(self.config.max_backlog_ms) * 1000 * left_us as i64 / CATCH_UP_US as i64;
-        let too_much = surplus.saturating_sub(self.at_rate(most_us.max(SURPLUS_US)));
+        let too_much = surplus.saturating_sub(self.rate.samples_in_us(most_us.max(SURPLUS_US)));
         let odd = self.queue.len() % self.packet;
         if too_much >= odd + self.packet {
             let whole = odd + (too_much - odd) / self.packet * self.packet;
@@ -608,7 +595,9 @@ impl Playout {
         let needed_us =
             FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.relative_delay.least_offset_us();
         let limit_us = needed_us.min(i64::from(self.config.max_ahead_ms) * 1000);
-        let room = self.at_rate((limit_us - self.path.backlog_us(now_us) as i64).max(0));
+        let room = self
+            .rate
+            .samples_in_us(limit_us - self.path.backlog_us(now_us) as i64);
         let whole = |samples: usize| samples / self.packet * self.packet;
         let samples = whole(self.queue.len()).min(whole(room).max(self.payload));
         if samples >= self.payload && room > 0 {
@@ -621,8 +610,9 @@ impl Playout {
 
     fn sent(&mut self, pcm: &[f32], now_us: u64) {
         self.echo
-            .plays(pcm, self.path.next_plays_us(now_us), now_us, self.rate_hz);
-        self.path.sent(Source::Agent, self.us(pcm.len()) as u64, now_us);
+            .plays(pcm, self.path.next_plays_us(now_us), now_us, self.rate);
+        self.path
+            .sent(Source::Agent, self.rate.us(pcm.len()) as u64, now_us);
         self.stats.sent += pcm.len() as u64;
     }
 
@@ -675,12 +665,13 @@ impl Playout {
     /// Drops what is queued if it need not be heard any more: the model fell silent for the caller, or the phone's
     /// backlog proved so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
-        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.rate.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
         let caller_speaking = voice_level > 0.0 && self.echo.is_exceeded_by(voice_level, now_us);
         // With larger payloads more audio always waits here.
         let bound_us = i64::from(self.config.barge_in_ms) * 1000 + self.payload_wait_us();
-        self.barge_in.heard(is_pause, self.us(pcm.len()), caller_speaking);
+        self.barge_in
+            .heard(is_pause, self.rate.us(pcm.len()), caller_speaking);
         let barge_in = self
             .barge_in
             .stale_speech_us(ahead_us, caller_speaking)
@@ -703,14 +694,6 @@ impl Playout {
 
     /// The media position of the engine's audio, in the caller's time.
     fn position_us(&self) -> i64 {
-        self.us(self.stats.received as usize) + self.skipped_us
-    }
-
-    fn us(&self, samples: usize) -> i64 {
-        samples as i64 * 1_000_000 / i64::from(self.rate_hz)
-    }
-
-    fn at_rate(&self, us: i64) -> usize {
-        (us * i64::from(self.rate_hz) / 1_000_000) as usize
+        self.rate.us(self.stats.received as usize) + self.skipped_us
     }
 }

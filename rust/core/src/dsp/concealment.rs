@@ -6,6 +6,7 @@
 
 use crate::dsp::noise::{Background, ComfortNoise};
 use crate::dsp::sync_buffer::SyncBuffer;
+use crate::rate::LineRate;
 
 /// Libopus conceals at most this much of a gap.
 const CONCEAL_MS: u32 = 60;
@@ -21,7 +22,7 @@ pub(crate) type Conceal<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Concealment {
-    rate_hz: u32,
+    rate: LineRate,
     noise: ComfortNoise,
     /// Concealment that was made and not used yet: how the last sound continues.
     continuation: Vec<f32>,
@@ -36,9 +37,9 @@ pub(crate) struct Filled {
 }
 
 impl Concealment {
-    pub(crate) fn new(rate_hz: u32, seed: u64) -> Self {
+    pub(crate) fn new(rate: LineRate, seed: u64) -> Self {
         Self {
-            rate_hz,
+            rate,
             noise: ComfortNoise::new(seed),
             continuation: Vec::new(),
             scratch: Vec::new(),
@@ -65,7 +66,7 @@ impl Concealment {
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) -> Filled {
-        let concealed = self.samples(CONCEAL_MS).saturating_sub(before).min(missing);
+        let concealed = self.rate.samples(CONCEAL_MS).saturating_sub(before).min(missing);
         let fade = self.fade();
         if concealed > 0 {
             // The concealment itself may not continue what was heard last: what lay between may have been cut.
@@ -109,13 +110,13 @@ impl Concealment {
 
     /// Samples of a cross-fade.
     pub(crate) fn fade(&self) -> usize {
-        self.samples(FADE_MS)
+        self.rate.samples(FADE_MS)
     }
 
     /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it
     /// is silence.
     fn conceal_to(&mut self, samples: usize, conceal: &mut Conceal<'_>) {
-        let step = self.samples(CONCEAL_STEP_MS);
+        let step = self.rate.samples(CONCEAL_STEP_MS);
         let lacking = samples
             .saturating_sub(self.continuation.len())
             .next_multiple_of(step);
@@ -124,9 +125,5 @@ impl Concealment {
             conceal(lacking, &mut self.continuation);
         }
         self.continuation.resize(end, 0.0);
-    }
-
-    fn samples(&self, ms: u32) -> usize {
-        (self.rate_hz / 1000 * ms) as usize
     }
 }

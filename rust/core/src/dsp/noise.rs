@@ -5,7 +5,7 @@
 //! sound like a dead line. The colour is a low-order linear prediction of the pauses (autocorrelation method,
 //! Levinson-Durbin), which RFC 3389 sends over the wire for the same purpose.
 
-use crate::error::{Error, Result};
+use crate::rate::LineRate;
 
 /// Each frame of this length is a pause or not: long enough for two periods of a low voice.
 const FRAME_MS: u32 = 20;
@@ -69,19 +69,11 @@ pub struct Background {
 }
 
 impl Background {
-    /// A background that is not known yet, at `rate_hz` (8000, 16000 or 24000).
-    ///
-    /// # Errors
-    /// [`Error::Rate`] for any other rate.
-    pub fn new(rate_hz: u32) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        let frame_len = (rate_hz * FRAME_MS / 1000) as usize;
-        Ok(Self {
+    /// A background that is not known yet.
+    #[must_use]
+    pub fn new(rate: LineRate) -> Self {
+        let frame_len = rate.samples(FRAME_MS);
+        Self {
             frame: Vec::with_capacity(frame_len),
             frame_len,
             window_frames: 0,
@@ -91,7 +83,7 @@ impl Background {
             correlation: [0.0; ORDER + 1],
             pauses: 0,
             gated: 0.0,
-        })
+        }
     }
 
     /// Takes audio that came over the line, in blocks of any size: never audio that was inserted here.

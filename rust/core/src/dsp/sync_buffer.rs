@@ -8,7 +8,7 @@
 
 use crate::dsp::noise::Background;
 use crate::dsp::timescale::{Change, TimeScaler};
-use crate::error::Result;
+use crate::rate::LineRate;
 
 /// Speech is shortened in blocks of at least this: they have room for several periods of a low voice.
 const SPEECH_BLOCK_MS: u32 = 60;
@@ -48,19 +48,19 @@ pub(crate) struct SyncBuffer {
 }
 
 impl SyncBuffer {
-    pub(crate) fn new(rate_hz: u32) -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(rate: LineRate) -> Self {
+        Self {
             pcm: Vec::new(),
             fade_from: Vec::new(),
             unexamined: 0,
             unexamined_pauses: 0,
-            speech_block: (rate_hz / 1000 * SPEECH_BLOCK_MS) as usize,
-            pause_block: (rate_hz / 1000 * PAUSE_BLOCK_MS) as usize,
-            fade: (rate_hz / 1000 * FADE_MS) as usize,
-            scaler: TimeScaler::new(rate_hz)?,
+            speech_block: rate.samples(SPEECH_BLOCK_MS),
+            pause_block: rate.samples(PAUSE_BLOCK_MS),
+            fade: rate.samples(FADE_MS),
+            scaler: TimeScaler::new(rate),
             work: Vec::new(),
-            background: Background::new(rate_hz)?,
-        })
+            background: Background::new(rate),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -13,7 +13,7 @@
 //! continues the audio before it and is continued by the audio after it.
 
 use crate::dsp::noise::Background;
-use crate::error::{Error, Result};
+use crate::rate::LineRate;
 
 /// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search costs a
 /// ninth of what it would at 24 kHz.
@@ -88,24 +88,16 @@ pub struct TimeScaler {
 }
 
 impl TimeScaler {
-    /// For audio at `rate_hz` (8000, 16000 or 24000).
-    ///
-    /// # Errors
-    /// [`Error::Rate`] for any other rate.
-    pub fn new(rate_hz: u32) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        let per_ms = (rate_hz / 1000) as usize;
+    /// For audio of this rate.
+    #[must_use]
+    pub fn new(rate: LineRate) -> Self {
+        let per_ms = rate.samples(1);
         let fade_len = FADE_MS * per_ms;
         let fade = (0..fade_len)
             .map(|i| 0.5 + 0.5 * (std::f32::consts::PI * (i + 1) as f32 / (fade_len + 1) as f32).cos())
             .collect();
-        Ok(Self {
-            decimation: (rate_hz / SEARCH_HZ) as usize,
+        Self {
+            decimation: (rate.hz() / SEARCH_HZ) as usize,
             per_ms,
             fade,
             coarse: Vec::new(),
@@ -113,7 +105,7 @@ impl TimeScaler {
             found: Vec::new(),
             taken: Vec::new(),
             spliced: Vec::new(),
-        })
+        }
     }
 
     /// Removes at most `at_most` samples from `pcm`: from pauses first, then from speech.
@@ -348,22 +340,22 @@ impl TimeScaler {
 }
 
 /// How much of a sound [`die_away`] needs.
-pub(crate) const KNOWN_MS: usize = 25;
+pub(crate) const KNOWN_MS: u32 = 25;
 /// Length of the stretch that is compared with one a period earlier: more than half a period of a low voice, and all
 /// of a high voice's.
-const ALIKE_MS: usize = 5;
+const ALIKE_MS: u32 = 5;
 
 /// Appends `samples` of the expected continuation of a sound that broke off, fading to silence: its last pitch
-/// period, repeated (ITU-T G.711 Appendix I conceals losses in this way). `past`: the sound's last [`KNOWN_MS`], at
-/// `rate_hz`.
-pub(crate) fn die_away(past: &[f32], rate_hz: u32, samples: usize, out: &mut Vec<f32>) {
-    let alike = ALIKE_MS * rate_hz as usize / 1000;
+/// period, repeated (ITU-T G.711 Appendix I conceals losses in this way). `past`: the sound's last [`KNOWN_MS`], of
+/// this rate.
+pub(crate) fn die_away(past: &[f32], rate: LineRate, samples: usize, out: &mut Vec<f32>) {
+    let alike = rate.samples(ALIKE_MS);
     let Some(room) = past.len().checked_sub(alike) else {
         out.resize(out.len() + samples, 0.0);
         return;
     };
     let end = &past[room..];
-    let scale = (rate_hz / SEARCH_HZ) as usize;
+    let scale = (rate.hz() / SEARCH_HZ) as usize;
     let mut best = (f32::NEG_INFINITY, 1);
     for lag in LAG_MIN * scale..=(LAG_MAX * scale).min(room) {
         let there = &past[room - lag..past.len() - lag];

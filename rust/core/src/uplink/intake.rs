@@ -23,22 +23,16 @@ use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
 use crate::dsp::vad::Vad;
 use crate::dsp::windowed_range::WindowedRange;
-use crate::error::{Error, Result};
+use crate::rate::{CATCH_UP_US, FRAME_MS, FRAME_US, LineRate, PACKET_MS};
 use crate::uplink::engine_backlog::{EngineBacklog, Shed};
 use crate::uplink::stall_timeout::StallTimeout;
 
-/// The model's frame (12.5 Hz). No more is worth keeping of what arrived before the engine was ready.
-pub const FRAME_MS: u32 = 80;
-/// Output is a multiple of this: one Opus frame, and a divisor of 80.
-const GRID_MS: u32 = 20;
 /// In a stall noise goes out at least this often: the playout is used to longer beats.
 const STALL_STEP_MS: u32 = 40;
 /// The relative delay is believed when it has been observed for this long.
 const KNOWN_AFTER_US: u64 = 2_000_000;
 /// A phone that has sent nothing by then is stalled from the start.
 const FIRST_AUDIO_US: u64 = 300_000;
-/// After a stall the backlog that is allowed to wait falls to zero in this time: after 3 s the call is as it was.
-const CATCH_UP_US: u64 = 2_300_000;
 /// An engine that has not answered for this long, or for the longest backlog if that is longer, gets no more audio.
 /// Networks hesitate for less.
 const SILENT_ENGINE_US: u64 = 1_000_000;
@@ -142,7 +136,7 @@ enum State {
 /// Phone audio in, the model's input out; see the module.
 #[derive(Debug)]
 pub struct Intake {
-    rate_hz: u32,
+    rate: LineRate,
     config: IntakeConfig,
     state: State,
     queue: SyncBuffer,
@@ -186,20 +180,12 @@ pub struct Intake {
 
 impl Intake {
     /// An intake whose engine is not ready.
-    ///
-    /// # Errors
-    /// [`Error::Rate`] unless the rate is 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, config: IntakeConfig) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        Ok(Self {
-            rate_hz,
+    #[must_use]
+    pub fn new(rate: LineRate, config: IntakeConfig) -> Self {
+        Self {
+            rate,
             state: State::Closed,
-            queue: SyncBuffer::new(rate_hz)?,
+            queue: SyncBuffer::new(rate),
             noise: ComfortNoise::new(config.seed),
             relative_delay: RelativeDelay::new(true),
             stall_timeout: StallTimeout::default(),
@@ -208,7 +194,7 @@ impl Intake {
             opened_us: 0,
             has_answered: false,
             unanswered_since_us: None,
-            engine_backlog: EngineBacklog::new(rate_hz, (rate_hz / 1000 * config.max_backlog_ms) as usize),
+            engine_backlog: EngineBacklog::new(rate, rate.samples(config.max_backlog_ms)),
             shed: 0,
             may_be_off_grid: false,
             opened_late_us: 0,
@@ -218,15 +204,15 @@ impl Intake {
             given: 0,
             to_remove: 0,
             chunk: 0,
-            gate_left: (rate_hz / 1000 * config.gate_ms) as usize,
+            gate_left: rate.samples(config.gate_ms),
             scratch: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            vad: Vad::new(rate_hz),
+            vad: Vad::new(rate),
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
-        })
+        }
     }
 
     /// Phone audio arrived: appends what to give the engine now (nothing while no engine is open).
@@ -239,7 +225,7 @@ impl Intake {
         self.chunk = pcm.len();
         self.arrived_us = Some(now_us);
         self.enqueue(pcm, now_us);
-        let position_us = self.us(self.stats.received as usize);
+        let position_us = self.rate.us(self.stats.received as usize);
         self.drift.observe(position_us, now_us);
         self.arrivals.observe(now_us as i64 - position_us, now_us);
         self.watch_engine(now_us, out);
@@ -286,7 +272,7 @@ impl Intake {
     /// How much of the caller's time engines were not given, because they did not answer or were behind.
     #[must_use]
     pub fn not_given_us(&self) -> i64 {
-        self.us((self.stats.withheld + self.shed) as usize)
+        self.rate.us((self.stats.withheld + self.shed) as usize)
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next engine.
@@ -320,8 +306,10 @@ impl Intake {
         self.emit(real, out);
         let shed = match self.engine_backlog.to_shed() {
             Shed::Nothing => 0,
-            Shed::AtMost(most) => most.min(due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
-            Shed::Everything => (due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
+            Shed::AtMost(most) => {
+                most.min(due - real) / self.rate.samples(PACKET_MS) * self.rate.samples(PACKET_MS)
+            }
+            Shed::Everything => (due - real) / self.rate.samples(PACKET_MS) * self.rate.samples(PACKET_MS),
         };
         // If that audio still arrives, it is as late as if noise had taken its place.
         self.to_remove += shed;
@@ -348,7 +336,7 @@ impl Intake {
             State::Stalled { .. } => {
                 let step = self
                     .chunk
-                    .clamp(self.samples(GRID_MS), self.samples(STALL_STEP_MS));
+                    .clamp(self.rate.samples(PACKET_MS), self.rate.samples(STALL_STEP_MS));
                 Some(self.at_us(
                     self.position as usize + step,
                     self.relative_delay.least_offset_us(),
@@ -368,13 +356,12 @@ impl Intake {
     /// it waited for the engine.
     #[must_use]
     pub fn beat_us(&self) -> i64 {
-        let chunk_us = self.us(self.chunk).max(1);
-        let frame_us = i64::from(FRAME_MS) * 1000;
-        let opening_us = self.us(self.opened_with);
+        let chunk_us = self.rate.us(self.chunk).max(1);
+        let opening_us = self.rate.us(self.opened_with);
         // How long after the opening's newest sample the frame that ends at `end_us` is complete.
         let complete_us = |end_us: i64| (end_us - opening_us + chunk_us - 1).max(0) / chunk_us * chunk_us;
-        let first_us = complete_us(frame_us).max(self.opened_late_us);
-        let late_us = |frame: i64| complete_us((frame + 1) * frame_us) - frame * frame_us - first_us;
+        let first_us = complete_us(FRAME_US).max(self.opened_late_us);
+        let late_us = |frame: i64| complete_us((frame + 1) * FRAME_US) - frame * FRAME_US - first_us;
         (1..=BEAT_FRAMES).map(late_us).max().unwrap_or(0)
     }
 
@@ -423,8 +410,8 @@ impl Intake {
             shed: self.shed,
             relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
-            delay_us: self.us(self.queue.len()) as u64,
-            chunk_us: self.us(self.chunk) as u64,
+            delay_us: self.rate.us(self.queue.len()) as u64,
+            chunk_us: self.rate.us(self.chunk) as u64,
             drift_ppm: self.drift.ppm(),
             slow: self.engine_backlog.times(),
             ..self.stats
@@ -444,7 +431,7 @@ impl Intake {
         self.queue.push(heard);
         if gated > 0 {
             self.scratch.clear();
-            self.scratch.resize(self.samples(FADE_MS), 0.0);
+            self.scratch.resize(self.rate.samples(FADE_MS), 0.0);
             cross_fade(self.queue.newest(heard.len()), &self.scratch);
         }
         self.heard_us = now_us;
@@ -491,7 +478,7 @@ impl Intake {
 
     /// Passes audio on: all of it, or less to an engine that is behind.
     fn pass_on(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        let grid = self.samples(GRID_MS);
+        let grid = self.rate.samples(PACKET_MS);
         match self.engine_backlog.to_shed() {
             Shed::Nothing => {
                 if std::mem::take(&mut self.may_be_off_grid) {
@@ -500,7 +487,7 @@ impl Intake {
                 self.emit(self.queue.len(), out);
             }
             // Less audio holds neither a pause nor a period of a low voice.
-            Shed::AtMost(_) if self.queue.len() < self.samples(FRAME_MS) => {}
+            Shed::AtMost(_) if self.queue.len() < self.rate.samples(FRAME_MS) => {}
             Shed::AtMost(most) => {
                 let change = self.queue.shorten(most.min(self.queue.len()));
                 self.stats.removed_in_pauses += change.in_pauses as u64;
@@ -519,7 +506,7 @@ impl Intake {
     /// Cuts what waits so that the output is whole 20 ms again. Otherwise each step of the model would wait for one
     /// more chunk for the rest of the call.
     fn align(&mut self, now_us: u64) {
-        let grid = self.samples(GRID_MS);
+        let grid = self.rate.samples(PACKET_MS);
         if !self.chunk.is_multiple_of(grid) {
             return;
         }
@@ -546,7 +533,7 @@ impl Intake {
         self.expect_continuation();
         self.queue.fade_in_from(&self.scratch);
         self.keep_newest();
-        self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
+        self.drop_oldest(self.queue.len() % self.rate.samples(PACKET_MS));
         self.position = 0;
         self.given = 0;
         self.to_remove = 0;
@@ -559,11 +546,11 @@ impl Intake {
         self.opened_with = self.queue.len();
         self.emit(self.queue.len(), out);
         self.relative_delay
-            .observe(self.us(self.position as usize), arrived_us);
+            .observe(self.rate.us(self.position as usize), arrived_us);
     }
 
     fn keep_newest(&mut self) {
-        self.drop_oldest(self.queue.len().saturating_sub(self.samples(FRAME_MS)));
+        self.drop_oldest(self.queue.len().saturating_sub(self.rate.samples(FRAME_MS)));
     }
 
     fn drop_oldest(&mut self, samples: usize) {
@@ -578,7 +565,9 @@ impl Intake {
     /// Observes how late the newest audio is, against the phone's clock. Noise that took the place of missing audio
     /// does not count as its arrival.
     fn observe_arrival(&mut self, now_us: u64) {
-        let position_us = self.us(self.position as usize + self.queue.len() - self.to_remove);
+        let position_us = self
+            .rate
+            .us(self.position as usize + self.queue.len() - self.to_remove);
         self.relative_delay.observe(position_us, now_us);
         let late_us = now_us as i64 - position_us - self.relative_delay.least_offset_us();
         self.stall_timeout.observe(late_us, now_us);
@@ -593,7 +582,7 @@ impl Intake {
         else {
             return;
         };
-        let grid = self.samples(GRID_MS);
+        let grid = self.rate.samples(PACKET_MS);
         let surplus = self.surplus(now_us);
         // The last of it may wait for a pause, but not for long: some callers make none.
         if surplus > 0 && self.to_remove > grid {
@@ -606,7 +595,7 @@ impl Intake {
             let left_us = CATCH_UP_US.saturating_sub(now_us.saturating_sub(since_us));
             let most_us = u64::from(self.config.max_backlog_ms) * 1000 * left_us / CATCH_UP_US;
             // Less than a frame can wait for a pause. More is cut as the time runs out.
-            let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(grid);
+            let most = self.rate.samples_in_us(most_us as i64).max(grid);
             let cut = self.queue.cut((surplus - change.total()).saturating_sub(most));
             self.stats.cut += cut as u64;
             self.to_remove -= change.total() + cut;
@@ -633,25 +622,26 @@ impl Intake {
 
     /// How much of what waits is too much: it is ahead of the clock, and no more than the noise that was inserted.
     fn surplus(&self, now_us: u64) -> usize {
-        let end_us = self.us(self.position as usize + self.queue.len());
+        let end_us = self.rate.us(self.position as usize + self.queue.len());
         let ahead_us = end_us + self.relative_delay.least_offset_us() - now_us as i64;
-        let ahead = ahead_us.max(0) as u64 * u64::from(self.rate_hz) / 1_000_000;
-        (ahead as usize).min(self.to_remove).min(self.queue.len())
+        let ahead = self.rate.samples_in_us(ahead_us);
+        ahead.min(self.to_remove).min(self.queue.len())
     }
 
     /// What the model should have been given by now and was not, in whole 20 ms.
     fn due(&self, now_us: u64) -> usize {
-        let grid_us = i64::from(GRID_MS) * 1000;
-        let due_us = now_us as i64 - self.relative_delay.least_offset_us() - self.us(self.position as usize);
+        let grid_us = i64::from(PACKET_MS) * 1000;
+        let due_us =
+            now_us as i64 - self.relative_delay.least_offset_us() - self.rate.us(self.position as usize);
         // Rounded: a chunk that is a moment early does not lack a step.
-        ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.samples(GRID_MS)
+        ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.rate.samples(PACKET_MS)
     }
 
     fn emit(&mut self, samples: usize, out: &mut Vec<f32>) {
         let at = out.len();
         let taken = self.queue.take(samples, out);
         if taken > 0 {
-            let known = self.rate_hz as usize / 1000 * KNOWN_MS;
+            let known = self.rate.samples(KNOWN_MS);
             self.past
                 .extend_from_slice(&out[at + taken.saturating_sub(known)..]);
             self.past.drain(..self.past.len().saturating_sub(known));
@@ -665,12 +655,12 @@ impl Intake {
 
     /// Puts into `scratch` the expected continuation of what the engine got last.
     fn expect_continuation(&mut self) {
-        let fade = self.samples(FADE_MS);
+        let fade = self.rate.samples(FADE_MS);
         self.scratch.clear();
         if self.in_noise {
             self.noise.clone().fill(fade, &mut self.scratch);
         } else {
-            die_away(&self.past, self.rate_hz, fade, &mut self.scratch);
+            die_away(&self.past, self.rate, fade, &mut self.scratch);
         }
     }
 
@@ -682,8 +672,8 @@ impl Intake {
         self.noise.fill(samples, out);
         if !self.in_noise {
             self.scratch.clear();
-            let fade = self.samples(DIE_AWAY_MS).min(samples);
-            die_away(&self.past, self.rate_hz, fade, &mut self.scratch);
+            let fade = self.rate.samples(DIE_AWAY_MS).min(samples);
+            die_away(&self.past, self.rate, fade, &mut self.scratch);
             for (sample, dying) in out[at..].iter_mut().zip(&self.scratch) {
                 *sample += dying;
             }
@@ -718,14 +708,6 @@ impl Intake {
     }
 
     fn at_us(&self, position: usize, offset_us: i64) -> u64 {
-        (self.us(position) + offset_us).max(0) as u64
-    }
-
-    fn us(&self, samples: usize) -> i64 {
-        samples as i64 * 1_000_000 / i64::from(self.rate_hz)
-    }
-
-    fn samples(&self, ms: u32) -> usize {
-        (self.rate_hz / 1000 * ms) as usize
+        (self.rate.us(position) + offset_us).max(0) as u64
     }
 }
