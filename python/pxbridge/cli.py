@@ -22,7 +22,7 @@ from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
-from pxbridge.errors import ConfigError, InputError, PxbridgeError
+from pxbridge.errors import ConfigError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _serve(words)
     except PxbridgeError as error:
         _console(stderr=True).print(f"pxbridge: {error}", markup=False, soft_wrap=True)
-        return EXIT_UNUSABLE if isinstance(error, ConfigError | InputError) else EXIT_FAILED
+        return EXIT_FAILED if isinstance(error, PeerError) else EXIT_UNUSABLE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -83,9 +83,9 @@ def _serve(words: Sequence[str]) -> int:
 
     loaded = read()
     # Here, so that `--help` and a wrong setting answer at once.
-    from pxbridge.app import assembly
+    from pxbridge.app import lifecycle
 
-    return asyncio.run(assembly.run(loaded, _console(), read_again=read))
+    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
 
 
 def _command(name: str, words: Sequence[str]) -> int:

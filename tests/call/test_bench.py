@@ -18,10 +18,12 @@ from tests.virtual_time import run
 from websockets.asyncio.server import ServerConnection, serve
 
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.commands import bench
-from pxbridge.commands.bench import Load, Meter, Row, sound_of, table, write_rows
+from pxbridge.commands import bench, load_measurement
+from pxbridge.commands.bench import table, write_rows
 from pxbridge.commands.load_callers import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
+from pxbridge.commands.load_measurement import Load, Row, sound_of
 from pxbridge.commands.output import require_writable
+from pxbridge.commands.processes import Meter
 from pxbridge.errors import InputError
 from pxbridge.ops.metrics import Metrics
 from pxbridge.simulation.network import parse_network
@@ -166,10 +168,10 @@ async def test_memory_per_call_is_told_of_as_many_calls_as_make_it_mean_somethin
         return [Outcome() for _ in range(part.calls)]
 
     for name in ("JOIN_S", "STARTS_SPREAD_S", "SETTLE_S"):
-        monkeypatch.setattr(bench, name, 0.0)
-    monkeypatch.setattr(bench, "play_elsewhere", nobody)
+        monkeypatch.setattr(load_measurement, name, 0.0)
+    monkeypatch.setattr(load_measurement, "play_elsewhere", nobody)
     console = Console(file=io.StringIO())
-    row = await bench.measure("bridge", "", Meter(os.getpid()), calls, Load(seconds=0.55), console)
+    row = await load_measurement.measure("bridge", "", Meter(os.getpid()), calls, Load(seconds=0.55), console)
     assert (row.memory_kib_per_call is not None) is known
     assert row.cpu_ms_per_call_s is not None
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from tests.fault.processes import BridgeProcess, bridge_process, fetch, free_port, until
 
 from pxbridge.calls.call_state import CallRecord
-from pxbridge.calls.operating import NoSuchCall, NotNow, operate
+from pxbridge.calls.operating import operate
 from pxbridge.calls.phrases import Action, End, HandOver
 from pxbridge.commands import calls as command
-from pxbridge.errors import InputError
+from pxbridge.errors import CallConflict, InputError, NoSuchCall
 from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ def test_a_call_is_named_by_its_id_or_by_enough_of_its_beginning() -> None:
     assert operate(calls, "CA12", HandOver(("+911",)), "") == "CA12"
     assert calls[0].told == [(End(), "the operator asha")]
     assert calls[1].told == [(HandOver(("+911",)), "the operator")]
-    for name, error in (("CA", NoSuchCall), ("", NoSuchCall), ("CA9", NoSuchCall), ("CA2", NotNow)):
+    for name, error in (("CA", NoSuchCall), ("", NoSuchCall), ("CA9", NoSuchCall), ("CA2", CallConflict)):
         with pytest.raises(error):
             operate(calls, name, End(), "asha")
-    with pytest.raises(NotNow, match="2 live calls"):
+    with pytest.raises(CallConflict, match="2 live calls"):
         operate([Call("CA11"), Call("CA12")], "CA1", End(), "asha")
     not_started = Call("-")
     not_started.record.started_s = None

@@ -228,16 +228,16 @@ def test_outcomes_are_told_apart() -> None:
     assert told["pxbridge_calls_total{outcome=abandoned}"] == 1
 
 
-def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
+def test_recent_calls_tell_live_calls_and_remembers_those_that_ended() -> None:
     async def main() -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-        ledger = RecentCalls(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
-        async with bridge(subscribers=[ledger]) as b:
+        recent = RecentCalls(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
+        async with bridge(subscribers=[recent]) as b:
             call = asyncio.create_task(b.call(Script(hang_up_at_s=4.0), Line(call_sid="one")))
             await asyncio.sleep(2.5)
-            during = ledger.calls()
+            during = recent.calls()
             await call
             await b.record()
-            return during, ledger.calls()
+            return during, recent.calls()
 
     during, after = run(main())
     assert [call["call"] for call in during["live"]] == ["one"]

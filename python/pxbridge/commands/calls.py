@@ -57,7 +57,7 @@ UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 CSV_COLUMNS = (
     "key", "call", "stream", "began_at", "ended_at", "caller", "called", "persona", "engine", "rate_hz",
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
-    "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "failovers", "holes",
+    "mouth_to_ear_p95_s", *(part.figure for part in delay.PARTS), "failovers", "holes",
     "longest_hole_s", "stalls", "longest_stall_s", "holds", "slow", "inserted_s", "removed_s",
     "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer",
 )  # fmt: skip
@@ -283,7 +283,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     parts = [
         f"{part.title} {1e3 * value:.0f}"
         for part in delay.PARTS
-        if (value := call.get(f"delay_{part.name}_s")) is not None
+        if (value := call.get(part.figure)) is not None
     ]
     if parts:
         rows.append(("of which", ", ".join(parts) + " ms"))

@@ -46,7 +46,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     """
     loaded = settings.load(vars(args), os.environ)
     personas = read_personas(loaded)
-    notes = [*loaded.notes, *settings.check_door(loaded)]
+    notes = [*loaded.notes, *settings.check_access(loaded)]
     check_console(loaded)
     assembly.serving_tls(loaded)
     if args.json:

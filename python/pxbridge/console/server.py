@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from pxbridge.calls.numbers import MAX_NUMBERS, dialable
-from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
+from pxbridge.errors import CallConflict, NoSuchCall
 from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.rate_limit import RateLimiter, counted_as
 
@@ -204,7 +204,7 @@ class Console:
             return _told(400, error=str(wrong))
         except NoSuchCall as error:
             return _told(404, error=str(error))
-        except NotNow as error:
+        except CallConflict as error:
             return _told(409, error=str(error))
         return _told(202, call=call)
 

@@ -62,7 +62,7 @@ async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> As
 
 def _settings(loaded: Loaded) -> Iterator[Finding]:
     try:
-        notes = [*loaded.notes, *configuration.check_door(loaded)]
+        notes = [*loaded.notes, *configuration.check_access(loaded)]
         check_console(loaded)
     except ConfigError as error:
         yield _of_error("settings", error)

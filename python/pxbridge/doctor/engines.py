@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pxbridge.app.assembly import EngineOpener, addresses, lease_store, shared_store
+from pxbridge.app.assembly import EngineOpener, engine_addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.client import EngineAddress, Unverified
@@ -80,14 +80,14 @@ async def _look_at(
         return
     if ours_runs:
         yield note("engine", "a bridge runs here and has the engines: no conversation is tried with them")
-    for engine, same in await _twins(addresses(settings)):
+    for engine, same in await _twins(engine_addresses(settings)):
         yield wrong(
             "engine",
             f"{engine} and {same} are one engine, and each is given calls",
             f"name it once in {variable('engines')}; for more calls at once there is "
             f"{variable('engine_capacity')}",
         )
-    for engine in addresses(settings):
+    for engine in engine_addresses(settings):
         problem = await _reach(engine, settings.engine_connect_timeout_s)
         if problem is not None:
             yield problem

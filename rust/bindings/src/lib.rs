@@ -4,7 +4,6 @@ mod array;
 mod audio;
 mod counters;
 mod exclusive;
-mod halves;
 mod line;
 
 use pyo3::exceptions::PyValueError;
@@ -29,9 +28,6 @@ mod _native {
 
     #[pymodule_export]
     use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
-
-    #[pymodule_export]
-    use crate::halves::{Downlink, Uplink};
 
     #[pymodule_export]
     use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, RateMismatch};

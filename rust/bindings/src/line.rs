@@ -286,7 +286,7 @@ impl Line {
             barge_in_ms: barge_in_ms.unwrap_or(playout.barge_in_ms),
             ..playout
         };
-        let inner = line::Line::new(rate, carrier, Box::new(codec), intake, playout).map_err(refuse)?;
+        let inner = line::Line::new(rate, carrier, Box::new(codec), intake, playout);
         Ok(Self {
             inner: Exclusive::new(inner),
             own: Vec::new(),

@@ -98,7 +98,7 @@ fn pieces(rate_hz: u32, ms: u32) -> Vec<Vec<f32>> {
 }
 
 fn rate() -> LineRate {
-    LineRate::new(PHONE_HZ).unwrap()
+    LineRate::KHZ_8
 }
 
 fn carrier() -> Carrier {
@@ -151,7 +151,6 @@ fn a_line() -> Line {
         IntakeConfig::default(),
         PlayoutConfig::default(),
     )
-    .unwrap()
 }
 
 /// Polls the line until then.

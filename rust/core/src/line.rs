@@ -114,22 +114,20 @@ pub struct Line {
 
 impl Line {
     /// A line on which nothing has happened, without an engine. Its first [`Line::poll`] is due at once.
-    ///
-    /// # Errors
-    /// What [`Intake::new`] and [`Playout::new`](crate::downlink::playout::Playout::new) refuse.
+    #[must_use]
     pub fn new(
         rate: LineRate,
         carrier: Carrier,
         codec: Box<dyn EngineCodec>,
         intake: IntakeConfig,
         playout: PlayoutConfig,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             rate,
             reader: carrier.reader,
             codec,
-            intake: Intake::new(rate.hz(), intake)?,
-            downlink: Downlink::new(rate, carrier.writer, playout)?,
+            intake: Intake::new(rate, intake),
+            downlink: Downlink::new(rate, carrier.writer, playout),
             media: MediaStats::default(),
             answer_time: AnswerTime::new(rate),
             rate_check: RateCheck::New,
@@ -141,7 +139,7 @@ impl Line {
             phone_pcm: Vec::new(),
             engine_pcm: Vec::new(),
             output: LineOutput::default(),
-        })
+        }
     }
 
     /// A message from the phone. `None`: it is no media, and nothing has happened.

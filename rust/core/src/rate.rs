@@ -18,8 +18,14 @@ const US_PER_S: u64 = 1_000_000;
 pub struct LineRate(u32);
 
 impl LineRate {
+    /// 8000 samples per second: a telephone's.
+    pub const KHZ_8: Self = Self(8_000);
+    /// 16000 samples per second.
+    pub const KHZ_16: Self = Self(16_000);
+    /// 24000 samples per second: the engine's.
+    pub const KHZ_24: Self = Self(24_000);
     /// All rates that a line may have.
-    pub const ALL: [Self; 3] = [Self(8_000), Self(16_000), Self(24_000)];
+    pub const ALL: [Self; 3] = [Self::KHZ_8, Self::KHZ_16, Self::KHZ_24];
 
     /// The rate of so many samples per second.
     ///

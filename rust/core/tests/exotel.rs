@@ -43,7 +43,7 @@ fn read_media(message: &[u8], encoding: Encoding, out: &mut Vec<f32>) -> Option<
 }
 
 fn a_writer(stream_sid: &str, encoding: Encoding) -> ExotelWriter {
-    ExotelWriter::new(stream_sid, LineRate::new(8000).unwrap(), encoding)
+    ExotelWriter::new(stream_sid, LineRate::KHZ_8, encoding)
 }
 
 /// The one message that was written.

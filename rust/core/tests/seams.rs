@@ -90,7 +90,7 @@ fn model_hears(network: &(Vec<(u64, u64)>, Vec<u64>), mute_us: std::ops::Range<u
         gate_ms: 0,
         ..IntakeConfig::default()
     };
-    let mut intake = Intake::new(RATE_HZ, config).unwrap();
+    let mut intake = Intake::new(LineRate::KHZ_8, config);
     let mut heard = Vec::new();
     intake.open(0, &mut heard);
     let arrive_us = arrivals(pcm.len() / CHUNK, CHUNK_US, &network.0, &network.1);
@@ -118,7 +118,7 @@ struct Line {
 
 impl Line {
     fn new() -> Self {
-        let rate = LineRate::new(RATE_HZ).unwrap();
+        let rate = LineRate::KHZ_8;
         let carrier = || Carrier::named("exotel", "S", rate, Encoding::Pcm16).unwrap();
         let codec = Box::new(OggOpus::new(rate, 1).unwrap());
         Self {
@@ -128,8 +128,7 @@ impl Line {
                 codec,
                 IntakeConfig::default(),
                 PlayoutConfig::default(),
-            )
-            .unwrap(),
+            ),
             phone: carrier(),
             heard: Vec::new(),
             cleared: Vec::new(),

@@ -7,21 +7,10 @@ with code that the bridge does not use: what both misread in the same way would 
 where a test may do so with a loop over made-up times.
 """
 
+from pxbridge.simulation.phone.caller import Caller, Mood, Script
 from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
-from pxbridge.simulation.phone.machine import (
-    PAYLOAD_LIMIT,
-    PAYLOAD_UNIT,
-    SPELLINGS,
-    Caller,
-    Ended,
-    Fault,
-    HangUp,
-    Line,
-    Mood,
-    Phone,
-    Script,
-    Wire,
-)
+from pxbridge.simulation.phone.line import SPELLINGS, HangUp, Line
+from pxbridge.simulation.phone.machine import PAYLOAD_LIMIT, PAYLOAD_UNIT, Ended, Fault, Phone, Wire
 from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 
 __all__ = [

@@ -9,7 +9,7 @@
 use std::io::Write as _;
 
 use crate::carrier::json::{Scanner, Value, escape, is};
-use crate::carrier::payload::{self, Encoding};
+use crate::carrier::payload::{Base64Payload, Encoding};
 use crate::carrier::{MediaFrame, MediaReader, MediaWriter, Message, Messages};
 use crate::rate::LineRate;
 
@@ -20,14 +20,16 @@ use crate::rate::LineRate;
 /// lines or followed by junk. The nested field wins over the one beside it, the last of two equals over the first.
 #[derive(Debug, Clone)]
 pub struct ExotelReader {
-    encoding: Encoding,
+    payload: Base64Payload,
 }
 
 impl ExotelReader {
     /// For a stream whose payloads are in this encoding: 16 bits in all that Exotel does not call µ-law.
     #[must_use]
     pub fn new(encoding: Encoding) -> Self {
-        Self { encoding }
+        Self {
+            payload: Base64Payload::new(encoding),
+        }
     }
 }
 
@@ -55,7 +57,7 @@ impl MediaReader for ExotelReader {
             .payload
             .and_then(Value::text)
             .or_else(|| beside.payload.and_then(Value::text));
-        let clean = payload.is_some_and(|text| payload::decode(text, self.encoding, pcm));
+        let clean = payload.is_some_and(|text| self.payload.decode(text, pcm));
         let number = |nested: Option<Value>, beside: Option<Value>| {
             nested
                 .and_then(Value::number)
@@ -108,7 +110,7 @@ impl<'a> Fields<'a> {
 pub struct ExotelWriter {
     stream_sid: Vec<u8>,
     rate: LineRate,
-    encoding: Encoding,
+    payload: Base64Payload,
     sequence: u64,
     chunk: u64,
     samples: usize,
@@ -123,7 +125,7 @@ impl ExotelWriter {
         Self {
             stream_sid: escaped,
             rate,
-            encoding,
+            payload: Base64Payload::new(encoding),
             sequence: 0,
             chunk: 0,
             samples: 0,
@@ -152,7 +154,7 @@ impl MediaWriter for ExotelWriter {
                 r#"","sequence_number":"{}","media":{{"chunk":"{}","timestamp":"{timestamp_ms}","payload":""#,
                 self.sequence, self.chunk
             );
-            payload::encode(pcm, self.encoding, text);
+            self.payload.encode(pcm, text);
             text.extend_from_slice(br#""}}"#);
         });
     }

@@ -9,7 +9,6 @@ use crate::carrier::{MediaWriter, Messages};
 use crate::codec::engine::EngineCodec;
 use crate::downlink::announcement::Announcement;
 use crate::downlink::playout::{Mark, Playout, PlayoutConfig, PlayoutStats, Step};
-use crate::error::Result;
 use crate::rate::{LineRate, PACKET_MS};
 use crate::tap::Tap;
 use crate::uplink::intake::Intake;
@@ -67,19 +66,19 @@ pub(super) struct Downlink {
 }
 
 impl Downlink {
-    pub(super) fn new(rate: LineRate, writer: Box<dyn MediaWriter>, config: PlayoutConfig) -> Result<Self> {
-        Ok(Self {
+    pub(super) fn new(rate: LineRate, writer: Box<dyn MediaWriter>, config: PlayoutConfig) -> Self {
+        Self {
             rate,
-            playout: Playout::new(rate.hz(), config)?,
+            playout: Playout::new(rate, config),
             writer,
             life: Life::Waiting { next_us: 0 },
-            own: Announcement::new(rate.hz()),
+            own: Announcement::new(rate),
             first_audio_us: None,
             tap: None,
             decoded: Vec::new(),
             paced: Vec::new(),
             mark_name: String::new(),
-        })
+        }
     }
 
     /// Bytes came from the engine. Returns how many samples they completed.

@@ -1,27 +1,27 @@
 //! Round trips of pings: how long the path to the phone's side and back is, and how much it varies.
 //!
-//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost nothing, so
-//! they are sent often while the line is not known yet (a call begins, an agent begins to speak, something has just changed),
-//! now and then while a jitter margin is kept, and seldom otherwise.
+//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost
+//! nothing, so they are sent often while the line is not known yet (a call begins, an agent begins to speak,
+//! something has just changed), now and then while a jitter margin is kept, and seldom otherwise.
 
 use std::collections::VecDeque;
 
 use crate::phone_path::keep_newest;
 
-/// While learning: twenty in a second know nine tenths of what the line does.
+/// While learning: twenty in a second show nine tenths of what the line does.
 const LEARN_EVERY_US: u64 = 50_000;
 const LEARN_FOR_US: u64 = 1_000_000;
 /// While a margin is kept, or may be asked for soon.
 const WATCH_EVERY_US: u64 = 300_000;
 /// Otherwise, to see that a line becomes bad.
 const SELDOM_US: u64 = 1_000_000;
-/// Round trips are compared over this long: with twelve of them in it, jitter of 80 ms looks steady once in a day.
+/// Round trips are compared over this long: with twelve of them, jitter of 80 ms looks steady once a day.
 const WINDOW_US: u64 = 4_000_000;
 const KEPT: usize = 40;
-/// A round trip longer than others by this was held up by a stall, which is no jitter.
+/// A round trip longer than others by this was held up by a stall, and does not count as jitter.
 const STALL_US: u64 = 250_000;
 
-/// Round trips that differ by this much vary: a packet's length, as a margin for less costs more than it gains.
+/// Round trips vary if they differ by this, a packet's length: a margin for less costs more than it gains.
 pub(super) const VARY_US: u64 = 20_000;
 /// The fewest round trips that tell that a path is steady.
 pub(super) const ENOUGH: usize = 11;
@@ -35,12 +35,12 @@ pub(super) struct Spread {
     pub(super) most_us: u64,
     /// The same without the longest: what happened once may have been an accident.
     pub(super) usual_us: u64,
-    /// What a quarter of them took longer than.
+    /// How much longer than the shortest a quarter of them took, or more.
     pub(super) often_us: u64,
 }
 
 impl Spread {
-    /// Whether there are enough round trips to tell that the path is steady, and it is.
+    /// Whether there are enough round trips, and they do not vary.
     pub(super) fn is_steady(&self) -> bool {
         self.trips >= ENOUGH && self.most_us < VARY_US
     }
@@ -68,7 +68,7 @@ pub(super) struct PingRtt {
     /// When each of the newest pings came back, and how long it took.
     trips: VecDeque<(u64, u64)>,
     stall: Stall,
-    /// The path's round trip when it was last steady; `None` since one differed from it.
+    /// The last steady round trip; `None` after one that differs from it.
     steady_rtt_us: Option<u64>,
 }
 
@@ -127,7 +127,7 @@ impl PingRtt {
         self.keep(rtt_us, now_us);
         match self.steady_us(now_us) {
             Some(steady_us) => self.steady_rtt_us = Some(steady_us),
-            // Another path, perhaps; whether it stays is soon known.
+            // Perhaps another path: a second of pings shows whether it stays.
             None if self.steady_rtt_us.is_some_and(|us| us.abs_diff(rtt_us) > VARY_US) => {
                 self.steady_rtt_us = None;
                 if !self.is_learning(now_us) {
@@ -145,7 +145,7 @@ impl PingRtt {
             .is_some_and(|least_us| rtt_us > least_us + STALL_US);
         let sent_us = now_us.saturating_sub(rtt_us);
         match self.stall {
-            // Sent after the stall and as late: the path has become longer for good.
+            // It was sent after the stall and is as late: the path has become longer.
             Stall::EndedAt(ended_us) if late && sent_us >= ended_us => {
                 self.trips.clear();
                 self.learn(now_us);
@@ -165,7 +165,7 @@ impl PingRtt {
         self.trips.iter().map(|trip| trip.1).min()
     }
 
-    /// The path's round trip, if the newest ones came of late and do not vary: the shortest of them.
+    /// The path's round trip if it is steady: the shortest of the newest, which all came lately and do not vary.
     pub(super) fn steady_us(&self, now_us: u64) -> Option<u64> {
         let newest = self.trips.iter().rev().take(ENOUGH);
         let newest = newest.take_while(|trip| trip.0 + WINDOW_US >= now_us);

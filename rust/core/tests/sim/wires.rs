@@ -32,7 +32,7 @@ pub enum Wires {
 
 impl Wires {
     pub fn carrier(self) -> Carrier {
-        let rate = LineRate::new(RATE_HZ).unwrap();
+        let rate = LineRate::KHZ_8;
         match self {
             Self::Raw => Carrier {
                 reader: Box::new(Raw),
@@ -64,7 +64,7 @@ impl Wires {
     pub fn codec(self) -> Box<dyn EngineCodec> {
         match self {
             Self::Raw => Box::new(Raw),
-            _ => Box::new(OggOpus::new(LineRate::new(RATE_HZ).unwrap(), 1).unwrap()),
+            _ => Box::new(OggOpus::new(LineRate::KHZ_8, 1).unwrap()),
         }
     }
 
