@@ -85,6 +85,9 @@ class Caller:
         tick = self._world.done[-1]
         self.answered.append(Answered(self._said_s[id(frame)], tick.began_s, tick.ended_s))
 
+    def broken(self) -> None:
+        raise AssertionError("a caller of this file fails in nothing")
+
     def say(self, frame: Frame = SPEECH) -> None:
         mine = frame.copy()
         self._world.frames.append(mine)  # kept, so that each has an id of its own

@@ -306,8 +306,8 @@ def test_whatever_happens_each_frame_is_answered_once_in_order_or_counted(
             callers.append(caller)
             world.at(world.now_s + stays_s, caller.hang_up)
 
-        for number, (at_s, *rest) in enumerate(visits):
-            world.at(at_s, functools.partial(come, number, *rest))
+        for number, (at_s, stays_s, frames, positions, quiet) in enumerate(visits):
+            world.at(at_s, functools.partial(come, number, stays_s, frames, positions, quiet))
         world.run(30.0)
         for caller in callers:
             said = [each.said_s for each in caller.answered]

@@ -175,7 +175,9 @@ class LmConfig(_Config):
 
     def _check(self, within: str) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:
-            raise InputError(f"dim {self.dim} is not an even number of values for each of {self.num_heads} heads")
+            raise InputError(
+                f"dim {self.dim} is not an even number of values for each of {self.num_heads} heads"
+            )
         if self.depformer_dim % self.depformer_num_heads:
             raise InputError(
                 f"depformer_dim {self.depformer_dim} is no multiple of {self.depformer_num_heads} heads"
@@ -224,7 +226,9 @@ class SeanetConfig(_Config):
         for ratio in self.ratios:
             product *= ratio
         if product != FRAME_SAMPLES:
-            raise InputError(f"{within}.ratios: their product must be {FRAME_SAMPLES // 2}, not {product // 2}")
+            raise InputError(
+                f"{within}.ratios: their product must be {FRAME_SAMPLES // 2}, not {product // 2}"
+            )
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,9 @@ class QuantizerConfig(_Config):
 
     def _check(self, within: str) -> None:
         if self.n_q < CODEBOOKS:
-            raise InputError(f"{within}.n_q: {self.n_q} codebooks are fewer than the {CODEBOOKS} that are used")
+            raise InputError(
+                f"{within}.n_q: {self.n_q} codebooks are fewer than the {CODEBOOKS} that are used"
+            )
 
 
 @dataclass(frozen=True)
@@ -295,7 +301,9 @@ class MimiTransformerConfig(_Config):
                 f"{within}.d_model {self.d_model} is not an even number of values for each of {self.num_heads} heads"
             )
         if self.input_dimension != self.d_model or self.output_dimensions != (self.d_model,):
-            raise InputError(f"{within}: input_dimension and output_dimensions must be d_model, {self.d_model}")
+            raise InputError(
+                f"{within}: input_dimension and output_dimensions must be d_model, {self.d_model}"
+            )
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ class Listener(Protocol):
         """Its prompt cannot be used. It has no slot any more."""
         ...
 
+    def broken(self) -> None:
+        """One of the calls above raised: a fault of ours that ends this conversation, and no other."""
+        ...
+
 
 class _Failed:
     """What came of opening a conversation whose prompt cannot be used."""
@@ -74,6 +78,7 @@ class Engine:
         prepare: Called in the thread after the model has warmed up, before it is ready: reads voices.
 
     Attributes:
+        clock: As given.
         scheduler: What it goes by; to be looked at only.
         ready: Set when a conversation can begin.
         stopped: Nothing is to be begun any more.
@@ -91,7 +96,7 @@ class Engine:
     ) -> None:
         self._stepper = stepper
         self._telemetry = telemetry
-        self._clock = clock
+        self.clock = clock
         self._prepare = prepare
         self.scheduler = Scheduler()
         self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -127,7 +132,7 @@ class Engine:
 
     def hear(self, conversation: Conversation, frame: Frame) -> None:
         """The caller said 80 ms."""
-        now_s = self._clock()
+        now_s = self.clock()
         self._tell(lambda: self.scheduler.hear(conversation, frame, now_s))
 
     def close(self, conversation: Conversation) -> None:
@@ -155,7 +160,7 @@ class Engine:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._told.get_nowait()()
-        now_s = self._clock()
+        now_s = self.clock()
         work = self.scheduler.next(now_s)
         if isinstance(work, float):
             return max(0.0, work - now_s)
@@ -187,7 +192,7 @@ class Engine:
 
     def finish(self, work: Work, result: Result) -> Callable[[], None]:
         """Notes that it is done. Returns what the event loop has to be told."""
-        began_s, ended_s = self.busy_since_s or 0.0, self._clock()
+        began_s, ended_s = self.busy_since_s or 0.0, self.clock()
         self.busy_since_s = None
         scheduler, telemetry = self.scheduler, self._telemetry
         match work, result:
@@ -213,11 +218,11 @@ class Engine:
 
     def _say_live(self, conversation: Conversation) -> None:
         if listener := self._listeners.get(conversation):
-            listener.live()
+            _tell(listener, listener.live)
 
     def _say_failed(self, conversation: Conversation, reason: str) -> None:
         if listener := self._listeners.pop(conversation, None):
-            listener.failed(reason)
+            _tell(listener, lambda: listener.failed(reason))
 
     def _say_stepped(
         self,
@@ -226,12 +231,20 @@ class Engine:
     ) -> None:
         for conversation, step in steps.items():
             if listener := self._listeners.get(conversation):
-                listener.stepped(frames[conversation][0], step)
+                _tell(listener, functools.partial(listener.stepped, frames[conversation][0], step))
 
     def say_fault(self, error: BaseException) -> None:
         """The model cannot be used any more."""
         if not self.fault.done():
             self.fault.set_result(error)
+
+
+def _tell(listener: Listener, what: Callable[[], None]) -> None:
+    try:
+        what()
+    except Exception:
+        log.exception("a session failed")
+        listener.broken()
 
 
 def _nothing() -> None:

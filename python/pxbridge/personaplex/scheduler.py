@@ -131,10 +131,12 @@ class Scheduler:
 
     Attributes:
         conversations: Those that have a slot, by slot.
+        dropped: Frames dropped since the start, by why: ``quiet`` or ``cut``, as in `Conversation`.
     """
 
     def __init__(self) -> None:
         self.conversations: dict[int, Conversation] = {}
+        self.dropped = {"quiet": 0, "cut": 0}
         self._closing: deque[Conversation] = deque()
         self._prompting: deque[Conversation] = deque()  # in the order they came; the first is being read
         self._last_tick_s = -math.inf
@@ -161,8 +163,9 @@ class Scheduler:
         while len(waiting) > MOST_FRAMES:
             waiting.popleft()
             conversation.cut += 1
+            self.dropped["cut"] += 1
         if len(waiting) > LATE_FRAMES:
-            _drop_quiet(conversation)
+            self.dropped["quiet"] += _drop_quiet(conversation)
 
     def close(self, conversation: Conversation) -> None:
         """Somebody is gone."""
@@ -178,8 +181,12 @@ class Scheduler:
 
     @property
     def tick_s(self) -> float:
-        """What a tick costs: the median of the last, so that one that hung is not taken for the rule."""
-        return statistics.median(self._tick_costs) if self._tick_costs else 0.0
+        """What a tick costs: the median of the last, so that one that hung is not taken for the rule.
+
+        May be asked from any thread.
+        """
+        costs = list(self._tick_costs)
+        return statistics.median(costs) if costs else 0.0
 
     @property
     def slack_s(self) -> float:
@@ -188,8 +195,8 @@ class Scheduler:
 
     @property
     def backlog(self) -> int:
-        """Frames that wait for a tick."""
-        return sum(len(each.waiting) for each in self.conversations.values())
+        """Frames that wait for a tick. May be asked from any thread."""
+        return sum(len(each.waiting) for each in list(self.conversations.values()))
 
     def next(self, now_s: float) -> Work | float:
         """What to do now; or, if nothing, when to ask again (infinity: when something is told)."""
@@ -317,17 +324,19 @@ class _Chunk:
             self._took_s = took_s
 
 
-def _drop_quiet(conversation: Conversation) -> None:
-    """Drops the oldest quiet frames until the conversation is late no more, or has none."""
+def _drop_quiet(conversation: Conversation) -> int:
+    """Drops the oldest quiet frames until the conversation is late no more, or has none; tells how many."""
     kept: deque[tuple[Frame, float]] = deque()
     excess = len(conversation.waiting) - LATE_FRAMES
+    dropped = 0
     for item in conversation.waiting:
-        if excess > 0 and level_dbfs(item[0]) < QUIET_DBFS:
-            excess -= 1
-            conversation.dropped_quiet += 1
+        if dropped < excess and level_dbfs(item[0]) < QUIET_DBFS:
+            dropped += 1
         else:
             kept.append(item)
     conversation.waiting = kept
+    conversation.dropped_quiet += dropped
+    return dropped
 
 
 def level_dbfs(frame: Frame) -> float:
