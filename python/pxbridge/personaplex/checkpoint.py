@@ -10,39 +10,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from pxbridge.errors import InputError
+from pxbridge.personaplex import hub
 from pxbridge.personaplex.config import CODEBOOKS, STREAMS
 from pxbridge.personaplex.layout import lm_shapes, mimi_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pxbridge.personaplex.config import LmConfig, MimiConfig
     from pxbridge.personaplex.layout import Shape
 
-DEFAULT_REPO = "nvidia/personaplex-7b-v1"
 LM_FILE = "model.safetensors"
 MIMI_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER_FILE = "tokenizer_spm_32k_3.model"
 VOICES_FILE = "voices.tgz"
 VOICES_FOLDER = "voices"
-
-LICENCES = {
-    "nvidia/personaplex-7b-v1": "the NVIDIA Open Model License, and CC BY 4.0",
-    "kyutai/personaplex-rl-seamless": "CC BY-NC 4.0 and the NVIDIA Open Model License: no commercial use",
-}
-"""As the repositories' pages tell; Mimi in either is Kyutai's, CC BY 4.0."""
 
 LARGEST_HEADER_BYTES = 100_000_000
 """As safetensors itself allows."""
@@ -75,7 +68,7 @@ class Sources:
     """
 
     folder: Path | None = None
-    repo: str = DEFAULT_REPO
+    repo: str = hub.DEFAULT_REPO
     moshi_weight: Path | None = None
     mimi_weight: Path | None = None
     tokenizer: Path | None = None
@@ -102,8 +95,6 @@ class Files:
 def find(sources: Sources, tell: Callable[[str], None]) -> Files:
     """Finds a checkpoint's files, and downloads those that have to come from Hugging Face.
 
-    `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to huggingface_hub.
-
     Args:
         sources: Where to look.
         tell: Gets sentences for the user: the licence of what is loaded.
@@ -113,8 +104,7 @@ def find(sources: Sources, tell: Callable[[str], None]) -> Files:
     """
     given = (sources.moshi_weight, sources.mimi_weight, sources.tokenizer, sources.voices)
     if sources.folder is None and None in given:
-        licence = LICENCES.get(sources.repo, f"what https://huggingface.co/{sources.repo} says")
-        tell(f"The licence of {sources.repo} is {licence}.")
+        tell(hub.licence(sources.repo))
     return Files(
         lm=_file(sources, sources.moshi_weight, LM_FILE, "--moshi-weight"),
         mimi=_file(sources, sources.mimi_weight, MIMI_FILE, "--mimi-weight"),
@@ -128,7 +118,7 @@ def _file(sources: Sources, given: Path | None, name: str, option: str) -> Path:
         return _existing(given, option)
     if sources.folder is not None:
         return _existing(sources.folder / name, "--checkpoint")
-    return download(sources.repo, name)
+    return hub.download(sources.repo, name)
 
 
 def _voices(sources: Sources) -> Path | None:
@@ -139,7 +129,7 @@ def _voices(sources: Sources) -> Path | None:
     if sources.folder is not None:
         ours = (sources.folder / VOICES_FOLDER, sources.folder / VOICES_FILE)
         return next((path for path in ours if path.exists()), None)
-    return download(sources.repo, VOICES_FILE)
+    return hub.download(sources.repo, VOICES_FILE)
 
 
 def _existing(path: Path, option: str) -> Path:
@@ -148,52 +138,6 @@ def _existing(path: Path, option: str) -> Path:
             return path
     except OSError as error:
         raise InputError(f"{option} {path}: {error.strerror or error}") from error
-
-
-def download(repo: str, name: str) -> Path:
-    """A file of a Hugging Face repository, from the local cache when it is there.
-
-    Raises:
-        InputError: It cannot be had; tells why, and for a gated repository where its licence is accepted.
-    """
-    # Here, because importing it takes longer than all the rest and a checkpoint on disk does not need it.
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    page = f"https://huggingface.co/{repo}"
-    mend = "put a token of the same account into HF_TOKEN"
-    if "HF_TOKEN" in os.environ:
-        mend += " (the one in it now does not do)"
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo, name))
-    except errors.GatedRepoError as error:
-        raise InputError(f"{repo} is gated: accept its licence at {page}, and {mend}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise InputError(
-            f"{repo}: there is no such repository, or it may not be seen without logging in: "
-            f"look at {page}, and {mend}"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{repo}: {name} is not on this machine, and {_why_not(error)}") from error
-    except errors.EntryNotFoundError as error:
-        raise InputError(f"{repo}: there is no {name} in it; see {page}") from error
-    except errors.HFValidationError as error:
-        raise InputError(f"--hf-repo {repo}: no name of a repository (owner/name)") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise InputError(f"{repo}: {name} cannot be downloaded: {_first_line(error)}") from error
-
-
-def _why_not(error: Exception) -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids to download it"
-    cause = error.__cause__ or error.__context__
-    return f"{constants.ENDPOINT} cannot be reached" + (f" ({_first_line(cause)})" if cause else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class _Stored(NamedTuple):
@@ -215,7 +159,7 @@ class Tensors(Mapping[str, torch.Tensor]):
         try:
             self._file = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:
-            raise InputError(f"{path}: {_first_line(error)}") from error
+            raise InputError(f"{path}: {hub.first_line(error)}") from error
 
     def __getitem__(self, name: str) -> torch.Tensor:
         parts, rows = self._parts[name], self._rows.get(name)
@@ -300,10 +244,10 @@ def _header(path: Path) -> tuple[dict[str, object], int]:
             start = file.read(len(_LFS_POINTER))
             if start.startswith(_LFS_POINTER):
                 raise InputError(f"{path}: a Git LFS pointer, not the file it stands for; run `git lfs pull`")
-            if len(start) < 8:
+            if len(start) <= 8:
                 raise InputError(f"{path}: cut short to {size} bytes; download it again")
             (length,) = struct.unpack_from("<Q", start)
-            if length > LARGEST_HEADER_BYTES:
+            if length > LARGEST_HEADER_BYTES or start[8:9] != b"{":
                 raise InputError(f"{path}: no safetensors file")
             if 8 + length > size:
                 raise InputError(f"{path}: cut short within its header; download it again")
