@@ -40,8 +40,9 @@ class Tokenizer:
             raise InputError(f"{path}: {error.strerror or error}") from error
         if raw.startswith(_LFS_POINTER):
             raise InputError(f"{path}: a Git LFS pointer, not the file it stands for; run `git lfs pull`")
+        self._pieces = SentencePieceProcessor()
         try:
-            self._pieces = SentencePieceProcessor(model_proto=raw)
+            self._pieces.load_from_serialized_proto(raw)
         except RuntimeError as error:
             raise InputError(f"{path}: no SentencePiece model, or cut short") from error
         if (pieces := self._pieces.vocab_size()) != text_card:
