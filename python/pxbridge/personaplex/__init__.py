@@ -1,5 +1,6 @@
 """PersonaPlex itself: a full-duplex speech model for many callers at once (extra `engine`).
 
-The only package that imports torch, and only `commands` imports it. Its parts: `config` and `checkpoint` (what is
-loaded), `voices`, `loudness` and `text` (what a prompt is made of), the model, and `offline` and `bench` on top.
+The only package that imports torch, and only `commands` imports it. `config`, `layout` and `checkpoint` are
+what is loaded; `voices`, `loudness`, `text` and `prompt` what a conversation begins with; `stepper` is the
+model as the rest sees it; `offline` and `bench` work with it.
 """

@@ -1,8 +1,8 @@
 """Sizes of the language model and of Mimi: the published ones by default, others from a JSON file.
 
-The keys of the files are those of Kyutai's own configurations. A key left out has the published model's value.
-Keys that name a variant of the architecture (`gating`, `norm`, …) must have the one value that is built here.
-Needs no torch.
+The keys of the files are those of Kyutai's own configurations. A key left out has the published model's
+value. Keys that name a variant of the architecture (`gating`, `norm`, …) must have the one value that is
+built here. Needs no torch.
 """
 
 from __future__ import annotations
@@ -176,16 +176,16 @@ class LmConfig(_Config):
     def _check(self, within: str) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"dim {self.dim} is not an even number of values for each of {self.num_heads} heads"
+                f"dim: {self.dim} is no even number of values for each of {self.num_heads} heads"
             )
         if self.depformer_dim % self.depformer_num_heads:
             raise InputError(
-                f"depformer_dim {self.depformer_dim} is no multiple of {self.depformer_num_heads} heads"
+                f"depformer_dim: {self.depformer_dim} is no multiple of {self.depformer_num_heads} heads"
             )
         if self.dep_q not in (CODEBOOKS, STREAMS - 1):
-            raise InputError(f"dep_q {self.dep_q}: 8 or 16 depformer steps are supported")
+            raise InputError(f"dep_q: {self.dep_q}; 8 or 16 depformer steps are supported")
         if self.existing_text_padding_id >= self.text_card:
-            raise InputError(f"existing_text_padding_id {self.existing_text_padding_id} is no text token")
+            raise InputError(f"existing_text_padding_id: {self.existing_text_padding_id} is no text token")
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,7 @@ class SeanetConfig(_Config):
         for ratio in self.ratios:
             product *= ratio
         if product != FRAME_SAMPLES:
-            raise InputError(
-                f"{within}.ratios: their product must be {FRAME_SAMPLES // 2}, not {product // 2}"
-            )
+            raise InputError(f"{within}.ratios: their product is {product // 2}, not {FRAME_SAMPLES // 2}")
 
 
 @dataclass(frozen=True)
@@ -251,9 +249,7 @@ class QuantizerConfig(_Config):
 
     def _check(self, within: str) -> None:
         if self.n_q < CODEBOOKS:
-            raise InputError(
-                f"{within}.n_q: {self.n_q} codebooks are fewer than the {CODEBOOKS} that are used"
-            )
+            raise InputError(f"{within}.n_q: {self.n_q}; {CODEBOOKS} codebooks are used")
 
 
 @dataclass(frozen=True)
@@ -298,12 +294,10 @@ class MimiTransformerConfig(_Config):
     def _check(self, within: str) -> None:
         if self.d_model % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"{within}.d_model {self.d_model} is not an even number of values for each of {self.num_heads} heads"
+                f"{within}.d_model: {self.d_model} is no even number for each of {self.num_heads} heads"
             )
         if self.input_dimension != self.d_model or self.output_dimensions != (self.d_model,):
-            raise InputError(
-                f"{within}: input_dimension and output_dimensions must be d_model, {self.d_model}"
-            )
+            raise InputError(f"{within}: input_dimension and output_dimensions must be {self.d_model} too")
 
 
 @dataclass(frozen=True)
@@ -325,7 +319,7 @@ class MimiConfig(_Config):
         widths = (self.quantizer.input_dimension, self.quantizer.output_dimension, self.transformer.d_model)
         if widths != (width, width, width):
             raise InputError(
-                f"seanet.dimension {width} must be the quantizer's and the transformer's width too, not {widths}"
+                f"seanet.dimension: {width} must be the quantizer's and the transformer's width too: {widths}"
             )
 
 
