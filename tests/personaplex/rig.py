@@ -113,7 +113,7 @@ class Rig:
             client = await self.open(query, **how)
         except InvalidStatus as error:
             response = error.response
-            return Refusal(response.status_code, dict(response.headers), json.loads(response.body or b"{}"))
+            return Refusal(response.status_code, {name.lower(): value for name, value in response.headers.raw_items()}, json.loads(response.body or b"{}"))
         await client.close()
         raise AssertionError("it was let in")
 
@@ -274,13 +274,14 @@ async def serving(
     limits: websocket.Limits = LIMITS,
     record: Path | None = None,
     static: Path | None = None,
-    host: str = "127.0.0.1",
+    longest_prompt: int = 2900,
 ) -> AsyncIterator[Rig]:
     """See the module."""
     from pxbridge.personaplex.input_recorder import InputRecorder
     from pxbridge.personaplex.static_files import StaticFiles
 
-    stepper, voices, telemetry = FakeStepper(slots, costs or Costs()), FakeVoices(), Telemetry()
+    stepper = FakeStepper(slots, costs or Costs(), longest_prompt=longest_prompt)
+    voices, telemetry = FakeVoices(), Telemetry()
     personas = FilePersonas(voices, FakeTokenizer(), stepper.longest_prompt)
     loop = asyncio.get_running_loop()
     engine = Engine(stepper, telemetry, clock=loop.time, prepare=personas.read_all)
@@ -296,7 +297,7 @@ async def serving(
         recorder,
         None if static is None else StaticFiles(static),
     )
-    async with listen(server, host, 0, ssl=tls, limits=limits):
+    async with listen(server, "127.0.0.1", 0, ssl=tls, limits=limits):
         # Only now: a name is looked up in another thread, which has no part in virtual time.
         turning = asyncio.create_task(turn(engine, stepper, warm_up_s=warm_up_s))
         rig = Rig(server, engine, stepper, places, voices, telemetry, "wss" if tls else "ws", turning)
