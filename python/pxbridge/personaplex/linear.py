@@ -7,6 +7,7 @@ tick instead of memory.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -51,15 +52,13 @@ class Int8:
     """A matrix in bytes, symmetric, with one scale per output channel.
 
     Args:
-        weight: [outputs, inputs], of any floating type.
-        device: Where it is kept.
+        values: int8 [outputs, inputs].
+        scale: [outputs], of the model's type.
     """
 
-    def __init__(self, weight: Tensor, device: torch.device) -> None:
-        wide = weight.float()
-        scale = wide.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MAX
-        self.values = _kept((wide / scale).round().to(torch.int8), device)
-        self.scale = _kept(scale[:, 0].to(weight.dtype), device)
+    def __init__(self, values: Tensor, scale: Tensor) -> None:
+        self.values = values
+        self.scale = scale
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Linear` says."""
@@ -71,25 +70,37 @@ class Int8:
         return F.linear(x, values.to(x.dtype)) * scale
 
 
-def linear(weight: Tensor, weights: Weights, dtype: torch.dtype, device: torch.device) -> Linear:
-    """Keeps a matrix.
+@dataclass(frozen=True)
+class Keeping:
+    """How matrices are kept.
 
-    Args:
-        weight: [outputs, inputs], as the checkpoint has it.
-        weights: How it is kept.
+    Attributes:
         dtype: The model's type.
-        device: Where it is kept. On the CPU of a model that runs on CUDA, it is pinned.
+        device: The model's device.
+        weights: In full or as int8.
+        offloaded: On the CPU, whatever the model's device.
     """
-    if weights == "int8":
-        return Int8(weight.to(dtype), device)
-    return Dense(_kept(weight.to(dtype), device))
 
+    dtype: torch.dtype
+    device: torch.device
+    weights: Weights = "full"
+    offloaded: bool = False
 
-def _kept(values: Tensor, device: torch.device) -> Tensor:
-    # A copy always: what comes from a file may be mapped, or a part of something larger.
-    kept = values.to(device, copy=True).contiguous()
-    # A copy from pinned memory does not stop the host.
-    return kept.pin_memory() if device.type == "cpu" and torch.cuda.is_available() else kept
+    def matrix(self, weight: Tensor) -> Linear:
+        """Keeps a matrix [outputs, inputs] of any floating type; a copy always."""
+        if self.weights == "full":
+            return Dense(self._placed(weight.to(self.dtype)))
+        wide = weight.to(self.device).float()  # the device computes the scales faster
+        scale = wide.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MAX
+        values = (wide / scale).round().to(torch.int8)
+        return Int8(self._placed(values), self._placed(scale[:, 0].to(self.dtype)))
+
+    def _placed(self, values: Tensor) -> Tensor:
+        if not self.offloaded:
+            return values.to(self.device, copy=True).contiguous()
+        kept = values.to("cpu", copy=True).contiguous()
+        # A copy to the device does not stop the host if it comes from pinned memory.
+        return kept.pin_memory() if self.device.type == "cuda" else kept
 
 
 @cache

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everywhere in torch code
 
 from pxbridge.personaplex.config import CODEBOOKS, DELAYS, STREAMS
-from pxbridge.personaplex.linear import Linear, Weights, linear
+from pxbridge.personaplex.linear import Keeping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pxbridge.personaplex.attention import Attention
     from pxbridge.personaplex.config import LmConfig
+    from pxbridge.personaplex.linear import Linear, Weights
 
 NORM_EPSILON = 1e-8
 
@@ -73,7 +74,9 @@ class LanguageModel:
         self.config = config
         self.dtype = dtype
         self.device = device
-        cpu = torch.device("cpu")
+        kept = Keeping(dtype, device, weights)
+        kept_whole = Keeping(dtype, device)
+        waiting = Keeping(dtype, device, weights, offloaded=True)
 
         def plain(name: str) -> Tensor:
             return tensors[name].to(device, dtype, copy=True)
@@ -81,9 +84,9 @@ class LanguageModel:
         def norm(name: str) -> Tensor:
             return plain(name).float().flatten()
 
-        def block(at: str, gating: str, attention: tuple[Tensor, Tensor], where: torch.device) -> _Block:
+        def block(at: str, gating: str, attention: tuple[Tensor, Tensor], keeping: Keeping) -> _Block:
             feed_forward = (tensors[f"{gating}linear_{side}.weight"] for side in ("in", "out"))
-            matrices = [linear(matrix, weights, dtype, where) for matrix in (*attention, *feed_forward)]
+            matrices = [keeping.matrix(weight) for weight in (*attention, *feed_forward)]
             return _Block(norm(f"{at}norm1.alpha"), norm(f"{at}norm2.alpha"), *matrices)
 
         def attention(at: str) -> tuple[Tensor, Tensor]:
@@ -100,10 +103,10 @@ class LanguageModel:
         self._layers = []
         for index in range(config.num_layers):
             at = f"transformer.layers.{index}."
-            where = cpu if index >= config.num_layers - offload_layers else device
-            self._layers.append(block(at, f"{at}gating.", attention(at), where))
+            keeping = waiting if index >= config.num_layers - offload_layers else kept
+            self._layers.append(block(at, f"{at}gating.", attention(at), keeping))
         self._out_norm = norm("out_norm.alpha")
-        self._text_head = linear(tensors["text_linear.weight"], "full", dtype, device)
+        self._text_head = kept_whole.matrix(tensors["text_linear.weight"])
 
         # [layer][step]: a depformer step has weights of its own in each layer.
         self._depformer = []
@@ -111,17 +114,15 @@ class LanguageModel:
             at = f"depformer.layers.{index}."
             steps = zip(*(stacked.chunk(CODEBOOKS) for stacked in attention(at)), strict=True)
             self._depformer.append(
-                [block(at, f"{at}gating.{step}.", pair, device) for step, pair in enumerate(steps)]
+                [block(at, f"{at}gating.{step}.", pair, kept) for step, pair in enumerate(steps)]
             )
         inputs = torch.cat([tensors[f"depformer_in.{step}.weight"] for step in range(CODEBOOKS)])
-        self._depformer_in = linear(inputs, weights, dtype, device)
+        self._depformer_in = kept.matrix(inputs)
         self._depformer_embeddings = [
             plain("depformer_text_emb.weight"),
             *(plain(f"depformer_emb.{step}.weight") for step in range(CODEBOOKS - 1)),
         ]
-        self._heads = [
-            linear(tensors[f"linears.{step}.weight"], "full", dtype, device) for step in range(CODEBOOKS)
-        ]
+        self._heads = [kept_whole.matrix(tensors[f"linears.{step}.weight"]) for step in range(CODEBOOKS)]
 
     def embed(self, tokens: Tensor, position: Tensor) -> Tensor:
         """Embeds what goes in at each position.

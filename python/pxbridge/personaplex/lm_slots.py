@@ -15,7 +15,7 @@ import torch
 from pxbridge.personaplex.attention import KvCache
 from pxbridge.personaplex.config import CODEBOOKS, STREAMS
 from pxbridge.personaplex.prompt import SILENCE, SINE, VoiceEmbeddings, rows_of
-from pxbridge.personaplex.sampling import draw, noise
+from pxbridge.personaplex.sampling import draw, noise_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,10 +234,10 @@ class LmSlots:
 
     def _drawn(self, state: _State, hidden: Tensor, position: Tensor, codes: int) -> tuple[Tensor, Tensor]:
         """Text [rows] and codes [rows, codes] that follow a position."""
-        numbers = noise(state.seed, position, DRAWN_STREAMS)
+        keys = noise_keys(state.seed, position, DRAWN_STREAMS)
 
         def draw_code(stream: int, logits: Tensor) -> Tensor:
-            return draw(logits, state.audio_temperature, state.audio_top_k, numbers[:, stream])
+            return draw(logits, state.audio_temperature, state.audio_top_k, keys[:, stream])
 
-        text = draw(self.model.text_logits(hidden), state.text_temperature, state.text_top_k, numbers[:, 0])
+        text = draw(self.model.text_logits(hidden), state.text_temperature, state.text_top_k, keys[:, 0])
         return text, self.model.codes(hidden, text, draw_code, codes)
