@@ -113,7 +113,11 @@ class Rig:
             client = await self.open(query, **how)
         except InvalidStatus as error:
             response = error.response
-            return Refusal(response.status_code, {name.lower(): value for name, value in response.headers.raw_items()}, json.loads(response.body or b"{}"))
+            return Refusal(
+                response.status_code,
+                {name.lower(): value for name, value in response.headers.raw_items()},
+                json.loads(response.body or b"{}"),
+            )
         await client.close()
         raise AssertionError("it was let in")
 

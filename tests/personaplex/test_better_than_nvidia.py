@@ -1,8 +1,9 @@
 """What NVIDIA's server does to its clients, row by row of a list made by reading and running it: not here.
 
-Where a row is about the model and not about serving, its test is in `tests/engine`: WAV voices in stereo (row 14), a
-context that forgets no position too many (15) and a persona that stays in attention (16), voices that are read as
-data (the second half of 5) and archives that are never unpacked (the first half of 12).
+Where a row is about the model and not about serving, its test is in `tests/engine`: WAV voices in stereo
+(row 14), a context that forgets no position too many (15) and a persona that stays in attention (16),
+voices that are read as data (the second half of 5) and archives that are never unpacked (the first half of
+12).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from tests.personaplex.fake_model import Costs
 from tests.personaplex.rig import PERSONA, FakeText, FakeTokenizer, FakeVoices, Rig, http, serving, voice
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from pxbridge.personaplex.stepper import Step
@@ -51,7 +52,9 @@ def test_1_who_connects_during_anothers_prompts_changes_nobodys_persona() -> Non
             await clients[1].hang_up()
             await clients[2].live()
             await clients[3].live()
-            got = [(prompt.voice.key.partition(".")[0], len(prompt.text)) for _, prompt, _ in rig.stepper.opened]
+            got = [
+                (prompt.voice.key.partition(".")[0], len(prompt.text)) for _, prompt, _ in rig.stepper.opened
+            ]
             assert got == [(name, len(text.split())) for name, text in asked]
 
     run(main())
@@ -187,7 +190,7 @@ class BlockingStepper:
 async def test_9_the_model_works_in_a_thread_of_its_own_while_everything_else_goes_on() -> None:
     stepper, telemetry = BlockingStepper(), Telemetry()
     personas = FilePersonas(FakeVoices(), FakeTokenizer(), 2900)
-    engine = Engine(stepper, telemetry, prepare=personas.read_all)  # type: ignore[arg-type]
+    engine = Engine(stepper, telemetry, prepare=personas.read_all)
     server = EngineServer(engine, Places(4, 0), personas, FakeText, telemetry, Rules())
     async with listen(server, "127.0.0.1", 0):
         with EngineThread(engine) as thread:
@@ -284,5 +287,3 @@ def test_it_tells_of_its_health_and_its_work() -> None:
             assert b"pxbridge_engine_tick_seconds" in (await rig.get("/metrics"))[2]
 
     run(main())
-
-

@@ -279,7 +279,7 @@ def test_a_client_that_answers_no_ping_loses_its_slot() -> None:
         async with serving() as rig:
             client = await rig.call()
             await client.live()
-            client.socket.transport.pause_reading()  # type: ignore[attr-defined]
+            client.socket.transport.pause_reading()
             async with asyncio.timeout(60.0):
                 while rig.places.free != 4:  # noqa: ASYNC110 - in virtual time
                     await asyncio.sleep(0.5)
@@ -290,9 +290,8 @@ def test_a_client_that_answers_no_ping_loses_its_slot() -> None:
 def test_a_thousand_sockets_that_say_nothing_keep_nobody_out() -> None:
     async def main() -> None:
         async with serving() as rig, undisturbed(rig):
-            sockets = []
-            for _ in range(1000):
-                sockets.append(await asyncio.open_connection("127.0.0.1", rig.server.port))
+            at = ("127.0.0.1", rig.server.port)
+            sockets = [await asyncio.open_connection(*at) for _ in range(1000)]
             newcomer = await rig.call()
             await newcomer.live()
             await newcomer.converse(5)
@@ -391,9 +390,7 @@ def test_two_authorizations_are_none() -> None:
 def test_guessing_tokens_is_slowed_down() -> None:
     async def main() -> None:
         async with serving(rules=Rules(token=TOKEN)) as rig:
-            statuses = [
-                (await rig.get("/voices", Authorization=f"Bearer {guess}"))[0] for guess in range(20)
-            ]
+            statuses = [(await rig.get("/voices", Authorization=f"Bearer {guess}"))[0] for guess in range(20)]
             assert statuses[:10] == [401] * 10
             assert statuses[10:] == [429] * 10
             await asyncio.sleep(11.0)
@@ -417,7 +414,9 @@ def test_without_a_token_a_page_of_another_server_may_not_talk() -> None:
 # Control messages, and whatever else, in every state.
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\xff", bytes(60_000)])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\xff", bytes(60_000)]
+)
 @pytest.mark.parametrize("state", ["waiting", "prompting", "live", "paused"])
 def test_a_control_message_in_any_state_breaks_nothing(payload: bytes, state: str) -> None:
     async def main() -> None:
@@ -520,5 +519,3 @@ def test_bodies_and_odd_methods_are_refused() -> None:
                 assert status in (400, 405), method
 
     run(main())
-
-
