@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pxbridge.personaplex.prompt import Voice
+    from pxbridge.personaplex.scheduler import Work
 
     Pcm = NDArray[np.float32]
 
@@ -233,11 +235,22 @@ class Client:
         await self._reading
 
 
-async def turn(engine: Engine, stepper: FakeStepper, *, warm_up_s: float = 0.0) -> None:
-    """What the engine's thread does, in virtual time: each piece of work takes as long as it costs."""
-    told = asyncio.Event()
+def costs_of(stepper: FakeStepper) -> Callable[[Work], float]:
+    """What a fake model's work costs, as it tells itself."""
     spent: list[float] = []
     stepper.spend = spent.append
+
+    def cost_s(_work: Work) -> float:
+        total = sum(spent)
+        spent.clear()
+        return total
+
+    return cost_s
+
+
+async def turn(engine: Engine, cost_s: Callable[[Work], float], *, warm_up_s: float = 0.0) -> None:
+    """What the engine's thread does, in virtual time: each piece of work takes as long as it costs."""
+    told = asyncio.Event()
     tell = engine._tell
 
     def tell_and_wake(what: Callable[[], None]) -> None:
@@ -253,13 +266,12 @@ async def turn(engine: Engine, stepper: FakeStepper, *, warm_up_s: float = 0.0) 
             work = engine.begin()
             if isinstance(work, float):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if work == float("inf") else work):
+                    async with asyncio.timeout(None if work == math.inf else work):
                         await told.wait()
                 told.clear()
                 continue
-            spent.clear()
             result = engine.perform(work)
-            await asyncio.sleep(sum(spent))
+            await asyncio.sleep(cost_s(work))
             engine.finish(work, result)()
     except Exception as error:
         engine.say_fault(error)
@@ -303,7 +315,7 @@ async def serving(
     )
     async with listen(server, "127.0.0.1", 0, ssl=tls, limits=limits):
         # Only now: a name is looked up in another thread, which has no part in virtual time.
-        turning = asyncio.create_task(turn(engine, stepper, warm_up_s=warm_up_s))
+        turning = asyncio.create_task(turn(engine, costs_of(stepper), warm_up_s=warm_up_s))
         rig = Rig(server, engine, stepper, places, voices, telemetry, "wss" if tls else "ws", turning)
         try:
             if wait_ready:

@@ -590,4 +590,5 @@ def test_what_the_model_heard_is_written_down_to_the_bit(tmp_path: Path) -> None
     told = json.loads(about.read_text())
     assert (told["seed"], told["audio_topk"], told["voice_prompt"]) == (99, 77, "NATF0.pt")
     assert "--seed 99" in told["replay"]
+    assert "--audio-topk 77" in told["replay"]
     assert (wav.stat().st_mode & 0o777, about.stat().st_mode & 0o777) == (0o600, 0o600)

@@ -53,7 +53,11 @@ def certificate_in(folder: Path, host: str) -> Certificate:
         ConfigError: There is one of the two files only, or they do not fit, or they cannot be made.
     """
     cert, key = folder / CERT_FILE, folder / KEY_FILE
-    made = not cert.exists() and not key.exists()
+    missing = [file.name for file in (cert, key) if not file.exists()]
+    made = len(missing) == 2
+    if len(missing) == 1:
+        problem = f"{missing[0]} is missing in {folder}; give both files, or neither to have them made"
+        raise ConfigError("--ssl", "command line", problem)
     try:
         if made:
             _make(cert, key, host)
@@ -67,12 +71,6 @@ def certificate_in(folder: Path, host: str) -> Certificate:
             "--ssl",
             "command line",
             f"{cert} and {key} are no PEM certificate with the key that belongs to it",
-        ) from error
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "--ssl",
-            "command line",
-            f"{error.filename or folder} is missing; give both files, or neither to have them made",
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError("--ssl", "command line", f"{folder}: {error}") from error

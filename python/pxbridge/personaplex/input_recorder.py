@@ -166,6 +166,14 @@ class InputRecord:
             *("pxbridge", "engine", "offline", "--input-wav", wav, "--output-wav", "replayed.wav"),
             *("--output-text", "replayed.json", "--voice-prompt", asked.voice),
             *("--text-prompt", asked.text, "--seed", str(sampling.seed)),
+            *(
+                "--text-temperature",
+                f"{sampling.text_temperature!r}",
+                "--text-topk",
+                f"{sampling.text_top_k}",
+            ),
+            *("--audio-temperature", f"{sampling.audio_temperature!r}"),
+            *("--audio-topk", f"{sampling.audio_top_k}"),
         ]
         about = {
             "version": pxbridge.__version__,
