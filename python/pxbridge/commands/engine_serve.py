@@ -199,7 +199,8 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     model, tokenizer = assembled.model, assembled.tokenizer
     personas = FilePersonas(assembled.voices, tokenizer, model.longest_prompt)
     _require_voice(personas, prepared)
-    name = args.hf_repo if args.checkpoint is None else args.checkpoint.name
+    file = args.moshi_weight or args.checkpoint
+    name = args.hf_repo if file is None else file.name
     return Loaded(name, model, personas, lambda: Detokenizer(tokenizer), _memory_of(options))
 
 
