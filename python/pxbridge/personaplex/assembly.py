@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,17 +63,24 @@ def assemble(
     Raises:
         InputError: A file is not there or not what it should be, or the device's memory is too small.
     """
-    if options.device == "cuda" or lm.dim < THREADS_FROM_DIM:
-        torch.set_num_threads(1)
+    set_threads(lm, options.device)
     files = checkpoint.find(sources, tell)
     lm_tensors = checkpoint.open_lm(files.lm, lm)
     mimi_tensors = checkpoint.open_mimi(files.mimi, mimi)
     tokenizer = Tokenizer(files.tokenizer, lm.text_card)
+    if options.device == "cpu" and footprint_of(lm, mimi, options).total(options.slots) > free_bytes("cpu"):
+        raise InputError(too_large(lm, mimi, options))  # the system would end the process without a word
     try:
         model = Model(lm, mimi, lm_tensors, mimi_tensors, options)
     except torch.OutOfMemoryError as error:
         raise InputError(too_large(lm, mimi, options)) from error
     return Assembled(model, tokenizer, Voices(files.voices, lm, model.encode), lm)
+
+
+def set_threads(lm: LmConfig, device: str) -> None:
+    """Leaves torch one thread on the CPU where more would make it slower."""
+    if device == "cuda" or lm.dim < THREADS_FROM_DIM:
+        torch.set_num_threads(1)
 
 
 def default_device() -> str:
@@ -86,32 +95,42 @@ def require_device(device: str) -> None:
         raise InputError(f"--device cuda: torch {torch.__version__} sees no CUDA device here; it {built}")
 
 
+def free_bytes(device: str) -> int:
+    """Memory that a device has free now; a very large number where that is not known."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return sys.maxsize
+
+
 def offloaded(lm: LmConfig, mimi: MimiConfig, options: Options) -> Options:
     """The same options with as many layers on the CPU as do not fit into the device's free memory."""
     if options.device == "cpu":
         return options
-    free_bytes, _ = torch.cuda.mem_get_info()
-    layers = _footprint(lm, mimi, options).layers_that_do_not_fit(
-        free_bytes, options.slots, options.prefix_bytes
+    layers = footprint_of(lm, mimi, options).layers_that_do_not_fit(
+        free_bytes(options.device), options.slots, options.prefix_bytes
     )
     return replace(options, offload_layers=layers)
 
 
 def too_large(lm: LmConfig, mimi: MimiConfig, options: Options) -> str:
     """What to tell when the device's memory does not do."""
-    parts = _footprint(lm, mimi, options)
-    needed = parts.weights + options.slots * parts.slot
+    parts = footprint_of(lm, mimi, options)
     mends = ["fewer --slots" if options.slots > 1 else "a shorter --context"]
     if options.weights != "int8":
         mends.append("--weights int8")
     return (
         f"the memory of {options.device} is too small: weights take {parts.weights / GIB:.1f} GiB, and "
         f"{options.slots} slots of {options.context} positions {options.slots * parts.slot / GIB:.1f} GiB: "
-        f"{needed / GIB:.1f} GiB with nothing else; {' or '.join(mends)} takes less"
+        f"{parts.total(options.slots) / GIB:.1f} GiB with nothing else; {' or '.join(mends)} takes less"
     )
 
 
-def _footprint(lm: LmConfig, mimi: MimiConfig, options: Options) -> Footprint:
+def footprint_of(lm: LmConfig, mimi: MimiConfig, options: Options) -> Footprint:
+    """What a model takes when it is run so."""
     item_bytes = 2 if options.device == "cuda" else 4
     if options.dtype is not None:
         item_bytes = options.dtype.itemsize

@@ -102,15 +102,33 @@ def find(sources: Sources, tell: Callable[[str], None]) -> Files:
     Raises:
         InputError: A file is not there or cannot be downloaded.
     """
-    given = (sources.moshi_weight, sources.mimi_weight, sources.tokenizer, sources.voices)
-    if sources.folder is None and None in given:
-        tell(hub.licence(sources.repo))
+    weights = (sources.moshi_weight, sources.mimi_weight)
+    _tell_licence(sources, (*weights, sources.tokenizer, sources.voices), tell)
+    lm, mimi = _found_weights(sources)
     return Files(
-        lm=_file(sources, sources.moshi_weight, LM_FILE, "--moshi-weight"),
-        mimi=_file(sources, sources.mimi_weight, MIMI_FILE, "--mimi-weight"),
+        lm=lm,
+        mimi=mimi,
         tokenizer=_file(sources, sources.tokenizer, TOKENIZER_FILE, "--tokenizer"),
         voices=_voices(sources),
     )
+
+
+def find_weights(sources: Sources, tell: Callable[[str], None]) -> tuple[Path, Path]:
+    """Finds the language model and Mimi alone, as `find` does."""
+    _tell_licence(sources, (sources.moshi_weight, sources.mimi_weight), tell)
+    return _found_weights(sources)
+
+
+def _found_weights(sources: Sources) -> tuple[Path, Path]:
+    return (
+        _file(sources, sources.moshi_weight, LM_FILE, "--moshi-weight"),
+        _file(sources, sources.mimi_weight, MIMI_FILE, "--mimi-weight"),
+    )
+
+
+def _tell_licence(sources: Sources, given: tuple[Path | None, ...], tell: Callable[[str], None]) -> None:
+    if sources.folder is None and None in given:
+        tell(hub.licence(sources.repo))
 
 
 def _file(sources: Sources, given: Path | None, name: str, option: str) -> Path:

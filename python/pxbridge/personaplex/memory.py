@@ -32,20 +32,35 @@ class Footprint:
         layer: One layer of the temporal transformer.
         layers: How many of them there are.
         rest: The language model without them: embeddings, heads, depformer.
+        embeddings: The part of `rest` of which a tick reads a few rows.
         mimi: Mimi.
         slot: What a slot adds.
+        position: The part of `slot` that one position of its context takes.
+        context: Positions of a slot.
     """
 
     layer: int
     layers: int
     rest: int
+    embeddings: int
     mimi: int
     slot: int
+    position: int
+    context: int
 
     @property
     def weights(self) -> int:
         """All that is there once."""
         return self.layers * self.layer + self.rest + self.mimi
+
+    def total(self, slots: int) -> int:
+        """Weights and slots."""
+        return self.weights + slots * self.slot
+
+    def read_in_a_tick(self, slots: int, positions: int) -> int:
+        """The least that a tick of so many slots has to read, each with so many positions of context."""
+        state = self.slot - self.context * self.position
+        return self.weights - self.embeddings + slots * (positions * self.position + state)
 
     def slots(self, free_bytes: int, prefix_bytes: int = 0) -> int:
         """Slots that fit into so much free memory beside the weights, the allowance and kept prompts."""
@@ -56,7 +71,7 @@ class Footprint:
 
         One more layer's memory is kept free: the layers on the CPU come into it in turn.
         """
-        over = self.weights + ALLOWANCE_BYTES + prefix_bytes + slots * self.slot - free_bytes
+        over = self.total(slots) + ALLOWANCE_BYTES + prefix_bytes - free_bytes
         if over <= 0:
             return 0
         return min(self.layers, math.ceil((over + self.layer) / self.layer))
@@ -74,7 +89,7 @@ def footprint(
         weights: How the layers' matrices are kept.
         item_bytes: Of the language model's type: 2 for bfloat16, 4 for float32.
     """
-    first_layer = rest = 0
+    first_layer = rest = embeddings = 0
     for name, shape in lm_shapes(lm, CODEBOOKS).items():
         items = math.prod(shape)
         matrix = "self_attn." in name or "gating." in name or name.startswith("depformer_in.")
@@ -83,14 +98,18 @@ def footprint(
             first_layer += size
         elif not name.startswith("transformer."):
             rest += size
+            embeddings += size if "emb" in name else 0
     coded = sum(math.prod(shape) for shape in mimi_shapes(mimi, CODEBOOKS).values())
-    kv = context * lm.kv_values * item_bytes
+    position = lm.kv_values * item_bytes
     return Footprint(
         layer=first_layer,
         layers=lm.num_layers,
         rest=rest,
+        embeddings=embeddings,
         mimi=coded * FLOAT_BYTES,
-        slot=kv + _mimi_state(mimi) * FLOAT_BYTES,
+        slot=context * position + _mimi_state(mimi) * FLOAT_BYTES,
+        position=position,
+        context=context,
     )
 
 

@@ -157,6 +157,11 @@ class Model:
         """As `Stepper.longest_prompt`."""
         return self.options.context - 1
 
+    @property
+    def graphed(self) -> bool:
+        """Whether ticks run as a CUDA graph; known once it has warmed up."""
+        return self._tick.captured
+
     def warm_up(self) -> None:
         """As `Stepper.warm_up`; captures the CUDA graph."""
         if self._sessions:
