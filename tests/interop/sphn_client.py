@@ -1,8 +1,8 @@
 """Kyutai's client of the wire, without its microphone: run with `sphn` 0.1 or 0.2, whichever is there.
 
-``URL SECONDS`` reads float32 samples at 24 kHz from standard input and says them in real time, from the connection
-on, as that client does: it waits for no handshake. What it hears goes to standard output, text and kinds of messages
-to standard error, as JSON.
+``URL SECONDS`` reads float32 samples at 24 kHz from standard input and says them in real time, from the
+connection on, as that client does: it waits for no handshake. What it hears goes to standard output, text
+and kinds of messages to standard error, as JSON.
 """
 
 import asyncio

@@ -1,4 +1,6 @@
-"""The clients that PersonaPlex has, in conversation with the engine's server: their own codecs, real sockets, real time."""
+"""The clients that PersonaPlex has, in conversation with the engine's server: their own codecs, real
+sockets, real time.
+"""
 
 from __future__ import annotations
 
@@ -107,6 +109,7 @@ async def test_nvidias_web_client_converses() -> None:
     async with engine() as url:
         script = Path(__file__).with_name("opus_recorder_client.cjs")
         folder = NODE_ENVIRONMENT / "node_modules" / "opus-recorder"
-        web = f"{url}?{QUERY}&text_temperature=0.7&text_topk=25&audio_temperature=0.8&audio_topk=250&pad_mult=0"
+        chosen = "text_temperature=0.7&text_topk=25&audio_temperature=0.8&audio_topk=250&pad_mult=0"
+        web = f"{url}?{QUERY}&{chosen}"
         heard, told = await converse([node, script, folder, web, str(CLIENT_S)], said)
     assert_heard(heard, said, told, 48_000)
