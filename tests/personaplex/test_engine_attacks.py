@@ -19,6 +19,7 @@ from tests.virtual_time import run
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge import chat_wire
+from pxbridge.engines.client import EngineAddress, open_session
 from pxbridge.personaplex.server import Rules
 from pxbridge.personaplex.session import LIMITS, Control, Live, Session
 from pxbridge.simulation.strict_ogg import PageWriter, page_crc
@@ -378,6 +379,17 @@ def test_with_the_token_everything_works(authorization: str) -> None:
     run(main())
 
 
+def test_a_bridge_may_have_the_token_in_its_engines_url() -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(token="secret")) as rig:
+            url = rig.url("").replace("ws://", "ws://bridge:secret@").rstrip("?")
+            session = await open_session(EngineAddress(url), *PERSONA.values())
+            session.close()
+            await session.wait_closed()
+
+    run(main())
+
+
 def test_two_authorizations_are_none() -> None:
     async def main() -> None:
         async with serving(rules=Rules(token=TOKEN)) as rig:
@@ -406,6 +418,16 @@ def test_without_a_token_a_page_of_another_server_may_not_talk() -> None:
                 refused = await rig.refused(additional_headers={"Origin": origin})
                 assert (refused.status, refused.told["error"]) == (403, "origin"), origin
             client = await rig.call(additional_headers={"Origin": f"http://{rig.origin}"})
+            await client.live()
+
+    run(main())
+
+
+@pytest.mark.parametrize("origins", [frozenset({"https://web.example"}), frozenset({"*"})])
+def test_a_page_of_another_server_may_talk_if_it_is_said_to(origins: frozenset[str]) -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(origins=origins)) as rig:
+            client = await rig.call(additional_headers={"Origin": "https://web.example"})
             await client.live()
 
     run(main())

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-anonymous", action="store_true", help="listen on a public address without a token"
     )
     group.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of https://OTHER.SERVER talk where there is no token; * for any",
+    )
+    group.add_argument(
         "--slots",
         default="auto",
         metavar="N",
@@ -153,6 +160,7 @@ def _options(args: argparse.Namespace) -> Options:
         port=args.port,
         token=token,
         allow_anonymous=args.allow_anonymous,
+        origins=frozenset(origin.rstrip("/").lower() for origin in args.allow_origin),
         ssl=args.ssl,
         static=folder_of(args.static),
         record_input=args.record_input,

@@ -81,6 +81,7 @@ class Options:
         port: 0 for any free one.
         token: What clients must show; None: nothing.
         allow_anonymous: Whether a public address may do without a token.
+        origins: Of other servers whose pages may talk where there is no token.
         ssl: A folder with a certificate, or for one; None: no TLS.
         static: A folder with a web client.
         record_input: A folder for what models hear.
@@ -93,6 +94,7 @@ class Options:
     port: int = DEFAULT_PORT
     token: str | None = None
     allow_anonymous: bool = False
+    origins: frozenset[str] = frozenset()
     ssl: Path | None = None
     static: Path | None = None
     record_input: Path | None = None
@@ -175,30 +177,29 @@ async def serve(loaded: Loaded, prepared: Prepared, ready: Callable[[str], None]
         loaded.personas,
         loaded.text,
         telemetry,
-        Rules(options.token, options.defaults, loaded.name),
+        Rules(options.token, options.defaults, loaded.name, options.origins),
         prepared.recorder,
         prepared.files,
     )
     ssl = None if certificate is None else certificate.context
-    loop = asyncio.get_running_loop()
-    with _signals() as signals:
+    async with contextlib.AsyncExitStack() as stack:
+        if prepared.recorder is not None:
+            stack.callback(prepared.recorder.close)
+        signals = stack.enter_context(_signals())
         try:
-            async with listen(server, options.host, options.port, ssl=ssl):
-                url = _url(options, server.port)
-                _tell(options, certificate, url)
-                began_s = loop.time()
-                with EngineThread(engine) as thread:
-                    status = await _live(server, engine, signals, options, began_s, url, ready)
-                    if status == EXIT_DEVICE_FAILED:
-                        end_after_fault(server)
-            # A device that hangs keeps its thread; the process ends all the same.
-            if not await thread.join(LAST_WORK_S):
-                log.warning("the model's thread has not ended")
+            await stack.enter_async_context(listen(server, options.host, options.port, ssl=ssl))
         except OSError as error:
             raise _cannot_listen(options, error) from error
-        finally:
-            if prepared.recorder is not None:
-                prepared.recorder.close()
+        url = _url(options, server.port)
+        _tell(options, certificate, url)
+        began_s = asyncio.get_running_loop().time()
+        with EngineThread(engine) as thread:
+            status = await _live(server, engine, signals, options, began_s, url, ready)
+            if status == EXIT_DEVICE_FAILED:
+                end_after_fault(server)
+    # A device that hangs keeps its thread; the process ends all the same.
+    if not await thread.join(LAST_WORK_S):
+        log.warning("the model's thread has not ended")
     return status
 
 

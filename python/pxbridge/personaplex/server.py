@@ -91,11 +91,13 @@ class Rules:
         token: What a client must show; None: nothing.
         defaults: For prompts that are left out.
         model: The checkpoint's name, for `/readyz`.
+        origins: Of other servers whose pages may talk where no token is set; ``*`` for all.
     """
 
     token: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
     model: str = ""
+    origins: frozenset[str] = frozenset()
 
 
 class EngineServer:
@@ -263,7 +265,7 @@ class EngineServer:
     def _stranger(self, request: Request) -> Response | None:
         """The answer to somebody who may not ask; None for who may."""
         if self._token is None:
-            if _is_of_another_page(request.headers):
+            if _is_of_another_page(request.headers, self._rules.origins):
                 return self._refuse("origin", 403, "a page of another server may not", request.address)
             return None
         if not self._wrong.has(counted_as(request.address)):
@@ -358,13 +360,15 @@ def end_after_fault(server: EngineServer) -> None:
     server.send_away(INTERNAL_ERROR, "the engine's device failed", Why.FAULT)
 
 
-def _is_of_another_page(headers: Headers) -> bool:
-    """Whether a browser sends this for a page that another server has given it."""
+def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
+    """Whether a browser sends this for a page that another server has given it, and that may not talk."""
     origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
-    if not origins:
+    if not origins or "*" in allowed:
         return False
     if len(origins) != 1 or len(hosts) != 1:
         return True
+    if origins[0].lower() in allowed:
+        return False
     try:
         return urlsplit(origins[0]).netloc.lower() != hosts[0].strip().lower()
     except ValueError:

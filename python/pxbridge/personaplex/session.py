@@ -62,8 +62,8 @@ BITRATE_BPS: Final = 64_000
 COMPLEXITY: Final = 0
 PACKET_MS: Final = 20.0
 """Low-delay Opus looks 2.5 ms ahead instead of 6.5, and costs 0.1 ms a frame of 80 ms where the voice mode
-that NVIDIA's server uses costs 1.3. Higher complexities cost three times as much and gain 1 dB. All answers of
-a tick are encoded at once, so the last of many callers waits for all of it."""
+that NVIDIA's server uses costs 1.3. Higher complexities cost three times as much and gain 1 dB. All answers
+of a tick are encoded at once, so the last of many callers waits for all of it."""
 
 SLICE_BYTES: Final = 2048
 """Of a message, decoded at once: a packet of one byte may stand for 120 ms, and a message for an hour."""
