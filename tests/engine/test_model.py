@@ -104,9 +104,7 @@ class TestStates:
         model = lm_model()
         with pytest.raises(ValueError, match=r"prompt's text|voice of shape"):
             model.open(0, wrong, GREEDY)
-        caller = alone(
-            model, dataclasses.replace(golden_conversation(0), frames=code_frames(np.ones((3, 8))))
-        )
+        caller = alone(model, random_conversation(0, steps=3))
         assert len(caller.tokens) == 3
 
     @pytest.mark.parametrize("options", [{"slots": 0}, {"context": 1}])
@@ -220,13 +218,21 @@ class TestCallersDoNotMeet:
         for case, caller in enumerate(callers):
             np.testing.assert_array_equal(caller.tokens, golden_lm(case)[:10])
 
-    def test_a_prompt_is_prefilled_while_others_talk(self) -> None:
-        """A tick writes a key in every slot; the one that prefills must not find it among its own."""
-        model = lm_model(slots=2)
+    @pytest.mark.parametrize("known", ["nothing", "a part"])
+    def test_a_prompt_is_prefilled_while_others_talk(self, known: str) -> None:
+        """A tick writes a key in every slot; the one that prefills must not find it among its own.
+
+        At position 0 nobody could notice, because every prompt begins with the same initial tokens.
+        """
+        model = lm_model(slots=2, prefix_bytes=1 << 30)
         talking, prompted = golden_conversation(0), golden_conversation(1)
+        if known == "a part":
+            open_live(model, 1, Conversation(prompt(2, voice_codes(1)), []))
+            model.close(1)
         open_live(model, 0, talking)
-        model.open(1, prompted.prompt, prompted.sampling)
-        while model.prefill(1, 5):
+        left = model.open(1, prompted.prompt, prompted.sampling)
+        assert (left < prompted.prompt.positions) == (known == "a part")
+        while model.prefill(1, 3):
             step(model, {0: talking})
         for _ in range(20):
             step(model, {0: talking, 1: prompted})

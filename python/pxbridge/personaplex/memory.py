@@ -93,7 +93,8 @@ def footprint(
     for name, shape in lm_shapes(lm, CODEBOOKS).items():
         items = math.prod(shape)
         matrix = "self_attn." in name or "gating." in name or name.startswith("depformer_in.")
-        size = items + shape[0] * item_bytes if matrix and weights == "int8" else items * item_bytes
+        packed = items + 2 * shape[0] * item_bytes  # a scale and a middle per output channel
+        size = packed if matrix and weights == "int8" else items * item_bytes
         if name.startswith("transformer.layers.0."):
             first_layer += size
         elif not name.startswith("transformer."):
