@@ -16,7 +16,7 @@ import difflib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
@@ -34,6 +34,7 @@ COMMANDS = {
     "calls": "list the calls there were, show one, or hand over or end one that goes on",
     "check-config": "show the settings, where each came from, and what is wrong with them",
     "doctor": "look for what is wrong with settings, engines and machine, and say how to mend it",
+    "engine": "PersonaPlex itself: a conversation on a file, and how fast this machine is (extra `engine`)",
     "token": "print a URL with a signed token in its path, which lets calls in without a password",
 }
 
@@ -64,8 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError."""
+        raise InputError(f"{message} (`{self.prog} --help` tells more)")
+
+
 def _serve(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pxbridge",
         usage="pxbridge [settings]\n       pxbridge COMMAND ...   (`pxbridge COMMAND --help` tells more)",
         description="Puts PersonaPlex on the telephone: joins Exotel's call streams to its servers.\n\n"
@@ -90,7 +99,7 @@ def _serve(words: Sequence[str]) -> int:
 
 def _command(name: str, words: Sequence[str]) -> int:
     about = COMMANDS[name]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"pxbridge {name}",
         description=about[0].upper() + about[1:] + ".",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,7 +115,7 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     args, unknown = parser.parse_known_args(words)
     if unknown:
         written = unknown[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
+        known = _options(parser)
         if written in COMMANDS:
             mend = f"a command comes first: `pxbridge {written} ...`"
         elif near := difflib.get_close_matches(written, [*known, *COMMANDS], n=1):
@@ -115,6 +124,17 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
             mend = f"`{parser.prog} --help` lists what there is"
         raise ConfigError(written, "command line", f"no such argument; {mend}")
     return args
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """All options of a parser and of its commands."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found += _options(command)
+    return found
 
 
 def _console(*, stderr: bool = False) -> Console:
