@@ -22,7 +22,7 @@ from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
-from pxbridge.errors import ConfigError, PeerError, PxbridgeError
+from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
