@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from pxbridge import settings
-from pxbridge.app.assembly import addresses
+from pxbridge.app.assembly import engine_addresses
 from pxbridge.doctor import Verdict, examine
 from pxbridge.doctor.conformance import Target, examine_wire
 
@@ -54,7 +54,7 @@ def _examined(args: argparse.Namespace) -> AsyncIterator[Finding]:
     if args.conformance is None:
         return examine(vars(args), os.environ)
     loaded = settings.load({**vars(args), "engines": args.conformance}, os.environ)
-    (engine,) = addresses(loaded.settings)
+    (engine,) = engine_addresses(loaded.settings)
     chosen = loaded.settings
     token = os.environ.get(TOKEN_VARIABLE)
     return examine_wire(Target(engine, chosen.voice_prompt, chosen.text_prompt, token))
