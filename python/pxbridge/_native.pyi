@@ -166,7 +166,10 @@ class OggOpusReader:
         """Samples that did not fit into the last `out`."""
 
     def conceal(self, samples: int) -> NDArray[np.float32]:
-        """The expected continuation of the last sound, for when nothing has come in time. Releases the GIL."""
+        """The expected continuation of the last sound, for when nothing has come in time.
+
+        Releases the GIL.
+        """
 
 class AgentHeard:
     """The first sound of an agent is on its way to the caller."""
