@@ -42,14 +42,14 @@ class Resampler:
     @overload
     def process(self, pcm: Pcm, out: _Pcm) -> _Pcm: ...
     def reset(self) -> None:
-        """Forget all input, as if new."""
+        """Forgets all input, as if new."""
 
     @property
     def delay_s(self) -> float:
         """How much later a sound is in the output than in the input, in seconds."""
 
 class OpusEncoder:
-    """Makes Opus packets (RFC 6716), mono, VBR, never silent by DTX.
+    """Makes Opus packets (RFC 6716): mono, VBR, without DTX.
 
     Args:
         rate_hz: Of the samples: 8000, 12000, 16000, 24000 or 48000.
@@ -105,7 +105,10 @@ class OpusDecoder:
         """
 
     def conceal(self, samples: int) -> NDArray[np.float32]:
-        """What the last sound would have gone on like; fades to silence within 120 ms. Releases the GIL."""
+        """The expected continuation of the last sound, which fades to silence within 120 ms.
+
+        Releases the GIL.
+        """
 
 class OggOpusWriter:
     """PCM to an Ogg Opus stream (RFC 7845) as PersonaPlex, moshi and `sphn` take it: one packet a page.
@@ -129,13 +132,13 @@ class OggOpusWriter:
         serial: int | None = None,
     ) -> None: ...
     def headers(self) -> bytes:
-        """The two header pages. To be sent once, before any audio."""
+        """The two header pages. They are sent once, before any audio."""
 
     def write(self, pcm: Pcm) -> bytes:
-        """The pages that these samples complete; what fills no packet waits for more. Releases the GIL."""
+        """The pages that these samples complete; the rest waits for more. Releases the GIL."""
 
     def finish(self) -> bytes:
-        """The last page: what is waiting, filled up with silence, with the end-of-stream mark."""
+        """The last pages: what waits, filled up with silence, with the end-of-stream mark."""
 
 class OggOpusReader:
     """An Ogg Opus stream to mono PCM, for bytes in any split and in any condition. It never fails:
@@ -163,7 +166,10 @@ class OggOpusReader:
         """Samples that did not fit into the last `out`."""
 
     def conceal(self, samples: int) -> NDArray[np.float32]:
-        """What the last sound would have gone on like, for when nothing has come in time."""
+        """The expected continuation of the last sound, for when nothing has come in time.
+
+        Releases the GIL.
+        """
 
 class AgentHeard:
     """The first sound of an agent is on its way to the caller."""

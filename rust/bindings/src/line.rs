@@ -9,7 +9,6 @@ use pxbridge_core::line::{self, Event};
 use pxbridge_core::rate::LineRate;
 use pxbridge_core::tap::Piece;
 use pxbridge_core::uplink::intake::IntakeConfig;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -18,13 +17,13 @@ use crate::counters;
 use crate::exclusive::Exclusive;
 use crate::refuse;
 
-pub const US_PER_S: f64 = 1e6;
+const US_PER_S: f64 = 1e6;
 
-pub fn micros(now_s: f64) -> u64 {
+fn micros(now_s: f64) -> u64 {
     (now_s * US_PER_S).round() as u64
 }
 
-pub fn seconds(wake_us: Option<u64>) -> f64 {
+fn seconds(wake_us: Option<u64>) -> f64 {
     wake_us.map_or(f64::INFINITY, in_s)
 }
 
@@ -33,9 +32,9 @@ fn in_s(us: u64) -> f64 {
 }
 
 /// Samples, and for each of their pieces when it began, in seconds, and how many samples it has.
-pub type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
+type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
 
-pub fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
+fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
     let (mut pcm, mut pieces) = (Vec::new(), Vec::new());
     take(&mut pcm, &mut pieces);
     let pieces = pieces
@@ -43,17 +42,6 @@ pub fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) 
         .map(|piece| (in_s(piece.at_us), piece.samples))
         .collect();
     (PyArray1::from_vec(py, pcm), pieces)
-}
-
-pub fn profile(name: &str) -> PyResult<PlayoutProfile> {
-    match name {
-        "standard" => Ok(PlayoutProfile::Standard),
-        "strict" => Ok(PlayoutProfile::Strict),
-        "low-delay" => Ok(PlayoutProfile::LowDelay),
-        _ => Err(PyValueError::new_err(format!(
-            "profile is '{name}': expected 'standard', 'strict' or 'low-delay'"
-        ))),
-    }
 }
 
 /// The first sound of an agent is on its way to the caller.
@@ -281,7 +269,7 @@ impl Line {
             ..intake
         };
         let playout = PlayoutConfig {
-            profile: self::profile(profile)?,
+            profile: PlayoutProfile::named(profile).map_err(refuse)?,
             max_backlog_ms: max_backlog_ms.unwrap_or(playout.max_backlog_ms),
             barge_in_ms: barge_in_ms.unwrap_or(playout.barge_in_ms),
             ..playout

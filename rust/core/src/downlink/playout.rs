@@ -18,6 +18,7 @@ use crate::dsp::concealment::{Conceal, Concealment};
 use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
+use crate::error::{Error, Result};
 pub use crate::phone_path::Mark;
 use crate::phone_path::{PhonePath, Source};
 use crate::rate::{CATCH_UP_US, FRAME_US, LineRate, PACKET_MS};
@@ -60,6 +61,23 @@ pub enum PlayoutProfile {
 }
 
 impl PlayoutProfile {
+    /// The profile of this name: `standard`, `strict` or `low-delay`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a name that is not known.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "standard" => Ok(Self::Standard),
+            "strict" => Ok(Self::Strict),
+            "low-delay" => Ok(Self::LowDelay),
+            _ => Err(Error::Parameter {
+                name: "profile",
+                value: format!("'{name}'"),
+                expected: "expected 'standard', 'strict' or 'low-delay'",
+            }),
+        }
+    }
+
     /// How much earlier than needed audio should be at the phone's side: for scheduling, on this machine and on that
     /// one.
     fn margin_us(self) -> i64 {
