@@ -48,7 +48,8 @@ class UnwrappedCache(KvCache):
         self.window = context
         self.turning = Rope(config.head_dim, config.max_period, torch.device("cpu"))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+    def attend(self, layer: int, projected: Tensor, start: int) -> Tensor:
+        query, key, value = projected.unbind(2)
         out = []
         for offset in range(query.shape[1]):
             at = start + offset
@@ -58,8 +59,7 @@ class UnwrappedCache(KvCache):
             distance = at - seen
             if self.pin == "near" and at >= self.window:
                 distance = torch.where(seen < pinned, self.window - 1 - seen, distance)
-            angles = self.turning.angles(distance[None])
-            back = Angles(angles.cos, -angles.sin)
+            back = Angles(self.turning.angles(distance[None]).rotation.conj())
             keys = back.turn(self.keys[layer, :1, seen])[0]
             scores = torch.einsum("hd,khd->hk", query[0, offset], keys) / math.sqrt(keys.shape[-1])
             out.append(torch.einsum("hk,khd->hd", scores.softmax(-1), self.values[layer, 0, seen]))
@@ -67,11 +67,11 @@ class UnwrappedCache(KvCache):
 
     def tick(self, position: Tensor, reach: Reach) -> Attention:
         del reach
-        return lambda layer, q, k, v: self.attend(layer, q, k, v, int(position[0]))
+        return lambda layer, projected: self.attend(layer, projected, int(position[0]))
 
     def chunk(self, slot: int, start: int, length: int) -> Attention:
         del slot, length
-        return lambda layer, q, k, v: self.attend(layer, q, k, v, start)
+        return lambda layer, projected: self.attend(layer, projected, start)
 
 
 @pytest.mark.parametrize("pin", ["near", "absolute", "off"])

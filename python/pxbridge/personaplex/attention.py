@@ -38,8 +38,12 @@ REACH_STEP = 64
 class Attention(Protocol):
     """What a transformer layer asks for: writes its keys and values, and attends."""
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """All [slots, positions, heads, head_dim], not rotated yet. Returns the same shape."""
+    def __call__(self, layer: int, projected: Tensor) -> Tensor:
+        """Query, key and value [slots, positions, 3, heads, head_dim], not rotated yet.
+
+        Returns:
+            [slots, positions, heads, head_dim].
+        """
 
 
 @dataclass(frozen=True)
@@ -70,22 +74,25 @@ class Rope:
 
     def angles(self, positions: Tensor) -> Angles:
         """Of int64 [slots, positions]. Turned in float64: in float32, positions of an hour blur."""
-        turns = positions[:, :, None, None] * self._frequencies
-        return Angles(torch.cos(turns).float(), torch.sin(turns).float())
+        turns = positions[:, :, None] * self._frequencies
+        return Angles(torch.polar(torch.ones_like(turns), turns).to(torch.complex64))
 
 
 @dataclass(frozen=True, eq=False)
 class Angles:
-    """Cosines and sines of a set of positions, each float32 [slots, positions, 1, head_dim / 2]."""
+    """The rotations of a set of positions.
 
-    cos: Tensor
-    sin: Tensor
+    Attributes:
+        rotation: complex64 [slots, positions, head_dim / 2].
+    """
+
+    rotation: Tensor
 
     def turn(self, x: Tensor) -> Tensor:
-        """Rotates [slots, positions, heads, head_dim]; of x's type, computed in float32."""
-        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], -1)
-        return turned.flatten(-2).to(x.dtype)
+        """Rotates [slots, positions, …, head_dim]; of x's type, computed in float32."""
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        shape = (*self.rotation.shape[:2], *[1] * (x.dim() - 3), -1)
+        return torch.view_as_real(pairs * self.rotation.view(shape)).flatten(-2).to(x.dtype)
 
 
 class KvCache:
@@ -158,12 +165,12 @@ class KvCache:
         visible = indices < seen[:, None]
         pinned = indices < self.pinned[:, None]
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, projected: Tensor) -> Tensor:
+            query, key = angles.turn(projected[:, :, :2]).unbind(2)
             keys, values = self.keys[layer], self.values[layer]
-            keys.flatten(0, 1).index_copy_(0, index, angles.turn(key)[:, 0])
-            values.flatten(0, 1).index_copy_(0, index, value[:, 0])
-            pinned_query = None if back is None else back.turn(query)
-            query = angles.turn(query)
+            keys.flatten(0, 1).index_copy_(0, index, key[:, 0])
+            values.flatten(0, 1).index_copy_(0, index, projected[:, 0, 2])
+            pinned_query = None if back is None else back.turn(projected[:, :, 0])
             if self._filled is not None:
                 return self._filled(query, pinned_query, keys, values, seen, self.pinned)
             keys, values = keys[:, : reach.keys], values[:, : reach.keys]
@@ -185,11 +192,12 @@ class KvCache:
         angles = self._rope.angles(self._indices[None, start:end])
         visible = self._indices[:end] <= self._indices[start:end, None]
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, projected: Tensor) -> Tensor:
+            query, key = angles.turn(projected[:, :, :2]).unbind(2)
             keys, values = self.keys[layer, slot, :end], self.values[layer, slot, :end]
-            keys[start:] = angles.turn(key)[0]
-            values[start:] = value[0]
-            return _attend(angles.turn(query), keys[None], values[None], visible)
+            keys[start:] = key[0]
+            values[start:] = projected[0, :, 2]
+            return _attend(query, keys[None], values[None], visible)
 
         return attend
 

@@ -149,8 +149,8 @@ class LanguageModel:
         """
         heads = self.config.num_heads
         for index, layer in enumerate(self._layers):
-            query, key, value = _projected(layer, x, heads)
-            x = _gated(layer, x + layer.attention_out(attention(index, query, key, value).flatten(2)))
+            attended = attention(index, _projected(layer, x, heads))
+            x = _gated(layer, x + layer.attention_out(attended.flatten(2)))
         return _normed(x, self._out_norm)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class LanguageModel:
         for step in range(count):
             x = (inputs[:, step] + F.embedding(previous, self._depformer_embeddings[step]))[:, None]
             for index, layer in enumerate(self._depformer):
-                query, key, value = _projected(layer[step], x, heads)
+                query, key, value = _projected(layer[step], x, heads).unbind(2)
                 keys[index].append(key)
                 values[index].append(value)
                 attended = F.scaled_dot_product_attention(
@@ -198,11 +198,9 @@ def _normed(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), weight, NORM_EPSILON).to(x.dtype)
 
 
-def _projected(block: _Block, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of [rows, positions, dim], each [rows, positions, heads, head_dim]."""
-    projected = block.query_key_value(_normed(x, block.attention_norm))
-    query, key, value = projected.unflatten(-1, (3, heads, -1)).unbind(2)
-    return query, key, value
+def _projected(block: _Block, x: Tensor, heads: int) -> Tensor:
+    """Query, key and value of [rows, positions, dim]: [rows, positions, 3, heads, head_dim]."""
+    return block.query_key_value(_normed(x, block.attention_norm)).unflatten(-1, (3, heads, -1))
 
 
 def _gated(block: _Block, x: Tensor) -> Tensor:
