@@ -1,4 +1,4 @@
-//! What a line says beside sound: its events, when it wants to be polled, and that no input breaks it.
+//! The events of a line, and that no input breaks it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod inputs;
@@ -18,7 +18,7 @@ const MS: u64 = 1000;
 const S: u64 = 1_000_000;
 const START_US: u64 = 7 * S;
 
-/// A line, the two that talk on it, and what it told.
+/// A line, its phone and its engine, and the events that it gave.
 struct Call {
     line: Line,
     phone: Carrier,
@@ -90,7 +90,7 @@ impl Call {
         self.does(|line, now_us| line.engine_audio(&page, now_us));
     }
 
-    /// A phone that sends so many samples every 100 ms, and an engine that answers if it shall.
+    /// A phone that sends `samples` every 100 ms, and an engine that answers or does not.
     fn talks(&mut self, for_us: u64, samples: usize, engine_answers: bool) {
         let end_us = self.now_us + for_us;
         while self.now_us < end_us {

@@ -1,5 +1,5 @@
-//! A line that is given whatever bytes stand for, and what must hold all the same. The property tests and the fuzzer
-//! share it.
+//! Arbitrary inputs for a line, made from bytes, and the conditions that must hold after each. The property tests and
+//! the fuzzer share them.
 
 use pxbridge_core::carrier::payload::Encoding;
 use pxbridge_core::carrier::{Carrier, Message, Messages};
