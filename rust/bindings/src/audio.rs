@@ -15,7 +15,7 @@ use crate::counters;
 use crate::exclusive::Exclusive;
 use crate::refuse;
 
-/// What an encoder is tuned to, by libopus' name.
+/// The purpose that an encoder is tuned to, by libopus' name.
 fn application(name: &str) -> PyResult<Application> {
     match name {
         "voip" => Ok(Application::Voip),
@@ -123,7 +123,7 @@ impl Resampler {
         self.inner.get().reset();
     }
 
-    /// How much later a sound is in the output than in the input, in seconds.
+    /// The delay of a sound from input to output, in seconds.
     #[getter]
     fn delay_s(&self) -> f64 {
         self.delay_s
@@ -206,7 +206,7 @@ impl OpusEncoder {
         self.frame_samples
     }
 
-    /// By how many samples the decoded sound is later than the input.
+    /// The delay from the input to the decoded sound, in samples.
     #[getter]
     fn lookahead_samples(&self) -> usize {
         self.lookahead_samples
@@ -368,7 +368,7 @@ impl OggOpusWriter {
 #[pyclass(module = "pxbridge.audio")]
 pub struct OggOpusReader {
     inner: Exclusive<stream::OggOpusReader>,
-    /// Decoded samples that did not fit into an `out=`.
+    /// Decoded samples that did not fit into `out`.
     waiting: Vec<f32>,
 }
 
@@ -412,7 +412,7 @@ impl OggOpusReader {
         object.get_item(PySlice::new(py, 0, fits as isize, 1))
     }
 
-    /// What it met so far: pages, lost and damaged ones, bytes of junk, samples and concealed samples.
+    /// Counters so far: pages, lost and damaged ones, bytes of junk, samples and concealed samples.
     fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         counters::stream(&dict, self.inner.get().stats())?;

@@ -253,7 +253,8 @@ impl PhoneSide {
     }
 }
 
-/// Calls of both directions, in pieces of 400 ms: four messages of the phone, five of the engine, and marks and pings.
+/// Calls of both directions, in pieces of 400 ms: four messages of the phone, five of the engine, and marks and
+/// pings.
 fn call(messages: usize) {
     const PIECE_US: u64 = 400_000;
     let (phone, engine) = (media_messages(CHUNKS_MS[0]), engine_messages());

@@ -90,7 +90,8 @@ fn warm_time_scaling_and_noise_allocate_nothing() {
     assert_eq!(allocations(round), 0);
 }
 
-/// Twenty seconds of a call in each round: every message of the phone and the engine, every echo of a mark and every pong.
+/// Twenty seconds of a call in each round: every message of the phone and the engine, every echo of a mark and every
+/// pong.
 #[test]
 fn a_warm_line_allocates_nothing() {
     const ROUND_MS: u64 = 20_000;

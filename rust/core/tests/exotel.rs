@@ -1,4 +1,4 @@
-//! Exotel's media frames: everything seen in the wild is read, what is written is what Exotel documents.
+//! Exotel's media messages: every form that was seen is read, and the documented form is written.
 //! `cargo test --release --test exotel -- --nocapture` prints what a frame costs.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

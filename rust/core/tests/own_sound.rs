@@ -15,7 +15,7 @@ const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;
 const TURN_US: u64 = 5_000;
 
-/// A line and what its phone got: the samples, the names of marks, and how far Exotel is ahead.
+/// A line and what its phone got: the samples, the names of marks, and how much the phone's side holds.
 struct Line {
     line: line::Line,
     phone: Carrier,

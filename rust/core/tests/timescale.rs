@@ -1,6 +1,6 @@
 //! Shorter and longer speech must sound like the same speech: no clicks, the same pitch, every sample accounted for.
-//! `cargo test --release --test timescale -- --nocapture` prints the measures. With `LISTEN_DIR=/some/folder` it also writes
-//! recordings there.
+//! `cargo test --release --test timescale -- --nocapture` prints the measures. With `LISTEN_DIR=/some/folder` it also
+//! writes recordings there.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::f64::consts::TAU;

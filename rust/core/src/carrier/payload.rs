@@ -1,4 +1,4 @@
-//! What the bytes of a payload are, and base64.
+//! Encodings of payloads, and base64.
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use crate::codec::{g711, pcm};
 use crate::error::{Error, Result};
 
-/// What the bytes of a payload are.
+/// The encoding of the samples in a payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Encoding {
     /// 16-bit little-endian linear PCM.
@@ -88,8 +88,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Payloads go through a buffer in pieces of this many bytes, whole samples and whole base64 quads. A 100 ms message at
-/// 8 kHz is a single one of them.
+/// Payloads go through a buffer in pieces of this many bytes, whole samples and whole base64 quads. A 100 ms message
+/// at 8 kHz is a single one of them.
 const PIECE: usize = 3072;
 const PIECE_BASE64: usize = PIECE / 3 * 4;
 
@@ -108,7 +108,7 @@ impl Base64Payload {
         }
     }
 
-    /// Appends the samples of a payload as it stands in the message; false if not all of it could be read.
+    /// Appends the samples of a payload, given as it stands in the message. False if a part of it could not be read.
     pub(crate) fn decode(&mut self, mut payload: &[u8], out: &mut Vec<f32>) -> bool {
         out.reserve(payload.len() / 4 * 3 / self.encoding.sample_bytes() + 2);
         while !payload.is_empty() {
@@ -127,8 +127,9 @@ impl Base64Payload {
         true
     }
 
-    /// Decodes base64 that the library refuses: white space, JSON escapes and the url-safe alphabet are taken, and the
-    /// first other character (or padding) ends the payload, because what follows it may not be aligned to samples.
+    /// Decodes base64 that the library refuses: white space, JSON escapes and the url-safe alphabet are taken, and
+    /// the first other character (or padding) ends the payload, because what follows it may not be aligned to
+    /// samples.
     fn decode_dirty(&mut self, payload: &[u8], out: &mut Vec<f32>) -> bool {
         let mut filled = 0;
         let (mut bits, mut bit_count) = (0_u32, 0);
@@ -163,7 +164,7 @@ impl Base64Payload {
                 }
             }
         }
-        // Six bits left over are a character that says nothing.
+        // Six bits left over are a character that belongs to no byte.
         self.encoding.extend(&self.piece[..filled], out) && clean && bit_count < 6
     }
 

@@ -3,7 +3,7 @@
 /// Full scale of 16-bit PCM.
 const FULL_SCALE: f32 = 32768.0;
 
-/// 1.5 · 2²³: next to it, numbers of 32 bits are one apart.
+/// 1.5 · 2²³: `f32` values near it differ by 1.
 const ROUNDER: f32 = 12_582_912.0;
 
 /// One 16-bit sample as `f32` in [-1.0, 1.0).
@@ -20,8 +20,8 @@ pub fn to_i16(sample: f32) -> i16 {
     let scaled = sample * FULL_SCALE;
     let scaled = if scaled.is_nan() { 0.0 } else { scaled };
     let saturated = scaled.clamp(f32::from(i16::MIN), f32::from(i16::MAX));
-    // The sum has no bits for a fraction, so the addition rounds. `round_ties_even` would be a call of a function per
-    // sample on processors without SSE 4.1.
+    // The sum has no bits for a fraction, so the addition rounds. `round_ties_even` would be one function call per
+    // sample where the compiler may not use SSE 4.1.
     ((saturated + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32) as i16
 }
 

@@ -469,7 +469,7 @@ impl Playout {
         self.stats.received
     }
 
-    /// Samples of theirs, and of what stood in for them, that were sent to the phone.
+    /// Samples of engines, and those that replaced missing ones, that were sent to the phone.
     #[must_use]
     pub fn sent_samples(&self) -> u64 {
         self.stats.sent
