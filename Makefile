@@ -8,7 +8,8 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine engine-venvs interop lint bench ratios build wheel fuzz readme clean help
+.PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz readme \
+        clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -34,12 +35,18 @@ lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 	cargo fmt --check
 	cargo clippy -q --workspace --all-targets -- -D warnings
 
-bench: build           ## the benches: codec, resampler, media frames, whole calls; beside plain Python
-	$(BIN)/python -m pytest benches/bench_*.py --benchmark-columns=min,median,stddev --benchmark-sort=name
-	$(BIN)/python benches/load.py
+# `make gate PXBRIDGE_BENCH_BASELINE=before.json` compares with an earlier run of this machine as well.
+gate: build            ## the gate on speed: messages, delays and CPU beside plain Python and libopus, by ratios
+	$(BIN)/python benches/gate.py
 
-ratios: build          ## the gate on speed: what a message costs, as a share of plain Python's
-	$(BIN)/python benches/ratios.py
+bench: build           ## every figure of speed, without a judgement (minutes)
+	$(BIN)/python -m pytest benches/bench_*.py --benchmark-columns=min,median,max --benchmark-sort=name
+	$(BIN)/python benches/load.py
+	$(BIN)/python benches/websocket_cpu.py
+
+SOAK_MINUTES ?= 10
+soak: build            ## 50 calls for SOAK_MINUTES while engines are killed: what callers lose, and what leaks
+	$(BIN)/python benches/soak.py --minutes $(SOAK_MINUTES)
 
 build: $(VENV)/.built
 

@@ -165,6 +165,195 @@ class OggOpusReader:
     def conceal(self, samples: int) -> NDArray[np.float32]:
         """What the last sound would have gone on like, for when nothing has come in time."""
 
+class AgentHeard:
+    """The first sound of an agent is on its way to the caller."""
+
+    __match_args__ = ("after_s",)
+    @property
+    def after_s(self) -> float:
+        """How long the caller had waited for it, in seconds.
+
+        Counted from the line's first input, or from when the last engine was closed.
+        """
+
+class AllPlayed:
+    """After `Line.finish`: the caller has heard the last words, or waiting for that is over."""
+
+class EngineSilent:
+    """The engine does not answer, so from now on audio is held back from it."""
+
+    __match_args__ = ("for_s",)
+    @property
+    def for_s(self) -> float:
+        """For how long it has owed an answer, in seconds."""
+
+class RateMismatch:
+    """The phone sends at another rate than the line has: voices sound slow and deep, or fast and high."""
+
+    __match_args__ = ("claimed_hz", "measured_hz", "likely_hz")
+    @property
+    def claimed_hz(self) -> int:
+        """The line's rate, in hertz."""
+
+    @property
+    def measured_hz(self) -> int:
+        """Samples that came per second."""
+
+    @property
+    def likely_hz(self) -> int:
+        """The possible rate that is nearest to that."""
+
+LineEvent = AgentHeard | AllPlayed | EngineSilent | RateMismatch
+
+class LineOutput:
+    """Everything that follows from one input of a `Line`."""
+
+    @property
+    def to_phone(self) -> list[tuple[bytes, bool]]:
+        """Messages for the phone's socket, in their order, and for each whether it is text."""
+
+    @property
+    def to_engine(self) -> bytes:
+        """Bytes for the engine; may be none."""
+
+    @property
+    def ping(self) -> bool:
+        """Whether the phone's socket shall be pinged now; tell `Line.pong` how long it took."""
+
+    @property
+    def wake_s(self) -> float:
+        """When `Line.poll` is due if nothing arrives before, in seconds; infinity for never."""
+
+    @property
+    def events(self) -> tuple[LineEvent, ...]:
+        """What happened."""
+
+class Line:
+    """A whole call, both directions: messages and time go in, and everything that follows comes out.
+
+    Make one call per message. Each returns a `LineOutput`: send its bytes, ping if it says so, and call
+    `poll` at its `wake_s` if nothing else was called before. Times are `now_s`, in seconds on any monotonic
+    clock, the same for every call, and never backwards. Call `poll` once when the call starts.
+
+    Args:
+        rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
+        carrier: Whose messages the phone's socket carries: ``exotel``.
+        encoding: Of the payloads: ``pcm16`` (16-bit little-endian) or ``mulaw`` (G.711).
+        stream_id: What the carrier calls this stream.
+        profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
+        gate_ms: This much of the phone's first audio is replaced by silence.
+        max_backlog_ms: The most of late audio that is still worth hearing.
+        barge_in_ms: With more speech than this queued when the agent falls silent for the caller, the queue
+            is dropped.
+        serial: Serial number of the first Ogg stream towards an engine; random by default.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+
+    def __init__(
+        self,
+        rate_hz: int,
+        *,
+        carrier: str = ...,
+        encoding: Literal["pcm16", "mulaw"] = "pcm16",
+        stream_id: str = "",
+        profile: Literal["standard", "strict", "low-delay"] = "standard",
+        gate_ms: int | None = None,
+        max_backlog_ms: int | None = None,
+        barge_in_ms: int | None = None,
+        serial: int | None = None,
+    ) -> None: ...
+    def phone_message(self, message: bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
+        """A message from the phone: what follows from it. Releases the GIL.
+
+        None: it is no media and nothing has happened; read it as an event.
+        """
+
+    def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:
+        """Bytes of the engine's Ogg Opus stream, in any split. Releases the GIL."""
+
+    def mark_played(self, name: str, now_s: float) -> LineOutput:
+        """The phone has played everything before this mark. A mark that is not ours is ignored."""
+
+    def pong(self, rtt_s: float, now_s: float) -> LineOutput:
+        """A ping of the phone's socket came back after `rtt_s`."""
+
+    def poll(self, now_s: float) -> LineOutput:
+        """What is due although nothing arrived: once when the call starts, then at or after
+        `LineOutput.wake_s`. Releases the GIL.
+        """
+
+    def open_engine(self, now_s: float) -> LineOutput:
+        """An engine is ready: it gets header pages and the newest of the caller's audio. Releases the GIL."""
+
+    def close_engine(self, now_s: float) -> LineOutput:
+        """The engine is gone: what it said last is sent.
+
+        The bridge's own sound and another engine may follow.
+        """
+
+    def play(self, pcm: Pcm, now_s: float) -> LineOutput:
+        """Queues the bridge's own sound, at the line's rate, behind what plays; at most 60 s wait.
+
+        It is played at real time while no engine speaks, and an engine that begins to speak ends it with a
+        fade. While one speaks, and after `finish`, it is not played at all.
+        """
+
+    def fade_out(self, now_s: float) -> LineOutput:
+        """Ends the bridge's own sound with a fade."""
+
+    def flush(self, now_s: float) -> LineOutput:
+        """Drops what the caller has not heard: a clear, if the phone's side still holds audio."""
+
+    def finish(self, now_s: float) -> LineOutput:
+        """Nothing more will be said: what is left, and a mark behind it.
+
+        `AllPlayed` follows, now or later.
+        """
+
+    @property
+    def wake_s(self) -> float:
+        """When `poll` is due if nothing arrives before, in seconds; infinity for never."""
+
+    def playing_s(self, now_s: float) -> float:
+        """How long the bridge's own sound will still be heard, in seconds."""
+
+    @property
+    def paused_s(self) -> float | None:
+        """How long the agent has paused since it last spoke, in seconds; None while it has not spoken."""
+
+    @property
+    def is_drained(self) -> bool:
+        """After `finish`: whether the caller has heard the last words, or waiting for that is over."""
+
+    @property
+    def exchanged_s(self) -> tuple[float, float]:
+        """Seconds of sound that engines were sent, and that came from them."""
+
+    def keep_audio(self) -> None:
+        """From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of
+        each.
+        """
+
+    def take_said(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
+        """What the caller has said since the last time: int16 samples, and (time, count) of its pieces.
+
+        The time is when a piece came, less its duration: one that came late was said earlier.
+        """
+
+    def take_heard(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
+        """What the caller has heard since the last time: int16 samples, and (time, count) of its pieces.
+
+        It is known from the model of what the phone's side holds; what a clear took back is not among it.
+        """
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """Counters so far: ``uplink`` (phone to engine) and ``downlink`` (engine to phone), a dict for each.
+
+        They are in samples of the line's rate unless the name says otherwise.
+        """
+
 class Uplink:
     """Phone to engine: Exotel's media messages in, Ogg Opus out; one call per message.
 

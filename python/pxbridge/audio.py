@@ -6,21 +6,33 @@ and returned in arrays that own Rust's memory, so nothing is copied at the borde
 """
 
 from pxbridge._native import (
+    AgentHeard,
+    AllPlayed,
     Downlink,
+    EngineSilent,
+    Line,
+    LineOutput,
     OggOpusReader,
     OggOpusWriter,
     OpusDecoder,
     OpusEncoder,
+    RateMismatch,
     Resampler,
     Uplink,
 )
 
 __all__ = [
+    "AgentHeard",
+    "AllPlayed",
     "Downlink",
+    "EngineSilent",
+    "Line",
+    "LineOutput",
     "OggOpusReader",
     "OggOpusWriter",
     "OpusDecoder",
     "OpusEncoder",
+    "RateMismatch",
     "Resampler",
     "Uplink",
 ]

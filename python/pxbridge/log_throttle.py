@@ -9,50 +9,50 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TELL_EVERY_S: Final = 10.0
+REPORT_EVERY_S: Final = 10.0
 """Often enough for whoever watches the log, and six lines a minute at most."""
 
 
-def _later(delay_s: float, call: Callable[[], None]) -> None:
+def _call_later(delay_s: float, call: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(delay_s, call)
 
 
 class LogThrottle:
-    """Tells the first thing at once, and what follows summed up, every `TELL_EVERY_S`.
+    """Tells the first thing at once, and what follows summed up, every `REPORT_EVERY_S`.
 
     Args:
-        tell: Given how often each thing happened since it was told last, and who did the last of them.
-        later: Calls something after so many seconds; by default the event loop does.
+        report: Given how often each thing happened since it was told last, and who did the last of them.
+        call_later: Calls something after so many seconds; by default the event loop does.
     """
 
     def __init__(
         self,
-        tell: Callable[[Counter[str], str], None],
-        later: Callable[[float, Callable[[], None]], object] = _later,
+        report: Callable[[Counter[str], str], None],
+        call_later: Callable[[float, Callable[[], None]], object] = _call_later,
     ) -> None:
-        self._tell = tell
-        self._later = later
-        self._untold: Counter[str] = Counter()
-        self._who = ""
-        self._quiet = False
+        self._report = report
+        self._call_later = call_later
+        self._unreported: Counter[str] = Counter()
+        self._last_who = ""
+        self._is_quiet = False
 
     def add(self, what: str, who: str = "") -> None:
         """It happened once more."""
-        self._untold[what] += 1
-        self._who = who
-        if not self._quiet:
-            self._tell_it()
+        self._unreported[what] += 1
+        self._last_who = who
+        if not self._is_quiet:
+            self._report_now()
 
-    def _tell_it(self) -> None:
-        untold, self._untold = self._untold, Counter()
-        self._quiet = True
-        self._later(TELL_EVERY_S, self._end_quiet)
-        self._tell(untold, self._who)
+    def _report_now(self) -> None:
+        unreported, self._unreported = self._unreported, Counter()
+        self._is_quiet = True
+        self._call_later(REPORT_EVERY_S, self._end_quiet)
+        self._report(unreported, self._last_who)
 
     def _end_quiet(self) -> None:
-        self._quiet = False
-        if self._untold:
-            self._tell_it()
+        self._is_quiet = False
+        if self._unreported:
+            self._report_now()
 
 
 def in_words(counts: Counter[str]) -> str:

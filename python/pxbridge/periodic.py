@@ -15,11 +15,11 @@ AFTER_FAULT_S: Final = 1.0
 """From a round that went wrong to the next: no reason to believe that it fares better at once."""
 
 
-async def repeat(name: str, one_round: Callable[[], Awaitable[None]]) -> None:
+async def repeat(name: str, job: Callable[[], Awaitable[None]]) -> None:
     """Round after round, whatever becomes of one. Each waits by itself until the next is due."""
     while True:
         try:
-            await one_round()
+            await job()
         except Exception:
             log.exception("a round of %s failed", name)
             await asyncio.sleep(AFTER_FAULT_S)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MOST_ADDRESSES: Final = 10_000
+MAX_ADDRESSES: Final = 10_000
 """Addresses that are counted. When more come at once, the one heard of longest ago is forgotten."""
 
 _IPV6_PREFIX: Final = 64  # what one customer has: counting single addresses would count nothing
@@ -43,7 +43,7 @@ class RateLimiter:
         while len(self._levels) > 1:
             oldest = next(iter(self._levels))
             is_full = self._level(oldest, now_s) >= self._most
-            if not is_full and len(self._levels) <= MOST_ADDRESSES:
+            if not is_full and len(self._levels) <= MAX_ADDRESSES:
                 break
             del self._levels[oldest]
         return granted

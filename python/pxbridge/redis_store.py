@@ -1,43 +1,46 @@
 """A Redis or Valkey server that several bridges share: ``pip install pxbridge[redis]``.
 
-It is asked about slots of engines and about calls that go on to a person, never for sound: when it is gone,
-calls go on.
+It holds leases on engines, hand-overs and the addresses of the bridges, and no sound: live calls go on
+without it. A process opens one `RedisStore`, and all that need the server share its connections.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pxbridge.errors import StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from types import TracebackType
 
 ANSWER_TIMEOUT_S: Final = 2.0
-"""A store in the same network answers in a millisecond; a call's start waits for it."""
+"""A server in the same network answers within a millisecond. The start of a call waits for it."""
 
 PREFIX: Final = "pxbridge:"
-"""Before every key: bridges that share a store share it."""
+"""What every key begins with: other programs may use the same server."""
 
 
 class RedisStore:
-    """A connection to the server.
+    """A client of the server: ``async with RedisStore(url) as store``.
+
+    Connections are made when they are needed and kept until the block ends.
 
     Args:
         url: ``redis://host:6379/0``, ``rediss://`` for TLS, ``unix://``; may hold a user and a password.
 
     Attributes:
-        client: The library's. Use it inside `answer`.
+        client: The library's own client. Use it inside `answer`.
 
     Raises:
-        ImportError: The extra is not installed.
-        ValueError: The URL is none.
+        ImportError: The extra ``redis`` is not installed.
+        ValueError: The URL cannot be used.
     """
 
     def __init__(self, url: str) -> None:
-        # An extra: whoever runs one bridge needs no client library.
+        # An extra: a single bridge needs no client library.
         from redis import asyncio as redis
         from redis.exceptions import RedisError
 
@@ -48,10 +51,10 @@ class RedisStore:
 
     @contextlib.asynccontextmanager
     async def answer(self) -> AsyncIterator[None]:
-        """Bounds the block in time.
+        """Limits the time that the block may wait for answers.
 
         Raises:
-            StoreUnreachable: Whatever went wrong in it.
+            StoreUnreachable: The server did not answer, or answered with an error.
         """
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -60,7 +63,12 @@ class RedisStore:
             # The error's own text may name the server's address and its user.
             raise StoreUnreachable(f"the lease store does not answer ({type(error).__name__})") from None
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Closes the connections."""
         with contextlib.suppress(*self._failures):
             await self.client.aclose()

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import trustme
 from tests.call.rig import Bridge, bridge, speech
+from tests.exotel_server import listen as listen_for_calls
 from tests.virtual_time import run
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -27,7 +28,6 @@ from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Script
 from pxbridge.telephony.exotel.messages import Exotel
 from pxbridge.telephony.server import OPEN_TIMEOUT_S, Arrival
-from pxbridge.telephony.server import listen as listen_for_calls
 from pxbridge.websocket import serving
 
 if TYPE_CHECKING:

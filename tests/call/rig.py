@@ -22,6 +22,7 @@ from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.ops.logs import CallLog
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.server import TelephonyServer, listen
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.playout_options import PlayoutOptions
     from pxbridge.simulation.faults import Fault
     from pxbridge.simulation.network import Network
+    from pxbridge.telephony.routes import CarrierRoutes
 
 KIND = Personas(Persona("NATF0.pt", "You are kind."))
 IMPATIENT = CallLimits(max_wait_s=8.0, failover_timeout_s=5.0)
@@ -60,7 +62,7 @@ class Bridge:
     """What a test can reach of the bridge that it started."""
 
     listener: TelephonyServer
-    exchange: CallRegistry
+    registry: CallRegistry
     pool: EnginePool
     engines: list[Rehearsal]
     records: list[CallRecord] = field(default_factory=list)
@@ -89,7 +91,7 @@ class Bridge:
 
     async def record(self) -> CallRecord:
         """Of the call that has just been hung up."""
-        while self.exchange.live:  # noqa: ASYNC110  virtual time: this costs nothing
+        while self.registry.live:  # noqa: ASYNC110  virtual time: this costs nothing
             await asyncio.sleep(0.1)
         return self.records[-1]
 
@@ -103,14 +105,15 @@ async def bridge(
     slots: int = 1,
     handshake_timeout_s: float = 5.0,
     personas: Personas = KIND,
-    watchers: Sequence[Subscriber] = (),
-    attendants: Sequence[Callable[[Call], Subscriber]] = (),
+    subscribers: Sequence[Subscriber] = (),
+    call_subscribers: Sequence[Callable[[Call], Subscriber]] = (),
     engine_network: Network | None = None,
     warm: int = 0,
     limits: CallLimits = IMPATIENT,
     pool_limits: PoolLimits | None = None,
     handovers: HandOvers | None = None,
-    timing: PlayoutOptions | None = None,
+    playout: PlayoutOptions | None = None,
+    carriers: Sequence[CarrierRoutes] = (ExotelRoutes(),),
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine).
 
@@ -158,9 +161,11 @@ async def bridge(
             if event.kind is Kind.ENDED:
                 records.append(record)
 
-        watching: list[Subscriber] = [keep, CallLog(Numbers()), *watchers]
-        exchange = CallRegistry(pool, personas, watching, attendants, handovers, limits, timing)
-        listener = await stack.enter_async_context(listen(exchange.handle, "127.0.0.1", 0, max_calls=2000))
+        watching: list[Subscriber] = [keep, CallLog(Numbers()), *subscribers]
+        registry = CallRegistry(pool, personas, watching, call_subscribers, handovers, limits, playout)
+        listener = await stack.enter_async_context(
+            listen(registry.handle, "127.0.0.1", 0, carriers=carriers, max_calls=2000)
+        )
         if warm:
             await asyncio.sleep(prompt_s + 1.0)
-        yield Bridge(listener, exchange, pool, engines, records, prompted, events)
+        yield Bridge(listener, registry, pool, engines, records, prompted, events)

@@ -95,7 +95,7 @@ def test_a_call_that_breaks_off_is_told() -> None:
             part = Part(b.url(), 3, 0, 100, "", now_s, 0.1, now_s + 1, now_s + 5)
             playing = asyncio.create_task(play(part))
             await asyncio.sleep(2.0)
-            for call in b.exchange:
+            for call in b.registry:
                 call.end("so that it breaks off", 1011)
             return await playing
 
@@ -108,7 +108,7 @@ def test_what_is_made_up_in_place_of_the_agent_and_what_is_lost_are_told_beside_
     async def main() -> tuple[list[Outcome], CallRecord]:
         now_s = asyncio.get_running_loop().time()
         network = parse_network("stall 4s at 6s up")
-        async with bridge(engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
+        async with bridge(engine_network=network, limits=CallLimits(), subscribers=[metrics]) as b:
             part = Part(b.url(), 1, 0, 100, "", now_s, 0.1, now_s + 1, now_s + 14)
             return await play(part), await b.record()
 

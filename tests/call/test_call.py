@@ -115,7 +115,7 @@ def test_every_way_to_hang_up_ends_the_call(hang_up: HangUp) -> None:
             phone = await b.call(script(hang_up_at_s=2.0), Line(hang_up=hang_up))
             assert not phone.faults
             await asyncio.sleep(1.0)
-            assert b.exchange.live == 0
+            assert b.registry.live == 0
             assert b.pool.free == 1
             assert b.engines[0].clients == 0
             assert b.records[0].ending is not None
@@ -154,7 +154,7 @@ def test_a_repeated_start_and_events_nobody_knows_change_nothing(caplog: pytest.
             assert (record.call_id, record.ignored, record.malformed) == ("C", 2, 6)
 
     run(main())
-    assert "event that is not known: 'weather'" in caplog.text
+    assert "sends an unknown event: 'weather'" in caplog.text
 
 
 def test_a_phone_that_never_starts_is_hung_up() -> None:
@@ -278,7 +278,7 @@ def test_a_stall_is_not_taken_for_a_wrong_sample_rate(rate_hz: int, caplog: pyte
 def test_a_fault_of_ours_is_recorded_as_one(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(*_: object) -> None:
+    def breaks(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("pxbridge.calls.call.Conversation", breaks)

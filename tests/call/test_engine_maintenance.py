@@ -253,7 +253,7 @@ def test_a_warm_session_whose_connection_was_forgotten_is_replaced() -> None:
         forgotten = False
         async with pool(warm={KIND: 1}, hears=lambda: not forgotten) as b:
             await asyncio.sleep(10.0)
-            (slot,) = b._fleet.slots()
+            (slot,) = b._transitions.slots()
             before = slot.grant
             forgotten = True
             await asyncio.sleep(11.0)

@@ -12,7 +12,8 @@ from tests.virtual_time import run
 
 from pxbridge.calls.announcements import Sound, sound
 from pxbridge.calls.call import LAST_WORDS_S, Party, Phase
-from pxbridge.calls.conversation import TOLD_LIMIT, CallLimits, told
+from pxbridge.calls.continuation import MAX_SAID_CHARS, continue_prompts
+from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.persona import Persona
 from pxbridge.simulation import faults
@@ -113,10 +114,10 @@ def test_without_a_warm_session_the_next_engine_is_told_what_was_said() -> None:
 
 def test_what_the_next_engine_is_told_is_bounded_and_whole_words() -> None:
     persona = Persona("NATF0.pt", "You are kind.")
-    prompts = told(persona, "word " * 1000)
-    assert len(prompts.text_prompt) < len(persona.text_prompt) + TOLD_LIMIT + 200
+    prompts = continue_prompts(persona, "word " * 1000)
+    assert len(prompts.text_prompt) < len(persona.text_prompt) + MAX_SAID_CHARS + 200
     assert "... word word" in prompts.text_prompt
-    assert told(persona, " ").text_prompt == persona.text_prompt
+    assert continue_prompts(persona, " ").text_prompt == persona.text_prompt
 
 
 def test_a_long_gap_is_explained() -> None:
@@ -200,7 +201,7 @@ def test_whatever_one_engine_does_other_calls_do_not_notice(fault: faults.Fault)
                 b.call(Script(speech(), speak_at_s=1.0, hang_up_at_s=7.0)),
             )
             await asyncio.sleep(3.0)
-            assert b.exchange.live == 0
+            assert b.registry.live == 0
             assert sum(engine.clients for engine in b.engines) == 0
             return spoiled, fine
 

@@ -150,7 +150,7 @@ async def a_call_that_connects_twice(b: Bridge) -> None:
 async def a_call_while_the_bridge_stops(b: Bridge) -> None:
     call = asyncio.create_task(calls()(b))
     await asyncio.sleep(3.0)
-    await b.exchange.close()
+    await b.registry.close()
     await call
 
 
@@ -195,7 +195,7 @@ WAYS: dict[str, tuple[tuple[tuple[Fault, ...], ...], dict[str, Any], Doing]] = {
 
 async def nothing_is_left(b: Bridge, doing: Doing) -> None:
     await doing(b)
-    while b.exchange.live:  # noqa: ASYNC110  virtual time: this costs nothing
+    while b.registry.live:  # noqa: ASYNC110  virtual time: this costs nothing
         await asyncio.sleep(0.05)
     await asyncio.sleep(PARTING_S)
     b.forget()
@@ -221,7 +221,7 @@ def test_a_recorded_call_needs_no_collector(tmp_path: Path) -> None:
     recorded = Personas(replace(KIND.default, record=True), {}, {})
 
     async def main() -> None:
-        async with bridge(mode=Mode.RELAY, personas=recorded, attendants=[recorder.attend]) as b:
+        async with bridge(mode=Mode.RELAY, personas=recorded, call_subscribers=[recorder.attend]) as b:
             await nothing_is_left(b, calls())
 
     with no_collector():

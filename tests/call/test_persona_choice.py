@@ -40,7 +40,7 @@ def test_the_engine_is_told_what_the_calls_persona_says(
             line = Line(to_number=called, from_number="+919812345678", custom_parameters=custom)
             phone = Phone(Script(hang_up_at_s=1.0), line)
             await place_call(home.url().replace("/exotel", f"/exotel{path}"), phone)
-            while home.exchange.live:  # noqa: ASYNC110  virtual time
+            while home.registry.live:  # noqa: ASYNC110  virtual time
                 await asyncio.sleep(0.1)
             (persona,) = home.prompted
             assert persona.voice_prompt == voice

@@ -57,7 +57,7 @@ def record_call(
     recorder = Recorder(folder, form, nobody)
 
     async def main() -> Phone:
-        async with bridge(personas=personas, attendants=[recorder.attend]) as b:
+        async with bridge(personas=personas, call_subscribers=[recorder.attend]) as b:
             for _ in range(calls):
                 phone = await b.call(Script(speech(), speak_at_s=1.0, hang_up_at_s=9.0), line, **options)
                 assert (await b.record()).ending is not None
@@ -205,7 +205,7 @@ def test_the_record_names_the_recording(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "recordings", "wav", keeper.recorded)
 
     async def main() -> None:
-        async with bridge(personas=RECORDED, watchers=[keeper], attendants=[recorder.attend]) as b:
+        async with bridge(personas=RECORDED, subscribers=[keeper], call_subscribers=[recorder.attend]) as b:
             await b.call(Script(hang_up_at_s=3.0), Line(call_sid="named"))
             await b.record()
 
@@ -249,7 +249,7 @@ def test_of_a_call_that_goes_on_all_but_the_last_second_is_in_the_file(tmp_path:
     recorder = Recorder(tmp_path, "wav", nobody)
 
     async def main() -> None:
-        async with bridge(personas=RECORDED, attendants=[recorder.attend]) as b:
+        async with bridge(personas=RECORDED, call_subscribers=[recorder.attend]) as b:
             script = Script(speech(), speak_at_s=0.0, hang_up_at_s=12.0)
             call = asyncio.create_task(b.call(script, Line(call_sid="going")))
             await asyncio.sleep(1.0)

@@ -50,7 +50,7 @@ def test_a_call_is_counted_with_its_times_and_delays() -> None:
     metrics = Metrics()
 
     async def main() -> Phone:
-        async with bridge(prompt_s=0.6, watchers=[metrics]) as b:
+        async with bridge(prompt_s=0.6, subscribers=[metrics]) as b:
             phone = await b.call(Script(speech(), speak_at_s=2.0, hang_up_at_s=9.0), Line(chunk_ms=20))
             await b.record()
             return phone
@@ -78,7 +78,7 @@ def test_the_estimated_delay_is_what_a_caller_measures(chunk_ms: int) -> None:
     async def main() -> tuple[Phone, float]:
         async with bridge() as b:
             phone = await b.call(Script(speech(), speak_at_s=1.0, hang_up_at_s=7.0), Line(chunk_ms=chunk_ms))
-            return phone, (await b.record()).delay.usual_s() or 0.0
+            return phone, (await b.record()).delay.median_s() or 0.0
 
     phone, estimate_s = run(main())
     measured_s = listen(phone.said, phone.player.heard, 8000).delay_s()
@@ -90,7 +90,7 @@ def test_what_goes_wrong_is_counted_while_the_call_goes_on() -> None:
     metrics = Metrics()
 
     async def main() -> dict[str, float]:
-        async with bridge((faults.Stalls(after_steps=25, for_s=0.6),), watchers=[metrics]) as b:
+        async with bridge((faults.Stalls(after_steps=25, for_s=0.6),), subscribers=[metrics]) as b:
             call = asyncio.create_task(b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=9.0)))
             await asyncio.sleep(7.0)
             told = samples(metrics)
@@ -112,7 +112,9 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
 
     async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
         network = parse_network("stall 8s at 4s up")
-        async with bridge(prompt_s=1.0, engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
+        async with bridge(
+            prompt_s=1.0, engine_network=network, limits=CallLimits(), subscribers=[metrics]
+        ) as b:
             phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
             inside = CallTelemetry(phone.line.rate_hz)
             await place_call(b.url(), phone, observe=inside.tell)
@@ -158,7 +160,7 @@ def test_while_an_engine_is_dead_no_delay_is_told() -> None:
 
     async def main() -> CallRecord:
         network = parse_network("stall 10s at 4s")
-        async with bridge(engine_network=network, limits=CallLimits(), watchers=[metrics]) as b:
+        async with bridge(engine_network=network, limits=CallLimits(), subscribers=[metrics]) as b:
             await b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=14.0), Line(chunk_ms=20))
             return await b.record()
 
@@ -174,7 +176,7 @@ def test_the_drift_of_the_phones_clock_is_told() -> None:
     metrics = Metrics()
 
     async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
-        async with bridge(watchers=[metrics]) as b:
+        async with bridge(subscribers=[metrics]) as b:
             phone = Phone(Script(speech(), hang_up_at_s=72.0), Line(), parse_network("drift +100ppm"))
             inside = CallTelemetry(phone.line.rate_hz)
             await place_call(b.url(), phone, observe=inside.tell)
@@ -193,17 +195,17 @@ def test_outcomes_are_told_apart() -> None:
     metrics = Metrics()
 
     async def main() -> None:
-        async with bridge((faults.BreaksOffPrompting(),), watchers=[metrics]) as b:
+        async with bridge((faults.BreaksOffPrompting(),), subscribers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=30.0))
             await b.record()
-        async with bridge((faults.RefusesUpgrade(),), watchers=[metrics]) as b:
+        async with bridge((faults.RefusesUpgrade(),), subscribers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=30.0))
             await b.record()
             assert [stages["setup"] for stages in b.pool.failures().values()] > [0]
-        async with bridge(prompt_s=5.0, watchers=[metrics]) as b:
+        async with bridge(prompt_s=5.0, subscribers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=1.0))
             await b.record()
-        async with bridge(watchers=[metrics]) as b:
+        async with bridge(subscribers=[metrics]) as b:
             first = asyncio.create_task(b.call(Script(hang_up_at_s=30.0), Line(call_sid="one")))
             await asyncio.sleep(3.0)
             await b.call(Script(hang_up_at_s=8.0), Line(call_sid="one"))
@@ -229,7 +231,7 @@ def test_outcomes_are_told_apart() -> None:
 def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
     async def main() -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
         ledger = RecentCalls(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
-        async with bridge(watchers=[ledger]) as b:
+        async with bridge(subscribers=[ledger]) as b:
             call = asyncio.create_task(b.call(Script(hang_up_at_s=4.0), Line(call_sid="one")))
             await asyncio.sleep(2.5)
             during = ledger.calls()
@@ -259,7 +261,7 @@ def test_nothing_private_is_in_logs_or_metrics(level: str) -> None:
 
     async def main() -> None:
         with logging_to(stream, level, "json"):
-            async with bridge(mode=Mode.PARROT, watchers=[metrics, CallLog(Numbers())]) as b:
+            async with bridge(mode=Mode.PARROT, subscribers=[metrics, CallLog(Numbers())]) as b:
                 await b.call(Script(speech(), hang_up_at_s=12.0), line)
                 assert "something" in "".join((await b.record()).words)
 
@@ -287,7 +289,7 @@ def test_the_gap_between_a_lost_engine_and_the_next_is_measured() -> None:
     metrics = Metrics()
 
     async def main() -> None:
-        async with bridge((faults.Dies(after_steps=40),), (), watchers=[metrics]) as b:
+        async with bridge((faults.Dies(after_steps=40),), (), subscribers=[metrics]) as b:
             await b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=12.0))
             await b.record()
             assert sum(stages["call"] for stages in b.pool.failures().values()) == 1

@@ -36,7 +36,7 @@ async def stop_at(b: Bridge, phone: asyncio.Task[Phone], at_s: float) -> tuple[P
     await asyncio.sleep(at_s)
     loop = asyncio.get_running_loop()
     told_s = loop.time()
-    await b.exchange.close()
+    await b.registry.close()
     return await phone, loop.time() - told_s
 
 

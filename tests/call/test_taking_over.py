@@ -96,7 +96,7 @@ def test_an_engine_that_hangs_is_waited_for_where_no_other_is_free_and_the_calle
             assert record.failovers == 0, "it was back in time"
             assert [e.kind for e in b.events].count(Kind.ENGINE_LOST) == 0
             notes = [e.detail["text"] for e in b.events if e.kind is Kind.NOTE]
-            assert [note for note in notes if "it is waited for" in note]
+            assert [note for note in notes if "waiting for it" in note]
             return phone
 
     phone = run(main())

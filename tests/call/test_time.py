@@ -45,7 +45,7 @@ class Talk(NamedTuple):
     record: CallRecord
     hearing: Hearing
     engine_ready_s: float
-    course: list[tuple[float, float]]
+    history: list[tuple[float, float]]
     """When the counters were read, and how much of the agent's sound had been made up by then, in seconds."""
 
     def delays_s(self, from_s: float = 0.0, to_s: float = 1e9) -> list[float]:
@@ -62,7 +62,7 @@ class Talk(NamedTuple):
 
     def made_up_s(self, from_s: float = 0.0, to_s: float = 1e9) -> float:
         """What was concealed or filled with noise in a span: missing sound that is no silence."""
-        spans = [made_up_s for at_s, made_up_s in self.course if from_s <= at_s < to_s]
+        spans = [made_up_s for at_s, made_up_s in self.history if from_s <= at_s < to_s]
         return spans[-1] - spans[0]
 
     @property
@@ -93,12 +93,12 @@ def talk(
         step_ms: What it needs for 80 ms.
     """
 
-    course = []
+    history = []
 
     def watch(record: CallRecord, event: Event) -> None:
         if event.kind is Kind.COUNTERS and (down := record.stats.get("downlink")):
             made_up_s = (down["concealed"] + down["noise"]) / record.rate_hz
-            course.append((event.at_s - (record.started_s or 0.0), made_up_s))
+            history.append((event.at_s - (record.started_s or 0.0), made_up_s))
 
     async def hold() -> tuple[Phone, CallRecord]:
         words = np.tile(speech(), int(length_s / 5) + 1)
@@ -111,7 +111,7 @@ def talk(
             handshake_timeout_s=10.0,
             engine_network=engine_network,
             limits=CallLimits(),
-            watchers=[watch],
+            subscribers=[watch],
         ) as there:
             async with Relay(there.listener.port, parse_network(below)) as relay:
                 port = relay.port if below else there.listener.port
@@ -120,7 +120,7 @@ def talk(
 
     phone, record = run(hold(), limit_s=length_s + 60)
     hearing = listen(phone.said, phone.player.heard, 8000, longest_delay_s=LONGEST_DELAY_S)
-    return Talk(phone, record, hearing, prompt_s, course)
+    return Talk(phone, record, hearing, prompt_s, history)
 
 
 @pytest.mark.parametrize("prompt_s", [0.0, 5.0])

@@ -101,7 +101,7 @@ def test_who_hangs_up_while_waiting_leaves_nothing_behind(hang_up: HangUp) -> No
             await first
             assert listen(third.said, third.player.heard, 8000).correlation > 0.85
             await asyncio.sleep(1.0)
-            assert (b.pool.free, b.pool.waiting, b.exchange.live) == (1, 0, 0)
+            assert (b.pool.free, b.pool.waiting, b.registry.live) == (1, 0, 0)
 
     run(main())
 
@@ -113,7 +113,7 @@ def test_shutting_down_does_not_wait_for_the_music() -> None:
             await asyncio.sleep(0.5)
             second = asyncio.create_task(b.call(Script(hang_up_at_s=30.0)))
             await asyncio.sleep(10.0)
-            await b.exchange.close()
+            await b.registry.close()
             await first
             return await second
 

@@ -7,14 +7,21 @@ renamed repositories, and with the headers that tell why something is refused.
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from tests.engine.tiny import FOLDER, LM_FILE, LM_JSON, MIMI_FILE, MIMI_JSON, TOKENIZER_FILE
+
+from pxbridge.wav import write_wav
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +29,12 @@ if TYPE_CHECKING:
 
 REPO, RENAMED, OPEN = "nvidia/personaplex-7b-v1", "someone/old-name", "someone/open"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = bytes(range(256)) * 4096
-FILES = {"model.safetensors": LARGE, "tokenizer_spm_32k_3.model": b"small"}
+LARGE = LM_FILE.read_bytes()
+FILES = {
+    "model.safetensors": LARGE,
+    "tokenizer-e351c8d8-checkpoint125.safetensors": MIMI_FILE.read_bytes(),
+    "tokenizer_spm_32k_3.model": TOKENIZER_FILE.read_bytes(),
+}
 GOOD, NOT_ACCEPTED = "hf_accepted", "hf_not_accepted"
 
 DOWNLOAD = """
@@ -124,6 +135,16 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(content[start:])
 
 
+def voices() -> bytes:
+    """`voices.tgz` with one voice."""
+    packed, voice = io.BytesIO(), (FOLDER / "voice-0.pt").read_bytes()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo("voices/NATF0.pt")
+        member.size = len(voice)
+        archive.addfile(member, io.BytesIO(voice))
+    return packed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
@@ -134,20 +155,26 @@ def endpoint() -> Iterator[str]:
         thread.join()
 
 
-def download(
-    endpoint: str, cache: Path, repo: str, name: str, token: str | None = None, **environ: str
+def run(
+    words: list[str], endpoint: str, cache: Path, token: str | None = None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     if token is not None:
         environ["HF_TOKEN"] = token
     return subprocess.run(
-        [sys.executable, "-c", DOWNLOAD, repo, name],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**clean, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), **environ},
     )
+
+
+def download(
+    endpoint: str, cache: Path, repo: str, name: str, token: str | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    return run(["-c", DOWNLOAD, repo, name], endpoint, cache, token, **environ)
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
@@ -156,6 +183,33 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
     assert len(lines) == 1, result.stderr
     assert result.stderr.splitlines()[-1] == lines[0]
     return lines[0]
+
+
+def test_a_conversation_needs_nothing_but_a_token(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FILES, "voices.tgz", voices())
+    write_wav(tmp_path / "in.wav", np.zeros(3 * 1920, np.int16), 24_000)
+    words = ["-m", "pxbridge", "engine", "offline", "--device", "cpu", "--greedy", "--voice-prompt", "NATF0"]
+    for option, value in {
+        "--text-prompt": "Be kind.",
+        "--lm-config": LM_JSON,
+        "--mimi-config": MIMI_JSON,
+        "--input-wav": tmp_path / "in.wav",
+        "--output-wav": tmp_path / "out.wav",
+        "--output-text": tmp_path / "out.json",
+    }.items():
+        words += [option, str(value)]
+    refused_without = run(words, endpoint, tmp_path)
+    assert refused_without.returncode == 2
+    assert refused_without.stderr.startswith(
+        "pxbridge: nvidia/personaplex-7b-v1 is gated: accept its licence"
+    )
+    assert refused_without.stderr.count("\n") == 1
+    result = run(words, endpoint, tmp_path, GOOD)
+    assert result.returncode == 0, result.stderr
+    assert "licensed under the NVIDIA Open Model License" in result.stdout
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 3
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -103,7 +103,7 @@ async def test_the_file_is_ours_alone_and_forgets_what_is_old_or_too_much(tmp_pa
 
 
 async def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_handover, "MOST_KEPT", 3)
+    monkeypatch.setattr(file_handover, "MAX_KEPT", 3)
     shelf = FileHandOverStore(tmp_path, Clock())
     for n in range(5):
         await shelf.put(f"CA{n}", [])

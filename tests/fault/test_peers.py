@@ -38,11 +38,12 @@ async def node(
     """A bridge with room for so many calls, as the others see it."""
     signer = Signer([key.encode() for key in keys], lambda: 0.0)
     # It speaks once and no more, so that what is counted there stays counted however long the test takes.
-    nodes = PeerBridges(RedisStore(store_url), url, signer, lambda: ["default", *personas], EVERY_S)
-    async with nodes.announced(lambda: room):
-        while not await nodes._store.client.exists(f"pxbridge:node:{nodes._name}"):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        yield nodes
+    async with RedisStore(store_url) as client:
+        nodes = PeerBridges(client, url, signer, lambda: ["default", *personas], EVERY_S)
+        async with nodes.announced(lambda: room):
+            while not await nodes._store.client.exists(f"pxbridge:node:{nodes._name}"):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            yield nodes
 
 
 async def test_the_bridge_with_the_most_room_is_named_and_the_call_counted_there() -> None:
@@ -70,7 +71,7 @@ async def test_a_bridge_that_would_not_take_the_call_is_not_named() -> None:
 async def test_what_another_version_says_is_passed_over() -> None:
     async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 50):
         client = asked._store.client
-        good = {"url": THIRD, "room": 99, "marks": asked._signer.mark, "personas": '["default"]'}
+        good = {"url": THIRD, "room": 99, "marks": asked._signer.key_id, "personas": '["default"]'}
         await client.hset("pxbridge:node:x", mapping=good)
         await client.sadd("pxbridge:nodes", "x", b"\xff")
         assert await asked.elsewhere("default") == THIRD

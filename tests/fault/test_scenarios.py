@@ -182,7 +182,7 @@ async def test_an_engine_whose_cable_is_unplugged_is_replaced() -> None:
 
 async def engine_is_given_up(stage: Scene, neighbour: Neighbour, caller: Phone) -> None:
     """The caller hears the line's noise and then the agent, from the engine that is left."""
-    await until(lambda: stage.bridge.said("it hears and says nothing for"), "the engine is given up")
+    await until(lambda: stage.bridge.said("it is sent sound and has sent none for"), "the engine is given up")
     await stage.hears(caller, 1.0)
     told = await neighbour.noticed_nothing()
     log.info(f"gap {longest_gap_s(caller):.2f} s; {told}")

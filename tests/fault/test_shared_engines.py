@@ -30,17 +30,18 @@ TTL_S = 1.0
 LONG_S = 60.0
 
 
-def leases(url: str, *, ttl_s: float = LONG_S) -> RedisLeases:
-    return RedisLeases(RedisStore(url), ttl_s=ttl_s)
+@asynccontextmanager
+async def leases(url: str, *, ttl_s: float = LONG_S) -> AsyncIterator[RedisLeases]:
+    async with RedisStore(url) as client:
+        yield RedisLeases(client, ttl_s=ttl_s)
 
 
 async def settled(url: str) -> None:
     """Returns when a new store gives leases."""
-    first = leases(url, ttl_s=0.05)
-    while not isinstance(grant := await first.acquire("first", Use.CALL), Grant):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    await first.release(grant)
-    await first.close()
+    async with leases(url, ttl_s=0.05) as first:
+        while not isinstance(grant := await first.acquire("first", Use.CALL), Grant):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await first.release(grant)
 
 
 async def given(store: RedisLeases, key: str = "engine#0", use: Use = Use.CALL) -> Grant:
@@ -52,87 +53,77 @@ async def given(store: RedisLeases, key: str = "engine#0", use: Use = Use.CALL) 
 async def test_a_slot_is_leased_once_and_only_its_holder_gives_it_back() -> None:
     async with store() as server:
         await settled(server.url)
-        ours, theirs = leases(server.url), leases(server.url)
-        first = await given(ours)
-        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
-        await theirs.release(Grant(first.key, "guessed", first.fence))
-        assert await theirs.look(["engine#0", "engine#1"]) == [Refusal.CALL, None]
-        await ours.release(first)
-        second = await given(theirs)
-        assert second.fence > first.fence
-        await ours.release(first)
-        assert await ours.look(["engine#0"]) == [Refusal.CALL], "a late release gives nobody else's back"
-        await ours.close()
-        await theirs.close()
+        async with leases(server.url) as ours, leases(server.url) as theirs:
+            first = await given(ours)
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
+            await theirs.release(Grant(first.key, "guessed", first.fence))
+            assert await theirs.look(["engine#0", "engine#1"]) == [Refusal.CALL, None]
+            await ours.release(first)
+            second = await given(theirs)
+            assert second.fence > first.fence
+            await ours.release(first)
+            assert await ours.look(["engine#0"]) == [Refusal.CALL], "a late release gives nobody else's back"
 
 
 async def test_a_lease_expires_unless_it_is_renewed_and_its_old_holder_is_fenced_off() -> None:
     async with store() as server:
         await settled(server.url)
-        ours, theirs = leases(server.url, ttl_s=0.3), leases(server.url)
-        first = await given(ours)
-        for _ in range(4):
-            await asyncio.sleep(0.1)
-            assert await ours.renew([(first, Use.CALL)]) == [Renewal.HELD]
-        while not isinstance(taken := await theirs.acquire("engine#0", Use.CALL), Grant):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-        assert await ours.renew([(first, Use.CALL)]) == [Renewal.LOST]
-        assert await theirs.renew([(taken, Use.CALL)]) == [Renewal.HELD]
-        await ours.close()
-        await theirs.close()
+        async with leases(server.url, ttl_s=0.3) as ours, leases(server.url) as theirs:
+            first = await given(ours)
+            for _ in range(4):
+                await asyncio.sleep(0.1)
+                assert await ours.renew([(first, Use.CALL)]) == [Renewal.HELD]
+            while not isinstance(taken := await theirs.acquire("engine#0", Use.CALL), Grant):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert await ours.renew([(first, Use.CALL)]) == [Renewal.LOST]
+            assert await theirs.renew([(taken, Use.CALL)]) == [Renewal.HELD]
 
 
 async def test_a_renewal_that_comes_after_the_release_takes_nothing_back() -> None:
     async with store() as server:
         await settled(server.url)
-        ours, theirs = leases(server.url), leases(server.url)
-        first = await given(ours)
-        await ours.release(first)
-        assert await ours.renew([(first, Use.CALL)]) == [Renewal.LOST]
-        await given(theirs)
-        await ours.close()
-        await theirs.close()
+        async with leases(server.url) as ours, leases(server.url) as theirs:
+            first = await given(ours)
+            await ours.release(first)
+            assert await ours.renew([(first, Use.CALL)]) == [Renewal.LOST]
+            await given(theirs)
 
 
 async def test_a_store_that_forgot_gives_nothing_until_holders_had_time_to_say_what_they_hold() -> None:
     async with store() as server:
         await settled(server.url)
-        ours, theirs = leases(server.url), leases(server.url, ttl_s=0.5)
-        await given(ours, "engine#1")
-        grant = await given(ours)
-        await server.stop()
-        with pytest.raises(StoreUnreachable):
-            await ours.renew([(grant, Use.CALL)])
-        await server.start()
-        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.SETTLING
-        assert await theirs.look(["engine#0"]) == [Refusal.SETTLING]
-        assert await ours.renew([(grant, Use.CALL)]) == [Renewal.HELD]
-        assert await theirs.look(["engine#0"]) == [Refusal.CALL]
-        while (answer := await theirs.acquire("engine#2", Use.CALL)) is Refusal.SETTLING:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-        assert isinstance(answer, Grant)
-        assert answer.fence > grant.fence, "fences rise over the loss"
-        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
-        await theirs.close()
-        await ours.close()
+        async with leases(server.url) as ours, leases(server.url, ttl_s=0.5) as theirs:
+            await given(ours, "engine#1")
+            grant = await given(ours)
+            await server.stop()
+            with pytest.raises(StoreUnreachable):
+                await ours.renew([(grant, Use.CALL)])
+            await server.start()
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.SETTLING
+            assert await theirs.look(["engine#0"]) == [Refusal.SETTLING]
+            assert await ours.renew([(grant, Use.CALL)]) == [Renewal.HELD]
+            assert await theirs.look(["engine#0"]) == [Refusal.CALL]
+            while (answer := await theirs.acquire("engine#2", Use.CALL)) is Refusal.SETTLING:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert isinstance(answer, Grant)
+            assert answer.fence > grant.fence, "fences rise over the loss"
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
 
 
 async def test_what_is_kept_warm_is_wanted_by_calls_and_goes_to_nobody_else() -> None:
     async with store() as server:
         await settled(server.url)
-        ours, theirs = leases(server.url), leases(server.url)
-        warm = await given(ours, use=Use.WARM)
-        assert await theirs.acquire("engine#0", Use.CALL) is Refusal.WARM
-        assert await ours.renew([(warm, Use.WARM)]) == [Renewal.HELD]
-        await theirs.want("engine#0")
-        assert await ours.renew([(warm, Use.WARM)]) == [Renewal.WANTED]
-        await ours.release(warm)
-        assert await ours.acquire("engine#0", Use.WARM) is Refusal.WANTED
-        call = await given(theirs)
-        await theirs.release(call)
-        await given(ours, use=Use.WARM)
-        await ours.close()
-        await theirs.close()
+        async with leases(server.url) as ours, leases(server.url) as theirs:
+            warm = await given(ours, use=Use.WARM)
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.WARM
+            assert await ours.renew([(warm, Use.WARM)]) == [Renewal.HELD]
+            await theirs.want("engine#0")
+            assert await ours.renew([(warm, Use.WARM)]) == [Renewal.WANTED]
+            await ours.release(warm)
+            assert await ours.acquire("engine#0", Use.WARM) is Refusal.WANTED
+            call = await given(theirs)
+            await theirs.release(call)
+            await given(ours, use=Use.WARM)
 
 
 def sharing(server: Store, engine: str, **settings: str) -> AbstractAsyncContextManager[BridgeProcess]:

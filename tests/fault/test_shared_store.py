@@ -34,11 +34,12 @@ keys = { "0" = { hand_over = ["+911", "+912"] } }
 
 @contextlib.asynccontextmanager
 async def decisions(url: str) -> AsyncIterator[HandOvers]:
-    shared = HandOvers(asyncio.get_running_loop().time, RedisHandOverStore(RedisStore(url)))
-    try:
-        yield shared
-    finally:
-        await shared.close()
+    async with RedisStore(url) as client:
+        shared = HandOvers(asyncio.get_running_loop().time, RedisHandOverStore(client))
+        try:
+            yield shared
+        finally:
+            await shared.close()
 
 
 async def test_every_bridge_knows_which_calls_any_of_them_handed_over() -> None:
@@ -71,7 +72,7 @@ async def test_a_call_that_comes_back_at_another_bridge_is_no_longer_handed_over
         async with decisions(server.url) as third:
             third.decide("CA1", ["+911"])
         theirs.begin("CA1")
-        await until(lambda: not theirs._unkept, "it is in the store")
+        await until(lambda: not theirs._unstored, "it is in the store")
         assert await ours.look_up("CA1") is None
 
 

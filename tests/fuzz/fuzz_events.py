@@ -19,6 +19,8 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 with atheris.instrument_imports(include=["pxbridge.telephony.exotel.messages"]):
     from pxbridge.telephony.exotel import messages
 
+from pxbridge.records.recording import file_name
+
 EVENTS = ["connected", "start", "media", "dtmf", "mark", "clear", "stop", "Start", "other"]
 # fmt: off
 NAMES = [
@@ -72,7 +74,7 @@ def read(data: bytes) -> None:
     assert event == messages.parse(data.decode("utf-8-sig", errors="replace"))
     repr(event).encode()
     if isinstance(event, messages.Start):
-        name = messages.file_name(event.call_id)
+        name = file_name(event.call_id)
         assert name.isascii()
         assert 0 < len(name) <= 64
         assert event.call_id.isprintable()

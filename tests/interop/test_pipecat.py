@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, Uplink
+from pxbridge.audio import Line, OggOpusReader, OggOpusWriter
 from pxbridge.telephony.exotel import messages
 from pxbridge.telephony.exotel.messages import Media
 
@@ -52,14 +52,14 @@ def loud_tone(seconds: float, rate_hz: int) -> NDArray[np.float32]:
 
 
 def test_pipecat_reads_the_media_that_a_call_sends_to_the_very_samples() -> None:
-    downlink, uplink, writer = Downlink(8000, stream_sid=STREAM_SID), Uplink(8000), OggOpusWriter()
-    messages_sent = downlink.poll(0.0)
+    line, writer = Line(8000, stream_id=STREAM_SID), OggOpusWriter()
+    outputs = [line.poll(0.0)]
     for step, block in enumerate(np.split(loud_tone(2.0, 24000), 25)):
         now_s = 0.08 * (step + 1)
-        while downlink.wake_s < now_s:
-            messages_sent += downlink.poll(downlink.wake_s)
-        messages_sent += downlink.receive(writer.write(block), now_s, uplink)
-    lines = [message.decode() for message in messages_sent]
+        while line.wake_s < now_s:
+            outputs.append(line.poll(line.wake_s))
+        outputs.append(line.engine_audio(writer.write(block), now_s))
+    lines = [message.decode() for output in outputs for message, _ in output.to_phone]
     read = np.concatenate(read_by_pipecat(lines, 8000))
     ours = [event for event in map(messages.parse, lines) if isinstance(event, Media)]
     np.testing.assert_array_equal(read, np.frombuffer(b"".join(event.payload for event in ours), np.int16))
@@ -71,15 +71,17 @@ def test_pipecat_reads_the_media_that_a_call_sends_to_the_very_samples() -> None
 
 def test_a_call_reads_pipecats_media_to_the_last_sample(speech: Pcm16) -> None:
     lines = pipecat(["write", "8000", "800"], speech.tobytes()).decode().splitlines()
-    uplink = Uplink(8000)
-    heard = OggOpusReader(8000).read(
-        uplink.open(0.0)
-        + b"".join(uplink.receive(line.encode(), 0.1 * n) or b"" for n, line in enumerate(lines))
-    )
-    stats = uplink.stats()
+    line, reader = Line(8000), OggOpusReader(8000)
+    pieces = [reader.read(line.open_engine(0.0).to_engine)]
+    for n, message in enumerate(lines):
+        output = line.phone_message(message.encode(), 0.1 * n)
+        assert output is not None
+        pieces.append(reader.read(output.to_engine))
+    heard = np.concatenate(pieces)
+    stats = line.stats()["uplink"]
     assert (stats["messages"], stats["malformed"], stats["received"]) == (len(lines), 0, len(speech))
     assert len(heard) == len(speech)
-    events = [messages.parse(line) for line in lines]
+    events = [messages.parse(message) for message in lines]
     payload = b"".join(event.payload for event in events if isinstance(event, Media))
     np.testing.assert_array_equal(np.frombuffer(payload, np.int16), speech)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.rate_limit import MOST_ADDRESSES
+from pxbridge.rate_limit import MAX_ADDRESSES
 from pxbridge.telephony.access import (
     CALL_TOKEN_USES,
     AccessControl,
@@ -63,24 +63,24 @@ def ask(
     return Request(path, Headers(fields), "GET", address)
 
 
-class Door:
+class Port:
     """A gate, and its clocks."""
 
     def __init__(self, keys: Iterable[bytes] = (KEY,), **options: Any) -> None:
         self.clock, self.wall = Clock(), Clock()
         self.signer = Signer(list(keys), self.wall)
         self.timers: list[Callable[[], None]] = []
-        self.gate = AccessControl(
-            self.signer, self.clock, **options, later=lambda _delay_s, call: self.timers.append(call)
+        self.access = AccessControl(
+            self.signer, self.clock, **options, call_later=lambda _delay_s, call: self.timers.append(call)
         )
 
     def status(self, request: Request, *, webhook: bool = False) -> int:
         """200 for who is let in, else the answer's."""
-        answer = self.gate.enter(request, webhook=webhook)
+        answer = self.access.admit(request, webhook=webhook)
         return answer.status_code if isinstance(answer, Response) else 200
 
     def visitor(self, request: Request, *, webhook: bool = False) -> Visitor:
-        answer = self.gate.enter(request, webhook=webhook)
+        answer = self.access.admit(request, webhook=webhook)
         assert isinstance(answer, Visitor)
         return answer
 
@@ -89,13 +89,13 @@ class Door:
 
 
 def test_with_nothing_set_up_anyone_comes_in() -> None:
-    assert Door().visitor(ask("/exotel/nurse?x=1")) == Visitor(EXOTEL, "/exotel/nurse")
+    assert Port().visitor(ask("/exotel/nurse?x=1")) == Visitor(EXOTEL, "/exotel/nurse")
 
 
 def test_each_of_several_credentials_opens_and_no_other_does() -> None:
-    door = Door(credentials=[ASHA, RAVI])
-    assert door.status(ask("/exotel", basic(ASHA))) == 200
-    assert door.status(ask("/exotel", basic(RAVI))) == 200
+    port = Port(credentials=[ASHA, RAVI])
+    assert port.status(ask("/exotel", basic(ASHA))) == 200
+    assert port.status(ask("/exotel", basic(RAVI))) == 200
     for wrong in (
         "asha:correct horse batterx",
         "asha:",
@@ -105,17 +105,17 @@ def test_each_of_several_credentials_opens_and_no_other_does() -> None:
         "ravi:correct horse battery",
         ASHA + " ",
     ):
-        assert door.status(ask("/exotel", basic(wrong))) == 401
-    assert door.gate.refused == Counter({Refused.WRONG_CREDENTIALS: 7})
+        assert port.status(ask("/exotel", basic(wrong))) == 401
+    assert port.access.refused == Counter({Refused.WRONG_CREDENTIALS: 7})
 
 
 def test_without_credentials_one_is_asked_for_them() -> None:
-    door = Door(credentials=[ASHA])
-    answer = door.gate.enter(ask(), webhook=False)
+    port = Port(credentials=[ASHA])
+    answer = port.access.admit(ask(), webhook=False)
     assert isinstance(answer, Response)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
-    assert door.gate.refused == Counter({Refused.NO_PROOF: 1})
+    assert port.access.refused == Counter({Refused.NO_PROOF: 1})
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,11 @@ def test_without_credentials_one_is_asked_for_them() -> None:
     ],
 )
 def test_an_authorization_that_is_none_opens_nothing(header: str) -> None:
-    assert Door(credentials=[ASHA]).status(ask("/exotel", ("Authorization", header))) == 401
+    assert Port(credentials=[ASHA]).status(ask("/exotel", ("Authorization", header))) == 401
 
 
 def test_two_authorizations_are_none() -> None:
-    assert Door(credentials=[ASHA]).status(ask("/exotel", basic(ASHA), basic("x:y"))) == 401
+    assert Port(credentials=[ASHA]).status(ask("/exotel", basic(ASHA), basic("x:y"))) == 401
 
 
 def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +149,11 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
         return real(a, b)
 
     monkeypatch.setattr("pxbridge.telephony.access.hmac.compare_digest", compare)
-    door = Door((KEY, OLD_KEY), credentials=[ASHA, RAVI])
-    assert door.status(ask("/exotel", basic(ASHA))) == 200
+    port = Port((KEY, OLD_KEY), credentials=[ASHA, RAVI])
+    assert port.status(ask("/exotel", basic(ASHA))) == 200
     assert len(compared) == 2
     assert {len(a) for pair in compared for a in pair if isinstance(a, bytes)} == {32}, "their lengths tell"
-    assert door.status(ask(f"/exotel/t/{door.signer.make(Scope.CALL, 60)}")) == 200
+    assert port.status(ask(f"/exotel/t/{port.signer.make(Scope.CALL, 60)}")) == 200
     assert len(compared) == 4
 
 
@@ -161,53 +161,53 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_token_opens_until_it_expires_and_names_its_persona() -> None:
-    door = Door(tokens_prove=True)
-    token = door.signer.make(Scope.CALL, 60.0, "nurse")
-    assert door.visitor(ask(f"/exotel/t/{token}/?sample-rate=8000")) == Visitor(EXOTEL, "/exotel/", "nurse")
-    door.wall.now_s += 60.0
-    assert door.status(ask(f"/exotel/t/{token}")) == 200
-    door.wall.now_s += 0.5
-    assert door.status(ask(f"/exotel/t/{token}")) == 403
-    assert door.gate.refused == Counter({Refused.EXPIRED: 1})
+    port = Port(tokens_prove=True)
+    token = port.signer.make(Scope.CALL, 60.0, "nurse")
+    assert port.visitor(ask(f"/exotel/t/{token}/?sample-rate=8000")) == Visitor(EXOTEL, "/exotel/", "nurse")
+    port.wall.now_s += 60.0
+    assert port.status(ask(f"/exotel/t/{token}")) == 200
+    port.wall.now_s += 0.5
+    assert port.status(ask(f"/exotel/t/{token}")) == 403
+    assert port.access.refused == Counter({Refused.EXPIRED: 1})
 
 
 def test_without_a_token_nobody_comes_in_where_tokens_prove() -> None:
-    door = Door(tokens_prove=True)
-    assert door.status(ask()) == 401
-    assert door.status(ask(webhook_path := "/exotel/url"), webhook=True) == 401
-    assert door.status(ask(webhook_path, basic(ASHA)), webhook=True) == 401
+    port = Port(tokens_prove=True)
+    assert port.status(ask()) == 401
+    assert port.status(ask(webhook_path := "/exotel/url"), webhook=True) == 401
+    assert port.status(ask(webhook_path, basic(ASHA)), webhook=True) == 401
 
 
 def test_an_older_keys_token_opens_and_a_foreign_keys_does_not() -> None:
-    door = Door((KEY, OLD_KEY), tokens_prove=True)
-    old = Signer([OLD_KEY], door.wall).make(Scope.CALL, 60.0)
-    foreign = Signer([b"f" * 32], door.wall).make(Scope.CALL, 60.0)
-    assert door.status(ask(f"/exotel/t/{old}")) == 200
-    assert door.status(ask(f"/exotel/t/{foreign}")) == 403
-    new = door.signer.make(Scope.CALL, 60.0)
-    assert isinstance(Signer([KEY], door.wall).check(new), tuple), "the first key signs"
+    port = Port((KEY, OLD_KEY), tokens_prove=True)
+    old = Signer([OLD_KEY], port.wall).make(Scope.CALL, 60.0)
+    foreign = Signer([b"f" * 32], port.wall).make(Scope.CALL, 60.0)
+    assert port.status(ask(f"/exotel/t/{old}")) == 200
+    assert port.status(ask(f"/exotel/t/{foreign}")) == 403
+    new = port.signer.make(Scope.CALL, 60.0)
+    assert isinstance(Signer([KEY], port.wall).check(new), tuple), "the first key signs"
 
 
 def test_a_calls_token_opens_no_webhook_or_it_would_renew_itself_for_ever() -> None:
-    door = Door(tokens_prove=True)
-    for_call, for_door = door.signer.make(Scope.CALL, 60.0), door.signer.make(Scope.DOOR, 60.0)
-    assert door.status(ask(f"/exotel/t/{for_call}/url"), webhook=True) == 403
-    assert door.visitor(ask(f"/exotel/t/{for_door}/url"), webhook=True).path == "/exotel/url"
+    port = Port(tokens_prove=True)
+    for_call, for_port = port.signer.make(Scope.CALL, 60.0), port.signer.make(Scope.PORT, 60.0)
+    assert port.status(ask(f"/exotel/t/{for_call}/url"), webhook=True) == 403
+    assert port.visitor(ask(f"/exotel/t/{for_port}/url"), webhook=True).path == "/exotel/url"
 
 
 def test_a_calls_token_is_good_for_exotels_retry_and_not_for_a_crowd() -> None:
-    door = Door(tokens_prove=True)
-    token = door.signer.make(Scope.CALL, 60.0)
-    answers = [door.status(ask(f"/exotel/t/{token}")) for _ in range(CALL_TOKEN_USES + 2)]
+    port = Port(tokens_prove=True)
+    token = port.signer.make(Scope.CALL, 60.0)
+    answers = [port.status(ask(f"/exotel/t/{token}")) for _ in range(CALL_TOKEN_USES + 2)]
     assert answers == [200] * CALL_TOKEN_USES + [403] * 2
-    for_door = door.signer.make(Scope.DOOR, 60.0)
-    assert {door.status(ask(f"/exotel/t/{for_door}")) for _ in range(20)} == {200}
+    for_port = port.signer.make(Scope.PORT, 60.0)
+    assert {port.status(ask(f"/exotel/t/{for_port}")) for _ in range(20)} == {200}
 
 
 @given(data=st.data())
 def test_a_token_changed_anywhere_opens_nothing(data: st.DataObject) -> None:
-    door = Door(tokens_prove=True)
-    token = door.signer.make(data.draw(st.sampled_from(Scope)), 60.0, "nurse")
+    port = Port(tokens_prove=True)
+    token = port.signer.make(data.draw(st.sampled_from(Scope)), 60.0, "nurse")
     at = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.characters(max_codepoint=0x7F).filter(lambda c: c not in ("?", token[at])))
     way = data.draw(st.sampled_from(("change", "cut", "insert")))
@@ -215,7 +215,7 @@ def test_a_token_changed_anywhere_opens_nothing(data: st.DataObject) -> None:
     if forged == token:
         return
     # The last digit of 256 bits in base64 has two that mean nothing: all the more must it be the right one.
-    assert door.status(ask(f"/exotel/t/{forged}")) != 200
+    assert port.status(ask(f"/exotel/t/{forged}")) != 200
 
 
 @given(st.text(max_size=300))
@@ -224,12 +224,12 @@ def test_no_text_is_a_token(text: str) -> None:
 
 
 def test_a_bad_token_is_refused_even_where_none_is_needed() -> None:
-    assert Door().status(ask("/exotel/t/stale")) == 403
-    assert Door(credentials=[ASHA]).status(ask("/exotel/t/stale", basic(ASHA))) == 403
+    assert Port().status(ask("/exotel/t/stale")) == 403
+    assert Port(credentials=[ASHA]).status(ask("/exotel/t/stale", basic(ASHA))) == 403
 
 
 def test_a_token_is_never_part_of_the_visitors_path() -> None:
-    token = Door().signer.make(Scope.CALL, 60.0)
+    token = Port().signer.make(Scope.CALL, 60.0)
     assert without_token(f"/exotel/t/{token}") == "/exotel"
     assert without_token(f"/exotel/t/{token}/nurse") == "/exotel/nurse"
     assert without_token("/exotel/nurse") == "/exotel/nurse"
@@ -240,20 +240,20 @@ def test_a_token_is_never_part_of_the_visitors_path() -> None:
 
 
 def test_only_allowed_networks_come_in_and_they_still_need_a_proof() -> None:
-    door = Door(networks=networks("203.0.113.0/24", "2001:db8::/32"), credentials=[ASHA])
-    assert door.status(ask("/exotel", basic(ASHA))) == 200
-    assert door.status(ask("/exotel", basic(ASHA), address="::ffff:203.0.113.9")) == 200
-    assert door.status(ask("/exotel", basic(ASHA), address="2001:db8::1")) == 200
-    assert door.status(ask("/exotel", basic(ASHA), address="198.51.100.1")) == 403
-    assert door.status(ask("/exotel", basic(ASHA), address="")) == 403
-    assert door.status(ask()) == 401
+    port = Port(networks=networks("203.0.113.0/24", "2001:db8::/32"), credentials=[ASHA])
+    assert port.status(ask("/exotel", basic(ASHA))) == 200
+    assert port.status(ask("/exotel", basic(ASHA), address="::ffff:203.0.113.9")) == 200
+    assert port.status(ask("/exotel", basic(ASHA), address="2001:db8::1")) == 200
+    assert port.status(ask("/exotel", basic(ASHA), address="198.51.100.1")) == 403
+    assert port.status(ask("/exotel", basic(ASHA), address="")) == 403
+    assert port.status(ask()) == 401
 
 
 def test_an_allowed_network_may_ask_the_webhooks_that_make_tokens() -> None:
-    door = Door(networks=networks("203.0.113.0/24"), tokens_prove=True)
-    assert door.status(ask("/exotel/url"), webhook=True) == 200
-    assert door.status(ask("/exotel")) == 401
-    assert door.status(ask("/exotel/url", address="198.51.100.1"), webhook=True) == 403
+    port = Port(networks=networks("203.0.113.0/24"), tokens_prove=True)
+    assert port.status(ask("/exotel/url"), webhook=True) == 200
+    assert port.status(ask("/exotel")) == 401
+    assert port.status(ask("/exotel/url", address="198.51.100.1"), webhook=True) == 403
 
 
 @pytest.mark.parametrize(
@@ -277,96 +277,96 @@ def test_an_allowed_network_may_ask_the_webhooks_that_make_tokens() -> None:
 def test_a_clients_address_is_the_one_that_the_last_trusted_proxy_saw(
     address: str, forwarded: str | None, client: str
 ) -> None:
-    door = Door(proxies=networks("10.0.0.0/24"))
-    assert door.gate.client(ask(address=address, forwarded=forwarded)) == client
+    port = Port(proxies=networks("10.0.0.0/24"))
+    assert port.access.client(ask(address=address, forwarded=forwarded)) == client
 
 
 def test_several_headers_of_forwarding_are_one_list() -> None:
-    door = Door(proxies=networks("10.0.0.0/24"))
+    port = Port(proxies=networks("10.0.0.0/24"))
     request = ask("/exotel", ("X-Forwarded-For", "127.0.0.1"), ("x-forwarded-for", EXOTEL), address=PROXY)
-    assert door.gate.client(request) == EXOTEL
+    assert port.access.client(request) == EXOTEL
 
 
 def test_an_address_has_only_so_many_requests_and_others_keep_theirs() -> None:
-    door = Door(requests_per_minute=60)
-    assert [door.status(ask()) for _ in range(12)] == [200] * 10 + [429] * 2
-    assert door.status(ask(address="198.51.100.1")) == 200
-    door.clock.now_s += 1.0
-    assert [door.status(ask()) for _ in range(2)] == [200, 429]
-    door.clock.now_s += 1000.0
-    assert [door.status(ask()) for _ in range(12)] == [200] * 10 + [429] * 2
+    port = Port(requests_per_minute=60)
+    assert [port.status(ask()) for _ in range(12)] == [200] * 10 + [429] * 2
+    assert port.status(ask(address="198.51.100.1")) == 200
+    port.clock.now_s += 1.0
+    assert [port.status(ask()) for _ in range(2)] == [200, 429]
+    port.clock.now_s += 1000.0
+    assert [port.status(ask()) for _ in range(12)] == [200] * 10 + [429] * 2
 
 
 def test_wrong_passwords_use_up_the_same_requests() -> None:
-    door = Door(requests_per_minute=60, credentials=[ASHA])
-    assert [door.status(ask("/exotel", basic("asha:guess"))) for _ in range(12)] == [401] * 10 + [429] * 2
+    port = Port(requests_per_minute=60, credentials=[ASHA])
+    assert [port.status(ask("/exotel", basic("asha:guess"))) for _ in range(12)] == [401] * 10 + [429] * 2
 
 
 def test_an_ipv6_network_counts_as_one_address() -> None:
-    door = Door(requests_per_minute=60)
-    answers = [door.status(ask(address=f"2001:db8:1:1::{n:x}")) for n in range(12)]
+    port = Port(requests_per_minute=60)
+    answers = [port.status(ask(address=f"2001:db8:1:1::{n:x}")) for n in range(12)]
     assert answers == [200] * 10 + [429] * 2
-    assert door.status(ask(address="2001:db8:1:2::1")) == 200
+    assert port.status(ask(address="2001:db8:1:2::1")) == 200
 
 
 def test_this_machines_own_requests_are_not_counted_for_they_may_be_everybodys() -> None:
-    door = Door(requests_per_minute=60)
-    assert {door.status(ask(address="127.0.0.1")) for _ in range(100)} == {200}
-    assert {door.status(ask(address="::1")) for _ in range(100)} == {200}
+    port = Port(requests_per_minute=60)
+    assert {port.status(ask(address="127.0.0.1")) for _ in range(100)} == {200}
+    assert {port.status(ask(address="::1")) for _ in range(100)} == {200}
 
 
 def test_a_million_addresses_do_not_fill_the_memory() -> None:
-    door = Door(requests_per_minute=1)
-    for n in range(MOST_ADDRESSES + 100):
-        door.status(ask(address=str(ipaddress.ip_address(0xCB000000 + n))))
-    assert len(door.gate._rate._levels) <= MOST_ADDRESSES
-    door.clock.now_s += 3600.0
-    door.status(ask())
-    assert len(door.gate._rate._levels) == 1
+    port = Port(requests_per_minute=1)
+    for n in range(MAX_ADDRESSES + 100):
+        port.status(ask(address=str(ipaddress.ip_address(0xCB000000 + n))))
+    assert len(port.access._rate._levels) <= MAX_ADDRESSES
+    port.clock.now_s += 3600.0
+    port.status(ask())
+    assert len(port.access._rate._levels) == 1
 
 
 def test_an_address_has_only_so_many_calls_at_a_time() -> None:
-    door = Door(calls_per_address=2)
+    port = Port(calls_per_address=2)
     visitor, other = Visitor(EXOTEL, "/exotel"), Visitor("198.51.100.1", "/exotel")
     for _ in range(2):
-        assert door.gate.crowded(visitor) is None
-        door.gate.begin_call(visitor.address)
-    crowded = door.gate.crowded(visitor)
-    assert crowded is not None and crowded.status_code == 429
-    assert door.gate.crowded(other) is None
-    door.gate.end_call(visitor.address)
-    assert door.gate.crowded(visitor) is None
-    door.gate.end_call(visitor.address)
-    assert not door.gate._calls
+        assert port.access.too_many_calls(visitor) is None
+        port.access.begin_call(visitor.address)
+    too_many_calls = port.access.too_many_calls(visitor)
+    assert too_many_calls is not None and too_many_calls.status_code == 429
+    assert port.access.too_many_calls(other) is None
+    port.access.end_call(visitor.address)
+    assert port.access.too_many_calls(visitor) is None
+    port.access.end_call(visitor.address)
+    assert not port.access._calls
 
 
 # What is told
 
 
 def test_refusals_are_logged_summed_up_and_without_what_was_tried(caplog: pytest.LogCaptureFixture) -> None:
-    door = Door(credentials=[ASHA])
+    port = Port(credentials=[ASHA])
     for n in range(100):
-        door.status(ask("/exotel", basic(f"asha:guess-{n}")))
-        door.status(ask(f"/exotel/t/guess-{n}"))
+        port.status(ask("/exotel", basic(f"asha:guess-{n}")))
+        port.status(ask(f"/exotel/t/guess-{n}"))
     (first,) = caplog.messages
     assert "(wrong credentials: 1)" in first
-    door.timers.pop()()
+    port.timers.pop()()
     _, rest = caplog.messages
     refused = sum(int(count) for line in (first, rest) for count in re.findall(r": (\d+)[,)]", line))
-    assert refused == sum(door.gate.refused.values()), "every one of them was told"
+    assert refused == sum(port.access.refused.values()), "every one of them was told"
     assert "guess" not in caplog.text and "horse" not in caplog.text
-    door.timers.pop()()
+    port.timers.pop()()
     assert len(caplog.messages) == 2, "there was nothing more to tell"
-    door.status(ask("/exotel", basic("asha:guess-x")))
+    port.status(ask("/exotel", basic("asha:guess-x")))
     assert len(caplog.messages) == 3
 
 
 def test_a_refusal_says_nothing_about_what_would_be_right() -> None:
-    door = Door(credentials=[ASHA], tokens_prove=True)
-    expired = door.signer.make(Scope.CALL, -10.0)
+    port = Port(credentials=[ASHA], tokens_prove=True)
+    expired = port.signer.make(Scope.CALL, -10.0)
     bodies = set()
     for request in (ask(f"/exotel/t/{expired}"), ask("/exotel/t/forged"), ask(f"/exotel/t/{expired}x")):
-        answer = door.gate.enter(request, webhook=False)
+        answer = port.access.admit(request, webhook=False)
         assert isinstance(answer, Response)
         bodies.add((answer.status_code, bytes(answer.body)))
     assert len(bodies) == 1

@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge.audio import (
-    Downlink,
+    Line,
     OggOpusReader,
     OggOpusWriter,
     OpusDecoder,
     OpusEncoder,
     Resampler,
-    Uplink,
 )
 
 if TYPE_CHECKING:
@@ -181,10 +180,10 @@ def test_an_out_that_cannot_be_used_is_refused_before_anything_happened() -> Non
         (lambda: OpusEncoder(frame_ms=30), "frame_ms is 30"),
         (lambda: OpusDecoder(channels=3), "channels is 3"),
         (lambda: OggOpusReader(44100), "44100"),
-        (lambda: Uplink(11025), "11025"),
-        (lambda: Uplink(8000, encoding="alaw"), "'pcm16' or 'mulaw'"),  # type: ignore[arg-type]
-        (lambda: Downlink(11025, stream_sid="S"), "11025"),
-        (lambda: Downlink(8000, stream_sid="S", profile="fast"), "'standard', 'strict' or 'low-delay'"),  # type: ignore[arg-type]
+        (lambda: Line(11025), "11025"),
+        (lambda: Line(8000, carrier="pigeon"), "carrier is 'pigeon': expected"),
+        (lambda: Line(8000, encoding="alaw"), "'pcm16' or 'mulaw'"),  # type: ignore[arg-type]
+        (lambda: Line(8000, profile="fast"), "'standard', 'strict' or 'low-delay'"),  # type: ignore[arg-type]
         (lambda: OpusEncoder().encode(sine(0.03)), "720 samples: a packet of this encoder takes exactly 480"),
         (lambda: OpusDecoder().conceal(10**9), "at most"),
     ],

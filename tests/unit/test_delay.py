@@ -25,37 +25,37 @@ def after(seconds: float, **downlink: float | None) -> dict[str, dict[str, float
 
 
 def test_the_parts_add_up_to_what_the_caller_waits() -> None:
-    course = delay.Course()
-    course.add(after(1))
-    assert course.newest_s["mouth_to_ear"] == pytest.approx(0.19)
-    assert course.usual_s() == pytest.approx(0.19)
-    assert course.usual_s("engine") == pytest.approx(0.045)
+    history = delay.DelayHistory()
+    history.add(after(1))
+    assert history.newest_s["mouth_to_ear"] == pytest.approx(0.19)
+    assert history.median_s() == pytest.approx(0.19)
+    assert history.median_s("engine") == pytest.approx(0.045)
 
 
 def test_a_delay_of_which_a_part_is_unknown_is_not_told() -> None:
-    course = delay.Course()
-    course.add(after(1, round_trip_us=None))
-    assert course.newest_s == {}
-    assert course.usual_s() is None
-    assert course.slow_s() is None
+    history = delay.DelayHistory()
+    history.add(after(1, round_trip_us=None))
+    assert history.newest_s == {}
+    assert history.median_s() is None
+    assert history.p95_s() is None
 
 
 def test_while_the_engine_says_nothing_there_is_no_delay_to_tell() -> None:
-    course = delay.Course()
+    history = delay.DelayHistory()
     for spoken_s in (1, 2, 2, 2, 2):
-        course.add(after(spoken_s))
-    assert course.newest_s == {}
-    assert len(course.samples_s["mouth_to_ear"]) == 2
-    course.add(after(3, round_trip_us=1_045_000.0))
-    assert course.newest_s["mouth_to_ear"] == pytest.approx(1.19)
+        history.add(after(spoken_s))
+    assert history.newest_s == {}
+    assert len(history.samples_s["mouth_to_ear"]) == 2
+    history.add(after(3, round_trip_us=1_045_000.0))
+    assert history.newest_s["mouth_to_ear"] == pytest.approx(1.19)
 
 
 def test_one_bad_second_in_twenty_is_the_slow_figure_and_not_the_usual_one() -> None:
-    course = delay.Course()
+    history = delay.DelayHistory()
     for second in range(40):
-        course.add(after(second + 1, queued_us=1_000_000.0 if second % 10 == 9 else 0.0))
-    assert course.usual_s() == pytest.approx(0.185)
-    assert course.slow_s() == pytest.approx(1.185)
+        history.add(after(second + 1, queued_us=1_000_000.0 if second % 10 == 9 else 0.0))
+    assert history.median_s() == pytest.approx(0.185)
+    assert history.p95_s() == pytest.approx(1.185)
 
 
 @pytest.mark.parametrize(("chunk_ms", "adds_ms"), [(20, 0), (40, 0), (80, 0), (100, 40), (160, 40), (37, 18)])

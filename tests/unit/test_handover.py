@@ -51,9 +51,9 @@ def test_a_decision_is_forgotten_after_an_hour() -> None:
 
 def test_decisions_are_bounded_and_the_oldest_goes_first() -> None:
     calls = HandOvers(Clock())
-    for n in range(handover.MOST_KEPT + 10):
+    for n in range(handover.MAX_KEPT + 10):
         calls.decide(f"CA{n}")
-    assert len(calls) == handover.MOST_KEPT
+    assert len(calls) == handover.MAX_KEPT
     assert calls.find("CA9") is None
     assert calls.find("CA10") == ()
 
@@ -105,6 +105,6 @@ def test_a_bridge_that_ends_knows_whether_a_flow_may_still_ask() -> None:
     awaited = [calls.awaits_question]
     calls.decide("CA1")
     awaited.append(calls.awaits_question)
-    clock.now_s += handover.JUST_NOW_S
+    clock.now_s += handover.RECENT_S
     awaited.append(calls.awaits_question)
     assert awaited == [False, True, False]

@@ -9,12 +9,12 @@ import json
 import numpy as np
 import pytest
 
-from pxbridge.audio import Downlink, OggOpusWriter, Uplink
+from pxbridge.audio import Line, OggOpusWriter
 
 CHUNK_S = 0.1
 FRAME_S = 0.08
-MARK_S = 0.05
-"""From a mark to its echo."""
+BACK_S = 0.05
+"""From a mark to its echo, and from a ping to its pong."""
 WARM_S = 60.0
 LONG_S = 600.0
 FLAT_BYTES = 8_000
@@ -49,38 +49,37 @@ def tone(rate_hz: int, duration_s: float) -> np.ndarray[tuple[int], np.dtype[np.
     return (0.3 * np.sin(2 * np.pi * 1150 * at_s)).astype(np.float32)
 
 
-def test_an_uplink_does_not_grow() -> None:
+def test_a_call_does_not_grow() -> None:
     payload = base64.b64encode((32767 * tone(8000, CHUNK_S)).astype(np.int16).tobytes()).decode()
     media = json.dumps({"event": "media", "stream_sid": "s", "media": {"payload": payload}}).encode()
-    line = Uplink(8000)
-    now_s = 1000.0
-    line.open(now_s)
-    grown = {}
-    for end_s in (WARM_S, LONG_S):
-        while now_s < 1000.0 + end_s:
-            now_s += CHUNK_S
-            line.receive(media, now_s)
-            line.poll(now_s)
-        grown[end_s] = used_bytes()
-    assert grown[LONG_S] - grown[WARM_S] < FLAT_BYTES
-
-
-def test_a_downlink_does_not_grow() -> None:
-    caller, line, engine = Uplink(8000), Downlink(8000, stream_sid="s"), OggOpusWriter()
+    line, engine = Line(8000), OggOpusWriter()
     frame = tone(24_000, FRAME_S)
     now_s = 1000.0
-    caller.open(now_s)
     line.poll(now_s)
-    line.receive(engine.headers(), now_s, caller)
-    marks: list[tuple[float, str]] = []
+    line.open_engine(now_s)
+    line.engine_audio(engine.headers(), now_s)
+    back: list[tuple[float, str | None]] = []  # echoes of marks and pongs
+    due_s = {"chunk": now_s + CHUNK_S, "frame": now_s + FRAME_S}
     grown = {}
     for end_s in (WARM_S, LONG_S):
         while now_s < 1000.0 + end_s:
-            now_s += FRAME_S
-            messages = [*line.receive(engine.write(frame), now_s, caller), *line.poll(now_s)]
-            events = [json.loads(message) for message in messages]
-            marks += [(now_s + MARK_S, event["mark"]["name"]) for event in events if event["event"] == "mark"]
-            while marks and marks[0][0] <= now_s:
-                line.marked(marks.pop(0)[1], now_s)
+            now_s = min(*due_s.values(), line.wake_s, *(at_s for at_s, _ in back))
+            if back and back[0][0] <= now_s:
+                _, name = back.pop(0)
+                output = line.pong(BACK_S, now_s) if name is None else line.mark_played(name, now_s)
+            elif due_s["chunk"] <= now_s:
+                due_s["chunk"] += CHUNK_S
+                said = line.phone_message(media, now_s)
+                assert said is not None
+                output = said
+            elif due_s["frame"] <= now_s:
+                due_s["frame"] += FRAME_S
+                output = line.engine_audio(engine.write(frame), now_s)
+            else:
+                output = line.poll(now_s)
+            events = [json.loads(message) for message, _ in output.to_phone]
+            back += [(now_s + BACK_S, event["mark"]["name"]) for event in events if event["event"] == "mark"]
+            back += [(now_s + BACK_S, None)] * output.ping
         grown[end_s] = used_bytes()
+    assert line.stats()["downlink"]["sent"] > 0.9 * LONG_S * 8000
     assert grown[LONG_S] - grown[WARM_S] < FLAT_BYTES

@@ -29,7 +29,7 @@ def lines(form: Format = "json", level: str = "info", **more: Any) -> list[str]:
 
 
 def tell(log_call: CallLog) -> None:
-    record = CallRecord(call_id="c1", stream_sid="s1", caller=CALLER, called="+918000000000", opened_s=1.0)
+    record = CallRecord(call_id="c1", stream_id="s1", caller=CALLER, called="+918000000000", opened_s=1.0)
     record.started_s, record.rate_hz, record.persona = 1.1, 8000, "nurse"
     log_call(record, Event(Kind.STARTED, 1.1, {"caller": CALLER, "called": "", "custom": {"pin": "4711"}}))
     log_call(record, Event(Kind.KEY, 2.0, {"digit": "7"}))

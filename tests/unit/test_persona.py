@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pxbridge import settings
 from pxbridge.calls import announcements
+from pxbridge.calls.greeting import GREETING_HZ, read_greeting
 from pxbridge.calls.persona import (
     FIELD_LIMIT,
     TEXT_PROMPT_LIMIT,
@@ -159,7 +160,7 @@ def test_a_greetings_path_counts_from_the_file_and_may_be_ogg(tmp_path: Path) ->
     (tmp_path / "hello").write_bytes((ROOT / "python/pxbridge/assets/greeting.ogg").read_bytes())
     greeting = read(tmp_path, "[personas.a]\ngreeting = 'hello'")["a"].greeting
     assert greeting == tmp_path / "hello"
-    assert len(persona_file.read_greeting(greeting)) > persona_file.GREETING_HZ
+    assert len(read_greeting(greeting)) > GREETING_HZ
 
 
 def test_a_greeting_is_read_again_when_its_file_has_changed(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def make_keeper(folder: Path, **changes: Any) -> RecordWriter:
 def live_call(keeper: RecordWriter, name: str = "c1") -> CallRecord:
     """A call that has begun."""
     record = CallRecord(
-        peer="203.0.113.7", call_id=name, stream_sid="s", caller=CALLER, persona="nurse", opened_s=10.0
+        peer="203.0.113.7", call_id=name, stream_id="s", caller=CALLER, persona="nurse", opened_s=10.0
     )
     record.started_s, record.rate_hz = 10.5, 8000
     keeper(record, Event(Kind.STARTED, 10.5, {"caller": CALLER, "called": "", "custom": {"pin": "0815"}}))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.simulated import VECTORS
 
-from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Uplink
+from pxbridge.audio import Line, OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder
 from pxbridge.simulation.strict_ogg import PageWriter
 from pxbridge.wav import read_wav, resample, to_pcm
 
@@ -27,13 +27,15 @@ def test_the_model_hears_opus_alone_to_the_sample(rate_hz: int) -> None:
     writer = OggOpusWriter(rate_hz)
     alone = OggOpusReader(24_000).read(writer.headers() + writer.write(pcm))
 
-    uplink, reader = Uplink(rate_hz, gate_ms=0), OggOpusReader(24_000)
-    heard = [reader.read(uplink.open(0.0))]
+    line, reader = Line(rate_hz, gate_ms=0), OggOpusReader(24_000)
+    heard = [reader.read(line.open_engine(0.0).to_engine)]
     chunk = round(CHUNK_S * rate_hz)
     for n in range(len(pcm) // chunk):
         payload = base64.b64encode(pcm[n * chunk : (n + 1) * chunk].tobytes()).decode()
         message = json.dumps({"event": "media", "media": {"payload": payload}}).encode()
-        heard.append(reader.read(uplink.receive(message, (n + 1) * CHUNK_S) or b""))
+        output = line.phone_message(message, (n + 1) * CHUNK_S)
+        assert output is not None
+        heard.append(reader.read(output.to_engine))
 
     whole = np.concatenate(heard)
     assert len(whole) == len(alone)
@@ -48,18 +50,18 @@ def test_the_caller_hears_opus_alone_to_a_step_of_16_bits(rate_hz: int) -> None:
         OpusDecoder(rate_hz),
         PageWriter(1),
     )
-    downlink, uplink = Downlink(rate_hz, stream_sid="S"), Uplink(rate_hz)
-    messages = [message for header in pages.headers() for message in downlink.receive(header, 0.0, uplink)]
+    line = Line(rate_hz, stream_id="S")
+    outputs = [line.engine_audio(header, 0.0) for header in pages.headers()]
     alone = []
     for n in range(len(SPEECH.samples) // FRAME):
         packet = encoder.encode(SPEECH.samples[n * FRAME : (n + 1) * FRAME])
         alone.append(decoder.decode(packet))
         now_s = (n + 1) * FRAME_S
-        while n and downlink.wake_s <= now_s:  # at the start that would be silence for who waits
-            messages += downlink.poll(downlink.wake_s)
-        messages += downlink.receive(pages.page(packet, FRAME), now_s, uplink)
+        while n and line.wake_s <= now_s:  # at the start that would be silence for who waits
+            outputs.append(line.poll(line.wake_s))
+        outputs.append(line.engine_audio(pages.page(packet, FRAME), now_s))
 
-    events = [json.loads(message) for message in messages]
+    events = [json.loads(message) for output in outputs for message, _ in output.to_phone]
     payloads = [base64.b64decode(e["media"]["payload"]) for e in events if e["event"] == "media"]
     heard = np.frombuffer(b"".join(payloads), "<i2") / 32768.0
     expected = np.concatenate(alone)[: len(heard)]

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     import pytest
 
 MOMENTS = st.dictionaries(st.integers(0, 3000), st.integers(0, 3000), max_size=30)
-"""When one alarm is set, and for how much later, in ms; half a ms later, so that nothing happens at once."""
+"""When one wakeup is set, and for how much later, in ms; half a ms later, so that nothing happens at once."""
 
 
 @given(st.lists(MOMENTS, max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_every_alarm_rings_at_the_moment_it_was_last_set_to(calls: list[dict[int, int]]) -> None:
+def test_every_wakeup_fires_at_the_moment_it_was_last_set_to(calls: list[dict[int, int]]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        alarms = WakeupTimer()
+        timer = WakeupTimer()
         began_s = loop.time()
-        rung: list[list[float]] = [[] for _ in calls]
-        for heard, moments in zip(rung, calls, strict=True):
-            alarm = alarms.alarm(lambda heard=heard: heard.append(loop.time() - began_s))  # type: ignore[misc]
+        fired_at_s: list[list[float]] = [[] for _ in calls]
+        for heard, moments in zip(fired_at_s, calls, strict=True):
+            wakeup = timer.wakeup(lambda heard=heard: heard.append(loop.time() - began_s))  # type: ignore[misc]
             for at_ms, after_ms in moments.items():
                 at_s = began_s + at_ms / 1e3
-                loop.call_at(at_s, alarm.set, at_s + (after_ms + 0.5) / 1e3)
+                loop.call_at(at_s, wakeup.set, at_s + (after_ms + 0.5) / 1e3)
         await asyncio.sleep(10)
-        for heard, moments in zip(rung, calls, strict=True):
+        for heard, moments in zip(fired_at_s, calls, strict=True):
             in_order = sorted(moments)
             expected = [
                 (at_ms + moments[at_ms] + 0.5) / 1e3
@@ -46,20 +46,20 @@ def test_every_alarm_rings_at_the_moment_it_was_last_set_to(calls: list[dict[int
     run(main())
 
 
-def test_alarms_that_are_put_off_all_the_time_hardly_wake_the_process() -> None:
+def test_wakeups_that_are_put_off_all_the_time_hardly_wake_the_process() -> None:
     async def main() -> float:
         loop = asyncio.get_running_loop()
-        alarms = WakeupTimer()
+        timer = WakeupTimer()
         fired = 0
-        fire = alarms._fire
+        fire = timer._fire
 
         def counted() -> None:
             nonlocal fired
             fired += 1
             fire()
 
-        alarms._fire = counted  # type: ignore[method-assign]
-        calls = [alarms.alarm(lambda: None) for _ in range(50)]
+        timer._fire = counted  # type: ignore[method-assign]
+        calls = [timer.wakeup(lambda: None) for _ in range(50)]
         for step in range(1000):
             await asyncio.sleep(0.01)
             calls[step % 50].set(loop.time() + 0.6)
@@ -70,15 +70,15 @@ def test_alarms_that_are_put_off_all_the_time_hardly_wake_the_process() -> None:
 
 def test_one_that_fails_does_not_silence_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> list[str]:
-        alarms, rung = WakeupTimer(), list[str]()
+        timer, fired = WakeupTimer(), list[str]()
 
         def fail() -> None:
             raise ValueError("on purpose")
 
-        for ring in (fail, lambda: rung.append("second")):
-            alarms.alarm(ring).set(asyncio.get_running_loop().time() + 1)
+        for ring in (fail, lambda: fired.append("second")):
+            timer.wakeup(ring).set(asyncio.get_running_loop().time() + 1)
         await asyncio.sleep(2)
-        return rung
+        return fired
 
     assert run(main()) == ["second"]
     assert "on purpose" in caplog.text

@@ -24,7 +24,6 @@ from pxbridge.telephony.exotel.messages import (
     Stop,
     StopReason,
     Unknown,
-    file_name,
     line_rate,
     parse,
     parse_rate,
@@ -342,21 +341,6 @@ def test_what_a_peer_writes_can_stand_in_a_log_line() -> None:
     assert start.call_sid.isprintable()
     assert start.call_sid.encode()
     assert len(start.caller) <= 128
-
-
-@pytest.mark.parametrize(
-    "sid", ["", "..", "../../etc/passwd", "a/b", "a b", "x" * 500, "é", "CON.", "\ud800", "a\0b"]
-)
-def test_a_sid_becomes_a_harmless_file_name(sid: str) -> None:
-    name = file_name(sid)
-    assert name
-    assert len(name) <= 64
-    assert all(c.isascii() and (c.isalnum() or c in "-_") for c in name)
-
-
-def test_an_ordinary_sid_is_its_own_file_name_and_others_stay_distinct() -> None:
-    assert file_name("7f0c2a_b-9") == "7f0c2a_b-9"
-    assert file_name("a/b") != file_name("a.b")
 
 
 SPELLINGS = st.builds(

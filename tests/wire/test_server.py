@@ -9,14 +9,18 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.call.dummy_carriers import DummyRoutes, Parcel, Stream
+from tests.exotel_server import line_rate_hz, listen
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from pxbridge.telephony import server
 from pxbridge.telephony.exotel.messages import Exotel, Media, Start, parse
-from pxbridge.telephony.server import TelephonyServer, listen
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 
 if TYPE_CHECKING:
-    from pxbridge.telephony.server import Arrival
+    from pxbridge.telephony.routes import CarrierRoutes
+    from pxbridge.telephony.server import Arrival, TelephonyServer
 
 
 class Calls:
@@ -64,22 +68,22 @@ def url(listener: TelephonyServer, path: str = "/exotel") -> str:
 @pytest.mark.parametrize(
     ("path", "rate_hz"),
     [
-        ("/", None),
-        ("/exotel", None),
-        ("/exotel/", None),
+        ("/", 8000),
+        ("/exotel", 8000),
+        ("/exotel/", 8000),
         ("/?sample-rate=8000", 8000),
         ("/exotel?sample-rate=16000", 16000),
         ("/exotel?sample_rate=24000&persona=nurse", 24000),
         ("/exotel?a=b&sampleRate=16kHz", 16000),
     ],
 )
-async def test_a_call_comes_in_with_the_rate_its_url_names(path: str, rate_hz: int | None) -> None:
+async def test_a_call_comes_in_with_the_rate_its_url_names(path: str, rate_hz: int) -> None:
     calls = Calls()
     async with listen(calls.own, "127.0.0.1", 0) as listener, connect(url(listener, path)) as phone:
         exotel = Exotel("MZ1")
         await phone.send(exotel.start(call_sid="CA1"))
         assert parse(await calls.messages.get()) == parse(Exotel("MZ1").start(call_sid="CA1"))
-        assert [arrival.rate_hz for arrival in calls.arrivals] == [rate_hz]
+        assert [line_rate_hz(arrival) for arrival in calls.arrivals] == [rate_hz]
         assert [arrival.peer for arrival in calls.arrivals] == ["127.0.0.1"]
 
 
@@ -97,6 +101,29 @@ async def test_the_path_names_the_persona(path: str, persona: str | None) -> Non
         await phone.send("hello")
         await calls.messages.get()
         assert [arrival.persona_name for arrival in calls.arrivals] == [persona]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/exotel", "Exotel"), ("/", "Exotel"), ("/parcel/nurse", "Parcel"), ("/stream", "Stream")],
+)
+async def test_the_path_chooses_the_carrier_whatever_is_said_first(path: str, name: str) -> None:
+    calls = Calls()
+    carriers: list[CarrierRoutes] = [DummyRoutes(Stream), ExotelRoutes(), DummyRoutes(Parcel)]
+    async with server.listen(calls.own, "127.0.0.1", 0, carriers=carriers) as listener:
+        for first in (Exotel("MZ1").start(call_sid="CA1"), b"\x00\x01", '{"type": "begin"}'):
+            async with connect(url(listener, path)) as phone:
+                await phone.send(first)
+                await calls.messages.get()
+        assert {arrival.carrier.name for arrival in calls.arrivals} == {name}
+        assert len(calls.arrivals) == 3
+
+
+async def test_a_carrier_that_is_not_served_is_not_found() -> None:
+    async with server.listen(Calls().own, "127.0.0.1", 0, carriers=[DummyRoutes(Parcel)]) as listener:
+        assert (await get(listener, "/parcel"))[0] == 426
+        for path in ("/", "/exotel", "/exotel/url", "/stream", "/parcel/t/nobody"):
+            assert (await get(listener, path))[0] in (403, 404)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +196,12 @@ async def test_a_call_that_fails_ends_alone() -> None:
     calls = Calls()
 
     async def own(arrival: Arrival) -> None:
-        if arrival.rate_hz is not None:
+        if arrival.persona_name is not None:
             raise LookupError("a fault of ours")
         await calls.own(arrival)
 
     async with listen(own, "127.0.0.1", 0) as listener, connect(url(listener)) as healthy:
-        async with connect(url(listener, "/?sample-rate=8000")) as unlucky:
+        async with connect(url(listener, "/exotel/nurse")) as unlucky:
             with pytest.raises(ConnectionClosed) as closed:
                 await unlucky.recv()
             assert closed.value.rcvd is not None

@@ -13,16 +13,18 @@ import pytest
 import trustme
 from rich.console import Console
 from tests import virtual_time
+from tests.exotel_server import listen
 from websockets.asyncio.client import connect
 
 from pxbridge import settings
 from pxbridge.app import assembly
 from pxbridge.errors import ConfigError
-from pxbridge.telephony.server import Arrival, TelephonyServer, listen
 from pxbridge.telephony.tls import CHECK_EVERY_S, ServingTls
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pxbridge.telephony.server import Arrival, TelephonyServer
 
 NAME = "voice.example.com"
 

@@ -56,6 +56,7 @@ from pxbridge.settings import Settings, check_door, state_folder, url_host
 from pxbridge.settings.persona_file import read_personas
 from pxbridge.simulation.rehearsal import Rehearsal
 from pxbridge.telephony.access import AccessControl, Signer
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
@@ -145,10 +146,11 @@ async def run(
         for note in notes:
             log.warning("%s", note)
         signals = stack.enter_context(_signals())
+        store = await stack.enter_async_context(shared_store(settings))
         opener = EngineOpener(settings)
-        engines = await stack.enter_async_context(_engines(settings, opener, personas))
+        engines = await stack.enter_async_context(_engines(settings, store, opener, personas))
         watch = await stack.enter_async_context(watching(loaded, os.environ, engines, writer))
-        handovers = await stack.enter_async_context(_handovers(settings))
+        handovers = await stack.enter_async_context(_handovers(settings, store))
         exchange = CallRegistry(
             engines,
             personas,
@@ -160,7 +162,7 @@ async def run(
         )
         door = _Door(settings)
         reloader = _Reloader(loaded, read_again or (lambda: loaded), opener, engines, exchange, door)
-        nodes = _nodes(settings, door.signer, exchange)
+        nodes = _nodes(settings, store, door.signer, exchange)
         listener = await stack.enter_async_context(_listen(loaded, exchange, engines, handovers, door, nodes))
         watch.metrics.count_by(
             "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: listener.refusals
@@ -306,7 +308,7 @@ class _Reloader:
             return
         self._loaded = loaded._replace(settings=new)
         self._exchange.personas = personas
-        self._exchange.timing = _timing(new)
+        self._exchange.playout = _timing(new)
         self._engines.keep_warm(_warm(personas))
         self._opener.settings = new
         self._door.use(new)
@@ -328,7 +330,9 @@ def _list(names: set[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _engines(settings: Settings, opener: Opener, personas: Personas) -> AsyncIterator[EnginePool]:
+async def _engines(
+    settings: Settings, store: RedisStore | None, opener: Opener, personas: Personas
+) -> AsyncIterator[EnginePool]:
     """The engines that were named, or the rehearsal engine, which lives as long as the block."""
     async with contextlib.AsyncExitStack() as stack:
         if settings.engines:
@@ -341,7 +345,7 @@ async def _engines(settings: Settings, opener: Opener, personas: Personas) -> As
                 urls,
                 capacity,
                 open_session=opener,
-                store=lease_store(settings),
+                store=lease_store(settings, store),
                 warm=_warm(personas),
                 limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
             )
@@ -358,21 +362,29 @@ def _warm(personas: Personas) -> dict[Prompts, int]:
     return warm
 
 
-def lease_store(settings: Settings) -> LeaseStore:
-    """Where the bridges that share these engines keep who has them."""
+@contextlib.asynccontextmanager
+async def shared_store(settings: Settings) -> AsyncIterator[RedisStore | None]:
+    """The process's one client of the shared store, open in the block; None if there is no store."""
     if settings.lease_store == "memory":
-        return MemoryLeases()
-    return RedisLeases(RedisStore(settings.lease_store), ttl_s=settings.lease_ttl_s)
+        yield None
+        return
+    async with RedisStore(settings.lease_store) as store:
+        yield store
+
+
+def lease_store(settings: Settings, store: RedisStore | None) -> LeaseStore:
+    """Where leases on engines are kept: in the shared store, else in this process."""
+    return MemoryLeases() if store is None else RedisLeases(store, ttl_s=settings.lease_ttl_s)
 
 
 @contextlib.asynccontextmanager
-async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
+async def _handovers(settings: Settings, store: RedisStore | None) -> AsyncIterator[HandOvers]:
     """Where calls note that they go on to a person, for whichever process the flow asks."""
     shelf: HandOverStore
-    if settings.lease_store == "memory":
+    if store is None:
         shelf = FileHandOverStore(state_folder(settings, os.environ))
     else:
-        shelf = RedisHandOverStore(RedisStore(settings.lease_store))
+        shelf = RedisHandOverStore(store)
     handovers = HandOvers(asyncio.get_running_loop().time, shelf)
     try:
         yield handovers
@@ -380,11 +392,12 @@ async def _handovers(settings: Settings) -> AsyncIterator[HandOvers]:
         await handovers.close()
 
 
-def _nodes(settings: Settings, signer: Signer, exchange: CallRegistry) -> PeerBridges | None:
+def _nodes(
+    settings: Settings, store: RedisStore | None, signer: Signer, exchange: CallRegistry
+) -> PeerBridges | None:
     """This bridge among those that share its store; None if it shares none, or was not told its name."""
-    if settings.lease_store == "memory" or settings.public_url is None:
+    if store is None or settings.public_url is None:
         return None
-    store = RedisStore(settings.lease_store)
     return PeerBridges(store, settings.public_url, signer, personas=lambda: exchange.personas)
 
 
@@ -470,10 +483,10 @@ async def _listen(
                     exchange.handle,
                     settings.host,
                     settings.port,
+                    carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(engines.snapshot(), engines.store_gone_s),
                     max_calls=settings.max_calls,
-                    gate=door.gate,
-                    webhooks=webhooks,
+                    access=door.gate,
                     ssl=None if tls is None else tls.context,
                 )
             )

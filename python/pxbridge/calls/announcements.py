@@ -12,8 +12,8 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from pxbridge.audio import OggOpusReader, Resampler
+from pxbridge.calls.greeting import GREETING_HZ, read_greeting
 from pxbridge.errors import InputError
-from pxbridge.settings.persona_file import GREETING_HZ, read_greeting
 
 if TYPE_CHECKING:
     from pathlib import Path

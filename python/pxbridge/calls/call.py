@@ -1,84 +1,69 @@
 """One phone call, from its socket to its end.
 
-A call is ended exactly once, by whoever comes first: the phone, the engine or the bridge (`Call._finish`).
-Everything it owns hangs on one `asyncio.TaskGroup` and is gone when `Call.run` returns. With whom the caller
-speaks, and what is heard while there is nobody, is `pxbridge.calls.conversation`'s.
+A call ends exactly once, by whoever is first: the phone, the engine or the bridge (`Call._finish`). Every
+task of the call belongs to one `asyncio.TaskGroup`, and nothing of it is left when `Call.run` returns.
 
-Audio never waits for a task: each message from either side is handled where it arrives, in one call into
-Rust, and what comes out is written to the other socket. An alarm is set to the moment at which Rust wants to
-be asked although nothing arrived (a stall to be bridged, a queue about to run dry).
+This file holds policy: when the call begins and ends, and what an event means. Its sound goes through
+`pxbridge.calls.call_line`. Which engine the caller speaks with, and what the caller hears while there is
+none, is decided in `pxbridge.calls.conversation`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pxbridge.audio import Downlink, Uplink
+from pxbridge.audio import AgentHeard, AllPlayed, RateMismatch
+from pxbridge.calls.call_line import CallLine
 from pxbridge.calls.call_state import CallRecord, Ending, Outcome, Party, Phase
-from pxbridge.calls.conversation import CallLimits, Continuation, Conversation
+from pxbridge.calls.continuation import Continuation
+from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.playout_options import PlayoutOptions
-from pxbridge.telephony.exotel import messages
+from pxbridge.telephony import carrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from pxbridge.calls.events import Subscriber
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.persona import Action, Persona, Personas
     from pxbridge.calls.phrases import PhraseSpotter
     from pxbridge.calls.wakeup_timer import WakeupTimer
-    from pxbridge.engines.client import Session
     from pxbridge.engines.pool import EnginePool
-    from pxbridge.errors import EngineLost
+    from pxbridge.telephony.carrier import Audio, LineEvent
     from pxbridge.telephony.server import Arrival
     from pxbridge.websocket import Closed
-
-    Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]
-    """Samples, and for each of their pieces when it began and how many samples it has."""
 
 __all__ = ["Call", "CallRecord", "Ending", "Party", "Phase"]
 
 log = logging.getLogger("pxbridge.call")
 
 START_TIMEOUT_S = 10.0
-"""A phone that says nothing for so long after its handshake is not Exotel: `start` follows at once."""
+"""A carrier sends its start message right after the handshake. Whoever does not is not a carrier."""
 
 LAST_WORDS_S = 10.0
-"""The longest that the end of a call waits for Exotel to say that the last words were heard."""
+"""The longest that the end of a call waits until the caller has heard the last words."""
 
 SENTENCE_PAUSE_S = 0.32
-"""Four of the model's frames: pauses within a sentence are shorter, but for a few."""
+"""Four of the model's frames. Few pauses within a sentence are longer."""
 
 LAST_SENTENCE_S = 5.0
 """The longest that the end of a call waits for the agent to end its sentence."""
 
-SENTENCE_LOOK_S = 0.1
+SENTENCE_POLL_S = 0.1
 
 LAST_WORD_S = 0.8
-"""The agent's words come as text before they are heard: a pause counts only after the last of them."""
+"""The agent's words come as text before they come as sound. A pause counts only after the last word's
+sound."""
 
-RATE_CHECK_S = 2.0
-"""How much of a call is measured before its sample rate is believed."""
-
-RATE_CHECK_AGAIN_S = 10.0
-"""The same for a line that stalled meanwhile: long enough for no stall to pass for a rate."""
-
-UNKNOWN_TOLD = 5
-"""So many events of names nobody knows are told in a call, each once: enough to learn of a new one."""
-
-RATE_TOLERANCE = 0.25
-"""Rates in use differ by at least 1.5; chunking and jitter over RATE_CHECK_S by far less than this."""
+MAX_UNKNOWN_NOTES = 5
+"""Unknown events that a call notes, each name once: enough to learn that there is a new one."""
 
 
-def _nobody(record: CallRecord, event: Event) -> None:
+def _ignore(record: CallRecord, event: Event) -> None:
     pass
 
 
@@ -89,11 +74,11 @@ class Call:
         arrival: How it came in.
         engines: Where engines are leased.
         personas: Whom the caller can speak with.
-        handovers: Where it is noted that the call goes on to a person.
+        emit: Given everything that happens, with the record as it is then.
+        wakeups: The process's timer.
+        handovers: Where the call notes that it goes on to a person.
         limits: How long things may take.
-        timing: How its sound is kept in time.
-        tell: Told everything that happens, with the record as it is then.
-        alarms: Of the process.
+        playout: How its sound is kept in time.
     """
 
     def __init__(
@@ -102,40 +87,36 @@ class Call:
         *,
         engines: EnginePool,
         personas: Personas,
-        tell: Subscriber,
-        alarms: WakeupTimer,
+        emit: Subscriber,
+        wakeups: WakeupTimer,
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
-        timing: PlayoutOptions | None = None,
+        playout: PlayoutOptions | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._arrival = arrival
         self._socket = arrival.socket
+        self._carrier = arrival.carrier
         self._engines = engines
         self._handovers = handovers
         self._limits = limits or CallLimits()
-        self._timing = timing or PlayoutOptions()
+        self._playout = playout or PlayoutOptions()
         self._personas = personas
-        self._watcher = tell
+        self._subscriber = emit
+        self._wakeups = wakeups
         self.record = CallRecord(opened_s=self._clock(), peer=arrival.peer)
-        self._uplink: Uplink | None = None
-        self._downlink: Downlink | None = None
-        self._session: Session | None = None
+        self._line: CallLine | None = None
         self._persona: Persona | None = None
         self._spotter: PhraseSpotter | None = None
-        self._start: asyncio.Future[messages.Start] = self._loop.create_future()
+        self._start: asyncio.Future[carrier.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
-        self._heard_out = asyncio.Event()
+        self._all_played = asyncio.Event()
         self._unknown: set[str] = set()
-        self._standing = Continuation(engines.place())
+        self._continuation = Continuation(engines.place())
         self._left_engine = asyncio.Event()
-        self._rate_check: asyncio.TimerHandle | None = None
-        self._alarm = alarms.alarm(self._tick)
         self._longest: asyncio.TimerHandle | None = None
         self._phone_heard_s = self.record.opened_s
-        self._agent_missed_s: float | None = None  # since when the caller waits for an agent's first sound
-        self._agent_sent = 0.0  # samples of engines' that had been sent by then
 
     def __repr__(self) -> str:
         return f"<Call {self.record.call_id}>"
@@ -143,65 +124,127 @@ class Call:
     # -- life ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Lives the call; returns when its socket is closed and nothing of it is left.
+        """Lives the call. Returns when its socket is closed and nothing of it is left.
 
-        However it ends, by cancellation too, `record` is complete then.
+        However it ends, even by cancellation, `record` is complete then.
         """
-        self._socket.on_message = self._phone_said
-        self._socket.on_close = self._phone_gone
-        self._socket.on_pong = self._phone_ponged
+        self._socket.on_message = self._on_phone_message
+        self._socket.on_close = self._on_phone_closed
+        self._socket.on_pong = self._on_pong
         ending = Ending(Party.BRIDGE, "cancelled", 1001)
         try:
             async with asyncio.TaskGroup() as tasks:
                 conversation = tasks.create_task(self._converse(), name="conversation")
                 watch = tasks.create_task(self._watch_phone(), name="watch")
                 ending = await self._ending
-                self._enter_leaving()
-                if not conversation.done():
-                    if ending.sentence:
-                        await self._let_sentence_end()
-                    conversation.cancel()
-                    await asyncio.wait([conversation])
-                    self._left_engine.set()
-                    self.hush()
-                if ending.last_words:
-                    await self._let_last_words_out()
+                await self._leave(ending, conversation)
                 watch.cancel()
         except Exception:  # a fault of ours; whoever owns the call reports it
             ending = Ending(Party.BRIDGE, "internal error", 1011, outcome=Outcome.FAULT)
             raise
         finally:
-            self._left_engine.set()
-            self._alarm.cancel()
-            for timer in (self._rate_check, self._longest):
-                if timer is not None:
-                    timer.cancel()
-            self._ending.cancel()
-            self._start.cancel()
-            self._close_record(ending)
-            self._socket.close(ending.code, ending.reason)
-            self._watcher = _nobody  # who watches holds the call
-            # Codecs are most of a call. Whatever may keep the rest for a while, a closing handshake or an
-            # error with its frames, they go now.
-            self._uplink = self._downlink = None
+            self._release(ending)
         await self._socket.wait_closed()
 
-    @property
-    def agent_speaking(self) -> bool:
-        """Whether the agent is in the middle of a sentence."""
-        if self._session is None or self._downlink is None:
-            return False
-        paused_s = self._downlink.paused_s
-        return paused_s is not None and paused_s < SENTENCE_PAUSE_S
+    async def _leave(self, ending: Ending, conversation: asyncio.Task[None]) -> None:
+        """From the decision that the call ends until the caller has heard the last words."""
+        self.record.phase = Phase.LEAVING
+        self.emit(Kind.PHASE, phase=Phase.LEAVING.value)
+        if not conversation.done():
+            if ending.sentence:
+                await self._wait_for_sentence_end()
+            conversation.cancel()
+            await asyncio.wait([conversation])
+            self._left_engine.set()
+            if self._line is not None:
+                self._line.fade_out()
+        if ending.last_words:
+            await self._wait_for_last_words()
 
-    def take_over(self, older: Call) -> None:
-        """Goes on with a phone call that came in on another connection before, which is about to end."""
-        self._standing = Continuation(
-            older._standing.place,
-            older._standing.said + "".join(older.record.words),
-            older.record.phase in (Phase.PROMPTING, Phase.LIVE, Phase.FAILOVER),
-            older._left_engine,
+    def _release(self, ending: Ending) -> None:
+        """Completes the record, closes the socket, and lets go of everything."""
+        self._left_engine.set()
+        if self._longest is not None:
+            self._longest.cancel()
+        self._ending.cancel()
+        self._start.cancel()
+        record = self.record
+        record.phase = Phase.ENDED
+        record.ended_s, record.ending = self._clock(), ending
+        record.stats = self.stats()
+        self.emit(Kind.ENDED, by=ending.by.value, reason=ending.reason)
+        self._socket.close(ending.code, ending.reason)
+        self._subscriber = _ignore  # the subscribers hold the call
+        # Codecs are most of a call's memory. They go now, even if a closing handshake or an error's frames
+        # keep the rest for a while.
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    async def _converse(self) -> None:
+        """From the carrier's start message to the engine's last word."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                start = await asyncio.shield(self._start)
+        except TimeoutError:
+            self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
+            return
+        persona = self._choose_persona(start)
+        conversation = Conversation(
+            self._started_line(),
+            self.record,
+            self._engines,
+            persona,
+            limits=self._limits,
+            continuation=self._continuation,
+            emit=self.emit,
+            on_pause=self._on_agent_pause,
         )
+        self._finish(await conversation.run())
+
+    def _choose_persona(self, start: carrier.Start) -> Persona:
+        """Whom the caller speaks with."""
+        persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.parameters)
+        persona, more = persona.for_call(start.parameters, caller=start.caller, called=start.called)
+        self.record.persona = persona.name
+        self.emit(Kind.PERSONA, name=persona.name, record=persona.record)
+        for note in (*notes, *more):
+            self.emit(Kind.NOTE, text=note)
+        self._persona, self._spotter = persona, persona.spotter()
+        if persona.max_duration_s is not None:
+            over = Ending(Party.BRIDGE, "the persona's longest call is over", last_words=True, sentence=True)
+            self._longest = self._loop.call_later(persona.max_duration_s, self._finish, over)
+        return persona
+
+    async def _wait_for_sentence_end(self) -> None:
+        """Waits until a live agent pauses, or for a bounded time."""
+        if self._line is not None and self._line.session is not None:
+            await asyncio.sleep(LAST_WORD_S)
+        give_up_s = self._clock() + LAST_SENTENCE_S
+        while self.agent_speaking and self._clock() < give_up_s:  # noqa: ASYNC110
+            await asyncio.sleep(SENTENCE_POLL_S)
+
+    async def _wait_for_last_words(self) -> None:
+        """Waits until the caller has heard what was said last, or for a bounded time."""
+        if self._line is None:
+            return
+        self._line.finish()
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._all_played.wait()
+        except TimeoutError:
+            self.emit(Kind.NOTE, text="no sign that the last words were heard")
+
+    async def _watch_phone(self) -> None:
+        """Ends a call whose line has died without a close."""
+        silent_s = self._limits.phone_silent_s
+        while (left_s := self._phone_heard_s + silent_s - self._clock()) > 0:  # noqa: ASYNC110
+            # An event instead would have to be set for each message, which costs more than all of this.
+            await asyncio.sleep(left_s)
+        reason = f"nothing from the phone for {silent_s:g} s"
+        self._finish(Ending(Party.PHONE, reason, 1011, outcome=Outcome.PHONE_LOST))
+
+    # -- ending -------------------------------------------------------------------------------------
 
     def end(
         self, reason: str, code: int = 1000, *, last_words: bool = False, outcome: Outcome | None = None
@@ -209,177 +252,126 @@ class Call:
         """Ends the call from outside (shutdown, a second connection for it)."""
         self._finish(Ending(Party.BRIDGE, reason, code, last_words, outcome=outcome))
 
+    def _finish(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+            if self._line is not None:
+                self._line.takes_own_sound = False
+
+    def take_over(self, older: Call) -> None:
+        """Continues a phone call that came in on another connection before, which is about to end."""
+        self._continuation = Continuation(
+            older._continuation.place,
+            older._continuation.said + "".join(older.record.words),
+            older.record.phase in (Phase.PROMPTING, Phase.LIVE, Phase.FAILOVER),
+            older._left_engine,
+        )
+
     def operate(self, action: Action, by: str) -> bool:
-        """Does what an operator asks, as a key would; False if the call has not started or ends already."""
+        """Does what an operator asks, as a key would. False if the call has not started or is ending."""
         if self._ending.done() or not self._start.done():
             return False
         self._act(action, by)
         return True
 
-    def _finish(self, ending: Ending) -> None:
-        if not self._ending.done():
-            self._ending.set_result(ending)
+    def _act(self, action: Action | None, by: str) -> None:
+        """Does what a key, a phrase or an operator asks for. The agent finishes its sentence first."""
+        if self._ending.done():
+            return  # the first decision holds, and the carrier's flow is told the same
+        match action:
+            case End():
+                self.emit(Kind.ACTION, by=by, action="end")
+                self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
+            case HandOver(numbers=numbers):
+                self.emit(Kind.ACTION, by=by, action="hand over")
+                self._hand_over(numbers, by)
+            case None:
+                pass
 
-    async def _converse(self) -> None:
-        """From `start` to the engine's last word."""
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                start = await asyncio.shield(self._start)
-        except TimeoutError:
-            self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
+    def _hand_over(self, numbers: tuple[str, ...], by: str) -> None:
+        """Sends the caller on to a person: noted for the carrier's flow, then last words, then the close."""
+        if self._carrier.behaviour.after_close is not carrier.AfterClose.FLOW_GOES_ON:
+            name = self._carrier.name
+            self.emit(Kind.NOTE, text=f"{name} hangs up when we close, so nobody can take the call over")
+            self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
             return
-        persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.custom)
-        persona, more = persona.for_call(start.custom, caller=start.caller, called=start.called)
-        self.record.persona = persona.name
-        self.tell(Kind.PERSONA, name=persona.name, record=persona.record)
-        for note in (*notes, *more):
-            self.tell(Kind.NOTE, text=note)
-        self._persona, self._spotter = persona, persona.spotter()
-        talk = Conversation(self, self._engines, persona, self._limits, self._clock, self._standing)
-        if persona.max_duration_s is not None:
-            over = Ending(Party.BRIDGE, "the persona's longest call is over", last_words=True, sentence=True)
-            self._longest = self._loop.call_later(persona.max_duration_s, self._finish, over)
-        self._finish(await talk.hold())
-
-    async def _let_sentence_end(self) -> None:
-        """Waits until a live agent pauses, or for a bounded time."""
-        if self._session is not None:
-            await asyncio.sleep(LAST_WORD_S)
-        give_up_s = self._clock() + LAST_SENTENCE_S
-        while self.agent_speaking and self._clock() < give_up_s:  # noqa: ASYNC110
-            await asyncio.sleep(SENTENCE_LOOK_S)
-
-    async def _let_last_words_out(self) -> None:
-        """Waits until Exotel has played what was said last, or for a bounded time."""
-        if self._downlink is None:
-            return
-        self._send_to_phone(self._downlink.finish(self._clock()))
-        if self._downlink.heard_out:  # there were no words
-            return
-        self._arm()
-        try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self._heard_out.wait()
-        except TimeoutError:
-            self.tell(Kind.NOTE, text="no sign that the last words were heard")
-
-    async def _watch_phone(self) -> None:
-        """Ends a call whose line has died without a close."""
-        silent_s = self._limits.phone_silent_s
-        while (left_s := self._phone_heard_s + silent_s - self._clock()) > 0:  # noqa: ASYNC110
-            # No event to wait for instead: setting one per message would cost more than all of this.
-            await asyncio.sleep(left_s)
-        reason = f"nothing from the phone for {silent_s:g} s"
-        self._finish(Ending(Party.PHONE, reason, 1011, outcome=Outcome.PHONE_LOST))
+        if self._handovers is not None:
+            self._handovers.decide(self.record.call_id, numbers)
+        reason, outcome = f"handed over by {by}", Outcome.HANDED_OVER
+        self._finish(Ending(Party.BRIDGE, reason, last_words=True, sentence=True, outcome=outcome))
 
     # -- what the phone sends -------------------------------------------------------------------------
 
-    def _phone_said(self, message: bytes, _is_text: bool) -> None:
-        now_s = self._clock()
-        self._phone_heard_s = now_s
-        uplink = self._uplink
-        if uplink is None:
-            self._phone_event(message, now_s)
-            return
-        ogg = uplink.receive(message, now_s)
-        if ogg is None:
-            self._phone_event(message, now_s)
-        elif ogg and self._session is not None:
-            self._session.send_audio(ogg)
-        self._arm()
+    def _on_phone_message(self, message: bytes, is_text: bool) -> None:
+        self._phone_heard_s = now_s = self._clock()
+        if self._line is None or not self._line.phone_message(message, now_s, is_text):
+            self._on_phone_event(self._carrier.parse(message, is_text=is_text))
 
-    def _phone_event(self, message: bytes, now_s: float) -> None:
-        match messages.parse(message):
-            case messages.Start() as start:
-                self._phone_started(start, now_s)
-            case messages.Mark(name=name) if self._downlink is not None:
-                self._downlink.marked(name, now_s)
-                if self._downlink.heard_out:
-                    self._heard_out.set()
-            case messages.Clear() if self._downlink is not None:
-                self._send_to_phone(self._downlink.flush(now_s))
-            case messages.Dtmf(digit=digit):
+    def _on_phone_event(self, event: carrier.Event) -> None:
+        match event:
+            case carrier.Start() as start:
+                self._on_start(start)
+            case carrier.Mark(name=name) if self._line is not None:
+                self._line.mark_played(name)
+            case carrier.Clear() if self._line is not None:
+                self._line.flush()
+            case carrier.Key(digit=digit):
                 self.record.dtmf += digit
-                self.tell(Kind.KEY, digit=digit)
+                self.emit(Kind.KEY, digit=digit)
                 if self._persona is not None:
                     self._act(self._persona.keys.get(digit), f"the key {digit}")
-            case messages.Stop(wording=wording):
-                self._finish(Ending(Party.PHONE, f"stop: {wording}" if wording else "stop"))
-            case messages.Connected():
+            case carrier.Stop(reason=reason):
+                self._finish(Ending(Party.PHONE, f"stop: {reason}" if reason else "stop"))
+            case carrier.Connected():
                 pass
-            case messages.Malformed(reason=reason):
+            case carrier.Malformed(reason=reason):
                 self.record.malformed += 1
                 log.debug("malformed message: %s", reason)
-            case messages.Unknown(event=name):
+            case carrier.Unknown(event=name):
                 self.record.ignored += 1
-                if name not in self._unknown and len(self._unknown) < UNKNOWN_TOLD:
+                if name not in self._unknown and len(self._unknown) < MAX_UNKNOWN_NOTES:
                     self._unknown.add(name)
-                    self.tell(Kind.NOTE, text=f"the phone sends an event that is not known: {name!r}")
+                    self.emit(Kind.NOTE, text=f"the phone sends an unknown event: {name!r}")
             case _:
                 self.record.ignored += 1
 
-    def _phone_started(self, start: messages.Start, now_s: float) -> None:
+    def _on_start(self, start: carrier.Start) -> None:
         if self._start.done():
-            self.record.ignored += 1  # Exotel's retry on the same socket: already under way.
+            self.record.ignored += 1  # the carrier repeats it: the call is already under way
             return
         record = self.record
-        CURRENT_CALL.set(record)  # for all that this socket will set off
-        rate = messages.line_rate(self._arrival.rate_hz, start)
-        record.call_id, record.stream_sid = start.call_id, start.stream_sid
+        CURRENT_CALL.set(record)  # for everything that this socket will set off
+        record.call_id, record.stream_id = start.call_id, start.stream_id
         record.caller, record.called = start.caller, start.called
-        record.rate_hz, record.started_s = rate.rate_hz, now_s
-        self._agent_missed_s = now_s
+        record.rate_hz, record.started_s = start.media.rate_hz, self._clock()
         if self._handovers is not None:
             self._handovers.begin(start.call_id)
-        encoding: Literal["pcm16", "mulaw"] = "mulaw" if start.mulaw else "pcm16"
-        timing = self._timing
-        self._uplink = Uplink(
-            rate.rate_hz, encoding=encoding, gate_ms=timing.gate_ms, max_backlog_ms=timing.max_backlog_ms
+        playout = self._playout
+        sound = self._carrier.open_line(
+            start,
+            profile=playout.profile,
+            gate_ms=playout.gate_ms,
+            max_backlog_ms=playout.max_backlog_ms,
         )
-        self._downlink = Downlink(
-            rate.rate_hz,
-            stream_sid=start.stream_sid,
-            encoding=encoding,
-            profile=timing.profile,
-            max_backlog_ms=timing.max_backlog_ms,
+        self._line = CallLine(
+            sound,
+            self._socket,
+            start.media.rate_hz,
+            self._wakeups,
+            on_event=self._on_line_event,
+            on_text=self._on_engine_text,
         )
-        self.tell(Kind.STARTED, caller=start.caller, called=start.called, custom=start.custom)
-        for note in rate.notes:
-            self.tell(Kind.NOTE, text=note)
-        self._send_to_phone(self._downlink.poll(now_s))
-        self._rate_check = self._loop.call_later(RATE_CHECK_S, self._check_rate, now_s, 0.0)
+        self.emit(Kind.STARTED, caller=start.caller, called=start.called, custom=start.parameters)
+        for note in start.notes:
+            self.emit(Kind.NOTE, text=note)
+        self._line.start()
         self._start.set_result(start)
-        self._arm()
 
-    def _check_rate(self, since_s: float, received: float) -> None:
-        """Says so if the line runs at another rate than it claims: then everyone sounds slow and deep.
+    def _on_pong(self, rtt_s: float) -> None:
+        if self._line is not None:
+            self._line.pong(rtt_s)
 
-        Audio that is late is no other rate, and a line whose rate is too high looks stalled: so a line that
-        stalled is measured again, for longer.
-        """
-        now_s, stats = self._clock(), self._line()[0].stats()
-        measured_hz = (stats["received"] - received) / (now_s - since_s)
-        like_hz = min(messages.LINE_RATES_HZ, key=lambda rate_hz: abs(rate_hz - measured_hz))
-        claimed_hz = self.record.rate_hz
-        if not measured_hz or like_hz == claimed_hz or abs(measured_hz / claimed_hz - 1) <= RATE_TOLERANCE:
-            return
-        if stats["stalls"] and received == 0:
-            self._rate_check = self._loop.call_later(
-                RATE_CHECK_AGAIN_S, self._check_rate, now_s, stats["received"]
-            )
-            return
-        self.tell(
-            Kind.NOTE,
-            text=f"the phone says {claimed_hz} Hz and sends {measured_hz:.0f} samples a second: "
-            "if voices sound slow and deep, or fast and high, "
-            f"write ?sample-rate={like_hz} into the applet's URL",
-        )
-
-    def _phone_ponged(self, trip_s: float) -> None:
-        if self._downlink is not None:
-            self._downlink.round_trip(trip_s, self._clock())
-
-    def _phone_gone(self, closed: Closed) -> None:
+    def _on_phone_closed(self, closed: Closed) -> None:
         if closed.error is None:
             how = f"the phone closed with {closed.code}" + (f": {closed.reason}" if closed.reason else "")
             self._finish(Ending(Party.PHONE, how))
@@ -388,172 +380,56 @@ class Call:
                 Ending(Party.PHONE, f"the line broke off: {closed.error}", outcome=Outcome.PHONE_LOST)
             )
 
-    # -- what the engine sends ------------------------------------------------------------------------
+    # -- what the line and the engine tell ------------------------------------------------------------
 
-    def _engine_said(self, ogg: bytes) -> None:
-        uplink, downlink = self._line()
-        now_s = self._clock()
-        self._send_to_phone(downlink.receive(ogg, now_s, uplink))
-        if downlink.take_ping(now_s):
-            self._socket.ping()
-        self._arm()
+    def _on_line_event(self, event: LineEvent) -> None:
+        match event:
+            case AgentHeard(after_s=after_s):
+                self.emit(Kind.HEARD, engine=self.record.engine, after_s=after_s)
+            case AllPlayed():
+                self._all_played.set()
+            case RateMismatch(claimed_hz=claimed_hz, measured_hz=measured_hz, likely_hz=likely_hz):
+                self.emit(
+                    Kind.NOTE,
+                    text=f"the phone says {claimed_hz} Hz and sends {measured_hz} samples a second: "
+                    "if voices sound slow and deep, or fast and high, "
+                    f"{self._carrier.fix_rate(likely_hz)}",
+                )
+            case _:
+                pass  # a silent engine: the conversation watches for that itself
 
-    def _engine_wrote(self, piece: str) -> None:
+    def _on_engine_text(self, piece: str) -> None:
         self.record.words.append(piece)
-        self.tell(Kind.WORDS, text=piece)
+        self.emit(Kind.WORDS, text=piece)
         if self._spotter is not None:
             self._act(self._spotter.feed(piece), "the agent's words")
 
-    # -- what a conversation needs of its line ----------------------------------------------------------
-
-    @property
-    def rate_hz(self) -> int:
-        """The line's rate."""
-        return self.record.rate_hz
-
-    def join(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
-        """Joins phone and engine, until `part`."""
-        uplink, _ = self._line()
-        self._session = session
-        session.listen(on_audio=self._engine_said, on_text=self._engine_wrote, on_close=on_close)
-        session.send_audio(uplink.open(self._clock()))
-        self._arm()
-
-    def part(self) -> None:
-        """The engine is gone, or is let go of; what it said last is sent."""
-        uplink, downlink = self._line()
-        if self._session is not None:
-            self._session = None
-            now_s = self._clock()
-            uplink.close(now_s)
-            self._send_to_phone(downlink.engine_gone(now_s))
-            self._agent_missed_s, self._agent_sent = now_s, downlink.stats()["sent"]
-            self._arm()
-
-    def play(self, pcm: NDArray[np.float32]) -> None:
-        """Queues sound of the bridge's own: heard while no engine speaks, and ended by one that does."""
-        if self._ending.done():
-            return
-        _, downlink = self._line()
-        self._send_to_phone(downlink.play(pcm, self._clock()))
-        self._arm()
-
-    def hush(self) -> None:
-        """Ends the bridge's own sound with a fade."""
-        if self._downlink is not None:
-            self._send_to_phone(self._downlink.hush(self._clock()))
-
-    async def played(self, all_but_s: float = 0.0) -> None:
-        """Waits until the bridge's own sound has been heard, or all but so much of it."""
-        _, downlink = self._line()
-        while (left_s := downlink.playing_s(self._clock()) - all_but_s) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(left_s)
-
-    @property
-    def agent_paused_s(self) -> float:
-        """How long the agent has paused; infinity while it has not spoken."""
-        _, downlink = self._line()
-        paused_s = downlink.paused_s
-        return math.inf if paused_s is None else paused_s
-
-    def agent_pauses(self) -> None:
-        """Its last word is over, whatever followed it."""
+    def _on_agent_pause(self) -> None:
+        """The agent's last word is over, whatever followed it."""
         if self._spotter is not None:
             self._act(self._spotter.pause(), "the agent's words")
 
-    def exchanged_s(self) -> tuple[float, float]:
-        """Seconds of sound that engines were sent, and that came from them."""
-        uplink, downlink = self._line()
-        rate_hz = self.record.rate_hz
-        return uplink.stats()["emitted"] / rate_hz, downlink.stats()["received"] / rate_hz
-
-    def _act(self, action: Action | None, by: str) -> None:
-        """Does what a key, a phrase or an operator sets off; what the agent is saying is heard first."""
-        if self._ending.done():
-            return  # it ends as it was told first, and the flow is told the same
-        match action:
-            case End():
-                self.tell(Kind.ACTION, by=by, action="end")
-                self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
-            case HandOver(numbers=numbers):
-                self.tell(Kind.ACTION, by=by, action="hand over")
-                self.hand_over(numbers, by)
-            case None:
-                pass
-
-    def hand_over(self, numbers: tuple[str, ...], by: str) -> None:
-        """Sends the caller on to a person: noted for the flow to ask, then the last words, then the close."""
-        if self._handovers is not None:
-            self._handovers.decide(self.record.call_id, numbers)
-        reason, outcome = f"handed over by {by}", Outcome.HANDED_OVER
-        self._finish(Ending(Party.BRIDGE, reason, last_words=True, sentence=True, outcome=outcome))
-
-    # -- the clock ------------------------------------------------------------------------------------
-
-    def _arm(self) -> None:
-        """Notes when Rust wants to be asked if nothing arrives before."""
-        if self._uplink is not None and self._downlink is not None:
-            self._alarm.set(min(self._uplink.wake_s, self._downlink.wake_s))
-
-    def _tick(self) -> None:
-        uplink, downlink = self._line()
-        now_s = self._clock()
-        if uplink.wake_s <= now_s and (ogg := uplink.poll(now_s)) and self._session is not None:
-            self._session.send_audio(ogg)
-        if downlink.wake_s <= now_s:
-            self._send_to_phone(downlink.poll(now_s))
-            if downlink.heard_out:
-                self._heard_out.set()
-            if downlink.take_ping(now_s):
-                self._socket.ping()
-        self._arm()
-
-    def _send_to_phone(self, out: list[bytes]) -> None:
-        for message in out:
-            self._socket.send(message, text=True)
-        if out and self._agent_missed_s is not None and self._session is not None:
-            _, downlink = self._line()
-            if downlink.stats()["sent"] > self._agent_sent:
-                after_s, self._agent_missed_s = self._clock() - self._agent_missed_s, None
-                self.tell(Kind.HEARD, engine=str(self._session.engine), after_s=after_s)
-
-    def _line(self) -> tuple[Uplink, Downlink]:
-        """Both directions of a call that has started."""
-        if self._uplink is None or self._downlink is None:
-            raise RuntimeError("the call has not started")
-        return self._uplink, self._downlink
-
     # -- what is known --------------------------------------------------------------------------------
 
+    @property
+    def agent_speaking(self) -> bool:
+        """Whether the agent is in the middle of a sentence."""
+        line = self._line
+        return line is not None and line.session is not None and line.agent_paused_s < SENTENCE_PAUSE_S
+
     def stats(self) -> dict[str, dict[str, float]]:
-        """The line's counters so far: ``uplink`` and ``downlink``; empty before `start`."""
-        if self._uplink is None or self._downlink is None:
-            return {}
-        return {"uplink": self._uplink.stats(), "downlink": self._downlink.stats()}
+        """The line's counters so far: ``uplink`` and ``downlink``; empty before the start message."""
+        return {} if self._line is None else self._line.stats()
 
     def keep_audio(self) -> Callable[[], tuple[Audio, Audio]]:
-        """From now on keeps what caller and agent say, for a recording; what it returns fetches it."""
-        uplink, downlink = self._line()
-        uplink.keep_said()
-        downlink.keep_heard()
+        """From now on keeps what caller and agent say, for a recording. The result fetches both."""
+        return self._started_line().keep_audio()
 
-        def fetch() -> tuple[Audio, Audio]:
-            now_s = self._clock()
-            return uplink.take_said(now_s), downlink.take_heard(now_s)
+    def emit(self, kind: Kind, **detail: Any) -> None:
+        """Tells the subscribers."""
+        self._subscriber(self.record, Event(kind, self._clock(), detail))
 
-        return fetch
-
-    def _enter_leaving(self) -> None:
-        self.record.phase = Phase.LEAVING
-        self.tell(Kind.PHASE, phase=Phase.LEAVING.value)
-
-    def _close_record(self, ending: Ending) -> None:
-        record = self.record
-        record.phase = Phase.ENDED
-        record.ended_s, record.ending = self._clock(), ending
-        record.stats = self.stats()
-        self.tell(Kind.ENDED, by=ending.by.value, reason=ending.reason)
-
-    def tell(self, kind: Kind, **detail: Any) -> None:
-        """Tells whoever watches."""
-        self._watcher(self.record, Event(kind, self._clock(), detail))
+    def _started_line(self) -> CallLine:
+        if self._line is None:
+            raise RuntimeError("the call has not started")
+        return self._line

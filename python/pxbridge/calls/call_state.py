@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
-from pxbridge.calls.delay import Course
+from pxbridge.calls.delay import DelayHistory
 
 
 class Phase(StrEnum):
@@ -104,7 +104,7 @@ class CallRecord:
     peer: str = ""
     """The address that the connection came from."""
     call_id: str = "-"
-    stream_sid: str = ""
+    stream_id: str = ""
     caller: str = ""
     called: str = ""
     persona: str = ""
@@ -122,4 +122,4 @@ class CallRecord:
     dtmf: str = ""
     words: list[str] = field(default_factory=list)
     stats: dict[str, dict[str, float]] = field(default_factory=dict)
-    delay: Course = field(default_factory=Course)
+    delay: DelayHistory = field(default_factory=DelayHistory)

@@ -1,13 +1,12 @@
 """A call's way from one engine to the next: prompting, waiting, live, failover.
 
-Each phase is one method that returns when the phase is over; what the caller hears in it is its business. A
-conversation outlives its engines: when one dies the phone's socket stays, and another goes on with the same
-persona. It is quickest with a session that was prompted ahead, which knows the persona and nothing of the
-call; any other is told in its text prompt what has been said. Which of the two is wanted, the persona says.
+Each phase is one method that returns when the phase is over. The method also decides what the caller hears in
+that phase.
 
-An engine can also stop without dying: it hears and says nothing, or its network is gone. It is given up soon
-if another is free. If none is, it may come back, so it is waited for; the caller hears meanwhile what covers
-any other gap, until it is back or given up after all.
+A conversation outlives its engines. When an engine dies, the phone's socket stays open, and another engine
+goes on with the same persona. A session that was prompted ahead is quickest; it knows the persona and nothing
+of the call. Any other session is told in its text prompt what has been said. The persona says which of the
+two it prefers.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pxbridge.calls import announcements
 from pxbridge.calls.announcements import Sound
 from pxbridge.calls.call_state import Ending, Outcome, Party, Phase
+from pxbridge.calls.continuation import continue_prompts
+from pxbridge.calls.engine_watch import EngineWatch
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.waiting import GapCover, OwnVoice, entertain
+from pxbridge.calls.waiting import GapCover, play_hold_music
 from pxbridge.engines.pool import Prompts
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
 
@@ -30,33 +31,23 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from typing import Any
 
+    from pxbridge.calls.call_line import CallLine
     from pxbridge.calls.call_state import CallRecord
+    from pxbridge.calls.continuation import Continuation
+    from pxbridge.calls.events import Emit
     from pxbridge.calls.persona import Persona
     from pxbridge.engines.client import EngineAddress, Session
-    from pxbridge.engines.pool import EnginePool, Lease, Place
+    from pxbridge.engines.pool import EnginePool, Lease
 
-TOLD_LIMIT: Final = 600
-"""Characters of what the agent has said that the next engine is told: some 150 tokens, 12 s of its 240 s."""
-
-TOLD: Final = (
-    " The line was interrupted in the middle of this call. Do not greet again; go on from where you were. "
-    "The last that you said was: {words}"
-)
-
-CUT_OFF_S: Final = 0.1
-"""When so little of the persona's greeting is left, the agent is joined: it is heard later than that."""
+GREETING_REST_S: Final = 0.1
+"""The agent is connected when so little of the persona's greeting is left: its first sound comes later."""
 
 BETWEEN_TRIES_S: Final = 0.2
-"""Engines that fail at once are not tried as fast as they fail."""
+"""A pause between two engines, so that engines that fail at once are not tried as fast as they fail."""
 
 TAKE_OVER_S: Final = 5.0
-"""What the session of a call's older connection has to close, with some air; then there are others."""
-
-CHECK_EVERY_S: Final = 0.5
-"""How often a live engine is looked at."""
-
-FED_ENOUGH_S: Final = 0.2
-"""An engine that was sent less than this since its last sound owes nothing: its step is 80 ms."""
+"""How long the session of the call's earlier connection may take to close. After that, another one is
+taken."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +56,11 @@ class CallLimits:
 
     Attributes:
         max_wait_s: The longest that a caller waits for a free engine.
-        failover_timeout_s: The longest that a caller waits for another engine when one died.
-        engine_silent_s: An engine that hears the caller and says nothing at all, not even silence, for so
-            long has died; where no other is free it has `failover_timeout_s` more to come back.
-        phone_silent_s: A phone that sends nothing at all for so long is gone. Exotel sends media all the
-            time, so such a line is dead though nobody closed it (half-open).
+        failover_timeout_s: The longest that a caller waits for another engine when one has died.
+        engine_silent_s: An engine that is sent the caller's sound and sends none for this long, not even
+            silence, has died. If no other engine is free, it has `failover_timeout_s` more to come back.
+        phone_silent_s: A phone that sends nothing for this long is gone. Carriers send sound all the time, so
+            such a line is dead although nobody closed it (half-open).
     """
 
     max_wait_s: float = 60.0
@@ -78,114 +69,52 @@ class CallLimits:
     phone_silent_s: float = 30.0
 
 
-@dataclass
-class Continuation:
-    """Where a phone call stands, on whichever of its connections: a second one takes over from the first.
-
-    Attributes:
-        place: Among the calls that want an engine.
-        said: What the agent has said on connections before.
-        engaged: On the one before, an engine was the caller's, or was becoming so.
-        free: Set as soon as the one before has let go of it.
-    """
-
-    place: Place
-    said: str = ""
-    engaged: bool = False
-    free: asyncio.Event | None = None
-
-
-class Line(OwnVoice, Protocol):
-    """The phone's side of a call, as far as a conversation needs it."""
-
-    @property
-    def record(self) -> CallRecord:
-        """What is known of the call."""
-        ...
-
-    def tell(self, kind: Kind, **detail: Any) -> None:
-        """Tells whoever watches."""
-        ...
-
-    def join(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
-        """Joins phone and engine."""
-        ...
-
-    def part(self) -> None:
-        """Takes them apart again."""
-        ...
-
-    def hush(self) -> None:
-        """Ends the bridge's own sound with a fade."""
-        ...
-
-    def agent_pauses(self) -> None:
-        """Told now and then while the agent says nothing."""
-        ...
-
-    @property
-    def agent_paused_s(self) -> float:
-        """How long the agent has paused; infinity while it has not spoken."""
-        ...
-
-    def exchanged_s(self) -> tuple[float, float]:
-        """Seconds of sound that engines were sent and that came from them, since the call's start."""
-        ...
-
-
-def told(persona: Persona, words: str) -> Prompts:
-    """What an engine is told that goes on with a conversation.
-
-    Args:
-        persona: Whom it plays.
-        words: What the agent has said so far.
-    """
-    said = " ".join(words.split())
-    if len(said) > TOLD_LIMIT:
-        said = "... " + said[-TOLD_LIMIT:].partition(" ")[2]
-    if not said:
-        return Prompts(persona.voice_prompt, persona.text_prompt)
-    return Prompts(persona.voice_prompt, persona.text_prompt + TOLD.format(words=said))
-
-
 class Conversation:
-    """What happens between `start` and the last word.
+    """What happens between the carrier's start message and the last word.
 
     Args:
-        line: The phone's side.
+        line: The call's sound.
+        record: What is known of the call.
         engines: Where engines are leased.
         persona: Whom the caller speaks with.
         limits: How long things may take.
-        clock: Seconds, monotonic.
-        standing: Where the call stands.
+        continuation: Where the call stands.
+        emit: Tells the subscribers.
+        on_pause: Called now and then while the agent says nothing.
     """
 
     def __init__(
         self,
-        line: Line,
+        line: CallLine,
+        record: CallRecord,
         engines: EnginePool,
         persona: Persona,
+        *,
         limits: CallLimits,
-        clock: Callable[[], float],
-        standing: Continuation,
+        continuation: Continuation,
+        emit: Emit,
+        on_pause: Callable[[], None],
     ) -> None:
-        self._standing = standing
         self._line = line
+        self._record = record
         self._engines = engines
         self._persona = persona
         self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
         self._limits = limits
-        self._clock = clock
+        self._continuation = continuation
+        self._emit = emit
+        self._on_pause = on_pause
+        self._clock = asyncio.get_running_loop().time
         self._gap = GapCover(line)
 
-    async def hold(self) -> Ending:
-        """Holds it, engine after engine; says how it ended. Ends earlier by being cancelled."""
+    async def run(self) -> Ending:
+        """Runs to the call's end, engine after engine; returns how it ended. Cancel it to end it earlier."""
         try:
-            return await self._hold()
+            return await self._run()
         finally:
             await self._gap.end()
 
-    async def _hold(self) -> Ending:
+    async def _run(self) -> Ending:
         self._greet()
         try:
             lease, session = await self._first_engine()
@@ -215,11 +144,11 @@ class Conversation:
         try:
             self._line.play(announcements.greeting(self._persona.greeting, self._line.rate_hz))
         except InputError as error:
-            self._line.tell(Kind.NOTE, text=f"the greeting cannot be played: {error}")
+            self._emit(Kind.NOTE, text=f"the greeting cannot be played: {error}")
 
     def _say_last(self, name: Sound) -> None:
         """Heard to its end before the socket closes, for whoever asks for the last words."""
-        self._line.hush()
+        self._line.fade_out()
         self._line.play(announcements.sound(name, self._line.rate_hz))
 
     # -- prompting ------------------------------------------------------------------------------------
@@ -239,7 +168,7 @@ class Conversation:
         try:
             while True:
                 try:
-                    lease = await self._engines.lease(self._prompts, tried, self._standing.place)
+                    lease = await self._engines.lease(self._prompts, tried, self._continuation.place)
                 except NoEngineFree as none_free:
                     if isinstance(failure, EngineRejected):
                         raise failure from none_free  # waiting would not make the persona better
@@ -254,9 +183,9 @@ class Conversation:
 
     async def _same_engine(self) -> tuple[Lease, Session] | None:
         """What the connection before had: its session if that is still in the making, or else its slot."""
-        if self._standing.free is not None:
-            await self._standing.free.wait()
-        if not self._standing.engaged:
+        if self._continuation.released is not None:
+            await self._continuation.released.wait()
+        if not self._continuation.engaged:
             return None
         with contextlib.suppress(TimeoutError, EngineError):
             async with asyncio.timeout(TAKE_OVER_S):
@@ -266,21 +195,21 @@ class Conversation:
 
     async def _lease_ahead(self, avoid: frozenset[EngineAddress]) -> Lease:
         """An engine for a conversation under way."""
-        knowing = told(self._persona, self._standing.said + "".join(self._line.record.words))
+        informed = continue_prompts(self._persona, self._continuation.said + "".join(self._record.words))
         soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
-        return await self._engines.lease_ahead(self._prompts if soonest else knowing, knowing, avoid)
+        return await self._engines.lease_ahead(self._prompts if soonest else informed, informed, avoid)
 
     async def _prompt(self, lease: Lease) -> Session:
         """A lease's session; the lease is given back if there is none."""
         engine = str(lease.engine)
-        self._line.record.engine = engine
-        self._line.tell(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
+        self._record.engine = engine
+        self._emit(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
         try:
             return await lease.session()
         except BaseException as error:
             lease.release()
             if isinstance(error, EngineError):
-                self._line.tell(Kind.ENGINE_FAILED, engine=engine, reason=str(error))
+                self._emit(Kind.ENGINE_FAILED, engine=engine, reason=str(error))
             raise
 
     # -- waiting --------------------------------------------------------------------------------------
@@ -289,12 +218,12 @@ class Conversation:
         """An engine when it is the caller's turn, with announcements and music until then."""
         self._enter(Phase.WAITING, reason=str(why))
         try:
-            since_s = self._standing.place.since_s
+            since_s = self._continuation.place.since_s
             waited_s = 0.0 if since_s is None else self._clock() - since_s
             left_s = self._limits.max_wait_s - waited_s
-            async with self._hearing(entertain(self._line)), asyncio.timeout(left_s):
+            async with self._in_background(play_hold_music(self._line)), asyncio.timeout(left_s):
                 while True:
-                    lease = await self._engines.lease_in_turn(self._prompts, self._standing.place)
+                    lease = await self._engines.lease_in_turn(self._prompts, self._continuation.place)
                     with contextlib.suppress(EngineError):
                         return lease, await self._prompt(lease)
                     await asyncio.sleep(BETWEEN_TRIES_S)
@@ -302,9 +231,9 @@ class Conversation:
             raise NoEngineFree(f"none was free within {self._limits.max_wait_s:g} s ({why})") from None
 
     @contextlib.asynccontextmanager
-    async def _hearing(self, company: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """The caller hears `company` meanwhile; what is queued of it plays on, until an engine speaks."""
-        task = asyncio.create_task(company)
+    async def _in_background(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """The caller hears `work` meanwhile; what is queued of it plays on, until an engine speaks."""
+        task = asyncio.create_task(work)
         try:
             yield
         finally:
@@ -314,14 +243,14 @@ class Conversation:
     # -- live -----------------------------------------------------------------------------------------
 
     async def _live(self, lease: Lease, session: Session) -> EngineLost:
-        """Joins phone and engine until the engine is lost; says how."""
-        if self._line.record.phase is Phase.PROMPTING and self._persona.greeting is not None:
-            await self._line.played(all_but_s=CUT_OFF_S)
-        record = self._line.record
+        """Connects phone and engine until the engine is lost; returns how it was lost."""
+        record = self._record
+        if record.phase is Phase.PROMPTING and self._persona.greeting is not None:
+            await self._line.wait_played(all_but_s=GREETING_REST_S)
         if record.live_s is None:
             record.live_s = self._clock()
         self._enter(Phase.LIVE)
-        self._line.tell(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
+        self._emit(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
         lost: asyncio.Future[EngineLost] = asyncio.get_running_loop().create_future()
 
         def on_close(end: EngineLost | None) -> None:
@@ -329,43 +258,29 @@ class Conversation:
                 lost.set_result(end or EngineLost(f"{session.engine}: its lease went to another bridge"))
 
         try:
-            self._line.join(session, on_close)
-            async with self._hearing(self._watch(session, on_close)):
+            self._line.connect(session, on_close)
+            async with self._in_background(self._watch(session, on_close)):
                 loss = await lost
         finally:
-            self._line.part()
+            self._line.disconnect()
         lease.lost()
-        self._line.tell(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
+        self._emit(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
         return loss
 
     async def _watch(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
-        """Finds out that an engine stopped without a close: it hears the caller and sends nothing."""
-        sent_s, came_s = self._line.exchanged_s()
-        owed_s = 0.0
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            now_sent_s, now_came_s = self._line.exchanged_s()
-            if now_came_s > came_s:
-                sent_s, came_s, owed_s = now_sent_s, now_came_s, 0.0
-            elif now_sent_s - sent_s >= FED_ENOUGH_S:
-                owed_s += CHECK_EVERY_S
-            silent_s = self._limits.engine_silent_s
-            if owed_s >= silent_s:
-                # Without another, the best for the caller is one that may come back: networks stall, too.
-                other = self._engines.has_free_besides(session.engine)
-                if other or owed_s >= silent_s + self._limits.failover_timeout_s:
-                    on_close(EngineLost(f"{session.engine}: it hears and says nothing for {owed_s:g} s"))
-                    return
-                if not self._gap.covered:
-                    self._line.tell(
-                        Kind.NOTE,
-                        text=f"{session.engine} says nothing, and no other engine is free: it is waited for",
-                    )
-                    self._gap.begin()
-            elif self._gap.covered:
-                await self._gap.end()  # it is back, and has ended the bridge's own sound
-            if self._line.agent_paused_s >= CHECK_EVERY_S:
-                self._line.agent_pauses()
+        """Gives up an engine that has stopped without closing."""
+        silent_s = self._limits.engine_silent_s
+        watch = EngineWatch(
+            session,
+            self._line,
+            self._engines,
+            self._gap,
+            self._emit,
+            self._on_pause,
+            silent_s=silent_s,
+            patient_s=silent_s + self._limits.failover_timeout_s,
+        )
+        on_close(await watch.run())
 
     # -- failover -------------------------------------------------------------------------------------
 
@@ -376,7 +291,7 @@ class Conversation:
             TimeoutError: None came up in time.
         """
         self._enter(Phase.FAILOVER, reason=str(loss))
-        record = self._line.record
+        record = self._record
         record.failovers += 1
         avoid = frozenset({lost})
         self._gap.begin()
@@ -392,5 +307,5 @@ class Conversation:
             await self._gap.end()
 
     def _enter(self, phase: Phase, **detail: str) -> None:
-        self._line.record.phase = phase
-        self._line.tell(Kind.PHASE, phase=phase.value, **detail)
+        self._record.phase = phase
+        self._emit(Kind.PHASE, phase=phase.value, **detail)

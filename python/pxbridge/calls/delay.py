@@ -105,7 +105,7 @@ def changed_s(stats: Stats, counters: Mapping[Direction, tuple[str, ...]], rate_
 
 
 @dataclass(slots=True)
-class Course:
+class DelayHistory:
     """The delay over a call, sample by sample.
 
     Attributes:
@@ -129,12 +129,12 @@ class Course:
         for name, value in self.newest_s.items():
             self.samples_s.setdefault(name, array("f")).append(value)  # an hour of a call is 100 kB
 
-    def usual_s(self, name: str = "mouth_to_ear") -> float | None:
+    def median_s(self, name: str = "mouth_to_ear") -> float | None:
         """The median."""
         samples = self.samples_s.get(name)
         return median(samples) if samples else None
 
-    def slow_s(self, name: str = "mouth_to_ear") -> float | None:
+    def p95_s(self, name: str = "mouth_to_ear") -> float | None:
         """What 95 % of the samples stay below."""
         samples = self.samples_s.get(name)
         if not samples:

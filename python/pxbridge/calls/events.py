@@ -77,3 +77,11 @@ class Subscriber(Protocol):
     def __call__(self, record: CallRecord, event: Event) -> None:
         """Told each event of each call, in order; `record` is the call's, as it is now."""
         ...
+
+
+class Emit(Protocol):
+    """Tells the subscribers that something happened in one call."""
+
+    def __call__(self, kind: Kind, **detail: Any) -> None:
+        """Emits an event with this detail, at the present time."""
+        ...

@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pxbridge.calls.handover import KEPT_S, MOST_KEPT
+from pxbridge.calls.handover import KEPT_S, MAX_KEPT
 from pxbridge.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class FileHandOverStore:
         database.execute(
             "DELETE FROM handovers WHERE decided_at <= ? OR call NOT IN "
             "(SELECT call FROM handovers ORDER BY decided_at DESC, rowid DESC LIMIT ?)",
-            (now - KEPT_S, MOST_KEPT),
+            (now - KEPT_S, MAX_KEPT),
         )
 
     def _get(self, database: sqlite3.Connection, call_sid: str) -> tuple[str, ...] | None:

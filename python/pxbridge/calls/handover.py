@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 KEPT_S: Final = 3600.0
 """The flow asks within seconds, and again if it rings a second number: an hour is the longest of a stream."""
 
-MOST_KEPT: Final = 10_000
+MAX_KEPT: Final = 10_000
 """Far more than are handed over in an hour by one process; beyond it the oldest is forgotten."""
 
-ANSWER_S: Final = 1.0
+ANSWER_TIMEOUT_S: Final = 1.0
 """Exotel waits 2 s for a webhook: what the shelf has not said by then, memory has to."""
 
 RETRY_S: Final = 1.0
@@ -41,10 +41,10 @@ RETRY_S: Final = 1.0
 FLOW_ASKS_S: Final = 5.0
 """A bridge that ends is there for so long after a call that it handed over: the flow asks within 2 s."""
 
-JUST_NOW_S: Final = 30.0
+RECENT_S: Final = 30.0
 """A decision that is no older may not have been asked for: last words come after it, then the question."""
 
-LAST_S: Final = 3.0
+CLOSE_TIMEOUT_S: Final = 3.0
 """So long putting the last decisions on the shelf may take when the bridge ends."""
 
 
@@ -77,16 +77,16 @@ class HandOvers:
 
     Args:
         clock: Seconds, monotonic.
-        shelf: Where they outlive it; None if they need not. Closed with this.
+        store: Where they outlive it; None if they need not. Closed with this.
     """
 
-    def __init__(self, clock: Callable[[], float], shelf: HandOverStore | None = None) -> None:
+    def __init__(self, clock: Callable[[], float], store: HandOverStore | None = None) -> None:
         self._clock = clock
-        self._shelf = shelf
+        self._store = store
         self._decided: dict[str, tuple[float, tuple[str, ...]]] = {}  # the oldest first
-        self._unkept: dict[str, int] = {}  # calls whose last change is not on the shelf, and which it is
+        self._unstored: dict[str, int] = {}  # calls whose last change is not on the shelf, and which it is
         self._changes = 0
-        self._putting: asyncio.Task[None] | None = None
+        self._storing: asyncio.Task[None] | None = None
         self._failing = False
         self._closing = asyncio.Event()
 
@@ -97,7 +97,7 @@ class HandOvers:
         """A stream of a call begins: what became of an earlier one no longer counts."""
         if call_sid:
             self._decided.pop(call_sid, None)
-            self._keep(call_sid)
+            self._store_soon(call_sid)
 
     def decide(self, call_sid: str, numbers: Sequence[str] = ()) -> None:
         """Hand a call over; the last decision about a call holds. Call it before its socket closes.
@@ -113,10 +113,10 @@ class HandOvers:
         self._decided[call_sid] = (now_s, tuple(numbers))
         while self._decided:
             oldest = next(iter(self._decided))
-            if len(self._decided) <= MOST_KEPT and self._decided[oldest][0] + KEPT_S > now_s:
+            if len(self._decided) <= MAX_KEPT and self._decided[oldest][0] + KEPT_S > now_s:
                 break
             del self._decided[oldest]
-        self._keep(call_sid)
+        self._store_soon(call_sid)
 
     @property
     def awaits_question(self) -> bool:
@@ -124,15 +124,15 @@ class HandOvers:
         if not self._decided:
             return False
         decided_s, _ = self._decided[next(reversed(self._decided))]
-        return decided_s + JUST_NOW_S > self._clock()
+        return decided_s + RECENT_S > self._clock()
 
     async def look_up(self, call_sid: str) -> tuple[str, ...] | None:
         """The numbers a call was handed over to, by whichever process had it; ``None`` if it was not."""
-        if self._shelf is None or call_sid in self._unkept:
+        if self._store is None or call_sid in self._unstored:
             return self.find(call_sid)
         try:
-            async with asyncio.timeout(ANSWER_S):
-                return await self._shelf.get(call_sid)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._store.get(call_sid)
         except (StoreUnreachable, TimeoutError) as error:
             log.error(
                 "only what this process knows is known of a hand-over: %s",
@@ -149,31 +149,31 @@ class HandOvers:
     async def close(self) -> None:
         """Puts the last decisions on the shelf, for a bounded time, and closes it."""
         self._closing.set()
-        if self._putting is not None:
-            await asyncio.wait([self._putting], timeout=LAST_S)
-            self._putting.cancel()
-            await asyncio.wait([self._putting])
-        if self._shelf is not None:
-            await self._shelf.close()
+        if self._storing is not None:
+            await asyncio.wait([self._storing], timeout=CLOSE_TIMEOUT_S)
+            self._storing.cancel()
+            await asyncio.wait([self._storing])
+        if self._store is not None:
+            await self._store.close()
 
-    def _keep(self, call_sid: str) -> None:
-        if self._shelf is None:
+    def _store_soon(self, call_sid: str) -> None:
+        if self._store is None:
             return
         self._changes += 1
-        self._unkept.pop(call_sid, None)
-        self._unkept[call_sid] = self._changes
-        if len(self._unkept) > MOST_KEPT:
-            del self._unkept[next(iter(self._unkept))]
-        if self._putting is None or self._putting.done():
-            self._putting = asyncio.create_task(self._put_all(self._shelf), name="hand-overs")
+        self._unstored.pop(call_sid, None)
+        self._unstored[call_sid] = self._changes
+        if len(self._unstored) > MAX_KEPT:
+            del self._unstored[next(iter(self._unstored))]
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store_all(self._store), name="hand-overs")
 
-    async def _put_all(self, shelf: HandOverStore) -> None:
+    async def _store_all(self, store: HandOverStore) -> None:
         """One after the other, in the order in which they changed, until none is left."""
-        while self._unkept:
+        while self._unstored:
             is_last_try = self._closing.is_set()
-            call_sid, change = next(iter(self._unkept.items()))
+            call_sid, change = next(iter(self._unstored.items()))
             try:
-                await shelf.put(call_sid, self.find(call_sid))
+                await store.put(call_sid, self.find(call_sid))
             except StoreUnreachable as error:
                 if not self._failing and self._decided:  # else there is nothing that could be lost
                     self._failing = True
@@ -187,5 +187,5 @@ class HandOvers:
             if self._failing:
                 self._failing = False
                 log.warning("what calls are handed over is kept again")
-            if self._unkept.get(call_sid) == change:
-                del self._unkept[call_sid]
+            if self._unstored.get(call_sid) == change:
+                del self._unstored[call_sid]

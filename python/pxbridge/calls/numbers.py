@@ -11,18 +11,18 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-KEPT_DIGITS = 4
+SHOWN_DIGITS = 4
 """Of a number, at its end: enough to tell two callers apart, too few to call one."""
 
 HASH_BYTES = 8
 
-FEWEST_DIGITS, MOST_DIGITS = 3, 15
+MIN_DIGITS, MAX_DIGITS = 3, 15
 """An emergency number; ITU-T E.164's longest."""
 
-MOST_NUMBERS = 10
+MAX_NUMBERS = 10
 """A call is handed over to no more: they are rung one after the other."""
 
-LONGEST = 64
+MAX_CHARS = 64
 """Characters: E.164 has 15 digits, a SIP address more; the rest is nobody's number."""
 
 
@@ -43,7 +43,7 @@ def dialable(written: object) -> str:
     if isinstance(written, str):
         number = written.translate(str.maketrans("", "", " -()."))
         digits = number.removeprefix("+")
-        if digits.isascii() and digits.isdigit() and FEWEST_DIGITS <= len(digits) <= MOST_DIGITS:
+        if digits.isascii() and digits.isdigit() and MIN_DIGITS <= len(digits) <= MAX_DIGITS:
             return number
     raise ValueError(f'{written!r} is not a phone number in quotes, such as "+918047180000"')
 
@@ -62,12 +62,12 @@ class Numbers:
 
     def __call__(self, number: str) -> str:
         """The number, as it may be written; empty for none."""
-        number = "".join(each if each.isprintable() else "?" for each in number[:LONGEST])
+        number = "".join(each if each.isprintable() else "?" for each in number[:MAX_CHARS])
         if not number:
             return ""
         match self.form:
             case Form.MASKED:
-                hidden = max(0, len(number) - KEPT_DIGITS)
+                hidden = max(0, len(number) - SHOWN_DIGITS)
                 return "*" * hidden + (number[hidden:] if hidden else "*" * len(number))
             case Form.HASHED:
                 return hashlib.blake2b(number.encode(), key=self.key, digest_size=HASH_BYTES).hexdigest()

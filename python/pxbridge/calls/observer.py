@@ -57,7 +57,7 @@ class Observer:
         """Passes an event on; the counters follow by themselves between the first and the last."""
         if event.kind is Kind.STARTED:
             self._began_s = event.at_s
-            self._tick()
+            self._send_stats()
         elif event.kind is Kind.ENDED:
             self._send("stats", self._loop.time(), self._stats())
             if self._timer is not None:
@@ -66,9 +66,9 @@ class Observer:
             return  # its own come oftener
         self._send(event.kind.value, event.at_s, dict(event.detail))
 
-    def _tick(self) -> None:
+    def _send_stats(self) -> None:
         self._send("stats", self._loop.time(), self._stats())
-        self._timer = self._loop.call_later(STATS_EVERY_S, self._tick)
+        self._timer = self._loop.call_later(STATS_EVERY_S, self._send_stats)
 
     def _send(self, kind: str, at_s: float, detail: dict[str, Any]) -> None:
         message = {**detail, "event": OBSERVED_EVENT, "kind": kind, "at_s": round(at_s - self._began_s, 6)}

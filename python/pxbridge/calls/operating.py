@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call_state import CallRecord
     from pxbridge.calls.phrases import Action
 
-FEWEST_NAME_CHARS: Final = 3
+MIN_NAME_CHARS: Final = 3
 """The beginning of a CallSid that is shorter was not meant to name one call."""
 
 
@@ -63,8 +63,8 @@ def operate(calls: Iterable[LiveCall], name: str, action: Action, operator: str)
 def _find(calls: Iterable[LiveCall], name: str) -> LiveCall:
     started = [call for call in calls if call.record.started_s is not None]
     exactly = [call for call in started if call.record.call_id == name]
-    if not exactly and len(name) < FEWEST_NAME_CHARS:
-        raise NoSuchCall(f"{name!r} is too little of a call's id: give at least {FEWEST_NAME_CHARS} of it")
+    if not exactly and len(name) < MIN_NAME_CHARS:
+        raise NoSuchCall(f"{name!r} is too little of a call's id: give at least {MIN_NAME_CHARS} of it")
     found = exactly or [call for call in started if call.record.call_id.startswith(name)]
     if not found:
         raise NoSuchCall(f"no live call's id begins with {name!r}")

@@ -18,12 +18,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.phrases import Action, End, HandOver, PhraseSpotter
+from pxbridge.telephony.routes import PERSONA_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
+    "PERSONA_NAME",
     "Action",
     "End",
     "FailoverPrefers",
@@ -36,9 +38,6 @@ __all__ = [
 
 VOICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.(?:pt|wav)")
 """What a voice prompt may be called: NVIDIA's server joins it to a folder, so no separators and no dots."""
-
-PERSONA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""A persona's name stands in files, logs and URLs as it is."""
 
 DEFAULT_NAME = "default"
 

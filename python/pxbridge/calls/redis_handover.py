@@ -21,7 +21,7 @@ class RedisHandOverStore:
     """The decisions of several bridges: a `pxbridge.calls.handover.HandOverStore`.
 
     Args:
-        store: Where the bridges tell each other. Closed with this.
+        store: Where the bridges tell each other; whoever opened it closes it.
     """
 
     def __init__(self, store: RedisStore) -> None:
@@ -42,8 +42,7 @@ class RedisHandOverStore:
         return None if told is None else tuple(json.loads(told))
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._store.close()
+        """Holds nothing of its own."""
 
 
 def _key(call_sid: str) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pxbridge.engines.pool import EnginePool
     from pxbridge.telephony.server import Arrival
 
-log = logging.getLogger("pxbridge.exchange")
+log = logging.getLogger("pxbridge.registry")
 
 SERVICE_RESTART = 1012
 """RFC 6455's registry of close codes: whoever calls again is answered."""
@@ -33,7 +33,7 @@ SERVICE_RESTART = 1012
 LONGEST_SENTENCE_S = 8.0
 """An agent that talks on for longer than this, when its call is to end, is cut short."""
 
-LOOK_S = 0.08
+PAUSE_POLL_S = 0.08
 """How often the agent's pause is looked for: once in each of the model's frames."""
 
 
@@ -43,33 +43,33 @@ class CallRegistry:
     Args:
         engines: Where calls lease their engines.
         personas: Whom callers can speak with; may be exchanged (`personas`) for the calls to come.
-        watchers: Told everything that happens in every call.
-        attendants: Make a watcher for each call, told what happens in it before the others.
+        subscribers: Told everything that happens in every call.
+        call_subscribers: Make a watcher for each call, told what happens in it before the others.
         handovers: Where calls note that they go on to a person.
         limits: How long things may take in a call.
-        timing: How calls' sound is kept in time; may be exchanged (`timing`) for the calls to come.
+        playout: How calls' sound is kept in time; may be exchanged (`playout`) for the calls to come.
     """
 
     def __init__(
         self,
         engines: EnginePool,
         personas: Personas,
-        watchers: Iterable[Subscriber] = (),
-        attendants: Iterable[Callable[[Call], Subscriber]] = (),
+        subscribers: Iterable[Subscriber] = (),
+        call_subscribers: Iterable[Callable[[Call], Subscriber]] = (),
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
-        timing: PlayoutOptions | None = None,
+        playout: PlayoutOptions | None = None,
     ) -> None:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits
         self.personas = personas
-        self.timing = timing or PlayoutOptions()
-        self._watchers = tuple(watchers)
-        self._attendants = tuple(attendants)
-        self._alarms = WakeupTimer()
+        self.playout = playout or PlayoutOptions()
+        self._subscribers = tuple(subscribers)
+        self._call_subscribers = tuple(call_subscribers)
+        self._wakeups = WakeupTimer()
         self._calls: set[Call] = set()
-        self._by_id: dict[str, Call] = {}
+        self._by_id: dict[tuple[str, str], Call] = {}  # by the carrier's name and its id of the call
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -84,14 +84,14 @@ class CallRegistry:
 
     async def handle(self, arrival: Arrival) -> None:
         """Holds one call, from its accepted socket to its end."""
-        watchers: list[Subscriber] = []
+        subscribers: list[Subscriber] = []
 
-        def tell(record: CallRecord, event: Event) -> None:
+        def emit(record: CallRecord, event: Event) -> None:
             if event.kind is Kind.STARTED:
-                self._started(call)
-            for watcher in watchers:
+                self._on_start(arrival.carrier.name, call)
+            for subscriber in subscribers:
                 try:
-                    watcher(record, event)
+                    subscriber(record, event)
                 except Exception:
                     log.exception("a watcher failed at %r", event.kind.value)
 
@@ -99,19 +99,19 @@ class CallRegistry:
             arrival,
             engines=self._engines,
             personas=self.personas,
-            tell=tell,
-            alarms=self._alarms,
+            emit=emit,
+            wakeups=self._wakeups,
             handovers=self._handovers,
             limits=self._limits,
-            timing=self.timing,
+            playout=self.playout,
         )
-        watchers += [
-            StatsSampler(call.stats, tell),
-            *(attend(call) for attend in self._attendants),
-            *self._watchers,
+        subscribers += [
+            StatsSampler(call.stats, emit),
+            *(subscribe(call) for subscribe in self._call_subscribers),
+            *self._subscribers,
         ]
         if Observer.wanted(arrival.socket):
-            watchers.append(Observer(arrival.socket, call.stats))
+            subscribers.append(Observer(arrival.socket, call.stats))
         CURRENT_CALL.set(call.record)
         self._calls.add(call)
         self._empty.clear()
@@ -119,22 +119,26 @@ class CallRegistry:
             await call.run()
         finally:
             self._calls.discard(call)
-            if self._by_id.get(call.record.call_id) is call:
-                del self._by_id[call.record.call_id]
+            key = arrival.carrier.name, call.record.call_id
+            if self._by_id.get(key) is call:
+                del self._by_id[key]
             if not self._calls:
                 self._empty.set()
-            watchers.clear()  # they hold the call
+            subscribers.clear()  # they hold the call
 
-    def _started(self, call: Call) -> None:
-        """Exotel repeats a handshake it thinks has failed: the newer connection is the one it listens to."""
-        call_id = call.record.call_id
-        if not call_id:
+    def _on_start(self, carrier: str, call: Call) -> None:
+        """Ends an older connection for the same call.
+
+        A carrier repeats a handshake that it thinks has failed. It listens to the newer connection.
+        """
+        key = carrier, call.record.call_id
+        if not call.record.call_id:
             return
-        if (older := self._by_id.get(call_id)) is not None:
+        if (older := self._by_id.get(key)) is not None:
             log.warning("connected a second time; the newer connection goes on")
             call.take_over(older)
             older.end("replaced by a second connection for the same call", outcome=Outcome.REPLACED)
-        self._by_id[call_id] = call
+        self._by_id[key] = call
 
     async def close(self, code: int = SERVICE_RESTART) -> None:
         """Ends every call, the agent's sentence said and heard, and waits until they are gone."""
@@ -144,8 +148,8 @@ class CallRegistry:
         await self._empty.wait()
 
     async def _end_with_sentence(self, call: Call, code: int) -> None:
-        for _ in range(round(LONGEST_SENTENCE_S / LOOK_S)):
+        for _ in range(round(LONGEST_SENTENCE_S / PAUSE_POLL_S)):
             if call not in self._calls or not call.agent_speaking:
                 break
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(PAUSE_POLL_S)
         call.end("the bridge is stopping", code, last_words=True)

@@ -23,25 +23,25 @@ class StatsSampler:
 
     Args:
         stats: The line's counters as they are now.
-        tell: Told `Kind.COUNTERS`.
+        emit: Told `Kind.COUNTERS`.
     """
 
-    def __init__(self, stats: Callable[[], dict[str, dict[str, float]]], tell: Subscriber) -> None:
+    def __init__(self, stats: Callable[[], dict[str, dict[str, float]]], emit: Subscriber) -> None:
         self._loop = asyncio.get_running_loop()
         self._stats = stats
-        self._tell = tell
+        self._emit = emit
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, record: CallRecord, event: Event) -> None:
         """Beats from the call's first event to its last."""
         if event.kind is Kind.STARTED:
-            self._timer = self._loop.call_later(EVERY_S, self._beat, record)
+            self._timer = self._loop.call_later(EVERY_S, self._sample, record)
         elif event.kind is Kind.ENDED and self._timer is not None:
             self._timer.cancel()
 
-    def _beat(self, record: CallRecord) -> None:
-        self._timer = self._loop.call_later(EVERY_S, self._beat, record)
+    def _sample(self, record: CallRecord) -> None:
+        self._timer = self._loop.call_later(EVERY_S, self._sample, record)
         record.stats = self._stats()
         if record.live_s is not None:
             record.delay.add(record.stats)
-        self._tell(record, Event(Kind.COUNTERS, self._loop.time()))
+        self._emit(record, Event(Kind.COUNTERS, self._loop.time()))

@@ -43,7 +43,7 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         numbers: How phone numbers are written.
         now_s: On the call's clock; counts while the call goes on.
     """
-    stats, course = record.stats, record.delay
+    stats, history = record.stats, record.delay
     ended_s = now_s if record.ending is None else record.ended_s
     setup_s = None
     if record.live_s is not None and record.started_s is not None:
@@ -53,9 +53,9 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "setup_s": setup_s,
         "first_audio_s": delay.first_audio_s(stats, record.started_s),
         "duration_s": ended_s - record.opened_s,
-        "mouth_to_ear_s": course.usual_s(),
-        "mouth_to_ear_p95_s": course.slow_s(),
-        **{f"delay_{part.name}_s": course.usual_s(part.name) for part in delay.PARTS},
+        "mouth_to_ear_s": history.median_s(),
+        "mouth_to_ear_p95_s": history.p95_s(),
+        **{f"delay_{part.name}_s": history.median_s(part.name) for part in delay.PARTS},
         "inserted_s": delay.changed_s(stats, delay.PUT_IN, record.rate_hz),
         "removed_s": delay.changed_s(stats, delay.TAKEN_OUT, record.rate_hz),
         "withheld_s": delay.changed_s(stats, {"uplink": ("withheld",)}, record.rate_hz),
@@ -68,7 +68,7 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "key": record.key,
         "peer": record.peer,
         "call": record.call_id,
-        "stream": record.stream_sid,
+        "stream": record.stream_id,
         "caller": numbers(record.caller),
         "called": numbers(record.called),
         "persona": record.persona,

@@ -31,7 +31,7 @@ MUSIC_AHEAD_S: Final = 1.0
 """The next piece of music is queued so long before the last one ends."""
 
 
-class OwnVoice(Protocol):
+class AnnouncementLine(Protocol):
     """A line on which the bridge itself is heard."""
 
     @property
@@ -43,18 +43,18 @@ class OwnVoice(Protocol):
         """Queues sound behind what plays."""
         ...
 
-    async def played(self, all_but_s: float = 0.0) -> None:
+    async def wait_played(self, all_but_s: float = 0.0) -> None:
         """Waits until what is queued has been heard, or all but so much of it."""
         ...
 
 
-async def say(line: OwnVoice, name: Sound) -> None:
+async def say(line: AnnouncementLine, name: Sound) -> None:
     """Says something, and waits until it has been heard."""
     line.play(sound(name, line.rate_hz))
-    await line.played()
+    await line.wait_played()
 
 
-async def entertain(line: OwnVoice) -> None:
+async def play_hold_music(line: AnnouncementLine) -> None:
     """Keeps a caller company for whom no engine is free: for ever."""
     await say(line, Sound.PLEASE_WAIT)
     while True:
@@ -69,7 +69,7 @@ class GapCover:
         line: Where it is heard.
     """
 
-    def __init__(self, line: OwnVoice) -> None:
+    def __init__(self, line: AnnouncementLine) -> None:
         self._line = line
         self._task: asyncio.Task[None] | None = None
 
@@ -91,7 +91,7 @@ class GapCover:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def _cover(line: OwnVoice) -> None:
+async def _cover(line: AnnouncementLine) -> None:
     """A short sound, and if the gap lasts, words and music."""
     line.play(sound(Sound.GAP, line.rate_hz))
     await asyncio.sleep(GAP_WITHOUT_WORDS_S)
@@ -100,14 +100,14 @@ async def _cover(line: OwnVoice) -> None:
         await _music(line, REMIND_EVERY_S)
 
 
-async def _music(line: OwnVoice, at_least_s: float) -> None:
+async def _music(line: AnnouncementLine, at_least_s: float) -> None:
     music = sound(Sound.HOLD_MUSIC, line.rate_hz)
     piece = round(MUSIC_PIECE_S * line.rate_hz)
     played_s = 0.0
     while played_s < at_least_s:
         for begin in range(0, len(music), piece):
             line.play(music[begin : begin + piece])
-            await line.played(all_but_s=MUSIC_AHEAD_S)
+            await line.wait_played(all_but_s=MUSIC_AHEAD_S)
         played_s += len(music) / line.rate_hz
-    await line.played()
+    await line.wait_played()
     await asyncio.sleep(BREATH_S)

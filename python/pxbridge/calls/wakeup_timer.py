@@ -25,18 +25,18 @@ LOOK_AHEAD_S = 0.05
 """Moments this near are looked at together: fewer wake-ups, and each call's is still kept to the moment."""
 
 
-def _nobody() -> None:
+def _ignore() -> None:
     pass
 
 
 class Wakeup:
-    """One call's; made by `WakeupTimer.alarm`."""
+    """One call's; made by `WakeupTimer.wakeup`."""
 
-    __slots__ = ("_alarms", "_at_s", "_queued_s", "_ring")
+    __slots__ = ("_at_s", "_callback", "_queued_s", "_timer")
 
-    def __init__(self, alarms: WakeupTimer, ring: Callable[[], None]) -> None:
-        self._alarms = alarms
-        self._ring = ring
+    def __init__(self, wakeups: WakeupTimer, callback: Callable[[], None]) -> None:
+        self._timer = wakeups
+        self._callback = callback
         self._at_s = math.inf
         self._queued_s = math.inf
 
@@ -45,14 +45,14 @@ class Wakeup:
         self._at_s = at_s
         if at_s < self._queued_s:
             self._queued_s = at_s
-            self._alarms._queue(self, at_s)
+            self._timer._queue(self, at_s)
 
     def cancel(self) -> None:
         """Never rings again, and lets go of whom it would have called."""
         self._at_s = math.inf
-        self._ring = _nobody
+        self._callback = _ignore
 
-    def look(self, now_s: float) -> None:
+    def check(self, now_s: float) -> None:
         """Rings if it is time, and is looked at again when it may be."""
         self._queued_s = math.inf
         if self._at_s > now_s:
@@ -60,7 +60,7 @@ class Wakeup:
             return
         self._at_s = math.inf
         try:
-            self._ring()
+            self._callback()
         except Exception:  # the other calls' alarms are to ring all the same
             log.exception("an alarm failed")
 
@@ -74,12 +74,12 @@ class WakeupTimer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
 
-    def alarm(self, ring: Callable[[], None]) -> Wakeup:
-        """A new one that calls `ring`, from the event loop."""
-        return Wakeup(self, ring)
+    def wakeup(self, callback: Callable[[], None]) -> Wakeup:
+        """A new one that calls `callback`, from the event loop."""
+        return Wakeup(self, callback)
 
-    def _queue(self, alarm: Wakeup, at_s: float) -> None:
-        heapq.heappush(self._heap, (at_s, next(self._order), alarm))
+    def _queue(self, wakeup: Wakeup, at_s: float) -> None:
+        heapq.heappush(self._heap, (at_s, next(self._order), wakeup))
         if at_s < self._timer_s:
             self._set_timer(at_s)
 
@@ -93,12 +93,12 @@ class WakeupTimer:
         now_s = asyncio.get_running_loop().time()
         near = []
         while self._heap and self._heap[0][0] <= now_s + LOOK_AHEAD_S:
-            queued_s, _, alarm = heapq.heappop(self._heap)
-            if queued_s == alarm._queued_s:  # else it was queued again, for earlier
-                near.append(alarm)
+            queued_s, _, wakeup = heapq.heappop(self._heap)
+            if queued_s == wakeup._queued_s:  # else it was queued again, for earlier
+                near.append(wakeup)
         self._timer, self._timer_s = None, -math.inf  # set once, below
-        for alarm in near:
-            alarm.look(now_s)
+        for wakeup in near:
+            wakeup.check(now_s)
         self._timer_s = math.inf
         if self._heap:
             self._set_timer(self._heap[0][0])

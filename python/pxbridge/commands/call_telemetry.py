@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pxbridge.calls.delay import PARTS, Course, drift
+from pxbridge.calls.delay import PARTS, DelayHistory, drift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,10 +74,10 @@ class CallTelemetry:
 
         They are what metrics and records call so; nothing, if the engine never answered.
         """
-        course = Course()
+        course = DelayHistory()
         for each in self.counters:
             course.add({"uplink": each.uplink, "downlink": each.downlink})
-        usual_s = {part: course.usual_s(part.name) for part in PARTS}
+        usual_s = {part: course.median_s(part.name) for part in PARTS}
         return [(part.title, value) for part, value in usual_s.items() if value is not None]
 
     def rows(self) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pxbridge import settings
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.telephony.access import Scope, Signer
-from pxbridge.telephony.server import PERSONA_NAME
+from pxbridge.telephony.routes import PERSONA_NAME
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +50,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--days {args.days!r} is not a number above 0, up to {MOST_DAYS:g}")
     if args.persona is not None and not PERSONA_NAME.fullmatch(args.persona):
         raise InputError(f"--persona {args.persona!r} is not a name of letters, digits, - and _")
-    token = Signer(keys, time.time).make(Scope.DOOR, days * _DAY_S, args.persona)
+    token = Signer(keys, time.time).make(Scope.PORT, days * _DAY_S, args.persona)
     url = f"{loaded.settings.public_url or ''}/exotel/t/{token}"
     console.print(url, markup=False, soft_wrap=True)
     return 0

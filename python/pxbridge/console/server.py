@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from pxbridge.calls.numbers import MOST_NUMBERS, dialable
+from pxbridge.calls.numbers import MAX_NUMBERS, dialable
 from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
 from pxbridge.log_throttle import LogThrottle, in_words
@@ -182,8 +182,8 @@ class Console:
     async def _hand_over(self, request: web.Request) -> web.Response:
         def action(asked: dict[str, Any]) -> Action:
             numbers = asked.get("numbers", [])
-            if not isinstance(numbers, list) or len(numbers) > MOST_NUMBERS:
-                raise ValueError(f"numbers is not a list of up to {MOST_NUMBERS} phone numbers")
+            if not isinstance(numbers, list) or len(numbers) > MAX_NUMBERS:
+                raise ValueError(f"numbers is not a list of up to {MAX_NUMBERS} phone numbers")
             return HandOver(tuple(map(dialable, numbers)))
 
         return await self._do(request, action)

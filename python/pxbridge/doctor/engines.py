@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pxbridge.app.assembly import EngineOpener, addresses, lease_store
+from pxbridge.app.assembly import EngineOpener, addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.client import EngineAddress, Unverified
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.persona import Personas
     from pxbridge.engines.client import Session
+    from pxbridge.engines.leases import LeaseStore
     from pxbridge.settings import Loaded, Settings
 
 ENGINE_HZ: Final = 24_000
@@ -58,7 +59,16 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         ours_runs: A bridge of these settings runs: the engines are its.
     """
     settings = loaded.settings
-    if (problem := await _store_problem(settings)) is not None:
+    async with shared_store(settings) as store:
+        leases = lease_store(settings, store)
+        async for finding in _look_at(settings, leases, personas, ours_runs=ours_runs):
+            yield finding
+
+
+async def _look_at(
+    settings: Settings, leases: LeaseStore, personas: Personas | None, *, ours_runs: bool
+) -> AsyncIterator[Finding]:
+    if (problem := await _store_problem(leases)) is not None:
         yield problem
         personas = None  # who has which engine cannot be known
     if not settings.engines:
@@ -84,7 +94,7 @@ async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool)
         elif ours_runs or personas is None:
             yield good("engine", f"{engine} is there, and is who it should be")
         else:
-            yield await _converse(engine, personas, settings)
+            yield await _converse(engine, personas, settings, leases)
 
 
 async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
@@ -182,19 +192,16 @@ async def _speaks_http(host: str, port: int, tls: ssl.SSLContext | None) -> bool
         return False
 
 
-async def _store_problem(settings: Settings) -> Finding | None:
+async def _store_problem(leases: LeaseStore) -> Finding | None:
     """What is wrong with the way to the store of leases; None if nothing is."""
-    store = lease_store(settings)
     try:
-        await store.look(["doctor"])
+        await leases.look(["doctor"])
     except StoreUnreachable as error:
         return wrong(
             "engine",
             f"{error}, so no call gets an engine",
             f"start Redis or Valkey there, or correct {variable('lease_store')}",
         )
-    finally:
-        await store.close()
     return None
 
 
@@ -217,7 +224,9 @@ async def _twins(engines: Sequence[EngineAddress]) -> list[tuple[EngineAddress, 
     return twins
 
 
-async def _converse(engine: EngineAddress, personas: Personas, settings: Settings) -> Finding:
+async def _converse(
+    engine: EngineAddress, personas: Personas, settings: Settings, store: LeaseStore
+) -> Finding:
     """Leases the engine, so that no bridge has it meanwhile, prompts it and gives it a second of audio.
 
     Then it is asked for as many conversations at once as it is said to take, and for the voices of the other
@@ -227,7 +236,7 @@ async def _converse(engine: EngineAddress, personas: Personas, settings: Setting
         [engine],
         settings.engine_capacity,
         open_session=EngineOpener(settings),
-        store=lease_store(settings),
+        store=store,
     )
     voices = {persona.voice_prompt: name for name, persona in personas.items()}
     default, _ = personas.default.for_call({})

@@ -102,10 +102,6 @@ class LeaseStore(Protocol):
         """Gives a lease back; one that is somebody else's by now is left alone."""
         ...
 
-    async def close(self) -> None:
-        """Lets go of the store."""
-        ...
-
 
 class MemoryLeases:
     """The store of a bridge that shares its engines with nobody."""
@@ -142,9 +138,6 @@ class MemoryLeases:
         """Gives a lease back."""
         if self._held.get(grant.key, (None,))[0] == grant:
             del self._held[grant.key]
-
-    async def close(self) -> None:
-        """Nothing to do."""
 
 
 class WatchedLeases:
@@ -190,10 +183,6 @@ class WatchedLeases:
     async def release(self, grant: Grant) -> None:
         """As `LeaseStore` says."""
         await self._watched(self._store.release(grant))
-
-    async def close(self) -> None:
-        """As `LeaseStore` says."""
-        await self._store.close()
 
     async def _watched(self, answer: Awaitable[T]) -> T:
         try:

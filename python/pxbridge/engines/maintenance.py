@@ -34,19 +34,19 @@ class Probes:
     A live call is a better proof, and its conversation notices by itself when the engine falls silent.
 
     Args:
-        fleet: The engines.
+        transitions: The engines.
         what_is_wrong: With one, in words that go on from its name; None if it is there.
     """
 
     def __init__(
-        self, fleet: SlotTransitions, what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]]
+        self, transitions: SlotTransitions, what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]]
     ) -> None:
-        self._fleet = fleet
+        self._transitions = transitions
         self._what_is_wrong = what_is_wrong
 
-    async def round(self) -> None:
+    async def run_once(self) -> None:
         """Asks all of them."""
-        await asyncio.gather(*(self._probe(engine) for engine in tuple(self._fleet.engines)))
+        await asyncio.gather(*(self._probe(engine) for engine in tuple(self._transitions.engines)))
         await asyncio.sleep(PROBE_EVERY_S)
 
     async def _probe(self, engine: Engine) -> None:
@@ -58,7 +58,7 @@ class Probes:
             if engine.probes_failed >= PROBES_TO_FAIL:
                 log.info("%s answers again", engine.address)
                 engine.breaker.retry_soon()
-                self._fleet.changes.happened()
+                self._transitions.changes.happened()
             engine.probes_failed = 0
         else:
             engine.probes_failed += 1
@@ -71,9 +71,9 @@ class Probes:
             case Warm(session=session) as warm:
                 if not await session.answers(TIMEOUT_S) and slot.state is warm:
                     log.warning("%s: its warm session does not answer, and goes", slot.engine.address)
-                    self._fleet.failed(slot, Stage.AHEAD)
+                    self._transitions.failed(slot, Stage.AHEAD)
                     slot.engine.probes_failed += 1
-                    self._fleet.cool(slot)
+                    self._transitions.cool(slot)
             case _:
                 pass
 
@@ -82,17 +82,19 @@ class Renewals:
     """Renews leases, gives back those that a call of another bridge needs more, and learns who has the rest.
 
     Args:
-        fleet: Whose.
+        transitions: Whose.
         every_s: How often.
         callers_wait: Whether somebody here waits for a slot.
     """
 
-    def __init__(self, fleet: SlotTransitions, every_s: float, callers_wait: Callable[[], bool]) -> None:
-        self._fleet = fleet
+    def __init__(
+        self, transitions: SlotTransitions, every_s: float, callers_wait: Callable[[], bool]
+    ) -> None:
+        self._transitions = transitions
         self._every_s = every_s
         self._callers_wait = callers_wait
 
-    async def round(self) -> None:
+    async def run_once(self) -> None:
         """Renews all that are held, and looks at all others."""
         try:
             await self._renew()
@@ -103,23 +105,25 @@ class Renewals:
             await asyncio.sleep(min(SOON_S, self._every_s) if self._callers_wait() else self._every_s)
 
     async def _renew(self) -> None:
-        held = [(slot, slot.grant) for slot in self._fleet.slots()]
+        held = [(slot, slot.grant) for slot in self._transitions.slots()]
         mine = [(slot, grant) for slot, grant in held if grant is not None]
-        renewals = await self._fleet.store.renew([(grant, slot.use) for slot, grant in mine]) if mine else []
+        renewals = (
+            await self._transitions.store.renew([(grant, slot.use) for slot, grant in mine]) if mine else []
+        )
         for (slot, grant), renewal in zip(mine, renewals, strict=True):
             if slot.grant != grant:
                 continue
             if renewal is Renewal.LOST:
-                self._fleet.fence_off(slot)
+                self._transitions.fence_off(slot)
             elif renewal is Renewal.WANTED and slot.ahead is not None:
                 log.info("%s: its warm session goes, for a call of another bridge", slot.engine.address)
-                self._fleet.cool(slot)
+                self._transitions.cool(slot)
 
     async def _look(self) -> None:
         """Looks even where there is nothing to be seen, so that it is known whether the store answers."""
-        slots = [slot for slot in self._fleet.slots() if isinstance(slot.state, Idle | Elsewhere)]
+        slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, Idle | Elsewhere)]
         states = [slot.state for slot in slots]
-        refusals = await self._fleet.store.look([slot.key for slot in slots])
+        refusals = await self._transitions.store.look([slot.key for slot in slots])
         for slot, state, refusal in zip(slots, states, refusals, strict=True):
             if slot.state is state:  # else what was seen may have been our own
-                self._fleet.seen(slot, refusal)
+                self._transitions.seen(slot, refusal)

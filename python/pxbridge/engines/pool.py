@@ -87,10 +87,10 @@ class Lease:
         warm: Whether its session was prompted ahead.
     """
 
-    def __init__(self, fleet: SlotTransitions, slot: Slot, leave: Callable[[Slot], None]) -> None:
+    def __init__(self, transitions: SlotTransitions, slot: Slot, leave: Callable[[Slot], None]) -> None:
         self.engine = slot.engine.address
         self.warm = isinstance(slot.state, Live)
-        self._fleet = fleet
+        self._transitions = transitions
         self._slot: Slot | None = slot
         self._grant = slot.grant
         self._leave = leave
@@ -109,12 +109,12 @@ class Lease:
         """
         if (slot := self._held) is None:
             raise EngineLost(f"{self.engine}: its lease went to another bridge, or was given back")
-        return await self._fleet.session(slot)
+        return await self._transitions.session(slot)
 
     def lost(self) -> None:
         """Gives the slot back, its live session gone, which counts against the engine."""
         if (slot := self._held) is not None:
-            self._fleet.lost(slot)
+            self._transitions.lost(slot)
         self._slot = None
 
     def release(self) -> None:
@@ -152,16 +152,16 @@ class EnginePool:
     ) -> None:
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
-        self._fleet = SlotTransitions(capacity, open_session, self._store)
-        self._warming = Warming(self._fleet, self._limits.warm_max_age_s, lambda: self._callers_wait)
-        self._rounds = {
-            "warming": self._warming.round,
-            "probes": Probes(self._fleet, what_is_wrong).round,
+        self._transitions = SlotTransitions(capacity, open_session, self._store)
+        self._warming = Warming(self._transitions, self._limits.warm_max_age_s, lambda: self._callers_wait)
+        self._jobs = {
+            "warming": self._warming.run_once,
+            "probes": Probes(self._transitions, what_is_wrong).run_once,
         }
         if self._store.renew_every_s is not None:
-            renewals = Renewals(self._fleet, self._store.renew_every_s, lambda: self._callers_wait)
-            self._rounds["renewals"] = renewals.round
-        self._upkeep: list[asyncio.Task[None]] = []
+            renewals = Renewals(self._transitions, self._store.renew_every_s, lambda: self._callers_wait)
+            self._jobs["renewals"] = renewals.run_once
+        self._maintenance: list[asyncio.Task[None]] = []
         self._turn = 0
         self._promised: deque[float] = deque()  # until when
         self._urgent = 0  # conversations without an engine
@@ -171,27 +171,27 @@ class EnginePool:
         self.keep_warm(warm or {})
 
     async def __aenter__(self) -> Self:
-        for name, one_round in self._rounds.items():
+        for name, job in self._jobs.items():
             name = f"engine pool: {name}"
-            self._upkeep.append(asyncio.create_task(repeat(name, one_round), name=name))
+            self._maintenance.append(asyncio.create_task(repeat(name, job), name=name))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._upkeep:
+        for task in self._maintenance:
             task.cancel()
-        await asyncio.gather(*self._upkeep, return_exceptions=True)
-        self._upkeep.clear()
-        await self._fleet.close()
+        await asyncio.gather(*self._maintenance, return_exceptions=True)
+        self._maintenance.clear()
+        await self._transitions.close()
 
     def abort(self) -> None:
         """Cuts the sessions whose engines do not answer their close: there is no more time."""
-        self._fleet.abort()
+        self._transitions.abort()
 
     def replace_engines(self, addresses: Sequence[EngineAddress]) -> None:
         """Uses these engines from now on. What a call has or is getting goes on to its end."""
-        self._fleet.replace(addresses)
+        self._transitions.replace(addresses)
 
     def keep_warm(self, warm: Mapping[Prompts, int]) -> None:
         """Keeps these sessions prompted ahead from now on, and lets others go."""
@@ -207,15 +207,15 @@ class EnginePool:
     @property
     def free(self) -> int:
         """Slots that a call could have now or in a moment, less those that were promised to calls."""
-        now_s = self._fleet.clock()
+        now_s = self._transitions.clock()
         while self._promised and self._promised[0] <= now_s:
             self._promised.popleft()
-        takeable = sum(self._is_takeable(slot) for slot in self._fleet.slots())
+        takeable = sum(self._is_takeable(slot) for slot in self._transitions.slots())
         return max(0, takeable - len(self._promised))
 
     def promise(self) -> None:
         """A call is about to come: a slot is kept for it for a while, as far as `free` goes."""
-        self._promised.append(self._fleet.clock() + PROMISED_S)
+        self._promised.append(self._transitions.clock() + PROMISED_S)
 
     def _is_takeable(self, slot: Slot) -> bool:
         match slot.state:
@@ -225,7 +225,7 @@ class EnginePool:
                 return True
             case Idle() | Elsewhere(refusal=Refusal.WARM):
                 asked = self._store.gone_since_s is None
-                return asked and slot.engine.is_healthy(self._fleet.clock())
+                return asked and slot.engine.is_healthy(self._transitions.clock())
             case _:
                 return False
 
@@ -235,14 +235,14 @@ class EnginePool:
             slot.engine.address != engine
             and self._is_takeable(slot)
             and not isinstance(slot.state, Elsewhere)
-            for slot in self._fleet.slots()
+            for slot in self._transitions.slots()
         )
 
     @property
     def store_gone_s(self) -> float | None:
         """For how long the store that bridges share has not answered; None while it does."""
         since_s = self._store.gone_since_s
-        return None if since_s is None else self._fleet.clock() - since_s
+        return None if since_s is None else self._transitions.clock() - since_s
 
     @property
     def store_failures(self) -> int | None:
@@ -251,9 +251,10 @@ class EnginePool:
 
     def failures(self) -> dict[str, dict[str, int]]:
         """For each engine, by name: how often it failed, and when."""
-        known = {engine: 0 for engine, _ in self._fleet.failures} | self.snapshot()
+        known = {engine: 0 for engine, _ in self._transitions.failures} | self.snapshot()
         return {
-            engine: {stage.value: self._fleet.failures[engine, stage] for stage in Stage} for engine in known
+            engine: {stage.value: self._transitions.failures[engine, stage] for stage in Stage}
+            for engine in known
         }
 
     def snapshot(self) -> dict[str, dict[str, int]]:
@@ -269,8 +270,8 @@ class EnginePool:
 
     def engines(self) -> list[tuple[EngineAddress, list[SlotState]]]:
         """Each engine and its slots' states."""
-        now_s = self._fleet.clock()
-        return [(e.address, [slot.shown(now_s) for slot in e.slots]) for e in self._fleet.engines]
+        now_s = self._transitions.clock()
+        return [(e.address, [slot.shown(now_s) for slot in e.slots]) for e in self._transitions.engines]
 
     @property
     def _callers_wait(self) -> bool:
@@ -320,7 +321,7 @@ class EnginePool:
         if place.since_s is None:
             if self.waiting >= self._limits.max_waiting:
                 raise NoEngineFree(f"{self.waiting} calls wait for an engine already")
-            place.since_s = self._fleet.clock()
+            place.since_s = self._transitions.clock()
         bisect.insort(self._queue, place, key=lambda each: each.number)
         try:
             while True:
@@ -329,10 +330,10 @@ class EnginePool:
                         place.since_s = None
                         return lease
                     await self._ask_for_warm()
-                await self._fleet.changes.wait(RETRY_S)
+                await self._transitions.changes.wait(RETRY_S)
         finally:
             self._queue.remove(place)
-            self._fleet.changes.happened()  # for the next of them
+            self._transitions.changes.happened()  # for the next of them
 
     async def lease_ahead(self, prompts: Prompts, told: Prompts, avoid: frozenset[EngineAddress]) -> Lease:
         """A slot as soon as there is one, ahead of all who wait: for a conversation whose engine died.
@@ -355,14 +356,14 @@ class EnginePool:
                     if (lease := await self._take(wish, without)) is not None:
                         return lease
                 await self._ask_for_warm()
-                await self._fleet.changes.wait(RETRY_S)
+                await self._transitions.changes.wait(RETRY_S)
         finally:
             self._urgent -= 1
 
     async def _ask_for_warm(self) -> None:
         """Has another bridge give back a slot, if there is one in which it only keeps a session warm."""
-        now_s = self._fleet.clock()
-        for slot in self._fleet.slots():
+        now_s = self._transitions.clock()
+        for slot in self._transitions.slots():
             match slot.state:
                 case Elsewhere(refusal=Refusal.WARM) if slot.engine.is_healthy(now_s):
                     with contextlib.suppress(StoreUnreachable):  # which is told already
@@ -372,33 +373,33 @@ class EnginePool:
                     pass
 
     def _is_ahead(self, prompts: Prompts, kind: type[Warm | Preparing]) -> bool:
-        return any(s.ahead == prompts and isinstance(s.state, kind) for s in self._fleet.slots())
+        return any(s.ahead == prompts and isinstance(s.state, kind) for s in self._transitions.slots())
 
     async def _take(self, prompts: Prompts, avoid: frozenset[EngineAddress]) -> Lease | None:
         """The best slot that can be had now."""
         tried: set[Slot] = set()
         while True:
-            now_s = self._fleet.clock()
-            slots = [s for s in self._fleet.slots() if s not in tried and s.engine.address not in avoid]
+            now_s = self._transitions.clock()
+            slots = [s for s in self._transitions.slots() if s not in tried and s.engine.address not in avoid]
             ranked = [(order, s) for s in slots if (order := rank(s, prompts, now_s)) is not None]
             if not ranked:
                 return None
             _, slot = min(ranked, key=lambda each: each[0])
             tried.add(slot)
             if slot.ahead is not None:
-                self._fleet.take(slot, prompts)
-            elif (grant := await self._fleet.ask(slot, Use.CALL)) is not None:
-                self._fleet.open(slot, grant, prompts)
+                self._transitions.take(slot, prompts)
+            elif (grant := await self._transitions.ask(slot, Use.CALL)) is not None:
+                self._transitions.open(slot, grant, prompts)
             else:
                 continue
             self._warming.called(prompts)
             self._turn += 1
             slot.engine.turn = self._turn
-            return Lease(self._fleet, slot, self._leave)
+            return Lease(self._transitions, slot, self._leave)
 
     def _leave(self, slot: Slot) -> None:
         """A call lets go of a slot. Where nothing looks after what is ahead of calls, it is closed."""
-        if self._upkeep and isinstance(slot.state, Opening):
+        if self._maintenance and isinstance(slot.state, Opening):
             self._warming.adopt(slot)
         else:
-            self._fleet.leave(slot)
+            self._transitions.leave(slot)

@@ -106,7 +106,7 @@ class RedisLeases:
     """Leases in a Redis or Valkey server. Every method may raise `pxbridge.errors.StoreUnreachable`.
 
     Args:
-        store: The server. Closed with this.
+        store: The server; whoever opened it closes it.
         ttl_s: A lease's life: so long after a bridge was killed its slots come free.
     """
 
@@ -150,10 +150,6 @@ class RedisLeases:
         keys = (_lease(grant.key), _released(grant.token))
         async with self._store.answer():
             await self._store.client.eval(_RELEASE, len(keys), *keys, grant.token, self._ttl_ms)
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._store.close()
 
     async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
         """Runs a script that notices whether the store has forgotten."""

@@ -159,7 +159,7 @@ class SlotTransitions:
             session.abort()
 
     async def close(self) -> None:
-        """Lets go of what no call has, waits for what closes, and lets go of the store."""
+        """Lets go of what no call has, and waits for what closes."""
         for slot in self.slots():
             if isinstance(slot.state, Preparing | Warm):
                 self.cool(slot)
@@ -167,7 +167,6 @@ class SlotTransitions:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
             for task in late:
                 task.cancel()
-        await self.store.close()
 
     # -- leases -------------------------------------------------------------------------------------------
 

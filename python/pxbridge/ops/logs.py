@@ -219,7 +219,7 @@ def _add_call(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDic
     record = CURRENT_CALL.get()
     if record is not None:
         line.setdefault("call", record.call_id)
-        line.setdefault("stream", record.stream_sid)
+        line.setdefault("stream", record.stream_id)
         if record.started_s is None:
             line.setdefault("key", record.key)
     return line

@@ -70,6 +70,7 @@ def assemble(
     tokenizer = Tokenizer(files.tokenizer, lm.text_card)
     if options.device == "cpu" and footprint_of(lm, mimi, options).total(options.slots) > free_bytes("cpu"):
         raise InputError(too_large(lm, mimi, options))  # the system would end the process without a word
+    tell(f"loading {files.lm}")
     try:
         model = Model(lm, mimi, lm_tensors, mimi_tensors, options)
     except torch.OutOfMemoryError as error:

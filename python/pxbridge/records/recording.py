@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import queue
+import re
 import struct
 import threading
 import time
@@ -31,7 +33,6 @@ from pxbridge.calls.events import Kind
 from pxbridge.records import database
 from pxbridge.records.stereo_timeline import CHANNELS, StereoTimeline
 from pxbridge.records.writer import KEEP_EVERY_S
-from pxbridge.telephony.exotel.messages import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.calls.call import Audio, Call, CallRecord
+    from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Event
+    from pxbridge.telephony.carrier import Audio
 
     Format = Literal["wav", "opus"]
 
@@ -59,6 +61,9 @@ OPUS_BITRATE_BPS = 48_000
 OPUS_FRAME_MS = 60.0
 """Nobody waits for it, and a page of its own costs each packet 30 bytes."""
 OPUS_COMPLEXITY = 5
+
+LONGEST_FILE_NAME_CHARS = 64
+"""Without the suffix."""
 
 _WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 _SAMPLE_BYTES = 2
@@ -158,6 +163,18 @@ class OpusFile:
 
 
 FILES: dict[Format, type[WavFile | OpusFile]] = {"wav": WavFile, "opus": OpusFile}
+
+
+def file_name(call_id: str) -> str:
+    """The name of a call's recording, without its suffix: letters, digits, ``-`` and ``_``, and never empty.
+
+    Different ids give different names. An id that a file system may not take gets part of its SHA-256.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", call_id)
+    if plain == call_id and 0 < len(call_id) <= LONGEST_FILE_NAME_CHARS:
+        return call_id
+    digest = hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{plain[: LONGEST_FILE_NAME_CHARS - len(digest) - 1] or 'unknown'}-{digest}"
 
 
 async def keep_recordings(

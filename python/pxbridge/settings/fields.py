@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.playout_options import PlayoutOptions, Profile
+from pxbridge.calls.playout_options import PlayoutOptions, PlayoutProfile
 from pxbridge.settings.values import (
     Network,
     Right,
@@ -160,7 +160,7 @@ class Settings(BaseModel):
         default=100, description="Calls at the same time; one more is turned away."
     )
     playout_profile: Annotated[
-        Profile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
+        PlayoutProfile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
     ] = Field(
         default=PlayoutOptions.profile,
         description="What is sent to Exotel: standard, strict (payloads of at least 3,200 bytes, Exotel's "

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.audio import OggOpusReader
-from pxbridge.calls.numbers import MOST_NUMBERS, dialable
+from pxbridge.calls.greeting import decode_greeting
+from pxbridge.calls.numbers import MAX_NUMBERS, dialable
 from pxbridge.calls.persona import (
     DEFAULT_NAME,
     PERSONA_NAME,
@@ -26,21 +26,14 @@ from pxbridge.calls.persona import (
 )
 from pxbridge.calls.phrases import Action, End, HandOver, letters
 from pxbridge.errors import ConfigError, InputError
-from pxbridge.telephony.exotel.webhooks import RESERVED_WORDS
-from pxbridge.wav import Sound, read_wav, resample
+from pxbridge.telephony.reserved import RESERVED_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pxbridge.settings import Loaded
 
 DTMF_DIGITS = "0123456789*#"
-GREETING_HZ = 24_000
-LONGEST_GREETING_S = 60.0
-"""More is no greeting but a slip; and nobody is listened to while it plays."""
 MOST_WARM = 100
 LONGEST_CALL_S = 14_400.0
 """Exotel's own limit on a call."""
@@ -100,34 +93,6 @@ def read_personas(loaded: Loaded) -> Personas:
     return Personas(default, others, numbers)
 
 
-def read_greeting(path: Path) -> NDArray[np.float32]:
-    """A greeting's samples at `GREETING_HZ`, from a WAV or an Ogg Opus file.
-
-    Raises:
-        InputError: It cannot be read, is neither, holds no sound, or is too long.
-    """
-    sound = _decode(path)
-    return resample(sound.samples, sound.rate_hz, GREETING_HZ)
-
-
-def _decode(path: Path) -> Sound:
-    """A greeting as it is in its file; raises as `read_greeting` does."""
-    try:
-        with path.open("rb") as file:
-            is_ogg = file.read(4) == b"OggS"
-            data = is_ogg and b"OggS" + file.read()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    sound = Sound(OggOpusReader(GREETING_HZ).read(data), GREETING_HZ) if data else read_wav(path)
-    if len(sound.samples) == 0:
-        raise InputError(f"{path}: holds no sound")
-    if sound.duration_s > LONGEST_GREETING_S:
-        raise InputError(
-            f"{path}: {sound.duration_s:.0f} s; a greeting lasts {LONGEST_GREETING_S:.0f} s at most"
-        )
-    return sound
-
-
 def markdown_table() -> str:
     """The keys of a persona as README shows them, one row each."""
     rows = ["| key | example | meaning |", "|---|---|---|"]
@@ -178,8 +143,8 @@ def _text(value: object, _: Path) -> str:
 
 
 def _numbers(value: object, _: Path) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_NUMBERS:
-        raise _Fault(f'is not a list of up to {MOST_NUMBERS} phone numbers, such as ["+918047180000"]')
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_NUMBERS:
+        raise _Fault(f'is not a list of up to {MAX_NUMBERS} phone numbers, such as ["+918047180000"]')
     try:
         return tuple(map(dialable, value))
     except ValueError as error:
@@ -197,7 +162,7 @@ def _greeting(value: object, folder: Path) -> Path:
         raise _Fault(f"{value!r} is not the path of a WAV or Ogg Opus file")
     path = folder / Path(value).expanduser()
     try:
-        _decode(path)
+        decode_greeting(path)
     except InputError as error:
         raise _Fault(f"cannot be played: {error}") from None
     return path

@@ -3,10 +3,11 @@
 An address is held to a number of requests first, so that nobody can try passwords all day. Where networks
 are named, nobody else gets further. Then a proof is asked for, where any is set up:
 
-- a Basic credential, which Exotel sends if the applet's URL has ``USER:PASSWORD@`` in it, or
-- a signed token in the path, ``/exotel/t/TOKEN/...``. In the path, because Exotel is said to drop a URL's
-  query on some routes. One made by ``/exotel/url`` is for one call and expires within a minute; one that an
-  operator has made (``pxbridge token``) opens the whole door for as long as it says.
+- a Basic credential, which a carrier sends if the URL that it dials has ``USER:PASSWORD@`` in it, or
+- a signed token in the path, ``/PREFIX/t/TOKEN/...``. It is in the path because that is the one place that
+  every carrier passes on: some drop a URL's query on some routes. A token that a webhook made is for one call
+  and expires within a minute. One that an operator made (``pxbridge token``) is good for the whole port, for
+  as long as it says.
 
 A token is ``SCOPE.EXPIRY.PERSONA.NONCE.SIGNATURE``: a letter, seconds since 1970 in hexadecimal, the persona
 or nothing, 96 random bits, and the HMAC-SHA-256 (RFC 2104) of all before it. Whoever holds it may read it and
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Callable, Iterable, Sequence
 
-    from pxbridge.settings import Network
     from pxbridge.websocket import Request, Response
+
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 log = logging.getLogger(__name__)
 
-TOKEN_PATH: Final = re.compile(r"/exotel/t/(?P<token>[^/]*)(?P<rest>/.*)?", re.DOTALL)
+TOKEN_PATH: Final = re.compile(r"(?P<prefix>/[^/]+)/t/(?P<token>[^/]*)(?P<rest>/.*)?", re.DOTALL)
 _TOKEN: Final = re.compile(
     r"(?P<signed>(?P<scope>[cd])\.(?P<expiry>[0-9a-f]{1,12})\.(?P<persona>[A-Za-z0-9_-]{0,64})"
     r"\.(?P<nonce>[A-Za-z0-9_-]{16}))\.(?P<signature>[A-Za-z0-9_-]{43})"
@@ -52,9 +54,10 @@ _TOKEN: Final = re.compile(
 _NONCE_BYTES: Final = 12  # 96 bits: 16 characters of base64
 
 CALL_TOKEN_USES: Final = 4
-"""Of a token that was made for one call: Exotel tries a handshake twice, and a proxy may repeat each once."""
+"""Of a token that was made for one call: a carrier tries a handshake twice, and a proxy may repeat
+each once."""
 
-MOST_TOKENS: Final = 100_000
+MAX_TOKENS: Final = 100_000
 """Call tokens whose uses are counted: all that a minute brings, at the highest rate of requests."""
 
 BURST_S: Final = 10.0
@@ -66,7 +69,7 @@ class Scope(StrEnum):
 
     CALL = "c"
     """The socket of one call."""
-    DOOR = "d"
+    PORT = "d"
     """The sockets of calls, and the webhooks."""
 
 
@@ -114,7 +117,7 @@ class Visitor:
 def without_token(path: str) -> str:
     """A path as it would be without the token in it."""
     found = TOKEN_PATH.fullmatch(path)
-    return path if found is None else "/exotel" + (found["rest"] or "")
+    return path if found is None else found["prefix"] + (found["rest"] or "")
 
 
 class Signer:
@@ -136,14 +139,14 @@ class Signer:
         self._keys = tuple(keys)
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def key_ids(self) -> tuple[str, ...]:
         """What another bridge can tell these keys by, the signing one first; it gives none away."""
         return tuple(hmac.digest(key, b"pxbridge mark 1", hashlib.sha256)[:8].hex() for key in self._keys)
 
     @property
-    def mark(self) -> str:
+    def key_id(self) -> str:
         """That of the key that signs."""
-        return self.marks[0]
+        return self.key_ids[0]
 
     def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
         """A new token, good from now on for `ttl_s`."""
@@ -184,7 +187,7 @@ class AccessControl:
         requests_per_minute: From one address. This machine's own are not counted: they are those of a tunnel
             or proxy that was not named, and so of everybody.
         calls_per_address: At the same time; ``None`` for any number.
-        later: Calls something after so many seconds; the event loop does if it is left out.
+        call_later: Calls something after so many seconds; the event loop does if it is left out.
     """
 
     def __init__(
@@ -198,7 +201,7 @@ class AccessControl:
         proxies: Sequence[Network] = (),
         requests_per_minute: int = 600,
         calls_per_address: int | None = None,
-        later: Callable[[float, Callable[[], None]], object] | None = None,
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self.refused: Counter[Refused] = Counter()
         """How often each reason was given."""
@@ -206,7 +209,7 @@ class AccessControl:
         self._clock = clock
         self._calls: Counter[str] = Counter()
         self._uses: dict[str, int] = {}
-        self._tally = LogThrottle(_log, later) if later else LogThrottle(_log)
+        self._throttle = LogThrottle(_log, call_later) if call_later else LogThrottle(_log)
         self.use(
             credentials=credentials,
             tokens_prove=tokens_prove,
@@ -251,7 +254,7 @@ class AccessControl:
             address = before
         return str(address)
 
-    def enter(self, request: Request, *, webhook: bool) -> Visitor | Response:
+    def admit(self, request: Request, *, webhook: bool) -> Visitor | Response:
         """Lets somebody in, or answers that they may not.
 
         Args:
@@ -282,7 +285,7 @@ class AccessControl:
             return visitor
         return self.refuse(Refused.WRONG_CREDENTIALS, address)
 
-    def crowded(self, visitor: Visitor) -> Response | None:
+    def too_many_calls(self, visitor: Visitor) -> Response | None:
         """The answer to a call, if there are too many from its address."""
         if self._calls_per_address is None:
             return None
@@ -304,7 +307,7 @@ class AccessControl:
     def refuse(self, why: Refused, address: str) -> Response:
         """The answer to somebody who is not let in; counted, and logged now and then."""
         self.refused[why] += 1
-        self._tally.add(why.value, address)
+        self._throttle.add(why.value, address)
         status, headers = _ANSWERS[why]
         text = {401: "who are you?\n", 429: "not so fast\n"}.get(status, "not for you\n")
         return text_response(status, text, headers)
@@ -315,13 +318,13 @@ class AccessControl:
         if isinstance(checked, Refused):
             return checked
         scope, persona_name, nonce = checked
-        if scope is Scope.DOOR:
+        if scope is Scope.PORT:
             return persona_name
         if webhook:
             return Refused.BAD_TOKEN
         uses = self._uses.pop(nonce, 0) + 1
         self._uses[nonce] = uses
-        if len(self._uses) > MOST_TOKENS:
+        if len(self._uses) > MAX_TOKENS:
             del self._uses[next(iter(self._uses))]
         return Refused.USED if uses > CALL_TOKEN_USES else persona_name
 

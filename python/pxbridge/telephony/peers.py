@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVERY_S: Final = 2.0
+ANNOUNCE_EVERY_S: Final = 2.0
 """A bridge says how much room it has."""
 
-LIVES: Final = 3.5
+LIFETIME_INTERVALS: Final = 3.5
 """What it said counts for so many times as long: it may fail to say so twice."""
 
-LEAVING_S: Final = 0.3
+WITHDRAW_TIMEOUT_S: Final = 0.3
 """A bridge that ends tells the others, if that takes no longer; else it is forgotten."""
 
-_NODES: Final = f"{PREFIX}nodes"
+_BRIDGES: Final = f"{PREFIX}nodes"
 _URL: Final = re.compile(r"wss?://[^\s/?#]+(?:/[^\s?#]*)?")
 
 # One call less can be taken there; negative: there was no room, or is no such bridge any more.
@@ -53,7 +53,7 @@ class PeerBridges:
     """This bridge among those that share a store.
 
     Args:
-        store: Where they tell each other. Closed with this.
+        store: Where they tell each other; whoever opened it closes it.
         url: By which the internet reaches this one, ``wss://host``; several may have the same, behind a
             balancer.
         signer: Of this one's tokens.
@@ -67,7 +67,7 @@ class PeerBridges:
         url: str,
         signer: Signer,
         personas: Callable[[], Iterable[str]],
-        every_s: float = EVERY_S,
+        every_s: float = ANNOUNCE_EVERY_S,
     ) -> None:
         self._store = store
         self._url = url
@@ -82,16 +82,15 @@ class PeerBridges:
     async def announced(self, room: Callable[[], int]) -> AsyncIterator[None]:
         """While the block runs, the others know how many calls could come here; not after it."""
         self._room = room
-        telling = asyncio.create_task(repeat("announcements", self._round), name="announcements")
+        telling = asyncio.create_task(repeat("announcements", self._run_once), name="announcements")
         try:
             yield
         finally:
             telling.cancel()
             await asyncio.wait([telling])
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LEAVING_S):
-                    await self._say_good_bye()
-            await self._store.close()
+                async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
+                    await self._withdraw()
 
     def leave(self) -> None:
         """Send no more calls here: the others learn of it at once."""
@@ -113,15 +112,15 @@ class PeerBridges:
     async def _find(self, persona_name: str | None) -> str | None:
         client = self._store.client
         async with self._store.answer():
-            names = {member.decode(errors="replace") for member in await client.smembers(_NODES)}
+            names = {member.decode(errors="replace") for member in await client.smembers(_BRIDGES)}
         rooms: list[tuple[int, str, str]] = []
         for name in names - {self._name}:
             with contextlib.suppress(StoreUnreachable):  # another version's; or gone, which shows below
                 async with self._store.answer():
                     told = await client.hgetall(_key(name))
                     if not told:
-                        await client.srem(_NODES, name)  # forgotten; if it is back it says so itself
-                    elif (room := self._room_at(told, persona_name)) > 0:
+                        await client.srem(_BRIDGES, name)  # forgotten; if it is back it says so itself
+                    elif (room := self._room_of(told, persona_name)) > 0:
                         rooms.append((room, name, told[b"url"].decode()))
         for _, name, url in sorted(rooms, reverse=True):
             with contextlib.suppress(StoreUnreachable):
@@ -130,19 +129,19 @@ class PeerBridges:
                         return url
         return None
 
-    def _room_at(self, told: dict[bytes, bytes], persona_name: str | None) -> int:
+    def _room_of(self, told: dict[bytes, bytes], persona_name: str | None) -> int:
         """For how many such calls another bridge has room; none if what it said is not understood."""
         try:
-            trusts_us = self._signer.mark.encode() in told[b"marks"].split()
+            trusts_us = self._signer.key_id.encode() in told[b"marks"].split()
             knows = persona_name is None or persona_name in json.loads(told[b"personas"])
             is_url = _URL.fullmatch(told[b"url"].decode()) is not None
             return int(told[b"room"]) if trusts_us and knows and is_url else 0
         except (KeyError, TypeError, ValueError, RecursionError):  # another version's
             return 0
 
-    async def _round(self) -> None:
+    async def _run_once(self) -> None:
         if self._room is None:
-            await self._say_good_bye()
+            await self._withdraw()
             await asyncio.Event().wait()  # there is no more to say
         else:
             await self._announce(self._room())
@@ -154,22 +153,22 @@ class PeerBridges:
         told = {
             "url": self._url,
             "room": room,
-            "marks": " ".join(self._signer.marks),
+            "marks": " ".join(self._signer.key_ids),
             "personas": json.dumps(sorted(self._personas())),
         }
         with contextlib.suppress(StoreUnreachable):  # whoever leases engines there says so
             async with self._store.answer():
                 pipeline: Any = self._store.client.pipeline(transaction=True)
                 pipeline.hset(_key(self._name), mapping=told)
-                pipeline.pexpire(_key(self._name), round(1000 * LIVES * self._every_s))
-                pipeline.sadd(_NODES, self._name)
+                pipeline.pexpire(_key(self._name), round(1000 * LIFETIME_INTERVALS * self._every_s))
+                pipeline.sadd(_BRIDGES, self._name)
                 await pipeline.execute()
 
-    async def _say_good_bye(self) -> None:
+    async def _withdraw(self) -> None:
         with contextlib.suppress(StoreUnreachable):
             async with self._store.answer():
                 await self._store.client.delete(_key(self._name))
-                await self._store.client.srem(_NODES, self._name)
+                await self._store.client.srem(_BRIDGES, self._name)
 
 
 def _key(name: str) -> str:

@@ -1,20 +1,18 @@
-"""The telephony door: the port that Exotel dials.
+"""The telephony server: the port that carriers dial.
 
-It answers requests and owns calls' tasks; what a call is, it does not know. Every accepted WebSocket goes to
-the call's owner, a coroutine function given at construction, which runs as one task. When that task ends, in
-whatever way, its socket is closed; when the listener ends, no task of it is left.
+It answers requests and owns calls' tasks; it does not know what a call is. Every accepted WebSocket goes to
+the call's owner, a coroutine function given at construction, which runs as one task. When that task ends, for
+whatever reason, its socket is closed. When the server ends, none of its tasks is left.
 
-====================  ==================================================================================
-``/``, ``/exotel``    Exotel's WebSocket; ``?sample-rate=`` 8000, 16000 or 24000 tells the line's rate
-``/exotel/PERSONA``   the same, for callers who shall speak with that persona
-``/exotel/t/TOKEN``   the same and the next, with a proof in the path (`pxbridge.telephony.access`)
-``/exotel/url`` ...   what flows ask (`pxbridge.telephony.exotel.webhooks`)
-``/livez``            200 as long as the event loop turns
-``/readyz``           200 if another call can be taken, else 503 with the reasons, one a line
-anything else         404
-====================  ==================================================================================
+======================  ================================================================================
+``/PREFIX/...``         a carrier's calls and webhooks (`pxbridge.telephony.routes`)
+``/PREFIX/t/TOKEN...``  the same, with a proof in the path (`pxbridge.telephony.access`)
+``/livez``              200 as long as the event loop runs
+``/readyz``             200 if another call can be taken, else 503 with the reasons, one a line
+anything else           404
+======================  ================================================================================
 
-Health is told to everybody; for all else the gate decides who comes in.
+Everybody may ask for health; access control decides about all other requests.
 """
 
 from __future__ import annotations
@@ -22,46 +20,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl
 
 from pxbridge import websocket
 from pxbridge.telephony.access import AccessControl, Refused, Signer, without_token
-from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
-from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH, Webhooks
+from pxbridge.telephony.routes import WebhookPath
 
 if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from pxbridge.telephony.access import Visitor
+    from pxbridge.telephony.carrier import Carrier
+    from pxbridge.telephony.routes import CallPath, CarrierRoutes, Route
     from pxbridge.websocket import Handler, Request, Response, WebSocket
 
     CallOwner = Callable[["Arrival"], Coroutine[Any, Any, None]]
 
 log = logging.getLogger(__name__)
 
-PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""A persona's name is a word that can stand in a file, a log and a URL as it is."""
-
-_CALL_PATH: Final = re.compile(rf"/|/exotel/?|/exotel/(?P<persona>{PERSONA_NAME.pattern})/?")
-
 DEFAULT_MAX_CALLS: Final = 100
 """More than one process carries well; a limit is there so that overload refuses calls instead of spoiling
 them."""
 
-# Exotel gives a handshake 10 s and tries once more: an attempt it has given up is not worth keeping.
 OPEN_TIMEOUT_S: Final = 10.0
+"""For the handshakes. Carriers give a handshake about 10 s, so an older attempt is not worth keeping."""
 
-# Exotel's pings are undocumented and its pongs not promised: pings only measure the round trip, and silence
-# of the media is for the call to judge.
-LIMITS: Final = websocket.Limits(
-    max_message_bytes=MAX_MESSAGE_BYTES, ping_interval_s=20.0, pong_timeout_s=None
-)
+PING_INTERVAL_S: Final = 20.0
+"""How often the round trip to an idle phone is measured. Carriers do not promise pongs, so a missing pong
+never ends a call: the call itself notices when no sound comes."""
 
 _UNLIMITED: Final = 10**9
 
@@ -75,13 +65,13 @@ class Arrival:
 
     Args:
         socket: The phone's, just accepted.
-        rate_hz: The line's rate if the URL named one.
+        carrier: Reads this socket's messages, and says how the carrier behaves.
         persona_name: Whom the URL's path asks for; ``None`` if it leaves that to the bridge.
         peer: The address the call came from, of the proxy's client if a trusted proxy says so.
     """
 
     socket: WebSocket
-    rate_hz: int | None = None
+    carrier: Carrier
     persona_name: str | None = None
     peer: str = ""
 
@@ -93,8 +83,8 @@ class TelephonyServer:
         owner: Given each call that is let in.
         not_ready: Reasons, beside the door's own, why no call can be taken now. Strangers read them.
         max_calls: Calls at the same time; one more is refused with 503 before its upgrade.
-        gate: Who may come in.
-        webhooks: What flows ask.
+        access: Who may come in.
+        carriers: Whose calls and webhooks come in here.
     """
 
     def __init__(
@@ -102,11 +92,11 @@ class TelephonyServer:
         owner: CallOwner,
         not_ready: Callable[[], Sequence[str]],
         max_calls: int,
-        gate: AccessControl,
-        webhooks: Webhooks,
+        access: AccessControl,
+        carriers: Sequence[CarrierRoutes],
     ) -> None:
-        self.gate = gate
-        self._webhooks = webhooks
+        self.access = access
+        self._carriers = tuple(carriers)
         self._owner = owner
         self._not_ready = not_ready
         self._max_calls = max_calls
@@ -121,7 +111,7 @@ class TelephonyServer:
     @property
     def refusals(self) -> dict[str, int]:
         """How many were not let in, by why."""
-        return {"full": self.refused} | {why.name.lower(): self.gate.refused[why] for why in Refused}
+        return {"full": self.refused} | {why.name.lower(): self.access.refused[why] for why in Refused}
 
     @property
     def live_calls(self) -> int:
@@ -163,17 +153,23 @@ class TelephonyServer:
         path, _, query = request.path.partition("?")
         if path in ("/livez", "/readyz"):
             return self._health(request.method, path)
-        path = without_token(path)
-        webhook = WEBHOOK_PATH.fullmatch(path) is not None
-        call = _CALL_PATH.fullmatch(path)
-        if call is None and not webhook:
+        found = self._find(without_token(path))
+        if found is None:
             return websocket.text_response(404, "not found\n")
-        visitor = self.gate.enter(request, webhook=webhook)
+        routes, route = found
+        visitor = self.access.admit(request, webhook=isinstance(route, WebhookPath))
         if isinstance(visitor, websocket.Response):
             return visitor
-        if webhook or call is None:
-            return self._webhooks.answer(request, visitor, self.full())
-        return self._accept_call(query, call["persona"], visitor)
+        if isinstance(route, WebhookPath):
+            return routes.answer(request, visitor, self.full())
+        return self._accept_call(routes, route, query, visitor)
+
+    def _find(self, path: str) -> tuple[CarrierRoutes, Route] | None:
+        """Which carrier a path belongs to, and what it leads to."""
+        for routes in self._carriers:
+            if (route := routes.find(path)) is not None:
+                return routes, route
+        return None
 
     def _health(self, method: str, path: str) -> Response:
         if method not in ("GET", "HEAD"):
@@ -185,21 +181,23 @@ class TelephonyServer:
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in reasons))
         return websocket.text_response(200, "ready\n")
 
-    def _accept_call(self, query: str, persona_name: str | None, visitor: Visitor) -> Response | Handler:
-        if visitor.persona_name and persona_name and visitor.persona_name != persona_name:
-            return self.gate.refuse(Refused.BAD_TOKEN, visitor.address)
+    def _accept_call(
+        self, routes: CarrierRoutes, route: CallPath, query: str, visitor: Visitor
+    ) -> Response | Handler:
+        if visitor.persona_name and route.persona_name and visitor.persona_name != route.persona_name:
+            return self.access.refuse(Refused.BAD_TOKEN, visitor.address)
         try:
-            rate_hz = _rate_of(query)
+            carrier = routes.carrier(query)
         except ValueError as exc:
             return websocket.text_response(400, f"{exc}\n")
         full = self.full()
         if full:
             self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
-        if (crowded := self.gate.crowded(visitor)) is not None:
-            return crowded
-        persona_name = visitor.persona_name or persona_name
-        return lambda socket: self._begin(Arrival(socket, rate_hz, persona_name, visitor.address))
+        if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
+            return too_many_calls
+        persona_name = visitor.persona_name or route.persona_name
+        return lambda socket: self._begin(Arrival(socket, carrier, persona_name, visitor.address))
 
     def full(self) -> list[str]:
         """Why the door itself takes no more calls; nothing while it does."""
@@ -213,12 +211,12 @@ class TelephonyServer:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
         self._calls.add(task)
         self._no_calls.clear()
-        self.gate.begin_call(arrival.peer)
+        self.access.begin_call(arrival.peer)
         task.add_done_callback(lambda task: self._ended(task, arrival.peer))
 
     def _ended(self, task: asyncio.Task[None], peer: str) -> None:
         self._calls.discard(task)
-        self.gate.end_call(peer)
+        self.access.end_call(peer)
         if not self._calls:
             self._no_calls.set()
 
@@ -252,13 +250,13 @@ async def listen(
     host: str | None,
     port: int,
     *,
+    carriers: Sequence[CarrierRoutes],
     not_ready: Callable[[], Sequence[str]] = tuple,
     max_calls: int = DEFAULT_MAX_CALLS,
-    gate: AccessControl | None = None,
-    webhooks: Webhooks | None = None,
+    access: AccessControl | None = None,
     ssl: tls.SSLContext | None = None,
     open_timeout_s: float = OPEN_TIMEOUT_S,
-    limits: websocket.Limits = LIMITS,
+    limits: websocket.Limits | None = None,
 ) -> AsyncIterator[TelephonyServer]:
     """Listen for calls while the block runs; at its end, calls that still live are cancelled (see
     `TelephonyServer.drain`).
@@ -268,21 +266,26 @@ async def listen(
             when it returns (1000), raises (1011, logged) or is cancelled (1001), unless it did so itself.
         host: Address to listen on; ``None`` for all.
         port: Port; 0 for any free one.
+        carriers: Whose calls and webhooks come in here.
         not_ready: For ``/readyz``, which anyone may ask: reasons why no call can be taken now.
         max_calls: Calls at the same time.
-        gate: Who may come in; by default everybody, as often as they like.
-        webhooks: What flows ask; by default they hear of no hand-over, and get no URL.
+        access: Who may come in; by default everybody, as often as they like.
         ssl: Serve TLS with it.
         open_timeout_s: For the handshakes.
-        limits: What an open WebSocket is held to.
+        limits: What an open WebSocket is held to; by default, room for the carriers' longest message.
 
     Raises:
         OSError: The address cannot be listened on.
     """
-    signer = Signer([secrets.token_bytes(32)], time.time)
-    gate = gate or AccessControl(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
-    webhooks = webhooks or Webhooks(signer, gate)
-    listener = TelephonyServer(owner, not_ready, max_calls, gate, webhooks)
+    if access is None:
+        signer = Signer([secrets.token_bytes(32)], time.time)
+        access = AccessControl(signer, asyncio.get_running_loop().time, requests_per_minute=_UNLIMITED)
+    limits = limits or websocket.Limits(
+        max_message_bytes=max(routes.max_message_bytes for routes in carriers),
+        ping_interval_s=PING_INTERVAL_S,
+        pong_timeout_s=None,
+    )
+    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers)
     listener.server = await websocket.serve(
         listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
     )
@@ -290,21 +293,3 @@ async def listen(
         yield listener
     finally:
         await listener._end()
-
-
-def _rate_of(query: str) -> int | None:
-    """The line rate in Hz that a URL's query names, or ``None``.
-
-    Raises:
-        ValueError: It names one that does not exist; the text tells the mend.
-    """
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name.lower().replace("_", "").replace("-", "") == "samplerate":
-            rate_hz = parse_rate(value)
-            if rate_hz not in LINE_RATES_HZ:
-                raise ValueError(
-                    f"sample-rate={value[:20]} is not a rate of Exotel's streams: "
-                    "write sample-rate=8000, 16000 or 24000 into the applet's URL, or leave it out"
-                )
-            return rate_hz
-    return None

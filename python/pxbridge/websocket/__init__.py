@@ -8,7 +8,7 @@ Nothing is ever compressed: speech does not shrink, and the attempt costs more t
 
 Nearly every message in a call is one frame that arrives in one read. That case is read, and every message is
 written, by a few lines here: in a paced call the code is never warm, and going through the library's objects
-for it cost a third of the whole (benches/bench_websocket.py). Everything else is the protocol object's: the
+for it cost a third of the whole (benches/websocket_cpu.py). Everything else is the protocol object's: the
 handshake, fragments, frames in pieces, control frames, and whatever breaks the rules.
 
 `connection` is one open connection, `frames` the lines that read and write it, `serving` the server's end and

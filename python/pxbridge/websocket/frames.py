@@ -1,7 +1,7 @@
 """Frames without the library's objects: how a message is written, and how a lone one is read (RFC 6455 §5).
 
 Nearly every message in a call is one frame that arrives in one read. In a paced call the code is never warm,
-and going through the library's objects for it cost a third of the whole (benches/bench_websocket.py).
+and going through the library's objects for it cost a third of the whole (benches/websocket_cpu.py).
 """
 
 from __future__ import annotations

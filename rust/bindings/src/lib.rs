@@ -4,6 +4,7 @@ mod array;
 mod audio;
 mod counters;
 mod exclusive;
+mod halves;
 mod line;
 
 use pyo3::exceptions::PyValueError;
@@ -30,7 +31,10 @@ mod _native {
     use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
 
     #[pymodule_export]
-    use crate::line::{Downlink, Uplink};
+    use crate::halves::{Downlink, Uplink};
+
+    #[pymodule_export]
+    use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, RateMismatch};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

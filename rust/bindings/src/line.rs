@@ -1,54 +1,51 @@
-//! Uplink and Downlink as Python classes.
+//! `Line` as a Python class: seconds and bytes at the border, no logic.
 
 use numpy::PyArray1;
-use pxbridge_core::carrier::exotel::Encoding;
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{self, Carrier, Message};
+use pxbridge_core::codec::engine::OggOpus;
 use pxbridge_core::downlink::playout::{PlayoutConfig, PlayoutProfile};
-use pxbridge_core::line;
+use pxbridge_core::line::{self, Event};
+use pxbridge_core::rate::LineRate;
 use pxbridge_core::tap::Piece;
 use pxbridge_core::uplink::intake::IntakeConfig;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::array::Pcm;
-use crate::counters::{self, counters};
+use crate::counters;
 use crate::exclusive::Exclusive;
 use crate::refuse;
 
-const US_PER_S: f64 = 1e6;
+pub const US_PER_S: f64 = 1e6;
 
-fn micros(now_s: f64) -> u64 {
+pub fn micros(now_s: f64) -> u64 {
     (now_s * US_PER_S).round() as u64
 }
 
-fn seconds(wake_us: Option<u64>) -> f64 {
-    wake_us.map_or(f64::INFINITY, |us| us as f64 / US_PER_S)
+pub fn seconds(wake_us: Option<u64>) -> f64 {
+    wake_us.map_or(f64::INFINITY, in_s)
+}
+
+fn in_s(us: u64) -> f64 {
+    us as f64 / US_PER_S
 }
 
 /// Samples, and for each of their pieces when it began, in seconds, and how many samples it has.
-type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
+pub type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
 
-fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
+pub fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
     let (mut pcm, mut pieces) = (Vec::new(), Vec::new());
     take(&mut pcm, &mut pieces);
     let pieces = pieces
         .iter()
-        .map(|piece| (piece.at_us as f64 / US_PER_S, piece.samples))
+        .map(|piece| (in_s(piece.at_us), piece.samples))
         .collect();
     (PyArray1::from_vec(py, pcm), pieces)
 }
 
-fn encoding(name: &str) -> PyResult<Encoding> {
-    match name {
-        "pcm16" => Ok(Encoding::Pcm16),
-        "mulaw" => Ok(Encoding::MuLaw),
-        _ => Err(PyValueError::new_err(format!(
-            "encoding is '{name}': expected 'pcm16' or 'mulaw'"
-        ))),
-    }
-}
-
-fn profile(name: &str) -> PyResult<PlayoutProfile> {
+pub fn profile(name: &str) -> PyResult<PlayoutProfile> {
     match name {
         "standard" => Ok(PlayoutProfile::Standard),
         "strict" => Ok(PlayoutProfile::Strict),
@@ -59,283 +56,391 @@ fn profile(name: &str) -> PyResult<PlayoutProfile> {
     }
 }
 
-#[pyclass(module = "pxbridge.audio")]
-pub struct Uplink {
-    inner: Exclusive<line::Uplink>,
-    ogg: Vec<u8>,
+/// The first sound of an agent is on its way to the caller.
+#[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
+#[derive(PartialEq)]
+pub struct AgentHeard {
+    /// How long the caller had waited for it, in seconds: since the line's first input, or since the last engine was
+    /// closed.
+    after_s: f64,
+}
+
+/// After `Line.finish`: the caller has heard the last words, or waiting for that is over.
+#[pyclass(module = "pxbridge.audio", frozen, eq)]
+#[derive(PartialEq)]
+pub struct AllPlayed;
+
+/// The engine does not answer, so from now on audio is held back from it.
+#[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
+#[derive(PartialEq)]
+pub struct EngineSilent {
+    /// For how long it has owed an answer, in seconds.
+    for_s: f64,
+}
+
+/// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
+#[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
+#[derive(PartialEq)]
+pub struct RateMismatch {
+    /// The line's rate, in hertz.
+    claimed_hz: u32,
+    /// Samples that came per second.
+    measured_hz: u32,
+    /// The possible rate that is nearest to that.
+    likely_hz: u32,
 }
 
 #[pymethods]
-impl Uplink {
+impl AgentHeard {
+    #[classattr]
+    fn __match_args__() -> (&'static str,) {
+        ("after_s",)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("AgentHeard(after_s={})", self.after_s)
+    }
+}
+
+#[pymethods]
+impl AllPlayed {
+    fn __repr__(&self) -> &'static str {
+        "AllPlayed()"
+    }
+}
+
+#[pymethods]
+impl EngineSilent {
+    #[classattr]
+    fn __match_args__() -> (&'static str,) {
+        ("for_s",)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("EngineSilent(for_s={})", self.for_s)
+    }
+}
+
+#[pymethods]
+impl RateMismatch {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str, &'static str) {
+        ("claimed_hz", "measured_hz", "likely_hz")
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "RateMismatch(claimed_hz={}, measured_hz={}, likely_hz={})",
+            self.claimed_hz, self.measured_hz, self.likely_hz
+        )
+    }
+}
+
+fn event(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match event {
+        Event::AgentHeard { after_us } => {
+            let after_s = in_s(after_us);
+            Bound::new(py, AgentHeard { after_s })?.into_any()
+        }
+        Event::AllPlayed => Bound::new(py, AllPlayed)?.into_any(),
+        Event::EngineSilent { for_us } => Bound::new(py, EngineSilent { for_s: in_s(for_us) })?.into_any(),
+        Event::RateMismatch {
+            claimed_hz,
+            measured_hz,
+            likely_hz,
+        } => Bound::new(
+            py,
+            RateMismatch {
+                claimed_hz,
+                measured_hz,
+                likely_hz,
+            },
+        )?
+        .into_any(),
+    })
+}
+
+/// Everything that follows from one input of a `Line`.
+#[pyclass(module = "pxbridge.audio", frozen, get_all)]
+pub struct LineOutput {
+    /// Messages for the phone's socket, in their order: a list of (bytes, whether it is text).
+    to_phone: Py<PyList>,
+    /// Bytes for the engine; may be none.
+    to_engine: Py<PyBytes>,
+    /// Whether the phone's socket shall be pinged now; tell `Line.pong` how long it took.
+    ping: bool,
+    /// When `Line.poll` is due if nothing arrives before, in seconds; infinity for never.
+    wake_s: f64,
+    /// What happened: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent` and `RateMismatch`.
+    events: Py<PyTuple>,
+}
+
+impl LineOutput {
+    fn new(py: Python<'_>, output: &line::LineOutput) -> PyResult<Self> {
+        let messages = output
+            .to_phone
+            .iter()
+            .map(|message| (PyBytes::new(py, message.bytes), message.is_text));
+        let to_phone = PyList::new(py, messages)?;
+        let events = output
+            .events
+            .iter()
+            .map(|&happened| event(py, happened))
+            .collect::<PyResult<Vec<_>>>()?;
+        Ok(Self {
+            to_phone: to_phone.unbind(),
+            to_engine: PyBytes::new(py, &output.to_engine).unbind(),
+            ping: output.ping,
+            wake_s: seconds(output.wake_us),
+            events: PyTuple::new(py, events)?.unbind(),
+        })
+    }
+}
+
+#[pymethods]
+impl LineOutput {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let sizes: Vec<usize> = self
+            .to_phone
+            .bind(py)
+            .iter()
+            .map(|message| message.get_item(0)?.len())
+            .collect::<PyResult<_>>()?;
+        let events = self.events.bind(py).repr()?;
+        Ok(format!(
+            "<LineOutput to_phone={sizes:?} bytes, to_engine={} bytes, ping={}, wake_s={}, events={events}>",
+            self.to_engine.as_bytes(py).len(),
+            self.ping,
+            self.wake_s
+        ))
+    }
+}
+
+/// A whole call, both directions: what the phone and the engine send goes in, and everything that follows comes out.
+///
+/// Make one call per message. Each returns a `LineOutput`: send its bytes, ping if it says so, and call `poll` at its
+/// `wake_s` if nothing else was called before. Times are `now_s`, in seconds on any monotonic clock, the same for
+/// every call, and never backwards. Call `poll` once when the call starts.
+///
+/// Args:
+///     rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
+///     carrier: Whose messages the phone's socket carries: ``exotel``.
+///     encoding: Of the payloads: ``pcm16`` (16-bit little-endian) or ``mulaw`` (G.711).
+///     stream_id: What the carrier calls this stream.
+///     profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
+///     gate_ms: This much of the phone's first audio is replaced by silence.
+///     max_backlog_ms: The most of late audio that is still worth hearing.
+///     barge_in_ms: With more speech than this queued when the agent falls silent for the caller, the queue is
+///         dropped.
+///     serial: Serial number of the first Ogg stream towards an engine; random by default.
+///
+/// Raises:
+///     ValueError: An argument out of range.
+#[pyclass(module = "pxbridge.audio")]
+pub struct Line {
+    inner: Exclusive<line::Line>,
+    own: Vec<f32>,
+}
+
+impl Line {
+    fn step(
+        &mut self,
+        py: Python<'_>,
+        step: impl FnOnce(&mut line::Line) -> &line::LineOutput + Send,
+    ) -> PyResult<LineOutput> {
+        let inner = self.inner.get();
+        let output = py.detach(|| step(inner));
+        LineOutput::new(py, output)
+    }
+}
+
+#[pymethods]
+impl Line {
     #[new]
-    #[pyo3(signature = (rate_hz, *, encoding="pcm16", gate_ms=None, max_backlog_ms=None, serial=None))]
+    #[pyo3(signature = (rate_hz, *, carrier=carrier::DEFAULT, encoding="pcm16", stream_id="", profile="standard", gate_ms=None, max_backlog_ms=None, barge_in_ms=None, serial=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         rate_hz: u32,
+        carrier: &str,
         encoding: &str,
+        stream_id: &str,
+        profile: &str,
         gate_ms: Option<u32>,
         max_backlog_ms: Option<u32>,
+        barge_in_ms: Option<u32>,
         serial: Option<u32>,
     ) -> PyResult<Self> {
-        let encoding = self::encoding(encoding)?;
-        let default = IntakeConfig::default();
-        let config = IntakeConfig {
-            gate_ms: gate_ms.unwrap_or(default.gate_ms),
-            max_backlog_ms: max_backlog_ms.unwrap_or(default.max_backlog_ms),
-            ..default
+        let rate = LineRate::new(rate_hz).map_err(refuse)?;
+        let encoding = Encoding::named(encoding).map_err(refuse)?;
+        let carrier = Carrier::named(carrier, stream_id, rate, encoding).map_err(refuse)?;
+        let codec = OggOpus::new(rate, serial.unwrap_or_else(crate::random_serial)).map_err(refuse)?;
+        let (intake, playout) = (IntakeConfig::default(), PlayoutConfig::default());
+        let intake = IntakeConfig {
+            gate_ms: gate_ms.unwrap_or(intake.gate_ms),
+            max_backlog_ms: max_backlog_ms.unwrap_or(intake.max_backlog_ms),
+            ..intake
         };
-        let serial = serial.unwrap_or_else(crate::random_serial);
-        let inner = line::Uplink::new(rate_hz, encoding, config, serial).map_err(refuse)?;
+        let playout = PlayoutConfig {
+            profile: self::profile(profile)?,
+            max_backlog_ms: max_backlog_ms.unwrap_or(playout.max_backlog_ms),
+            barge_in_ms: barge_in_ms.unwrap_or(playout.barge_in_ms),
+            ..playout
+        };
+        let inner = line::Line::new(rate, carrier, Box::new(codec), intake, playout).map_err(refuse)?;
         Ok(Self {
             inner: Exclusive::new(inner),
-            ogg: Vec::new(),
+            own: Vec::new(),
         })
     }
 
-    fn receive<'py>(&mut self, py: Python<'py>, message: &[u8], now_s: f64) -> Option<Bound<'py, PyBytes>> {
-        let Self { inner, ogg } = self;
-        let inner = inner.get();
-        ogg.clear();
-        py.detach(|| inner.receive(message, micros(now_s), ogg))?;
-        Some(PyBytes::new(py, ogg))
+    /// A message from the phone: what follows from it, or None if it is no media; then nothing has happened, and the
+    /// caller of this reads it as an event. Releases the GIL.
+    #[pyo3(signature = (message, now_s, is_text=true))]
+    fn phone_message(
+        &mut self,
+        py: Python<'_>,
+        message: &[u8],
+        now_s: f64,
+        is_text: bool,
+    ) -> PyResult<Option<LineOutput>> {
+        let inner = self.inner.get();
+        let message = Message {
+            bytes: message,
+            is_text,
+        };
+        py.detach(|| inner.phone_message(message, micros(now_s)))
+            .map(|output| LineOutput::new(py, output))
+            .transpose()
     }
 
-    fn open<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyBytes>> {
-        let Self { inner, ogg } = self;
-        let inner = inner.get();
-        ogg.clear();
-        py.detach(|| inner.open(micros(now_s), ogg)).map_err(refuse)?;
-        Ok(PyBytes::new(py, ogg))
+    /// Bytes of the engine's Ogg Opus stream, in any split. Releases the GIL.
+    fn engine_audio(&mut self, py: Python<'_>, ogg: &[u8], now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.engine_audio(ogg, micros(now_s)))
     }
 
-    fn close(&mut self, now_s: f64) {
-        self.inner.get().close(micros(now_s));
+    /// The phone has played everything before this mark. A mark that is not ours is ignored.
+    fn mark_played(&mut self, py: Python<'_>, name: &str, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.mark_played(name, micros(now_s)))
     }
 
-    fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> Bound<'py, PyBytes> {
-        let Self { inner, ogg } = self;
-        let inner = inner.get();
-        ogg.clear();
-        py.detach(|| inner.poll(micros(now_s), ogg));
-        PyBytes::new(py, ogg)
+    /// A ping of the phone's socket came back after `rtt_s`.
+    fn pong(&mut self, py: Python<'_>, rtt_s: f64, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.pong(micros(rtt_s), micros(now_s)))
     }
 
-    fn keep_said(&mut self) {
-        self.inner.get().keep_said();
+    /// What is due although nothing arrived: once when the call starts, then at or after `LineOutput.wake_s`. Releases
+    /// the GIL.
+    fn poll(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.poll(micros(now_s)))
     }
 
+    /// An engine is ready: it gets header pages and the newest of the caller's audio. Releases the GIL.
+    fn open_engine(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
+        let inner = self.inner.get();
+        let output = py.detach(|| inner.open_engine(micros(now_s))).map_err(refuse)?;
+        LineOutput::new(py, output)
+    }
+
+    /// The engine is gone: what it said last is sent. The bridge's own sound and another engine may follow.
+    fn close_engine(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.close_engine(micros(now_s)))
+    }
+
+    /// Queues the bridge's own sound, at the line's rate, behind what plays; at most 60 s wait.
+    ///
+    /// It is played at real time while no engine speaks, and an engine that begins to speak ends it with a fade.
+    /// While one speaks, and after `finish`, it is not played at all.
+    ///
+    /// Args:
+    ///     pcm: A 1-D array of int16 or float32 samples.
+    ///     now_s: The time.
+    fn play(&mut self, py: Python<'_>, pcm: &Bound<'_, PyAny>, now_s: f64) -> PyResult<LineOutput> {
+        let pcm = Pcm::borrow(pcm)?;
+        let mut own = std::mem::take(&mut self.own);
+        let samples = pcm.samples(&mut own)?;
+        let output = self.step(py, |line| line.play(samples, micros(now_s)));
+        self.own = own;
+        output
+    }
+
+    /// Ends the bridge's own sound with a fade.
+    fn fade_out(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.fade_out(micros(now_s)))
+    }
+
+    /// Drops what the caller has not heard: a clear, if the phone's side still holds audio.
+    fn flush(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.flush(micros(now_s)))
+    }
+
+    /// Nothing more will be said: what is left, and a mark behind it. `AllPlayed` follows, now or later.
+    fn finish(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.finish(micros(now_s)))
+    }
+
+    /// When `poll` is due if nothing arrives before, in seconds; infinity for never.
+    #[getter]
+    fn wake_s(&mut self) -> f64 {
+        seconds(self.inner.get().wake_us())
+    }
+
+    /// How long the bridge's own sound will still be heard, in seconds.
+    fn playing_s(&mut self, now_s: f64) -> f64 {
+        in_s(self.inner.get().playing_us(micros(now_s)))
+    }
+
+    /// How long the agent has paused since it last spoke, in seconds; None while it has not spoken.
+    #[getter]
+    fn paused_s(&mut self) -> Option<f64> {
+        self.inner.get().paused_us().map(in_s)
+    }
+
+    /// After `finish`: whether the caller has heard the last words, or waiting for that is over.
+    #[getter]
+    fn is_drained(&mut self) -> bool {
+        self.inner.get().is_drained()
+    }
+
+    /// Seconds of sound that engines were sent, and that came from them.
+    #[getter]
+    fn exchanged_s(&mut self) -> (f64, f64) {
+        let (sent_us, came_us) = self.inner.get().exchanged_us();
+        (in_s(sent_us), in_s(came_us))
+    }
+
+    /// From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of each.
+    fn keep_audio(&mut self) {
+        self.inner.get().keep_audio();
+    }
+
+    /// What the caller has said since the last time: int16 samples, and (time, count) of its pieces.
+    ///
+    /// The time is when a piece came, less its duration: one that came late was said earlier.
     fn take_said<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
         let line = self.inner.get();
         taken(py, |pcm, pieces| line.take_said(micros(now_s), pcm, pieces))
     }
 
-    #[getter]
-    fn wake_s(&mut self) -> f64 {
-        seconds(self.inner.get().wake_us())
-    }
-
-    fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let dict = PyDict::new(py);
-        counters!(dict, self.inner.get().media_stats(), messages, malformed);
-        counters!(
-            dict,
-            self.inner.get().intake_stats(),
-            received,
-            emitted,
-            buffered,
-            dropped,
-            withheld,
-            holds,
-            slow,
-            gated,
-            inserted,
-            removed_in_pauses,
-            removed_in_speech,
-            cut,
-            stalls,
-            longest_stall_us,
-            lateness_us,
-            wait_us,
-            delay_us,
-            chunk_us,
-            drift_ppm
-        );
-        Ok(dict)
-    }
-}
-
-#[pyclass(module = "pxbridge.audio")]
-pub struct Downlink {
-    inner: Exclusive<line::Downlink>,
-    messages: Vec<Vec<u8>>,
-    own: Vec<f32>,
-}
-
-impl Downlink {
-    /// The messages that one step gave, as a list of bytes.
-    fn step<'py>(
-        &mut self,
-        py: Python<'py>,
-        step: impl FnOnce(&mut line::Downlink, &mut Vec<Vec<u8>>) + Send,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let Self { inner, messages, .. } = self;
-        let inner = inner.get();
-        py.detach(|| step(inner, messages));
-        PyList::new(
-            py,
-            messages
-                .drain(..)
-                .map(|message| PyBytes::new(py, &message))
-                .collect::<Vec<_>>(),
-        )
-    }
-}
-
-#[pymethods]
-impl Downlink {
-    #[new]
-    #[pyo3(signature = (rate_hz, *, stream_sid, encoding="pcm16", profile="standard", max_backlog_ms=None))]
-    fn new(
-        rate_hz: u32,
-        stream_sid: &str,
-        encoding: &str,
-        profile: &str,
-        max_backlog_ms: Option<u32>,
-    ) -> PyResult<Self> {
-        let default = PlayoutConfig::default();
-        let config = PlayoutConfig {
-            profile: self::profile(profile)?,
-            max_backlog_ms: max_backlog_ms.unwrap_or(default.max_backlog_ms),
-            ..default
-        };
-        let inner =
-            line::Downlink::new(rate_hz, self::encoding(encoding)?, stream_sid, config).map_err(refuse)?;
-        Ok(Self {
-            inner: Exclusive::new(inner),
-            messages: Vec::new(),
-            own: Vec::new(),
-        })
-    }
-
-    fn receive<'py>(
-        &mut self,
-        py: Python<'py>,
-        ogg: &[u8],
-        now_s: f64,
-        uplink: &mut Uplink,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let uplink = uplink.inner.get();
-        let caller = uplink.caller();
-        let mut heard = 0;
-        let out = self.step(py, |line, out| {
-            heard = line.receive(ogg, micros(now_s), caller, out)
-        });
-        if heard > 0 {
-            uplink.answered(heard, micros(now_s));
-        }
-        out
-    }
-
-    fn poll<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| line.poll(micros(now_s), out))
-    }
-
-    fn play<'py>(
-        &mut self,
-        py: Python<'py>,
-        pcm: &Bound<'py, PyAny>,
-        now_s: f64,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let pcm = Pcm::borrow(pcm)?;
-        let mut own = std::mem::take(&mut self.own);
-        let samples = pcm.samples(&mut own)?;
-        let messages = self.step(py, |line, out| line.play(samples, micros(now_s), out));
-        self.own = own;
-        messages
-    }
-
-    fn hush<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| line.hush(micros(now_s), out))
-    }
-
-    fn playing_s(&mut self, now_s: f64) -> f64 {
-        self.inner.get().playing_us(micros(now_s)) as f64 / US_PER_S
-    }
-
-    fn engine_gone<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| line.engine_gone(micros(now_s), out))
-    }
-
-    #[getter]
-    fn paused_s(&mut self) -> Option<f64> {
-        self.inner.get().paused_us().map(|us| us as f64 / US_PER_S)
-    }
-
-    fn flush<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| line.flush(micros(now_s), out))
-    }
-
-    fn finish<'py>(&mut self, py: Python<'py>, now_s: f64) -> PyResult<Bound<'py, PyList>> {
-        self.step(py, |line, out| line.finish(micros(now_s), out))
-    }
-
-    fn marked(&mut self, name: &str, now_s: f64) {
-        self.inner.get().marked(name, micros(now_s));
-    }
-
-    fn keep_heard(&mut self) {
-        self.inner.get().keep_heard();
-    }
-
+    /// What the caller has heard since the last time: int16 samples, and (time, count) of its pieces.
+    ///
+    /// It is known from the model of what the phone's side holds; what a clear took back is not among it.
     fn take_heard<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
         let line = self.inner.get();
         taken(py, |pcm, pieces| line.take_heard(micros(now_s), pcm, pieces))
     }
 
-    fn take_ping(&mut self, now_s: f64) -> bool {
-        self.inner.get().take_ping(micros(now_s))
-    }
-
-    fn round_trip(&mut self, trip_s: f64, now_s: f64) {
-        self.inner.get().round_trip(micros(trip_s), micros(now_s));
-    }
-
-    #[getter]
-    fn heard_out(&mut self) -> bool {
-        self.inner.get().heard_out()
-    }
-
-    #[getter]
-    fn wake_s(&mut self) -> f64 {
-        seconds(self.inner.get().wake_us())
-    }
-
+    /// Counters so far: a dict for ``uplink`` (phone to engine) and one for ``downlink`` (engine to phone). They are in
+    /// samples of the line's rate unless the name says otherwise.
     fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let dict = PyDict::new(py);
-        counters::stream(&dict, self.inner.get().stream_stats())?;
-        counters!(
-            dict,
-            self.inner.get().playout_stats(),
-            received,
-            sent,
-            buffered,
-            padded,
-            stretched,
-            concealed,
-            noise,
-            removed_in_pauses,
-            removed_in_speech,
-            cut,
-            flushed,
-            flushes,
-            holes,
-            longest_hole_us,
-            target_us,
-            lateness_us,
-            queued_us,
-            exotel_us
-        );
-        dict.set_item("round_trip_us", self.inner.get().round_trip_us())?;
-        dict.set_item("first_audio_us", self.inner.get().first_audio_us())?;
-        Ok(dict)
+        let line = self.inner.get();
+        let (uplink, downlink, stats) = (PyDict::new(py), PyDict::new(py), PyDict::new(py));
+        counters::uplink(&uplink, line.media_stats(), line.intake_stats())?;
+        counters::stream(&downlink, line.stream_stats())?;
+        counters::playout(&downlink, line.playout_stats())?;
+        downlink.set_item("round_trip_us", line.answer_us())?;
+        downlink.set_item("first_audio_us", line.first_audio_us())?;
+        stats.set_item("uplink", uplink)?;
+        stats.set_item("downlink", downlink)?;
+        Ok(stats)
     }
 }

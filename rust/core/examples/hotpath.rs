@@ -5,14 +5,19 @@
 //! runs it so, under callgrind.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hint::black_box;
 
-use pxbridge_core::carrier::exotel::{Encoding, MediaWriter, read_media};
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{Carrier, Message, Messages};
+use pxbridge_core::codec::engine::{ENGINE_HZ, OggOpus};
 use pxbridge_core::codec::opus::{Application, Decoder, Encoder, EncoderConfig, TOWARDS_ENGINE};
 use pxbridge_core::codec::resample::Resampler;
 use pxbridge_core::codec::stream::{OggOpusReader, OggOpusWriter};
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ, Uplink};
+use pxbridge_core::line::{Line, LineOutput};
+use pxbridge_core::rate::LineRate;
 use pxbridge_core::uplink::intake::IntakeConfig;
 
 const PHONE_HZ: u32 = 8_000;
@@ -46,7 +51,8 @@ fn main() {
 /// Its name, and what runs that many messages of it.
 type Part = (&'static str, fn(usize));
 
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 15] = [
+    ("call-400ms", call),
     ("uplink-100ms", |messages| uplink(messages, CHUNKS_MS[0], |_| 0)),
     ("uplink-20ms", |messages| uplink(messages, CHUNKS_MS[1], |_| 0)),
     ("uplink-stall-100ms", uplink_stall),
@@ -91,16 +97,27 @@ fn pieces(rate_hz: u32, ms: u32) -> Vec<Vec<f32>> {
         .collect()
 }
 
+fn rate() -> LineRate {
+    LineRate::new(PHONE_HZ).unwrap()
+}
+
+fn carrier() -> Carrier {
+    Carrier::named(
+        "exotel",
+        "0123456789abcdef0123456789abcdef",
+        rate(),
+        Encoding::Pcm16,
+    )
+    .unwrap()
+}
+
 fn media_messages(ms: u32) -> Vec<Vec<u8>> {
-    let mut writer = MediaWriter::new("0123456789abcdef0123456789abcdef", PHONE_HZ, Encoding::Pcm16);
-    pieces(PHONE_HZ, ms)
-        .iter()
-        .map(|pcm| {
-            let mut message = Vec::new();
-            writer.write(pcm, &mut message);
-            message
-        })
-        .collect()
+    let mut messages = Messages::default();
+    let mut writer = carrier().writer;
+    for pcm in pieces(PHONE_HZ, ms) {
+        writer.media(&pcm, &mut messages);
+    }
+    messages.iter().map(|message| message.bytes.to_vec()).collect()
 }
 
 fn engine_messages() -> Vec<Vec<u8>> {
@@ -125,102 +142,162 @@ fn backlog(number: usize) -> usize {
     STALLED.saturating_sub(since)
 }
 
-fn an_uplink() -> Uplink {
-    Uplink::new(PHONE_HZ, Encoding::Pcm16, IntakeConfig::default(), 1).unwrap()
+fn a_line() -> Line {
+    let codec = Box::new(OggOpus::new(rate(), 1).unwrap());
+    Line::new(
+        rate(),
+        carrier(),
+        codec,
+        IntakeConfig::default(),
+        PlayoutConfig::default(),
+    )
+    .unwrap()
 }
 
-/// Polls the uplink until then.
-fn pass_time_up(line: &mut Uplink, now_us: &mut u64, until_us: u64, ogg: &mut Vec<u8>) {
+/// Polls the line until then.
+fn pass_time(line: &mut Line, now_us: &mut u64, until_us: u64, mut take: impl FnMut(&LineOutput, u64)) {
     while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < until_us) {
-        line.poll(wake_us.max(*now_us), ogg);
-        *now_us = wake_us.max(*now_us) + 1;
+        let at_us = wake_us.max(*now_us);
+        take(line.poll(at_us), at_us);
+        *now_us = at_us + 1;
     }
     *now_us = until_us.max(*now_us);
 }
 
 fn uplink(messages: usize, chunk_ms: u32, late: fn(usize) -> usize) {
     let phone = media_messages(chunk_ms);
-    let mut line = an_uplink();
-    let mut ogg = Vec::new();
+    let mut line = a_line();
     let mut now_us = 0;
-    line.open(now_us, &mut ogg).unwrap();
+    line.open_engine(now_us).unwrap();
     for (number, message) in phone.iter().cycle().take(messages).enumerate() {
         let due_us = (number + 1 + late(number)) as u64 * u64::from(chunk_ms) * 1_000;
-        pass_time_up(&mut line, &mut now_us, due_us, &mut ogg);
-        ogg.clear();
-        black_box(line.receive(message, now_us, &mut ogg));
+        pass_time(&mut line, &mut now_us, due_us, |_, _| ());
+        black_box(line.phone_message(Message::text(message), now_us));
     }
 }
 
 /// A phone that has spoken and sends nothing any more, for the time of so many messages.
 fn uplink_stall(messages: usize) {
     let chunk_us = u64::from(CHUNKS_MS[0]) * 1_000;
-    let mut line = an_uplink();
-    let mut ogg = Vec::new();
+    let mut line = a_line();
     let mut now_us = 0;
-    line.open(now_us, &mut ogg).unwrap();
+    line.open_engine(now_us).unwrap();
     for message in &media_messages(CHUNKS_MS[0]) {
         let due_us = now_us + chunk_us;
-        pass_time_up(&mut line, &mut now_us, due_us, &mut ogg);
-        line.receive(message, now_us, &mut ogg);
+        pass_time(&mut line, &mut now_us, due_us, |_, _| ());
+        line.phone_message(Message::text(message), now_us);
     }
     for _ in 0..messages {
-        ogg.clear();
         let due_us = now_us + chunk_us;
-        pass_time_up(&mut line, &mut now_us, due_us, &mut ogg);
-        black_box(&ogg);
+        pass_time(&mut line, &mut now_us, due_us, |output, _| {
+            black_box(output);
+        });
     }
-}
-
-fn a_downlink() -> Downlink {
-    Downlink::new(
-        PHONE_HZ,
-        Encoding::Pcm16,
-        "0123456789abcdef0123456789abcdef",
-        PlayoutConfig::default(),
-    )
-    .unwrap()
-}
-
-/// Polls the downlink until then.
-fn pass_time_down(line: &mut Downlink, now_us: &mut u64, until_us: u64, out: &mut Vec<Vec<u8>>) {
-    while let Some(wake_us) = line.wake_us().filter(|wake_us| *wake_us < until_us) {
-        line.poll(wake_us.max(*now_us), out);
-        *now_us = wake_us.max(*now_us) + 1;
-    }
-    *now_us = until_us.max(*now_us);
 }
 
 fn downlink(messages: usize, late: fn(usize) -> usize) {
     let engine = engine_messages();
-    let mut line = a_downlink();
-    let mut out = Vec::new();
+    let mut line = a_line();
     let mut now_us = 0;
     for (number, message) in engine.iter().cycle().take(messages).enumerate() {
         let due_us = (number + 1 + late(number)) as u64 * u64::from(ENGINE_MS) * 1_000;
-        pass_time_down(&mut line, &mut now_us, due_us, &mut out);
-        out.clear();
-        line.receive(message, now_us, Caller::default(), &mut out);
-        black_box(&out);
+        pass_time(&mut line, &mut now_us, due_us, |_, _| ());
+        black_box(line.engine_audio(message, now_us));
     }
 }
 
 /// An engine that has spoken and sends nothing any more, for the time of so many messages.
 fn downlink_stall(messages: usize) {
     let frame_us = u64::from(ENGINE_MS) * 1_000;
-    let mut line = a_downlink();
-    let mut out = Vec::new();
+    let mut line = a_line();
     let mut now_us = 0;
     for message in &engine_messages() {
         let due_us = now_us + frame_us;
-        pass_time_down(&mut line, &mut now_us, due_us, &mut out);
-        line.receive(message, now_us, Caller::default(), &mut out);
+        pass_time(&mut line, &mut now_us, due_us, |_, _| ());
+        line.engine_audio(message, now_us);
     }
     for _ in 0..messages {
-        out.clear();
         let due_us = now_us + frame_us;
-        pass_time_down(&mut line, &mut now_us, due_us, &mut out);
-        black_box(&out);
+        pass_time(&mut line, &mut now_us, due_us, |output, _| {
+            black_box(output);
+        });
+    }
+}
+
+/// The phone's side of a call: it plays what it gets, echoes marks and answers pings, after `WAY_US` each way.
+#[derive(Default)]
+struct PhoneSide {
+    drained_at_us: u64,
+    /// What comes back, and when: a mark's name, or a pong.
+    back: BinaryHeap<Reverse<(u64, Option<String>)>>,
+}
+
+const WAY_US: u64 = 30_000;
+
+impl PhoneSide {
+    fn take(&mut self, output: &LineOutput, now_us: u64) {
+        for message in output.to_phone.iter() {
+            let text = str::from_utf8(message.bytes).unwrap();
+            if text.starts_with(r#"{"event":"media""#) {
+                let payload = text.len() - 160;
+                let samples = payload * 3 / 4 / 2 / 160 * 160;
+                let duration_us = samples as u64 * 1_000_000 / u64::from(PHONE_HZ);
+                self.drained_at_us = self.drained_at_us.max(now_us + WAY_US) + duration_us;
+            } else if let Some((_, rest)) = text.split_once(r#""name":""#) {
+                let name = rest.trim_end_matches(r#""}}"#).to_owned();
+                self.back.push(Reverse((self.drained_at_us + WAY_US, Some(name))));
+            }
+        }
+        if output.ping {
+            self.back.push(Reverse((now_us + 2 * WAY_US, None)));
+        }
+    }
+}
+
+/// Calls of both directions, in pieces of 400 ms: four messages of the phone, five of the engine, and marks and pings.
+fn call(messages: usize) {
+    const PIECE_US: u64 = 400_000;
+    let (phone, engine) = (media_messages(CHUNKS_MS[0]), engine_messages());
+    let (mut phone, mut engine) = (phone.iter().cycle(), engine[1..].iter().cycle());
+    let headers = &engine_messages()[0];
+    let mut line = a_line();
+    let mut side = PhoneSide::default();
+    let mut now_us = 0;
+    line.open_engine(now_us).unwrap();
+    line.engine_audio(headers, now_us);
+    for piece in 0..messages as u64 {
+        let mut inputs: Vec<(u64, bool)> = (1..=4)
+            .map(|n| (piece * PIECE_US + n * 100_000, true))
+            .chain((1..=5).map(|n| (piece * PIECE_US + n * 80_000 + 55_000, false)))
+            .collect();
+        inputs.sort_unstable();
+        for (due_us, is_phone) in inputs {
+            while side
+                .back
+                .peek()
+                .is_some_and(|Reverse((at_us, _))| *at_us < due_us)
+            {
+                let Reverse((at_us, name)) = side.back.pop().unwrap();
+                pass_time(&mut line, &mut now_us, at_us, |output, at_us| {
+                    side.take(output, at_us)
+                });
+                let output = match name {
+                    Some(name) => line.mark_played(&name, now_us),
+                    None => line.pong(2 * WAY_US, now_us),
+                };
+                side.take(output, now_us);
+            }
+            pass_time(&mut line, &mut now_us, due_us, |output, at_us| {
+                side.take(output, at_us)
+            });
+            let output = if is_phone {
+                line.phone_message(Message::text(phone.next().unwrap()), now_us)
+                    .unwrap()
+            } else {
+                line.engine_audio(engine.next().unwrap(), now_us)
+            };
+            side.take(output, now_us);
+        }
     }
 }
 
@@ -239,20 +316,21 @@ fn conceal(messages: usize) {
 
 fn media_read(messages: usize) {
     let phone = media_messages(100);
+    let mut reader = carrier().reader;
     let mut pcm = Vec::new();
     for message in phone.iter().cycle().take(messages) {
         pcm.clear();
-        black_box(read_media(message, Encoding::Pcm16, &mut pcm));
+        black_box(reader.read(Message::text(message), &mut pcm));
     }
 }
 
 fn media_write(messages: usize) {
-    let mut writer = MediaWriter::new("0123456789abcdef0123456789abcdef", PHONE_HZ, Encoding::Pcm16);
-    let mut message = Vec::new();
+    let mut writer = carrier().writer;
+    let mut out = Messages::default();
     for pcm in pieces(PHONE_HZ, ENGINE_MS).iter().cycle().take(messages) {
-        message.clear();
-        writer.write(pcm, &mut message);
-        black_box(&message);
+        out.clear();
+        writer.media(pcm, &mut out);
+        black_box(&out);
     }
 }
 

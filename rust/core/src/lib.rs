@@ -11,8 +11,10 @@ pub mod codec;
 pub mod downlink;
 pub mod dsp;
 pub mod error;
+pub mod halves;
 pub mod line;
 pub(crate) mod phone_path;
+pub mod rate;
 pub mod tap;
 pub mod uplink;
 

@@ -7,10 +7,10 @@
 use std::collections::VecDeque;
 
 use crate::codec::pcm;
+use crate::rate::LineRate;
 
 /// The most that is kept if nobody fetches it, in seconds: a recorder fetches every second or so.
 const KEPT_S: usize = 60;
-const US_PER_S: u64 = 1_000_000;
 
 /// A stretch of audio without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Piece {
 /// See the module.
 #[derive(Debug)]
 pub struct Tap {
-    rate_hz: u32,
+    rate: LineRate,
     pieces: VecDeque<Piece>,
     pcm: VecDeque<i16>,
     lost: u64,
@@ -33,9 +33,9 @@ pub struct Tap {
 impl Tap {
     /// One that has heard nothing.
     #[must_use]
-    pub fn new(rate_hz: u32) -> Self {
+    pub fn new(rate: LineRate) -> Self {
         Self {
-            rate_hz,
+            rate,
             pieces: VecDeque::new(),
             pcm: VecDeque::new(),
             lost: 0,
@@ -47,7 +47,7 @@ impl Tap {
         if pcm.is_empty() {
             return;
         }
-        if self.pcm.len() + pcm.len() > KEPT_S * self.rate_hz as usize {
+        if self.pcm.len() + pcm.len() > KEPT_S * self.rate.hz() as usize {
             self.lost += pcm.len() as u64;
             return;
         }
@@ -67,8 +67,8 @@ impl Tap {
     /// What would be heard after `now_us` will not be.
     pub fn cut(&mut self, now_us: u64) {
         while let Some(last) = self.pieces.back_mut() {
-            let heard = self.rate_hz as u64 * now_us.saturating_sub(last.at_us) / US_PER_S;
-            let kept = last.samples.min(usize::try_from(heard).unwrap_or(usize::MAX));
+            let heard = self.rate.samples_in_us(now_us.saturating_sub(last.at_us) as i64);
+            let kept = last.samples.min(heard);
             self.pcm.truncate(self.pcm.len() - (last.samples - kept));
             last.samples = kept;
             if kept > 0 {
@@ -81,8 +81,8 @@ impl Tap {
     /// Appends the pieces that have been heard by `now_us`, or as much of them.
     pub fn take(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
         while let Some(first) = self.pieces.front_mut() {
-            let heard = self.rate_hz as u64 * now_us.saturating_sub(first.at_us) / US_PER_S;
-            let taken = first.samples.min(usize::try_from(heard).unwrap_or(usize::MAX));
+            let heard = self.rate.samples_in_us(now_us.saturating_sub(first.at_us) as i64);
+            let taken = first.samples.min(heard);
             if taken == 0 {
                 return;
             }
@@ -92,8 +92,8 @@ impl Tap {
                 ..*first
             });
             if taken < first.samples {
-                // Exact to the sample as long as a piece is taken in parts of whole samples: see `samples_us`.
-                first.at_us += samples_us(taken, self.rate_hz);
+                // Exact to the sample as long as a piece is taken in parts of whole samples: see `LineRate::us_until_over`.
+                first.at_us += self.rate.us_until_over(taken);
                 first.samples -= taken;
                 return;
             }
@@ -112,13 +112,8 @@ impl Tap {
     pub fn end_us(&self) -> u64 {
         self.pieces
             .back()
-            .map_or(0, |last| last.at_us + samples_us(last.samples, self.rate_hz))
+            .map_or(0, |last| last.at_us + self.rate.us_until_over(last.samples))
     }
-}
-
-/// The duration of so many samples, rounded up: a sample that was taken is over.
-pub(crate) fn samples_us(samples: usize, rate_hz: u32) -> u64 {
-    (samples as u64 * US_PER_S).div_ceil(u64::from(rate_hz))
 }
 
 #[cfg(test)]
@@ -136,7 +131,7 @@ mod tests {
 
     #[test]
     fn only_what_has_been_heard_is_given_out() {
-        let mut tap = Tap::new(8000);
+        let mut tap = Tap::new(LineRate::ALL[0]);
         tap.push(&[0.5; 800], 1_000_000);
         assert!(taken(&mut tap, 1_000_000).1.is_empty());
         let half = taken(&mut tap, 1_050_000).1;
@@ -147,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_clear_takes_back_what_was_not_heard() {
-        let mut tap = Tap::new(8000);
+        let mut tap = Tap::new(LineRate::ALL[0]);
         tap.push(&[0.5; 800], 0);
         tap.push(&[0.5; 800], 200_000);
         tap.cut(50_000);
@@ -162,7 +157,7 @@ mod tests {
 
     #[test]
     fn seamless_audio_is_one_piece() {
-        let mut tap = Tap::new(8000);
+        let mut tap = Tap::new(LineRate::ALL[0]);
         for chunk in 0..10 {
             tap.push(&[0.1; 160], chunk * 20_000);
         }
@@ -171,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_burst_keeps_its_times() {
-        let mut tap = Tap::new(8000);
+        let mut tap = Tap::new(LineRate::ALL[0]);
         for _ in 0..3 {
             tap.push(&[0.1; 800], 4_900_000);
         }
@@ -185,7 +180,7 @@ mod tests {
 
     #[test]
     fn it_does_not_grow_without_bound() {
-        let mut tap = Tap::new(8000);
+        let mut tap = Tap::new(LineRate::ALL[0]);
         for second in 0..100 {
             tap.push(&[0.1; 8000], second * 1_000_000);
         }
@@ -197,9 +192,9 @@ mod tests {
         #[test]
         fn pieces_never_overlap_and_hold_all_samples(
             steps in prop::collection::vec((0usize..500, 0u64..100_000, 0u8..4), 1..50),
-            rate_hz in prop::sample::select(vec![8000u32, 16_000, 24_000]),
+            rate in prop::sample::select(LineRate::ALL.to_vec()),
         ) {
-            let mut tap = Tap::new(rate_hz);
+            let mut tap = Tap::new(rate);
             let (mut pcm, mut pieces, mut now_us) = (Vec::new(), Vec::new(), 0);
             for (samples, wait_us, act) in steps {
                 now_us += wait_us;
@@ -212,7 +207,7 @@ mod tests {
             tap.take(LATER_US, &mut pcm, &mut pieces);
             prop_assert_eq!(pcm.len(), pieces.iter().map(|p| p.samples).sum::<usize>());
             for two in pieces.windows(2) {
-                let whole_us = two[0].samples as u64 * US_PER_S / u64::from(rate_hz);
+                let whole_us = rate.us(two[0].samples) as u64;
                 prop_assert!(two[0].at_us + whole_us <= two[1].at_us);
             }
         }

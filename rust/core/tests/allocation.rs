@@ -2,10 +2,12 @@
 //! allocation of its threads.
 #![allow(clippy::unwrap_used)]
 
-use pxbridge_core::carrier::exotel::{Encoding, MediaWriter, read_media};
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{Carrier, Message, Messages};
 use pxbridge_core::codec::resample::Resampler;
 use pxbridge_core::dsp::noise::{Background, ComfortNoise};
 use pxbridge_core::dsp::timescale::TimeScaler;
+use pxbridge_core::rate::LineRate;
 
 /// Allocations of the second round of `work`; the first may warm up.
 fn allocations(mut work: impl FnMut()) -> u64 {
@@ -44,16 +46,17 @@ fn a_warm_resampler_allocates_nothing() {
 #[test]
 fn media_frames_are_read_and_written_without_allocating() {
     let pcm = voice(8000, 1600);
-    let mut writer = MediaWriter::new("stream", 8000, Encoding::Pcm16);
-    let (mut message, mut out) = (Vec::new(), Vec::new());
+    let rate = LineRate::new(8000).unwrap();
+    let mut carrier = Carrier::named("exotel", "stream", rate, Encoding::Pcm16).unwrap();
+    let (mut messages, mut out) = (Messages::default(), Vec::new());
     let count = allocations(|| {
-        message.clear();
+        messages.clear();
         out.clear();
-        writer.write(&pcm, &mut message);
-        assert_eq!(
-            read_media(&message, Encoding::Pcm16, &mut out).unwrap().samples,
-            1600
-        );
+        carrier.writer.media(&pcm, &mut messages);
+        carrier.writer.mark("7-77", &mut messages);
+        carrier.writer.clear(&mut messages);
+        let media: Message<'_> = messages.iter().next().unwrap();
+        assert_eq!(carrier.reader.read(media, &mut out).unwrap().samples, 1600);
     });
     assert_eq!(count, 0);
 }

@@ -14,7 +14,7 @@ struct Conversation {
     now_us: u64,
     frames: usize,
     /// Seconds of speech and of pause that wait at Exotel, oldest first: loudness of each sample.
-    exotel: std::collections::VecDeque<f32>,
+    phone: std::collections::VecDeque<f32>,
     cleared_at_us: Vec<u64>,
     heard: Vec<f32>,
 }
@@ -25,7 +25,7 @@ impl Conversation {
             playout: Playout::new(RATE_HZ as u32, PlayoutConfig::default()).unwrap(),
             now_us: 0,
             frames: 0,
-            exotel: std::collections::VecDeque::new(),
+            phone: std::collections::VecDeque::new(),
             cleared_at_us: Vec::new(),
             heard: Vec::new(),
         }
@@ -46,17 +46,17 @@ impl Conversation {
 
     fn play_until(&mut self, until_us: u64) {
         let samples = (until_us - self.now_us) as usize * RATE_HZ / 1_000_000;
-        let samples = samples.min(self.exotel.len());
-        self.heard.extend(self.exotel.drain(..samples));
+        let samples = samples.min(self.phone.len());
+        self.heard.extend(self.phone.drain(..samples));
         self.now_us = until_us;
     }
 
     fn take(&mut self, step: Step, out: &[f32]) {
         if step == Step::ClearThenSend {
             self.cleared_at_us.push(self.now_us);
-            self.exotel.clear();
+            self.phone.clear();
         }
-        self.exotel.extend(out);
+        self.phone.extend(out);
     }
 
     /// The agent's next frame comes: speech, or the quiet of its own pauses.
@@ -108,12 +108,12 @@ impl Conversation {
     }
 
     fn waiting_us(&self) -> u64 {
-        let samples = self.exotel.len() + self.playout.stats().buffered as usize;
+        let samples = self.phone.len() + self.playout.stats().buffered as usize;
         (samples * 1_000_000 / RATE_HZ) as u64
     }
 
     fn loud_waiting(&self) -> usize {
-        self.exotel
+        self.phone
             .iter()
             .filter(|sample| sample.abs() > SPEECH / 4.0)
             .count()

@@ -111,7 +111,7 @@ impl Agent {
             arrivals.push_back(latest_us);
         }
         let mut frames = 0;
-        let mut exotel: VecDeque<f32> = VecDeque::new();
+        let mut phone: VecDeque<f32> = VecDeque::new();
         let mut echo = VecDeque::from(vec![0.0; ECHO_AFTER]);
         let mut chunk = Vec::new();
         let (mut dropped, mut clears) = (0, 0);
@@ -138,11 +138,11 @@ impl Agent {
             }
             if step == Step::ClearThenSend {
                 clears += 1;
-                dropped += exotel.len();
-                exotel.clear();
+                dropped += phone.len();
+                phone.clear();
             }
-            exotel.extend(out);
-            let heard = exotel.pop_front().unwrap_or(0.0);
+            phone.extend(out);
+            let heard = phone.pop_front().unwrap_or(0.0);
             echo.push_back(heard * gain(line.echo_db));
             let mut from_phone = echo.pop_front().unwrap() + noise.next() * gain(line.noise_db);
             if let Some((from_s, length_s, db)) = line.cough

@@ -1,74 +1,90 @@
-//! The bridge's own sound through a downlink: paced, cut short by the agent, heard to its end.
+//! The bridge's own sound on a line: paced, cut short by the agent, heard to its end.
 #![allow(clippy::unwrap_used)]
 
-use pxbridge_core::carrier::exotel::{Encoding, read_media};
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{Carrier, Messages};
+use pxbridge_core::codec::engine::{ENGINE_HZ, OggOpus};
 use pxbridge_core::codec::opus::{EncoderConfig, TOWARDS_ENGINE};
 use pxbridge_core::codec::stream::OggOpusWriter;
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
+use pxbridge_core::line;
+use pxbridge_core::rate::LineRate;
+use pxbridge_core::uplink::intake::IntakeConfig;
 
 const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;
 const TURN_US: u64 = 5_000;
 
-/// A downlink and what its phone got: the samples, the names of marks, and how far Exotel is ahead.
+/// A line and what its phone got: the samples, the names of marks, and how far Exotel is ahead.
 struct Line {
-    line: Downlink,
+    line: line::Line,
+    phone: Carrier,
     now_us: u64,
     heard: Vec<f32>,
     marks: Vec<String>,
-    dry_us: u64,
+    drained_at_us: u64,
     most_ahead_us: u64,
 }
 
 impl Line {
     fn new() -> Self {
+        let rate = LineRate::new(RATE_HZ).unwrap();
+        let carrier = || Carrier::named("exotel", "S", rate, Encoding::Pcm16).unwrap();
         Self {
-            line: Downlink::new(RATE_HZ, Encoding::Pcm16, "S", PlayoutConfig::default()).unwrap(),
+            line: line::Line::new(
+                rate,
+                carrier(),
+                Box::new(OggOpus::new(rate, 1).unwrap()),
+                IntakeConfig::default(),
+                PlayoutConfig::default(),
+            )
+            .unwrap(),
+            phone: carrier(),
             now_us: 1_000_000,
             heard: Vec::new(),
             marks: Vec::new(),
-            dry_us: 0,
+            drained_at_us: 0,
             most_ahead_us: 0,
         }
     }
 
-    fn got(&mut self, messages: Vec<Vec<u8>>) {
-        for message in messages {
+    fn got(&mut self, messages: &Messages) {
+        for message in messages.iter() {
             let before = self.heard.len();
-            if read_media(&message, Encoding::Pcm16, &mut self.heard).is_some() {
+            if self.phone.reader.read(message, &mut self.heard).is_some() {
                 let samples = self.heard.len() - before;
                 assert_eq!(samples % PACKET, 0, "a payload that is no multiple of a packet");
-                self.dry_us = self.dry_us.max(self.now_us) + samples as u64 * 1_000_000 / u64::from(RATE_HZ);
-                self.most_ahead_us = self.most_ahead_us.max(self.dry_us - self.now_us);
+                self.drained_at_us =
+                    self.drained_at_us.max(self.now_us) + samples as u64 * 1_000_000 / u64::from(RATE_HZ);
+                self.most_ahead_us = self.most_ahead_us.max(self.drained_at_us - self.now_us);
             } else {
-                self.marks.push(String::from_utf8(message).unwrap());
+                self.marks
+                    .push(String::from_utf8(message.bytes.to_vec()).unwrap());
             }
         }
     }
 
+    fn does(&mut self, act: impl FnOnce(&mut line::Line, u64) -> &line::LineOutput) {
+        let messages = act(&mut self.line, self.now_us).to_phone.clone();
+        self.got(&messages);
+    }
+
     fn play(&mut self, pcm: &[f32]) {
-        let mut out = Vec::new();
-        self.line.play(pcm, self.now_us, &mut out);
-        self.got(out);
+        self.does(|line, now_us| line.play(pcm, now_us));
     }
 
     fn run(&mut self, for_us: u64) {
         let until_us = self.now_us + for_us;
         while self.now_us < until_us {
             if self.line.wake_us().is_some_and(|wake_us| wake_us <= self.now_us) {
-                let mut out = Vec::new();
-                self.line.poll(self.now_us, &mut out);
-                self.got(out);
+                self.does(line::Line::poll);
             }
             self.now_us += TURN_US;
         }
     }
 
     fn engine_says(&mut self, ogg: &[u8]) {
-        let mut out = Vec::new();
-        self.line.receive(ogg, self.now_us, Caller::default(), &mut out);
-        self.got(out);
+        self.does(|line, now_us| line.engine_audio(ogg, now_us));
     }
 }
 
@@ -166,9 +182,7 @@ fn after_an_engine_is_gone_the_bridge_is_heard_and_then_the_next_engine() {
         line.engine_says(message);
         line.run(80_000);
     }
-    let mut out = Vec::new();
-    line.line.engine_gone(line.now_us, &mut out);
-    line.got(out);
+    line.does(line::Line::close_engine);
     line.play(&vec![0.7; 1600]);
     line.run(400_000);
     assert!(line.heard.iter().filter(|s| **s > 0.65).count() >= 1600);
@@ -193,34 +207,29 @@ fn after_an_engine_is_gone_the_bridge_is_heard_and_then_the_next_engine() {
 fn a_goodbye_is_sent_to_its_end_with_the_last_mark_behind_it() {
     let mut line = Line::new();
     line.play(&tone(8000));
-    let mut out = Vec::new();
-    line.line.finish(line.now_us, &mut out);
-    line.got(out);
+    line.does(line::Line::finish);
     line.run(500_000);
     assert!(!line.marks.concat().contains("\"last\""));
     line.run(500_000);
     assert!(line.marks.concat().contains("\"last\""));
     assert!(line.heard.len() >= 8000);
-    assert!(!line.line.heard_out());
-    line.line.marked("last", line.now_us);
-    assert!(line.line.heard_out());
+    assert!(!line.line.is_drained());
+    line.does(|line, now_us| line.mark_played("last", now_us));
+    assert!(line.line.is_drained());
 }
 
 #[test]
-fn clear_drops_it_and_hush_fades_it() {
+fn clear_drops_it_and_fade_out_fades_it() {
     let mut line = Line::new();
     line.play(&vec![0.5; 16_000]);
     line.run(300_000);
-    let mut out = Vec::new();
-    line.line.flush(line.now_us, &mut out);
-    assert!(String::from_utf8(out[0].clone()).unwrap().contains("clear"));
+    line.does(line::Line::flush);
+    assert!(line.marks.last().unwrap().contains("clear"));
     let at = line.heard.len();
     line.run(300_000);
     assert!(line.heard[at..].iter().all(|s| *s == 0.0));
     line.play(&vec![0.5; 16_000]);
-    let mut out = Vec::new();
-    line.line.hush(line.now_us, &mut out);
-    line.got(out);
+    line.does(line::Line::fade_out);
     let at = line.heard.len();
     assert!(line.heard[at - 1].abs() < 0.01);
     line.run(500_000);

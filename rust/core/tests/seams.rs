@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use pxbridge_core::carrier::exotel::{Encoding, read_media};
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{Carrier, Messages};
+use pxbridge_core::codec::engine::{ENGINE_HZ, OggOpus};
 use pxbridge_core::codec::opus::{Application, EncoderConfig};
 use pxbridge_core::codec::stream::OggOpusWriter;
 use pxbridge_core::downlink::playout::PlayoutConfig;
-use pxbridge_core::line::{Caller, Downlink, ENGINE_HZ};
+use pxbridge_core::line;
+use pxbridge_core::rate::LineRate;
 use pxbridge_core::uplink::intake::{Intake, IntakeConfig};
 
 const RATE_HZ: u32 = 8000;
@@ -103,27 +106,41 @@ fn model_hears(network: &(Vec<(u64, u64)>, Vec<u64>), mute_us: std::ops::Range<u
     heard
 }
 
-/// A downlink, its engine, and what the caller hears.
+/// A line, its engine, and what the caller hears.
 struct Line {
-    line: Downlink,
+    line: line::Line,
+    phone: Carrier,
     heard: Vec<f32>,
-    /// Where a `clear` broke off what Exotel had.
+    /// Where a `clear` broke off what the phone's side had.
     cleared: Vec<usize>,
+    now_us: u64,
 }
 
 impl Line {
     fn new() -> Self {
+        let rate = LineRate::new(RATE_HZ).unwrap();
+        let carrier = || Carrier::named("exotel", "S", rate, Encoding::Pcm16).unwrap();
+        let codec = Box::new(OggOpus::new(rate, 1).unwrap());
         Self {
-            line: Downlink::new(RATE_HZ, Encoding::Pcm16, "S", PlayoutConfig::default()).unwrap(),
+            line: line::Line::new(
+                rate,
+                carrier(),
+                codec,
+                IntakeConfig::default(),
+                PlayoutConfig::default(),
+            )
+            .unwrap(),
+            phone: carrier(),
             heard: Vec::new(),
             cleared: Vec::new(),
+            now_us: 0,
         }
     }
 
-    fn got(&mut self, messages: Vec<Vec<u8>>) {
-        for message in messages {
-            if read_media(&message, Encoding::Pcm16, &mut self.heard).is_none()
-                && message.windows(7).any(|w| w == b"\"clear\"")
+    fn does(&mut self, act: impl FnOnce(&mut line::Line, u64) -> &line::LineOutput) {
+        for message in act(&mut self.line, self.now_us).to_phone.iter() {
+            if self.phone.reader.read(message, &mut self.heard).is_none()
+                && message.bytes.windows(7).any(|w| w == b"\"clear\"")
             {
                 self.cleared.push(self.heard.len());
             }
@@ -132,20 +149,26 @@ impl Line {
 
     fn until(&mut self, now_us: u64) {
         while let Some(wake_us) = self.line.wake_us().filter(|&wake_us| wake_us < now_us) {
-            let mut out = Vec::new();
-            self.line.poll(wake_us, &mut out);
-            self.got(out);
+            self.now_us = wake_us.max(self.now_us);
+            self.does(line::Line::poll);
         }
+        self.now_us = now_us;
     }
 
     /// An engine's pages at their times.
-    fn engine_says(&mut self, pages: &[Vec<u8>], arrive_us: &[u64], caller: Caller) {
+    fn engine_says(&mut self, pages: &[Vec<u8>], arrive_us: &[u64]) {
         for (page, &now_us) in pages.iter().zip(arrive_us) {
             self.until(now_us);
-            let mut out = Vec::new();
-            self.line.receive(page, now_us, caller, &mut out);
-            self.got(out);
+            self.does(|line, now_us| line.engine_audio(page, now_us));
         }
+    }
+
+    /// What the caller says in a chunk.
+    fn caller_says(&mut self, pcm: &[f32]) {
+        let mut message = Messages::default();
+        self.phone.writer.media(pcm, &mut message);
+        let message = message.iter().next().unwrap();
+        self.line.phone_message(message, self.now_us).unwrap();
     }
 }
 
@@ -189,7 +212,7 @@ proptest! {
         let pages = engine(&words(ENGINE_HZ, 8));
         let mut line = Line::new();
         let arrive_us = arrivals(pages.len(), FRAME_US, &network.0, &network.1);
-        line.engine_says(&pages, &arrive_us, Caller::default());
+        line.engine_says(&pages, &arrive_us);
         let (corner, at) = sharpest(&line.heard);
         prop_assert!(corner < CLICK, "a corner of {corner} at {at}");
     }
@@ -199,15 +222,14 @@ proptest! {
         let pages = engine(&vowel(ENGINE_HZ, 25 * FRAME));
         let mut line = Line::new();
         let arrive_us = arrivals(frames, FRAME_US, &[], &[0]);
-        line.engine_says(&pages, &arrive_us, Caller::default());
-        let (before, now_us) = (line.heard.len(), arrive_us[frames - 1] + 1000);
-        let mut out = Vec::new();
+        line.engine_says(&pages, &arrive_us);
+        let (before, now_us) = (line.heard.len(), line.now_us + 1000);
+        line.until(now_us);
         if finishes {
-            line.line.finish(now_us, &mut out);
+            line.does(line::Line::finish);
         } else {
-            line.line.engine_gone(now_us, &mut out);
+            line.does(line::Line::close_engine);
         }
-        line.got(out);
         line.until(now_us + 1_000_000);
         let all = [&line.heard[..], &[0.0; 2]].concat();
         let (corner, at) = sharpest(&all[before - 100..]);
@@ -231,11 +253,19 @@ fn what_follows_a_flush_begins_softly_and_with_nothing_of_what_was_flushed() {
         *at_us = burst_us + (n as u64 + 1) * FRAME_US;
     }
     let mut line = Line::new();
-    let caller = Caller {
-        voice_level: 0.5,
-        ..Caller::default()
-    };
-    line.engine_says(&pages, &arrive_us, caller);
+    let mut said = words(RATE_HZ, 8);
+    // A quiet line until the burst comes, then the caller speaks.
+    let speaks_from = (burst_us - 300_000) as usize / 1000 * RATE_HZ as usize / 1000;
+    said[..speaks_from].iter_mut().for_each(|sample| *sample *= 0.003);
+    let mut chunks = said.chunks(CHUNK);
+    for (page, at_us) in pages.iter().zip(arrive_us) {
+        while line.now_us + CHUNK_US < at_us {
+            line.until(line.now_us + CHUNK_US);
+            line.caller_says(chunks.next().unwrap());
+        }
+        line.until(at_us.max(line.now_us));
+        line.does(|line, now_us| line.engine_audio(page, now_us));
+    }
     assert_eq!(line.cleared.len(), 1, "nothing was flushed");
     let after = &line.heard[line.cleared[0]..];
     let loudest = after.iter().take(80).fold(0.0_f32, |a, &s| a.max(s.abs()));

@@ -445,8 +445,8 @@ proptest! {
     ) {
         let rate_hz = [8000, 16000, 24000][rate];
         let mut input = speech(8000)[start..start + length].to_vec();
-        let hush = quiet.index(length + 1);
-        input[hush..].copy_from_slice(&noise(length - hush, level, 3));
+        let quiet_at = quiet.index(length + 1);
+        input[quiet_at..].copy_from_slice(&noise(length - quiet_at, level, 3));
         let line = background(rate_hz, level);
         let mut scaler = TimeScaler::new(rate_hz).unwrap();
         let mut pcm = input.clone();

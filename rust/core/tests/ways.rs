@@ -137,7 +137,7 @@ fn a_way_to_or_from_the_phone_that_becomes_shorter_makes_the_delay_shorter() {
 /// the delay this asked for was given back. In the others the first words were late, which the marks of the silence before
 /// tell; they were not asked, and 190 to 260 ms stayed.
 #[test]
-fn what_a_bad_network_did_to_exotels_queue_is_known_when_it_is_good() {
+fn a_bad_network_leaves_no_wrong_estimate_of_the_remote_playback() {
     type Ways<'a> = [(u64, u64, &'a [(u64, u64)]); 4];
     let grew: Ways = [
         (93_812, 85_812, &[(13_614_010, 15_656_660)]),

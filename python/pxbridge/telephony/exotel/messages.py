@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-import hashlib
 import json
 import math
 import re
@@ -37,7 +36,6 @@ _MAX_SID_CHARS: Final = 128  # Exotel's have 32 to 40
 _MAX_VALUE_CHARS: Final = 2048  # a custom parameter came from a URL of at most 600 characters
 _MAX_CUSTOM_PARAMETERS: Final = 64
 _MAX_EVENT_CHARS: Final = 64
-_MAX_FILE_NAME_CHARS: Final = 64
 _MAX_INTEGER: Final = 2**63 - 1  # whatever counts beyond this is no counter
 
 _DTMF_DIGITS: Final = frozenset("0123456789*#ABCD")
@@ -237,17 +235,6 @@ def line_rate(url_rate: object, start: Start) -> LineRate:
             return LineRate(rate_hz, source, tuple(notes))
         notes.append(f"{source} says {str(value)[:_MAX_EVENT_CHARS]!r}, which is not a rate of Exotel's")
     return LineRate(DEFAULT_LINE_RATE_HZ, "default", tuple(notes))
-
-
-def file_name(sid: str) -> str:
-    """A file name's part for a SID: letters, digits, ``-`` and ``_`` only, never empty, distinct for distinct
-    SIDs.
-    """
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", sid)
-    if plain == sid and 0 < len(sid) <= _MAX_FILE_NAME_CHARS:
-        return sid
-    digest = hashlib.sha256(sid.encode(errors="surrogatepass")).hexdigest()[:12]
-    return f"{plain[: _MAX_FILE_NAME_CHARS - 13] or 'unknown'}-{digest}"
 
 
 # Reading

@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pxbridge.telephony.access import Scope
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, parse_rate
+from pxbridge.telephony.routes import PERSONA_NAME
 from pxbridge.websocket import Headers, Response, text_response
 
 if TYPE_CHECKING:
@@ -37,19 +38,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEBHOOK_PATH: Final = re.compile(
-    r"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>[A-Za-z0-9_-]{1,64}))?)/?"
+    rf"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>{PERSONA_NAME.pattern}))?)/?"
 )
-RESERVED_WORDS: Final = frozenset({"url", "passthru", "connect", "t"})
-"""What means something itself after ``/exotel/``, so no persona can have it; ``t`` is a token's."""
-
-_PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 _MAX_PARAMETERS: Final = 100
 _MAX_NAME_CHARS: Final = 64
 _MAX_VALUE_CHARS: Final = 1024  # a recording's URL is the longest of them
 
-MOST_REPORTED: Final = 10_000
+MAX_REPORTED: Final = 10_000
 """Streams whose reports are remembered, so that a repeated one is logged once."""
 
 
@@ -76,7 +73,7 @@ class Webhooks:
 
     Args:
         signer: Makes the tokens of calls.
-        gate: Knows which proxies are believed.
+        access: Knows which proxies are believed.
         token_ttl_s: How long a URL lets its call in.
         public_url: ``wss://host`` that Exotel reaches this bridge by; ``None``: as a trusted proxy says.
         serves_tls: Whether this port serves TLS itself, so that the host it was asked by is its own.
@@ -91,7 +88,7 @@ class Webhooks:
     def __init__(
         self,
         signer: Signer,
-        gate: AccessControl,
+        access: AccessControl,
         *,
         token_ttl_s: float = 60.0,
         public_url: str | None = None,
@@ -103,7 +100,7 @@ class Webhooks:
         handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
         self._signer = signer
-        self._gate = gate
+        self._access = access
         self._token_ttl_s = token_ttl_s
         self._public_url = public_url
         self._serves_tls = serves_tls
@@ -142,7 +139,7 @@ class Webhooks:
     def _url(
         self, request: Request, parameters: Mapping[str, str], persona_name: str | None, full: Sequence[str]
     ) -> Response | Awaitable[Response]:
-        if persona_name is not None and not _PERSONA_NAME.fullmatch(persona_name):
+        if persona_name is not None and not PERSONA_NAME.fullmatch(persona_name):
             return _json(400, {"error": "persona is not a name"})
         try:
             persona_name = self._choose(persona_name, parameters.get("callto") or parameters.get("to") or "")
@@ -181,7 +178,7 @@ class Webhooks:
         call_sid = parameters.get("callsid", "")
         if not call_sid:
             return text_response(400, "CallSid is missing\n")
-        self._report(call_sid, parameters)
+        self._log_report(call_sid, parameters)
         if await self._handed_over(call_sid) is None:
             return text_response(200, "A: the call is over\n")
         return text_response(302, "B: hand the call over\n")
@@ -195,14 +192,14 @@ class Webhooks:
             return _json(404, {"error": "this call was handed over to no number"})
         return _json(200, {"destination": {"numbers": list(numbers)}})
 
-    def _report(self, call_sid: str, parameters: Mapping[str, str]) -> None:
+    def _log_report(self, call_sid: str, parameters: Mapping[str, str]) -> None:
         """Logs how Exotel says a stream ended, once."""
         told = {name: parameters.get(f"stream[{name}]", "") for name in ("status", "disconnectedby", "error")}
         key = call_sid, parameters.get("stream[streamsid]", "")
         if key in self._reported or not any(told.values()):
             return
         self._reported[key] = None
-        if len(self._reported) > MOST_REPORTED:
+        if len(self._reported) > MAX_REPORTED:
             del self._reported[next(iter(self._reported))]
         log.info(
             "Exotel says: stream %s, disconnected by %s%s",
@@ -217,10 +214,10 @@ class Webhooks:
         if self._public_url is not None:
             return self._public_url
         headers = request.headers
-        host, scheme = _only(headers, "Host"), "wss"
-        if self._gate.is_proxy(request):
-            host = _only(headers, "X-Forwarded-Host") or host
-            scheme = "wss" if _only(headers, "X-Forwarded-Proto") in ("https", "wss") else "ws"
+        host, scheme = _single_value(headers, "Host"), "wss"
+        if self._access.is_proxy(request):
+            host = _single_value(headers, "X-Forwarded-Host") or host
+            scheme = "wss" if _single_value(headers, "X-Forwarded-Proto") in ("https", "wss") else "ws"
         elif not self._serves_tls:
             return None
         return f"{scheme}://{host}" if _HOST.fullmatch(host) else None
@@ -238,7 +235,10 @@ def read_parameters(request: Request) -> dict[str, str]:
     query = request.path.partition("?")[2]
     pairs: list[tuple[str, Any]] = list(_pairs(query))
     if request.body:
-        if _only(request.headers, "Content-Type").partition(";")[0].strip().lower() == "application/json":
+        if (
+            _single_value(request.headers, "Content-Type").partition(";")[0].strip().lower()
+            == "application/json"
+        ):
             pairs += _object(request.body).items()
         else:
             pairs += _pairs(request.body.decode("utf-8", "replace"))
@@ -281,7 +281,7 @@ def _line(value: object, most_chars: int = _MAX_VALUE_CHARS) -> str:
     return "".join(c if c.isprintable() else " " for c in str(value)[:most_chars]).strip()
 
 
-def _only(headers: Headers, name: str) -> str:
+def _single_value(headers: Headers, name: str) -> str:
     """A header's value; empty if it is missing or there are several."""
     values = headers.get_all(name)
     return values[0].strip() if len(values) == 1 else ""

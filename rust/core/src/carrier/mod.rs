@@ -1,3 +1,158 @@
 //! How a carrier's media, marks and clears are read and written. Nothing else in core knows a carrier.
+//!
+//! A [`Carrier`] is a [`MediaReader`] and a [`MediaWriter`], one of each per call. Both give and take samples at the line's
+//! rate; what a message looks like, and whether the codec between has a state, is theirs alone.
 
 pub mod exotel;
+mod json;
+pub mod payload;
+
+use std::fmt::Debug;
+
+use crate::error::{Error, Result};
+use crate::rate::LineRate;
+use exotel::{ExotelReader, ExotelWriter};
+use payload::Encoding;
+
+/// One message of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// What it holds.
+    pub bytes: &'a [u8],
+    /// Whether it is text, and so UTF-8, or binary.
+    pub is_text: bool,
+}
+
+impl<'a> Message<'a> {
+    /// A text message.
+    #[must_use]
+    pub fn text(bytes: &'a [u8]) -> Self {
+        Self { bytes, is_text: true }
+    }
+
+    /// A binary message.
+    #[must_use]
+    pub fn binary(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            is_text: false,
+        }
+    }
+}
+
+/// Messages for one socket, in their order. They share one buffer, which is used again after [`Messages::clear`].
+#[derive(Debug, Clone, Default)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    /// Where each message ends, and whether it is text.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Messages {
+    /// Appends a text message, which `write` appends to a buffer.
+    pub fn push_text(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push((self.bytes.len(), true));
+    }
+
+    /// Appends a binary message, which `write` appends to a buffer.
+    pub fn push_binary(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push((self.bytes.len(), false));
+    }
+
+    /// The messages.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Message<'_>> {
+        let mut begin = 0;
+        self.ends.iter().map(move |&(end, is_text)| {
+            let bytes = &self.bytes[std::mem::replace(&mut begin, end)..end];
+            Message { bytes, is_text }
+        })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Drops them all.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+/// What a media message said beside its samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MediaFrame {
+    /// The stream's count of messages, if the carrier tells it.
+    pub sequence: Option<u64>,
+    /// The stream's count of media messages, if the carrier tells it.
+    pub chunk: Option<u64>,
+    /// Milliseconds since the stream began, if the carrier tells it.
+    pub timestamp_ms: Option<u64>,
+    /// Samples that were appended. A codec with a state may need more bytes before it gives any.
+    pub samples: usize,
+    /// Something of it could not be read. What could be read of it was.
+    pub malformed: bool,
+}
+
+/// Reads what a carrier sends.
+pub trait MediaReader: Debug + Send {
+    /// Reads a message and appends its samples, at the line's rate. `None` if it is no media: then nothing was
+    /// appended. It never fails and never panics, whatever the message holds.
+    fn read(&mut self, message: Message<'_>, pcm: &mut Vec<f32>) -> Option<MediaFrame>;
+}
+
+/// Writes what a carrier takes.
+pub trait MediaWriter: Debug + Send {
+    /// Appends the messages that carry these samples, at the line's rate. They are whole packets of
+    /// [`PACKET_MS`](crate::rate::PACKET_MS).
+    fn media(&mut self, pcm: &[f32], out: &mut Messages);
+
+    /// Appends a mark, which comes back when all audio before it has been played. `false`: this carrier has no marks,
+    /// and nothing was appended.
+    fn mark(&mut self, name: &str, out: &mut Messages) -> bool;
+
+    /// Appends what makes the phone's side drop the audio that it has not begun to play.
+    fn clear(&mut self, out: &mut Messages);
+}
+
+/// The carrier of a line that names none.
+pub const DEFAULT: &str = "exotel";
+
+/// A call's carrier: how it is read and how it is written.
+#[derive(Debug)]
+pub struct Carrier {
+    /// Reads what the phone's socket sends.
+    pub reader: Box<dyn MediaReader>,
+    /// Writes what it takes.
+    pub writer: Box<dyn MediaWriter>,
+}
+
+impl Carrier {
+    /// The carrier of this name, for a stream that it calls `stream_id`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a name that is not known.
+    pub fn named(name: &str, stream_id: &str, rate: LineRate, encoding: Encoding) -> Result<Self> {
+        match name {
+            "exotel" => Ok(Self {
+                reader: Box::new(ExotelReader::new(encoding)),
+                writer: Box::new(ExotelWriter::new(stream_id, rate, encoding)),
+            }),
+            _ => Err(Error::Parameter {
+                name: "carrier",
+                value: format!("'{name}'"),
+                expected: "expected 'exotel'",
+            }),
+        }
+    }
+}

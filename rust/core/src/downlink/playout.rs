@@ -4,7 +4,7 @@
 //! and its first audio is held back by just so much that the latest of the engine's frames still finds Exotel
 //! playing: no timer runs in steady state. From then on every arrival is compared with the clock:
 //! - *slack* is how much later the newest audio will be heard than it has to be, given how late frames come
-//!   ([`Lateness`]); a lot of it is taken out at once (pauses, then speech by WSOLA, then a cut), a little of it waits
+//!   ([`RelativeDelay`]); a lot of it is taken out at once (pauses, then speech by WSOLA, then a cut), a little of it waits
 //!   for a pause, less than nothing is put into one;
 //! - what Exotel does not need yet waits here, where it can still be made shorter or be dropped;
 //! - when nothing came and Exotel is about to run dry, libopus conceals a short hole and comfort noise a long one.
@@ -12,13 +12,13 @@
 //! Edits are whole packets where they can be: a remainder that waits for the next frame is delay for nothing.
 
 use crate::downlink::barge_in::BargeIn;
-use crate::dsp::concealment::{Conceal, Filler};
-use crate::dsp::relative_delay::Lateness;
-use crate::dsp::sync_buffer::{Backlog, cross_fade};
+use crate::dsp::concealment::{Conceal, Concealment};
+use crate::dsp::relative_delay::RelativeDelay;
+use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
 use crate::error::{Error, Result};
-use crate::phone_path::jitter_margin::Hold;
-use crate::phone_path::remote_playback::ExotelQueue;
+pub use crate::phone_path::Mark;
+use crate::phone_path::{PhonePath, Source};
 
 /// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
 pub const PACKET_MS: u32 = 20;
@@ -87,7 +87,7 @@ impl PlayoutProfile {
     }
 
     /// Whether what is late once in a while is waited for.
-    fn waits_for_rare(self) -> bool {
+    fn covers_rare_delays(self) -> bool {
         self != Self::LowDelay
     }
 }
@@ -129,15 +129,6 @@ pub enum Step {
     ClearThenSend,
 }
 
-/// A mark to send right after the media; its name must carry both numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// How many flushes came before it.
-    pub epoch: u32,
-    /// Its number within the call.
-    pub number: u32,
-}
-
 /// What the playout did so far: samples at the line's rate unless the name says otherwise.
 ///
 /// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`.
@@ -174,11 +165,11 @@ pub struct PlayoutStats {
     /// How much longer than the earliest frame needs audio is held, on purpose.
     pub target_us: u64,
     /// How late the engine's frames are at worst, against the earliest.
-    pub lateness_us: u64,
+    pub relative_delay_us: u64,
     /// What waited here after the last call.
     pub queued_us: u64,
     /// What Exotel held after the last call, by the model.
-    pub exotel_us: u64,
+    pub remote_us: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -205,12 +196,11 @@ pub struct Playout {
     payload: usize,
     config: PlayoutConfig,
     state: State,
-    queue: Backlog,
-    filler: Filler,
+    queue: SyncBuffer,
+    concealment: Concealment,
     scratch: Vec<f32>,
-    lateness: Lateness,
-    exotel: ExotelQueue,
-    hold: Hold,
+    relative_delay: RelativeDelay,
+    path: PhonePath,
     /// The guessed worst offset, and until when it counts.
     guess: (i64, u64),
     beat_us: i64,
@@ -247,12 +237,11 @@ impl Playout {
             packet,
             payload,
             state: State::Idle,
-            queue: Backlog::new(rate_hz)?,
-            filler: Filler::new(rate_hz, config.seed),
+            queue: SyncBuffer::new(rate_hz)?,
+            concealment: Concealment::new(rate_hz, config.seed),
             scratch: Vec::new(),
-            lateness: Lateness::new(config.profile.waits_for_rare()),
-            exotel: ExotelQueue::new(),
-            hold: Hold::new(config.profile.waits_for_rare()),
+            relative_delay: RelativeDelay::new(config.profile.covers_rare_delays()),
+            path: PhonePath::new(config.profile.covers_rare_delays()),
             guess: (i64::MIN, 0),
             beat_us: 0,
             surplus_since_us: None,
@@ -279,7 +268,7 @@ impl Playout {
 
     /// The caller of this playout sent so much by itself, such as silence before the first audio.
     pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
-        self.exotel.sent_aside(self.us(samples) as u64, now_us);
+        self.path.sent(Source::Bridge, self.us(samples) as u64, now_us);
     }
 
     /// Engine audio arrived: appends what shall be sent now, always whole packets. `voice_level` is how loud the caller
@@ -289,9 +278,9 @@ impl Playout {
             return Step::Send;
         }
         let was = self.state;
-        self.filler.forget();
+        self.concealment.forget();
         if was == State::Idle {
-            self.lateness.reset();
+            self.relative_delay.reset();
         }
         let position_us = self.position_us();
         // If the first frame is the latest there will ever be, its own offset tells nothing.
@@ -300,7 +289,7 @@ impl Playout {
         } else {
             0
         };
-        self.lateness.observe(position_us - in_beat_us, now_us);
+        self.relative_delay.observe(position_us - in_beat_us, now_us);
         self.stats.received += pcm.len() as u64;
         self.queue.background.observe(pcm);
         if was == State::Idle {
@@ -364,7 +353,9 @@ impl Playout {
         match self.state {
             State::Idle => None,
             State::Starting { at_us } => Some(at_us),
-            State::Playing | State::Bridging { .. } => Some(self.exotel.dry_us().saturating_sub(early_us)),
+            State::Playing | State::Bridging { .. } => {
+                Some(self.path.drained_at_us().saturating_sub(early_us))
+            }
         }
     }
 
@@ -373,8 +364,8 @@ impl Playout {
         self.stats.flushed += self.queue.len() as u64;
         self.stats.flushes += 1;
         self.queue.clear();
-        let held = self.exotel.depth_us(now_us) > 0;
-        self.exotel.cleared(now_us);
+        let held = self.path.backlog_us(now_us) > 0;
+        self.path.cleared(now_us);
         self.echo.cut(now_us);
         self.state = State::Idle;
         self.barge_in = BargeIn::default();
@@ -386,16 +377,16 @@ impl Playout {
     /// audio starts anew.
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
-        let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.exotel.depth_us(now_us) as i64;
+        let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
         self.queue.take(self.at_rate(ahead_us.max(0)), out);
         let fading = if self.queue.len() > 0 {
-            self.filler.fade().min(out.len() - begin)
+            self.concealment.fade().min(out.len() - begin)
         } else {
-            self.go_on(conceal, out)
+            self.extend_speech(conceal, out)
         };
         self.stats.cut += self.queue.len() as u64;
         self.queue.clear();
-        self.filler.forget();
+        self.concealment.forget();
         let end = out.len();
         for (i, sample) in out[end - fading..].iter_mut().rev().enumerate() {
             *sample *= i as f32 / fading as f32;
@@ -411,7 +402,7 @@ impl Playout {
         self.barge_in = BargeIn::default();
         self.surplus_since_us = None;
         self.behind_since_us = None;
-        self.stats.exotel_us = self.exotel.depth_us(now_us);
+        self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
     /// How long the model has paused since it last spoke; `None` while it has not spoken.
@@ -422,34 +413,20 @@ impl Playout {
 
     /// A mark that is due after what was just sent, if any.
     pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
-        self.exotel.take_mark(self.hold.learns(now_us), now_us)
+        self.path.mark_due(now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played. `return_us`: by how much the phone's way to us
+    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the phone's way to us
     /// varies.
-    pub fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) {
-        let longer_us = self.exotel.marked(mark, return_us, now_us);
-        if let Some(early_us) = self
-            .hold
-            .least_trip_us()
-            .and_then(|least_us| self.exotel.began_late_us(least_us))
-        {
-            self.hold.begins_early(early_us, now_us);
-        }
-        if self.exotel.is_settled() {
-            let late_us = self.hold.take_early(now_us);
-            if late_us > 0 {
-                self.exotel.began_late(late_us, now_us);
-            }
-        }
-        self.hold.proved_longer(longer_us, now_us);
+    pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
+        let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
 
     /// When Exotel has played all that was sent.
     #[must_use]
-    pub fn exotel_dry_us(&self) -> u64 {
-        self.exotel.dry_us()
+    pub fn drained_at_us(&self) -> u64 {
+        self.path.drained_at_us()
     }
 
     /// So much in all was never given to the engine: see [`crate::uplink::intake::Intake::not_given_us`].
@@ -459,21 +436,36 @@ impl Playout {
 
     /// Whether the phone's line shall be pinged now, to learn whether it still jitters.
     pub fn take_ping(&mut self, now_us: u64) -> bool {
-        self.hold.take_ping(now_us)
+        self.path.ping_due(now_us)
     }
 
     /// When to look at [`Playout::take_ping`] though nothing else happens, while there is something to learn.
     #[must_use]
     pub fn ping_wake_us(&self) -> Option<u64> {
-        self.hold.ping_wake_us()
+        self.path.ping_wake_us()
     }
 
-    /// A ping came back from the phone's end after so long; `return_us`: by how much the phone's way to us varies.
-    pub fn round_trip(&mut self, trip_us: u64, return_us: u64, now_us: u64) {
-        self.hold.round_trip(trip_us, return_us, now_us);
-        if let Some(trip_us) = self.hold.steady_trip_us(now_us) {
-            self.exotel.takes(trip_us);
-        }
+    /// A ping came back from the phone's end after so long; `return_jitter_us`: by how much the phone's way to us varies.
+    pub fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
+        self.path.pong(trip_us, return_jitter_us, now_us);
+    }
+
+    /// Samples that engines sent.
+    #[must_use]
+    pub fn received_samples(&self) -> u64 {
+        self.stats.received
+    }
+
+    /// Samples of theirs, and of what stood in for them, that were sent to the phone.
+    #[must_use]
+    pub fn sent_samples(&self) -> u64 {
+        self.stats.sent
+    }
+
+    /// Samples that wait here.
+    #[must_use]
+    pub fn buffered_samples(&self) -> usize {
+        self.queue.len()
     }
 
     /// What was done so far.
@@ -482,7 +474,7 @@ impl Playout {
         PlayoutStats {
             buffered: self.queue.len() as u64,
             queued_us: self.us(self.queue.len()) as u64,
-            lateness_us: self.lateness.spread_us().max(0) as u64,
+            relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             ..self.stats
         }
     }
@@ -496,18 +488,18 @@ impl Playout {
         let pad = (self.packet - pcm.len() % self.packet) % self.packet;
         self.scratch.clear();
         self.scratch.resize(pad, 0.0);
-        self.queue.follow_silence();
+        self.queue.fade_in_from_silence();
         self.queue.push(&self.scratch);
         self.stats.padded += pad as u64;
         self.queue.push(pcm);
         if pad > 0 {
             self.scratch.clear();
-            self.scratch.resize(self.filler.fade(), 0.0);
+            self.scratch.resize(self.concealment.fade(), 0.0);
             cross_fade(self.queue.newest(pcm.len()), &self.scratch);
         }
-        self.hold.learn(now_us);
+        self.path.speech_begins(now_us);
         let mut wait_us =
-            self.guess.0 + self.config.profile.margin_us() + self.hold.extra_us(now_us) - offset_us;
+            self.guess.0 + self.config.profile.margin_us() + self.path.margin_us(now_us) - offset_us;
         let packet_us = self.us(self.packet);
         while wait_us < 0 && self.queue.len() > self.packet {
             self.stats.cut += self.queue.cut(self.packet) as u64;
@@ -526,16 +518,16 @@ impl Playout {
     /// The offset from its position at which audio should be heard.
     fn wanted_us(&self, now_us: u64) -> i64 {
         let (guess_us, until_us) = self.guess;
-        let mut late_us = self.lateness.worst_us();
+        let mut late_us = self.relative_delay.late_offset_us();
         if now_us < until_us {
             late_us = late_us.max(guess_us);
         }
-        late_us + self.config.profile.margin_us() + self.payload_wait_us() + self.hold.extra_us(now_us)
+        late_us + self.config.profile.margin_us() + self.payload_wait_us() + self.path.margin_us(now_us)
     }
 
     /// How much later than it has to the newest audio will be heard.
     fn slack_us(&self, now_us: u64) -> i64 {
-        let heard_us = self.exotel.next_plays_us(now_us) as i64 + self.us(self.queue.len());
+        let heard_us = self.path.next_plays_us(now_us) as i64 + self.us(self.queue.len());
         heard_us - self.position_us() - self.wanted_us(now_us)
     }
 
@@ -546,11 +538,11 @@ impl Playout {
         }
         let slack_us = self.slack_us(now_us);
         // A frame that came too late for all that was held has nothing before it that could be taken out.
-        let ahead_us = self.exotel.depth_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
         let surplus_us = slack_us.min(ahead_us - pushed_us - self.config.profile.margin_us());
         let surplus = self.at_rate(surplus_us.max(0));
         let odd = self.queue.len() % self.packet;
-        self.stats.target_us = (self.wanted_us(now_us) - self.lateness.best_us()).max(0) as u64;
+        self.stats.target_us = (self.wanted_us(now_us) - self.relative_delay.least_offset_us()).max(0) as u64;
         if surplus_us < self.us(self.packet) {
             self.surplus_since_us = None;
         }
@@ -578,7 +570,7 @@ impl Playout {
             self.stats.removed_in_pauses += self.queue.shorten_pauses(odd) as u64;
         } else if slack_us - self.us(odd) < -self.config.profile.reserve_us() {
             let missing = self.packet - odd;
-            self.stats.stretched += if self.hold.extra_us(now_us) > 0 {
+            self.stats.stretched += if self.path.margin_us(now_us) > 0 {
                 // A hole at Exotel would be heard for certain, this hardly.
                 self.queue.lengthen(missing)
             } else {
@@ -605,9 +597,10 @@ impl Playout {
         if matches!(self.state, State::Starting { .. } | State::Idle) {
             return;
         }
-        let needed_us = FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.lateness.best_us();
+        let needed_us =
+            FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.relative_delay.least_offset_us();
         let limit_us = needed_us.min(i64::from(self.config.max_ahead_ms) * 1000);
-        let room = self.at_rate((limit_us - self.exotel.depth_us(now_us) as i64).max(0));
+        let room = self.at_rate((limit_us - self.path.backlog_us(now_us) as i64).max(0));
         let whole = |samples: usize| samples / self.packet * self.packet;
         let samples = whole(self.queue.len()).min(whole(room).max(self.payload));
         if samples >= self.payload && room > 0 {
@@ -615,13 +608,13 @@ impl Playout {
             self.queue.take(samples, out);
             self.sent(&out[begin..], now_us);
         }
-        self.stats.exotel_us = self.exotel.depth_us(now_us);
+        self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
     fn sent(&mut self, pcm: &[f32], now_us: u64) {
         self.echo
-            .plays(pcm, self.exotel.next_plays_us(now_us), now_us, self.rate_hz);
-        self.exotel.sent(self.us(pcm.len()) as u64, now_us);
+            .plays(pcm, self.path.next_plays_us(now_us), now_us, self.rate_hz);
+        self.path.sent(Source::Agent, self.us(pcm.len()) as u64, now_us);
         self.stats.sent += pcm.len() as u64;
     }
 
@@ -631,8 +624,8 @@ impl Playout {
             State::Bridging { since_us, bridged } => (since_us, bridged),
             _ => {
                 self.stats.holes += 1;
-                self.filler.begin(&self.queue.background);
-                (self.exotel.dry_us().max(now_us), 0)
+                self.concealment.begin_gap(&self.queue.background);
+                (self.path.drained_at_us().max(now_us), 0)
             }
         };
         let hole_us = now_us.saturating_sub(since_us);
@@ -649,7 +642,9 @@ impl Playout {
         let samples = self.payload.max(packets * self.packet);
         let begin = out.len();
         let missing = samples - self.queue.take(self.queue.len(), out);
-        let filled = self.filler.fill(missing, bridged, &mut self.queue, conceal, out);
+        let filled = self
+            .concealment
+            .fill(missing, bridged, &mut self.queue, conceal, out);
         self.stats.concealed += filled.concealed as u64;
         self.stats.noise += filled.noise as u64;
         self.sent(&out[begin..], now_us);
@@ -657,18 +652,18 @@ impl Playout {
             since_us,
             bridged: bridged + missing,
         };
-        self.stats.exotel_us = self.exotel.depth_us(now_us);
+        self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
     /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
-    fn go_on(&mut self, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) -> usize {
-        let in_hole = match self.state {
+    fn extend_speech(&mut self, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) -> usize {
+        let in_gap = match self.state {
             State::Idle => return 0,
             State::Starting { .. } | State::Playing => false,
             State::Bridging { .. } => true,
         };
-        self.filler
-            .go_on(self.packet, in_hole, &mut self.queue, conceal, out);
+        self.concealment
+            .extend_speech(self.packet, in_gap, &mut self.queue, conceal, out);
         self.stats.padded += self.packet as u64;
         self.packet
     }
@@ -676,7 +671,7 @@ impl Playout {
     /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
     /// proved so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
-        let ahead_us = self.exotel.depth_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
         let caller_speaking = voice_level > 0.0 && self.echo.is_exceeded_by(voice_level, now_us);
         // With an account's larger payloads more waits here as a rule.
@@ -693,11 +688,11 @@ impl Playout {
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
         // Exotel breaks off somewhere in what it held: nobody knows where.
-        self.queue.follow_silence();
+        self.queue.fade_in_from_silence();
         self.stats.flushes += 1;
         self.barge_in = BargeIn::default();
         self.stale = false;
-        self.exotel.cleared(now_us);
+        self.path.cleared(now_us);
         self.echo.cut(now_us);
         Step::ClearThenSend
     }

@@ -1,17 +1,17 @@
-//! What is heard where the engine's sound is missing.
+//! What is heard where the engine's audio is missing.
 //!
-//! Libopus goes on with the last sound for a short hole, as beyond that its voice becomes a drone; comfort noise like the
-//! engine's own background fills the rest. Whatever follows is faded into: what is made goes on under it for a moment.
+//! Libopus conceals a short gap by extending the last sound; after that its voice becomes a drone. Comfort noise like the engine's
+//! own background fills the rest. The fill is continued under the audio that follows for a moment, and cross-fades into it.
 
 use crate::dsp::noise::{Background, ComfortNoise};
-use crate::dsp::sync_buffer::Backlog;
+use crate::dsp::sync_buffer::SyncBuffer;
 
-/// The longest hole that libopus bridges.
+/// Libopus conceals at most this much of a gap.
 const CONCEAL_MS: u32 = 60;
-/// Concealment is made in steps of this, which is what libopus itself works in: what it makes and does not give would
-/// be missing before the sound that follows.
+/// Libopus conceals in steps of this. If it were asked for less, the rest of a step would be lost before the audio that
+/// follows.
 const CONCEAL_STEP_MS: u32 = 10;
-/// Seams to and from what bridges a hole are faded over this.
+/// Length of the cross-fades at both ends of a fill.
 const FADE_MS: u32 = 5;
 
 /// Appends so many samples of libopus' concealment, at the line's rate.
@@ -19,108 +19,109 @@ pub(crate) type Conceal<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Filler {
+pub(crate) struct Concealment {
     rate_hz: u32,
     noise: ComfortNoise,
-    /// Concealment that was made and not given: how the last sound would go on.
-    beyond: Vec<f32>,
+    /// Concealment that was made and not used yet: how the last sound continues.
+    continuation: Vec<f32>,
     scratch: Vec<f32>,
 }
 
-/// How many samples were made.
+/// How many samples of a gap were filled, and with what.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Filled {
     pub(crate) concealed: usize,
     pub(crate) noise: usize,
 }
 
-impl Filler {
+impl Concealment {
     pub(crate) fn new(rate_hz: u32, seed: u64) -> Self {
         Self {
             rate_hz,
             noise: ComfortNoise::new(seed),
-            beyond: Vec::new(),
+            continuation: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
-    /// A hole begins, behind which this lies.
-    pub(crate) fn begin(&mut self, background: &Background) {
+    /// A gap begins. Its noise is to sound like `background`.
+    pub(crate) fn begin_gap(&mut self, background: &Background) {
         self.noise.follow(background);
     }
 
-    /// The engine's sound is back, or nothing plays: the last sound does not go on.
+    /// The engine's audio is back, or nothing plays: the last sound does not continue.
     pub(crate) fn forget(&mut self) {
-        self.beyond.clear();
+        self.continuation.clear();
     }
 
-    /// Appends so many samples after what `queue` gave last, where `before` were made of the same hole, and leaves in
-    /// `queue` what its next sound fades in over.
+    /// Appends `missing` samples after what `queue` gave last. `before`: how many samples of the same gap were filled already.
+    /// The next audio from `queue` will fade in from their continuation.
     pub(crate) fn fill(
         &mut self,
         missing: usize,
         before: usize,
-        queue: &mut Backlog,
+        queue: &mut SyncBuffer,
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) -> Filled {
         let concealed = self.samples(CONCEAL_MS).saturating_sub(before).min(missing);
         let fade = self.fade();
         if concealed > 0 {
-            // It may not follow what was heard last itself: all that lay between can have been cut.
+            // The concealment itself may not continue what was heard last: what lay between may have been cut.
             self.conceal_to(concealed + fade, conceal);
             let at = out.len();
-            out.extend(self.beyond.drain(..concealed));
-            queue.join(&mut out[at..]);
-            queue.follow(&self.beyond[..fade]);
+            out.extend(self.continuation.drain(..concealed));
+            queue.fade_in(&mut out[at..]);
+            queue.fade_in_from(&self.continuation[..fade]);
         }
         let noise = missing - concealed;
         if noise > 0 {
             let at = out.len();
             self.noise.fill(noise, out);
-            queue.join(&mut out[at..]);
-            self.beyond.clear();
+            queue.fade_in(&mut out[at..]);
+            self.continuation.clear();
             self.scratch.clear();
             self.noise.clone().fill(fade, &mut self.scratch);
-            queue.follow(&self.scratch);
+            queue.fade_in_from(&self.scratch);
         }
         Filled { concealed, noise }
     }
 
-    /// Appends so many samples of how the last sound would go on; in a hole that is what fills it.
-    pub(crate) fn go_on(
+    /// Appends so many samples of how the last sound continues; `in_gap`: that is what fills the gap.
+    pub(crate) fn extend_speech(
         &mut self,
         samples: usize,
-        in_hole: bool,
-        queue: &mut Backlog,
+        in_gap: bool,
+        queue: &mut SyncBuffer,
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) {
         let at = out.len();
-        if in_hole && self.beyond.is_empty() {
+        if in_gap && self.continuation.is_empty() {
             self.noise.fill(samples, out);
         } else {
             self.conceal_to(samples, conceal);
-            out.extend(self.beyond.drain(..samples));
+            out.extend(self.continuation.drain(..samples));
         }
-        queue.join(&mut out[at..]);
+        queue.fade_in(&mut out[at..]);
     }
 
-    /// Samples of a seam.
+    /// Samples of a cross-fade.
     pub(crate) fn fade(&self) -> usize {
         self.samples(FADE_MS)
     }
 
-    /// Makes concealment until there are so many samples of it, whatever `conceal` gives: a decoder that never decoded
-    /// gives none.
+    /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it is silence.
     fn conceal_to(&mut self, samples: usize, conceal: &mut Conceal<'_>) {
         let step = self.samples(CONCEAL_STEP_MS);
-        let lacking = samples.saturating_sub(self.beyond.len()).next_multiple_of(step);
-        let end = self.beyond.len() + lacking;
+        let lacking = samples
+            .saturating_sub(self.continuation.len())
+            .next_multiple_of(step);
+        let end = self.continuation.len() + lacking;
         if lacking > 0 {
-            conceal(lacking, &mut self.beyond);
+            conceal(lacking, &mut self.continuation);
         }
-        self.beyond.resize(end, 0.0);
+        self.continuation.resize(end, 0.0);
     }
 
     fn samples(&self, ms: u32) -> usize {

@@ -1,13 +1,13 @@
 //! How much faster another clock runs than ours, from the media that it times.
 //!
-//! Media is only ever late, never early, so the least offset of each ten seconds is the clock, and the median slope
-//! over many of those (Theil and Sen) takes no notice of stalls and losses.
+//! Media can be late but never early. So the least offset in each ten seconds follows the clock, and the median slope over many
+//! of them (the Theil-Sen estimator) ignores stalls and losses.
 
-/// One point: the earliest arrival of this long.
+/// One point is the least offset in a block of this length.
 const BLOCK_US: u64 = 10_000_000;
-/// Points kept: five minutes.
+/// Points kept: five minutes of them.
 const BLOCKS: usize = 32;
-/// The fewest points that give a slope worth telling: a minute.
+/// The fewest points for a useful slope: one minute.
 const ENOUGH: usize = 6;
 
 /// See the module.
@@ -27,7 +27,7 @@ impl Drift {
         }
     }
 
-    /// Media of `position_us` has arrived by now.
+    /// Media up to `position_us` has arrived by now.
     pub(crate) fn observe(&mut self, position_us: i64, now_us: u64) {
         let offset_us = now_us as i64 - position_us;
         let number = now_us / BLOCK_US;
@@ -45,18 +45,18 @@ impl Drift {
         }
     }
 
-    /// Parts per million by which the other clock is faster than ours; `None` before a minute has passed.
+    /// By how many parts per million the other clock is faster than ours; `None` before a minute has passed.
     pub(crate) fn ppm(&self) -> Option<f32> {
         self.ppm
     }
 }
 
-/// The median slope; once in each block, as it sorts.
+/// The median slope. Called once per block, because it sorts.
 fn slope(points: &std::collections::VecDeque<(u64, i64)>) -> Option<f32> {
     if points.len() < ENOUGH {
         return None;
     }
-    // A quarter apart: far enough for the slope, and few enough pairs have one given loss between them.
+    // Pairs are a quarter of the points apart: far enough for the slope, and few pairs span any one loss.
     let apart = (points.len() / 4).max(2);
     let pairs = points.iter().zip(points.iter().skip(apart));
     let mut slopes: Vec<f32> = pairs
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_fast_by_100_ppm_is_measured_within_jitter_and_past_a_stall() {
+    fn a_clock_fast_by_100_ppm_is_measured_through_jitter_and_a_stall() {
         let mut drift = Drift::new();
         for chunk in 1..=3000_i64 {
             let captured_us = chunk * 100_000 * 9_999 / 10_000;

@@ -1,4 +1,4 @@
-//! Signal processing, and the statistics of arrival times.
+//! Signal processing on blocks of samples, and statistics of arrival times.
 
 pub(crate) mod concealment;
 pub(crate) mod drift;

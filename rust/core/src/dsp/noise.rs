@@ -1,43 +1,43 @@
-//! The line's own background: how loud it is, how it sounds, and more of it when there is nothing to play.
+//! A line's background noise: its level and colour, and comfort noise like it.
 //!
-//! A pause in speech is never silence on a telephone. [`Background`] follows the quietest moments of a line, so
-//! that others can tell a pause from speech; [`ComfortNoise`] makes noise of the same level and colour, so that
-//! a hole in the media does not sound like a dead line. The colour is a low-order linear prediction of the pauses
-//! (autocorrelation method, Levinson-Durbin), which is what RFC 3389 sends over the wire for the same purpose.
+//! A pause in speech is never silence on a telephone. [`Background`] follows the quietest moments of a line, so that a pause can
+//! be told from speech. [`ComfortNoise`] makes noise of the same level and colour, so that a gap does not sound like a dead line.
+//! The colour is a low-order linear prediction of the pauses (autocorrelation method, Levinson-Durbin), which RFC 3389 sends over
+//! the wire for the same purpose.
 
 use crate::error::{Error, Result};
 
-/// Frames of this length are judged as pause or not: long enough for two periods of a low voice.
+/// Each frame of this length is a pause or not: long enough for two periods of a low voice.
 const FRAME_MS: u32 = 20;
-/// The background is the quietest frame of the last `WINDOWS` windows of this many frames (2.4 s in all): longer
-/// than a spoken phrase without a gap, short enough to follow a caller who walks into a street.
+/// The background is the quietest frame of the last [`WINDOWS`] windows of this many frames. 2.4 s in all is longer than a
+/// spoken phrase without a gap, and short enough to follow a caller who walks into a street.
 const WINDOW_FRAMES: u32 = 15;
 const WINDOWS: usize = 8;
-/// The quietest frame of many is quieter than the mean: white noise has 1.4 times the power of the quietest of 120
-/// frames at 8 kHz, 1.2 times at 24 kHz. Between the two, 0.5 dB off at worst.
+/// The quietest frame of many is quieter than the mean: white noise has 1.4 times the power of its quietest of 120 frames at
+/// 8 kHz, and 1.2 times at 24 kHz. A factor between the two is wrong by 0.5 dB at worst.
 const MINIMUM_BIAS: f32 = 1.3;
-/// A frame whose power is under the background's by this factor (6 dB) is a pause.
+/// A frame with less than this many times the background's power (6 dB) is a pause.
 const PAUSE_MARGIN: f32 = 4.0;
-/// Below this power (-66 dBFS) everything is a pause: digital silence must not make a whisper of noise into speech.
+/// Below this power (-66 dBFS) everything is a pause. Otherwise faint noise after digital silence would be speech.
 const PAUSE_AT_LEAST: f32 = 2.5e-7;
-/// Above this power (-36 dBFS) nothing is: hold music and tones are steady, too.
+/// Above this power (-36 dBFS) nothing is a pause: hold music and tones are steady, too.
 const PAUSE_AT_MOST: f32 = 2.5e-4;
-/// Above this power (-20 dBFS) no background is learnt: a street is quieter, and noise as loud would hurt.
+/// Above this power (-20 dBFS) no background is learnt: a street is quieter, and noise that loud would hurt.
 const BACKGROUND_AT_MOST: f32 = 1e-2;
-/// Below this power (-90 dBFS, one bit of 16) there is no line: a muted phone or a gate. It is a pause, of course, but
-/// says nothing about the background.
+/// Below this power (-90 dBFS, one bit of 16) a frame is digital silence: a muted phone or a noise gate. It is a pause, but says
+/// nothing about the background.
 const DIGITAL_SILENCE: f32 = 1e-9;
-/// Share of one quiet frame in whether the line's pauses are digital silence: a second and a half of them.
+/// Weight of one quiet frame in the share of digital silence: a time constant of 1.5 s of quiet frames.
 const GATE_LEARNING: f32 = 0.013;
-/// If more of the quiet frames than this are digital silence, its phone sends none of the background.
+/// If a larger share of the quiet frames is digital silence, the phone sends no background.
 const GATED_SHARE: f32 = 0.7;
-/// What a line is taken for before anything was heard (-66 dBFS).
+/// The background's assumed power before anything was heard (-66 dBFS).
 const FLOOR_AT_FIRST: f32 = 2.5e-7;
-/// Order of the prediction: two broad resonances and a tilt, enough for a hum or a hiss.
+/// Order of the linear prediction: two broad resonances and a tilt, enough for a hum or a hiss.
 const ORDER: usize = 6;
-/// Share of one pause frame in the learnt spectrum: a time constant of half a second of pauses.
+/// Weight of one pause frame in the learnt spectrum: a time constant of half a second of pauses.
 const LEARNING: f32 = 0.04;
-/// White-noise correction (-40 dB) that keeps the prediction stable on tones and after band limits.
+/// White-noise correction (-40 dB): keeps the prediction stable on tones and on band-limited audio.
 const WHITENING: f32 = 1.0001;
 
 /// Root mean square of `pcm`; 0 for nothing.
@@ -53,7 +53,7 @@ fn power(pcm: &[f32]) -> f32 {
     pcm.iter().map(|s| s * s).sum::<f32>() / pcm.len() as f32
 }
 
-/// The quiet part of a line, learnt as it goes.
+/// The background noise of a line, learnt while audio comes.
 #[derive(Debug, Clone)]
 pub struct Background {
     frame: Vec<f32>,
@@ -64,12 +64,12 @@ pub struct Background {
     next_minimum: usize,
     correlation: [f32; ORDER + 1],
     pauses: u32,
-    /// How much of what was quiet was digital silence.
+    /// The share of the quiet frames that were digital silence.
     gated: f32,
 }
 
 impl Background {
-    /// A background not yet heard, at `rate_hz` (8000, 16000 or 24000).
+    /// A background that is not known yet, at `rate_hz` (8000, 16000 or 24000).
     ///
     /// # Errors
     /// [`Error::Rate`] for any other rate.
@@ -94,7 +94,7 @@ impl Background {
         })
     }
 
-    /// Hears what came over the line, in blocks of any size. Never what was inserted by ourselves.
+    /// Takes audio that came over the line, in blocks of any size: never audio that was inserted here.
     pub fn observe(&mut self, mut pcm: &[f32]) {
         while !pcm.is_empty() {
             let take = (self.frame_len - self.frame.len()).min(pcm.len());
@@ -127,7 +127,7 @@ impl Background {
         self.frame.clear();
     }
 
-    /// Takes the frame's autocorrelation into the learnt spectrum; the first frames count more.
+    /// Adds the frame's autocorrelation to the learnt spectrum; the first frames count more.
     fn learn(&mut self) {
         self.pauses = self.pauses.saturating_add(1);
         let share = LEARNING.max(1.0 / self.pauses as f32);
@@ -151,7 +151,7 @@ impl Background {
         }
     }
 
-    /// What is quieter belongs to the background.
+    /// A frame with less power belongs to the background.
     fn quiet_power(&self) -> f32 {
         (self.floor_power() * PAUSE_MARGIN).max(PAUSE_AT_LEAST)
     }
@@ -160,24 +160,24 @@ impl Background {
         self.quiet_power().min(PAUSE_AT_MOST)
     }
 
-    /// Whether the line's pauses are digital silence: its phone sends speech alone.
+    /// Whether the line's pauses are digital silence: the phone sends speech alone.
     #[must_use]
     pub fn is_gated(&self) -> bool {
         self.gated > GATED_SHARE
     }
 
-    /// How loud the line's quietest moments are, RMS.
+    /// RMS of the line's quietest moments.
     pub(crate) fn floor(&self) -> f32 {
         self.floor_power().sqrt()
     }
 
-    /// The background's level, RMS, as far as it can be taken for one: steady sound may be music.
+    /// RMS of the background, limited: louder steady sound may be music.
     #[must_use]
     pub fn level(&self) -> f32 {
         self.floor_power().min(BACKGROUND_AT_MOST).sqrt()
     }
 
-    /// A stretch of audio whose RMS is below this is a pause.
+    /// Audio with an RMS below this is a pause.
     #[must_use]
     pub fn pause_below(&self) -> f32 {
         self.pause_power().sqrt()

@@ -1,46 +1,49 @@
 //! How late media comes: a quantile of arrival offsets over the last seconds.
 //!
-//! An offset is the time of an arrival minus the media position that arrived. A steady source in a quiet network
-//! has one offset for ever; a source with a beat (100 ms chunks through 80 ms frames) has a few; jitter spreads
-//! them. Whoever wants to play without holes plays each position at the quantile of the offsets, as WebRTC's NetEq
-//! does with its histogram of relative delays. Kept is the worst of each slot of 100 ms, so that a burst counts once.
+//! ```text
+//! offset         = time of arrival - media position that arrived
+//! relative delay = offset - least offset
+//! ```
+//! A steady source on a quiet network has a single offset. A source with a beat (100 ms chunks cut into 80 ms frames) has a few.
+//! Jitter spreads them. Playing each position at a high quantile of the offsets avoids underruns: WebRTC's NetEq does so with its
+//! histogram of relative delays. Here the latest offset of each slot of 100 ms is kept, so that a burst counts once.
 
 /// Length of a slot: one event of a bad network, about one arrival.
 const SLOT_US: u64 = 100_000;
-/// Slots in the window. 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs
-/// no delay 10 s later.
+/// Slots in the window of 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs no delay 10 s
+/// later.
 const SLOTS: usize = 72;
-/// One slot in so many is left out as an accident: 3 % (the third worst of 72), so that two stalls in the window
-/// are forgotten. Leaving out more would miss the worst of jitter on top of a beat, where only each fifth frame counts.
+/// One slot in this many is left out as an accident: the quantile is the third latest of 72 (97 %), so that two stalls in the
+/// window are ignored. Leaving out more would miss jitter on top of a beat, where only each fifth frame is late.
 const ACCIDENT: usize = 36;
-/// Whoever wants the smallest delay leaves out one slot in so many: what is late about once in a second...
+/// For the smallest delay one slot in this many is left out: what is late about once a second...
 const RARE: usize = 10;
-/// ...where that saves more than a packet. Less than that is not worth what is heard of it.
+/// ...if that saves more than this. To save less is not worth the gaps that are heard.
 const WORTH_US: i64 = 30_000;
-/// Lateness beyond the quantile by this is a stall: what comes after it, faster than real time, says nothing
-/// about the network and is not learnt.
+/// An arrival later than the quantile by this is a stall. What comes after it, faster than real time, says nothing about the
+/// network and is not learnt.
 const STALL_US: i64 = 60_000;
-/// Lateness beyond the earliest by this is nothing that delay should bridge, and is not learnt at all.
+/// A relative delay larger than this should not be covered by delay: it is not learnt at all.
 const BEYOND_US: i64 = 250_000;
-/// Earlier than the quantile by this, the source has caught up with a stall that was learnt: networks that jitter by so
-/// much do not carry a conversation.
+/// An arrival earlier than the quantile by this means that a stall was learnt and is over: a network with that much jitter
+/// cannot carry a conversation.
 const OVER_US: i64 = 500_000;
-/// Back within this of the quantile, the source has caught up with its stall.
+/// An arrival within this of the quantile means that the source has caught up with its stall.
 const CAUGHT_UP_US: i64 = 10_000;
-/// A source that has not come closer for this long never will: its new offsets are the truth.
+/// A source whose offsets have not become smaller for this long stays late: its new offsets are right.
 const CATCH_UP_US: u64 = 2_000_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     number: u64,
-    worst_us: i64,
-    best_us: i64,
+    latest_us: i64,
+    least_us: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Steady,
-    /// A stall ended; the source sends what piled up.
+    /// A stall ended, and the source sends what piled up. `least_us`: its least offset so far, at `since_us`.
     CatchingUp {
         least_us: i64,
         since_us: u64,
@@ -49,50 +52,50 @@ enum State {
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Lateness {
+pub(crate) struct RelativeDelay {
     slots: Vec<Slot>,
     next: usize,
-    worst_us: i64,
-    best_us: i64,
+    late_offset_us: i64,
+    least_offset_us: i64,
     state: State,
-    waits_for_rare: bool,
+    covers_rare_delays: bool,
 }
 
-impl Lateness {
-    /// What is late about once in a second is waited for, or is not, for the smallest delay.
-    pub(crate) fn new(waits_for_rare: bool) -> Self {
+impl RelativeDelay {
+    /// `covers_rare_delays`: whether the quantile covers what is late about once a second. Without it the delay is smallest.
+    pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
-            waits_for_rare,
+            covers_rare_delays,
             slots: Vec::with_capacity(SLOTS),
             next: 0,
-            worst_us: 0,
-            best_us: 0,
+            late_offset_us: 0,
+            least_offset_us: 0,
             state: State::Steady,
         }
     }
 
-    /// Forgets everything: the positions start anew.
+    /// Forgets everything: media positions start anew.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new(self.waits_for_rare);
+        *self = Self::new(self.covers_rare_delays);
     }
 
     /// Media of `position_us` arrived.
     pub(crate) fn observe(&mut self, position_us: i64, now_us: u64) {
         let offset_us = now_us as i64 - position_us;
-        let stalled = !self.slots.is_empty() && offset_us > self.worst_us + STALL_US;
+        let stalled = !self.slots.is_empty() && offset_us > self.late_offset_us + STALL_US;
         match self.state {
             State::Steady if stalled => {
                 self.state = State::CatchingUp {
                     least_us: offset_us,
                     since_us: now_us,
                 };
-                if offset_us > self.best_us + BEYOND_US {
+                if offset_us > self.least_offset_us + BEYOND_US {
                     return;
                 }
             }
             State::Steady => {}
             State::CatchingUp { least_us, since_us } => {
-                let caught_up = offset_us <= self.worst_us + CAUGHT_UP_US;
+                let caught_up = offset_us <= self.late_offset_us + CAUGHT_UP_US;
                 let closer = offset_us < least_us - CAUGHT_UP_US;
                 if !caught_up && closer {
                     self.state = State::CatchingUp {
@@ -110,7 +113,7 @@ impl Lateness {
                 self.state = State::Steady;
             }
         }
-        if offset_us < self.worst_us - OVER_US {
+        if offset_us < self.late_offset_us - OVER_US {
             self.reset();
         }
         self.learn(offset_us, now_us / SLOT_US);
@@ -120,17 +123,17 @@ impl Lateness {
         let newest = (self.next + SLOTS - 1) % SLOTS;
         match self.slots.get_mut(newest).filter(|slot| slot.number == number) {
             Some(slot) => {
-                if (slot.best_us..=slot.worst_us).contains(&offset_us) {
+                if (slot.least_us..=slot.latest_us).contains(&offset_us) {
                     return;
                 }
-                slot.worst_us = slot.worst_us.max(offset_us);
-                slot.best_us = slot.best_us.min(offset_us);
+                slot.latest_us = slot.latest_us.max(offset_us);
+                slot.least_us = slot.least_us.min(offset_us);
             }
             None => {
                 let slot = Slot {
                     number,
-                    worst_us: offset_us,
-                    best_us: offset_us,
+                    latest_us: offset_us,
+                    least_us: offset_us,
                 };
                 if self.slots.len() < SLOTS {
                     self.slots.push(slot);
@@ -140,49 +143,49 @@ impl Lateness {
                 self.next = (self.next + 1) % SLOTS;
             }
         }
-        self.judge();
+        self.update_quantile();
     }
 
-    fn judge(&mut self) {
+    fn update_quantile(&mut self) {
         const MOST: usize = SLOTS / RARE;
         let mut worst = [i64::MIN; MOST + 1];
         let accidents = self.slots.len() / ACCIDENT;
-        let skipped = if self.waits_for_rare {
+        let skipped = if self.covers_rare_delays {
             accidents
         } else {
             self.slots.len() / RARE
         };
-        self.best_us = i64::MAX;
+        self.least_offset_us = i64::MAX;
         // Slots count, not time: during a stall nothing is forgotten.
         for slot in &self.slots {
-            self.best_us = self.best_us.min(slot.best_us);
-            // The few worst, in falling order, by insertion.
-            let mut carried = slot.worst_us;
+            self.least_offset_us = self.least_offset_us.min(slot.least_us);
+            // The few latest, in falling order, by insertion.
+            let mut carried = slot.latest_us;
             for place in &mut worst[..=skipped] {
                 if carried > *place {
                     std::mem::swap(place, &mut carried);
                 }
             }
         }
-        self.worst_us = worst[accidents];
-        if self.worst_us - worst[skipped] > WORTH_US {
-            self.worst_us = worst[skipped];
+        self.late_offset_us = worst[accidents];
+        if self.late_offset_us - worst[skipped] > WORTH_US {
+            self.late_offset_us = worst[skipped];
         }
     }
 
-    /// The offset that all but accidents keep.
-    pub(crate) fn worst_us(&self) -> i64 {
-        self.worst_us
+    /// The quantile: an offset that all arrivals but accidents keep.
+    pub(crate) fn late_offset_us(&self) -> i64 {
+        self.late_offset_us
     }
 
     /// The offset of the earliest arrival in the window.
-    pub(crate) fn best_us(&self) -> i64 {
-        self.best_us
+    pub(crate) fn least_offset_us(&self) -> i64 {
+        self.least_offset_us
     }
 
-    /// How much later than the earliest the late ones are.
+    /// The quantile as a relative delay.
     pub(crate) fn spread_us(&self) -> i64 {
-        self.worst_us - self.best_us
+        self.late_offset_us - self.least_offset_us
     }
 }
 
@@ -192,17 +195,17 @@ mod tests {
 
     #[test]
     fn the_beat_of_100_against_80_ms_is_known_after_its_first_round() {
-        let mut lateness = Lateness::new(true);
+        let mut relative_delay = RelativeDelay::new(true);
         for (position_ms, arrival_ms) in [(0, 130), (80, 230), (160, 330), (240, 430), (320, 460)] {
-            lateness.observe(position_ms * 1000, arrival_ms * 1000);
+            relative_delay.observe(position_ms * 1000, arrival_ms * 1000);
         }
-        assert_eq!(lateness.worst_us(), 190_000);
-        assert_eq!(lateness.spread_us(), 60_000);
+        assert_eq!(relative_delay.late_offset_us(), 190_000);
+        assert_eq!(relative_delay.spread_us(), 60_000);
     }
 
     #[test]
     fn a_stall_and_the_burst_after_it_are_forgotten_as_an_accident() {
-        let mut lateness = Lateness::new(true);
+        let mut relative_delay = RelativeDelay::new(true);
         let mut position_ms = 0;
         while position_ms < 10_000 {
             let on_time_ms = position_ms as u64 + 100;
@@ -211,45 +214,45 @@ mod tests {
             } else {
                 on_time_ms
             };
-            lateness.observe(position_ms * 1000, arrival_ms * 1000);
+            relative_delay.observe(position_ms * 1000, arrival_ms * 1000);
             position_ms += 80;
         }
-        assert_eq!(lateness.worst_us(), 100_000);
+        assert_eq!(relative_delay.late_offset_us(), 100_000);
     }
 
     #[test]
-    fn a_source_that_stayed_late_and_catches_up_by_and_by_is_late_no_more() {
-        let mut lateness = Lateness::new(true);
+    fn a_source_that_stayed_late_and_catches_up_slowly_is_late_no_more() {
+        let mut relative_delay = RelativeDelay::new(true);
         let mut late_us = 0;
-        let mut worst_us = 0;
+        let mut late_offset_us = 0;
         for step in 0..500_i64 {
             late_us = match step {
                 0..100 => 0,
                 100..150 => 3_000_000,
                 _ => (late_us - 40_000).max(0),
             };
-            lateness.observe(step * 80_000, (step * 80_000 + late_us) as u64);
-            worst_us = worst_us.max(lateness.worst_us());
+            relative_delay.observe(step * 80_000, (step * 80_000 + late_us) as u64);
+            late_offset_us = late_offset_us.max(relative_delay.late_offset_us());
             if step > 225 {
                 assert!(
-                    lateness.worst_us() <= 500_000,
+                    relative_delay.late_offset_us() <= 500_000,
                     "{} at {step}",
-                    lateness.worst_us()
+                    relative_delay.late_offset_us()
                 );
             }
         }
-        assert_eq!(worst_us, 3_000_000);
-        assert_eq!(lateness.worst_us(), 0);
+        assert_eq!(late_offset_us, 3_000_000);
+        assert_eq!(relative_delay.late_offset_us(), 0);
     }
 
     #[test]
     fn a_source_that_stays_late_is_believed_within_seconds() {
-        let mut lateness = Lateness::new(true);
+        let mut relative_delay = RelativeDelay::new(true);
         for step in 0..300_i64 {
             let late_ms = if step < 100 { 0 } else { 500 };
-            lateness.observe(step * 80_000, (step * 80 + late_ms) as u64 * 1000);
+            relative_delay.observe(step * 80_000, (step * 80 + late_ms) as u64 * 1000);
         }
-        assert_eq!(lateness.worst_us(), 500_000);
-        assert_eq!(lateness.spread_us(), 0);
+        assert_eq!(relative_delay.late_offset_us(), 500_000);
+        assert_eq!(relative_delay.spread_us(), 0);
     }
 }

@@ -1,72 +1,72 @@
-//! Whether somebody speaks on a line: louder than its background for long enough, and louder than an echo would be.
+//! Voice activity: whether somebody speaks on a line, louder than its background for long enough, and louder than an echo.
 //!
-//! A street is loud and steady, a cough is short, and what the caller's own telephone gives back of the agent's
-//! voice is quieter than that voice. [`Voice`] hears one direction, [`Echo`] remembers how loud the other one was.
+//! A street is loud but steady. A cough is short. The echo of the agent's voice from the caller's telephone is quieter than that
+//! voice. [`Vad`] listens to one direction; [`Echo`] remembers how loud the other one was.
 
 use std::collections::VecDeque;
 
 use crate::dsp::noise::rms;
 
-/// Audio is judged in pieces of this length.
+/// Audio is judged in frames of this length.
 const FRAME_MS: u32 = 20;
-/// Over so much audio: an interjection, with the gaps inside a word.
+/// Over so many of them: an interjection, with the gaps inside a word.
 const FRAMES: usize = 20;
-/// So many of them must be louder than the background: a cough or a slammed door is shorter.
+/// So many of those must be louder than the background: a cough or a slammed door is shorter.
 const LOUD_FRAMES: usize = 8;
 /// Speech is this much (10 dB) above the background; a street varies by less.
 const ABOVE_BACKGROUND: f32 = 3.2;
-/// Quieter than this (-50 dBFS) nobody interrupts anybody.
+/// Quieter than this (-50 dBFS) is not speech to the other side.
 const LOUD_AT_LEAST: f32 = 3.2e-3;
 
-/// An echo comes back within this: a mobile network's round trip, the phone's chunk, and our own network.
+/// An echo comes back within this: a mobile network's round trip, the phone's chunk and our own network.
 const ECHO_WITHIN_US: u64 = 1_000_000;
-/// An echo is this much (12 dB) quieter than what it is an echo of, on a line whose echo is not cancelled at all.
-/// Whoever interrupts speaks about as loud as the agent.
+/// An echo is at least this much (12 dB) quieter than its source, even on a line without echo cancellation. A caller who
+/// interrupts is about as loud as the agent.
 const ECHO_AT_MOST: f32 = 0.25;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Voice {
+pub(crate) struct Vad {
     frame: usize,
-    /// How loud the newest pieces were, RMS, 0 for those that were no louder than the background; the oldest first.
-    loud: VecDeque<f32>,
+    /// RMS of the newest frames, the oldest first; 0 for those that were no louder than the background.
+    levels: VecDeque<f32>,
 }
 
-impl Voice {
+impl Vad {
     pub(crate) fn new(rate_hz: u32) -> Self {
         Self {
             frame: (rate_hz / 1000 * FRAME_MS) as usize,
-            loud: VecDeque::with_capacity(FRAMES),
+            levels: VecDeque::with_capacity(FRAMES),
         }
     }
 
-    /// Hears what came over a line whose background has this level (RMS). A rest shorter than a piece is left out.
-    pub(crate) fn hear(&mut self, pcm: &[f32], background: f32) {
+    /// Takes audio from a line whose background has this level (RMS). A rest shorter than a frame is left out.
+    pub(crate) fn observe(&mut self, pcm: &[f32], background: f32) {
         let least = (background * ABOVE_BACKGROUND).max(LOUD_AT_LEAST);
         for frame in pcm.chunks_exact(self.frame) {
             let level = rms(frame);
-            if self.loud.len() == FRAMES {
-                self.loud.pop_front();
+            if self.levels.len() == FRAMES {
+                self.levels.pop_front();
             }
-            self.loud.push_back(if level > least { level } else { 0.0 });
+            self.levels.push_back(if level > least { level } else { 0.0 });
         }
     }
 
-    /// How loud whoever speaks is at the loudest, RMS; 0 while nobody does.
-    pub(crate) fn level(&self) -> f32 {
-        let speaks = self.loud.iter().filter(|&&level| level > 0.0).count() >= LOUD_FRAMES;
+    /// RMS of the loudest frame while somebody speaks, 0 while nobody does.
+    pub(crate) fn speech_level(&self) -> f32 {
+        let speaks = self.levels.iter().filter(|&&level| level > 0.0).count() >= LOUD_FRAMES;
         if speaks {
-            self.loud.iter().copied().fold(0.0, f32::max)
+            self.levels.iter().copied().fold(0.0, f32::max)
         } else {
             0.0
         }
     }
 }
 
-/// How loud the phone's loudspeaker was just now.
+/// How loud the phone's loudspeaker was lately.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Echo {
-    /// When a piece begins to be heard, and how loud it is, RMS.
+    /// When a frame begins to be heard, and its RMS.
     heard: VecDeque<(u64, f32)>,
 }
 
@@ -74,20 +74,23 @@ impl Echo {
     /// `pcm` will be heard from `at_us` on.
     pub(crate) fn plays(&mut self, pcm: &[f32], at_us: u64, now_us: u64, rate_hz: u32) {
         self.forget(now_us);
-        let frame = (rate_hz / 1000 * FRAME_MS) as usize;
-        for (piece_us, piece) in (at_us..).step_by(FRAME_MS as usize * 1000).zip(pcm.chunks(frame)) {
-            self.heard.push_back((piece_us, rms(piece)));
+        let frame_len = (rate_hz / 1000 * FRAME_MS) as usize;
+        for (frame_us, frame) in (at_us..)
+            .step_by(FRAME_MS as usize * 1000)
+            .zip(pcm.chunks(frame_len))
+        {
+            self.heard.push_back((frame_us, rms(frame)));
         }
     }
 
-    /// Nothing more than has been heard by `now_us` will be.
+    /// What was to be heard after `now_us` will not be heard.
     pub(crate) fn cut(&mut self, now_us: u64) {
         while self.heard.back().is_some_and(|&(at_us, _)| at_us > now_us) {
             self.heard.pop_back();
         }
     }
 
-    /// Whether a voice of this level (RMS) is more than what comes back of what was just heard.
+    /// Whether a voice of this level (RMS) is louder than the echo of what was just heard can be.
     pub(crate) fn is_exceeded_by(&mut self, level: f32, now_us: u64) -> bool {
         self.forget(now_us);
         let loudest = self
@@ -98,7 +101,7 @@ impl Echo {
         level > loudest * ECHO_AT_MOST
     }
 
-    /// What was heard so long ago has no echo any more.
+    /// Forgets what was heard too long ago to have an echo.
     fn forget(&mut self, now_us: u64) {
         let since_us = now_us.saturating_sub(ECHO_WITHIN_US);
         while self.heard.front().is_some_and(|&(at_us, _)| at_us < since_us) {
@@ -121,11 +124,11 @@ mod tests {
     }
 
     fn heard(pieces: &[(usize, f32)], background: f32) -> f32 {
-        let mut voice = Voice::new(RATE_HZ);
+        let mut vad = Vad::new(RATE_HZ);
         for &(length_ms, level) in pieces {
-            voice.hear(&ms(length_ms, level), background);
+            vad.observe(&ms(length_ms, level), background);
         }
-        voice.level()
+        vad.speech_level()
     }
 
     #[test]
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cough_is_no_speech() {
+    fn a_cough_is_not_speech() {
         assert_eq!(
             heard(&[(400, BACKGROUND), (140, 0.5), (100, BACKGROUND)], BACKGROUND),
             0.0
@@ -142,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn a_street_is_no_speech_however_loud() {
+    fn a_street_is_not_speech_however_loud() {
         assert_eq!(heard(&[(1000, 0.06)], 0.05), 0.0);
     }
 
     #[test]
-    fn speech_that_has_ended_is_soon_none() {
+    fn speech_that_has_ended_is_soon_silence() {
         assert!(heard(&[(1000, 0.1), (100, BACKGROUND)], BACKGROUND) > 0.0);
         assert_eq!(heard(&[(1000, 0.1), (300, BACKGROUND)], BACKGROUND), 0.0);
     }
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_yet_heard_has_no_echo() {
+    fn audio_that_is_not_heard_yet_has_no_echo() {
         let mut echo = Echo::default();
         echo.plays(&ms(200, 0.2), 1_000_000, 900_000, RATE_HZ);
         assert!(echo.is_exceeded_by(0.01, 900_000));

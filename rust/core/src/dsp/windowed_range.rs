@@ -1,6 +1,6 @@
-//! How far apart a value's least and most were over the last seconds.
+//! The range of a value over the last seconds: its maximum less its minimum.
 
-/// Over this long, in slots: as long as round trips are compared.
+/// The window is slots of this length: four seconds, as long as round trips are compared.
 const SLOT_US: u64 = 500_000;
 const SLOTS: usize = 8;
 
@@ -13,11 +13,11 @@ struct Slot {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Span {
+pub(crate) struct WindowedRange {
     slots: [Option<Slot>; SLOTS],
 }
 
-impl Span {
+impl WindowedRange {
     pub(crate) fn observe(&mut self, value_us: i64, now_us: u64) {
         let number = now_us / SLOT_US;
         match &mut self.slots[number as usize % SLOTS] {
@@ -35,7 +35,8 @@ impl Span {
         }
     }
 
-    pub(crate) fn us(&self, now_us: u64) -> u64 {
+    /// The range at `now_us`; 0 if nothing was observed lately.
+    pub(crate) fn range_us(&self, now_us: u64) -> u64 {
         let oldest = (now_us / SLOT_US).saturating_sub(SLOTS as u64 - 1);
         let recent = self.slots.iter().flatten().filter(|slot| slot.number >= oldest);
         let (least_us, most_us) = recent.fold((i64::MAX, i64::MIN), |(least_us, most_us), slot| {
@@ -50,14 +51,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_knows_the_last_four_seconds_and_no_more() {
-        let mut span = Span::default();
-        assert_eq!(span.us(0), 0);
+    fn the_range_is_that_of_the_last_four_seconds() {
+        let mut range = WindowedRange::default();
+        assert_eq!(range.range_us(0), 0);
         for (at_ms, value_ms) in [(0, 90), (1000, 20), (2000, 50)] {
-            span.observe(value_ms * 1000, at_ms * 1000);
+            range.observe(value_ms * 1000, at_ms * 1000);
         }
-        assert_eq!(span.us(2_000_000), 70_000);
-        assert_eq!(span.us(4_100_000), 30_000);
-        assert_eq!(span.us(60_000_000), 0);
+        assert_eq!(range.range_us(2_000_000), 70_000);
+        assert_eq!(range.range_us(4_100_000), 30_000);
+        assert_eq!(range.range_us(60_000_000), 0);
     }
 }

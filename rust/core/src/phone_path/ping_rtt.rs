@@ -1,130 +1,181 @@
-//! Round trips of pings: how much the way to the phone's end varies, found out before anybody hears it.
+//! Round trips of pings: how long the path to the phone's side and back is, and how much it varies.
 //!
-//! Marks tell that a line was late only after the caller had a hole. Pings take the same way and cost nothing, so they are
-//! sent often while the line is not known yet (a call begins, an agent begins to speak, something has just changed),
-//! now and then while delay is kept for the line's sake, and seldom otherwise.
+//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost nothing, so
+//! they are sent often while the line is not known yet (a call begins, an agent begins to speak, something has just changed),
+//! now and then while a jitter margin is kept, and seldom otherwise.
 
 use std::collections::VecDeque;
 
-/// While something is to be learnt: twenty in a second know nine tenths of what the line does.
+use crate::phone_path::keep_newest;
+
+/// While learning: twenty in a second know nine tenths of what the line does.
 const LEARN_EVERY_US: u64 = 50_000;
 const LEARN_FOR_US: u64 = 1_000_000;
-/// While delay is kept, and while the caller waits for the agent.
+/// While a margin is kept, or may be asked for soon.
 const WATCH_EVERY_US: u64 = 300_000;
-/// Else, to see that a line becomes bad.
+/// Otherwise, to see that a line becomes bad.
 const SELDOM_US: u64 = 1_000_000;
 /// Round trips are compared over this long: with twelve of them in it, jitter of 80 ms looks steady once in a day.
 const WINDOW_US: u64 = 4_000_000;
 const KEPT: usize = 40;
-/// A trip that took longer than others by this was held up by a stall, which is no jitter.
+/// A round trip longer than others by this was held up by a stall, which is no jitter.
 const STALL_US: u64 = 250_000;
 
-/// What the newest round trips say together.
+/// Round trips that differ by this much vary: a packet's length, as a margin for less costs more than it gains.
+pub(super) const VARY_US: u64 = 20_000;
+/// The fewest round trips that tell that a path is steady.
+pub(super) const ENOUGH: usize = 11;
+
+/// How the newest round trips differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Spread {
+pub(super) struct Spread {
     /// How many they are.
-    pub(crate) trips: usize,
+    pub(super) trips: usize,
     /// How much longer than the shortest the longest took.
-    pub(crate) most_us: u64,
+    pub(super) most_us: u64,
     /// The same without the longest: what happened once may have been an accident.
-    pub(crate) usual_us: u64,
+    pub(super) usual_us: u64,
     /// What a quarter of them took longer than.
-    pub(crate) often_us: u64,
+    pub(super) often_us: u64,
+}
+
+impl Spread {
+    /// Whether there are enough round trips to tell that the path is steady, and it is.
+    pub(super) fn is_steady(&self) -> bool {
+        self.trips >= ENOUGH && self.most_us < VARY_US
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Learning {
+    /// No ping was asked for yet: the first begins it.
+    NotBegun,
+    Until(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stall {
+    None,
+    /// Pings that were held up together have come back since then. Those sent before tell nothing.
+    EndedAt(u64),
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Trips {
+pub(super) struct PingRtt {
     due_us: u64,
-    learns_until_us: Option<u64>,
-    /// When each newest ping came back, and how long it took.
+    learning: Learning,
+    /// When each of the newest pings came back, and how long it took.
     trips: VecDeque<(u64, u64)>,
-    /// When the last stall ended, or a little later; 0 when messages are in time again.
-    stalled_us: u64,
+    stall: Stall,
+    /// The path's round trip when it was last steady; `None` since one differed from it.
+    steady_rtt_us: Option<u64>,
 }
 
-impl Trips {
-    pub(crate) fn new() -> Self {
+impl PingRtt {
+    pub(super) fn new() -> Self {
         Self {
             due_us: 0,
-            learns_until_us: None,
+            learning: Learning::NotBegun,
             trips: VecDeque::with_capacity(KEPT),
-            stalled_us: 0,
+            stall: Stall::None,
+            steady_rtt_us: None,
         }
     }
 
     /// Something has changed: from now on pings are sent often for a while.
-    pub(crate) fn learn(&mut self, now_us: u64) {
+    pub(super) fn learn(&mut self, now_us: u64) {
         self.due_us = self.due_us.min(now_us);
-        self.learns_until_us = Some(now_us + LEARN_FOR_US);
+        self.learning = Learning::Until(now_us + LEARN_FOR_US);
     }
 
-    /// Whether a ping shall be sent now. The first time begins the learning.
-    pub(crate) fn take(&mut self, watched: bool, now_us: u64) -> bool {
-        let learns_until_us = *self.learns_until_us.get_or_insert(now_us + LEARN_FOR_US);
+    /// Whether there is something to learn.
+    pub(super) fn is_learning(&self, now_us: u64) -> bool {
+        match self.learning {
+            Learning::NotBegun => true,
+            Learning::Until(until_us) => now_us < until_us,
+        }
+    }
+
+    /// Whether a ping shall be sent now.
+    pub(super) fn ping_due(&mut self, watched: bool, now_us: u64) -> bool {
+        if self.learning == Learning::NotBegun {
+            self.learning = Learning::Until(now_us + LEARN_FOR_US);
+        }
         let due = now_us >= self.due_us;
         if due {
-            self.due_us = now_us
-                + match watched {
-                    _ if now_us < learns_until_us => LEARN_EVERY_US,
-                    true => WATCH_EVERY_US,
-                    false => SELDOM_US,
-                };
+            let every_us = match watched {
+                _ if self.is_learning(now_us) => LEARN_EVERY_US,
+                true => WATCH_EVERY_US,
+                false => SELDOM_US,
+            };
+            self.due_us = now_us + every_us;
         }
         due
     }
 
     /// When the next ping is due while there is something to learn; later ones go with what is sent anyway.
-    pub(crate) fn wake_us(&self) -> Option<u64> {
-        let learns = self.learns_until_us.is_none_or(|until_us| self.due_us < until_us);
-        learns.then_some(self.due_us)
+    pub(super) fn wake_us(&self) -> Option<u64> {
+        match self.learning {
+            Learning::Until(until_us) if self.due_us >= until_us => None,
+            Learning::NotBegun | Learning::Until(_) => Some(self.due_us),
+        }
     }
 
     /// A ping has come back after so long.
-    pub(crate) fn observe(&mut self, trip_us: u64, now_us: u64) {
-        let least_us = self.trips.iter().map(|trip| trip.1).min();
-        let late = least_us.is_some_and(|least_us| trip_us > least_us + STALL_US);
-        let sent_us = now_us.saturating_sub(trip_us);
-        if late && sent_us >= self.stalled_us && self.stalled_us > 0 {
-            // It was sent after what held up others, and is as late: the way has become longer for good.
-            self.trips.clear();
-            self.learn(now_us);
-        } else if late {
-            self.stalled_us = now_us;
-            return;
-        } else if sent_us < self.stalled_us {
-            return; // held up by the same
-        } else {
-            self.stalled_us = 0;
+    pub(super) fn observe(&mut self, rtt_us: u64, now_us: u64) {
+        self.keep(rtt_us, now_us);
+        match self.steady_us(now_us) {
+            Some(steady_us) => self.steady_rtt_us = Some(steady_us),
+            // Another path, perhaps; whether it stays is soon known.
+            None if self.steady_rtt_us.is_some_and(|us| us.abs_diff(rtt_us) > VARY_US) => {
+                self.steady_rtt_us = None;
+                if !self.is_learning(now_us) {
+                    self.learn(now_us);
+                }
+            }
+            None => {}
         }
-        if self.trips.len() == KEPT {
-            self.trips.pop_front();
-        }
-        self.trips.push_back((now_us, trip_us));
     }
 
-    /// Whether there is something to learn.
-    pub(crate) fn learns(&self, now_us: u64) -> bool {
-        self.learns_until_us.is_none_or(|until_us| now_us < until_us)
+    /// Keeps a round trip unless a stall held it up.
+    fn keep(&mut self, rtt_us: u64, now_us: u64) {
+        let late = self
+            .least_us()
+            .is_some_and(|least_us| rtt_us > least_us + STALL_US);
+        let sent_us = now_us.saturating_sub(rtt_us);
+        match self.stall {
+            // Sent after the stall and as late: the path has become longer for good.
+            Stall::EndedAt(ended_us) if late && sent_us >= ended_us => {
+                self.trips.clear();
+                self.learn(now_us);
+            }
+            _ if late => {
+                self.stall = Stall::EndedAt(now_us);
+                return;
+            }
+            Stall::EndedAt(ended_us) if sent_us < ended_us => return,
+            Stall::EndedAt(_) | Stall::None => self.stall = Stall::None,
+        }
+        keep_newest(&mut self.trips, KEPT, (now_us, rtt_us));
     }
 
     /// The shortest of those that are kept.
-    pub(crate) fn least_us(&self) -> Option<u64> {
+    pub(super) fn least_us(&self) -> Option<u64> {
         self.trips.iter().map(|trip| trip.1).min()
     }
 
-    /// The shortest of so many newest ones, if they came of late and differ by less than `vary_us`.
-    pub(crate) fn steady_us(&self, trips: usize, vary_us: u64, now_us: u64) -> Option<u64> {
-        let newest = self.trips.iter().rev().take(trips);
+    /// The path's round trip, if the newest ones came of late and do not vary: the shortest of them.
+    pub(super) fn steady_us(&self, now_us: u64) -> Option<u64> {
+        let newest = self.trips.iter().rev().take(ENOUGH);
         let newest = newest.take_while(|trip| trip.0 + WINDOW_US >= now_us);
-        let (number, least_us, most_us) = newest
-            .fold((0, u64::MAX, 0), |(number, least_us, most_us), trip| {
-                (number + 1, trip.1.min(least_us), trip.1.max(most_us))
-            });
-        (number == trips && most_us - least_us < vary_us).then_some(least_us)
+        let (trips, least_us, most_us) = newest.fold((0, u64::MAX, 0), |(trips, least_us, most_us), trip| {
+            (trips + 1, trip.1.min(least_us), trip.1.max(most_us))
+        });
+        (trips == ENOUGH && most_us - least_us < VARY_US).then_some(least_us)
     }
 
-    pub(crate) fn spread(&self, now_us: u64) -> Spread {
+    pub(super) fn spread(&self, now_us: u64) -> Spread {
         let mut sorted_us = [0; KEPT];
         let mut trips = 0;
         for &(at_us, trip_us) in &self.trips {

@@ -1,386 +1,239 @@
-//! What Exotel still has to play, as far as can be known from here.
+//! What the phone's side still has to play, as marks tell.
 //!
-//! Exotel plays what it gets at real time, so one number says it all: when its queue runs dry if nothing more is
-//! sent. The model starts out pessimistic (nothing takes time on the way). The phone echoes a mark when what was
-//! sent before it has been played; how much later than the model says is a constant of the line, until something
-//! happened there: a stall on the way made Exotel's queue longer for good, or its clock runs at another speed.
-//!
-//! Where the line jitters while that constant is learnt, it is too large. By what the way back varied, echoes tell when
-//! it varies no more: the earliest ones were late all the same. By what the way there varied, Exotel's queue began late
-//! and is as much longer than needed: whoever knows the line's round trips tells ([`ExotelQueue::began_late`]). Should
-//! that prove wrong, as Exotel itself may take its time to play, it is taken back. Where the caller had to wait, the marks
-//! of the silence sent meanwhile tell as much.
-//!
-//! A way that becomes longer, there or back, looks like a longer queue, but is none: pings tell ([`ExotelQueue::takes`]).
+//! The phone's side plays what it gets at real time, so one number says it all: when it is drained if nothing more is sent
+//! (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. Echoes of marks tell
+//! `lengthened = offset - baseline`, as soon as enough of them agree: a stall on the way made the playback longer for good, or
+//! the player's clock runs at another speed.
 
 use std::collections::VecDeque;
 
-use crate::downlink::playout::Mark;
+use crate::phone_path::baseline::{Baseline, Known};
+use crate::phone_path::marks::{Echo, Marks};
+use crate::phone_path::{GRID_US, LARGE_US, Mark, Source, keep_newest};
 
-/// A mark is sent this often...
-const MARK_EVERY_US: u64 = 1_000_000;
-/// ...and so many at first this often, so that a stall in the first seconds is noticed too; and whenever something is
-/// to be learnt of the line.
-const FIRST_MARKS: u32 = 10;
-const FIRST_MARK_EVERY_US: u64 = 80_000;
-/// Marks on their way; a phone that echoes none costs nothing.
-const MARKS_KEPT: usize = 64;
-/// So many echoes tell the line's constant: the earliest of them.
-const ECHOES_FOR_BASE: u32 = 5;
-/// Echoes that agree within this are the truth about the queue, and not the network's jitter...
+/// Echoes that agree within this tell the truth about the playback, and not the network's jitter...
 const AGREE_US: i64 = 10_000;
 /// ...if they are so many...
 const ECHOES_TO_AGREE: usize = 5;
-/// ...or so many, for a change beyond this, which jitter does not make.
+/// ...or so many, for a change beyond [`LARGE_US`], which jitter does not make. There, agreement within one part in
+/// [`AGREE_SHARE`] of the change is enough: the network that stalled still jitters.
 const ECHOES_FOR_LARGE: usize = 3;
-const LARGE_US: i64 = 250_000;
-/// A queue that was taken for longer than needed is made shorter, and a hole tells if it was not, in this time.
-const DOUBTED_FOR_US: u64 = 6_000_000;
-/// Exotel plays on a grid of packets, and what begins anew waits for its next point: by so much the line's constant is
-/// another for each such piece.
-const GRID_US: i64 = 20_000;
-/// So many marks of silence are compared with those of words: networks change while somebody waits for minutes.
-const WAITED_KEPT: usize = 8;
-/// A stall is awaited for so long.
-const OVERDUE_AT_MOST_US: i64 = 30_000_000;
+const AGREE_SHARE: i64 = 16;
 /// A change of this is worth correcting: half a packet.
 const WORTH_US: i64 = 8_000;
-/// Of a large change a share is enough: the network that stalled still jitters.
-const AGREE_SHARE: i64 = 16;
-/// Echoes come as far apart as marks are played. Those in less than this share of it piled up behind a stall of the
-/// way back, and tell nothing.
-const PILED_UP_SHARE: i64 = 2;
-
-#[derive(Debug, Clone, Copy)]
-struct Pending {
-    number: u32,
-    played_us: i64,
-    aside: bool,
-}
+/// So many marks of silence are compared with those of words: networks change while somebody waits for minutes.
+const SILENCE_KEPT: usize = 8;
+/// An overdue mark is awaited for so long. A phone that has stopped echoing is not asked for longer.
+const OVERDUE_AT_MOST_US: i64 = 30_000_000;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct ExotelQueue {
-    dry_us: u64,
-    /// How much of `dry_us` was learnt from echoes.
-    shift_us: i64,
-    epoch: u32,
-    next_mark: u32,
-    marked_us: Option<u64>,
-    /// Whether what was sent last was no engine's: silence or music while the caller waits.
-    aside: bool,
-    /// Offsets of that, before the first words: they tell the line's constant even if a stall spoils the words' marks.
-    waited: VecDeque<i64>,
-    pending: VecDeque<Pending>,
-    base_us: Option<i64>,
-    /// By how much the base may be too large: the way back varied by that when it was learnt.
-    doubt_us: i64,
-    /// A change was measured while the way back varied, on top of whatever base there was: what echoes tell later is what
-    /// that measurement was off by, and nothing of the base.
-    moved_in_doubt: bool,
-    /// Of the base, what was taken for a late beginning, and until when that is doubted.
-    late_us: i64,
-    late_until_us: u64,
-    /// How long messages took there and back when that was last known.
-    trip_us: Option<i64>,
-    /// Of the base, what the ways have become longer by since.
-    longer_us: i64,
-    echoes: u32,
+pub(super) struct RemotePlayback {
+    drained_at_us: u64,
+    lengthened_us: i64,
+    last_sent: Source,
+    marks: Marks,
+    /// Offsets of the newest echoes since the last `clear`.
     recent: VecDeque<i64>,
-    /// The newest echo: when it came, and when its mark should have been played.
-    echoed: Option<(u64, i64)>,
+    /// Offsets behind silence, before the first words: they tell the baseline even if a stall holds the first words up.
+    silence: VecDeque<i64>,
+    baseline: Baseline,
 }
 
-impl ExotelQueue {
-    pub(crate) fn new() -> Self {
+impl RemotePlayback {
+    pub(super) fn new() -> Self {
         Self {
-            dry_us: 0,
-            shift_us: 0,
-            epoch: 0,
-            next_mark: 0,
-            marked_us: None,
-            aside: false,
-            waited: VecDeque::with_capacity(WAITED_KEPT),
-            pending: VecDeque::with_capacity(MARKS_KEPT),
-            base_us: None,
-            doubt_us: 0,
-            moved_in_doubt: false,
-            late_us: 0,
-            late_until_us: 0,
-            trip_us: None,
-            longer_us: 0,
-            echoes: 0,
+            drained_at_us: 0,
+            lengthened_us: 0,
+            last_sent: Source::Bridge,
+            marks: Marks::new(),
             recent: VecDeque::with_capacity(ECHOES_TO_AGREE),
-            echoed: None,
+            silence: VecDeque::with_capacity(SILENCE_KEPT),
+            baseline: Baseline::Unknown,
         }
     }
 
-    /// When what is sent next will be heard, at the earliest.
-    pub(crate) fn next_plays_us(&self, now_us: u64) -> u64 {
-        self.dry_us.max(now_us)
+    /// When it is drained, which may be past.
+    pub(super) fn drained_at_us(&self) -> u64 {
+        self.drained_at_us
     }
 
-    /// When it runs dry, which may be over.
-    pub(crate) fn dry_us(&self) -> u64 {
-        self.dry_us
+    pub(super) fn sent(&mut self, source: Source, duration_us: u64, now_us: u64) {
+        self.drained_at_us = self.drained_at_us.max(now_us) + duration_us;
+        self.last_sent = source;
     }
 
-    pub(crate) fn depth_us(&self, now_us: u64) -> u64 {
-        self.dry_us.saturating_sub(now_us)
-    }
-
-    pub(crate) fn sent(&mut self, duration_us: u64, now_us: u64) {
-        self.dry_us = self.next_plays_us(now_us) + duration_us;
-        self.aside = false;
-    }
-
-    /// The same for silence while the caller waits.
-    pub(crate) fn sent_aside(&mut self, duration_us: u64, now_us: u64) {
-        self.sent(duration_us, now_us);
-        self.aside = true;
-    }
-
-    /// `clear` was sent: Exotel holds nothing, and older marks mean nothing.
-    pub(crate) fn cleared(&mut self, now_us: u64) {
-        self.dry_us = now_us;
-        self.epoch += 1;
-        self.pending.clear();
+    /// `clear` was sent: the phone's side holds nothing.
+    pub(super) fn cleared(&mut self, now_us: u64) {
+        self.drained_at_us = now_us;
+        self.marks.cleared();
         self.recent.clear();
     }
 
-    /// How much later than the quickest message its first audio came, if that is known by now.
-    pub(crate) fn began_late_us(&self, least_trip_us: u64) -> Option<i64> {
-        let base_us = self.base_us.filter(|_| self.echoes >= ECHOES_FOR_BASE)?;
-        Some(base_us - least_trip_us as i64)
+    /// The calibrated baseline, if there is one.
+    pub(super) fn baseline(&mut self) -> Option<&mut Known> {
+        self.baseline.known()
     }
 
-    /// Whether the line's constant is known as well as it can be.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.echoes > ECHOES_FOR_BASE && self.doubt_us == 0
-    }
-
-    /// Its first audio came so late that it holds this much more than the model says, and than is needed.
-    pub(crate) fn began_late(&mut self, late_us: i64, now_us: u64) {
-        let Some(base_us) = &mut self.base_us else {
-            return;
-        };
-        *base_us -= late_us;
-        self.doubt_no_longer(now_us);
-        self.late_us += late_us;
-        self.late_until_us = now_us + DOUBTED_FOR_US;
-        self.grow(late_us);
-    }
-
-    /// Messages take so long there and back now, in µs. By what that has changed since it was known, the line's constant has
-    /// too: it was taken for a queue that became longer, or for one that did not become shorter.
-    pub(crate) fn takes(&mut self, trip_us: u64) {
-        let trip_us = trip_us as i64;
-        let Some(base_us) = self.base_us.filter(|_| self.echoes >= ECHOES_FOR_BASE) else {
-            return;
-        };
-        let known_us = self.trip_us.get_or_insert(trip_us);
-        let longer_us = trip_us - *known_us;
-        if (-GRID_US..=AGREE_US).contains(&longer_us) {
-            return;
+    /// The first audio came late by so much more than was known: the phone holds that much more than the model says.
+    pub(super) fn started_late(&mut self, late_us: i64, now_us: u64) {
+        if let Some(known) = self.baseline.known() {
+            known.started_late(late_us, now_us);
+            self.lengthen(late_us);
         }
-        *known_us = trip_us;
-        // At first it may have seemed longer than it was: down it goes to what is possible for certain, or to where it was.
-        let less_us = self.longer_us.max(base_us - GRID_US - trip_us);
-        let longer_us = longer_us.max(-less_us);
-        self.longer_us = (self.longer_us + longer_us).max(0);
-        self.base_us = Some(base_us + longer_us);
-        self.waited.clear();
-        self.grow(-longer_us);
     }
 
-    /// A mark to send now, if one is due: oftener while something is to be learnt.
-    pub(crate) fn take_mark(&mut self, learns: bool, now_us: u64) -> Option<Mark> {
+    /// Round trips take this long now, steadily. Another path changes the baseline, not the playback.
+    pub(super) fn path_takes(&mut self, rtt_us: u64) {
+        let changed_us = self
+            .baseline
+            .known()
+            .and_then(|known| known.path_takes(rtt_us as i64));
+        if let Some(changed_us) = changed_us {
+            self.silence.clear();
+            self.lengthen(-changed_us);
+        }
+    }
+
+    /// A mark to send now, if one is due: more often while something is to be learnt.
+    pub(super) fn mark_due(&mut self, learning: bool, now_us: u64) -> Option<Mark> {
         let overdue = self.is_overdue(now_us);
-        if overdue && self.pending.len() == MARKS_KEPT {
-            return None; // the oldest is the one that will tell
-        }
-        let doubts = now_us < self.late_until_us;
-        let every_us = if learns || overdue || doubts || self.next_mark < FIRST_MARKS {
-            FIRST_MARK_EVERY_US
-        } else {
-            MARK_EVERY_US
-        };
-        let due = self
-            .marked_us
-            .is_none_or(|marked_us| now_us >= marked_us + every_us);
-        if self.dry_us <= now_us || !due {
+        let on_trial = self
+            .baseline
+            .known()
+            .is_some_and(|known| known.is_on_trial(now_us));
+        let fast = learning || overdue || on_trial;
+        if self.drained_at_us <= now_us || overdue && self.marks.is_full() || !self.marks.is_due(fast, now_us)
+        {
             return None;
         }
-        self.marked_us = Some(now_us);
-        let number = self.next_mark;
-        self.next_mark = self.next_mark.wrapping_add(1);
-        if self.pending.len() == MARKS_KEPT {
-            self.pending.pop_front();
-        }
-        self.pending.push_back(Pending {
-            number,
-            played_us: self.dry_us as i64 - self.shift_us,
-            aside: self.aside,
-        });
-        Some(Mark {
-            epoch: self.epoch,
-            number,
-        })
+        let planned_us = self.drained_at_us as i64 - self.lengthened_us;
+        Some(self.marks.send(planned_us, self.last_sent, now_us))
     }
 
-    /// Whether the oldest mark should have come back by now: what is sent has stalled, and when it gets there the marks
-    /// among it shall soon tell how much it is. A phone that echoes no more is not asked for long.
+    /// Whether the oldest mark should have come back by now. Then what was sent has stalled, and the marks among it shall
+    /// tell by how much as soon as it arrives.
     fn is_overdue(&self, now_us: u64) -> bool {
-        let (Some(base_us), Some(oldest)) = (self.base_us, self.pending.front()) else {
+        let (Some(baseline_us), Some(planned_us)) = (self.baseline.us(), self.marks.oldest_planned_us())
+        else {
             return false;
         };
-        let late_us = now_us as i64 - (oldest.played_us + self.shift_us + base_us);
+        let late_us = now_us as i64 - (planned_us + self.lengthened_us + baseline_us);
         (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
     }
 
-    /// A mark came back; its way to us takes up to `return_us` longer at times. Returns by how much the queue proved
-    /// longer than thought (negative: shorter).
-    pub(crate) fn marked(&mut self, mark: Mark, return_us: u64, now_us: u64) -> i64 {
-        if mark.epoch != self.epoch {
-            return 0;
-        }
-        let Some(at) = self
-            .pending
-            .iter()
-            .position(|pending| pending.number == mark.number)
-        else {
-            return 0;
-        };
-        let Pending { played_us, aside, .. } = self.pending[at];
-        self.pending.drain(..=at);
-        let before = self.echoed.replace((now_us, played_us));
-        if before.is_some_and(|(echoed_us, before_us)| {
-            now_us.saturating_sub(echoed_us) as i64 * PILED_UP_SHARE < played_us - before_us
-        }) {
-            return 0;
-        }
-        let offset_us = now_us as i64 - played_us;
-        if aside {
-            // In mid-call it comes behind words that nobody waits for any more.
-            if self.echoes < ECHOES_FOR_BASE {
-                if self.waited.len() == WAITED_KEPT {
-                    self.waited.pop_front();
+    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns by how much the playback
+    /// proved longer than thought (negative: shorter).
+    pub(super) fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
+        let return_jitter_us = return_jitter_us as i64;
+        match self.marks.echoed(mark, now_us) {
+            Some(Echo {
+                offset_us,
+                source: Source::Agent,
+            }) => {
+                keep_newest(&mut self.recent, ECHOES_TO_AGREE, offset_us);
+                let silence_us = self.silence_offset_us();
+                let calibrated = self.baseline.observe(offset_us, silence_us, return_jitter_us);
+                if calibrated && self.newest_agreed_us().is_some() {
+                    self.compare_with_silence(now_us);
                 }
-                self.waited.push_back(offset_us);
+                self.measure(return_jitter_us, now_us)
             }
-            return 0;
-        }
-        self.echoes += 1;
-        if self.recent.len() == ECHOES_TO_AGREE {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(offset_us);
-        let base_us = match self.base_us {
-            Some(base_us) if self.echoes > ECHOES_FOR_BASE => base_us,
-            Some(base_us) => base_us.min(offset_us - self.shift_us),
-            None => offset_us,
-        };
-        let base_us = match self.about_us() {
-            Some(about_us) if base_us > about_us + LARGE_US => about_us,
-            _ => base_us,
-        };
-        self.base_us = Some(base_us);
-        if self.echoes <= ECHOES_FOR_BASE {
-            self.doubt_us = self.doubt_us.max(return_us as i64);
-        }
-        let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
-        let agree = self.recent.len() == ECHOES_TO_AGREE && most_us - least_us <= AGREE_US;
-        if self.echoes == ECHOES_FOR_BASE && agree {
-            self.compare_with_silence(now_us);
-        }
-        self.judge(return_us as i64, now_us)
-    }
-
-    /// If the marks of words are later than those of the silence before by more than can be, the first words were held up on
-    /// their way, and all that follows waits as long at Exotel.
-    fn compare_with_silence(&mut self, now_us: u64) {
-        let (Some(base_us), Some(about_us)) = (self.base_us, self.about_us()) else {
-            return;
-        };
-        let late_us = base_us - about_us - GRID_US;
-        if late_us > AGREE_US {
-            self.waited.clear();
-            self.began_late(late_us, now_us);
+            Some(Echo {
+                offset_us,
+                source: Source::Bridge,
+            }) => {
+                // In mid-call silence comes behind words whose delay says nothing about the baseline.
+                if self.baseline.known().is_none() {
+                    keep_newest(&mut self.silence, SILENCE_KEPT, offset_us);
+                }
+                0
+            }
+            None => 0,
         }
     }
 
-    /// The line's constant as what was sent while the caller waited tells it.
-    fn about_us(&self) -> Option<i64> {
-        self.waited.iter().min().copied()
-    }
-
-    /// The least and the most offset of so many newest echoes.
-    fn newest(&self, echoes: usize) -> (i64, i64) {
-        let newest = self.recent.iter().rev().take(echoes);
-        newest.fold((i64::MAX, i64::MIN), |(least, most), &us| {
-            (least.min(us), most.max(us))
-        })
-    }
-
-    fn judge(&mut self, return_us: i64, now_us: u64) -> i64 {
-        let Some(base_us) = self.base_us.filter(|_| self.recent.len() == ECHOES_TO_AGREE) else {
-            return 0;
-        };
-        self.doubt_no_longer(now_us);
-        let (least_us, most_us) = self.newest(ECHOES_FOR_LARGE);
-        let large_us = least_us - base_us - self.shift_us;
-        let change_us = if large_us > LARGE_US && most_us - least_us < large_us / AGREE_SHARE {
-            large_us
-        } else {
-            let (least_us, most_us) = self.newest(ECHOES_TO_AGREE);
-            let mut change_us = least_us - base_us - self.shift_us;
-            if most_us - least_us > AGREE_US {
-                return 0;
+    /// By how much the newest echoes say that the playback has lengthened since it was last measured.
+    fn measure(&mut self, return_jitter_us: i64, now_us: u64) -> i64 {
+        let change_us = self
+            .large_change_us()
+            .or_else(|| self.small_change_us(return_jitter_us, now_us))
+            .unwrap_or(0);
+        if change_us != 0 {
+            if return_jitter_us >= WORTH_US
+                && let Some(known) = self.baseline.known()
+            {
+                known.measured_in_jitter();
             }
-            if return_us < WORTH_US {
-                change_us -= self.settle(change_us, now_us);
-            }
-            // What the way back does at times could do that too.
-            if change_us.abs() < WORTH_US.max(return_us) {
-                return 0;
-            }
-            // So much of it did not begin late.
-            let back_us = change_us.clamp(0, self.late_us);
-            self.late_us -= back_us;
-            self.base_us = self.base_us.map(|base_us| base_us + back_us);
-            change_us - back_us
-        };
-        if change_us == 0 {
-            return 0;
+            self.lengthen(change_us);
+            self.drained_at_us = self.drained_at_us.max(now_us);
         }
-        self.moved_in_doubt |= return_us >= WORTH_US;
-        self.grow(change_us);
-        self.dry_us = self.dry_us.max(now_us);
         change_us
     }
 
-    /// The way back varies no more: corrects the base by what of a change is the base's fault, and returns that.
-    fn settle(&mut self, change_us: i64, now_us: u64) -> i64 {
-        // A base that stays too large is delay, one that becomes too small is a hole.
-        let doubt_us = if self.moved_in_doubt { 0 } else { self.doubt_us };
-        let correction_us = change_us.clamp(-doubt_us, self.late_us);
-        self.doubt_us = 0;
-        self.late_us -= correction_us.max(0);
-        self.base_us = self.base_us.map(|base_us| base_us + correction_us);
-        self.compare_with_silence(now_us);
-        correction_us
+    /// A change that jitter does not make, from a few echoes.
+    fn large_change_us(&mut self) -> Option<i64> {
+        self.newest(ECHOES_TO_AGREE)?;
+        let (least_us, most_us) = self.newest(ECHOES_FOR_LARGE)?;
+        let change_us = least_us - self.baseline.known()?.us() - self.lengthened_us;
+        (change_us > LARGE_US && most_us - least_us < change_us / AGREE_SHARE).then_some(change_us)
     }
 
-    /// A late beginning that nothing spoke against for so long was one.
-    fn doubt_no_longer(&mut self, now_us: u64) {
-        if now_us >= self.late_until_us {
-            self.late_us = 0;
+    /// A change from echoes that agree, less what of it is the baseline's error.
+    fn small_change_us(&mut self, return_jitter_us: i64, now_us: u64) -> Option<i64> {
+        let least_us = self.newest_agreed_us()?;
+        let known = self.baseline.known()?;
+        let mut change_us = least_us - known.us() - self.lengthened_us;
+        if return_jitter_us < WORTH_US {
+            change_us -= known.correct(change_us, now_us);
+            self.compare_with_silence(now_us);
+        }
+        // The return path's jitter could make that, too.
+        if change_us.abs() < WORTH_US.max(return_jitter_us) {
+            return None;
+        }
+        let back_us = self.baseline.known()?.take_back(change_us, now_us);
+        Some(change_us - back_us)
+    }
+
+    /// If marks of words come back later than those of the silence before them by more than can be, the first words were
+    /// held up on their way, and all that follows waits as long at the phone.
+    fn compare_with_silence(&mut self, now_us: u64) {
+        let (Some(baseline_us), Some(silence_us)) = (self.baseline.us(), self.silence_offset_us()) else {
+            return;
+        };
+        let late_us = baseline_us - silence_us - GRID_US;
+        if late_us > AGREE_US {
+            self.silence.clear();
+            self.started_late(late_us, now_us);
         }
     }
 
-    fn grow(&mut self, by_us: i64) {
-        self.shift_us += by_us;
-        self.dry_us = self.dry_us.saturating_add_signed(by_us);
+    /// The baseline as marks of silence tell it.
+    fn silence_offset_us(&self) -> Option<i64> {
+        self.silence.iter().min().copied()
+    }
+
+    /// The least of the newest offsets, if they agree.
+    fn newest_agreed_us(&self) -> Option<i64> {
+        let (least_us, most_us) = self.newest(ECHOES_TO_AGREE)?;
+        (most_us - least_us <= AGREE_US).then_some(least_us)
+    }
+
+    /// The least and the most of so many newest offsets; `None` if there are fewer.
+    fn newest(&self, echoes: usize) -> Option<(i64, i64)> {
+        if self.recent.len() < echoes {
+            return None;
+        }
+        let newest = self.recent.iter().rev().take(echoes);
+        Some(newest.fold((i64::MAX, i64::MIN), |(least_us, most_us), &us| {
+            (us.min(least_us), us.max(most_us))
+        }))
+    }
+
+    fn lengthen(&mut self, by_us: i64) {
+        self.lengthened_us += by_us;
+        self.drained_at_us = self.drained_at_us.saturating_add_signed(by_us);
     }
 }
 
@@ -390,27 +243,32 @@ mod tests {
 
     const FRAME_US: u64 = 80_000;
 
-    /// Sends a frame every 80 ms and echoes marks when `plays` says that they were played; returns the corrections.
+    /// Sends a frame every 80 ms. `plays` maps the time at which a mark is planned to be played to the time of its echo. Returns the
+    /// corrections.
     fn corrections(frames: u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
         corrections_of(frames, |_| 0, plays)
     }
 
-    /// The same on a way back that varies.
-    fn corrections_of(frames: u64, return_us: impl Fn(u64) -> u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
-        let mut queue = ExotelQueue::new();
+    /// The same over a return path that varies.
+    fn corrections_of(
+        frames: u64,
+        return_jitter_us: impl Fn(u64) -> u64,
+        plays: impl Fn(u64) -> u64,
+    ) -> Vec<i64> {
+        let mut playback = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut corrections = Vec::new();
         for frame in 0..frames {
             let now_us = frame * FRAME_US;
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                let change_us = queue.marked(mark, return_us(at_us), at_us);
+                let change_us = playback.mark_echoed(mark, return_jitter_us(at_us), at_us);
                 if change_us != 0 {
                     corrections.push(change_us);
                 }
             }
-            queue.sent(FRAME_US, now_us);
-            if let Some(mark) = queue.take_mark(false, now_us) {
+            playback.sent(Source::Agent, FRAME_US, now_us);
+            if let Some(mark) = playback.mark_due(false, now_us) {
                 echoes.push_back((plays(now_us + FRAME_US), mark));
             }
         }
@@ -429,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_way_back_varied_while_the_queue_grew_is_not_the_lines_fault() {
+    fn return_jitter_while_the_playback_lengthens_does_not_change_the_baseline() {
         let jitters = |ideal_us| ideal_us < 30_000_000;
-        let return_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
+        let return_jitter_us = |now_us| if jitters(now_us) { 70_000 } else { 0 };
         let late_us = |ideal_us| {
             let grown_us = if ideal_us > 10_000_000 { 600_000 } else { 0 };
-            // The quickest echoes came in no time before it grew, and not while that was measured.
+            // Before it grew the quickest echoes came at once; while that was measured none did.
             let varied_us = match ideal_us / FRAME_US % 3 {
                 _ if !jitters(ideal_us) => 0,
                 sometimes if grown_us == 0 => 15_000 * sometimes,
@@ -442,7 +300,7 @@ mod tests {
             };
             ideal_us + 100_000 + grown_us + varied_us
         };
-        let corrections = corrections_of(1000, return_us, late_us);
+        let corrections = corrections_of(1000, return_jitter_us, late_us);
         assert!(corrections[0] > 630_000, "{corrections:?}");
         let total_us: i64 = corrections.iter().sum();
         assert_eq!(total_us, 600_000, "{corrections:?}");
@@ -456,30 +314,31 @@ mod tests {
     }
 
     #[test]
-    fn silence_in_mid_call_tells_nothing_new_of_a_line_whose_player_is_fast() {
-        const TRIP_US: u64 = 50_000;
-        let mut queue = ExotelQueue::new();
+    fn silence_in_mid_call_does_not_change_the_baseline_of_a_fast_player() {
+        const ONE_WAY_US: u64 = 50_000;
+        let mut playback = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
-        let mut player_dry_us = 0;
+        let mut player_drained_at_us = 0;
         let mut corrections = Vec::new();
-        // An hour of words, a few seconds without anything, silence while the caller waits, and words again.
+        // An hour of speech, a few seconds of nothing, silence while the caller waits, and speech again.
         for now_us in (0..3_700_000_000_u64).step_by(20_000) {
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                corrections.push((now_us, queue.marked(mark, 0, at_us)));
+                corrections.push((now_us, playback.mark_echoed(mark, 0, at_us)));
             }
             let second = now_us / 1_000_000;
-            if (3600..3605).contains(&second) || queue.depth_us(now_us) > 160_000 {
+            if (3600..3605).contains(&second) || playback.drained_at_us().saturating_sub(now_us) > 160_000 {
                 continue;
             }
             if (3605..3610).contains(&second) {
-                queue.sent_aside(FRAME_US, now_us);
+                playback.sent(Source::Bridge, FRAME_US, now_us);
             } else {
-                queue.sent(FRAME_US, now_us);
+                playback.sent(Source::Agent, FRAME_US, now_us);
             }
-            player_dry_us = player_dry_us.max(now_us + TRIP_US) + FRAME_US - FRAME_US / 10_000;
-            if let Some(mark) = queue.take_mark(false, now_us) {
-                echoes.push_back((player_dry_us + TRIP_US, mark));
+            player_drained_at_us =
+                player_drained_at_us.max(now_us + ONE_WAY_US) + FRAME_US - FRAME_US / 10_000;
+            if let Some(mark) = playback.mark_due(false, now_us) {
+                echoes.push_back((player_drained_at_us + ONE_WAY_US, mark));
             }
         }
         let total_us: i64 = corrections.iter().map(|correction| correction.1).sum();
@@ -494,24 +353,24 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_dies_in_a_stall_leaves_the_lines_constant_alone() {
-        const TRIP_US: u64 = 50_000;
+    fn an_engine_that_dies_in_a_stall_leaves_the_baseline_alone() {
+        const ONE_WAY_US: u64 = 50_000;
         let (stall, dies_us, again_us) = (20_000_000..22_000_000, 21_500_000, 29_500_000);
-        let mut queue = ExotelQueue::new();
+        let mut playback = RemotePlayback::new();
         let mut echoes: VecDeque<(u64, Mark)> = VecDeque::new();
-        let (mut player_dry_us, mut silence_us, mut holes) = (0, 0, 0);
+        let (mut player_drained_at_us, mut silence_us, mut holes) = (0, 0, 0);
         for now_us in (0..60_000_000_u64).step_by(20_000) {
             while let Some(&(at_us, mark)) = echoes.front().filter(|(at_us, _)| *at_us <= now_us) {
                 echoes.pop_front();
-                queue.marked(mark, 0, at_us);
+                playback.mark_echoed(mark, 0, at_us);
             }
             let mut sent_us = FRAME_US;
             if (dies_us..dies_us + 400_000).contains(&now_us) {
-                // The sound over a gap.
-                if queue.depth_us(now_us) > 60_000 {
+                // The announcement that covers the gap.
+                if playback.drained_at_us().saturating_sub(now_us) > 60_000 {
                     continue;
                 }
-                queue.sent_aside(sent_us, now_us);
+                playback.sent(Source::Bridge, sent_us, now_us);
                 silence_us = now_us + 1_000_000;
             } else if (dies_us..again_us).contains(&now_us) {
                 if now_us < silence_us {
@@ -519,43 +378,43 @@ mod tests {
                 }
                 silence_us += 1_000_000;
                 sent_us = 20_000;
-                queue.sent_aside(sent_us, now_us);
+                playback.sent(Source::Bridge, sent_us, now_us);
             } else {
-                if queue.depth_us(now_us) > 100_000 {
+                if playback.drained_at_us().saturating_sub(now_us) > 100_000 {
                     continue;
                 }
-                queue.sent(sent_us, now_us);
+                playback.sent(Source::Agent, sent_us, now_us);
             }
-            let mut arrives_us = now_us + TRIP_US;
+            let mut arrives_us = now_us + ONE_WAY_US;
             if stall.contains(&arrives_us) {
                 arrives_us = stall.end;
             }
-            holes += u64::from(now_us > again_us + 1_000_000 && player_dry_us < arrives_us);
-            player_dry_us = player_dry_us.max(arrives_us) + sent_us;
-            if let Some(mark) = queue.take_mark(false, now_us) {
-                echoes.push_back((player_dry_us + TRIP_US, mark));
+            holes += u64::from(now_us > again_us + 1_000_000 && player_drained_at_us < arrives_us);
+            player_drained_at_us = player_drained_at_us.max(arrives_us) + sent_us;
+            if let Some(mark) = playback.mark_due(false, now_us) {
+                echoes.push_back((player_drained_at_us + ONE_WAY_US, mark));
             }
         }
         assert_eq!(holes, 0);
-        assert_eq!(queue.base_us, Some(100_000));
+        assert_eq!(playback.baseline.us(), Some(100_000));
     }
 
     #[test]
-    fn what_trips_become_longer_by_is_no_queue_however_slow_the_pongs_are() {
+    fn a_longer_round_trip_is_no_longer_playback_however_slow_the_pongs_are() {
         for pongs_late_us in [0, 50_000] {
-            let mut queue = ExotelQueue::new();
+            let mut playback = RemotePlayback::new();
             let base_us = 110_000;
             for frame in 0..20 {
                 let now_us = frame * FRAME_US;
-                queue.sent(FRAME_US, now_us);
-                let mark = queue
-                    .take_mark(true, now_us)
+                playback.sent(Source::Agent, FRAME_US, now_us);
+                let mark = playback
+                    .mark_due(true, now_us)
                     .expect("one is due with every frame");
-                queue.marked(mark, 0, now_us + FRAME_US + base_us);
+                playback.mark_echoed(mark, 0, now_us + FRAME_US + base_us);
             }
             let mut takes = |trip_us: u64| {
-                queue.takes(trip_us + pongs_late_us);
-                (queue.base_us.map(|us| us as u64), queue.shift_us)
+                playback.path_takes(trip_us + pongs_late_us);
+                (playback.baseline.us().map(|us| us as u64), playback.lengthened_us)
             };
             assert_eq!(takes(100_000), (Some(base_us), 0));
             let longer = takes(400_000);
@@ -565,13 +424,15 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_another_epoch_are_ignored() {
-        let mut queue = ExotelQueue::new();
-        queue.sent(FRAME_US, 0);
-        let mark = queue.take_mark(false, 0).expect("the first mark is due at once");
-        queue.cleared(10_000);
+    fn marks_sent_before_a_clear_are_ignored() {
+        let mut playback = RemotePlayback::new();
+        playback.sent(Source::Agent, FRAME_US, 0);
+        let mark = playback
+            .mark_due(false, 0)
+            .expect("the first mark is due at once");
+        playback.cleared(10_000);
         for _ in 0..10 {
-            assert_eq!(queue.marked(mark, 0, 5_000_000), 0);
+            assert_eq!(playback.mark_echoed(mark, 0, 5_000_000), 0);
         }
     }
 }

@@ -7,7 +7,7 @@
 //! - when the phone is later than it ever is, comfort noise takes its place, at the phone's own pace;
 //! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
 //!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock;
-//! - an engine that is slower than the caller is given less than is said ([`Arrears`]): made shorter, or nothing for a while;
+//! - an engine that is slower than the caller is given less than is said ([`EngineBacklog`]): made shorter, or nothing for a while;
 //! - an engine that does not answer any more is fed no more than a backlog is worth, so that it has little to work off when it
 //!   (or the network to it) is back: until then, again, only the newest 80 ms are kept.
 //!
@@ -16,14 +16,14 @@
 
 use crate::dsp::drift::Drift;
 use crate::dsp::noise::ComfortNoise;
-use crate::dsp::relative_delay::Lateness;
-use crate::dsp::sync_buffer::{Backlog, cross_fade};
+use crate::dsp::relative_delay::RelativeDelay;
+use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
-use crate::dsp::vad::Voice;
-use crate::dsp::windowed_range::Span;
+use crate::dsp::vad::Vad;
+use crate::dsp::windowed_range::WindowedRange;
 use crate::error::{Error, Result};
-use crate::uplink::engine_backlog::{Arrears, Spare};
-use crate::uplink::stall_timeout::Patience;
+use crate::uplink::engine_backlog::{EngineBacklog, Shed};
+use crate::uplink::stall_timeout::StallTimeout;
 
 /// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
 pub const FRAME_MS: u32 = 80;
@@ -39,7 +39,7 @@ const FIRST_AUDIO_US: u64 = 300_000;
 const CATCH_UP_US: u64 = 2_300_000;
 /// An engine that has not answered for so long, or for as long as a backlog may be if that is longer, is fed no
 /// further: networks hesitate for less.
-const PATIENCE_US: u64 = 1_000_000;
+const SILENT_ENGINE_US: u64 = 1_000_000;
 /// An engine that does not answer is given one frame in so long: if it lost what it had, it needs one to speak up.
 const PROBE_US: u64 = 2_000_000;
 /// What was put in and is not missing any more after this time was lost by the phone, not late.
@@ -87,6 +87,8 @@ pub struct IntakeStats {
     pub dropped: u64,
     /// Samples that were withheld from an engine that did not answer.
     pub withheld: u64,
+    /// Of what was removed or cut, what was so for an engine that is behind.
+    pub shed: u64,
     /// How often it was behind for so long that it was given less than was said.
     pub slow: u64,
     /// How often it did not answer for so long that audio was withheld from it.
@@ -106,7 +108,7 @@ pub struct IntakeStats {
     /// The longest of those, from when the audio was due.
     pub longest_stall_us: u64,
     /// How late the phone's audio usually is at worst, against its earliest.
-    pub lateness_us: u64,
+    pub relative_delay_us: u64,
     /// How late it must be to be called stalled.
     pub wait_us: u64,
     /// How long a sample arriving now waits here before the model gets it.
@@ -139,41 +141,41 @@ pub struct Intake {
     rate_hz: u32,
     config: IntakeConfig,
     state: State,
-    queue: Backlog,
+    queue: SyncBuffer,
     noise: ComfortNoise,
-    lateness: Lateness,
-    patience: Patience,
+    relative_delay: RelativeDelay,
+    stall_timeout: StallTimeout,
     drift: Drift,
-    arrivals: Span,
+    arrivals: WindowedRange,
     opened_us: u64,
     /// Whether the present engine has ever said something.
     has_answered: bool,
     /// Since when it owes an answer: it was given something, and has said nothing since. A phone whose chunks are
     /// seconds long gives it nothing to answer for as long.
-    owes_since_us: Option<u64>,
-    arrears: Arrears,
+    unanswered_since_us: Option<u64>,
+    engine_backlog: EngineBacklog,
     /// How much of what was said engines will never hear, for their own sake.
-    spared: u64,
+    shed: u64,
     /// It may have put what waits off the grid.
-    was_spared: bool,
+    may_be_off_grid: bool,
     /// How long the newest audio had waited when the engine opened.
     opened_late_us: i64,
     /// How much audio that was.
     opened_with: usize,
     arrived_us: Option<u64>,
-    /// Samples that the present engine got or was spared.
+    /// Samples that the present engine got, or that were shed for it.
     position: u64,
     /// Of them, what it got.
     got: u64,
     /// Noise put in and not taken out again.
-    debt: usize,
+    to_remove: usize,
     chunk: usize,
     gate_left: usize,
     seam: Vec<f32>,
     /// The last of the caller that the present engine got, and whether comfort noise came after it.
     past: Vec<f32>,
     in_noise: bool,
-    voice: Voice,
+    vad: Vad,
     heard_us: u64,
     stats: IntakeStats,
 }
@@ -193,30 +195,30 @@ impl Intake {
         Ok(Self {
             rate_hz,
             state: State::Closed,
-            queue: Backlog::new(rate_hz)?,
+            queue: SyncBuffer::new(rate_hz)?,
             noise: ComfortNoise::new(config.seed),
-            lateness: Lateness::new(true),
-            patience: Patience::default(),
+            relative_delay: RelativeDelay::new(true),
+            stall_timeout: StallTimeout::default(),
             drift: Drift::new(),
-            arrivals: Span::default(),
+            arrivals: WindowedRange::default(),
             opened_us: 0,
             has_answered: false,
-            owes_since_us: None,
-            arrears: Arrears::new(rate_hz, (rate_hz / 1000 * config.max_backlog_ms) as usize),
-            spared: 0,
-            was_spared: false,
+            unanswered_since_us: None,
+            engine_backlog: EngineBacklog::new(rate_hz, (rate_hz / 1000 * config.max_backlog_ms) as usize),
+            shed: 0,
+            may_be_off_grid: false,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
             position: 0,
             got: 0,
-            debt: 0,
+            to_remove: 0,
             chunk: 0,
             gate_left: (rate_hz / 1000 * config.gate_ms) as usize,
             seam: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            voice: Voice::new(rate_hz),
+            vad: Vad::new(rate_hz),
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
@@ -260,8 +262,8 @@ impl Intake {
     /// The engine is ready: the newest 80 ms go out, and from now on everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.has_answered = false;
-        self.owes_since_us = None;
-        self.arrears.begin();
+        self.unanswered_since_us = None;
+        self.engine_backlog.begin();
         self.past.clear();
         self.in_noise = false;
         self.resume(now_us, out);
@@ -270,8 +272,8 @@ impl Intake {
     /// The engine said so many samples: it has what it was sent before.
     pub fn answered(&mut self, samples: usize, now_us: u64) {
         self.has_answered = true;
-        self.owes_since_us = None;
-        self.arrears.answered(samples, now_us);
+        self.unanswered_since_us = None;
+        self.engine_backlog.answered(samples, now_us);
         if let State::Held { .. } = self.state {
             self.state = State::Answered { at_us: now_us };
         }
@@ -280,7 +282,7 @@ impl Intake {
     /// How much of the caller's time engines were not given, as they did not answer or were behind.
     #[must_use]
     pub fn not_given_us(&self) -> i64 {
-        self.us((self.stats.withheld + self.spared) as usize)
+        self.us((self.stats.withheld + self.shed) as usize)
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
@@ -305,24 +307,24 @@ impl Intake {
             self.stats.stalls += 1;
             self.noise.follow(&self.queue.background);
             self.state = State::Stalled {
-                due_us: self.next_chunk_us(self.lateness.best_us()),
+                due_us: self.next_chunk_us(self.relative_delay.least_offset_us()),
             };
         }
         let due = self.due(now_us);
         let begin = out.len();
         let real = due.min(self.queue.len());
         self.emit(real, out);
-        let spared = match self.arrears.spare() {
-            Spare::Nothing => 0,
-            Spare::Some(most) => most.min(due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
-            Spare::All => (due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
+        let shed = match self.engine_backlog.to_shed() {
+            Shed::Nothing => 0,
+            Shed::AtMost(most) => most.min(due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
+            Shed::Everything => (due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
         };
         // What comes late of it is as late as if noise had gone out in its place.
-        self.debt += spared;
-        self.spare(spared, now_us);
-        self.insert_noise(due - real - spared, out);
-        if spared > 0 && spared == due {
-            self.owes_since_us = None; // what it has may be less than a frame
+        self.to_remove += shed;
+        self.note_shed(shed, now_us);
+        self.insert_noise(due - real - shed, out);
+        if shed > 0 && shed == due {
+            self.unanswered_since_us = None; // what it has may be less than a frame
         }
         self.note_fed(out.len() - begin, now_us);
     }
@@ -337,13 +339,16 @@ impl Intake {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
             State::Steady | State::Behind { .. } => {
-                Some(self.next_chunk_us(self.lateness.best_us() + self.wait_us()))
+                Some(self.next_chunk_us(self.relative_delay.least_offset_us() + self.wait_us()))
             }
             State::Stalled { .. } => {
                 let step = self
                     .chunk
                     .clamp(self.samples(GRID_MS), self.samples(STALL_STEP_MS));
-                Some(self.at_us(self.position as usize + step, self.lateness.best_us()))
+                Some(self.at_us(
+                    self.position as usize + step,
+                    self.relative_delay.least_offset_us(),
+                ))
             }
         }
     }
@@ -351,7 +356,7 @@ impl Intake {
     /// How loud the caller speaks, RMS; 0 while nothing but the line's background is heard.
     #[must_use]
     pub fn voice_level(&self) -> f32 {
-        self.voice.level()
+        self.vad.speech_level()
     }
 
     /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
@@ -371,8 +376,39 @@ impl Intake {
 
     /// By how much the phone's way to us has varied in the last seconds.
     #[must_use]
-    pub fn way_varies_us(&self) -> u64 {
-        self.arrivals.us(self.heard_us)
+    pub fn return_jitter_us(&self) -> u64 {
+        self.arrivals.range_us(self.heard_us)
+    }
+
+    /// How long the engine has owed an answer; 0 if it owes none.
+    #[must_use]
+    pub fn unanswered_us(&self, now_us: u64) -> u64 {
+        self.unanswered_since_us
+            .map_or(0, |since_us| now_us.saturating_sub(since_us))
+    }
+
+    /// Samples that the phone has sent.
+    #[must_use]
+    pub fn received_samples(&self) -> u64 {
+        self.stats.received
+    }
+
+    /// Samples that engines got.
+    #[must_use]
+    pub fn emitted_samples(&self) -> u64 {
+        self.stats.emitted
+    }
+
+    /// How often the phone stalled.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stats.stalls
+    }
+
+    /// How often audio was held back from an engine that did not answer.
+    #[must_use]
+    pub fn holds(&self) -> u64 {
+        self.stats.holds
     }
 
     /// What was done so far.
@@ -380,12 +416,13 @@ impl Intake {
     pub fn stats(&self) -> IntakeStats {
         IntakeStats {
             buffered: self.queue.len() as u64,
-            lateness_us: self.lateness.spread_us().max(0) as u64,
+            shed: self.shed,
+            relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
             delay_us: self.us(self.queue.len()) as u64,
             chunk_us: self.us(self.chunk) as u64,
             drift_ppm: self.drift.ppm(),
-            slow: self.arrears.times(),
+            slow: self.engine_backlog.times(),
             ..self.stats
         }
     }
@@ -407,13 +444,13 @@ impl Intake {
             cross_fade(self.queue.newest(heard.len()), &self.seam);
         }
         self.heard_us = now_us;
-        self.voice.hear(heard, self.queue.background.floor());
+        self.vad.observe(heard, self.queue.background.floor());
     }
 
     /// The engine was given so much, and owes an answer from now on if it answers at all.
     fn note_fed(&mut self, samples: usize, now_us: u64) {
         if samples > 0 && self.has_answered {
-            self.owes_since_us.get_or_insert(now_us);
+            self.unanswered_since_us.get_or_insert(now_us);
         }
     }
 
@@ -422,11 +459,11 @@ impl Intake {
         match self.state {
             State::Closed => {}
             State::Answered { .. } => {
-                self.arrears.resume(now_us);
+                self.engine_backlog.resume(now_us);
                 self.resume(now_us, out);
             }
             State::Held { probe_us } if now_us >= probe_us => {
-                self.arrears.resume(now_us);
+                self.engine_backlog.resume(now_us);
                 self.resume(now_us, out);
                 self.state = State::Held {
                     probe_us: now_us + PROBE_US,
@@ -434,10 +471,10 @@ impl Intake {
             }
             State::Held { .. } => {}
             State::Steady | State::Stalled { .. } | State::Behind { .. } => {
-                let patience_us = PATIENCE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
+                let silent_for_us = SILENT_ENGINE_US.max(u64::from(self.config.max_backlog_ms) * 1000);
                 if self
-                    .owes_since_us
-                    .is_some_and(|since_us| now_us > since_us + patience_us)
+                    .unanswered_since_us
+                    .is_some_and(|since_us| now_us > since_us + silent_for_us)
                 {
                     self.stats.holds += 1;
                     self.state = State::Held {
@@ -451,26 +488,26 @@ impl Intake {
     /// What was said goes on, all of it or what an engine can do that is behind.
     fn go_on(&mut self, now_us: u64, out: &mut Vec<f32>) {
         let grid = self.samples(GRID_MS);
-        match self.arrears.spare() {
-            Spare::Nothing => {
-                if std::mem::take(&mut self.was_spared) {
+        match self.engine_backlog.to_shed() {
+            Shed::Nothing => {
+                if std::mem::take(&mut self.may_be_off_grid) {
                     self.align(now_us);
                 }
                 self.emit(self.queue.len(), out);
             }
             // In less there is neither a pause nor room for a period of a voice.
-            Spare::Some(_) if self.queue.len() < self.samples(FRAME_MS) => {}
-            Spare::Some(most) => {
+            Shed::AtMost(_) if self.queue.len() < self.samples(FRAME_MS) => {}
+            Shed::AtMost(most) => {
                 let change = self.queue.shorten(most.min(self.queue.len()));
                 self.stats.removed_in_pauses += change.in_pauses as u64;
                 self.stats.removed_in_speech += change.in_speech as u64;
-                self.spare(change.total(), now_us);
+                self.note_shed(change.total(), now_us);
                 self.emit(self.queue.len() / grid * grid, out);
             }
-            Spare::All => {
+            Shed::Everything => {
                 let cut = self.queue.cut(self.queue.len() / grid * grid);
                 self.stats.cut += cut as u64;
-                self.spare(cut, now_us);
+                self.note_shed(cut, now_us);
             }
         }
     }
@@ -484,40 +521,41 @@ impl Intake {
         }
         let cut = self.queue.cut((self.got as usize + self.queue.len()) % grid);
         self.stats.cut += cut as u64;
-        if self.debt == 0 {
-            self.spare(cut, now_us);
+        if self.to_remove == 0 {
+            self.note_shed(cut, now_us);
         }
     }
 
     /// So much of what was said will not be heard by an engine that is behind.
-    fn spare(&mut self, samples: usize, now_us: u64) {
+    fn note_shed(&mut self, samples: usize, now_us: u64) {
         if samples == 0 {
             return;
         }
-        self.was_spared = true;
+        self.may_be_off_grid = true;
         self.position += samples as u64;
-        self.spared += samples as u64;
-        self.arrears.spared(samples, now_us);
+        self.shed += samples as u64;
+        self.engine_backlog.was_shed(samples, now_us);
     }
 
     /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
     fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.goes_on_like();
-        self.queue.follow(&self.seam);
+        self.queue.fade_in_from(&self.seam);
         self.keep_newest();
         self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
         self.position = 0;
         self.got = 0;
-        self.debt = 0;
+        self.to_remove = 0;
         self.opened_us = now_us;
-        self.lateness.reset();
-        self.was_spared = false;
+        self.relative_delay.reset();
+        self.may_be_off_grid = false;
         self.state = State::Steady;
         let arrived_us = self.arrived_us.unwrap_or(now_us);
         self.opened_late_us = now_us.saturating_sub(arrived_us) as i64;
         self.opened_with = self.queue.len();
         self.emit(self.queue.len(), out);
-        self.lateness.observe(self.us(self.position as usize), arrived_us);
+        self.relative_delay
+            .observe(self.us(self.position as usize), arrived_us);
     }
 
     fn keep_newest(&mut self) {
@@ -536,10 +574,10 @@ impl Intake {
     /// How late the newest audio is, against the phone's clock: noise stands in for what is still to come, so that what
     /// comes in a stall is seen to be as late as it is.
     fn learn(&mut self, now_us: u64) {
-        let position_us = self.us(self.position as usize + self.queue.len() - self.debt);
-        self.lateness.observe(position_us, now_us);
-        let late_us = now_us as i64 - position_us - self.lateness.best_us();
-        self.patience.observe(late_us, now_us);
+        let position_us = self.us(self.position as usize + self.queue.len() - self.to_remove);
+        self.relative_delay.observe(position_us, now_us);
+        let late_us = now_us as i64 - position_us - self.relative_delay.least_offset_us();
+        self.stall_timeout.observe(late_us, now_us);
     }
 
     /// Audio arrived after noise went out in its place.
@@ -554,7 +592,7 @@ impl Intake {
         let grid = self.samples(GRID_MS);
         let surplus = self.surplus(now_us);
         // The last of it may wait for a pause, but not for ever: some callers make none.
-        if surplus > 0 && self.debt > grid {
+        if surplus > 0 && self.to_remove > grid {
             on_time_since_us = now_us;
         }
         if surplus > 0 {
@@ -567,14 +605,14 @@ impl Intake {
             let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(grid);
             let cut = self.queue.cut((surplus - change.total()).saturating_sub(most));
             self.stats.cut += cut as u64;
-            self.debt -= change.total() + cut;
+            self.to_remove -= change.total() + cut;
         }
-        if self.debt == 0 || now_us.saturating_sub(on_time_since_us) > FORGIVE_US {
+        if self.to_remove == 0 || now_us.saturating_sub(on_time_since_us) > FORGIVE_US {
             let cut = self.queue.cut(self.surplus(now_us));
             self.stats.cut += cut as u64;
-            self.debt -= cut;
+            self.to_remove -= cut;
             self.align(now_us);
-            self.debt = 0;
+            self.to_remove = 0;
             self.state = State::Steady;
             self.emit(self.queue.len(), out);
             return;
@@ -585,22 +623,22 @@ impl Intake {
         };
         let due = self
             .due(now_us)
-            .max(self.queue.len().saturating_sub(self.debt) / grid * grid);
+            .max(self.queue.len().saturating_sub(self.to_remove) / grid * grid);
         self.emit(due.min(self.queue.len()), out);
     }
 
     /// How much of what waits is too much: ahead of the clock, and put in by us.
     fn surplus(&self, now_us: u64) -> usize {
         let end_us = self.us(self.position as usize + self.queue.len());
-        let ahead_us = end_us + self.lateness.best_us() - now_us as i64;
+        let ahead_us = end_us + self.relative_delay.least_offset_us() - now_us as i64;
         let ahead = ahead_us.max(0) as u64 * u64::from(self.rate_hz) / 1_000_000;
-        (ahead as usize).min(self.debt).min(self.queue.len())
+        (ahead as usize).min(self.to_remove).min(self.queue.len())
     }
 
     /// What the model should have got by now and has not, in whole 20 ms.
     fn due(&self, now_us: u64) -> usize {
         let grid_us = i64::from(GRID_MS) * 1000;
-        let due_us = now_us as i64 - self.lateness.best_us() - self.us(self.position as usize);
+        let due_us = now_us as i64 - self.relative_delay.least_offset_us() - self.us(self.position as usize);
         // Rounded, as a chunk that is a moment early is not one step short.
         ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.samples(GRID_MS)
     }
@@ -617,7 +655,7 @@ impl Intake {
         }
         self.position += taken as u64;
         self.got += taken as u64;
-        self.arrears.fed(taken);
+        self.engine_backlog.given(taken);
         self.stats.emitted += taken as u64;
     }
 
@@ -648,11 +686,11 @@ impl Intake {
         }
         self.in_noise = true;
         self.goes_on_like();
-        self.queue.follow(&self.seam);
+        self.queue.fade_in_from(&self.seam);
         self.position += samples as u64;
         self.got += samples as u64;
-        self.arrears.fed(samples);
-        self.debt += samples;
+        self.engine_backlog.given(samples);
+        self.to_remove += samples;
         self.stats.emitted += samples as u64;
         self.stats.inserted += samples as u64;
     }
@@ -660,8 +698,8 @@ impl Intake {
     /// How late the phone must be to be called stalled.
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
-        let spread_us = known.then(|| self.lateness.spread_us());
-        self.patience.wait_us(spread_us, self.heard_us)
+        let spread_us = known.then(|| self.relative_delay.spread_us());
+        self.stall_timeout.timeout_us(spread_us, self.heard_us)
     }
 
     /// When the model shall have the next chunk if the phone is late by `offset_us`.

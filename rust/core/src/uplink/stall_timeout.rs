@@ -1,6 +1,6 @@
 //! How long the phone may be late before it counts as stalled: somewhat longer than it ever is.
 //!
-//! Two memories. What is late often is a spread, known from [`Lateness`](crate::dsp::relative_delay::Lateness) within a second
+//! Two memories. What is late often is a spread, known from [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) within a second
 //! or two. What is late once in a while (a packet lost once, a radio that sleeps) is remembered here, from every
 //! arrival: also from those that come when they were given up already, else the first of them would be taken for a
 //! stall for ever. A real stall is longer than anything worth waiting for; it and the burst behind it teach nothing.
@@ -26,14 +26,14 @@ const BURST_US: u64 = 1_000_000;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct StallTimeout {
     /// The latest arrival of late, and when it was.
-    rare: Option<(i64, u64)>,
+    latest: Option<(i64, u64)>,
     /// How late the newest arrival of a burst is, and when it last came closer.
     burst: Option<(i64, u64)>,
 }
 
-impl Patience {
+impl StallTimeout {
     /// Audio arrived so much later than the earliest does.
     pub(crate) fn observe(&mut self, late_us: i64, now_us: u64) {
         match self.burst {
@@ -48,21 +48,21 @@ impl Patience {
         }
         if late_us > STALL_US {
             self.burst = Some((late_us, now_us));
-        } else if late_us >= self.rare_us(now_us) {
-            self.rare = Some((late_us, now_us));
+        } else if late_us >= self.latest_us(now_us) {
+            self.latest = Some((late_us, now_us));
         }
     }
 
     /// How late the phone must be to be called stalled; `spread_us` is its usual worst, `None` while not known.
-    pub(crate) fn wait_us(&self, spread_us: Option<i64>, now_us: u64) -> i64 {
+    pub(crate) fn timeout_us(&self, spread_us: Option<i64>, now_us: u64) -> i64 {
         let least_us = if spread_us.is_some() { LEAST_US } else { FIRST_US };
         let often_us = (spread_us.unwrap_or(0) + MARGIN_US).min(MOST_US);
-        let rarely_us = (self.rare_us(now_us) + MARGIN_US).min(MOST_FOR_RARE_US);
+        let rarely_us = (self.latest_us(now_us) + MARGIN_US).min(MOST_FOR_RARE_US);
         often_us.max(rarely_us).max(least_us)
     }
 
-    fn rare_us(&self, now_us: u64) -> i64 {
-        self.rare
+    fn latest_us(&self, now_us: u64) -> i64 {
+        self.latest
             .filter(|(_, at_us)| now_us < at_us + REMEMBERED_US)
             .map_or(0, |(late_us, _)| late_us)
     }
@@ -74,29 +74,29 @@ mod tests {
 
     #[test]
     fn what_was_late_once_is_waited_for_the_next_time_but_not_for_ever() {
-        let mut patience = Patience::default();
-        assert_eq!(patience.wait_us(Some(0), 0), LEAST_US);
-        patience.observe(100_000, 1_000_000);
-        assert!(patience.wait_us(Some(0), 20_000_000) > 100_000);
-        assert_eq!(patience.wait_us(Some(0), 62_000_000), LEAST_US);
+        let mut stall_timeout = StallTimeout::default();
+        assert_eq!(stall_timeout.timeout_us(Some(0), 0), LEAST_US);
+        stall_timeout.observe(100_000, 1_000_000);
+        assert!(stall_timeout.timeout_us(Some(0), 20_000_000) > 100_000);
+        assert_eq!(stall_timeout.timeout_us(Some(0), 62_000_000), LEAST_US);
     }
 
     #[test]
     fn a_stall_of_seconds_and_the_burst_behind_it_teach_nothing() {
-        let mut patience = Patience::default();
+        let mut stall_timeout = StallTimeout::default();
         for chunk in 0..=15 {
-            patience.observe(1_500_000 - 100_000 * chunk, 10_000_000 + chunk as u64);
+            stall_timeout.observe(1_500_000 - 100_000 * chunk, 10_000_000 + chunk as u64);
         }
-        assert_eq!(patience.wait_us(Some(0), 11_000_000), LEAST_US);
-        patience.observe(100_000, 12_000_000);
-        assert!(patience.wait_us(Some(0), 12_000_000) > 100_000);
+        assert_eq!(stall_timeout.timeout_us(Some(0), 11_000_000), LEAST_US);
+        stall_timeout.observe(100_000, 12_000_000);
+        assert!(stall_timeout.timeout_us(Some(0), 12_000_000) > 100_000);
     }
 
     #[test]
     fn a_wait_makes_no_hole_longer_than_a_caller_accepts_unless_the_playout_holds_as_much() {
-        let mut patience = Patience::default();
-        patience.observe(240_000, 0);
-        assert_eq!(patience.wait_us(Some(0), 0), MOST_FOR_RARE_US);
-        assert_eq!(patience.wait_us(Some(200_000), 0), 260_000);
+        let mut stall_timeout = StallTimeout::default();
+        stall_timeout.observe(240_000, 0);
+        assert_eq!(stall_timeout.timeout_us(Some(0), 0), MOST_FOR_RARE_US);
+        assert_eq!(stall_timeout.timeout_us(Some(200_000), 0), 260_000);
     }
 }

@@ -14,9 +14,10 @@ pub struct Heard {
     pub holes: Vec<u64>,
     /// Stretches without the agent's own sound: start and length.
     pub gaps: Vec<(u64, u64)>,
+    /// How many packets the player had at each of its ticks, from the first that it played on.
+    pub queued: Vec<(u64, usize)>,
     pub first_us: u64,
     pub most_waiting: usize,
-    pub most_at_exotel: usize,
     pub clears: u64,
     pub wakes: u64,
     pub bad_samples: u64,
@@ -37,6 +38,13 @@ impl Heard {
         assert!(!delays.is_empty(), "nothing was heard from {from_us} to {to_us}");
         delays.sort_unstable();
         delays[((delays.len() - 1) as f64 * quantile).round() as usize] as f64 / 1000.0
+    }
+
+    /// How much audio the player had on average in a span.
+    pub fn queued_ms(&self, from_us: u64, to_us: u64) -> f64 {
+        let ticks = self.queued.iter().filter(|(at, _)| (from_us..to_us).contains(at));
+        let (number, packets) = ticks.fold((0, 0), |(number, sum), (_, packets)| (number + 1, sum + packets));
+        packets as f64 * 20.0 / f64::from(number)
     }
 
     pub fn holes_in(&self, from_us: u64, to_us: u64) -> usize {

@@ -1,4 +1,6 @@
-//! A whole call in simulated time: phone, networks, engine and Exotel's player around [`Intake`] and [`Playout`].
+//! A whole call in simulated time: phone, networks, engine and the phone's player around a [`Line`].
+//!
+//! The line is the object that ships, and all that reaches it are messages, bytes and times.
 //!
 //! Delay is found by accounting, which no splice can fool: after each event the counters say which input sample
 //! the end of the output corresponds to, and interpolation between those points leads from each packet played back
@@ -6,102 +8,31 @@
 //! (noise, concealment); that is a gap in the agent's sound and has no delay.
 
 mod heard;
+mod network;
+mod wires;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use pxbridge_core::downlink::playout::{Mark, Playout, PlayoutConfig, PlayoutStats, Step};
-use pxbridge_core::uplink::intake::{Intake, IntakeConfig, IntakeStats};
+use pxbridge_core::carrier::{Carrier, Messages};
+use pxbridge_core::downlink::playout::{PlayoutConfig, PlayoutStats};
+use pxbridge_core::line::{Line, LineOutput};
+use pxbridge_core::rate::LineRate;
+use pxbridge_core::uplink::intake::{IntakeConfig, IntakeStats};
 
 pub use heard::Heard;
+use network::Wire;
+pub use network::{Leg, Random};
+use wires::Engine;
+pub use wires::Wires;
 
 pub const MS: u64 = 1000;
 pub const S: u64 = 1_000_000;
-/// What phones send: Exotel's 100 ms, and the 20 of some lines.
+/// What phones send: mostly 100 ms, and the 20 of some lines.
 pub const CHUNKS_MS: [u64; 2] = [100, 20];
 const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;
-/// What resamplers and codecs add on both ways together.
-const CODECS: usize = 128;
 const FRAME: usize = 640;
-
-/// xorshift64: the same seed, the same network.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        if bound == 0 { 0 } else { (self.0 >> 11) % bound }
-    }
-}
-
-/// One direction of a TCP connection: in order, late by a delay and jitter, and nothing at all during a stall.
-#[derive(Clone, Debug, Default)]
-pub struct Leg {
-    pub delay_us: u64,
-    pub jitter_us: u64,
-    pub jitter_until_us: Option<u64>,
-    pub jitter_from_us: u64,
-    pub stalls: Vec<(u64, u64)>,
-    /// So many messages in a thousand are lost once, and come later by so much: with them, all that follow.
-    pub losses: (u64, u64),
-    /// From then on it takes so much longer, until then or for good.
-    pub longer: (u64, u64),
-    pub longer_until_us: Option<u64>,
-}
-
-impl Leg {
-    pub fn stalled(stalls: &[(u64, u64)]) -> Self {
-        Self {
-            stalls: stalls.to_vec(),
-            ..Self::default()
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Wire {
-    leg: Leg,
-    random: Random,
-    last_us: u64,
-}
-
-impl Wire {
-    fn new(leg: &Leg, seed: u64) -> Self {
-        Self {
-            leg: leg.clone(),
-            random: Random(seed | 1),
-            last_us: 0,
-        }
-    }
-
-    fn arrives_us(&mut self, sent_us: u64) -> u64 {
-        let leg = &self.leg;
-        let jittery =
-            sent_us >= leg.jitter_from_us && leg.jitter_until_us.is_none_or(|until| sent_us < until);
-        let jitter_us = if jittery {
-            self.random.below(leg.jitter_us + 1)
-        } else {
-            0
-        };
-        let (permille, again_us) = leg.losses;
-        let lost = permille > 0 && self.random.below(1000) < permille;
-        let (longer_from_us, longer_us) = leg.longer;
-        let longer = sent_us >= longer_from_us && leg.longer_until_us.is_none_or(|until| sent_us < until);
-        let longer_us = if longer { longer_us } else { 0 };
-        let mut at_us = sent_us + leg.delay_us + longer_us + jitter_us + if lost { again_us } else { 0 };
-        for &(from_us, to_us) in &leg.stalls {
-            if (from_us..to_us).contains(&at_us) {
-                at_us = to_us;
-            }
-        }
-        self.last_us = self.last_us.max(at_us);
-        self.last_us
-    }
-}
 
 /// One of the four ways.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,6 +70,10 @@ pub struct Call {
     pub seed: u64,
     pub intake: IntakeConfig,
     pub playout: PlayoutConfig,
+    /// What phone and engine speak.
+    pub wires: Wires,
+    /// Pongs are withheld from the line until the agent is heard.
+    pub pongs_withheld: bool,
 }
 
 impl Call {
@@ -186,28 +121,28 @@ impl Call {
             seed: 1,
             intake: IntakeConfig::default(),
             playout: PlayoutConfig::default(),
+            wires: Wires::default(),
+            pongs_withheld: false,
         }
     }
 }
 
 enum Event {
     Captured,
-    ToIntake(usize),
+    ToLine(usize),
     Open,
-    ToEngine(Vec<f32>),
+    ToEngine(Vec<u8>),
     Stepped,
-    ToPlayout(Vec<f32>),
-    ToPlayer {
-        pcm: Vec<f32>,
-        clear: bool,
-        mark: Option<Mark>,
-        position: u64,
+    FromEngine(Vec<u8>),
+    ToPhone {
+        messages: Messages,
+        /// Where in what was sent of the agent its sound begins; `None`: it is no agent's.
+        position: Option<u64>,
     },
-    Played(Mark),
-    Echo(Mark),
+    Played(String),
+    Echo(String),
     Pinged(u64),
     Pong(u64),
-    Waiting,
     Tick(u64),
 }
 
@@ -244,9 +179,10 @@ impl Map {
 }
 
 enum Queued {
+    /// Of the agent's sound, beginning at so many samples sent.
     Packet(u64),
     Silence,
-    Mark(Mark),
+    Mark(String),
 }
 
 struct Simulation {
@@ -256,16 +192,16 @@ struct Simulation {
     bodies: std::collections::HashMap<u64, Event>,
     sequence: u64,
     wires: [Wire; 4],
-    intake: Intake,
-    playout: Playout,
+    line: Line,
+    /// What the phone reads and writes its messages with.
+    phone: Carrier,
+    engine: Engine,
     voice: Vec<f32>,
     captured: u64,
-    codecs: VecDeque<f32>,
-    engine_input: VecDeque<f32>,
     stepping: bool,
     player: VecDeque<Queued>,
     intake_map: Map,
-    not_given_us: i64,
+    not_given: u64,
     playout_map: Map,
     gap_since_us: Option<u64>,
     heard: Heard,
@@ -278,7 +214,7 @@ const FROM_ENGINE: usize = 3;
 
 /// Ten seconds of something like speech: a gliding voice in syllables and phrases, over a line's noise.
 fn voice(breathless: bool) -> Vec<f32> {
-    let mut random = Random(77);
+    let mut random = Random::new(77);
     let mut phase = 0.0_f32;
     (0..80_000)
         .map(|i| {
@@ -307,8 +243,8 @@ fn scaled(us: u64, ppm: i64) -> u64 {
 pub fn play(call: &Call) -> Heard {
     let mut simulation = Simulation::new(call.clone());
     simulation.run();
-    simulation.heard.intake = simulation.intake.stats();
-    simulation.heard.playout = simulation.playout.stats();
+    simulation.heard.intake = simulation.line.intake_stats();
+    simulation.heard.playout = simulation.line.playout_stats();
     simulation.heard
 }
 
@@ -330,31 +266,37 @@ impl Simulation {
                     .rotate_left(number * 13),
             )
         });
+        let line = Line::new(
+            LineRate::new(RATE_HZ).unwrap(),
+            call.wires.carrier(),
+            call.wires.codec(),
+            call.intake.clone(),
+            call.playout.clone(),
+        );
         Self {
             now_us: 0,
             events: BinaryHeap::new(),
             bodies: std::collections::HashMap::new(),
             sequence: 0,
             wires,
-            intake: Intake::new(RATE_HZ, call.intake.clone()).unwrap(),
-            playout: Playout::new(RATE_HZ, call.playout.clone()).unwrap(),
+            line: line.unwrap(),
+            phone: call.wires.phone(),
+            engine: call.wires.engine(),
             voice: voice(call.breathless),
             captured: 0,
-            codecs: std::iter::repeat_n(0.0, CODECS).collect(),
-            engine_input: VecDeque::new(),
             stepping: false,
             player: VecDeque::new(),
             intake_map: Map::default(),
-            not_given_us: 0,
+            not_given: 0,
             playout_map: Map::default(),
             gap_since_us: None,
             heard: Heard {
                 delays: Vec::new(),
                 holes: Vec::new(),
                 gaps: Vec::new(),
+                queued: Vec::new(),
                 first_us: 0,
                 most_waiting: 0,
-                most_at_exotel: 0,
                 clears: 0,
                 wakes: 0,
                 bad_samples: 0,
@@ -376,18 +318,12 @@ impl Simulation {
         let end_us = self.call.seconds * S;
         self.at(self.chunk_done_us(0), Event::Captured);
         self.at(self.call.prompts_us, Event::Open);
-        self.at(0, Event::Waiting);
         self.at(self.call.tick_phase_us, Event::Tick(0));
+        self.does(Line::poll);
         while let Some(&Reverse((at_us, sequence))) = self.events.peek() {
-            let wake_us = [
-                self.intake.wake_us(),
-                self.playout.wake_us(),
-                self.playout.ping_wake_us(),
-            ]
-            .into_iter()
-            .flatten()
-            .min();
-            if let Some(wake_us) = wake_us
+            if let Some(wake_us) = self
+                .line
+                .wake_us()
                 .map(|wake_us| wake_us.max(self.now_us))
                 .filter(|&wake_us| wake_us < at_us)
             {
@@ -395,7 +331,7 @@ impl Simulation {
                 assert!(!stuck, "awake for ever at {wake_us}");
                 self.now_us = wake_us;
                 self.heard.wakes += 1;
-                self.wake();
+                self.does(Line::poll);
                 continue;
             }
             if at_us > end_us {
@@ -417,102 +353,61 @@ impl Simulation {
 
     fn handle(&mut self, event: Event) {
         let now_us = self.now_us;
-        let chunk = (self.call.chunk_ms * u64::from(RATE_HZ) / 1000) as usize;
         match event {
             Event::Captured => {
                 self.captured += 1;
+                let chunk = (self.call.chunk_ms * u64::from(RATE_HZ) / 1000) as usize;
                 let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
-                self.at(arrives_us, Event::ToIntake(chunk));
+                self.at(arrives_us, Event::ToLine(chunk));
                 self.at(self.chunk_done_us(self.captured), Event::Captured);
             }
-            Event::ToIntake(samples) => {
-                let from = self.intake.stats().received as usize % self.voice.len();
+            Event::ToLine(samples) => {
+                let from = self.line.intake_stats().received as usize % self.voice.len();
                 let pcm: Vec<f32> = (from..from + samples)
                     .map(|i| self.voice[i % self.voice.len()])
                     .collect();
-                let mut out = Vec::new();
-                self.intake.push(&pcm, now_us, &mut out);
-                self.feed_engine(out);
+                let mut messages = Messages::default();
+                self.phone.writer.media(&pcm, &mut messages);
+                for message in messages.iter() {
+                    self.does(|line, now_us| line.phone_message(message, now_us).unwrap());
+                }
             }
             Event::Open => {
-                let mut out = Vec::new();
-                self.intake.open(now_us, &mut out);
-                self.feed_engine(out);
+                let headers = self.engine.headers();
+                if !headers.is_empty() {
+                    self.engine_sends(headers);
+                }
+                self.does(|line, now_us| line.open_engine(now_us).unwrap());
             }
-            Event::ToEngine(pcm) => {
+            Event::ToEngine(bytes) => {
                 if !(self.call.deaf.0..self.call.deaf.1).contains(&now_us) {
-                    self.engine_input.extend(pcm);
+                    let pcm = self.engine.hear(&bytes);
+                    self.check(&pcm);
                 }
                 self.step();
             }
             Event::Stepped => {
                 self.stepping = false;
-                let frame: Vec<f32> = self.engine_input.drain(..FRAME).collect();
-                let arrives_us = self.wires[FROM_ENGINE].arrives_us(now_us);
-                self.at(arrives_us, Event::ToPlayout(frame));
+                let bytes = self.engine.step();
+                self.engine_sends(bytes);
                 self.step();
             }
-            Event::ToPlayout(pcm) => {
-                let mut out = Vec::new();
-                self.playout.expect_beat(self.intake.beat_us());
-                self.playout.skip_to(self.intake.not_given_us());
-                self.intake.answered(pcm.len(), now_us);
-                let step = self
-                    .playout
-                    .push(&pcm, now_us, self.intake.voice_level(), &mut out);
-                self.feed_phone(step, out);
-                self.ping();
-            }
-            Event::Waiting if self.playout.stats().received == 0 => {
-                self.playout.sent_aside(PACKET, now_us);
-                let mark = self.playout.take_mark(now_us);
-                let arrives_us = self.wires[TO_PHONE].arrives_us(now_us);
-                let silence = Event::ToPlayer {
-                    pcm: Vec::new(),
-                    clear: false,
-                    mark,
-                    position: 0,
-                };
-                self.at(arrives_us, silence);
-                self.at(now_us + S, Event::Waiting);
-            }
-            Event::Waiting => {}
+            Event::FromEngine(bytes) => self.does(|line, now_us| line.engine_audio(&bytes, now_us)),
             Event::Pinged(sent_us) => {
                 let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
                 self.at(arrives_us, Event::Pong(sent_us));
             }
             Event::Pong(sent_us) => {
-                self.playout
-                    .round_trip(now_us - sent_us, self.intake.way_varies_us(), now_us);
+                if !self.call.pongs_withheld || self.line.first_audio_us().is_some() {
+                    self.does(|line, now_us| line.pong(now_us - sent_us, now_us));
+                }
             }
-            Event::ToPlayer {
-                pcm,
-                clear,
-                mark,
-                position,
-            } => {
-                if clear {
-                    self.heard.clears += 1;
-                    self.player.clear();
-                }
-                if pcm.is_empty() && !clear {
-                    self.player.push_back(Queued::Silence);
-                }
-                for packet in 0..pcm.len() / PACKET {
-                    self.player
-                        .push_back(Queued::Packet(position + (packet * PACKET) as u64));
-                }
-                self.player.extend(mark.map(Queued::Mark));
-                self.heard.most_at_exotel = self.heard.most_at_exotel.max(self.player.len());
-            }
-            Event::Played(mark) => {
+            Event::ToPhone { messages, position } => self.phone_gets(&messages, position),
+            Event::Played(name) => {
                 let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
-                self.at(arrives_us, Event::Echo(mark));
+                self.at(arrives_us, Event::Echo(name));
             }
-            Event::Echo(mark) => {
-                let return_us = self.intake.way_varies_us();
-                self.playout.marked(mark, return_us, now_us);
-            }
+            Event::Echo(name) => self.does(|line, now_us| line.mark_played(&name, now_us)),
             Event::Tick(number) => {
                 self.tick();
                 let next_us =
@@ -522,26 +417,37 @@ impl Simulation {
         }
     }
 
-    fn wake(&mut self) {
-        let mut out = Vec::new();
-        self.intake.poll(self.now_us, &mut out);
-        self.feed_engine(out);
-        let mut out = Vec::new();
-        let mut conceal = |samples: usize, out: &mut Vec<f32>| out.extend(std::iter::repeat_n(0.01, samples));
-        let step = self.playout.poll(self.now_us, &mut conceal, &mut out);
-        self.feed_phone(step, out);
-        self.ping();
-    }
-
-    fn ping(&mut self) {
-        if self.playout.take_ping(self.now_us) {
+    /// Something reaches the line, and what follows goes out on the wires.
+    fn does(&mut self, act: impl FnOnce(&mut Line, u64) -> &LineOutput) {
+        let sent_before = self.line.playout_stats().sent;
+        let output = act(&mut self.line, self.now_us);
+        let to_phone = output.to_phone.clone();
+        let to_engine = output.to_engine.clone();
+        let ping = output.ping;
+        let before = self.heard.intake;
+        self.account_intake(before);
+        self.account_playout();
+        if !to_engine.is_empty() {
+            let arrives_us = self.wires[TO_ENGINE].arrives_us(self.now_us);
+            self.at(arrives_us, Event::ToEngine(to_engine));
+        }
+        if !to_phone.is_empty() {
+            let arrives_us = self.wires[TO_PHONE].arrives_us(self.now_us);
+            let is_agents = self.line.playout_stats().sent > sent_before;
+            let event = Event::ToPhone {
+                messages: to_phone,
+                position: is_agents.then_some(sent_before),
+            };
+            self.at(arrives_us, event);
+        }
+        if ping {
             let arrives_us = self.wires[TO_PHONE].arrives_us(self.now_us);
             self.at(arrives_us, Event::Pinged(self.now_us));
         }
     }
 
-    fn feed_engine(&mut self, out: Vec<f32>) {
-        let stats = self.intake.stats();
+    fn account_intake(&mut self, before: IntakeStats) {
+        let stats = self.line.intake_stats();
         assert_eq!(
             stats.received + stats.inserted,
             stats.emitted
@@ -553,26 +459,42 @@ impl Simulation {
                 + stats.buffered,
             "the intake loses count: {stats:?}"
         );
-        let not_given_us = self.intake.not_given_us();
-        if not_given_us > std::mem::replace(&mut self.not_given_us, not_given_us) {
+        let not_given = stats.withheld + stats.shed;
+        let emitted_now = stats.emitted - before.emitted;
+        if not_given > std::mem::replace(&mut self.not_given, not_given) {
             self.intake_map
-                .skip(stats.received - stats.buffered - out.len() as u64);
+                .skip(stats.received - stats.buffered - emitted_now);
         }
         self.intake_map
             .note(stats.emitted, stats.received - stats.buffered.min(stats.received));
         self.heard.most_waiting = self.heard.most_waiting.max(stats.buffered as usize);
-        if out.is_empty() {
-            return;
-        }
-        self.check(&out);
-        self.codecs.extend(&out);
-        let pcm = self.codecs.drain(..out.len()).collect();
-        let arrives_us = self.wires[TO_ENGINE].arrives_us(self.now_us);
-        self.at(arrives_us, Event::ToEngine(pcm));
+        self.heard.intake = stats;
+    }
+
+    fn account_playout(&mut self) {
+        let stats = self.line.playout_stats();
+        assert_eq!(
+            stats.received + stats.padded + stats.stretched + stats.concealed + stats.noise,
+            stats.sent
+                + stats.buffered
+                + stats.removed_in_pauses
+                + stats.removed_in_speech
+                + stats.cut
+                + stats.flushed,
+            "the playout loses count: {stats:?}"
+        );
+        self.playout_map
+            .note(stats.sent, stats.received - stats.buffered.min(stats.received));
+        self.heard.most_waiting = self.heard.most_waiting.max(stats.buffered as usize);
+    }
+
+    fn engine_sends(&mut self, bytes: Vec<u8>) {
+        let arrives_us = self.wires[FROM_ENGINE].arrives_us(self.now_us);
+        self.at(arrives_us, Event::FromEngine(bytes));
     }
 
     fn step(&mut self) {
-        if !self.stepping && self.engine_input.len() >= FRAME {
+        if !self.stepping && self.engine.is_ready() {
             self.stepping = true;
             let (from_us, to_us, slower_us) = self.call.spell;
             let step_us = if (from_us..to_us).contains(&self.now_us) {
@@ -584,39 +506,30 @@ impl Simulation {
         }
     }
 
-    fn feed_phone(&mut self, step: Step, pcm: Vec<f32>) {
-        let stats = self.playout.stats();
-        assert_eq!(
-            stats.received + stats.padded + stats.stretched + stats.concealed + stats.noise,
-            stats.sent
-                + stats.buffered
-                + stats.removed_in_pauses
-                + stats.removed_in_speech
-                + stats.cut
-                + stats.flushed,
-            "the playout loses count: {stats:?}"
-        );
-        assert_eq!(pcm.len() % PACKET, 0, "only whole packets");
-        self.playout_map
-            .note(stats.sent, stats.received - stats.buffered.min(stats.received));
-        self.heard.most_waiting = self.heard.most_waiting.max(stats.buffered as usize);
-        self.check(&pcm);
-        let clear = step == Step::ClearThenSend;
-        if pcm.is_empty() && !clear {
-            return;
+    fn phone_gets(&mut self, messages: &Messages, mut position: Option<u64>) {
+        let mut pcm = Vec::new();
+        for message in messages.iter() {
+            pcm.clear();
+            if self.phone.reader.read(message, &mut pcm).is_some() {
+                assert_eq!(pcm.len() % PACKET, 0, "only whole packets");
+                self.check(&pcm);
+                for _ in 0..pcm.len() / PACKET {
+                    self.player
+                        .push_back(position.map_or(Queued::Silence, Queued::Packet));
+                    position = position.map(|position| position + PACKET as u64);
+                }
+            } else if let Some(name) = self.call.wires.mark(message) {
+                self.player.push_back(Queued::Mark(name));
+            } else {
+                self.heard.clears += 1;
+                self.player.clear();
+            }
         }
-        let mark = self.playout.take_mark(self.now_us);
-        let position = stats.sent - pcm.len() as u64;
-        let arrives_us = self.wires[TO_PHONE].arrives_us(self.now_us);
-        self.at(
-            arrives_us,
-            Event::ToPlayer {
-                pcm,
-                clear,
-                mark,
-                position,
-            },
-        );
+    }
+
+    fn queued_packets(&self) -> usize {
+        let is_packet = |queued: &&Queued| !matches!(queued, Queued::Mark(_));
+        self.player.iter().filter(is_packet).count()
     }
 
     fn check(&mut self, pcm: &[f32]) {
@@ -628,11 +541,14 @@ impl Simulation {
     }
 
     fn tick(&mut self) {
+        if self.heard.first_us > 0 {
+            self.heard.queued.push((self.now_us, self.queued_packets()));
+        }
         let mut played = None;
         while let Some(queued) = self.player.pop_front() {
             match queued {
-                Queued::Mark(mark) => {
-                    self.at(self.now_us + self.call.behind_player_us, Event::Played(mark));
+                Queued::Mark(name) => {
+                    self.at(self.now_us + self.call.behind_player_us, Event::Played(name));
                 }
                 Queued::Silence => break,
                 Queued::Packet(position) => {
@@ -676,7 +592,7 @@ impl Simulation {
 
     fn spoken_us(&self, sent_position: u64) -> Option<u64> {
         let engine_position = self.playout_map.input(sent_position)?;
-        let emitted_position = engine_position.checked_sub(CODECS as u64)?;
+        let emitted_position = engine_position.checked_sub(self.call.wires.codec_samples() as u64)?;
         let captured = self.intake_map.input(emitted_position)?;
         Some(scaled(captured * S / u64::from(RATE_HZ), self.call.drift_ppm))
     }

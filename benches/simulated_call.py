@@ -1,7 +1,7 @@
 """A whole call in made-up time, and what both of its ends heard.
 
-Phone, bridge and engine as in a real call, but without sockets: the bridge's own Uplink and Downlink between
-Exotel's player and an engine that is given its next 80 ms of speech for every 80 ms that it hears. Four
+Phone, bridge and engine as in a real call, but without sockets: the bridge's own Line between the phone's
+player and an engine that is given its next 80 ms of speech for every 80 ms that it hears. Four
 networks lie between them, in the language of `pxbridge.simulation.network`. The same call is the same to the
 last sample on every machine.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pxbridge.audio import Downlink, OggOpusReader, OpusEncoder, Uplink
+from pxbridge.audio import Line, OggOpusReader, OpusEncoder
 from pxbridge.simulation.network import Direction, parse_network
 from pxbridge.simulation.player import Player
 from pxbridge.simulation.strict_ogg import PageWriter
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from pxbridge.audio import LineOutput
 
 ENGINE_HZ = 24_000
 FRAME = 1920
@@ -76,8 +78,7 @@ class TwoWay:
         self._phone_up, self._phone_down = (phone.link(way, self.seed) for way in Direction)
         self._engine_up, self._engine_down = (engine.link(way, self.seed) for way in Direction)
         self._pace = 1.0 / (1.0 + phone.drift_ppm / MILLION)
-        self.uplink = Uplink(self.rate_hz, gate_ms=self.gate_ms, serial=1)
-        self.downlink = Downlink(self.rate_hz, stream_sid="S")
+        self.line = Line(self.rate_hz, stream_id="S", gate_ms=self.gate_ms, serial=1)
         self.player = Player(self.rate_hz)
         self._queue: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = itertools.count()
@@ -102,33 +103,30 @@ class TwoWay:
         end_s = len(self.said) / self.rate_hz
         while True:
             mark_s = self.player.next_mark_s
-            wakes = (self.uplink.wake_s, self.downlink.wake_s, float("inf") if mark_s is None else mark_s)
+            wakes = (self.line.wake_s, float("inf") if mark_s is None else mark_s)
             now_s = min(self._queue[0][0] if self._queue else float("inf"), *wakes)
             if now_s > end_s:
                 break
             if self._queue and self._queue[0][0] <= now_s:
                 heapq.heappop(self._queue)[2](now_s)
-            if self.uplink.wake_s <= now_s:
-                self._to_engine(self.uplink.poll(now_s), now_s)
-            if self.downlink.wake_s <= now_s:
-                self.to_phone(self.downlink.poll(now_s), now_s)
+            if self.line.wake_s <= now_s:
+                self.send(self.line.poll(now_s), now_s)
             for mark in self.player.advance(now_s):
                 back_s = self._phone_up.deliver_at(now_s)
-                self._at(back_s, partial(self.downlink.marked, mark.name))
+                self._at(back_s, partial(self._mark_played, mark.name))
         self.player.advance(end_s)
         return self
 
     def join(self, now_s: float) -> None:
         """An engine is ready."""
-        self._to_engine(self.uplink.open(now_s), now_s)
+        self.send(self.line.open_engine(now_s), now_s)
         for header in self._pages.headers():
             self._from_engine(header, now_s)
 
     def part(self, now_s: float) -> None:
         """The engine is gone."""
-        self.uplink.close(now_s)
         self._restart()
-        self.to_phone(self.downlink.engine_gone(now_s), now_s)
+        self.send(self.line.close_engine(now_s), now_s)
 
     @property
     def model_heard(self) -> NDArray[np.float32]:
@@ -148,13 +146,14 @@ class TwoWay:
         message = json.dumps({"event": "media", "media": {"payload": payload}}).encode()
 
         def receive(then_s: float) -> None:
-            self._to_engine(self.uplink.receive(message, then_s) or b"", then_s)
+            output = self.line.phone_message(message, then_s)
+            if output is not None:
+                self.send(output, then_s)
 
         self._at(self._phone_up.deliver_at(now_s), receive)
 
-    def _to_engine(self, ogg: bytes, now_s: float) -> None:
-        if ogg:
-            self._at(self._engine_up.deliver_at(now_s), partial(self._engine_hears, ogg, self._reader))
+    def _mark_played(self, name: str, now_s: float) -> None:
+        self.send(self.line.mark_played(name, now_s), now_s)
 
     def _engine_hears(self, ogg: bytes, reader: OggOpusReader, now_s: float) -> None:
         if reader is not self._reader:
@@ -177,18 +176,21 @@ class TwoWay:
 
         def receive(then_s: float) -> None:
             if pages is self._pages:
-                self.to_phone(self.downlink.receive(page, then_s, self.uplink), then_s)
+                self.send(self.line.engine_audio(page, then_s), then_s)
 
         self._at(self._engine_down.deliver_at(now_s), receive)
 
-    def to_phone(self, messages: list[bytes], now_s: float) -> None:
-        """Sends what the downlink wants sent."""
-        for message in messages:
+    def send(self, output: LineOutput, now_s: float) -> None:
+        """Sends what the line wants sent."""
+        if output.to_engine:
+            heard = partial(self._engine_hears, output.to_engine, self._reader)
+            self._at(self._engine_up.deliver_at(now_s), heard)
+        for message, _ in output.to_phone:
             self._at(self._phone_down.deliver_at(now_s), partial(self._phone_gets, message))
-        if self.downlink.take_ping(now_s):
+        if output.ping:
             there_s = self._phone_down.deliver_at(now_s)
             back_s = self._phone_up.deliver_at(there_s)
-            self._at(back_s, lambda then_s: self.downlink.round_trip(then_s - now_s, then_s))
+            self._at(back_s, lambda then_s: self.send(self.line.pong(then_s - now_s, then_s), then_s))
 
     def _phone_gets(self, message: bytes, now_s: float) -> None:
         event = json.loads(message)

@@ -1,12 +1,15 @@
 //! Exotel's media frames: everything seen in the wild is read, what is written is what Exotel documents.
-//! `cargo test --release --test media -- --nocapture` prints what a frame costs.
+//! `cargo test --release --test exotel -- --nocapture` prints what a frame costs.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::Instant;
 
 use proptest::prelude::*;
-use pxbridge_core::carrier::exotel::{Encoding, MediaFrame, MediaWriter, read_media};
+use pxbridge_core::carrier::exotel::{ExotelReader, ExotelWriter};
+use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::{MediaFrame, MediaReader as _, MediaWriter as _, Message, Messages};
 use pxbridge_core::codec::pcm;
+use pxbridge_core::rate::LineRate;
 use serde_json::{Value, json};
 
 /// base64 by definition, so that the tests depend on no library's opinion of it.
@@ -33,6 +36,22 @@ fn bytes_of(samples: &[i16]) -> Vec<u8> {
 
 fn floats(samples: &[i16]) -> Vec<f32> {
     samples.iter().map(|&s| pcm::to_f32(s)).collect()
+}
+
+fn read_media(message: &[u8], encoding: Encoding, out: &mut Vec<f32>) -> Option<MediaFrame> {
+    ExotelReader::new(encoding).read(Message::text(message), out)
+}
+
+fn a_writer(stream_sid: &str, encoding: Encoding) -> ExotelWriter {
+    ExotelWriter::new(stream_sid, LineRate::new(8000).unwrap(), encoding)
+}
+
+/// The one message that was written.
+fn only(messages: &Messages) -> &[u8] {
+    assert_eq!(messages.len(), 1);
+    let message = messages.iter().next().unwrap();
+    assert!(message.is_text);
+    message.bytes
 }
 
 fn read(message: &str) -> (Option<MediaFrame>, Vec<f32>) {
@@ -250,38 +269,38 @@ fn deep_nesting_does_not_exhaust_the_stack() {
 
 #[test]
 fn the_writer_says_exactly_what_exotel_documents() {
-    let mut writer = MediaWriter::new("SID\"\\\u{1}é", 8000, Encoding::Pcm16);
-    let mut out = Vec::new();
+    let mut writer = a_writer("SID\"\\\u{1}é", Encoding::Pcm16);
+    let mut out = Messages::default();
     let silence = vec![0.0; 160];
     for _ in 0..2 {
         out.clear();
-        writer.write(&silence, &mut out);
+        writer.media(&silence, &mut out);
     }
     let expected = format!(
         r#"{{"event":"media","stream_sid":"SID\"\\\u0001é","sequence_number":"2","media":{{"chunk":"2","timestamp":"20","payload":"{}"}}}}"#,
         base64(&[0; 320])
     );
-    assert_eq!(String::from_utf8(out.clone()).unwrap(), expected);
+    assert_eq!(String::from_utf8(only(&out).to_vec()).unwrap(), expected);
     assert_eq!(
-        serde_json::from_slice::<Value>(&out).unwrap()["stream_sid"],
+        serde_json::from_slice::<Value>(only(&out)).unwrap()["stream_sid"],
         "SID\"\\\u{1}é"
     );
 
     out.clear();
-    writer.mark("turn \"3\"", &mut out);
+    assert!(writer.mark("turn \"3\"", &mut out));
     let expected = json!({"event": "mark", "stream_sid": "SID\"\\\u{1}é", "mark": {"name": "turn \"3\""}});
-    assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+    assert_eq!(serde_json::from_slice::<Value>(only(&out)).unwrap(), expected);
 
     out.clear();
     writer.clear(&mut out);
     let expected = json!({"event": "clear", "stream_sid": "SID\"\\\u{1}é"});
-    assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+    assert_eq!(serde_json::from_slice::<Value>(only(&out)).unwrap(), expected);
 
     out.clear();
-    writer.write(&[], &mut out);
+    writer.media(&[], &mut out);
     assert!(out.is_empty());
-    writer.write(&[2.0; 160], &mut out);
-    let message: Value = serde_json::from_slice(&out).unwrap();
+    writer.media(&[2.0; 160], &mut out);
+    let message: Value = serde_json::from_slice(only(&out)).unwrap();
     assert_eq!(message["sequence_number"], "5");
     assert_eq!(message["media"]["chunk"], "3");
     assert_eq!(message["media"]["timestamp"], "40");
@@ -292,8 +311,8 @@ fn the_writer_says_exactly_what_exotel_documents() {
 fn a_frame_costs_microseconds() {
     for samples in [160, 800, 1600] {
         let pcm: Vec<f32> = (0..samples).map(|i| pcm::to_f32((i * 7919) as i16)).collect();
-        let mut writer = MediaWriter::new("a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5", 8000, Encoding::Pcm16);
-        let (mut message, mut out) = (Vec::new(), Vec::new());
+        let mut writer = a_writer("a0b1c2d3e4f5a6b7c8d9e0f1a2b3c4d5", Encoding::Pcm16);
+        let (mut message, mut out) = (Messages::default(), Vec::new());
         let fastest = |run: &mut dyn FnMut()| {
             (0..300)
                 .map(|_| {
@@ -305,15 +324,15 @@ fn a_frame_costs_microseconds() {
         };
         let build_us = fastest(&mut || {
             message.clear();
-            writer.write(&pcm, &mut message);
+            writer.media(&pcm, &mut message);
         });
         let parse_us = fastest(&mut || {
             out.clear();
-            read_media(&message, Encoding::Pcm16, &mut out);
+            read_media(only(&message), Encoding::Pcm16, &mut out);
         });
         println!(
             "{samples} samples, {} bytes: parse {parse_us:.2} µs, build {build_us:.2} µs",
-            message.len()
+            only(&message).len()
         );
         assert_eq!(out, pcm);
     }
@@ -420,9 +439,9 @@ fn every_mu_law_byte_that_is_read_is_written_again() {
         let payload = base64(&[byte; 160]);
         let message = format!(r#"{{"event":"media","media":{{"payload":"{payload}"}}}}"#);
         read_media(message.as_bytes(), Encoding::MuLaw, &mut samples).unwrap();
-        let mut written = Vec::new();
-        MediaWriter::new("S", 8000, Encoding::MuLaw).write(&samples, &mut written);
-        let tree: Value = serde_json::from_slice(&written).unwrap();
+        let mut written = Messages::default();
+        a_writer("S", Encoding::MuLaw).media(&samples, &mut written);
+        let tree: Value = serde_json::from_slice(only(&written)).unwrap();
         assert_eq!(
             tree["media"]["payload"].as_str(),
             Some(payload.as_str()),
@@ -454,13 +473,13 @@ proptest! {
     #[test]
     fn what_we_write_we_read(packets in 1..40_usize, seed in any::<i16>(), sid in ".{0,40}") {
         let samples: Vec<i16> = (0..packets * 160).map(|i| seed.wrapping_mul(i as i16).wrapping_add(i as i16)).collect();
-        let mut writer = MediaWriter::new(&sid, 8000, Encoding::Pcm16);
-        let mut message = Vec::new();
-        writer.write(&floats(&samples), &mut message);
-        let tree: Value = serde_json::from_slice(&message).unwrap();
+        let mut writer = a_writer(&sid, Encoding::Pcm16);
+        let mut message = Messages::default();
+        writer.media(&floats(&samples), &mut message);
+        let tree: Value = serde_json::from_slice(only(&message)).unwrap();
         prop_assert_eq!(tree["stream_sid"].as_str(), Some(sid.as_str()));
         let mut out = Vec::new();
-        let frame = read_media(&message, Encoding::Pcm16, &mut out).unwrap();
+        let frame = read_media(only(&message), Encoding::Pcm16, &mut out).unwrap();
         prop_assert_eq!(out, floats(&samples));
         prop_assert_eq!(frame.sequence, Some(1));
         prop_assert_eq!(frame.timestamp_ms, Some(0));

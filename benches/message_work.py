@@ -1,4 +1,4 @@
-"""The same work done by us and by plain Python, as functions to be timed, for the benches and the gate.
+"""The same work done by us and by plain Python, as functions to be timed.
 
 Each side gets the same speech and does what a bridge does with one message of it. The plain side is what
 `plain_bridge.py` stands on.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import soxr
 import sphn
 
-from pxbridge.audio import Downlink, OggOpusReader, OggOpusWriter, Resampler, Uplink
+from pxbridge.audio import Line, OggOpusReader, OggOpusWriter, Resampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,15 +125,15 @@ def resample_down() -> Pair:
 def uplink() -> Pair:
     """100 ms from the phone, from its JSON to the engine's Ogg Opus; ours keeps the model's clock as well."""
     messages = [media_message(pcm) for pcm in pieces(PHONE_HZ, CHUNK_MS)]
-    line = Uplink(PHONE_HZ)
-    line.open(0.0)
+    line = Line(PHONE_HZ)
+    line.open_engine(0.0)
     now_s = 0.0
     for_ours, for_plain = Next(messages), Next(messages)
 
     def ours() -> object:
         nonlocal now_s
         now_s += CHUNK_MS / 1000
-        return line.receive(for_ours(), now_s)
+        return line.phone_message(for_ours(), now_s)
 
     resampler = soxr.ResampleStream(PHONE_HZ, ENGINE_HZ, 1, dtype="int16")
     writer = sphn.OpusStreamWriter(ENGINE_HZ)
@@ -156,19 +155,18 @@ def uplink() -> Pair:
 def downlink() -> Pair:
     """80 ms from the engine, from its Ogg Opus to the phone's JSON; ours paces it as well."""
     messages = engine_messages()
-    line, caller = Downlink(PHONE_HZ, stream_sid=STREAM_SID), Uplink(PHONE_HZ)
+    line = Line(PHONE_HZ, stream_id=STREAM_SID)
     now_s = 0.0
     for_ours, for_plain = Next(messages), Next(messages)
 
     def ours() -> object:
         nonlocal now_s
         due_s = now_s + STEP_MS / 1000
-        out = []
         while line.wake_s < due_s:
             now_s = max(now_s, line.wake_s) + 1e-6
-            out += line.poll(now_s)
+            line.poll(now_s)
         now_s = due_s
-        return out + line.receive(for_ours(), now_s, caller)
+        return line.engine_audio(for_ours(), now_s)
 
     reader = sphn.OpusStreamReader(ENGINE_HZ)
     resampler = soxr.ResampleStream(ENGINE_HZ, PHONE_HZ, 1, dtype="int16")
@@ -189,14 +187,14 @@ def downlink() -> Pair:
 def media_frame() -> Pair:
     """A media message of 100 ms to samples; ours to an intake without an engine, so nothing is encoded."""
     messages = [media_message(pcm) for pcm in pieces(PHONE_HZ, CHUNK_MS)]
-    line = Uplink(PHONE_HZ)
+    line = Line(PHONE_HZ)
     for_ours, for_plain = Next(messages), Next(messages)
 
     def plain() -> object:
         event = json.loads(for_plain())
         return floats(np.frombuffer(base64.b64decode(event["media"]["payload"]), np.int16))
 
-    return Pair(lambda: line.receive(for_ours(), 0.0), plain, len(messages))
+    return Pair(lambda: line.phone_message(for_ours(), 0.0), plain, len(messages))
 
 
 def border() -> Pair:
@@ -219,19 +217,3 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "resample 8 to 24 kHz, 100 ms": resample_up,
     "resample 24 to 8 kHz, 80 ms": resample_down,
 }
-
-
-def ratio(pair: Pair, rounds: int = 20) -> tuple[float, float, float]:
-    """What one message costs us and the plain side, in µs of the processor, and the ratio of the two.
-
-    The sides take turns, and the quickest of the rounds is what the work costs when nobody else spoiled the
-    caches: so the ratio holds on a busy machine.
-    """
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds):
-        for side, work in enumerate((pair.ours, pair.plain)):
-            began_s = time.thread_time()
-            for _ in range(pair.messages):
-                work()
-            best[side] = min(best[side], (time.thread_time() - began_s) / pair.messages)
-    return 1e6 * best[0], 1e6 * best[1], best[0] / best[1]

@@ -1,0 +1,88 @@
+//! Whether the phone's samples come at the line's rate. If not, voices sound slow and deep, or fast and high.
+
+use crate::line::Event;
+use crate::rate::LineRate;
+
+/// How much of a call is measured before its rate is believed.
+const MEASURED_US: u64 = 2_000_000;
+/// The same for a line that stalled meanwhile: so long that no stall looks like another rate.
+const MEASURED_AGAIN_US: u64 = 10_000_000;
+/// Rates in use differ by a factor of at least 1.5. Chunks and jitter make a difference of far less than this.
+const TOLERANCE: f64 = 0.25;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) enum RateCheck {
+    /// Nothing has come yet.
+    New,
+    /// Samples are counted from then until then, beginning with so many.
+    Measuring {
+        since_us: u64,
+        until_us: u64,
+        received: u64,
+        again: bool,
+    },
+    Over,
+}
+
+impl RateCheck {
+    /// The call starts.
+    pub(super) fn start(&mut self, now_us: u64) {
+        *self = Self::Measuring {
+            since_us: now_us,
+            until_us: now_us + MEASURED_US,
+            received: 0,
+            again: false,
+        };
+    }
+
+    /// Audio came, after `received` samples and so many stalls of the phone. The rate is judged by the first that comes
+    /// when the time is over, so no timer is needed.
+    pub(super) fn observe(
+        &mut self,
+        received: u64,
+        stalls: u64,
+        rate: LineRate,
+        now_us: u64,
+    ) -> Option<Event> {
+        let Self::Measuring {
+            since_us,
+            until_us,
+            received: before,
+            again,
+        } = *self
+        else {
+            return None;
+        };
+        if now_us < until_us {
+            return None;
+        }
+        *self = Self::Over;
+        let claimed_hz = rate.hz();
+        let measured_hz = (received - before) as f64 * 1e6 / (until_us - since_us) as f64;
+        let apart = |rate: &LineRate| (f64::from(rate.hz()) - measured_hz).abs();
+        let likely_hz = LineRate::ALL
+            .into_iter()
+            .min_by(|a, b| apart(a).total_cmp(&apart(b)))?
+            .hz();
+        let close = (measured_hz / f64::from(claimed_hz) - 1.0).abs() <= TOLERANCE;
+        if measured_hz == 0.0 || likely_hz == claimed_hz || close {
+            return None;
+        }
+        if stalls > 0 && !again {
+            // Late audio is no other rate, but a line whose rate is too high looks stalled as well.
+            *self = Self::Measuring {
+                since_us: until_us,
+                until_us: until_us + MEASURED_AGAIN_US,
+                received,
+                again: true,
+            };
+            return None;
+        }
+        Some(Event::RateMismatch {
+            claimed_hz,
+            measured_hz: measured_hz.round() as u32,
+            likely_hz,
+        })
+    }
+}
