@@ -100,7 +100,7 @@ def nth(values: list[int], which: int) -> int:
 NUMBER = st.integers(0, 2**10 - 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     slots=st.sampled_from([1, 2, 3, 5]),
     pin=st.sampled_from(["near", "absolute", "off"]),

@@ -14,6 +14,7 @@ from tests.engine.rig import Conversation, alone, by_chance, code_frames, lm_mod
 
 from pxbridge.personaplex import lm_slots, model
 from pxbridge.personaplex.attention import Angles, KvCache, Reach, Rope
+from pxbridge.personaplex.stepper import Sampling
 from pxbridge.personaplex.varlen import Varlen, trial_error
 
 if TYPE_CHECKING:
@@ -95,13 +96,18 @@ def test_the_pins_differ_once_the_ring_is_full_and_not_before() -> None:
 
 
 def callers_of_all_lengths() -> list[Conversation]:
-    return [long_conversation(case, steps) for case, steps in ((0, 10), (1, 50), (2, 30), (3, 20), (0, 45))]
+    callers = [
+        long_conversation(case, steps) for case, steps in ((0, 10), (1, 50), (2, 30), (3, 20), (0, 45))
+    ]
+    callers[1].sampling = Sampling(0.7, 3, 0.8, 20, seed=1)
+    callers[4].sampling = Sampling(seed=2)
+    return callers
 
 
 @pytest.mark.parametrize("pin", ["near", "absolute"])
-def test_reading_whole_rings_as_a_cuda_graph_does_changes_nothing(pin: Pin) -> None:
+def test_the_widest_limits_as_a_cuda_graph_has_them_change_nothing(pin: Pin) -> None:
     expected = by_chance(lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
-    with mock.patch.object(KvCache, "reach", lambda cache, _: cache.whole):
+    with mock.patch.object(lm_slots.LmSlots, "limits", lambda slots, *_: slots.widest):
         found = by_chance(lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)

@@ -6,8 +6,8 @@ pinned). All that was written is seen. `pinned` is the prompt's length; with the
 ring is a plain one.
 
 RoPE makes scores depend on the distance between query and key. *near* keeps the distance of pinned keys where
-it was when the ring first filled, within what the model was trained on: their query is turned back by the
-positions that have gone by since. *absolute* lets the distance grow.
+it was when the ring first filled, within what the model was trained on: they are asked from there, by a query
+of position context - 1, however far the conversation is. *absolute* lets the distance grow.
 
 A tick writes a key in every slot, also in those that do not step. Theirs lands at their next position, where
 the next step or the next chunk of prefill overwrites it; so a slot's position must follow its prefill.
@@ -159,8 +159,7 @@ class KvCache:
         seen = (position + 1).clamp_max(self.context)
         back = None
         if self.pin == "near" and reach.wrapped:
-            gone_by = (position - (self.context - 1)).clamp_min(0)
-            back = self._rope.angles((position - gone_by)[:, None])
+            back = self._rope.angles(position.clamp_max(self.context - 1)[:, None])
         indices = self._indices[: reach.keys]
         visible = indices < seen[:, None]
         pinned = indices < self.pinned[:, None]
