@@ -34,7 +34,7 @@ COMMANDS = {
     "calls": "list the calls there were, show one, or hand over or end one that goes on",
     "check-config": "show the settings, where each came from, and what is wrong with them",
     "doctor": "look for what is wrong with settings, engines and machine, and say how to mend it",
-    "engine": "PersonaPlex itself: a conversation on a file, and how fast this machine is (extra `engine`)",
+    "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
     "token": "print a URL with a signed token in its path, which lets calls in without a password",
 }
 

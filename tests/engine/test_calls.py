@@ -37,6 +37,7 @@ from pxbridge.personaplex.telemetry import Telemetry
 from pxbridge.personaplex.text import Detokenizer, Tokenizer
 from pxbridge.personaplex.voices import Voices
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
+from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.server import listen
 from pxbridge.wav import read_wav
 
@@ -134,7 +135,7 @@ async def bridge_to(url: str, records: list[CallRecord]) -> AsyncIterator[str]:
 
     async with EnginePool([EngineAddress(url)], CALLS + 1, open_session=open_engine) as pool:
         calls = CallRegistry(pool, KIND, [keep], [], None, IMPATIENT, None)
-        async with listen(calls.handle, "127.0.0.1", 0) as listener:
+        async with listen(calls.handle, "127.0.0.1", 0, carriers=[ExotelRoutes()]) as listener:
             yield f"ws://127.0.0.1:{listener.port}/exotel?sample-rate=8000"
 
 
