@@ -33,7 +33,7 @@ COMMANDS = {
     "calls": "list calls, show one of them, or hand over or end a live one",
     "check-config": "show the settings and where each one comes from, or the first error in them",
     "doctor": "find problems of settings, engines and machine, and say how to fix them",
-    "engine": "run PersonaPlex itself: serve callers, talk on a file, measure (extra `engine`)",
+    "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
     "token": "print a URL with a signed token in its path, for calls without a password",
 }
 

@@ -22,8 +22,10 @@ LEAVES = {
     "pxbridge.audio",
     "pxbridge.chat_wire",
     "pxbridge.errors",
+    "pxbridge.log_throttle",
     "pxbridge.ops.logs",
     "pxbridge.ops.metrics",
+    "pxbridge.rate_limit",
     "pxbridge.wav",
     "pxbridge.websocket",
 }

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.epilog = engine_serve.EPILOG
     engine_serve.add_arguments(parser)
-    commands = parser.add_subparsers(dest="engine_command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="engine_command", metavar="[COMMAND]", title="commands")
     for name, (module, about) in _COMMANDS.items():
         command = commands.add_parser(
             name,

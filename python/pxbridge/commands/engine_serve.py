@@ -12,7 +12,6 @@ from pxbridge.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from rich.console import Console
 
@@ -173,7 +172,9 @@ def _options(args: argparse.Namespace) -> Options:
 def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loaded:
     """Reads the checkpoint; raises InputError."""
     from dataclasses import replace
+    from functools import partial
 
+    from pxbridge.personaplex import device
     from pxbridge.personaplex.assembly import assemble
     from pxbridge.personaplex.memory import footprint
     from pxbridge.personaplex.personas import FilePersonas
@@ -191,7 +192,7 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
             weights=options.weights,
             item_bytes=2 if options.device == "cuda" else 4,
         ),
-        _free_bytes(options),
+        device.free_bytes(options.device),
         context=options.context,
         device=options.device,
         slots=_slots(args.slots, options),
@@ -209,7 +210,8 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     _require_voice(personas, prepared)
     file = args.moshi_weight or args.checkpoint
     name = args.hf_repo if file is None else file.name
-    return Loaded(name, model, personas, lambda: Detokenizer(tokenizer), _memory_of(options))
+    memory = partial(device.memory, options.device)
+    return Loaded(name, model, personas, lambda: Detokenizer(tokenizer), memory)
 
 
 def _slots(written: str, options: ModelOptions) -> int | None:
@@ -219,28 +221,6 @@ def _slots(written: str, options: ModelOptions) -> int | None:
     if written.isdecimal() and int(written) >= 1:
         return int(written)
     raise InputError(f"--slots {written}: a number from 1 on, or auto, is needed")
-
-
-def _free_bytes(options: ModelOptions) -> int:
-    if options.device == "cpu":
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    import torch
-
-    free_bytes, _ = torch.cuda.mem_get_info()
-    return int(free_bytes)
-
-
-def _memory_of(options: ModelOptions) -> Callable[[], dict[str, int]]:
-    """What `/metrics` tells of the device's memory."""
-    if options.device == "cpu":
-        return dict
-    import torch
-
-    def memory() -> dict[str, int]:
-        free_bytes, total_bytes = torch.cuda.mem_get_info()
-        return {"free": free_bytes, "total": total_bytes, "allocated": torch.cuda.memory_allocated()}
-
-    return memory
 
 
 def _require_voice(personas: FilePersonas, prepared: Prepared) -> None:
