@@ -29,9 +29,9 @@ const LEAST_US: i64 = 15_000;
 /// ...unless pings have shown that the line jitters.
 const LEAST_IN_JITTER_US: i64 = 1_000;
 /// So many round trips tell that a line jitters, if it is not known yet...
-const TRIPS_FOR_JITTER: usize = 3;
+const RTTS_FOR_JITTER: usize = 3;
 /// ...and so many, if it was steady before: the phone holds more by then, and marks tell in the meantime.
-const TRIPS_FOR_CHANGE: usize = 14;
+const RTTS_FOR_CHANGE: usize = 14;
 /// A round trip that varies asks for a margin for this long: until the next few have come back.
 const JITTERY_FOR_US: u64 = 1_000_000;
 /// An underrun sooner than this after round trips began to vary has the same cause, and proves no second one.
@@ -180,12 +180,12 @@ impl JitterMargin {
                 pings.learn(now_us);
             }
             self.was_steady |= spread.is_steady();
-            let trips = if self.was_steady {
-                TRIPS_FOR_CHANGE
+            let rtts = if self.was_steady {
+                RTTS_FOR_CHANGE
             } else {
-                TRIPS_FOR_JITTER
+                RTTS_FOR_JITTER
             };
-            if spread.trips >= trips && spread.usual_us.saturating_sub(return_jitter_us) >= doubt_us {
+            if spread.rtts >= rtts && spread.usual_us.saturating_sub(return_jitter_us) >= doubt_us {
                 let until_us = match &self.state {
                     State::Proved(held) | State::Released(held) => held.until_us.max(jittery_until_us),
                     State::Unneeded | State::Jittery { .. } => jittery_until_us,
@@ -214,7 +214,7 @@ impl JitterMargin {
         let agree = spread.most_us < VARY_US || foreseen && spread.most_us < return_jitter_us + VARY_US;
         if !agree {
             // Pings show the line, so it need not be tried out by releasing the margin.
-            if spread.trips >= ENOUGH || foreseen {
+            if spread.rtts >= ENOUGH || foreseen {
                 held.us = held.us.max(needed_us);
             }
             held.hold_us = hold_us;
@@ -225,7 +225,7 @@ impl JitterMargin {
                 foreseen,
             };
         } else if let State::Jittery { held, .. } = self.state
-            && spread.trips >= ENOUGH
+            && spread.rtts >= ENOUGH
             && now_us >= held.until_us
         {
             self.state = State::Released(held);
@@ -293,12 +293,12 @@ mod tests {
         assert!(line.margin_us(18_000_000) > 0);
     }
 
-    /// Sends pings when they are due and answers them after `trip_us`. Returns when the margin was gone.
-    fn released_us(line: &mut Line, from_us: u64, trip_us: impl Fn(u64) -> u64) -> u64 {
+    /// Sends pings when they are due and answers them after `rtt_us`. Returns when the margin was gone.
+    fn released_us(line: &mut Line, from_us: u64, rtt_us: impl Fn(u64) -> u64) -> u64 {
         let mut now_us = from_us;
         while line.margin_us(now_us) > 0 {
             if line.pings.ping_due(true, now_us) {
-                line.pong(trip_us(now_us), 0, now_us);
+                line.pong(rtt_us(now_us), 0, now_us);
             }
             now_us += 80_000;
         }
@@ -329,11 +329,11 @@ mod tests {
     }
 
     /// Answers a ping every 50 ms, with these round trips over a steady return path. Returns the margin.
-    fn pinged_us(line: &mut Line, trips_ms: &[u64]) -> i64 {
+    fn pinged_us(line: &mut Line, rtts_ms: &[u64]) -> i64 {
         let mut now_us = 1_000_000;
-        for trip_ms in trips_ms {
+        for rtt_ms in rtts_ms {
             now_us += 50_000;
-            line.pong(trip_ms * 1000, 0, now_us);
+            line.pong(rtt_ms * 1000, 0, now_us);
         }
         line.margin_us(now_us)
     }
@@ -350,14 +350,14 @@ mod tests {
 
     #[test]
     fn pings_held_up_by_a_stall_ask_for_nothing() {
-        let trips = [
+        let rtts = [
             30, 31, 30, 32, 1500, 1450, 1400, 400, 200, 150, 100, 50, 30, 31, 30,
         ];
         let mut line = Line::new();
-        for (number, trip_ms) in trips.iter().enumerate() {
+        for (number, rtt_ms) in rtts.iter().enumerate() {
             // Those held up come back together.
-            let now_us = 10_000_000 + number as u64 * if *trip_ms > 40 { 1 } else { 50_000 };
-            line.pong(trip_ms * 1000, 0, now_us);
+            let now_us = 10_000_000 + number as u64 * if *rtt_ms > 40 { 1 } else { 50_000 };
+            line.pong(rtt_ms * 1000, 0, now_us);
         }
         assert_eq!(line.margin_us(11_000_000), 0);
     }

@@ -30,7 +30,7 @@ pub(super) const ENOUGH: usize = 11;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Spread {
     /// How many they are.
-    pub(super) trips: usize,
+    pub(super) rtts: usize,
     /// How much longer than the shortest the longest took.
     pub(super) most_us: u64,
     /// The same without the longest: what happened once may have been an accident.
@@ -42,7 +42,7 @@ pub(super) struct Spread {
 impl Spread {
     /// Whether there are enough round trips, and they do not vary.
     pub(super) fn is_steady(&self) -> bool {
-        self.trips >= ENOUGH && self.most_us < VARY_US
+        self.rtts >= ENOUGH && self.most_us < VARY_US
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) struct PingRtt {
     due_us: u64,
     learning: Learning,
     /// When each of the newest pings came back, and how long it took.
-    trips: VecDeque<(u64, u64)>,
+    rtts: VecDeque<(u64, u64)>,
     stall: Stall,
     /// The last steady round trip; `None` after one that differs from it.
     steady_rtt_us: Option<u64>,
@@ -77,7 +77,7 @@ impl PingRtt {
         Self {
             due_us: 0,
             learning: Learning::NotBegun,
-            trips: VecDeque::with_capacity(KEPT),
+            rtts: VecDeque::with_capacity(KEPT),
             stall: Stall::None,
             steady_rtt_us: None,
         }
@@ -147,7 +147,7 @@ impl PingRtt {
         match self.stall {
             // It was sent after the stall and is as late: the path has become longer.
             Stall::EndedAt(ended_us) if late && sent_us >= ended_us => {
-                self.trips.clear();
+                self.rtts.clear();
                 self.learn(now_us);
             }
             _ if late => {
@@ -157,44 +157,44 @@ impl PingRtt {
             Stall::EndedAt(ended_us) if sent_us < ended_us => return,
             Stall::EndedAt(_) | Stall::None => self.stall = Stall::None,
         }
-        keep_newest(&mut self.trips, KEPT, (now_us, rtt_us));
+        keep_newest(&mut self.rtts, KEPT, (now_us, rtt_us));
     }
 
     /// The shortest of those that are kept.
     pub(super) fn least_us(&self) -> Option<u64> {
-        self.trips.iter().map(|trip| trip.1).min()
+        self.rtts.iter().map(|rtt| rtt.1).min()
     }
 
     /// The path's round trip if it is steady: the shortest of the newest, which all came lately and do not vary.
     pub(super) fn steady_us(&self, now_us: u64) -> Option<u64> {
-        let newest = self.trips.iter().rev().take(ENOUGH);
-        let newest = newest.take_while(|trip| trip.0 + WINDOW_US >= now_us);
-        let (trips, least_us, most_us) = newest.fold((0, u64::MAX, 0), |(trips, least_us, most_us), trip| {
-            (trips + 1, trip.1.min(least_us), trip.1.max(most_us))
+        let newest = self.rtts.iter().rev().take(ENOUGH);
+        let newest = newest.take_while(|rtt| rtt.0 + WINDOW_US >= now_us);
+        let (rtts, least_us, most_us) = newest.fold((0, u64::MAX, 0), |(rtts, least_us, most_us), rtt| {
+            (rtts + 1, rtt.1.min(least_us), rtt.1.max(most_us))
         });
-        (trips == ENOUGH && most_us - least_us < VARY_US).then_some(least_us)
+        (rtts == ENOUGH && most_us - least_us < VARY_US).then_some(least_us)
     }
 
     pub(super) fn spread(&self, now_us: u64) -> Spread {
         let mut sorted_us = [0; KEPT];
-        let mut trips = 0;
-        for &(at_us, trip_us) in &self.trips {
+        let mut rtts = 0;
+        for &(at_us, rtt_us) in &self.rtts {
             if at_us + WINDOW_US >= now_us {
-                sorted_us[trips] = trip_us;
-                trips += 1;
+                sorted_us[rtts] = rtt_us;
+                rtts += 1;
             }
         }
-        let sorted_us = &mut sorted_us[..trips];
+        let sorted_us = &mut sorted_us[..rtts];
         sorted_us.sort_unstable();
-        let beyond_us = |left_out: usize| match trips.checked_sub(1 + left_out) {
+        let beyond_us = |left_out: usize| match rtts.checked_sub(1 + left_out) {
             Some(at) => sorted_us[at] - sorted_us[0],
             None => 0,
         };
         Spread {
-            trips,
+            rtts,
             most_us: beyond_us(0),
             usual_us: beyond_us(1),
-            often_us: beyond_us(trips / 4),
+            often_us: beyond_us(rtts / 4),
         }
     }
 }

@@ -414,8 +414,8 @@ mod tests {
                     .expect("one is due with every frame");
                 playback.mark_echoed(mark, 0, now_us + FRAME_US + base_us);
             }
-            let mut takes = |trip_us: u64| {
-                playback.path_takes(trip_us + pongs_late_us);
+            let mut takes = |rtt_us: u64| {
+                playback.path_takes(rtt_us + pongs_late_us);
                 (playback.baseline.us().map(|us| us as u64), playback.lengthened_us)
             };
             assert_eq!(takes(100_000), (Some(base_us), 0));
