@@ -141,7 +141,7 @@ class EngineServer:
         self._files = files
         self._loop = loop
         self._wrong = RateLimiter(WRONG_PER_S, WRONG_AT_ONCE, loop.time)
-        self._tally = LogThrottle(_log_refused)
+        self._log_throttle = LogThrottle(_log_refused)
         self._draining = False
         self._nobody = asyncio.Event()
         self._nobody.set()
@@ -322,7 +322,7 @@ class EngineServer:
         self, why: str, status: int, reason: str, address: str, headers: Iterable[tuple[str, str]] = ()
     ) -> Response:
         self._telemetry.refused(why)
-        self._tally.add(reason, address)
+        self._log_throttle.add(reason, address)
         return _json(status, {"error": why, "reason": reason}, headers)
 
 

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lateness_is_waited_for_the_next_time_but_not_for_ever() {
+    fn a_late_phone_is_waited_for_the_next_time_but_not_for_ever() {
         let mut stall_timeout = StallTimeout::default();
         assert_eq!(stall_timeout.timeout_us(Some(0), 0), LEAST_US);
         stall_timeout.observe(100_000, 1_000_000);
