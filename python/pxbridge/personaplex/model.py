@@ -49,6 +49,7 @@ class Options:
         pin: What becomes of the prompt when the context is full; see `attention`.
         device: `cpu` or `cuda`.
         dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32 always.
+            float64 tells rounding from mistakes: no draw falls the other way for it.
         weights: How the language model's matrices are kept.
         offload_layers: As many of its last layers keep them on the CPU. That cannot keep real time.
         prefix_bytes: Memory for prompts that were computed before.
