@@ -17,7 +17,7 @@ from pxbridge.commands.output import require_writable
 from pxbridge.errors import InputError
 from pxbridge.personaplex.config import SAMPLE_RATE_HZ
 from pxbridge.personaplex.prompt import Prompt
-from pxbridge.personaplex.stepper import PromptTooLong, Sampling
+from pxbridge.personaplex.stepper import Sampling
 from pxbridge.wav import read_wav, resample, to_pcm, write_float_wav, write_wav
 
 if TYPE_CHECKING:
