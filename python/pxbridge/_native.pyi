@@ -191,7 +191,7 @@ class EngineSilent:
     __match_args__ = ("for_s",)
     @property
     def for_s(self) -> float:
-        """The time since which its answer is due, in seconds."""
+        """How long its answer has been due, in seconds."""
 
 class RateMismatch:
     """The phone sends at another rate than the line has: voices sound slow and deep, or fast and high."""
@@ -331,7 +331,7 @@ class Line:
 
     @property
     def paused_s(self) -> float | None:
-        """The time since the agent last spoke, in seconds; None while it has not spoken."""
+        """The duration of the agent's pause so far, in seconds; None while it has not spoken."""
 
     @property
     def is_drained(self) -> bool:

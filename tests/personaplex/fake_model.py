@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pxbridge.errors import PromptTooLong
 from pxbridge.personaplex.config import FRAME_SAMPLES
 from pxbridge.personaplex.prompt import Prompt, VoiceCodes
-from pxbridge.personaplex.stepper import Counters, PromptTooLong, Sampling, SlotMisused, Step
+from pxbridge.personaplex.stepper import Counters, Sampling, SlotMisused, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

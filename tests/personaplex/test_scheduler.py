@@ -199,6 +199,17 @@ def test_nobody_starves_however_many_come_and_however_slow_ticks_are() -> None:
 
 
 @in_world
+def test_where_ticks_leave_hardly_anything_over_a_new_caller_waits_for_seconds_and_not_for_minutes() -> None:
+    world = World(Costs(tick_s=0.077, chunk_s=0.005, position_s=0.0002), slots=33)
+    full_house(world, 60.0, slots=32)
+    late: list[Caller] = []
+    world.at(15.0, lambda: late.append(world.caller(32, persona=lambda: prompt("late", voice_positions=288))))
+    world.run(40.0)
+    assert late[0].live_s is not None
+    assert late[0].live_s - late[0].came_s < 15.0
+
+
+@in_world
 def test_while_nobody_talks_a_prompt_is_read_at_full_speed() -> None:
     world = World(Costs(chunk_s=0.004, position_s=0.0002))
     caller = world.caller(0, persona=lambda: prompt("a", voice_positions=500))

@@ -83,7 +83,7 @@ class Target:
         return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(asked))))))
 
 
-class NotSo(Exception):
+class _NotSo(Exception):
     """What was expected did not happen; the text says what did."""
 
 
@@ -94,7 +94,7 @@ async def examine_wire(target: Target) -> AsyncIterator[Finding]:
             yield good(name, await check(target))
         except _Noted as told:
             yield note(name, str(told))
-        except NotSo as told:
+        except _NotSo as told:
             yield wrong(name, str(told), _MEND)
         except websocket.HandshakeRefused as told:
             yield wrong(name, f"it refuses: {told}", _MEND)
@@ -149,17 +149,17 @@ class _Client:
         self._changed.set()
 
     async def until(self, what: Callable[[], bool], within_s: float, expected: str) -> None:
-        """Waits for something; raises NotSo if it does not come."""
+        """Waits for something; raises _NotSo if it does not come."""
         try:
             async with asyncio.timeout(within_s):
                 while not what():
                     if self.closed is not None:
                         how = f"{self.closed.code} {self.closed.reason}".strip()
-                        raise NotSo(f"it closed with {how} where {expected} was expected")
+                        raise _NotSo(f"it closed with {how} where {expected} was expected")
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise NotSo(f"{expected} did not come within {within_s:g} s") from None
+            raise _NotSo(f"{expected} did not come within {within_s:g} s") from None
 
     async def live(self, within_s: float = PROMPTS_S) -> None:
         await self.until(lambda: self.handshakes > 0, within_s, "a handshake")
@@ -174,8 +174,8 @@ class _Client:
             await self.until(
                 lambda: self.heard_samples >= samples, ANSWER_S, f"an answer of {wanted_s:.2f} s"
             )
-        except NotSo as told:
-            raise NotSo(f"{told}; {self.heard_samples / ENGINE_RATE_HZ:.2f} s came") from None
+        except _NotSo as told:
+            raise _NotSo(f"{told}; {self.heard_samples / ENGINE_RATE_HZ:.2f} s came") from None
 
 
 @contextlib.asynccontextmanager
@@ -240,9 +240,9 @@ async def _handshake(target: Target) -> str:
     async with _client(target) as client:
         await client.live()
         if client.kinds[0] != 0:
-            raise NotSo(f"a message of kind {client.kinds[0]} came before the handshake")
+            raise _NotSo(f"a message of kind {client.kinds[0]} came before the handshake")
         if client.handshakes != 1:
-            raise NotSo(f"{client.handshakes} handshakes came")
+            raise _NotSo(f"{client.handshakes} handshakes came")
     return f"a handshake comes first, {loop.time() - began_s:.1f} s after the connection"
 
 
@@ -254,16 +254,16 @@ async def _sound(target: Target) -> str:
         await client.heard((TALK_FRAMES - 1) * FRAME_SAMPLES)
         first = client.ogg[0]
         if b"OpusHead" not in first:
-            raise NotSo("its stream begins without its header page")
+            raise _NotSo("its stream begins without its header page")
         if client.strict.deaf_because is not None:
-            raise NotSo(f"sphn 0.1 goes deaf on its stream: {client.strict.deaf_because}")
+            raise _NotSo(f"sphn 0.1 goes deaf on its stream: {client.strict.deaf_because}")
         if first[first.index(b"OpusHead") + 9] != 1:
-            raise NotSo("its stream is not mono")
+            raise _NotSo("its stream is not mono")
         stats = client.reader.stats()
         spoilt = {name.replace("_", " "): stats[name] for name in _SPOILT if stats[name]}
         if spoilt or stats["streams"] != 1:
             told = ", ".join(f"{count} {name}" for name, count in spoilt.items())
-            raise NotSo(f"it sends {stats['streams']} streams, {told or 'where one is expected'}")
+            raise _NotSo(f"it sends {stats['streams']} streams, {told or 'where one is expected'}")
     return "its Ogg Opus stream can be read by the strictest of clients"
 
 
@@ -272,14 +272,14 @@ async def _clock(target: Target) -> str:
         await client.live()
         await asyncio.sleep(QUIET_S)
         if client.heard_samples:
-            raise NotSo(f"{client.heard_samples} samples came before the caller had said anything")
+            raise _NotSo(f"{client.heard_samples} samples came before the caller had said anything")
         client.send(client.writer.headers())
         await _say(client, _speech(TALK_FRAMES))
         await client.heard((TALK_FRAMES - 1) * FRAME_SAMPLES)
         await asyncio.sleep(QUIET_S)
         answered = client.heard_samples / FRAME_SAMPLES
         if abs(answered - TALK_FRAMES) > 1:
-            raise NotSo(f"it answered {TALK_FRAMES} frames of 80 ms with {answered:.1f}")
+            raise _NotSo(f"it answered {TALK_FRAMES} frames of 80 ms with {answered:.1f}")
     return "it answers 80 ms for 80 ms, and nothing without a caller"
 
 
@@ -300,7 +300,7 @@ async def _pace(target: Target) -> str:
             waits_s.append(client.heard_s - asked_s)
     median_s = float(np.median(waits_s))
     if median_s > SLOW_S:
-        raise NotSo(f"a frame is answered after {1000 * median_s:.0f} ms at the median")
+        raise _NotSo(f"a frame is answered after {1000 * median_s:.0f} ms at the median")
     return (
         f"a frame is answered after {1000 * median_s:.0f} ms at the median, {1000 * max(waits_s):.0f} at most"
     )
@@ -341,10 +341,10 @@ async def _words(target: Target) -> str:
             try:
                 read = piece.decode()
             except UnicodeDecodeError:
-                raise NotSo(f"a piece of its text is not UTF-8: {piece[:20]!r}") from None
+                raise _NotSo(f"a piece of its text is not UTF-8: {piece[:20]!r}") from None
             byte_pieces += _BYTE_PIECE.fullmatch(read) is not None
             if "\u2581" in read:
-                raise NotSo(f"SentencePiece's mark for a space is in its text: {read!r}")
+                raise _NotSo(f"SentencePiece's mark for a space is in its text: {read!r}")
     if byte_pieces:
         raise _Noted("it spells some characters as byte pieces, <0xE2>: clients show them so")
     return f"its text is UTF-8: {b''.join(client.text).decode()[:60].strip()!r}"
@@ -391,7 +391,7 @@ async def _early(target: Target) -> str:
         await _say(client, _speech(5))
         try:
             await client.heard(4 * FRAME_SAMPLES)
-        except NotSo:
+        except _NotSo:
             raise _Noted(
                 "it throws away what comes before its handshake, headers too: clients must wait"
             ) from None
@@ -414,15 +414,17 @@ async def _refusals(target: Target) -> str:
                 try:
                     await client.live(REFUSAL_S)
                     served.append(what)
-                except NotSo:
+                except _NotSo:
                     (silent if client.closed is None else closed).append(what)
         except websocket.HandshakeRefused as refused:
             if not 400 <= refused.status < 500:
-                raise NotSo(f"{what} is answered with {refused.status}, which is no client's fault") from None
+                raise _NotSo(
+                    f"{what} is answered with {refused.status}, which is no client's fault"
+                ) from None
     if "a voice outside of its folder" in served:
-        raise NotSo("it takes a voice from outside of its folder")
+        raise _NotSo("it takes a voice from outside of its folder")
     if silent:
-        raise NotSo(f"it says nothing to a client with {', '.join(silent)}")
+        raise _NotSo(f"it says nothing to a client with {', '.join(silent)}")
     if closed:
         raise _Noted(f"it upgrades and hangs up on a client with {', '.join(closed)}, without a reason")
     return "what it cannot serve is refused before the upgrade"
@@ -436,11 +438,11 @@ async def _second(target: Target) -> str:
             async with _client(target, query) as second:
                 try:
                     await second.live(REFUSAL_S)
-                except NotSo:
+                except _NotSo:
                     raise _Noted("a second client is let in and waits without a word") from None
         except websocket.HandshakeRefused as refused:
             if refused.status != 503:
-                raise NotSo(f"a second client is refused with {refused.status} instead of 503") from None
+                raise _NotSo(f"a second client is refused with {refused.status} instead of 503") from None
             return "a second client is told at once that the engine is full"
     return "it takes a second conversation beside the first"
 

@@ -198,12 +198,9 @@ class Metrics:
         for each in Outcome:
             if each is not Outcome.LIVE:
                 self._calls.labels(each.value)
-        for part in delay.PARTS:
-            self._delay.labels(part.name)
-        for counter, table in self._changes():
-            for direction, names in table.items():
-                for name in names:
-                    counter.labels(DIRECTIONS[direction], _how(name))
+        # Labels are looked up here once. This is read and added to every second of each call.
+        self._parts = [(part.name, self._delay.labels(part.name)) for part in delay.PARTS]
+        self._line_counters = list(self._counters_of_lines())
         registry.register(_CurrentState(self))
 
     def __call__(self, record: CallRecord, event: Event) -> None:
@@ -266,35 +263,34 @@ class Metrics:
             return
         self._step.observe(newest_s["engine"])
         self._mouth_to_ear.observe(newest_s["mouth_to_ear"])
-        for part in delay.PARTS:
-            self._delay.labels(part.name).observe(newest_s[part.name])
+        for name, histogram in self._parts:
+            histogram.observe(newest_s[name])
 
     def _count(self, record: CallRecord) -> None:
         """Adds the growth of the call's counters since the last time."""
-        before = self._counted.get(id(record))
+        before, now = self._counted.get(id(record)), record.stats
         if before is None:
             return
+        for counter, direction, name, is_sound in self._line_counters:
+            grown = (now.get(direction, {}).get(name) or 0.0) - (before.get(direction, {}).get(name) or 0.0)
+            if grown > 0.0:
+                counter.inc(grown / record.rate_hz if is_sound else grown)
+        self._counted[id(record)] = now
 
-        def growth(direction: str, name: str) -> float:
-            now = record.stats.get(direction, {}).get(name) or 0.0
-            return max(0.0, now - (before.get(direction, {}).get(name) or 0.0))
-
-        self._holes.inc(growth("downlink", "holes"))
-        self._stalls.inc(growth("uplink", "stalls"))
-        self._messages.inc(growth("uplink", "messages"))
-        self._malformed.inc(growth("uplink", "malformed"))
-        for counter, table in self._changes():
+    def _counters_of_lines(self) -> Iterator[tuple[Counter, delay.Direction, str, bool]]:
+        """Metrics that add up lines' counters: the metric, the counter, and whether it counts samples."""
+        yield self._holes, "downlink", "holes", False
+        yield self._stalls, "uplink", "stalls", False
+        yield self._messages, "uplink", "messages", False
+        yield self._malformed, "uplink", "malformed", False
+        for metric, table in (
+            (self._inserted, delay.PUT_IN),
+            (self._removed, delay.TAKEN_OUT),
+            (self._removed, delay.UNHEARD),
+        ):
             for direction, names in table.items():
                 for name in names:
-                    if samples := growth(direction, name):
-                        counter.labels(DIRECTIONS[direction], _how(name)).inc(samples / record.rate_hz)
-        self._counted[id(record)] = record.stats
-
-    def _changes(self) -> Iterator[tuple[Counter, Mapping[delay.Direction, tuple[str, ...]]]]:
-        """Pairs of a metric and the line's counters that it sums up."""
-        yield self._inserted, delay.PUT_IN
-        yield self._removed, delay.TAKEN_OUT
-        yield self._removed, delay.UNHEARD
+                    yield metric.labels(DIRECTIONS[direction], _how(name)), direction, name, True
 
     def _end(self, record: CallRecord) -> None:
         self._calls.labels(outcome(record).value).inc()

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everywhere in torch code
 
+from pxbridge.personaplex.linear import wide
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -65,17 +67,19 @@ class Rope:
     Args:
         head_dim: Even.
         max_period: Longest period, in positions.
+        dtype: Of what is rotated; see `wide` for what it is computed in.
         device: Where.
     """
 
-    def __init__(self, head_dim: int, max_period: float, device: torch.device) -> None:
+    def __init__(self, head_dim: int, max_period: float, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = wide(dtype).to_complex()
         pairs = torch.arange(head_dim // 2, device=device, dtype=torch.float32)
         self._frequencies = torch.exp(pairs * (-math.log(max_period) * 2 / head_dim)).double()
 
     def angles(self, positions: Tensor) -> Angles:
         """Of int64 [slots, positions]. Turned in float64: in float32, positions of an hour blur."""
         turns = positions[:, :, None] * self._frequencies
-        return Angles(torch.polar(torch.ones_like(turns), turns).to(torch.complex64))
+        return Angles(torch.polar(torch.ones_like(turns), turns).to(self._dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +87,14 @@ class Angles:
     """The rotations of a set of positions.
 
     Attributes:
-        rotation: complex64 [slots, positions, head_dim / 2].
+        rotation: Complex, [slots, positions, head_dim / 2].
     """
 
     rotation: Tensor
 
     def turn(self, x: Tensor) -> Tensor:
-        """Rotates [slots, positions, …, head_dim]; of x's type, computed in float32."""
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        """Rotates [slots, positions, …, head_dim]; of x's type, computed in the rotation's."""
+        pairs = torch.view_as_complex(x.to(self.rotation.dtype.to_real()).unflatten(-1, (-1, 2)))
         shape = (*self.rotation.shape[:2], *[1] * (x.dim() - 3), -1)
         return torch.view_as_real(pairs * self.rotation.view(shape)).flatten(-2).to(x.dtype)
 
@@ -129,7 +133,7 @@ class KvCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.pinned = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._rope = Rope(config.head_dim, config.max_period, device)
+        self._rope = Rope(config.head_dim, config.max_period, dtype, device)
         self._indices = torch.arange(context, device=device)
         self._first = torch.arange(slots, device=device) * context
         self._filled = filled
@@ -218,6 +222,7 @@ def _attend_near(
     """One query a slot, and another one for its pinned keys; visible and pinned are bool [slots, keys]."""
     queries = torch.cat([query, pinned_query], 1).transpose(1, 2)  # [slots, heads, 2, head_dim]
     scores = queries @ keys.permute(0, 2, 3, 1) * query.shape[-1] ** -0.5
-    score = torch.where(pinned[:, None], scores[:, :, 1], scores[:, :, 0]).float()
-    weights = score.masked_fill(~visible[:, None], -math.inf).softmax(-1).to(values.dtype)
+    score = torch.where(pinned[:, None], scores[:, :, 1], scores[:, :, 0])
+    weights = score.masked_fill(~visible[:, None], -math.inf).softmax(-1, wide(score.dtype))
+    weights = weights.to(values.dtype)
     return (weights[:, :, None] @ values.transpose(1, 2)).transpose(1, 2)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everywhere in torch code
 
 from pxbridge.personaplex.config import CODEBOOKS, DELAYS, STREAMS
-from pxbridge.personaplex.linear import Keeping
+from pxbridge.personaplex.linear import Keeping, wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ class LanguageModel:
             return tensors[name].to(device, dtype, copy=True)
 
         def norm(name: str) -> Tensor:
-            return plain(name).float().flatten()
+            return plain(name).to(wide(dtype)).flatten()
 
         def block(at: str, gating: str, attention: tuple[Tensor, Tensor], keeping: Keeping) -> _Block:
             feed_forward = (tensors[f"{gating}linear_{side}.weight"] for side in ("in", "out"))
@@ -194,8 +194,8 @@ class LanguageModel:
 
 
 def _normed(x: Tensor, weight: Tensor) -> Tensor:
-    """RMSNorm in float32, whatever x is."""
-    return F.rms_norm(x.float(), (x.shape[-1],), weight, NORM_EPSILON).to(x.dtype)
+    """RMSNorm, in the weight's type."""
+    return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, NORM_EPSILON).to(x.dtype)
 
 
 def _projected(block: _Block, x: Tensor, heads: int) -> Tensor:

@@ -6,9 +6,8 @@ import functools
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pxbridge.errors import InputError
+from pxbridge.errors import BadQuery, InputError
 from pxbridge.personaplex.prompt import SILENT_FRAMES, Prompt
-from pxbridge.personaplex.query import BadQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable

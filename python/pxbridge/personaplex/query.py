@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
 
-from pxbridge.errors import InputError
+from pxbridge.errors import BadQuery
 from pxbridge.personaplex.stepper import MAX_TOP_K, Sampling
 
 if TYPE_CHECKING:
@@ -33,20 +33,6 @@ ANY_SEED: Final = -1
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
 _SHOWN_CHARS: Final = 40
-
-
-class BadQuery(InputError):
-    """A query that cannot be served.
-
-    Args:
-        parameter: Which one is wrong.
-        problem: What is wrong with it, and what would be right.
-    """
-
-    def __init__(self, parameter: str, problem: str) -> None:
-        super().__init__(f"{parameter}: {problem}")
-        self.parameter = parameter
-        self.problem = problem
 
 
 class Personas(Protocol):

@@ -54,7 +54,9 @@ UNHURRIED_CHUNK_S: Final = 0.05
 ACTIVE_S: Final = 1.0
 """Somebody from whom nothing came for so long does not talk: a session that was prompted ahead of its
 call."""
-FIRST_CHUNK: Final = 8
+SMALLEST_CHUNK: Final = 8
+"""A chunk costs something however short it is. Fewer positions would delay a tick hardly less, and a prompt
+would take minutes where ticks leave little over."""
 LARGEST_CHUNK: Final = 256
 TICKS_REMEMBERED: Final = 15
 HEADROOM: Final = 0.9
@@ -305,7 +307,7 @@ class _Chunk:
     """
 
     def __init__(self) -> None:
-        self._size = FIRST_CHUNK
+        self._size = SMALLEST_CHUNK
         self._took_s: float | None = None
 
     def size_for(self, target_s: float) -> int:
@@ -314,7 +316,7 @@ class _Chunk:
             ratio = HEADROOM * target_s / max(self._took_s, 1e-6)
             # Downwards by the square: what a chunk costs however short it is does not become less.
             scale = min(ratio, 2.0) if ratio >= 1 else ratio * ratio
-            self._size = max(1, min(int(self._size * scale), LARGEST_CHUNK))
+            self._size = max(SMALLEST_CHUNK, min(int(self._size * scale), LARGEST_CHUNK))
             self._took_s = None
         return self._size
 

@@ -34,8 +34,9 @@ from urllib.parse import urlsplit
 
 import pxbridge
 from pxbridge import chat_wire, websocket
+from pxbridge.errors import BadQuery
 from pxbridge.log_throttle import LogThrottle, in_words
-from pxbridge.personaplex.query import BadQuery, Defaults, read_query
+from pxbridge.personaplex.query import Defaults, read_query
 from pxbridge.personaplex.session import (
     GOING_AWAY,
     INTERNAL_ERROR,

@@ -195,7 +195,7 @@ class Transformer:
     ) -> None:
         self._config = config
         self._layers = layers
-        self._rope = Rope(config.head_dim, config.max_period, device)
+        self._rope = Rope(config.head_dim, config.max_period, torch.float32, device)
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
         """Keys and values, layer by layer, each [slots, context, heads, head_dim]."""

@@ -62,7 +62,7 @@ pub struct AllPlayed;
 #[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
 #[derive(PartialEq)]
 pub struct EngineSilent {
-    /// The time since which its answer is due, in seconds.
+    /// How long its answer has been due, in seconds.
     for_s: f64,
 }
 
@@ -378,7 +378,7 @@ impl Line {
         in_s(self.inner.get().playing_us(micros(now_s)))
     }
 
-    /// The time since the agent last spoke, in seconds; None while it has not spoken.
+    /// The duration of the agent's pause so far, in seconds; None while it has not spoken.
     #[getter]
     fn paused_s(&mut self) -> Option<f64> {
         self.inner.get().paused_us().map(in_s)

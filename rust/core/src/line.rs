@@ -36,7 +36,7 @@ pub enum Event {
     AllPlayed,
     /// The engine does not answer, so from now on audio is held back from it.
     EngineSilent {
-        /// The time since which its answer is due.
+        /// How long its answer has been due.
         for_us: u64,
     },
     /// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
@@ -164,14 +164,10 @@ impl Line {
     /// Bytes of the engine's stream, in any split.
     pub fn engine_audio(&mut self, bytes: &[u8], now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let Self {
-            codec,
-            intake,
-            downlink,
-            output,
-            ..
-        } = self;
-        let came = downlink.receive(bytes, intake, codec.as_mut(), now_us, &mut output.to_phone);
+        let to_phone = &mut self.output.to_phone;
+        let came = self
+            .downlink
+            .receive(bytes, &self.intake, self.codec.as_mut(), now_us, to_phone);
         if came > 0 {
             self.answer_time.answered(came, now_us);
             self.intake.answered(came, now_us);
@@ -200,14 +196,9 @@ impl Line {
     pub fn poll(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         self.intake.poll(now_us, &mut self.engine_pcm);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.poll(codec.as_mut(), now_us, &mut output.to_phone);
-        output.ping = downlink.take_ping(now_us);
+        self.downlink
+            .poll(self.codec.as_mut(), now_us, &mut self.output.to_phone);
+        self.output.ping = self.downlink.take_ping(now_us);
         self.end(now_us)
     }
 
@@ -228,13 +219,8 @@ impl Line {
     pub fn close_engine(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         self.intake.close(now_us);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.close_engine(codec.as_mut(), now_us, &mut output.to_phone);
+        self.downlink
+            .close_engine(self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.engine_is_open = false;
         self.miss_agent(now_us);
         self.end(now_us)
@@ -245,13 +231,8 @@ impl Line {
     /// fade. While one speaks, and after [`Line::finish`], it is not played at all.
     pub fn play(&mut self, pcm: &[f32], now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.play(pcm, codec.as_mut(), now_us, &mut output.to_phone);
+        self.downlink
+            .play(pcm, self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.end(now_us)
     }
 
@@ -272,13 +253,8 @@ impl Line {
     /// Nothing more will be said: sends the rest, and a mark behind it. [`Event::AllPlayed`] follows, now or later.
     pub fn finish(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.finish(codec.as_mut(), now_us, &mut output.to_phone);
+        self.downlink
+            .finish(self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.end(now_us)
     }
 
@@ -295,7 +271,7 @@ impl Line {
         self.downlink.playing_us(now_us)
     }
 
-    /// The time since the agent last spoke; `None` while it has not spoken.
+    /// The duration of the agent's pause so far; `None` while it has not spoken.
     #[must_use]
     pub fn paused_us(&self) -> Option<u64> {
         self.downlink.paused_us()
