@@ -8,14 +8,15 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python interop lint gate bench soak build wheel fuzz readme clean help
+.PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz readme \
+        clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
 run: build             ## build, and serve calls
 	$(BIN)/python -m pxbridge
 
-test: test-rust test-python  ## every test
+test: test-rust test-python test-engine  ## every test
 
 test-rust:
 	sh .ci/tools $(PYTHON)
@@ -23,6 +24,9 @@ test-rust:
 
 test-python: build interop
 	$(BIN)/python -m pytest
+
+test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
+	.venv-engine/bin/python -m pytest tests/engine
 
 lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 	$(BIN)/ruff check -q
@@ -106,11 +110,42 @@ $(VENV)/.built: $(RUST_SOURCES) $(VENV)/.dev
 	touch $@
 
 # The other ends of our wires, each in an environment of its own: their needs contradict ours.
-interop: .venv-sphn-0.1/.done .venv-pipecat/.done
+interop: .venv-sphn-0.1/.done .venv-pipecat/.done .venv-opus-recorder/.done
+
+# What NVIDIA's web client records and plays with, which is on npm.
+OPUS_RECORDER := opus-recorder@8.0.5
+.venv-opus-recorder/.done: tests/interop/opus-recorder.txt
+	echo "Making the test environment $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	PATH=$(CURDIR)/$(@D)/bin:$$PATH $(@D)/bin/npm install --silent --no-audit --no-fund --prefix $(@D) $(OPUS_RECORDER)
+	touch $@
 
 .venv-%/.done: tests/interop/%.txt
 	echo "Making the test environment $(@D)"
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
+	touch $@
+
+# torch is large: uv unpacks it once into its cache, and each environment that holds it gets links to that copy.
+engine-venvs: .venv-engine/.done .venv-moshi/.done
+
+UV_INSTALL = $(BIN)/uv pip install -q --python $(@D)
+
+.venv-engine/.done: pyproject.toml | $(VENV)/.dev
+	echo "Making the test environment $(@D)"
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(@D)
+	$(UV_INSTALL) -r pyproject.toml --extra engine --group engine-test
+	echo "$(CURDIR)/python" > $$(echo $(@D)/lib/python*/site-packages)/pxbridge.pth
+	touch $@
+
+# Kyutai's own Mimi, to compare ours with. What it asks for contradicts the engine's own needs, and works with them.
+.venv-moshi/.done: tests/engine/moshi.txt | $(VENV)/.dev
+	echo "Making the test environment $(@D)"
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(@D)
+	$(UV_INSTALL) -r $<
+	$(UV_INSTALL) --no-deps moshi==0.2.13
+	echo "$(CURDIR)/python" > $$(echo $(@D)/lib/python*/site-packages)/pxbridge.pth
 	touch $@

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sides import PAIRS
+from message_work import PAIRS
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

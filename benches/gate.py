@@ -106,7 +106,7 @@ MOST_LATE_MS = 10.0
 """If a machine was later than this once in 100 wake-ups (`bridges.Lateness`), its live calls are not judged.
 
 Our bridge holds sound back for as long as messages are late, so a busy machine makes its calls later. And a
-bridge that gets no processor looks cheap. On a machine that does nothing else it is 2 to 4 ms.
+bridge that gets no processor looks cheap. Where the bench may go first it is 2 to 4 ms.
 """
 
 

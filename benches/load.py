@@ -1,12 +1,12 @@
-"""What calls cost and how late they are: ours beside a plain Python bridge, in one run.
+"""CPU, memory and delay of many calls at once: ours beside a plain Python bridge, in one run.
 
     python benches/load.py                        20 calls of 30 s, both bridges
     python benches/load.py --calls 20 50 100 --only ours
     python benches/load.py --chunk-ms 20 --json load.json
 
-It is `pxbridge bench` for two bridges. Wall-clock figures of a shared machine vary by 1.7 times: compare the
-rows of one run with each other. On a machine that does other work, `chrt -r 1` before the command lets the
-bench go first, so that both bridges get all the processor that they ask for.
+It is `pxbridge bench` for two bridges. Wall-clock figures of a shared machine vary by 1.7 times: compare only
+the rows of one run. On a machine that does other work, run it with `chrt -r 1`: it goes first then, and both
+bridges get the processor whenever they need it.
 """
 
 from __future__ import annotations

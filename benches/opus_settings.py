@@ -1,14 +1,14 @@
-"""Chooses the Opus settings towards the engine: quality, delay and cost of each.
+"""Quality, delay and cost of Opus settings towards the engine.
 
     python benches/opus_settings.py [--all]
 
-The engine hears what a 24 kHz decoder makes of our packets, so that is compared with what the phone said: for
-a line of 8 kHz, its speech brought to 24 kHz by soxr's best filter. An encoder made at the line's own rate
-needs no upsampler before it, if it is as good in band and leaves nothing above the band.
+The engine decodes our packets at 24 kHz. The result is compared with what the phone said: for a line of
+8 kHz, its speech resampled to 24 kHz by soxr's best filter. An encoder at the line's own rate needs no
+upsampler before it. It is the better choice if it is as good in band and leaves nothing above the band.
 
 Figures: `seg SNR` (mean over active frames of 20 ms) and `LSD` (log-spectral distance) in band, `images`
 (power above the line's band against all power), `delay` from the phone's sample to the decoder's,
-`resampler` and `encoder` (with Ogg) in µs per 20 ms, the best of several runs: trust them to a third.
+`resampler` and `encoder` (with Ogg) in µs per 20 ms, the best of several runs, exact to a third of it.
 The choice is `TOWARDS_ENGINE` in rust/core/src/codec/opus.rs.
 """
 
@@ -39,7 +39,7 @@ ENGINE_HZ = 24_000
 FRAME_MS = 20
 REPEATS = 15
 
-# Where the resampler towards the engine, and telephone speech itself, end.
+# The upper edge of the resampler towards the engine, and of telephone speech itself.
 IN_BAND_HZ = {8_000: 3_400, 16_000: 6_800, 24_000: 10_200}
 # Above the line's Nyquist rate and every filter's transition band.
 IMAGES_FROM = 1.08
@@ -47,7 +47,7 @@ IMAGES_FROM = 1.08
 
 @dataclass(frozen=True)
 class Line:
-    """One way from the phone to the engine."""
+    """A path from the phone to the engine."""
 
     name: str
     rate_hz: int  # of the phone
@@ -91,7 +91,7 @@ def speech(rate_hz: int) -> Samples:
 
 
 def spectrum(pcm: Samples) -> Spectrum:
-    """Of all of it, with room behind so that a shift does not wrap into the speech."""
+    """The spectrum of all samples, zero-padded so that a shift does not wrap into the speech."""
     return np.fft.rfft(pcm.astype(np.float64), 2 * len(pcm))
 
 

@@ -1,8 +1,8 @@
 """The bridge as one writes it in an afternoon: `websockets`, `sphn`, `soxr`, and nothing else.
 
-The baseline of the benches. It is honest work and no straw man: stateful resamplers, tasks that do not block
-each other, header pages after the handshake. What it lacks is any idea of time: what queued up while the
-engine read its prompts, or during a stall, stays in the call as delay.
+The baseline of the benches. It is built with care: stateful resamplers, tasks that do not block each other,
+header pages after the handshake. It has no notion of time: audio that queued up while the engine read its
+prompts, or during a stall, stays in the call as delay.
 
     python benches/plain_bridge.py --port 5060 --engine ws://127.0.0.1:8998/api/chat
 """

@@ -1,10 +1,13 @@
-"""What people would hear: both ends of whole calls, beside the same speech through nothing but the codecs.
+"""What both ends of a call hear, beside the same speech through nothing but the codecs.
 
-`python benches/quality.py [--pictures DIR]`. Real speech goes through the undisturbed path at each rate and
-through Opus alone; then through calls on bad networks (`two_way.py`), and other people's judges and a
-search for clicks say what became of it (`ears.py`; the columns of judges that are not installed stay
-empty). Then come speech made shorter and longer, the noise in long holes, and the bridge's own sounds. The
-calls run in made-up time, so the figures are the same on every machine.
+    python benches/quality.py [--pictures DIR]
+
+1. Real speech through the undisturbed path at each rate, and through Opus alone.
+2. Speech through whole calls on bad networks (`simulated_call.py`), measured by `speech_metrics.py`. A
+   measure that is not installed leaves its column empty.
+3. Speech made shorter and longer, the noise in long gaps, and the bridge's own sounds.
+
+Time is simulated, so the figures are the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ears import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
 from pxbridge.audio import OggOpusReader, OggOpusWriter, OpusDecoder
 from pxbridge.calls import announcements
 from pxbridge.wav import read_wav, resample, to_pcm
-from two_way import ENGINE_HZ, FRAME, TwoWay, engine_encoder
+from simulated_call import ENGINE_HZ, FRAME, TwoWay, engine_encoder
+from speech_metrics import LINE_HZ, Signal, clicks, dns_mos, pesq_mos, plc_mos, word_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,10 +33,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SPEECH = ROOT / "tests" / "vectors" / "speech_24k.wav"
 CHUNK_MS = 20
-BAND = (100.0, 0.85)  # from 100 Hz to this share of half the line's rate: above lies every filter's edge
+BAND = (100.0, 0.85)  # from 100 Hz to this share of half the line's rate: filters' edges lie above
 ACTIVE_DB = 30.0
-EDGE = 4000  # samples at either end that are left out: filters, fades and the delay live there
-FINE = 16  # steps in which a fraction of a sample is looked for
+EDGE = 4000  # samples left out at either end, where filters start, fades are and the delay shows
+FINE = 16  # the delay is found to 1/FINE of a sample
 CLAMP_DB = (-10.0, 60.0)
 
 
@@ -120,12 +123,12 @@ WORDS = {
     "still-waiting": "thank you for waiting you will be connected as soon as a line is free",
     "sorry": "i am sorry we have a technical problem please call again later goodbye",
 }
-"""What is said: a human voice and two made ones."""
+"""The sentences, by a human voice and two synthetic ones."""
 AGENT_FIRST = 2
 """The agent begins with another sentence than the caller."""
 BETWEEN_S = 0.4
 AFTER_S = 2.5
-"""Time for what was late to be heard."""
+"""Silence at the end, so that late sound is still heard."""
 LINE_DBFS, AGENT_DBFS = -58.0, -64.0
 """The background of a telephone line, and of an agent's voice."""
 
@@ -140,10 +143,12 @@ NETWORKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("the engine stalls for 1.5 s", "caller", {"engine": "stall 1.5s at 7.3s down"}),
     ("three times", "caller", {"engine": STALLS.format(way="down")}),
 )
-"""What happened, who hears of it if not both, and the networks. Real clocks are off by 0.01 %: minutes pass
-before anything has to be done about it."""
+"""What happened, which end notices it (empty: both), and the networks.
+
+The drifts are 20 times those of real clocks (0.01 %), which need minutes before anything must be corrected.
+"""
 SETTLED = LINE_HZ // 10
-"""Before that a line opens: with a fade."""
+"""A call's sound is faded in until then."""
 TEMPOS = (0.05, -0.05, 0.29)
 
 
@@ -158,7 +163,7 @@ def sentence(name: str) -> NDArray[np.float32]:
 
 
 def hiss(samples: int, dbfs: float, seed: int) -> NDArray[np.float32]:
-    """A background, darker than white noise."""
+    """Background noise, with less treble than white noise."""
     white = np.random.default_rng(seed).standard_normal(samples + 1)
     noise: NDArray[np.float32] = (white[1:] + 0.5 * white[:-1]).astype(np.float32)
     return noise * np.float32(10 ** (dbfs / 20) / 1.25**0.5)
@@ -174,7 +179,7 @@ def talk(first: int, dbfs: float) -> tuple[NDArray[np.float32], list[str]]:
 
 
 def to_line(pcm: NDArray[np.float32]) -> Signal:
-    """What the model heard or was said at 24 kHz, as the line has it."""
+    """24 kHz sound at the line's rate."""
     return np.clip(resample(pcm, ENGINE_HZ, LINE_HZ), -1.0, 1.0).astype(float)
 
 
@@ -186,7 +191,7 @@ def row(name: str, *cells: object) -> None:
 
 
 class Side(NamedTuple):
-    """One end's part of a call: what it is to hear, the same through the codecs alone, and its words."""
+    """One end of a call: what the other end said, the same through the codecs alone, and its words."""
 
     said: Signal
     alone: Signal
@@ -281,7 +286,7 @@ def octaves_db(pcm: Signal) -> Signal:
 
 
 def own_sounds() -> None:
-    """What the bridge itself puts on the line."""
+    """The bridge's own sounds: levels and edges."""
     agent, _ = talk(AGENT_FIRST, AGENT_DBFS)
     caller = hiss(len(agent), LINE_DBFS, 1)
     said = to_pcm(resample(caller, ENGINE_HZ, LINE_HZ))
@@ -290,7 +295,7 @@ def own_sounds() -> None:
     heard = quiet.run().caller_heard.astype(float)
     noise, line = (heard[int(at_s * LINE_HZ) : int((at_s + 2) * LINE_HZ)] for at_s in (5.5, 8.5))
     apart = np.abs(octaves_db(noise) - octaves_db(line)).max()
-    print(f"\nNoise in a long hole, against the line's own: {level_dbfs(noise) - level_dbfs(line):+.1f} dB;")
+    print(f"\nNoise in a long gap, against the line's own: {level_dbfs(noise) - level_dbfs(line):+.1f} dB;")
     print(f"no octave is off by more than {apart:.1f} dB.")
     print("\n| sound | level, dBFS | peak | first and last 20 ms |")
     print("|---|--:|--:|--:|")

@@ -1,16 +1,16 @@
-"""Many calls for minutes on end while their engines are killed at random: what callers lose, and what leaks.
+"""Many calls for minutes while their engines are killed at random: what callers lose, and what leaks.
 
     python benches/soak.py                                   50 calls, 10 minutes, 11 engines of 5 slots
     python benches/soak.py --minutes 1 --calls 10 --engines 3 --json soak.json
 
 A bridge and its engines are processes of their own, as in production; the callers live here. Each caller
-calls, talks for a while, ends the call in one of the ways in which phones do, and calls again. The engines
-send back what they hear, and every caller says a tone all the time: whatever a caller hears that is not its
-tone is not the agent. So what a failure costs is measured at the caller's ear, with the bridge's own sounds
-counted as lost, and without asking the bridge. Exit status 1: something that was promised did not hold.
+calls, talks for a while, ends the call in one of the ways in which phones do, and calls again. Every caller
+sends a tone all the time and the engines echo it: any other sound is not the agent. So the cost of a failure
+is measured at the caller's ear, without asking the bridge, and the bridge's own sounds count as lost. Exit
+status 1: a promise was broken.
 
-On a machine that does other work, `chrt -r 1` before the command lets the soak go first: a caller that gets
-no processor hears gaps, too.
+On a machine that does other work, run it with `chrt -r 1`, which lets it go first: a caller that gets no
+processor hears gaps too.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ PACKET_SAMPLES = 160
 PACKET_S = PACKET_SAMPLES / RATE_HZ
 
 TONE_HZ = 1_150
-"""A whole number of periods in a chunk, and no note of the bridge's own music."""
+"""A whole number of periods in a chunk, and not a note of the bridge's own music."""
 TONE_LEVEL = 0.3
 TONE_SHARE = 0.5
-"""So much of a packet's power at the tone's frequency is the agent; a change of its time scale keeps it."""
+"""A packet is the agent's if this share of its power is at the tone's frequency. Time scaling keeps that."""
 TONE_LEAST = 0.01
-"""Mean square of a packet, at full scale 1, below which it holds nothing."""
+"""A packet whose mean square is below this, at full scale 1, is silent."""
 GAP_S = 0.1
-"""What is shorter is not told: a lost packet's length or two."""
+"""Shorter gaps, of a lost packet or two, are not counted."""
 
 LOST_S = 1.5
-"""What may be lost per failure when a slot was free."""
+"""The most that a failure may cost when a slot was free."""
 BELONGS_S = 4.0
-"""A gap that begins so soon after a kill is its doing."""
+"""A gap that begins within this time after a kill was caused by it."""
 
 TALK_S = (30.0, 150.0)
 REDIAL_S = (0.5, 2.0)
@@ -76,23 +76,29 @@ DOWN_S = (2.0, 6.0)
 SAMPLE_EVERY_S = 5.0
 SCRAPE_TIMEOUT_S = 30.0
 LAGS_S = (0.02, 0.1, 0.5)
-"""Of the bridge's event loop: what a call begins to notice, what is heard, what spoils everything."""
+"""Lateness of the bridge's event loop that a call can notice, that is heard, and that breaks calls."""
 SETTLE_S = 5.0
-"""After the last call: probes, closing handshakes and sessions prompted ahead come to rest."""
+"""After the last call, for probes, closing handshakes and sessions that are being prompted ahead to end."""
 
 FLAT_MEMORY = 0.05
-"""Growth that is still the allocator's own: from the median of the run's third minute to that of its last
-two, each of times at which nearly all callers were in a call."""
+"""Growth that is no leak, but the allocator's.
+
+From the median of the run's third minute to that of its last two. Only samples count at which nearly all
+callers were in a call.
+"""
 WARM_UP_S = 120.0
-"""What is not judged, for it happens once in a process's life: the last caller joins, the heap and Python's
-arenas grow to what so many calls need at their busiest (an engine's death among them), the console is first
-asked, its hundred latest calls are there, and SQLite's page cache is on its way to its 2 MB."""
+"""Memory is not judged before this, as some growth happens once in a process's life.
+
+The last caller joins; the heap and Python's arenas grow to the most that the calls ever need at once (when an
+engine dies); the console is asked for the first time and keeps its hundred latest calls; SQLite's page cache
+grows to its 2 MB.
+"""
 BASE_S = 60.0
 LAST_S = 120.0
 FULL_HOUSE = 0.9
-"""Of the callers: so many were in a call when a sample counts."""
+"""A sample counts when this share of the callers were in a call."""
 FLAT_DESCRIPTORS = 4
-"""Probes and scrapes under way."""
+"""More descriptors than before are no leak up to this: probes and scrapes may be under way."""
 
 HANG_UPS = ("stop", "close", "abort")
 
@@ -112,8 +118,8 @@ class CallOutcome:
     Attributes:
         ended: ``hung up``, ``closed CODE`` by the bridge, or why it could not be placed.
         first_s: From `start` to the agent's first sound; None if there was none.
-        gaps: Without the agent.
-        deaf_s: How long the agent had not been heard when the call ended.
+        gaps: Stretches without the agent.
+        deaf_s: How long before the end of the call the agent was last heard.
     """
 
     ended: str = "?"
@@ -127,11 +133,11 @@ class Kill:
     """An engine's death.
 
     Attributes:
-        at_s: When.
-        live: Conversations it had.
+        at_s: Its time.
+        live: The engine's conversations.
         warm: Sessions prompted ahead on other engines.
-        idle: Their idle slots.
-        lost_s: What each caller lost that lost anything.
+        idle: The other engines' idle slots.
+        lost_s: How much of the agent each caller lost, of those who lost some.
     """
 
     at_s: float
@@ -158,7 +164,7 @@ _PROBE = np.exp(-2j * np.pi * TONE_HZ / RATE_HZ * np.arange(PACKET_SAMPLES))
 
 
 def agent_packets(pcm: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """For each packet of 20 ms: whether it is the agent's."""
+    """Whether each packet of 20 ms is the agent's."""
     padded = np.zeros(-(-len(pcm) // PACKET_SAMPLES) * PACKET_SAMPLES)
     padded[: len(pcm)] = pcm / 32768
     packets = padded.reshape(-1, PACKET_SAMPLES)
@@ -169,12 +175,12 @@ def agent_packets(pcm: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 
 class Caller:
-    """One call after the other.
+    """A person who calls again and again.
 
     Args:
         url: The bridge.
-        random_: Chooses how long to talk and how to end.
-        result: Where calls are counted, and told when they are over.
+        random_: Chooses how long to talk and how to hang up.
+        result: Counts the live calls, and gets each call when it is over.
     """
 
     def __init__(self, url: str, random_: random.Random, result: Soak) -> None:
@@ -307,7 +313,7 @@ class Engine:
 
 @dataclass
 class Sample:
-    """The bridge's process at one moment, and how many callers were in a call."""
+    """The bridge's process at one time, and how many callers were in a call."""
 
     at_s: float
     live: int
@@ -317,7 +323,7 @@ class Sample:
 
 
 class Bridge:
-    """The bridge's process and what is asked of it.
+    """The bridge's process, seen from outside and through its console.
 
     Args:
         pid: Its process id.
@@ -343,12 +349,12 @@ class Bridge:
         return slots
 
     async def outcomes(self) -> dict[str, int]:
-        """How many calls became what, by the bridge's own count."""
+        """How many calls had each outcome, by the bridge's own count."""
         series = _series(await self._scrape(), "pxbridge_calls_total")
         return {labels["outcome"]: int(value) for labels, value in series}
 
     async def lag(self) -> dict[float, float]:
-        """By bounds in seconds: the share of looks at which the event loop was later than that."""
+        """By bound in seconds: the share of checks at which the event loop was later than that."""
         name = "pxbridge_event_loop_lag_seconds_bucket"
         within = {float(labels["le"]): count for labels, count in _series(await self._scrape(), name)}
         return {bound_s: 1 - within[bound_s] / within[math.inf] for bound_s in LAGS_S}
@@ -372,7 +378,7 @@ def _series(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
 
 @dataclass
 class Soak:
-    """What came out of a run."""
+    """The result of a run."""
 
     minutes: float
     calls: int
@@ -390,7 +396,7 @@ class Soak:
     gaps_without_a_kill: list[Gap] = field(default_factory=list)
 
     def assign(self) -> None:
-        """Says which gap is which kill's doing."""
+        """Finds which kill caused which gap."""
         for outcome in self.outcomes:
             for gap in outcome.gaps:
                 begins_s = gap.at_s + GAP_S
@@ -401,7 +407,7 @@ class Soak:
                     self.gaps_without_a_kill.append(gap)
 
     def broken_promises(self) -> list[str]:
-        """What did not hold."""
+        """Every promise that did not hold."""
         broken = []
         odd = Counter(outcome.ended for outcome in self.outcomes if outcome.ended != "hung up")
         if odd:

@@ -1,15 +1,14 @@
-"""What a message in and one out cost in CPU: our WebSocket beside `websockets`' own, on asyncio and uvloop.
+"""CPU time of receiving one message and sending one: our WebSocket beside `websockets`' own server.
 
     python benches/websocket_cpu.py                   20 calls; 20 ms and 100 ms frames
     python benches/websocket_cpu.py --calls 50 --seconds 10
 
-The servers run in turn in one process, whose CPU time is all that is counted. The phones are a process of
-their
-own: each sends a frame of Exotel's size at the line's pace and gets one of the same size back, so nearly
-    every message wakes the loop: what a call costs, not what a flood costs. The library's server answers in
-    the shortest way its API has (``async for message: await send``), with compression off.
+The servers run in turn in one process, and only its CPU time counts. The phones are a process of their own:
+each sends a frame of Exotel's size at the line's pace and gets one of the same size back. So nearly every
+message wakes the event loop, as in calls and unlike in a flood. The library's server answers in the shortest
+way of its API (``async for message: await send``), without compression.
 
-A TCP echo shows what of it is the loop's and the kernel's; uvloop is measured where it is installed.
+An echo over bare TCP shows the share of the event loop and the kernel. uvloop is measured if it is installed.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ import difflib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
-from pxbridge.errors import ConfigError, PeerError, PxbridgeError
+from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ COMMANDS = {
     "calls": "list calls, show one of them, or hand over or end a live one",
     "check-config": "show the settings and where each one comes from, or the first error in them",
     "doctor": "find problems of settings, engines and machine, and say how to fix them",
+    "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
     "token": "print a URL with a signed token in its path, for calls without a password",
 }
 
@@ -63,8 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError."""
+        raise InputError(f"{message} (`{self.prog} --help` tells more)")
+
+
 def _serve(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pxbridge",
         usage="pxbridge [settings]\n       pxbridge COMMAND ...   (details: `pxbridge COMMAND --help`)",
         description="Puts PersonaPlex on the telephone: connects Exotel's streams to its servers.\n\n"
@@ -89,7 +98,7 @@ def _serve(words: Sequence[str]) -> int:
 
 def _command(name: str, words: Sequence[str]) -> int:
     about = COMMANDS[name]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"pxbridge {name}",
         description=about[0].upper() + about[1:] + ".",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,7 +114,7 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     args, unknown = parser.parse_known_args(words)
     if unknown:
         written = unknown[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
+        known = _options(parser)
         if written in COMMANDS:
             fix = f"a command comes first: `pxbridge {written} ...`"
         elif near := difflib.get_close_matches(written, [*known, *COMMANDS], n=1):
@@ -114,6 +123,17 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
             fix = f"`{parser.prog} --help` lists the arguments"
         raise ConfigError(written, "command line", f"no such argument; {fix}")
     return args
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """All options of a parser and of its commands."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found += _options(command)
+    return found
 
 
 def _console(*, stderr: bool = False) -> Console:

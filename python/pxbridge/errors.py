@@ -8,7 +8,10 @@ The tree::
     │   └── DatabaseTooNew       a newer pxbridge has written the database
     ├── InputError               whoever gave a command asked for what cannot be done: a file, an argument
     │   ├── NoSuchCall           no live call has this id
-    │   └── CallConflict         several live calls fit this id, or the call is ending already
+    │   ├── CallConflict         several live calls fit this id, or the call is ending already
+    │   ├── NoSuchVoice          no voice of the engine has this name
+    │   ├── PromptTooLong        voice and text prompt take more positions than the model remembers
+    │   └── BadQuery             a client of the engine asks for a conversation that cannot be
     └── PeerError                the other end of a connection
         ├── EngineError          an engine that cannot be used for this call
         │   ├── EngineUnreachable    no connection: refused, timed out, no such host
@@ -76,6 +79,28 @@ class NoSuchCall(InputError):
 
 class CallConflict(InputError):
     """Several live calls fit this id, or the call is ending already."""
+
+
+class NoSuchVoice(InputError):
+    """No voice of the engine has this name."""
+
+
+class PromptTooLong(InputError):
+    """Voice and text prompt together take more positions than the model remembers."""
+
+
+class BadQuery(InputError):
+    """A client of the engine asks for a conversation that cannot be.
+
+    Args:
+        parameter: The query's parameter that is wrong.
+        problem: What is wrong with it, and what would be right.
+    """
+
+    def __init__(self, parameter: str, problem: str) -> None:
+        super().__init__(f"{parameter}: {problem}")
+        self.parameter = parameter
+        self.problem = problem
 
 
 # -- a peer's -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""WAV files for the commands: any that people have on their disks goes in, int16 goes out.
+"""WAV files for the commands: any that people have on their disks goes in, int16 or float32 goes out.
 
 Reading is our own because the standard library knows integers only: no float, no µ-law, and before Python
 3.12 no WAVE_FORMAT_EXTENSIBLE. Resampling here is offline, over the whole file at once in the frequency
@@ -33,10 +33,17 @@ EDGE_S = 0.1
 
 
 class Sound(NamedTuple):
-    """Mono audio: float32 with full scale ±1.0, and its rate."""
+    """Mono audio: float32 with full scale ±1.0, and its rate.
+
+    Attributes:
+        samples: The audio.
+        rate_hz: Its rate.
+        is_float: Whether the file it came from holds floats, so that it may go beyond full scale.
+    """
 
     samples: NDArray[np.float32]
     rate_hz: int
+    is_float: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -45,10 +52,7 @@ class Sound(NamedTuple):
 
 
 def read_wav(path: Path | str) -> Sound:
-    """Reads any WAV file, mixed down to mono.
-
-    8, 16, 24 and 32-bit integers, 32 and 64-bit floats, A-law and µ-law, any rate and number of channels,
-    plain or WAVE_FORMAT_EXTENSIBLE, RIFF or RF64; a data size that was never filled in means "to the end".
+    """Reads a WAV file; see `parse_wav`.
 
     Raises:
         InputError: It cannot be read, or is no WAV file, or of another kind.
@@ -61,11 +65,24 @@ def read_wav(path: Path | str) -> Sound:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     try:
-        return _parse(data)
+        return parse_wav(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def parse_wav(data: bytes) -> Sound:
+    """Reads any WAV file's bytes, mixed down to mono.
+
+    8, 16, 24 and 32-bit integers, 32 and 64-bit floats, A-law and µ-law, any rate and number of channels,
+    plain or WAVE_FORMAT_EXTENSIBLE, RIFF or RF64; a data size that was never filled in means "to the end".
+
+    Raises:
+        InputError: It is no WAV file, or of another kind.
+    """
+    try:
+        return _parse(data)
     except struct.error:
-        raise InputError(f"{path}: its WAV header is cut short") from None
+        raise InputError("its WAV header is cut short") from None
 
 
 def write_wav(path: Path | str, pcm: NDArray[np.int16], rate_hz: int) -> None:
@@ -81,6 +98,23 @@ def write_wav(path: Path | str, pcm: NDArray[np.int16], rate_hz: int) -> None:
             file.setsampwidth(2)
             file.setframerate(rate_hz)
             file.writeframes(pcm.astype("<i2").tobytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_float_wav(path: Path | str, samples: NDArray[np.float32], rate_hz: int) -> None:
+    """Writes mono float32 as it is, beyond full scale too.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    audio = samples.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHHH", FLOAT, 1, rate_hz, 4 * rate_hz, 4, 32, 0)
+    chunks = struct.pack("<4sI", b"fmt ", len(form)) + form
+    chunks += struct.pack("<4sII", b"fact", 4, len(samples))  # every kind but PCM has one
+    chunks += struct.pack("<4sI", b"data", len(audio)) + audio
+    try:
+        Path(path).write_bytes(struct.pack("<4sI4s", b"RIFF", 4 + len(chunks), b"WAVE") + chunks)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -182,7 +216,7 @@ def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> So
                 "e.g. `ffmpeg -i FILE -c:a pcm_s16le out.wav`"
             )
     mono = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
-    return Sound(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0), rate_hz)
+    return Sound(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0), rate_hz, kind == FLOAT)
 
 
 def _smooth_at_least(n: int) -> int:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -30,8 +31,11 @@ ALLOWED_LIBRARIES = {
 MAX_WHEEL_BYTES = 3 * 1024 * 1024
 
 
-def run(*args: str | Path, **environ: str) -> str:
-    result = subprocess.run(
+MAX_SDIST_BYTES = MAX_WHEEL_BYTES
+
+
+def finished(*args: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [str(arg) for arg in args],
         capture_output=True,
         text=True,
@@ -40,6 +44,10 @@ def run(*args: str | Path, **environ: str) -> str:
         cwd=ROOT,
         env={**os.environ, **environ},
     )
+
+
+def run(*args: str | Path, **environ: str) -> str:
+    result = finished(*args, **environ)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -100,3 +108,24 @@ def test_the_wheel_works_where_there_is_no_rust(installed: Path) -> None:
     ).startswith(str(installed.parent))
     assert run(installed / "pxbridge", "--version").startswith("pxbridge ")
     assert "examples:" in run(installed / "python", "-m", "pxbridge", "--help")
+
+
+def test_the_wheel_brings_no_torch_and_says_what_the_engine_needs(installed: Path) -> None:
+    find = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n)])"
+    extra = ("torch", "safetensors", "sentencepiece", "huggingface_hub", "cryptography")
+    assert run(installed / "python", "-c", find, *extra) == "\n"
+    assert "offline" in run(installed / "pxbridge", "engine", "--help")
+    refused = finished(installed / "pxbridge", "engine", "bench", "--random-weights")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("pxbridge: the engine needs torch, safetensors, sentencepiece, ")
+    assert "`pip install 'pxbridge[engine]'` brings it" in refused.stderr
+
+
+def test_the_source_distribution_leaves_the_tests_data_out(tmp_path: Path) -> None:
+    run(Path(sys.executable).with_name("maturin"), "sdist", "--out", tmp_path)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = archive.getnames()
+    assert any(name.endswith("/python/pxbridge/personaplex/model.py") for name in names)
+    assert not [name for name in names if "vectors" in name or name.endswith((".safetensors", ".npz"))]
+    assert built.stat().st_size < MAX_SDIST_BYTES

@@ -56,6 +56,7 @@ def test_every_error_is_the_operators_the_users_or_a_peers() -> None:
 
 def test_every_error_is_raised_and_no_other_one_is_public() -> None:
     made, elsewhere = set(), []
+    own_bugs = {"RuntimeError"}  # what a fault of pxbridge's own is, by whatever name
     for file, tree in trees():
         for node in ast.walk(tree):
             match node:
@@ -63,7 +64,10 @@ def test_every_error_is_raised_and_no_other_one_is_public() -> None:
                     made.add(name)
                 case ast.ClassDef(name=name, bases=written) if file.name != "errors.py":
                     parents = {base.id for base in written if isinstance(base, ast.Name)}
-                    known = {*CLASSES, *(e for e in vars(builtins) if e.endswith(("Error", "Exception")))}
+                    known = {
+                        *CLASSES,
+                        *(e for e in vars(builtins) if e.endswith(("Error", "Exception"))),
+                    } - own_bugs
                     if parents & known and not name.startswith("_"):
                         elsewhere.append(f"{file.name}: {name}")
     bases = {each.__bases__[0].__name__ for each in CLASSES.values()}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.simulated import VECTORS
 
 from pxbridge.errors import InputError
-from pxbridge.wav import _parse, read_wav, resample, to_pcm, write_wav
+from pxbridge.wav import parse_wav, read_wav, resample, to_pcm, write_float_wav, write_wav
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,8 +121,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    with suppress(InputError, struct.error):
-        _parse(b"RIFF\0\0\0\0WAVE" + data)
+    with suppress(InputError):
+        parse_wav(b"RIFF\0\0\0\0WAVE" + data)
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -131,6 +131,19 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     sound = read_wav(tmp_path / "a.wav")
     assert sound.rate_hz == 24000
     np.testing.assert_array_equal(to_pcm(sound.samples), pcm)
+
+
+def test_floats_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    loud = 1.5 * WAVE
+    write_float_wav(tmp_path / "a.wav", loud, 24000)
+    sound = read_wav(tmp_path / "a.wav")
+    assert (sound.rate_hz, sound.is_float) == (24000, True)
+    np.testing.assert_array_equal(sound.samples, loud)
+
+
+def test_a_file_of_integers_is_told_from_one_of_floats(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", to_pcm(WAVE), 24000)
+    assert not read_wav(tmp_path / "a.wav").is_float
 
 
 def test_beyond_full_scale_is_clipped_not_wrapped() -> None:

@@ -35,12 +35,12 @@ _EPILOG = f"""\
 networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
 
 CPU and memory are those of the bridge alone. For a bridge at --url they need its --pid. Memory is private
-memory half a second before the calls end, minus that before they began. It is shown from {MEMORY_FROM_CALLS} calls
-on: with fewer, most of it does not depend on the number of calls. Delay is from mouth to ear. Holes are
-silences between two pieces of audio. "filled": the agent's audio was missing and the bridge concealed it.
-"lost": audio that one side sent and the other never received. Both are known only of a bridge that the
-bench starts. Everything is measured after the first {SETTLE_S:.0f} s. Holes, filled and lost are per minute
-of a call.
+memory half a second before the calls end, minus that before they began. It is shown from
+{MEMORY_FROM_CALLS} calls on: with fewer, most of it does not depend on the number of calls. Delay is from
+mouth to ear. Holes are silences between two pieces of audio. "filled": the agent's audio was missing and the
+bridge concealed it. "lost": audio that one side sent and the other never received. Both are known only of a
+bridge that the bench starts. Everything is measured after the first {SETTLE_S:.0f} s. Holes, filled and lost
+are per minute of a call.
 
 examples:
   pxbridge bench --calls 1 20 50

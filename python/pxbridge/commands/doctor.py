@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from pxbridge import settings
+from pxbridge.app.assembly import engine_addresses
 from pxbridge.doctor import Verdict, examine
+from pxbridge.doctor.conformance import Target, examine_wire
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import AsyncIterator
 
     from rich.console import Console
 
@@ -20,23 +23,47 @@ if TYPE_CHECKING:
 
 EXIT_WRONG = 1
 
+TOKEN_VARIABLE = "PXBRIDGE_ENGINE_TOKEN"  # noqa: S105  a variable's name
+"""Of the token that `--conformance` shows, where an engine asks for one."""
+
 _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("--json", action="store_true", help="print JSON, one object in each line")
+    parser.add_argument(
+        "--conformance",
+        metavar="URL",
+        help="check only the engine at URL: whether it speaks PersonaPlex's wire as its clients expect",
+    )
     parser.epilog = (
-        "It reads the same settings as the bridge. It talks to engines only while no bridge runs here.\n\n"
+        "It reads the same settings as the bridge. It talks to engines only while no bridge runs here.\n"
+        "With --conformance it holds a dozen conversations of seconds with one engine, by --voice-prompt.\n\n"
         f"exit status: 0 no problem was found, {EXIT_WRONG} there are problems"
     )
     settings.add_arguments(parser)
 
 
+def _examined(args: argparse.Namespace) -> AsyncIterator[Finding]:
+    """What is to be looked at.
+
+    Raises:
+        ConfigError: A setting is wrong.
+    """
+    if args.conformance is None:
+        return examine(vars(args), os.environ)
+    loaded = settings.load({**vars(args), "engines": args.conformance}, os.environ)
+    (engine,) = engine_addresses(loaded.settings)
+    chosen = loaded.settings
+    token = os.environ.get(TOKEN_VARIABLE)
+    return examine_wire(Target(engine, chosen.voice_prompt, chosen.text_prompt, token))
+
+
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Runs the checks and prints each finding at once; returns the exit status."""
+    """Runs the checks and prints each finding as it comes; returns the exit status."""
     wrong = 0
-    async for finding in examine(vars(args), os.environ):
+    async for finding in _examined(args):
         wrong += finding.verdict is Verdict.WRONG
         if args.json:
             console.print(json.dumps(_as_json(finding)), markup=False, soft_wrap=True)

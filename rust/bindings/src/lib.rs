@@ -9,7 +9,7 @@ mod line;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// What core refuses is a wrong argument, in Python's words.
+/// An error of core means a wrong argument: a ValueError.
 fn refuse(error: pxbridge_core::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }

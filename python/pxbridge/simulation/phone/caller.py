@@ -19,14 +19,14 @@ class Script:
     """What the caller does: when to speak, what to say, when to hang up.
 
     Attributes:
-        pcm: What is said, int16 at the line's rate.
-        speak_at_s: When; None waits politely until a greeting is over.
-        greeting_wait_s: How long to wait for a greeting to begin at all.
+        pcm: What the caller says, int16 at the line's rate.
+        speak_at_s: When the caller speaks; None: after the greeting.
+        greeting_wait_s: How long the caller waits for a greeting to begin.
         pause_s: A pause of the agent of this length ends its greeting.
-        quiet_s: Hang up after the agent has been quiet for this long since the words were said.
-        answer_wait_s: The same if nothing at all came after the caller began to speak.
-        hang_up_at_s: Hang up then, whatever happens; None follows the two above.
-        longest_s: Hang up at the latest then.
+        quiet_s: The caller hangs up when the agent has been silent for this long after the caller's words.
+        answer_wait_s: The same, if the agent has said nothing since the caller began to speak.
+        hang_up_at_s: The caller hangs up at this time; None: by the two rules above.
+        longest_s: The caller hangs up at this time at the latest.
     """
 
     pcm: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
@@ -40,7 +40,7 @@ class Script:
 
 
 class Mood(Enum):
-    """Where the caller is in the script."""
+    """The caller's place in the script."""
 
     WAITING = "waiting for the greeting to end"
     SPEAKING = "speaking"
@@ -49,12 +49,12 @@ class Mood(Enum):
 
 
 class Caller:
-    """The person who follows the script: gives audio chunk by chunk, silence when there is nothing to say."""
+    """A person who follows a script: gives audio chunk by chunk, and silence when there is nothing to say."""
 
     def __init__(self, script: Script, player: Player) -> None:
         self.mood = Mood.WAITING
         self.spoke_at_s: float | None = None
-        """When the first word's sample was spoken, on the phone's clock."""
+        """When the first sample of the words was spoken, on the phone's clock."""
         self.spoke_until_s: float | None = None
         self._script = script
         self._player = player

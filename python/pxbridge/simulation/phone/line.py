@@ -28,7 +28,7 @@ SPELLINGS: Mapping[str, Spelling] = {
     "odd length": Spelling(base64=Base64.ODD_LENGTH),
     "mu-law": Spelling(encoding="audio/x-mulaw"),
 }
-"""Every way a test should go through, by name."""
+"""The ways in which Exotel writes its events, by name. A test should try all of them."""
 
 
 class HangUp(Enum):
@@ -46,14 +46,14 @@ class Line:
 
     Attributes:
         rate_hz: 8000, 16000 or 24000.
-        chunk_ms: How much audio one `media` message carries; any length of at least one sample.
+        chunk_ms: The duration of the audio in one `media` message; at least one sample.
         spelling: How events are written.
-        hang_up: How the call is ended from this side.
-        dtmf: (when, digit) of each key pressed.
-        start_after_s: Time between `connected` and `start`.
-        ahead_limit_s: More audio than this queued here counts as `Fault.TOO_FAR_AHEAD`: it spoils barge-in,
-            and a greeting in one burst goes with hang-ups.
-        cleared_marks: What becomes of marks that wait when `clear` comes.
+        hang_up: How this side ends the call.
+        dtmf: The pressed keys: (time, digit).
+        start_after_s: The time between `connected` and `start`.
+        ahead_limit_s: If more audio than this is queued, it is a `Fault.TOO_FAR_AHEAD`. A long queue spoils
+            barge-in, and Exotel is known to hang up on a greeting that comes in one burst.
+        cleared_marks: What a `clear` does to waiting marks.
     """
 
     rate_hz: int = 8000

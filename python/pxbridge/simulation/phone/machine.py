@@ -1,9 +1,8 @@
-"""The phone itself: what it says when, and what it makes of what it hears.
+"""The phone as a state machine, without a socket and without a clock.
 
-The one idea needed to read on: `Phone` is a state machine without a socket and without a clock. It is asked
-what is due by now, told what came in, and says when it wants to be asked next. Two clocks exist: the wall's,
-which is the network's and the bridge's, and the phone's own, which may drift against it; media and playing go
-by the latter.
+Its owner asks which messages are due now (`due`), passes messages in (`receive`), and asks again at
+`next_at_s`. There are two clocks: the wall clock, which network and bridge use, and the phone's own, which
+may drift. Media and playing follow the phone's clock.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PAYLOAD_UNIT = 320
-"""Every payload must be a multiple of this many bytes."""
+"""Each payload must be a multiple of this number of bytes."""
 PAYLOAD_LIMIT = 100_000
-"""Exotel's limit for one payload, in bytes."""
+"""Exotel's largest payload, in bytes."""
 STOP_LINGER_S = 1.0
-"""After `stop`, the bridge may close first; after this long, Exotel does."""
-STOP_PATIENCE_S = 5.0
-"""How long a phone that never closes by itself waits for the bridge to do so."""
+"""After `stop`, Exotel waits this long for the bridge to close, then closes itself."""
+STOP_TIMEOUT_S = 5.0
+"""How long a phone that never closes waits for the bridge to close."""
 
 
 class Fault(StrEnum):
-    """What a bridge can do wrong on Exotel's wire."""
+    """Errors of a bridge in Exotel's protocol."""
 
     NOT_TEXT = "binary messages"
     NOT_JSON = "messages that are no JSON object"
@@ -59,7 +58,7 @@ class Fault(StrEnum):
 
 
 class Ended(Enum):
-    """Who or what ended the call."""
+    """Who ended the call."""
 
     BY_CALLER = "the caller hung up"
     BY_BRIDGE = "the bridge hung up"
@@ -67,7 +66,7 @@ class Ended(Enum):
 
 
 class Wire(Enum):
-    """What the phone wants of its socket besides sending text."""
+    """What the phone asks of its socket besides sending text."""
 
     CLOSE = "close"
     ABORT = "abort"
@@ -82,11 +81,11 @@ class _State(Enum):
 
 
 class Phone:
-    """One simulated call from Exotel's side, without a socket and without a clock.
+    """One simulated call from Exotel's side.
 
-    Times are seconds since `start` went out, on the wall's clock; before it they are negative if the line
-    waits between `connected` and `start`. The caller's and the player's times (`said`, `player`) are on the
-    phone's clock, which differs from the wall's by the network's drift only.
+    Times are seconds since `start` was sent, on the wall clock. They are negative before it, if the line
+    waits between `connected` and `start`. The times of the caller and the player are on the phone's clock,
+    which differs from the wall clock by the network's drift.
     """
 
     def __init__(
@@ -105,11 +104,11 @@ class Phone:
         self.media_received = 0
         self.bytes_received = 0
         self.payloads: Counter[int] = Counter()
-        """How many payloads of each size came, in bytes."""
+        """The number of received payloads, by their size in bytes."""
         self.marks_received = 0
         self.clears_received = 0
         self.said_dbfs = SILENT_DBFS
-        """The level of the caller's latest chunk."""
+        """The level of the caller's last chunk."""
         self._state = _State.CONNECTED
         self._speed = 1.0 + self.network.drift_ppm * 1e-6
         self._said: list[NDArray[np.int16]] = []
@@ -125,32 +124,32 @@ class Phone:
 
     @property
     def starts_at_s(self) -> float:
-        """The time at which the connection must be open: 0, or earlier if the line waits before `start`."""
+        """When the connection must be open: 0, or earlier if the line waits before `start`."""
         return -self.line.start_after_s
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will be sent or played."""
+        """Whether nothing more will be sent or played."""
         return self._state is _State.ENDED and not self._outbox
 
     @property
     def spoken_s(self) -> float:
-        """How long the call has gone on, on the phone's clock."""
+        """The duration of the call so far, on the phone's clock."""
         return self.chunks_sent * self.line.chunk_samples / self.line.rate_hz
 
     @property
     def said(self) -> NDArray[np.int16]:
-        """Everything the caller's microphone gave since the call's start, silence included."""
+        """All audio of the caller since the call's start, silence included."""
         return np.concatenate(self._said) if self._said else np.zeros(0, np.int16)
 
     @property
     def next_at_s(self) -> float:
-        """When `due` has something to do next."""
+        """When `due` must be called next."""
         at_s = min((at for at, _ in self._events()), default=float("inf"))
         return min(at_s, self._outbox[0][0]) if self._outbox else at_s
 
     def due(self, now_s: float) -> list[str | Wire]:
-        """Everything that must be on the wire by `now_s`, in order."""
+        """What must be sent by `now_s`, in order."""
         while True:
             events = list(self._events())
             at_s, act = min(events, key=lambda event: event[0]) if events else (float("inf"), None)
@@ -163,12 +162,12 @@ class Phone:
         return due
 
     def receive(self, message: str | bytes, now_s: float) -> None:
-        """A message that left the bridge at `now_s`; call `due` afterwards."""
+        """Takes a message that the bridge sent at `now_s`; call `due` afterwards."""
         if self._state is not _State.ENDED:
             self._inbox.append((self._down.deliver_at(now_s), message))
 
     def closed(self, now_s: float, code: int, reason: str = "") -> None:
-        """The socket is closed; what waits in Exotel's queue is cut."""
+        """Notes that the socket is closed. Audio in Exotel's queue is lost."""
         self.due(now_s)
         self._outbox.clear()
         self.close_code, self.close_reason = code, reason
@@ -176,7 +175,7 @@ class Phone:
         self._state = _State.ENDED
 
     def _events(self) -> list[tuple[float, Callable[[float], None]]]:
-        """What happens next by itself and when; of two at the same time, the first listed goes first."""
+        """The next events and their times. Of two at the same time, the first one listed comes first."""
         match self._state:
             case _State.CONNECTED:
                 return [(self.starts_at_s, self._connect)]
@@ -235,7 +234,7 @@ class Phone:
         self._put(self._exotel.dtmf(digit), at_s)
 
     def _return_marks(self, at_s: float) -> None:
-        # A mark's time went through the drift and back: half a sample more finds it in spite of rounding.
+        # The time was converted between the clocks twice. Half a sample makes up for the rounding.
         for mark in self.player.advance(at_s * self._speed + 0.5 / self.line.rate_hz):
             self._put(self._exotel.mark(mark.name), at_s)
 
@@ -248,7 +247,7 @@ class Phone:
             )
             self._put(stop, at_s)
             closes_itself = self.line.hang_up is HangUp.STOP
-            self._give_up_at_s = at_s + (STOP_LINGER_S if closes_itself else STOP_PATIENCE_S)
+            self._give_up_at_s = at_s + (STOP_LINGER_S if closes_itself else STOP_TIMEOUT_S)
             self._state = _State.STOPPING
         else:
             self._put(Wire.CLOSE if self.line.hang_up is HangUp.CLOSE_ONLY else Wire.ABORT, at_s)
@@ -277,7 +276,7 @@ class Phone:
     def _handle(self, at_s: float) -> None:
         _, message = self._inbox.popleft()
         if self._state is _State.STOPPING:
-            return  # nobody listens any more
+            return  # the phone has hung up
         if isinstance(message, bytes):
             self.faults[Fault.NOT_TEXT] += 1
             return

@@ -1,13 +1,12 @@
-"""The rehearsal engine: a real `/api/chat` server without a model, for trying everything without a GPU.
+"""The rehearsal engine: a real `/api/chat` server without a model, to try everything without a GPU.
 
-It stands where NVIDIA's server stands and behaves as that does, kindness excluded: both prompts are
-mandatory, one session has a slot and the next client waits without a word, what comes before the handshake
-is thrown away, the caller's audio is the clock, and a stream it cannot read leaves it deaf. It says plainly
-what it is, in its log and to the caller. It can also play the faults of `pxbridge.simulation.faults`.
+It behaves like NVIDIA's server, with all its strictness. Both prompts are mandatory. One session occupies a
+slot, and the next client waits without an answer. Audio before the handshake is discarded. The caller's audio
+is the clock. A stream that it cannot read makes it deaf. It says what it is, in its log and to the caller. It
+can also play the faults of `pxbridge.simulation.faults`.
 
-The one idea: a session is a *machine* that turns the caller's pages into steps (how the sound is made)
-under a *session* that keeps the order of events (who may speak when). It serves with `websockets`' own
-asyncio server, so that it shares no code with the sockets it is used to test.
+A *machine* turns the caller's packets into steps of sound; a *session* controls the order of events. The
+server is that of `websockets`, so that it shares no code with the sockets that it tests.
 
 Alone: `python -m pxbridge.simulation.rehearsal --port 8998 --mode echo --prompt-s 5 --step-ms 30`.
 """

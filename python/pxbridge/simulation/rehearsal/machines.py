@@ -1,4 +1,4 @@
-"""How the rehearsal engine makes its sound: a machine turns what the caller sends into steps of 80 ms."""
+"""How the rehearsal engine makes its sound: a machine turns the caller's packets into steps of 80 ms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from pxbridge.audio import OpusDecoder, OpusEncoder
 from pxbridge.simulation import strict_ogg
-from pxbridge.simulation.parrot import BLOCK_MS, BLOCK_SAMPLES, Echo, Mind, Parrot, Pcm, greeting
+from pxbridge.simulation.parrot import BLOCK_MS, BLOCK_SAMPLES, Echo, Parrot, Pcm, Speaker, greeting
 from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -25,22 +25,22 @@ class Mode(enum.StrEnum):
     PARROT = "parrot"
     """Greets, then repeats what the caller said."""
     ECHO = "echo"
-    """Says in each step what it hears in it: for measuring delays."""
+    """Says in each step what it hears in it, for measuring delays."""
     CANNED = "canned"
-    """Says the greeting over and over, without decoding or encoding: the cheapest."""
+    """Repeats the greeting, without decoding or encoding: the cheapest."""
     RELAY = "relay"
-    """Echoes packet for packet, without decoding or encoding: for the delays of many calls at once."""
+    """Echoes packets, without decoding or encoding, for the delays of many calls at the same time."""
 
 
 class Step(NamedTuple):
-    """What one step brings: Opus packets of 80 ms together, one but for a relay; and often no text."""
+    """The result of one step: Opus packets of 80 ms in all, and its text, which is often empty."""
 
     packets: Sequence[bytes]
     text: str
 
 
-# sphn 0.1 leaves libopus at its defaults: VOIP, complexity 9, and a bit rate chosen as 60 bits per frame
-# and one per sample, which for 80 ms at 24 kHz is this. Variable: speech takes some 14 kbit/s of it.
+# sphn 0.1 uses the defaults of libopus: VOIP, complexity 9, and 60 bits per frame plus one bit per sample,
+# which for 80 ms at 24 kHz is this rate. It is variable: speech needs some 14 kbit/s.
 _BITRATE_BPS: Final = 60 * 1000 // BLOCK_MS + ENGINE_RATE_HZ
 _COMPLEXITY: Final = 9
 
@@ -56,7 +56,7 @@ def _engine_encoder() -> OpusEncoder:
 
 
 class Machine(Protocol):
-    """Turns what the caller sends into steps."""
+    """Turns the caller's packets into steps."""
 
     def hear(self, packet: bytes) -> None:
         """Takes one Opus packet of the caller."""
@@ -72,10 +72,10 @@ class Machine(Protocol):
 
 
 class CodecMachine:
-    """Decodes the caller, asks a mind, encodes its answer as `sphn` 0.1 does."""
+    """Decodes the caller, asks a speaker, and encodes its answer as `sphn` 0.1 does."""
 
-    def __init__(self, mind: Mind) -> None:
-        self._mind = mind
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
         self._decoder = OpusDecoder(ENGINE_RATE_HZ)
         self._encoder = _engine_encoder()
         self._heard: list[Pcm] = []
@@ -92,16 +92,16 @@ class CodecMachine:
         return self._heard_samples >= BLOCK_SAMPLES
 
     def step(self) -> Step:
-        """Uses a block and returns the mind's."""
+        """Uses a block of the caller and returns the speaker's."""
         pcm = np.concatenate(self._heard)
         self._heard = [pcm[BLOCK_SAMPLES:]]
         self._heard_samples -= BLOCK_SAMPLES
-        said = self._mind.step(pcm[:BLOCK_SAMPLES])
+        said = self._speaker.step(pcm[:BLOCK_SAMPLES])
         return Step([self._encoder.encode(said.pcm)], said.text)
 
 
 class CannedMachine:
-    """Counts what the caller sends by its packets' headers and answers with packets made beforehand."""
+    """Counts the caller's samples by the headers of packets, and answers with packets made beforehand."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = itertools.cycle(steps)
@@ -116,13 +116,13 @@ class CannedMachine:
         return self._heard_samples >= BLOCK_SAMPLES
 
     def step(self) -> Step:
-        """Uses a block's worth and returns the next packet."""
+        """Uses a block and returns the next packet."""
         self._heard_samples -= BLOCK_SAMPLES
         return next(self._steps)
 
 
 class RelayMachine:
-    """Answers with the caller's own packets, those of each step in one packet if they can be joined."""
+    """Answers with the caller's own packets. Those of a step are joined into one, if that is possible."""
 
     def __init__(self) -> None:
         self._heard: deque[tuple[bytes, int]] = deque()
@@ -139,7 +139,7 @@ class RelayMachine:
         return self._heard_samples >= BLOCK_SAMPLES
 
     def step(self) -> Step:
-        """Uses a block's worth of packets and returns them."""
+        """Uses the packets of a block and returns them."""
         taken: list[bytes] = []
         left = BLOCK_SAMPLES
         while left > 0:

@@ -31,32 +31,32 @@ VOICES: Final = tuple(
     for family, count in (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
     for number in range(count)
 )
-"""The voices that PersonaPlex is shipped with; any `.wav` is taken for one too."""
+"""The voices of PersonaPlex. Any name that ends in `.wav` is accepted too."""
 
-DEFAULT_PROMPT_S: Final = 0.6  # a real engine needs seconds; this is enough to see that there is a wait
-DEFAULT_STEP_MS: Final = 30.0  # what a step of the 7B model takes on a large GPU
+DEFAULT_PROMPT_S: Final = 0.6  # a real engine needs seconds; this is enough to notice the wait
+DEFAULT_STEP_MS: Final = 30.0  # the time of a step of the 7B model on a large GPU
 
 
 class Rehearsal:
     """The rehearsal engine's server: `async with Rehearsal() as engine:` and connect to `engine.url`.
 
     Args:
-        host: Where it listens. It asks nobody who they are: keep it on loopback.
+        host: The address to listen on. There is no authentication: use loopback.
         port: 0 for any free one.
         mode: What it says.
-        prompt_s: How long it seems to read its prompts.
-        step_ms: How long a step seems to take on its GPU.
-        slots: Conversations at a time; NVIDIA's server has one.
-        voices: Voice prompts it knows, besides any `.wav`.
-        faults: What goes wrong in sessions that begin from now on.
-        ssl: A server's context, for `wss`.
+        prompt_s: How long it takes for the prompts.
+        step_ms: How long it takes for a step.
+        slots: Conversations at the same time; NVIDIA's server has one slot.
+        voices: The voices that it knows, besides any `.wav`.
+        faults: The faults of new sessions.
+        ssl: The server's TLS context, for `wss`.
 
     Attributes:
-        faults: As given; may be changed at any time and counts for clients that come afterwards.
+        faults: As given. May be changed at any time, for new clients.
         prompt_s: The same.
-        clients: Connections that were accepted and are not gone: waiting, prompting or live.
-        conversing: Those that are live.
-        conversations: Handshakes sent since the start.
+        clients: Open connections: waiting, prompting or live.
+        conversing: Live sessions.
+        conversations: Handshakes since the start.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class Rehearsal:
 
     @property
     def port(self) -> int:
-        """The port it listens on, the chosen one where 0 was asked for."""
+        """The port that it listens on."""
         return self._port
 
     @property
     def url(self) -> str:
-        """What a client connects to, less the prompts."""
+        """The URL for clients, without the prompts."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'wss' if self._ssl else 'ws'}://{host}:{self._port}{chat_wire.CHAT_PATH}"
 
     async def __aenter__(self) -> Self:
-        make_machine(self._mode)  # reads the greeting, which would make the first caller wait
+        make_machine(self._mode)  # decodes the greeting now, not in the first call
         self._server = await serve(
             self._serve,
             self._host,
@@ -114,11 +114,11 @@ class Rehearsal:
         )
         self._port = next(iter(self._server.sockets)).getsockname()[1]
         log.info(
-            "rehearsal engine (no model: %s) at %s: %g s of prompts, %g ms a step, %d at a time",
+            "rehearsal engine (no model: %s) at %s: prompts %g s, steps %g ms, %d conversations",
             {
                 Mode.PARROT: "it greets, then repeats what the caller says",
                 Mode.ECHO: "it echoes the caller",
-                Mode.CANNED: "it plays its greeting over and over",
+                Mode.CANNED: "it repeats its greeting",
                 Mode.RELAY: "it sends the caller's packets back",
             }[self._mode],
             self.url,
@@ -134,13 +134,13 @@ class Rehearsal:
         await self.stop()
 
     def drop_clients(self) -> None:
-        """Cuts every connection, as when the process is killed and started again at once."""
+        """Cuts every connection, as if the process were killed and restarted at once."""
         if self._server is not None:
             for connection in self._server.connections:
                 connection.transport.abort()
 
     async def stop(self) -> None:
-        """Dies: every connection is cut, and new ones are refused until `start`."""
+        """Cuts every connection and refuses new ones until `start`, as if the process were killed."""
         if self._server is not None:
             self.drop_clients()
             self._server.close()
@@ -148,35 +148,39 @@ class Rehearsal:
             self._server = None
 
     async def start(self) -> None:
-        """Lives again, at the same port."""
+        """Starts again at the same port."""
         await self.__aenter__()
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         if urlsplit(request.path).path != chat_wire.CHAT_PATH:
-            return connection.respond(http.HTTPStatus.NOT_FOUND, f"only {chat_wire.CHAT_PATH} is here\n")
+            return connection.respond(
+                http.HTTPStatus.NOT_FOUND, f"not found; the path is {chat_wire.CHAT_PATH}\n"
+            )
         for fault in self.faults:
             status = fault.refusal()
             if status is not None:
-                return connection.respond(http.HTTPStatus(status), "refused, as the script says\n")
+                return connection.respond(http.HTTPStatus(status), "refused by a simulated fault\n")
         return None
 
     async def _serve(self, connection: ServerConnection) -> None:
         self.clients += 1
         try:
-            await self._attend(connection)
+            await self._hold_session(connection)
         finally:
             self.clients -= 1
 
-    async def _attend(self, connection: ServerConnection) -> None:
+    async def _hold_session(self, connection: ServerConnection) -> None:
         session = Session(connection, make_machine(self._mode), tuple(self.faults))
         problem = self._wrong_prompts(connection)
         if problem is not None:
-            log.warning("%s: a real engine crashes here and cuts the connection, and so do I", problem)
+            log.warning(
+                "%s; a real engine crashes on this and cuts the connection, so this one cuts it too", problem
+            )
             session.cut()
             return
-        # While the client waits for the slot and for the prompts, its going away has to be seen: only a
-        # reader sees it, and what it reads is thrown away, as NVIDIA's server does.
-        gone = asyncio.ensure_future(session.throw_away())
+        # Only a reader notices that the client goes away while it waits. Its input is discarded, as by
+        # NVIDIA's server.
+        gone = asyncio.ensure_future(session.discard_input())
         try:
             if not await _before(gone, self._slots.acquire()):
                 return
@@ -214,20 +218,20 @@ class Rehearsal:
 
 
 async def _before(gone: asyncio.Future[None], work: Awaitable[Any]) -> bool:
-    """Whether `work` was done before the client was `gone`; if not, it is cancelled."""
-    doing: asyncio.Future[Any] = asyncio.ensure_future(work)
+    """Whether `work` was done before the client was `gone`. Otherwise it is cancelled."""
+    working: asyncio.Future[Any] = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({gone, doing}, return_when=asyncio.FIRST_COMPLETED)
-        if not doing.done():
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
             return False
-        doing.result()
+        working.result()
         return True
     finally:
-        await _cancelled(doing)
+        await _cancelled(working)
 
 
 async def _cancelled(task: asyncio.Future[Any]) -> None:
-    """Ends a task and waits until it has ended; how it ended is nobody's concern any more."""
+    """Cancels a task and waits for its end. Its result and its error are ignored."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():
@@ -235,7 +239,7 @@ async def _cancelled(task: asyncio.Future[Any]) -> None:
 
 
 def _quiet_wire_log() -> logging.Logger:
-    """The library tells of every connection, and at DEBUG of every message with its sound."""
+    """A logger for the library, which would log every connection, and at level debug every message."""
     wire_log = logging.getLogger(f"{log.name}.wire")
     wire_log.setLevel(logging.WARNING)
     return wire_log

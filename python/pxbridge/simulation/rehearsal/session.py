@@ -37,7 +37,7 @@ class Session:
         self._faults = faults
         self._heard_something = asyncio.Event()
 
-    # What faults may do.
+    # What faults may do
 
     def cut(self) -> None:
         """Ends the connection without a closing handshake."""
@@ -59,30 +59,30 @@ class Session:
         """Waits until the session ends."""
         await asyncio.get_running_loop().create_future()
 
-    # The session's life.
+    # The life of the session
 
-    async def throw_away(self) -> None:
-        """Reads what the client sends and forgets it; returns when the client is gone."""
+    async def discard_input(self) -> None:
+        """Reads and discards what the client sends; returns when the client is gone."""
         async for _ in self._connection:
             pass
 
     async def prompt(self, prompt_s: float) -> None:
-        """Takes the time that a real engine needs for its prompts."""
+        """Waits as long as a real engine needs for its prompts."""
         for fault in self._faults:
             await fault.while_prompting(self)
         await self.pause(prompt_s)
 
     async def converse(self, step_s: float) -> None:
-        """Says that it is ready, then hears and steps, until the client is gone.
+        """Sends the handshake, then listens and makes steps until the client is gone.
 
-        Nobody throws away any more what the client sends: it answers the handshake at once, with its headers.
+        `discard_input` must have ended, because the client answers the handshake at once with its headers.
         """
         await self.send(chat_wire.handshake())
         pages = PageWriter(random.getrandbits(32))
-        for message in self._disturbed(-1, [chat_wire.audio(page) for page in pages.headers()]):
+        for message in self._with_faults(-1, [chat_wire.audio(page) for page in pages.headers()]):
             await self.send(message)
         async with asyncio.TaskGroup() as session:
-            stepping = session.create_task(self._step_for_ever(pages, step_s))
+            stepping = session.create_task(self._step_forever(pages, step_s))
             await self._hear_until_gone()
             stepping.cancel()
 
@@ -98,10 +98,13 @@ class Session:
         for packet in caller.read(ogg):
             self._machine.hear(packet)
         if caller.deaf_because != was_deaf:
-            log.warning("the caller sent %s: a real engine goes deaf here, and so do I", caller.deaf_because)
+            log.warning(
+                "the caller sent %s; a real engine hears nothing more now, and neither does this one",
+                caller.deaf_because,
+            )
         self._heard_something.set()
 
-    async def _step_for_ever(self, pages: PageWriter, step_s: float) -> None:
+    async def _step_forever(self, pages: PageWriter, step_s: float) -> None:
         loop = asyncio.get_running_loop()
         free_at_s = loop.time()
         with contextlib.suppress(ConnectionClosed):
@@ -111,18 +114,18 @@ class Session:
                     await self._heard_something.wait()
                 for fault in self._faults:
                     await fault.before_step(self, number)
-                # Steps follow each other on a busy GPU: one begins when the last has ended, and not before
-                # its audio is there. Reckoned in due times, so that late wake-ups do not add up.
+                # On a busy GPU, a step begins when the last one has ended and its audio has arrived. Due
+                # times are used, so that late wake-ups do not add up.
                 free_at_s = max(free_at_s, loop.time()) + step_s
                 await asyncio.sleep(free_at_s - loop.time())
                 packets, text = self._machine.step()
                 messages = [chat_wire.audio(pages.page(p, strict_ogg.packet_samples(p))) for p in packets]
                 if text:
                     messages.append(chat_wire.text(text))
-                for message in self._disturbed(number, messages):
+                for message in self._with_faults(number, messages):
                     await self.send(message)
 
-    def _disturbed(self, step: int, messages: list[bytes]) -> list[bytes]:
+    def _with_faults(self, step: int, messages: list[bytes]) -> list[bytes]:
         for fault in self._faults:
             messages = fault.sending(step, messages)
         return messages

@@ -1,10 +1,9 @@
-"""Ears for a bench: what judges of speech think of what was heard, and how many clicks were in it.
+"""How good speech sounds: the measures of others, and a search for clicks.
 
-The judges are other people's, and each is asked only if it is there (`pip install --group quality`): PESQ
-(ITU-T P.862), PLCMOS and DNSMOS (Microsoft's networks, trained on what listeners said of lost packets and
-of noise), and pocketsphinx, whose word errors tell what is still understood. They know nothing of each
-other: what one of them is blind to, another is not. Their figures mean something beside those of the same
-speech through the codecs alone.
+Each measure is used only if it is installed (`pip install --group quality`): PESQ (ITU-T P.862), PLCMOS and
+DNSMOS (networks of Microsoft's, trained on listeners' opinions of lost packets and of noise), and the word
+errors of pocketsphinx, a speech recogniser. Each of them misses faults that another one finds. Compare their
+figures only with those of the same speech through the codecs alone.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ if TYPE_CHECKING:
 Signal = NDArray[np.float64]
 
 LINE_HZ = 8000
-"""Of all that is judged here."""
+"""The rate of all signals that are measured here."""
 JUDGES_HZ = 16_000
-"""What the networks and the recogniser want to hear."""
+"""The rate that the networks and the recogniser take."""
 RATERS = 4
-"""PLCMOS speaks for one listener at a time."""
+"""PLCMOS gives the opinion of one listener at a time; the mean of this many is taken."""
 HEARD_AT_ONCE_S = 9.01
-"""What DNSMOS listens to."""
+"""The length of DNSMOS's input."""
 DNS_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
-"""From DNSMOS' raw answer to its scale."""
+"""Polynomial from DNSMOS's raw output to its scale of 1 to 5."""
 
 CLICK_STEP = 16  # 2 ms
 CLICK_AROUND = 10  # steps on either side: 20 ms, more than the period of a low voice
 CLICK_RATIO = 3.0
-"""A corner in the wave that is so many times sharper than all within 20 ms..."""
+"""A click is a corner in the wave that is this many times sharper than all others within 20 ms,"""
 CLICK_LEAST = 4e-3
-"""...or than this: below -48 dBFS nothing clicks..."""
+"""and this many times sharper than a corner of this size (-48 dBFS: no click is heard below),"""
 KNOWN = 0.95
-"""...is a click, unless the same is found in what was said: consonants click, too."""
+"""unless a piece of what was said correlates with it by at least this: consonants click too."""
 
 
 def judge(name: str) -> Any:
@@ -58,7 +57,7 @@ def _at_judges_rate(heard: Signal) -> NDArray[np.float32]:
 
 
 def pesq_mos(said: Signal, heard: Signal) -> float | None:
-    """PESQ for narrow bands; only where all is heard at the pace at which it was said."""
+    """PESQ for narrow bands. It means nothing where the time scale was changed."""
     pesq = judge("pesq")
     return None if pesq is None else float(pesq.pesq(LINE_HZ, said, heard, "nb"))
 
@@ -75,7 +74,7 @@ def _network(path: str) -> Any:
 
 
 def plc_mos(heard: Signal) -> float | None:
-    """PLCMOS: what is left of speech after losses and what hides them."""
+    """PLCMOS: how good speech sounds after packet loss and its concealment."""
     network = _network("plcmos_models/plcmos_v2.onnx")
     if network is None:
         return None
@@ -108,7 +107,7 @@ def dns_mos(heard: Signal) -> float | None:
 
 
 def word_errors(words: Sequence[str], heard: Signal) -> float | None:
-    """The share of words that pocketsphinx gets wrong, leaves out or puts in."""
+    """Word error rate of pocketsphinx: substitutions, deletions and insertions per word."""
     sphinx = judge("pocketsphinx")
     if sphinx is None:
         return None
@@ -127,7 +126,7 @@ def word_errors(words: Sequence[str], heard: Signal) -> float | None:
 
 
 def clicks(said: Signal, heard: Signal) -> list[float]:
-    """When there are clicks, in seconds."""
+    """The times of clicks, in seconds."""
     corners = np.abs(np.diff(heard, 2, prepend=heard[:1], append=heard[-1:]))
     corners = corners[: len(corners) // CLICK_STEP * CLICK_STEP].reshape(-1, CLICK_STEP).max(axis=1)
     around = np.lib.stride_tricks.sliding_window_view(np.pad(corners, CLICK_AROUND), 2 * CLICK_AROUND + 1)
@@ -139,7 +138,7 @@ def clicks(said: Signal, heard: Signal) -> list[float]:
 
 
 def _is_known(said: Signal, piece: Signal) -> bool:
-    """Whether something was said that looks just like this."""
+    """Whether a piece of what was said looks like this one."""
     size = 1 << (len(said) + len(piece)).bit_length()
     cross = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(piece, size)), size)
     sums = np.concatenate([[0.0], np.cumsum(said**2)])
