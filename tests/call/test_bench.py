@@ -21,7 +21,7 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.commands import bench, load_measurement
 from pxbridge.commands.bench import table, write_rows
 from pxbridge.commands.load_callers import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
-from pxbridge.commands.load_measurement import Load, Row, sound_of
+from pxbridge.commands.load_measurement import Load, Row, sound_changes
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.processes import Meter
 from pxbridge.errors import InputError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call_state import CallRecord
 
 
-def crowd(
+def callers(
     *, calls: int = 2, seconds: float = 13.0, network: str = "", chunk_ms: float = 100, lag_s: float = 0.0
 ) -> list[Outcome]:
     """Some callers of a bridge that sends each chunk back `lag_s` after it came, in virtual time."""
@@ -72,7 +72,7 @@ def test_what_is_said_is_heard_as_one_period_of_speech_and_tone() -> None:
 
 @pytest.mark.parametrize(("chunk_ms", "lag_s"), [(100, 0.0), (20, 0.25)])
 def test_the_delay_of_an_echo_is_measured_as_it_is(chunk_ms: float, lag_s: float) -> None:
-    outcomes = crowd(chunk_ms=chunk_ms, lag_s=lag_s)
+    outcomes = callers(chunk_ms=chunk_ms, lag_s=lag_s)
     for outcome in outcomes:
         assert outcome.broken is None
         assert outcome.holes_s == []
@@ -81,14 +81,14 @@ def test_the_delay_of_an_echo_is_measured_as_it_is(chunk_ms: float, lag_s: float
 
 
 def test_a_stall_is_a_hole_and_delay_from_then_on() -> None:
-    (outcome,) = crowd(calls=1, network="stall 500ms at 6s up")
+    (outcome,) = callers(calls=1, network="stall 500ms at 6s up")
     assert outcome.holes_s == pytest.approx([0.5], abs=0.11)
     assert outcome.delays_s[0] == pytest.approx(0.1, abs=0.005)
     assert outcome.delays_s[-1] == pytest.approx(0.1 + outcome.holes_s[0], abs=0.005)
 
 
 def test_a_call_that_breaks_off_is_told() -> None:
-    outcomes = crowd(calls=1, network="cut at 3s")
+    outcomes = callers(calls=1, network="cut at 3s")
     assert outcomes[0].broken is None, "the network cut it, not the bridge"
 
     async def main() -> list[Outcome]:
@@ -117,7 +117,7 @@ def test_what_is_made_up_in_place_of_the_agent_and_what_is_lost_are_told_beside_
     (outcome,), record = run(main())
     assert outcome.holes_s == [], "the line's noise was heard"
     up, down = record.stats["uplink"], record.stats["downlink"]
-    sound = sound_of(metrics.scrape().decode())
+    sound = sound_changes(metrics.scrape().decode())
     assert sound.filled_s == pytest.approx((down["noise"] + down["concealed"]) / RATE_HZ)
     assert sound.filled_s > 3.5
     assert sound.lost_s == pytest.approx((up["withheld"] + up["cut"] + down["cut"]) / RATE_HZ)
@@ -135,12 +135,12 @@ def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--calls", "3", "0"], "--calls 0: at least one"),
-        (["--seconds", "0"], "--seconds 0: 1 or more"),
-        (["--seconds", "inf"], "--seconds inf: "),
-        (["--chunk-ms", "0"], "--chunk-ms 0: 1 to 2000"),
-        (["--step-ms", "-5"], "--step-ms -5: 0 or more"),
-        (["--prompt-s", "nan"], "--prompt-s nan: 0 or more"),
+        (["--calls", "3", "0"], "--calls 0 is not at least 1"),
+        (["--seconds", "0"], "--seconds 0 is not 1 or more"),
+        (["--seconds", "inf"], "--seconds inf is not "),
+        (["--chunk-ms", "0"], "--chunk-ms 0 is not 1 to 2000"),
+        (["--step-ms", "-5"], "--step-ms -5 is not 0 or more"),
+        (["--prompt-s", "nan"], "--prompt-s nan is not 0 or more"),
         (["--network", "stall"], "network 'stall'"),
         (["--json", "/no/where/rows.json"], "--json /no/where/rows.json: there is no such folder"),
         (["--json", "/"], "--json /: Is a directory"),

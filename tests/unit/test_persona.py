@@ -142,7 +142,7 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
         ("[personas]\na = 1", "a", "is not a table; write [personas.a]"),
     ],
 )
-def test_a_wrong_key_names_file_persona_key_and_mend(
+def test_a_wrong_key_names_file_persona_key_and_fix(
     tmp_path: Path, text: str, key: str, problem: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -119,7 +119,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("engine_fingerprint", "abc", "a SHA-256 fingerprint of 64 hex digits"),
     ],
 )
-def test_a_bad_value_names_the_setting_its_source_and_the_mend(name: str, value: str, right: str) -> None:
+def test_a_bad_value_names_the_setting_its_source_and_the_fix(name: str, value: str, right: str) -> None:
     error = refusal({}, {settings.variable(name): value})
     assert (error.setting, error.source) == (settings.variable(name), "environment")
     assert right in error.problem

@@ -132,7 +132,10 @@ async def assembled(
         peers = _peers(settings, store, access.signer, registry)
         server = await stack.enter_async_context(_listen(loaded, registry, pool, handovers, access, peers))
         observed.metrics.count_by(
-            "reason", "pxbridge_door_refusals", "Requests that were not let in.", lambda: server.refusals
+            "reason",
+            "pxbridge_door_refusals",
+            "Refused requests to the telephony port, by reason.",
+            lambda: server.refusals,
         )
         console_url = await stack.enter_async_context(
             observed.console(

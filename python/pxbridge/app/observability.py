@@ -85,7 +85,7 @@ class Observability:
         self.metrics.count_by(
             "reason",
             "pxbridge_console_refusals",
-            "Requests to the console that were not let in.",
+            "Refused requests to the console, by reason.",
             lambda: {why.name.lower(): count for why, count in console.refused.items()},
         )
         async with contextlib.AsyncExitStack() as stack:
@@ -132,26 +132,28 @@ async def observability(
             key = _number_key(folder, loaded.origins[name])
     metrics = Metrics(engines, lambda: engines.waiting)
     metrics.count(
-        "pxbridge_log_lines_dropped", "Log lines that nobody read in time.", lambda: log_writer.dropped
+        "pxbridge_log_lines_dropped",
+        "Log lines that could not be written in time.",
+        lambda: log_writer.dropped,
     )
     numbers = Numbers(settings.record_numbers, key)
     recent_calls = RecentCalls(numbers, asyncio.get_running_loop().time)
     observed = Observability(metrics, recent_calls, loaded)
     observed.subscribers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(metrics.watching_loop())
+        await stack.enter_async_context(metrics.loop_lag())
         record_writer = None
         keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * BYTES_PER_MB
         if settings.keep_records:
             record_writer = RecordWriter(folder, numbers, keep_s=keep_s, keep_bytes=keep_bytes)
             stack.push_async_callback(asyncio.to_thread, record_writer.close)
             observed.subscribers.append(record_writer)
-            for name, about in (
-                ("written", "Rows written of the records of calls."),
-                ("dropped", "Rows of the records of calls that could not be written."),
-                ("errors", "Times that writing the records of calls failed."),
+            for name, help_text in (
+                ("written", "Rows of call records that were written."),
+                ("dropped", "Rows of call records that could not be written."),
+                ("errors", "How often writing call records failed."),
             ):
-                metrics.count(f"pxbridge_records_{name}", about, partial(getattr, record_writer, name))
+                metrics.count(f"pxbridge_records_{name}", help_text, partial(getattr, record_writer, name))
         else:
             keeping = asyncio.create_task(
                 delete_old_recordings(folder / RECORDINGS, keep_s=keep_s, keep_bytes=keep_bytes),
@@ -165,11 +167,11 @@ async def observability(
         )
         stack.push_async_callback(asyncio.to_thread, recorder.close)
         observed.call_subscribers.append(recorder.subscriber)
-        for name, about in (
-            ("failures", "Recordings that could not be written to their end."),
-            ("dropped", "Seconds of recordings that there was no time to write."),
+        for name, help_text in (
+            ("failures", "Recordings that ended early because of an error."),
+            ("dropped", "Seconds of audio that recordings lost for lack of time."),
         ):
-            metrics.count(f"pxbridge_recordings_{name}", about, partial(getattr, recorder, name))
+            metrics.count(f"pxbridge_recordings_{name}", help_text, partial(getattr, recorder, name))
         yield observed
 
 

@@ -1,7 +1,7 @@
-"""`pxbridge bench`: many simulated calls at once, and what they cost the bridge and its callers.
+"""`pxbridge bench`: many simulated calls at once, their cost, their delay and their holes.
 
-Without `--url` it starts a bridge of its own and a rehearsal engine, each in its own process, so that what
-is measured of the bridge is the bridge's alone. `benches/load.py` measures other bridges by the same rule.
+Without `--url` it starts a bridge and a rehearsal engine, each in a process of its own, so that the measured
+CPU and memory are those of the bridge alone. `benches/load.py` measures other bridges in the same way.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ EXIT_BROKEN = 5
 _EPILOG = f"""\
 networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
 
-CPU and memory are the bridge's alone; of a bridge at --url they are known with its --pid. Memory is what is
-private to the process half a second before the calls end, less what was before they began; it is told from
-{MEMORY_FROM_CALLS} calls on, as with fewer it is mostly what one call would need too. Delay is from mouth to
-ear. Holes are silences between two pieces of audio; "filled" is where the agent's sound was missing too and
-the bridge made something up, "lost" what one side said and the other never got, both as the bridge started
-for the bench tells. All count after the first {SETTLE_S:.0f} s, and per minute of a call.
+CPU and memory are those of the bridge alone. For a bridge at --url they need its --pid. Memory is private
+memory half a second before the calls end, minus that before they began. It is shown from {MEMORY_FROM_CALLS} calls
+on: with fewer, most of it does not depend on the number of calls. Delay is from mouth to ear. Holes are
+silences between two pieces of audio. "filled": the agent's audio was missing and the bridge concealed it.
+"lost": audio that one side sent and the other never received. Both are known only of a bridge that the
+bench starts. Everything is measured after the first {SETTLE_S:.0f} s. Holes, filled and lost are per minute
+of a call.
 
 examples:
   pxbridge bench --calls 1 20 50
@@ -54,8 +55,8 @@ exit status: 0 every call lasted, {EXIT_BROKEN} some did not
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.epilog = _EPILOG
-    parser.add_argument("--url", help="a running bridge to call (default: one of its own)")
-    parser.add_argument("--pid", type=int, help="that bridge's process, for its CPU and memory")
+    parser.add_argument("--url", help="call this running bridge (default: start one)")
+    parser.add_argument("--pid", type=int, help="process id of that bridge, to measure its CPU and memory")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of settings for the bridge that is started"
     )
@@ -63,45 +64,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what a `Load` is made of, and where its rows go."""
+    """Declares the arguments of a `Load`, and of the file for the rows."""
     parser.add_argument(
-        "--calls", type=int, nargs="+", default=[20], metavar="N", help="calls at once; several: a row each"
+        "--calls",
+        type=int,
+        nargs="+",
+        default=[20],
+        metavar="N",
+        help="calls at the same time; several numbers give several rows",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=30.0,
         metavar="S",
-        help=f"measured, after {SETTLE_S:.0f} s (default: 30)",
+        help=f"duration of the measurement, after {SETTLE_S:.0f} s (default: 30)",
     )
     parser.add_argument(
-        "--chunk-ms", type=float, default=100.0, metavar="MS", help="the phones' chunks (default: 100)"
+        "--chunk-ms",
+        type=float,
+        default=100.0,
+        metavar="MS",
+        help="duration of the audio in one message of a phone (default: 100)",
     )
-    parser.add_argument("--network", default="", metavar="TEXT", help='a bad network, e.g. "jitter 40ms"')
+    parser.add_argument(
+        "--network", default="", metavar="TEXT", help='simulate a bad network, e.g. "jitter 40ms"'
+    )
     parser.add_argument(
         "--engine",
         choices=("echo", "relay", "canned"),
         default="echo",
-        help="what it says; relay echoes without a codec, canned tells no delays (default: echo)",
+        help="what the engine says; relay echoes without a codec, canned allows no delays (default: echo)",
     )
     parser.add_argument(
-        "--step-ms", type=float, default=30.0, metavar="MS", help="the engine's step (default: 30)"
+        "--step-ms", type=float, default=30.0, metavar="MS", help="duration of an engine's step (default: 30)"
     )
     parser.add_argument(
-        "--prompt-s", type=float, default=0.0, metavar="S", help="the engine's prompts (default: 0)"
+        "--prompt-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="time that the engine needs for its prompts (default: 0)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
 
 
 def load_from(args: argparse.Namespace) -> Load:
-    """The load that was asked for.
+    """The load that the arguments describe.
 
     Raises:
-        InputError: It makes no sense.
+        InputError: An argument is out of range.
     """
     parse_network(args.network)
     if min(args.calls) < 1:
-        raise InputError(f"--calls {min(args.calls)}: at least one was expected")
+        raise InputError(f"--calls {min(args.calls)} is not at least 1")
     for option, given, least, most in (
         ("--seconds", args.seconds, 1.0, math.inf),
         ("--chunk-ms", args.chunk_ms, SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS),
@@ -110,7 +126,7 @@ def load_from(args: argparse.Namespace) -> Load:
     ):
         if not least <= given <= most or math.isinf(given):
             to = "" if math.isinf(most) else f" to {most:g}"
-            raise InputError(f"{option} {given:g}: {least:g}{to or ' or more'} was expected")
+            raise InputError(f"{option} {given:g} is not {least:g}{to or ' or more'}")
     require_writable("--json", args.json)
     return Load(args.chunk_ms, args.seconds, args.network, args.engine, args.step_ms, args.prompt_s)
 
@@ -124,7 +140,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     """
     load = load_from(args)
     if args.config is not None and args.url is not None:
-        raise InputError("--config: a bridge that runs already, at --url, has its settings")
+        raise InputError("--config is for a bridge that the bench starts; remove it, or --url")
     rows = []
     for calls in args.calls:
         if args.url is not None:
@@ -139,8 +155,8 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def table(rows: Sequence[Row], load: Load) -> Table:
-    """The rows as they are printed."""
-    network = load.network or "a good network"
+    """The rows as a table."""
+    network = load.network or "good network"
     title = (
         f"{load.chunk_ms:g} ms chunks, {network}, {load.engine} engine with {load.step_ms:g} ms a step and "
         f"{load.prompt_s:g} s of prompts, {load.seconds:g} s each"
@@ -180,7 +196,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def write_rows(file: Path, rows: Sequence[Row], load: Load) -> None:
-    """Writes the rows and what they were measured under as JSON.
+    """Writes the rows and their load as JSON.
 
     Raises:
         InputError: The file cannot be written.

@@ -1,10 +1,9 @@
-"""`pxbridge doctor`: looks for what is wrong, and says how to mend it."""
+"""`pxbridge doctor`: finds problems and says how to fix them."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pxbridge.doctor import Finding
+
 EXIT_WRONG = 1
 
 _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold red"}
@@ -24,28 +25,38 @@ _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold r
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="as JSON, one object a line")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object in each line")
     parser.epilog = (
-        "It takes the settings that the bridge would have. It talks to engines while no bridge runs.\n\n"
-        f"exit status: 0 nothing is wrong, {EXIT_WRONG} something is"
+        "It reads the same settings as the bridge. It talks to engines only while no bridge runs here.\n\n"
+        f"exit status: 0 no problem was found, {EXIT_WRONG} there are problems"
     )
     settings.add_arguments(parser)
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Examines, and prints what it finds as it finds it."""
+    """Runs the checks and prints each finding at once; returns the exit status."""
     wrong = 0
     async for finding in examine(vars(args), os.environ):
         wrong += finding.verdict is Verdict.WRONG
         if args.json:
-            console.print(json.dumps(asdict(finding)), markup=False, soft_wrap=True)
+            console.print(json.dumps(_as_json(finding)), markup=False, soft_wrap=True)
             continue
         line = Text(f"{finding.verdict.value:6}", _STYLES[finding.verdict])
         line.append(f"{finding.check:12}", "bold").append(finding.what, "default")
         console.print(line, soft_wrap=True)
-        if finding.mend:
-            console.print(f"{'':18}→ {finding.mend}", markup=False, soft_wrap=True)
+        if finding.fix:
+            console.print(f"{'':18}→ {finding.fix}", markup=False, soft_wrap=True)
     if not args.json:
-        verdict = "nothing is wrong" if not wrong else f"{wrong} to mend"
-        console.print(f"\n{verdict}", markup=False)
+        problems = "1 problem" if wrong == 1 else f"{wrong} problems"
+        console.print(f"\n{problems if wrong else 'no problems'} found", markup=False)
     return EXIT_WRONG if wrong else 0
+
+
+def _as_json(finding: Finding) -> dict[str, str]:
+    """A finding under its public keys."""
+    return {
+        "check": finding.check,
+        "verdict": finding.verdict.value,
+        "what": finding.what,
+        "mend": finding.fix,
+    }

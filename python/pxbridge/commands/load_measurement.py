@@ -25,30 +25,31 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STARTS_SPREAD_S = 2.0
-"""The calls begin one after the other over this time, as chunks that all come at once would tell nothing."""
+"""The calls begin one by one over this time, so that their chunks do not all arrive together."""
 SETTLE_S = 5.0
-"""A conversation's first seconds are connecting, prompts and a queue that finds its depth."""
-CALLERS_A_PROCESS = 40
-"""So many callers take some 0.2 of a core: a process of them is never late itself."""
+"""Not measured: connecting, prompting, and the time until the queue has found its depth."""
+CALLERS_PER_PROCESS = 40
+"""They take about 0.2 of a core, so that the callers themselves are never late."""
 JOIN_S = 1.5
-"""How long the processes of callers take to be there."""
+"""How long the processes of callers take to start."""
 MEMORY_FROM_CALLS = 10
-"""The first call brings some 2 MB that stay, and garbage of the start goes whenever it likes: shared among
-fewer calls, that is most of the figure."""
+"""The first call adds some 2 MB that stay, and garbage of the start is freed at any time. Divided by fewer
+calls,
+these would be most of the result."""
 TICK_S = 0.5
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a bridge is measured under.
+    """The load of a measurement.
 
     Attributes:
-        chunk_ms: The phones' chunks.
-        seconds: Measured, after settling.
-        network: Between the phones and the bridge.
-        engine: What the rehearsal engine says. ``relay`` echoes without a codec; ``canned`` tells no delays.
-        step_ms: How long the engine seems to think about 80 ms.
-        prompt_s: How long it seems to read its prompts.
+        chunk_ms: The duration of the audio in one message of a phone.
+        seconds: The duration of the measurement, after settling.
+        network: The network between the phones and the bridge; see `pxbridge.simulation.network`.
+        engine: What the rehearsal engine says. ``relay`` echoes without a codec; ``canned`` allows no delays.
+        step_ms: How long the engine takes for 80 ms of audio.
+        prompt_s: How long the engine takes for its prompts.
     """
 
     chunk_ms: float = 100.0
@@ -61,7 +62,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Row:
-    """What one bridge did under one number of calls; what is not known is None."""
+    """The results for one bridge and one number of calls; None for unknown values."""
 
     bridge: str
     calls: int
@@ -80,12 +81,13 @@ class Row:
     broken: str | None
 
 
-class Sound(NamedTuple):
-    """What callers cannot tell from speech and pauses, as a bridge's own metrics count it, in seconds.
+class SoundChanges(NamedTuple):
+    """Changes of the sound that cannot be measured from outside, from the bridge's metrics.
 
     Attributes:
-        filled_s: The agent's sound was missing, and something was made up in its place: what would be holes.
-        lost_s: What one side said and the other never got: cut, withheld or dropped when interrupted.
+        filled_s: Seconds of the agent's audio that were missing and concealed.
+        lost_s: Seconds that one side sent and the other never received: cut, withheld, or dropped at
+            interruptions.
     """
 
     filled_s: float
@@ -94,31 +96,31 @@ class Sound(NamedTuple):
 
 FILLED = {("to_phone", "concealed"), ("to_phone", "noise")}
 LOST = {("to_engine", "cut"), ("to_engine", "withheld"), ("to_phone", "cut"), ("to_phone", "flushed")}
-"""Of the metrics' directions and hows."""
+"""Values of the metrics' labels ``direction`` and ``how``."""
 
 
-def sound_of(metrics: str) -> Sound:
-    """Reads it off pxbridge's metrics."""
+def sound_changes(metrics: str) -> SoundChanges:
+    """Reads the changes from the text of pxbridge's metrics."""
     totals = {"pxbridge_inserted_seconds_total": 0.0, "pxbridge_removed_seconds_total": 0.0}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
-            what = (sample.labels.get("direction", ""), sample.labels.get("how", ""))
-            if sample.name in totals and what in FILLED | LOST:
+            labels = (sample.labels.get("direction", ""), sample.labels.get("how", ""))
+            if sample.name in totals and labels in FILLED | LOST:
                 totals[sample.name] += sample.value
-    return Sound(*totals.values())
+    return SoundChanges(*totals.values())
 
 
-async def scrape(port: int) -> Sound:
-    """The same of a bridge of this machine, by its console's port."""
+async def scrape(port: int) -> SoundChanges:
+    """Asks a bridge on this machine, by the port of its console."""
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
-        return sound_of(await answer.text())
+        return sound_changes(await answer.text())
 
 
 async def measure_own(calls: int, load: Load, console: Console, config: Path | None = None) -> Row:
-    """Measures a bridge that is started for it, with the settings of a TOML file if there is one."""
+    """Starts a bridge, with the settings of a TOML file if one is given, and measures it."""
     port, console_port = free_port(), free_port()
     async with rehearsal(calls, load) as engine_url:
-        # Nothing of the user's own settings but what is named: what is measured is the same everywhere.
+        # None of the user's own settings, so that results are comparable.
         words = ["-m", "pxbridge", "--port", str(port), "--engines", engine_url, "--log-level", "error"]
         words += ["--max-calls", str(calls), "--engine-capacity", str(calls), *OPEN]
         words += ["--console-port", str(console_port)]
@@ -132,7 +134,7 @@ async def measure_own(calls: int, load: Load, console: Console, config: Path | N
 
 @contextlib.asynccontextmanager
 async def rehearsal(calls: int, load: Load) -> AsyncIterator[str]:
-    """A rehearsal engine in a process of its own, for so many calls; its URL."""
+    """The URL of a rehearsal engine for `calls` calls, in a process of its own."""
     port = free_port()
     words = ["-m", "pxbridge.simulation.rehearsal", "--port", str(port), "--mode", load.engine]
     words += ["--slots", str(calls), "--step-ms", str(load.step_ms), "--prompt-s", str(load.prompt_s)]
@@ -147,15 +149,15 @@ async def measure(
     calls: int,
     load: Load,
     console: Console,
-    sound: Callable[[], Awaitable[Sound]] | None = None,
+    sound: Callable[[], Awaitable[SoundChanges]] | None = None,
 ) -> Row:
-    """Loads a running bridge and measures it; `sound` asks the bridge what it did to the calls so far."""
+    """Loads a running bridge and measures it. `sound` reads the bridge's changes of the sound so far."""
     idle_bytes = meter.private_bytes() if meter else 0
     began_s = time.monotonic()
     starts_at_s = began_s + JOIN_S
     measures_from_s = starts_at_s + STARTS_SPREAD_S + SETTLE_S
     ends_at_s = measures_from_s + load.seconds
-    processes = math.ceil(calls / CALLERS_A_PROCESS)
+    processes = math.ceil(calls / CALLERS_PER_PROCESS)
     parts = [
         Part(
             url=url,
@@ -179,7 +181,7 @@ async def measure(
             before = await sound() if sound else None
             if meter:
                 cpu_before_s, span_before_s = meter.cpu_s(), time.monotonic()
-            # Half a second before they hang up, so that hanging up does not count.
+            # Half a second before the calls end, so that their end is not measured.
             await _wait_until(ends_at_s - 0.5, progress, shown, began_s, "measuring")
             if meter:
                 cpu_s, span_s = meter.cpu_s() - cpu_before_s, time.monotonic() - span_before_s
@@ -192,7 +194,7 @@ async def measure(
         load.seconds,
         cpu_of_a_core=cpu_s / span_s if meter else None,
         memory_bytes=live_bytes - idle_bytes if meter and calls >= MEMORY_FROM_CALLS else None,
-        sound=Sound(*np.subtract(after, before).tolist()) if before and after else None,
+        sound=SoundChanges(*np.subtract(after, before).tolist()) if before and after else None,
     )
 
 
@@ -220,7 +222,7 @@ def _row(
     *,
     cpu_of_a_core: float | None,
     memory_bytes: float | None,
-    sound: Sound | None,
+    sound: SoundChanges | None,
 ) -> Row:
     calls = len(outcomes)
     delays_s = [delay for outcome in outcomes for delay in outcome.delays_s]

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 BOOT_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000")
-"""On loopback only, and all calls come from one address."""
+"""Arguments of a bridge on loopback to which many calls come from one address."""
 
 
 @contextlib.asynccontextmanager
 async def server(port: int, *words: str) -> AsyncIterator[int]:
-    """`python WORDS`, from when its port answers until the block ends; its process id.
+    """Runs `python WORDS` from when its port answers until the block ends; gives its process id.
 
     Raises:
-        BenchFailed: It does not answer; with what it wrote last.
+        BenchFailed: The port does not answer. The text contains the output of the process.
     """
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PXBRIDGE_")}
     with tempfile.TemporaryFile() as output:
@@ -44,8 +44,8 @@ async def server(port: int, *words: str) -> AsyncIterator[int]:
                     break
                 if started.returncode is not None or time.monotonic() > give_up_at_s:
                     output.seek(0)
-                    said = output.read().decode(errors="replace").strip()
-                    raise BenchFailed(f"did not start: {' '.join(words)}\n{said}")
+                    printed = output.read().decode(errors="replace").strip()
+                    raise BenchFailed(f"did not start: {' '.join(words)}\n{printed}")
                 await asyncio.sleep(0.05)
             yield started.pid
         finally:
@@ -59,7 +59,7 @@ async def server(port: int, *words: str) -> AsyncIterator[int]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -67,10 +67,10 @@ def free_port() -> int:
 
 
 class Meter:
-    """CPU and memory of one process, as Linux tells them (proc(5)).
+    """CPU time and memory of a process, from Linux's proc(5).
 
     Raises:
-        InputError: There is no such process, or no Linux.
+        InputError: There is no such process, or this is not Linux.
     """
 
     def __init__(self, pid: int) -> None:
@@ -83,12 +83,12 @@ class Meter:
             raise InputError(f"process {pid} cannot be measured: {error.strerror}") from error
 
     def cpu_s(self) -> float:
-        """What it has used so far, in user and in kernel mode."""
-        # Field 2, the name, may hold spaces; it ends with the last parenthesis.
+        """CPU time so far, in user and in kernel mode."""
+        # Field 2, the name, may contain spaces. It ends with the last parenthesis.
         fields = (self._folder / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * self._tick_s
 
     def private_bytes(self) -> int:
-        """Memory that is its own: what would be free if it ended."""
+        """Memory that no other process shares: it would be freed if the process ended."""
         lines = (self._folder / "smaps_rollup").read_text().splitlines()
         return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
