@@ -256,13 +256,13 @@ fn what_follows_a_flush_begins_softly_and_with_nothing_of_what_was_flushed() {
     // A quiet line until the burst comes, then the caller speaks.
     let speaks_from = (burst_us - 300_000) as usize / 1000 * RATE_HZ as usize / 1000;
     said[..speaks_from].iter_mut().for_each(|sample| *sample *= 0.003);
-    let mut chunks = said.chunks(CHUNK);
+    let mut chunks = (1..).map(|n| n * CHUNK_US).zip(said.chunks(CHUNK)).peekable();
     for (page, at_us) in pages.iter().zip(arrive_us) {
-        while line.now_us + CHUNK_US < at_us {
-            line.until(line.now_us + CHUNK_US);
-            line.caller_says(chunks.next().unwrap());
+        while let Some((chunk_us, chunk)) = chunks.next_if(|&(chunk_us, _)| chunk_us <= at_us) {
+            line.until(chunk_us);
+            line.caller_says(chunk);
         }
-        line.until(at_us.max(line.now_us));
+        line.until(at_us);
         line.does(|line, now_us| line.engine_audio(page, now_us));
     }
     assert_eq!(line.cleared.len(), 1, "nothing was flushed");
