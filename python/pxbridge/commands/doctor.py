@@ -61,7 +61,7 @@ def _examined(args: argparse.Namespace) -> AsyncIterator[Finding]:
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Runs the checks and prints each finding at once; returns the exit status."""
+    """Runs the checks and prints each finding as it comes; returns the exit status."""
     wrong = 0
     async for finding in _examined(args):
         wrong += finding.verdict is Verdict.WRONG

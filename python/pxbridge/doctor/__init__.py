@@ -27,7 +27,7 @@ __all__ = ["Finding", "Verdict", "examine"]
 
 
 async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Runs all checks; yields each finding at once.
+    """Runs all checks; yields each finding as soon as it is known.
 
     Args:
         flags: The settings of the command line, as `pxbridge.settings.load` takes them.
