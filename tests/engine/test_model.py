@@ -12,6 +12,7 @@ from tests.engine.rig import (
     Conversation,
     alone,
     code_frames,
+    exact_lm_model,
     golden_conversation,
     golden_lm,
     lm_model,
@@ -149,10 +150,10 @@ class TestPrefixes:
         assert model.counters().prefix_misses == 8
 
     def test_a_prefix_serves_any_sampling(self) -> None:
-        model = lm_model(prefix_bytes=1 << 30)
+        model = exact_lm_model(prefix_bytes=1 << 30)
         callers = [random_conversation(1, sampling=Sampling(seed=seed)) for seed in (1, 2)]
         found = [alone(model, caller).tokens for caller in [*callers, *callers]]
-        expected = [alone(lm_model(), caller).tokens for caller in callers]
+        expected = [alone(exact_lm_model(), caller).tokens for caller in callers]
         np.testing.assert_array_equal(found, [*expected, *expected])
         assert (found[0] != found[1]).any()
 
@@ -186,10 +187,10 @@ class TestPrefixes:
 
 class TestCallersDoNotMeet:
     def test_a_reused_slot_keeps_nothing_of_its_last_caller(self) -> None:
-        model = lm_model(context=60)
+        model = exact_lm_model(context=60)
         alone(model, random_conversation(1, steps=100))
         caller = alone(model, random_conversation(0))
-        expected = alone(lm_model(context=60), random_conversation(0))
+        expected = alone(exact_lm_model(context=60), random_conversation(0))
         np.testing.assert_array_equal(caller.tokens, expected.tokens)
 
     def test_after_a_call_nothing_of_it_is_in_memory(self) -> None:
@@ -241,8 +242,8 @@ class TestCallersDoNotMeet:
 
     def test_a_missed_tick_changes_nothing_of_a_seeded_call(self) -> None:
         seeded, other = (random_conversation(case, sampling=Sampling(seed=case)) for case in range(2))
-        expected = alone(lm_model(), seeded).tokens
-        model = lm_model(slots=2)
+        expected = alone(exact_lm_model(), seeded).tokens
+        model = exact_lm_model(slots=2)
         open_live(model, 0, seeded)
         open_live(model, 1, other)
         for tick in range(12):

@@ -10,10 +10,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from tests.engine.rig import Conversation, alone, by_chance, code_frames, lm_model, prompt
+from tests.engine.rig import Conversation, alone, by_chance, code_frames, exact_lm_model, prompt
 
 from pxbridge.personaplex import lm_slots, model
 from pxbridge.personaplex.attention import Angles, KvCache, Reach, Rope
+from pxbridge.personaplex.stepper import Sampling
 from pxbridge.personaplex.varlen import Varlen, trial_error
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ class UnwrappedCache(KvCache):
     ) -> None:
         super().__init__(config, slots, self.positions, pin, dtype, *rest)
         self.window = context
-        self.turning = Rope(config.head_dim, config.max_period, torch.device("cpu"))
+        self.turning = Rope(config.head_dim, config.max_period, dtype, torch.device("cpu"))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, start: int) -> Tensor:
+    def attend(self, layer: int, projected: Tensor, start: int) -> Tensor:
+        query, key, value = projected.unbind(2)
         out = []
         for offset in range(query.shape[1]):
             at = start + offset
@@ -58,8 +60,7 @@ class UnwrappedCache(KvCache):
             distance = at - seen
             if self.pin == "near" and at >= self.window:
                 distance = torch.where(seen < pinned, self.window - 1 - seen, distance)
-            angles = self.turning.angles(distance[None])
-            back = Angles(angles.cos, -angles.sin)
+            back = Angles(self.turning.angles(distance[None]).rotation.conj())
             keys = back.turn(self.keys[layer, :1, seen])[0]
             scores = torch.einsum("hd,khd->hk", query[0, offset], keys) / math.sqrt(keys.shape[-1])
             out.append(torch.einsum("hk,khd->hd", scores.softmax(-1), self.values[layer, 0, seen]))
@@ -67,11 +68,11 @@ class UnwrappedCache(KvCache):
 
     def tick(self, position: Tensor, reach: Reach) -> Attention:
         del reach
-        return lambda layer, q, k, v: self.attend(layer, q, k, v, int(position[0]))
+        return lambda layer, projected: self.attend(layer, projected, int(position[0]))
 
     def chunk(self, slot: int, start: int, length: int) -> Attention:
         del slot, length
-        return lambda layer, q, k, v: self.attend(layer, q, k, v, start)
+        return lambda layer, projected: self.attend(layer, projected, start)
 
 
 @pytest.mark.parametrize("pin", ["near", "absolute", "off"])
@@ -79,15 +80,17 @@ class UnwrappedCache(KvCache):
 def test_a_ring_is_an_unwrapped_cache_with_a_mask(pin: Pin, case: int) -> None:
     conversation = long_conversation(case)
     with mock.patch.object(lm_slots, "KvCache", UnwrappedCache):
-        reference = alone(lm_model(context=CONTEXT, pin=pin), conversation)
-    found = alone(lm_model(context=CONTEXT, pin=pin), conversation)
+        reference = alone(exact_lm_model(context=CONTEXT, pin=pin), conversation)
+    found = alone(exact_lm_model(context=CONTEXT, pin=pin), conversation)
     np.testing.assert_array_equal(found.tokens, reference.tokens)
 
 
 def test_the_pins_differ_once_the_ring_is_full_and_not_before() -> None:
     conversation = long_conversation(0)
     pins: list[Pin] = ["near", "absolute", "off"]
-    near, absolute, off = (alone(lm_model(context=CONTEXT, pin=pin), conversation).tokens for pin in pins)
+    near, absolute, off = (
+        alone(exact_lm_model(context=CONTEXT, pin=pin), conversation).tokens for pin in pins
+    )
     full = CONTEXT - conversation.prompt.positions  # the first step whose key replaces another
     for one, other in ((near, absolute), (near, off), (absolute, off)):
         np.testing.assert_array_equal(one[:full], other[:full])
@@ -95,14 +98,19 @@ def test_the_pins_differ_once_the_ring_is_full_and_not_before() -> None:
 
 
 def callers_of_all_lengths() -> list[Conversation]:
-    return [long_conversation(case, steps) for case, steps in ((0, 10), (1, 50), (2, 30), (3, 20), (0, 45))]
+    callers = [
+        long_conversation(case, steps) for case, steps in ((0, 10), (1, 50), (2, 30), (3, 20), (0, 45))
+    ]
+    callers[1].sampling = Sampling(0.7, 3, 0.8, 20, seed=1)
+    callers[4].sampling = Sampling(seed=2)
+    return callers
 
 
 @pytest.mark.parametrize("pin", ["near", "absolute"])
-def test_reading_whole_rings_as_a_cuda_graph_does_changes_nothing(pin: Pin) -> None:
-    expected = by_chance(lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
-    with mock.patch.object(KvCache, "reach", lambda cache, _: cache.whole):
-        found = by_chance(lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
+def test_the_widest_limits_as_a_cuda_graph_has_them_change_nothing(pin: Pin) -> None:
+    expected = by_chance(exact_lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
+    with mock.patch.object(lm_slots.LmSlots, "limits", lambda slots, *_: slots.widest):
+        found = by_chance(exact_lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
 
@@ -127,15 +135,15 @@ def varlen_by_its_documentation(
     assert (max_q, num_splits) == (1, 1)
     assert return_aux is not None
     assert cu_seq_q.dtype == cu_seq_k.dtype == seqused_k.dtype == torch.int32
-    out, weight = torch.zeros_like(query), torch.full((query.shape[1], len(query)), torch.inf)
+    out, weight = torch.zeros_like(query), query.new_full((query.shape[1], len(query)), torch.inf)
     for row, (start, used) in enumerate(zip(cu_seq_k[:-1].tolist(), seqused_k.tolist(), strict=True)):
         assert cu_seq_q[row] == row
         assert used <= max_k
         if used:
-            keys, values = key[start : start + used].float(), value[start : start + used].float()
-            scores = torch.einsum("hd,khd->hk", query[row].float(), keys) / math.sqrt(query.shape[-1])
+            keys, values = key[start : start + used], value[start : start + used]
+            scores = torch.einsum("hd,khd->hk", query[row], keys) / math.sqrt(query.shape[-1])
             weight[:, row] = scores.logsumexp(-1)
-            out[row] = torch.einsum("hk,khd->hd", scores.softmax(-1), values).to(query.dtype)
+            out[row] = torch.einsum("hk,khd->hd", scores.softmax(-1), values)
     return out, weight
 
 
@@ -145,9 +153,9 @@ def varlen(slots: int, context: int, *_: object) -> Varlen:
 
 @pytest.mark.parametrize("pin", ["near", "absolute", "off"])
 def test_reading_only_what_is_filled_changes_nothing(pin: Pin) -> None:
-    expected = by_chance(lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
+    expected = by_chance(exact_lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
     with mock.patch.object(model, "filled_attention", varlen):
-        found = by_chance(lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
+        found = by_chance(exact_lm_model(slots=3, context=CONTEXT, pin=pin), callers_of_all_lengths(), seed=1)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
 

@@ -6,8 +6,8 @@ pinned). All that was written is seen. `pinned` is the prompt's length; with the
 ring is a plain one.
 
 RoPE makes scores depend on the distance between query and key. *near* keeps the distance of pinned keys where
-it was when the ring first filled, within what the model was trained on: their query is turned back by the
-positions that have gone by since. *absolute* lets the distance grow.
+it was when the ring first filled, within what the model was trained on: they are asked from there, by a query
+of position context - 1, however far the conversation is. *absolute* lets the distance grow.
 
 A tick writes a key in every slot, also in those that do not step. Theirs lands at their next position, where
 the next step or the next chunk of prefill overwrites it; so a slot's position must follow its prefill.
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # as everywhere in torch code
+
+from pxbridge.personaplex.linear import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +40,12 @@ REACH_STEP = 64
 class Attention(Protocol):
     """What a transformer layer asks for: writes its keys and values, and attends."""
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """All [slots, positions, heads, head_dim], not rotated yet. Returns the same shape."""
+    def __call__(self, layer: int, projected: Tensor) -> Tensor:
+        """Query, key and value [slots, positions, 3, heads, head_dim], not rotated yet.
+
+        Returns:
+            [slots, positions, heads, head_dim].
+        """
 
 
 @dataclass(frozen=True)
@@ -61,31 +67,36 @@ class Rope:
     Args:
         head_dim: Even.
         max_period: Longest period, in positions.
+        dtype: Of what is rotated; see `wide` for what it is computed in.
         device: Where.
     """
 
-    def __init__(self, head_dim: int, max_period: float, device: torch.device) -> None:
+    def __init__(self, head_dim: int, max_period: float, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = wide(dtype).to_complex()
         pairs = torch.arange(head_dim // 2, device=device, dtype=torch.float32)
         self._frequencies = torch.exp(pairs * (-math.log(max_period) * 2 / head_dim)).double()
 
     def angles(self, positions: Tensor) -> Angles:
         """Of int64 [slots, positions]. Turned in float64: in float32, positions of an hour blur."""
-        turns = positions[:, :, None, None] * self._frequencies
-        return Angles(torch.cos(turns).float(), torch.sin(turns).float())
+        turns = positions[:, :, None] * self._frequencies
+        return Angles(torch.polar(torch.ones_like(turns), turns).to(self._dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class Angles:
-    """Cosines and sines of a set of positions, each float32 [slots, positions, 1, head_dim / 2]."""
+    """The rotations of a set of positions.
 
-    cos: Tensor
-    sin: Tensor
+    Attributes:
+        rotation: Complex, [slots, positions, head_dim / 2].
+    """
+
+    rotation: Tensor
 
     def turn(self, x: Tensor) -> Tensor:
-        """Rotates [slots, positions, heads, head_dim]; of x's type, computed in float32."""
-        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack([even * self.cos - odd * self.sin, even * self.sin + odd * self.cos], -1)
-        return turned.flatten(-2).to(x.dtype)
+        """Rotates [slots, positions, …, head_dim]; of x's type, computed in the rotation's."""
+        pairs = torch.view_as_complex(x.to(self.rotation.dtype.to_real()).unflatten(-1, (-1, 2)))
+        shape = (*self.rotation.shape[:2], *[1] * (x.dim() - 3), -1)
+        return torch.view_as_real(pairs * self.rotation.view(shape)).flatten(-2).to(x.dtype)
 
 
 class KvCache:
@@ -122,7 +133,7 @@ class KvCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.pinned = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._rope = Rope(config.head_dim, config.max_period, device)
+        self._rope = Rope(config.head_dim, config.max_period, dtype, device)
         self._indices = torch.arange(context, device=device)
         self._first = torch.arange(slots, device=device) * context
         self._filled = filled
@@ -152,18 +163,17 @@ class KvCache:
         seen = (position + 1).clamp_max(self.context)
         back = None
         if self.pin == "near" and reach.wrapped:
-            gone_by = (position - (self.context - 1)).clamp_min(0)
-            back = self._rope.angles((position - gone_by)[:, None])
+            back = self._rope.angles(position.clamp_max(self.context - 1)[:, None])
         indices = self._indices[: reach.keys]
         visible = indices < seen[:, None]
         pinned = indices < self.pinned[:, None]
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, projected: Tensor) -> Tensor:
+            query, key = angles.turn(projected[:, :, :2]).unbind(2)
             keys, values = self.keys[layer], self.values[layer]
-            keys.flatten(0, 1).index_copy_(0, index, angles.turn(key)[:, 0])
-            values.flatten(0, 1).index_copy_(0, index, value[:, 0])
-            pinned_query = None if back is None else back.turn(query)
-            query = angles.turn(query)
+            keys.flatten(0, 1).index_copy_(0, index, key[:, 0])
+            values.flatten(0, 1).index_copy_(0, index, projected[:, 0, 2])
+            pinned_query = None if back is None else back.turn(projected[:, :, 0])
             if self._filled is not None:
                 return self._filled(query, pinned_query, keys, values, seen, self.pinned)
             keys, values = keys[:, : reach.keys], values[:, : reach.keys]
@@ -185,11 +195,12 @@ class KvCache:
         angles = self._rope.angles(self._indices[None, start:end])
         visible = self._indices[:end] <= self._indices[start:end, None]
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(layer: int, projected: Tensor) -> Tensor:
+            query, key = angles.turn(projected[:, :, :2]).unbind(2)
             keys, values = self.keys[layer, slot, :end], self.values[layer, slot, :end]
-            keys[start:] = angles.turn(key)[0]
-            values[start:] = value[0]
-            return _attend(angles.turn(query), keys[None], values[None], visible)
+            keys[start:] = key[0]
+            values[start:] = projected[0, :, 2]
+            return _attend(query, keys[None], values[None], visible)
 
         return attend
 
@@ -211,6 +222,7 @@ def _attend_near(
     """One query a slot, and another one for its pinned keys; visible and pinned are bool [slots, keys]."""
     queries = torch.cat([query, pinned_query], 1).transpose(1, 2)  # [slots, heads, 2, head_dim]
     scores = queries @ keys.permute(0, 2, 3, 1) * query.shape[-1] ** -0.5
-    score = torch.where(pinned[:, None], scores[:, :, 1], scores[:, :, 0]).float()
-    weights = score.masked_fill(~visible[:, None], -math.inf).softmax(-1).to(values.dtype)
+    score = torch.where(pinned[:, None], scores[:, :, 1], scores[:, :, 0])
+    weights = score.masked_fill(~visible[:, None], -math.inf).softmax(-1, wide(score.dtype))
+    weights = weights.to(values.dtype)
     return (weights[:, :, None] @ values.transpose(1, 2)).transpose(1, 2)

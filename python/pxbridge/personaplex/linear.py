@@ -24,6 +24,11 @@ Weights = Literal["full", "int8"]
 ever."""
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type for norms, rotations and softmax: float32, and float64 in a model of it."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class Linear(Protocol):
     """y = x·Wᵀ, without a bias."""
 

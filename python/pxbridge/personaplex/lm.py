@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # as everywhere in torch code
 
 from pxbridge.personaplex.config import CODEBOOKS, DELAYS, STREAMS
-from pxbridge.personaplex.linear import Keeping
+from pxbridge.personaplex.linear import Keeping, wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ class LanguageModel:
             return tensors[name].to(device, dtype, copy=True)
 
         def norm(name: str) -> Tensor:
-            return plain(name).float().flatten()
+            return plain(name).to(wide(dtype)).flatten()
 
         def block(at: str, gating: str, attention: tuple[Tensor, Tensor], keeping: Keeping) -> _Block:
             feed_forward = (tensors[f"{gating}linear_{side}.weight"] for side in ("in", "out"))
@@ -149,8 +149,8 @@ class LanguageModel:
         """
         heads = self.config.num_heads
         for index, layer in enumerate(self._layers):
-            query, key, value = _projected(layer, x, heads)
-            x = _gated(layer, x + layer.attention_out(attention(index, query, key, value).flatten(2)))
+            attended = attention(index, _projected(layer, x, heads))
+            x = _gated(layer, x + layer.attention_out(attended.flatten(2)))
         return _normed(x, self._out_norm)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class LanguageModel:
         for step in range(count):
             x = (inputs[:, step] + F.embedding(previous, self._depformer_embeddings[step]))[:, None]
             for index, layer in enumerate(self._depformer):
-                query, key, value = _projected(layer[step], x, heads)
+                query, key, value = _projected(layer[step], x, heads).unbind(2)
                 keys[index].append(key)
                 values[index].append(value)
                 attended = F.scaled_dot_product_attention(
@@ -194,15 +194,13 @@ class LanguageModel:
 
 
 def _normed(x: Tensor, weight: Tensor) -> Tensor:
-    """RMSNorm in float32, whatever x is."""
-    return F.rms_norm(x.float(), (x.shape[-1],), weight, NORM_EPSILON).to(x.dtype)
+    """RMSNorm, in the weight's type."""
+    return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, NORM_EPSILON).to(x.dtype)
 
 
-def _projected(block: _Block, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of [rows, positions, dim], each [rows, positions, heads, head_dim]."""
-    projected = block.query_key_value(_normed(x, block.attention_norm))
-    query, key, value = projected.unflatten(-1, (3, heads, -1)).unbind(2)
-    return query, key, value
+def _projected(block: _Block, x: Tensor, heads: int) -> Tensor:
+    """Query, key and value of [rows, positions, dim]: [rows, positions, 3, heads, head_dim]."""
+    return block.query_key_value(_normed(x, block.attention_norm)).unflatten(-1, (3, heads, -1))
 
 
 def _gated(block: _Block, x: Tensor) -> Tensor:

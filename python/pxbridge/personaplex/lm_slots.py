@@ -16,6 +16,7 @@ from pxbridge.personaplex.attention import KvCache
 from pxbridge.personaplex.config import CODEBOOKS, STREAMS
 from pxbridge.personaplex.prompt import SILENCE, SINE, VoiceEmbeddings, rows_of
 from pxbridge.personaplex.sampling import draw, noise_keys
+from pxbridge.personaplex.stepper import MAX_TOP_K, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pxbridge.personaplex.attention import Pin, Reach
     from pxbridge.personaplex.lm import LanguageModel
     from pxbridge.personaplex.prompt import Prompt
-    from pxbridge.personaplex.stepper import Sampling
     from pxbridge.personaplex.varlen import FilledAttention
 
 DRAWN_STREAMS = 1 + CODEBOOKS
@@ -59,6 +59,19 @@ class _State:
     def row(self, slot: int) -> Self:
         """One slot, as views of it."""
         return type(self)(*(getattr(self, item.name)[slot : slot + 1] for item in fields(self)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a tick need not go beyond. The host may know narrow ones; a CUDA graph holds for any tick.
+
+    Attributes:
+        reach: What is read of the cache.
+        top_k: The most tokens that a slot which steps draws from.
+    """
+
+    reach: Reach
+    top_k: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +138,22 @@ class LmSlots:
         self._prompt_agent = torch.tensor(SILENCE, device=device)
         self._prompt_heard = torch.tensor(SINE[1:], device=device)
 
-    def tick(self, heard: Tensor, stepping: Tensor, reach: Reach) -> Tensor:
+    @property
+    def widest(self) -> Limits:
+        """Limits that hold for any tick, and give the same shapes for each."""
+        return Limits(self.cache.whole, MAX_TOP_K)
+
+    def limits(self, position: int, top_k: int) -> Limits:
+        """Limits of a tick in which no slot steps beyond a position, or draws from more than `top_k`."""
+        return Limits(self.cache.reach(position), top_k)
+
+    def tick(self, heard: Tensor, stepping: Tensor, limits: Limits) -> Tensor:
         """Steps slots by one position.
 
         Args:
             heard: int64 [slots, 8], the caller's codes of this frame.
             stepping: bool [slots]. The others stay as they are, and what is returned for them means nothing.
-            reach: What is read of the cache.
+            limits: Of the slots that step.
 
         Returns:
             int64 [slots, 9], the frame that is complete now: text and the agent's codes.
@@ -139,8 +161,8 @@ class LmSlots:
         state = self._state
         tokens = torch.cat([state.text[:, None], state.agent, heard[:, :1], state.heard], 1)
         x = self.model.embed(tokens, state.position)[:, None]
-        hidden = self.model.temporal(x, self.cache.tick(state.position, reach))[:, 0]
-        text, agent = self._drawn(state, hidden, state.position, CODEBOOKS)
+        hidden = self.model.temporal(x, self.cache.tick(state.position, limits.reach))[:, 0]
+        text, agent = self._drawn(state, hidden, state.position, CODEBOOKS, limits.top_k)
         complete = torch.cat([state.text[:, None], state.agent[:, :1], agent[:, 1:]], 1)
         one = stepping[:, None]
         torch.where(stepping, text, state.text, out=state.text)
@@ -220,7 +242,7 @@ class LmSlots:
     def begin(self, slot: int, hidden: Tensor) -> None:
         """Draws what the first step needs, from the vector of the prompt's last position."""
         state = self._state.row(slot)
-        text, semantic = self._drawn(state, hidden, state.position - 1, 1)
+        text, semantic = self._drawn(state, hidden, state.position - 1, 1, MAX_TOP_K)
         state.text.copy_(text)
         state.agent.copy_(self._prompt_agent)
         state.agent[:, :1] = semantic
@@ -232,12 +254,15 @@ class LmSlots:
             tensor[slot] = 0
         self.cache.clear(slot)
 
-    def _drawn(self, state: _State, hidden: Tensor, position: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    def _drawn(
+        self, state: _State, hidden: Tensor, position: Tensor, codes: int, most: int
+    ) -> tuple[Tensor, Tensor]:
         """Text [rows] and codes [rows, codes] that follow a position."""
         keys = noise_keys(state.seed, position, DRAWN_STREAMS)
 
         def draw_code(stream: int, logits: Tensor) -> Tensor:
-            return draw(logits, state.audio_temperature, state.audio_top_k, keys[:, stream])
+            return draw(logits, state.audio_temperature, state.audio_top_k, keys[:, stream], most)
 
-        text = draw(self.model.text_logits(hidden), state.text_temperature, state.text_top_k, keys[:, 0])
+        logits = self.model.text_logits(hidden)
+        text = draw(logits, state.text_temperature, state.text_top_k, keys[:, 0], most)
         return text, self.model.codes(hidden, text, draw_code, codes)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pxbridge.personaplex.attention import Pin, Reach
+    from pxbridge.personaplex.attention import Pin
     from pxbridge.personaplex.config import LmConfig, MimiConfig
     from pxbridge.personaplex.linear import Weights
 
@@ -48,6 +48,7 @@ class Options:
         pin: What becomes of the prompt when the context is full; see `attention`.
         device: `cpu` or `cuda`.
         dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32 always.
+            float64 tells rounding from mistakes: no draw falls the other way for it.
         weights: How the language model's matrices are kept.
         offload_layers: As many of its last layers keep them on the CPU. That cannot keep real time.
         prefix_bytes: Memory for prompts that were computed before.
@@ -70,8 +71,9 @@ class _Prefilling:
     """A slot whose prompt is not computed yet: what is left, from `position` on."""
 
     prompt: Prompt
+    sampling: Sampling
     embeddings: Tensor
-    position: int
+    position: int = 0
 
     @property
     def left(self) -> int:
@@ -80,9 +82,10 @@ class _Prefilling:
 
 @dataclass(eq=False)
 class _Live:
-    """A slot in conversation: the next step's position."""
+    """A slot in conversation: the next step's position, and from how many tokens it draws at most."""
 
     position: int
+    top_k: int
 
 
 class Model:
@@ -133,7 +136,7 @@ class Model:
             self._in, self._in_host = _both_sides(slots, FRAME_SAMPLES + 1, device)
             self._out, self._out_host = _both_sides(slots, FRAME_SAMPLES + 1 + CODEBOOKS, device)
         self._device = device
-        self._reach: Reach = self._lm.cache.whole
+        self._limits = self._lm.widest
         # Offloaded layers are copied in each tick; a graph would keep all of their copies.
         self._tick = Graph(self._run_tick, device, wanted=options.graph and not options.offload_layers)
         self._prefixes = PrefixCache(options.prefix_bytes)
@@ -206,7 +209,7 @@ class Model:
         with torch.inference_mode():
             embeddings = self._lm.prompt_embeddings(prompt)
             self._lm.open(slot, sampling, prompt.positions)
-            session = self._sessions[slot] = _Prefilling(prompt, embeddings, 0)
+            session = self._sessions[slot] = _Prefilling(prompt, sampling, embeddings)
             found = self._prefixes.longest(prompt)
             if found is None:
                 self._count(prefix_misses=1)
@@ -248,13 +251,14 @@ class Model:
         if not frames:
             return {}
         furthest = max(session.position for session in live.values())
+        most = max(session.top_k for session in live.values())
         with torch.inference_mode():
             if not self._tick.prepared:
                 self._in.zero_()  # no slot steps while the graph is captured
-                self._reach = self._lm.cache.whole
+                self._limits = self._lm.widest
                 self._tick.prepare()
             if not self._tick.captured:
-                self._reach = self._lm.cache.reach(furthest)
+                self._limits = self._lm.limits(furthest, most)
             self._in_host.zero_()
             given = self._in_host.numpy()
             for slot, frame in frames.items():
@@ -290,13 +294,13 @@ class Model:
         """From `_in` to `_out`; reads and writes nothing of the host."""
         running = self._in[:, FRAME_SAMPLES] > 0
         heard = self._mimi.encode(self._encoder, self._in[:, :FRAME_SAMPLES], running)
-        tokens = self._lm.tick(heard, running, self._reach)
+        tokens = self._lm.tick(heard, running, self._limits)
         self._out[:, :FRAME_SAMPLES] = self._mimi.decode(self._decoder, tokens[:, 1:], running)
         self._out[:, FRAME_SAMPLES:] = tokens  # float32 holds whole numbers to 2^24
 
     def _begin(self, slot: int, session: _Prefilling, hidden: Tensor) -> None:
         self._lm.begin(slot, hidden)
-        self._sessions[slot] = _Live(session.position)
+        self._sessions[slot] = _Live(session.position, _most_drawn_from(session.sampling))
 
     def _keep_prefix(self, slot: int, session: _Prefilling, hidden: Tensor) -> None:
         if not self._prefixes.budget_bytes:
@@ -315,6 +319,11 @@ class Model:
     def _count(self, **more: int) -> None:
         sums = {name: getattr(self._counters, name) + count for name, count in more.items()}
         self._counters = dataclasses.replace(self._counters, **sums)
+
+
+def _most_drawn_from(sampling: Sampling) -> int:
+    text = sampling.text_top_k if sampling.text_temperature else 1
+    return max(text, sampling.audio_top_k if sampling.audio_temperature else 1)
 
 
 def _both_sides(slots: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,7 @@ def uniform(keys: Tensor, tokens: Tensor) -> Tensor:
     return (_shifted(x, 64 - NOISE_BITS).float() + 0.5) * 2.0**-NOISE_BITS
 
 
-def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, keys: Tensor) -> Tensor:
+def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, keys: Tensor, most: int = MAX_TOP_K) -> Tensor:
     """Draws a token per slot.
 
     Args:
@@ -62,12 +62,13 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, keys: Tensor) -> Te
         temperature: float32 [slots]. 0 takes the likeliest token, the first of those that are equal.
         top_k: int64 [slots], 1 to `MAX_TOP_K`.
         keys: int64 [slots], those of this stream.
+        most: No top_k is greater, of those slots that count and whose temperature is not 0.
 
     Returns:
         int64 [slots].
     """
     logits = logits.float()
-    count = min(MAX_TOP_K, logits.shape[-1])
+    count = min(most, logits.shape[-1])
     best, tokens = logits.topk(count, dim=-1)
     # Relative to the best, so that a tiny temperature overflows towards 0 and not to infinity.
     scaled = (best - best[:, :1]) / temperature.clamp_min(torch.finfo(torch.float32).tiny)[:, None]

@@ -195,7 +195,7 @@ class Transformer:
     ) -> None:
         self._config = config
         self._layers = layers
-        self._rope = Rope(config.head_dim, config.max_period, device)
+        self._rope = Rope(config.head_dim, config.max_period, torch.float32, device)
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
         """Keys and values, layer by layer, each [slots, context, heads, head_dim]."""
@@ -222,11 +222,11 @@ class Transformer:
         memory = stream.memory(self)
         for weights, keys, values in zip(self._layers, memory[::2], memory[1::2], strict=True):
             normed = F.layer_norm(x, (width,), weights["norm1.weight"], weights["norm1.bias"], NORM_EPSILON)
-            projected = F.linear(normed, weights["self_attn.in_proj_weight"])
-            query, key, value = projected.unflatten(-1, (3, heads, -1)).unbind(2)
-            keys.flatten(0, 1).index_copy_(0, index, angles.turn(key).flatten(0, 1))
-            values.flatten(0, 1).index_copy_(0, index, value.flatten(0, 1))
-            heads_first = (part.transpose(1, 2) for part in (angles.turn(query), keys, values))
+            projected = F.linear(normed, weights["self_attn.in_proj_weight"]).unflatten(-1, (3, heads, -1))
+            query, key = angles.turn(projected[:, :, :2]).unbind(2)
+            keys.flatten(0, 1).index_copy_(0, index, key.flatten(0, 1))
+            values.flatten(0, 1).index_copy_(0, index, projected[:, :, 2].flatten(0, 1))
+            heads_first = (part.transpose(1, 2) for part in (query, keys, values))
             attended = F.scaled_dot_product_attention(*heads_first, attn_mask=visible[:, None])
             out = F.linear(attended.transpose(1, 2).flatten(2), weights["self_attn.out_proj.weight"])
             x = x + weights["layer_scale_1.scale"] * out

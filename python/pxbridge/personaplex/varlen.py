@@ -95,7 +95,7 @@ class Varlen:
         near, near_weight = self._attend(pinned_query, keys, values, self._starts, stays)
         rest, rest_weight = self._attend(query, keys, values, starts, takes_turns)
         share = torch.sigmoid(near_weight - rest_weight)  # of softmax's whole sum
-        both = (share * near.float() + (1 - share) * rest.float()).to(query.dtype)
+        both = (share * near + (1 - share) * rest).to(query.dtype)
         return torch.where(stays[:, None, None, None] > 0, both, rest)
 
     def _attend(
