@@ -178,6 +178,7 @@ async def _converse(
     assembled: Assembled, prompt: Prompt, sampling: Sampling, sound: Sound, console: Console
 ) -> Spoken:
     """The conversation itself, which Ctrl-C ends after a step."""
+    from pxbridge.errors import PromptTooLong
     from pxbridge.personaplex.offline import Spoken, converse, steps_of
 
     steps = []
