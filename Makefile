@@ -110,7 +110,17 @@ $(VENV)/.built: $(RUST_SOURCES) $(VENV)/.dev
 	touch $@
 
 # The other ends of our wires, each in an environment of its own: their needs contradict ours.
-interop: .venv-sphn-0.1/.done .venv-pipecat/.done
+interop: .venv-sphn-0.1/.done .venv-pipecat/.done .venv-opus-recorder/.done
+
+# What NVIDIA's web client records and plays with, which is on npm.
+OPUS_RECORDER := opus-recorder@8.0.5
+.venv-opus-recorder/.done: tests/interop/opus-recorder.txt
+	echo "Making the test environment $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	PATH=$(CURDIR)/$(@D)/bin:$$PATH $(@D)/bin/npm install --silent --no-audit --no-fund --prefix $(@D) $(OPUS_RECORDER)
+	touch $@
 
 .venv-%/.done: tests/interop/%.txt
 	echo "Making the test environment $(@D)"

@@ -1,4 +1,4 @@
-"""Write README's tables, of settings and of personas' keys, from the code; `make readme` runs it."""
+"""Writes the README's tables of settings and of persona keys from the code. `make readme` runs it."""
 
 import re
 from pathlib import Path
@@ -17,5 +17,5 @@ for name, table in (("settings", markdown_table()), ("personas", persona_file.ma
         text,
     )
     if found != 1:
-        raise SystemExit(f"{README}: its two comments around the {name} are not there once each")
+        raise SystemExit(f"{README}: expected one pair of comments around the table of {name}, found {found}")
 README.write_text(text, encoding="utf-8")

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import bridges
-from pxbridge.commands import bench
 from pxbridge.commands.load_callers import Part, play
+from pxbridge.commands.load_measurement import Load, rehearsal
 from replay import Replay
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ WINDOW_S = 2.0
 HANG_UP_S = 0.5
 """The calls end so much after the last window: ending them does not count. (It costs less than 0.1 ms.)"""
 
-LOAD = bench.Load(engine="echo", chunk_ms=CHUNK_MS)
+LOAD = Load(engine="echo", chunk_ms=CHUNK_MS)
 REPLAY = Replay()
 
 
@@ -107,7 +107,7 @@ async def measure(name: str) -> Figures:
     clock = asyncio.get_running_loop().time
     async with (
         figures.lateness,
-        bench.rehearsal(CALLS, LOAD) as engine_url,
+        rehearsal(CALLS, LOAD) as engine_url,
         bridges.bridge(name, engine_url, CALLS) as bridge,
         libopus_alone() as libopus,
     ):

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import bridges
-from pxbridge.commands import bench
 from pxbridge.commands.load_callers import TONE_EVERY_S, Part, play
+from pxbridge.commands.load_measurement import Load, rehearsal
 from replay import Replay
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ async def measure() -> Heard:
     calls = CALLS * len(KINDS)
     async with (
         bridges.Lateness() as lateness,
-        bench.rehearsal(calls * len(BRIDGES), bench.Load()) as engine_url,
+        rehearsal(calls * len(BRIDGES), Load()) as engine_url,
         bridges.bridge("ours", engine_url, calls) as ours,
         bridges.bridge("plain", engine_url, calls) as plain,
         asyncio.TaskGroup() as group,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from pxbridge.commands import bench
+from pxbridge.commands.processes import OPEN, Meter, free_port, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ class Bridge(NamedTuple):
 
     def private_bytes(self) -> int:
         """Memory that would be free if the process ended."""
-        return bench.Meter(self.pid).private_bytes()
+        return Meter(self.pid).private_bytes()
 
 
 @contextlib.asynccontextmanager
@@ -65,18 +65,18 @@ async def bridge(name: str, engine_url: str, calls: int) -> AsyncIterator[Bridge
         calls: How many it must take at once.
 
     Raises:
-        bench.BenchFailed: It does not start.
+        BenchFailed: It does not start.
     """
-    port = bench.free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as state:
         if name == "ours":
             program = [os.environ[OURS]] if OURS in os.environ else ["-m", "pxbridge"]
             words = [*program, "--port", str(port), "--engines", engine_url, "--log-level", "error"]
-            words += ["--max-calls", str(calls), "--engine-capacity", str(calls), *bench.OPEN]
-            words += ["--console-port", str(bench.free_port()), "--state-dir", state]
+            words += ["--max-calls", str(calls), "--engine-capacity", str(calls), *OPEN]
+            words += ["--console-port", str(free_port()), "--state-dir", state]
         else:
             words = [str(HERE / f"{name}_bridge.py"), "--port", str(port), "--engine", engine_url]
-        async with bench.server(port, *words) as pid:
+        async with server(port, *words) as pid:
             yield Bridge(f"ws://127.0.0.1:{port}/", pid)
 
 

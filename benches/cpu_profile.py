@@ -30,8 +30,8 @@ from rich.table import Table
 
 import bridges
 from bench_cpu import CALLS, CHUNK_MS, LOAD, SETTLE_S, STARTS_S
-from pxbridge.commands import bench
 from pxbridge.commands.load_callers import Part, play
+from pxbridge.commands.load_measurement import rehearsal
 from sampled_bridge import SAMPLES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def under_load(name: str, seconds: float, profile: Callable[[int], Awaitab
     bridges.go_first()
     clock = asyncio.get_running_loop().time
     async with (
-        bench.rehearsal(CALLS, LOAD) as engine_url,
+        rehearsal(CALLS, LOAD) as engine_url,
         bridges.bridge(name, engine_url, CALLS) as bridge,
     ):
         now_s = clock()

@@ -20,23 +20,26 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 import bridges
-from pxbridge.commands import bench
+from pxbridge.commands.bench import add_load_arguments, load_from, table, write_rows
+from pxbridge.commands.load_measurement import measure as measure_running
+from pxbridge.commands.load_measurement import measure_own, rehearsal
+from pxbridge.commands.processes import Meter
 
 if TYPE_CHECKING:
-    from pxbridge.commands.bench import Load, Row
+    from pxbridge.commands.load_measurement import Load, Row
 
 BRIDGES = ("ours", "plain")
 
 
 async def measure(bridge: str, calls: int, load: Load, console: Console) -> Row:
     if bridge == "ours":
-        return await bench.measure_own(calls, load, console)
+        return await measure_own(calls, load, console)
     async with (
-        bench.rehearsal(calls, load) as engine_url,
+        rehearsal(calls, load) as engine_url,
         bridges.bridge(bridge, engine_url, calls) as started,
     ):
-        meter = bench.Meter(started.pid)
-        return await bench.measure(bridge, started.url, meter, calls, load, console)
+        meter = Meter(started.pid)
+        return await measure_running(bridge, started.url, meter, calls, load, console)
 
 
 def share(ours: Row, plain: Row) -> float:
@@ -48,10 +51,10 @@ async def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    bench.add_load_arguments(parser)
+    add_load_arguments(parser)
     parser.add_argument("--only", choices=BRIDGES, help="one bridge alone")
     args = parser.parse_args()
-    load = bench.load_from(args)
+    load = load_from(args)
     # Numbers that a narrow log cuts off are worth nothing.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     rows = [
@@ -59,13 +62,13 @@ async def main() -> int:
         for calls in args.calls
         for bridge in ([args.only] if args.only else BRIDGES)
     ]
-    console.print(bench.table(rows, load))
+    console.print(table(rows, load))
     for ours, plain in zip(rows[::2], rows[1::2], strict=False) if args.only is None else ():
         console.print(
             f"CPU per call-second at {ours.calls} calls: ours is {share(ours, plain):.2f} of plain's"
         )
     if args.json:
-        bench.write_rows(args.json, rows, load)
+        write_rows(args.json, rows, load)
     return 0
 
 

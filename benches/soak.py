@@ -41,7 +41,7 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from pxbridge.commands.bench import Meter, free_port, server
+from pxbridge.commands.processes import Meter, free_port, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import socket
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now_s
+
+    async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> list[Any]:
+        """At once: the thread that looks names up otherwise has no part in this time, which would jump
+        meanwhile.
+        """
+        return socket.getaddrinfo(host, port, **how)
 
 
 def run(main: Coroutine[Any, Any, T], limit_s: float = 120.0) -> T:

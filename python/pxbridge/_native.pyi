@@ -42,14 +42,14 @@ class Resampler:
     @overload
     def process(self, pcm: Pcm, out: _Pcm) -> _Pcm: ...
     def reset(self) -> None:
-        """Forget all input, as if new."""
+        """Forgets all input, as if new."""
 
     @property
     def delay_s(self) -> float:
-        """How much later a sound is in the output than in the input, in seconds."""
+        """The delay of a sound from input to output, in seconds."""
 
 class OpusEncoder:
-    """Makes Opus packets (RFC 6716), mono, VBR, never silent by DTX.
+    """Makes Opus packets (RFC 6716): mono, VBR, without DTX.
 
     Args:
         rate_hz: Of the samples: 8000, 12000, 16000, 24000 or 48000.
@@ -84,7 +84,7 @@ class OpusEncoder:
 
     @property
     def lookahead_samples(self) -> int:
-        """By how many samples the decoded sound is later than the input."""
+        """The delay from the input to the decoded sound, in samples."""
 
 class OpusDecoder:
     """Reads Opus packets of any mode, frame size and channel count.
@@ -105,7 +105,10 @@ class OpusDecoder:
         """
 
     def conceal(self, samples: int) -> NDArray[np.float32]:
-        """What the last sound would have gone on like; fades to silence within 120 ms. Releases the GIL."""
+        """The expected continuation of the last sound, which fades to silence within 120 ms.
+
+        Releases the GIL.
+        """
 
 class OggOpusWriter:
     """PCM to an Ogg Opus stream (RFC 7845) as PersonaPlex, moshi and `sphn` take it: one packet a page.
@@ -129,13 +132,13 @@ class OggOpusWriter:
         serial: int | None = None,
     ) -> None: ...
     def headers(self) -> bytes:
-        """The two header pages. To be sent once, before any audio."""
+        """The two header pages. They are sent once, before any audio."""
 
     def write(self, pcm: Pcm) -> bytes:
-        """The pages that these samples complete; what fills no packet waits for more. Releases the GIL."""
+        """The pages that these samples complete; the rest waits for more. Releases the GIL."""
 
     def finish(self) -> bytes:
-        """The last page: what is waiting, filled up with silence, with the end-of-stream mark."""
+        """The last pages: what waits, filled up with silence, with the end-of-stream mark."""
 
 class OggOpusReader:
     """An Ogg Opus stream to mono PCM, for bytes in any split and in any condition. It never fails:
@@ -156,14 +159,17 @@ class OggOpusReader:
         """
 
     def stats(self) -> dict[str, int]:
-        """What it met so far: pages, lost and damaged ones, bytes of junk, samples and concealed samples."""
+        """Counters so far: pages, lost and damaged ones, bytes of junk, samples, concealed samples."""
 
     @property
     def waiting_samples(self) -> int:
         """Samples that did not fit into the last `out`."""
 
     def conceal(self, samples: int) -> NDArray[np.float32]:
-        """What the last sound would have gone on like, for when nothing has come in time."""
+        """The expected continuation of the last sound, for when nothing has come in time.
+
+        Releases the GIL.
+        """
 
 class AgentHeard:
     """The first sound of an agent is on its way to the caller."""
@@ -171,7 +177,7 @@ class AgentHeard:
     __match_args__ = ("after_s",)
     @property
     def after_s(self) -> float:
-        """How long the caller had waited for it, in seconds.
+        """The time that the caller waited for it, in seconds.
 
         Counted from the line's first input, or from when the last engine was closed.
         """
@@ -185,7 +191,7 @@ class EngineSilent:
     __match_args__ = ("for_s",)
     @property
     def for_s(self) -> float:
-        """For how long it has owed an answer, in seconds."""
+        """How long its answer has been due, in seconds."""
 
 class RateMismatch:
     """The phone sends at another rate than the line has: voices sound slow and deep, or fast and high."""
@@ -214,7 +220,7 @@ class LineOutput:
 
     @property
     def to_engine(self) -> bytes:
-        """Bytes for the engine; may be none."""
+        """Bytes for the engine's socket; may be empty."""
 
     @property
     def ping(self) -> bool:
@@ -226,10 +232,10 @@ class LineOutput:
 
     @property
     def events(self) -> tuple[LineEvent, ...]:
-        """What happened."""
+        """Events, in their order."""
 
 class Line:
-    """A whole call, both directions: messages and time go in, and everything that follows comes out.
+    """A whole call, both directions: messages and the time go in, and everything that follows comes out.
 
     Make one call per message. Each returns a `LineOutput`: send its bytes, ping if it says so, and call
     `poll` at its `wake_s` if nothing else was called before. Times are `now_s`, in seconds on any monotonic
@@ -265,9 +271,9 @@ class Line:
         serial: int | None = None,
     ) -> None: ...
     def phone_message(self, message: bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
-        """A message from the phone: what follows from it. Releases the GIL.
+        """A message from the phone. Releases the GIL.
 
-        None: it is no media and nothing has happened; read it as an event.
+        None: it is not media, and nothing has changed. Read it as an event.
         """
 
     def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:
@@ -280,15 +286,19 @@ class Line:
         """A ping of the phone's socket came back after `rtt_s`."""
 
     def poll(self, now_s: float) -> LineOutput:
-        """What is due although nothing arrived: once when the call starts, then at or after
-        `LineOutput.wake_s`. Releases the GIL.
+        """Does what is due though nothing arrived. Releases the GIL.
+
+        Call it once when the call starts, then at or after `LineOutput.wake_s`.
         """
 
     def open_engine(self, now_s: float) -> LineOutput:
-        """An engine is ready: it gets header pages and the newest of the caller's audio. Releases the GIL."""
+        """An engine is ready: it gets the headers of its stream and the newest of the caller's audio.
+
+        Releases the GIL.
+        """
 
     def close_engine(self, now_s: float) -> LineOutput:
-        """The engine is gone: what it said last is sent.
+        """The engine is gone: the rest of its audio is sent.
 
         The bridge's own sound and another engine may follow.
         """
@@ -304,10 +314,10 @@ class Line:
         """Ends the bridge's own sound with a fade."""
 
     def flush(self, now_s: float) -> LineOutput:
-        """Drops what the caller has not heard: a clear, if the phone's side still holds audio."""
+        """Drops everything not heard: sends a clear, if the phone's side still holds audio."""
 
     def finish(self, now_s: float) -> LineOutput:
-        """Nothing more will be said: what is left, and a mark behind it.
+        """Nothing more will be said: the rest is sent, and a mark behind it.
 
         `AllPlayed` follows, now or later.
         """
@@ -317,11 +327,11 @@ class Line:
         """When `poll` is due if nothing arrives before, in seconds; infinity for never."""
 
     def playing_s(self, now_s: float) -> float:
-        """How long the bridge's own sound will still be heard, in seconds."""
+        """The time for which the bridge's own sound will still be heard, in seconds."""
 
     @property
     def paused_s(self) -> float | None:
-        """How long the agent has paused since it last spoke, in seconds; None while it has not spoken."""
+        """The duration of the agent's pause so far, in seconds; None while it has not spoken."""
 
     @property
     def is_drained(self) -> bool:
@@ -329,7 +339,7 @@ class Line:
 
     @property
     def exchanged_s(self) -> tuple[float, float]:
-        """Seconds of sound that engines were sent, and that came from them."""
+        """The duration of the audio that engines were sent, and that they sent, in seconds."""
 
     def keep_audio(self) -> None:
         """From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of
@@ -337,15 +347,15 @@ class Line:
         """
 
     def take_said(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
-        """What the caller has said since the last time: int16 samples, and (time, count) of its pieces.
+        """The caller's audio since the last time: int16 samples, and (time, count) of its pieces.
 
-        The time is when a piece came, less its duration: one that came late was said earlier.
+        The time is when a piece came, less its duration: the network's delay is not taken off.
         """
 
     def take_heard(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
-        """What the caller has heard since the last time: int16 samples, and (time, count) of its pieces.
+        """The audio heard since the last time: int16 samples, and (time, count) of its pieces.
 
-        It is known from the model of what the phone's side holds; what a clear took back is not among it.
+        The times are estimates. Audio that a clear took back is not in it.
         """
 
     def stats(self) -> dict[str, dict[str, float]]:
@@ -353,153 +363,3 @@ class Line:
 
         They are in samples of the line's rate unless the name says otherwise.
         """
-
-class Uplink:
-    """Phone to engine: Exotel's media messages in, Ogg Opus out; one call per message.
-
-    Times are `now_s`, seconds on any monotonic clock, the same for every call.
-
-    Args:
-        rate_hz: Of the line: 8000, 16000 or 24000.
-        encoding: Of its payloads: ``pcm16`` (little-endian) or ``mulaw`` (G.711).
-        gate_ms: So much of the phone's first audio is replaced by silence.
-        max_backlog_ms: Of audio that comes late, the most that is still worth hearing.
-        serial: Of the first Ogg stream; random by default.
-
-    Raises:
-        ValueError: An argument out of range.
-    """
-
-    def __init__(
-        self,
-        rate_hz: int,
-        *,
-        encoding: Literal["pcm16", "mulaw"] = "pcm16",
-        gate_ms: int | None = None,
-        max_backlog_ms: int | None = None,
-        serial: int | None = None,
-    ) -> None: ...
-    def receive(self, message: bytes, now_s: float) -> bytes | None:
-        """What the engine shall get for a message from the phone; it may be nothing.
-
-        ``None``: the message is no media, and nothing has happened. Releases the GIL.
-        """
-
-    def open(self, now_s: float) -> bytes:
-        """The engine is ready: header pages and the newest of the caller's audio. Releases the GIL."""
-
-    def close(self, now_s: float) -> None:
-        """The engine is gone; the next `open` begins a new stream."""
-
-    def poll(self, now_s: float) -> bytes:
-        """What the engine shall get although nothing arrived. To be called at or after `wake_s`."""
-
-    def keep_said(self) -> None:
-        """From now on keep what the caller says, for `take_said`; at most 60 s of it."""
-
-    def take_said(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
-        """What the caller has said since the last time: samples, and (time, count) of its pieces.
-
-        The time is when a piece came, less its duration: one that came late was said earlier.
-        """
-
-    @property
-    def wake_s(self) -> float:
-        """When `poll` is due if nothing arrives before; infinity for never."""
-
-    def stats(self) -> dict[str, float]:
-        """Counters so far; in samples of the line's rate unless the name says otherwise."""
-
-class Downlink:
-    """Engine to phone: Ogg Opus in, messages for Exotel's socket out; one call per message.
-
-    Every media payload is a multiple of 20 ms, which at 8 kHz are Exotel's packets of 320 bytes.
-
-    Args:
-        rate_hz: Of the line: 8000, 16000 or 24000.
-        stream_sid: From Exotel's ``start``.
-        encoding: Of the payloads to make.
-        profile: What the Exotel account wants: ``standard``, ``strict`` (payloads of 3,200 bytes or more)
-            or ``low-delay``.
-        max_backlog_ms: Of audio that comes late, the most that is still worth hearing.
-
-    Raises:
-        ValueError: An argument out of range.
-    """
-
-    def __init__(
-        self,
-        rate_hz: int,
-        *,
-        stream_sid: str,
-        encoding: Literal["pcm16", "mulaw"] = "pcm16",
-        profile: Literal["standard", "strict", "low-delay"] = "standard",
-        max_backlog_ms: int | None = None,
-    ) -> None: ...
-    def receive(self, ogg: bytes, now_s: float, uplink: Uplink) -> list[bytes]:
-        """The messages that are due after these bytes from the engine, as JSON text. Releases the GIL.
-
-        Args:
-            ogg: Bytes of the engine's stream, in any split.
-            now_s: The time.
-            uplink: The other direction of this call: it knows whether the caller is speaking (for barge-in)
-                and in which beat the phone's chunks come (for the delay to begin with).
-        """
-
-    def poll(self, now_s: float) -> list[bytes]:
-        """The messages that are due although nothing arrived: at the start of the call, then at `wake_s`."""
-
-    def play(self, pcm: NDArray[np.float32] | NDArray[np.int16], now_s: float) -> list[bytes]:
-        """Queue the bridge's own sound, at the line's rate, behind what plays; at most 60 s wait.
-
-        It is played at real time while no engine speaks, and an engine that begins to speak cuts it short
-        with a fade. While one speaks, and after `finish`, it is not played at all.
-        """
-
-    def hush(self, now_s: float) -> list[bytes]:
-        """End the bridge's own sound with a fade."""
-
-    def playing_s(self, now_s: float) -> float:
-        """How long the bridge's own sound will still be heard."""
-
-    def engine_gone(self, now_s: float) -> list[bytes]:
-        """The engine is lost: what it said last. The bridge's own sound and another engine may follow."""
-
-    @property
-    def paused_s(self) -> float | None:
-        """How long the agent has paused since it last spoke; None while it has not spoken."""
-
-    def flush(self, now_s: float) -> list[bytes]:
-        """Drop what the caller has not heard: a ``clear``, if Exotel still holds audio."""
-
-    def finish(self, now_s: float) -> list[bytes]:
-        """The agent will say no more: what is left, and a mark behind it (see `heard_out`)."""
-
-    def marked(self, name: str, now_s: float) -> None:
-        """The phone echoed a mark; one that is not ours is ignored."""
-
-    def keep_heard(self) -> None:
-        """From now on keep what the caller hears, for `take_heard`; at most 60 s of it."""
-
-    def take_heard(self, now_s: float) -> tuple[NDArray[np.int16], list[tuple[float, int]]]:
-        """What the caller has heard since the last time: samples, and (time, count) of its pieces.
-
-        By the model of Exotel's queue; what a ``clear`` took back is not among it.
-        """
-
-    def take_ping(self, now_s: float) -> bool:
-        """Whether the phone's socket shall be pinged now, to learn how much its line jitters."""
-
-    def round_trip(self, trip_s: float, now_s: float) -> None:
-        """A ping came back from the phone's end after `trip_s`."""
-
-    @property
-    def heard_out(self) -> bool:
-        """After `finish`: whether the caller has heard the last words, or waiting for that is over."""
-
-    @property
-    def wake_s(self) -> float:
-        """When `poll` is due if nothing arrives before; infinity for never."""
-
-    def stats(self) -> dict[str, float]:
-        """Counters so far; in samples of the line's rate unless the name says otherwise."""

@@ -1,14 +1,13 @@
-"""Samples, packets and pages for Python: resampling, Opus, Ogg Opus and the two directions of a phone line.
+"""Sound for Python: resampling, Opus, Ogg Opus, and `Line`, the sound of a whole call.
 
-All of it is Rust; `pxbridge/_native.pyi` holds the documentation of each class. Samples are mono, in
-contiguous 1-D numpy arrays of int16 or of float32 with full scale at ±1.0. They are read where they lie
-and returned in arrays that own Rust's memory, so nothing is copied at the border.
+All of it is written in Rust; each class has its documentation at run time. Samples are mono, in contiguous
+1-D numpy arrays of int16, or of float32 with full scale at ±1.0. Rust reads them in place, and returns them
+in arrays that own Rust's memory, so nothing is copied between the two.
 """
 
 from pxbridge._native import (
     AgentHeard,
     AllPlayed,
-    Downlink,
     EngineSilent,
     Line,
     LineOutput,
@@ -18,13 +17,11 @@ from pxbridge._native import (
     OpusEncoder,
     RateMismatch,
     Resampler,
-    Uplink,
 )
 
 __all__ = [
     "AgentHeard",
     "AllPlayed",
-    "Downlink",
     "EngineSilent",
     "Line",
     "LineOutput",
@@ -34,5 +31,4 @@ __all__ = [
     "OpusEncoder",
     "RateMismatch",
     "Resampler",
-    "Uplink",
 ]

@@ -1,11 +1,10 @@
-"""The command line: what was asked for, run, and told in a way a person can use.
+"""The command line.
 
-``pxbridge`` alone serves calls. A word after it names a command of :mod:`pxbridge.commands`: a module
-with ``add_arguments(parser)`` and ``async def run(args, console) -> int``, the exit status. To add one,
-add the module and its line in :data:`COMMANDS`.
+``pxbridge`` alone serves calls. A word after it names a command, a module of :mod:`pxbridge.commands` with
+``add_arguments(parser)`` and ``async def run(args, console) -> int``, which returns the exit status. To add a
+command, add its module and its line in :data:`COMMANDS`.
 
-Exit status: 0 all well; 1 it did not work out; 2 what was asked for cannot be done (a setting, an
-argument, a file); 130 interrupted.
+Exit status: 0 success; 1 failure; 2 a setting, an argument or a file cannot be used; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
-from pxbridge.errors import ConfigError, InputError, PxbridgeError
+from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The commands beside serving, and what `--help` says of them.
+# The commands, and their descriptions in `--help`.
 COMMANDS = {
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
-    "bench": "place many simulated calls at once: what they cost and how late they are",
-    "calls": "list the calls there were, show one, or hand over or end one that goes on",
-    "check-config": "show the settings, where each came from, and what is wrong with them",
-    "doctor": "look for what is wrong with settings, engines and machine, and say how to mend it",
-    "engine": "PersonaPlex itself: a conversation on a file, and how fast this machine is (extra `engine`)",
-    "token": "print a URL with a signed token in its path, which lets calls in without a password",
+    "bench": "place many simulated calls at once and measure what they cost and how late they are",
+    "calls": "list calls, show one of them, or hand over or end a live one",
+    "check-config": "show the settings and where each one comes from, or the first error in them",
+    "doctor": "find problems of settings, engines and machine, and say how to fix them",
+    "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
+    "token": "print a URL with a signed token in its path, for calls without a password",
 }
 
 EXIT_FAILED = 1
@@ -52,7 +51,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (the process's own when None) and return the exit status."""
+    """Runs the command line ``argv`` (the process's own if None); returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words and words[0] in COMMANDS:
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _serve(words)
     except PxbridgeError as error:
         _console(stderr=True).print(f"pxbridge: {error}", markup=False, soft_wrap=True)
-        return EXIT_UNUSABLE if isinstance(error, ConfigError | InputError) else EXIT_FAILED
+        return EXIT_FAILED if isinstance(error, PeerError) else EXIT_UNUSABLE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -76,8 +75,8 @@ class _Parser(argparse.ArgumentParser):
 def _serve(words: Sequence[str]) -> int:
     parser = _Parser(
         prog="pxbridge",
-        usage="pxbridge [settings]\n       pxbridge COMMAND ...   (`pxbridge COMMAND --help` tells more)",
-        description="Puts PersonaPlex on the telephone: joins Exotel's call streams to its servers.\n\n"
+        usage="pxbridge [settings]\n       pxbridge COMMAND ...   (details: `pxbridge COMMAND --help`)",
+        description="Puts PersonaPlex on the telephone: connects Exotel's streams to its servers.\n\n"
         "commands:\n" + "".join(f"  {name:13} {about}\n" for name, about in COMMANDS.items()),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,10 +90,10 @@ def _serve(words: Sequence[str]) -> int:
         return settings.load(vars(args), os.environ)
 
     loaded = read()
-    # Here, so that `--help` and a wrong setting answer at once.
-    from pxbridge.app import assembly
+    # Imported here, so that `--help` and an error in the settings answer at once.
+    from pxbridge.app import lifecycle
 
-    return asyncio.run(assembly.run(loaded, _console(), read_again=read))
+    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
 
 
 def _command(name: str, words: Sequence[str]) -> int:
@@ -117,12 +116,12 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
         written = unknown[0].partition("=")[0]
         known = _options(parser)
         if written in COMMANDS:
-            mend = f"a command comes first: `pxbridge {written} ...`"
+            fix = f"a command comes first: `pxbridge {written} ...`"
         elif near := difflib.get_close_matches(written, [*known, *COMMANDS], n=1):
-            mend = f"did you mean {near[0]}?"
+            fix = f"did you mean {near[0]}?"
         else:
-            mend = f"`{parser.prog} --help` lists what there is"
-        raise ConfigError(written, "command line", f"no such argument; {mend}")
+            fix = f"`{parser.prog} --help` lists the arguments"
+        raise ConfigError(written, "command line", f"no such argument; {fix}")
     return args
 
 

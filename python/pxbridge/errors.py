@@ -1,39 +1,56 @@
-"""Everything pxbridge raises on purpose.
+"""Everything that pxbridge raises on purpose, by whose fault it is.
 
 The tree::
 
     PxbridgeError
-    ├── ConfigError              a setting that stops the start
-    ├── EngineError              an engine that cannot be used for this call
-    │   ├── EngineUnreachable    no connection: refused, timed out, no such host
-    │   │   └── EngineUntrusted  its TLS certificate is not the one we were told to trust
-    │   ├── EngineRefused        it answered the upgrade with an HTTP error
-    │   ├── EngineBusy           it accepted, then said nothing: another conversation has it
-    │   ├── EngineRejected       it closed, or reported an error, while it read its prompts
-    │   ├── EngineLost           it was live and is gone
-    │   ├── NoEngineFree         every engine is leased, or was tried for this call
-    │   └── StoreUnreachable     the store that bridges share does not answer: no lease can be had
-    ├── PhoneError               the phone's side broke its protocol: this call ends
-    │   └── PhoneStalled         it no longer reads what we send
-    ├── CallFailed               a simulated call that could not be placed
-    │   └── CallRefused          the server answered its upgrade with an HTTP error
-    └── InputError               a file or argument given to a command cannot be used
+    ├── OperatorError            whoever runs pxbridge has to change something
+    │   ├── ConfigError          a setting that stops the start
+    │   └── DatabaseTooNew       a newer pxbridge has written the database
+    ├── InputError               whoever gave a command asked for what cannot be done: a file, an argument
+    │   ├── NoSuchCall           no live call has this id
+    │   ├── CallConflict         several live calls fit this id, or the call is ending already
+    │   ├── NoSuchVoice          no voice of the engine has this name
+    │   ├── PromptTooLong        voice and text prompt take more positions than the model remembers
+    │   └── BadQuery             a client of the engine asks for a conversation that cannot be
+    └── PeerError                the other end of a connection
+        ├── EngineError          an engine that cannot be used for this call
+        │   ├── EngineUnreachable    no connection: refused, timed out, no such host
+        │   │   └── EngineUntrusted  its TLS certificate is not the one that we are told to trust
+        │   ├── EngineRefused    it answered the upgrade with an HTTP error
+        │   ├── EngineBusy       it accepted, then said nothing: it has another conversation
+        │   ├── EngineRejected   it closed, or reported an error, while it read its prompts
+        │   ├── EngineLost       it was live and is gone
+        │   └── NoEngineFree     every engine is leased, or was tried for this call
+        ├── StoreUnreachable     the store that bridges share, or the file in its place, does not answer
+        ├── HandshakeFailed      it does not answer as a WebSocket server
+        │   └── HandshakeRefused     it answered the upgrade with an HTTP error
+        ├── CallFailed           a simulated call that could not be placed
+        │   └── CallRefused      the server answered its upgrade with an HTTP error
+        └── BenchFailed          a process that a bench needs did not start
 
-Bad media is counted, never raised. What a peer does wrong ends at most its own call.
+Bad media is counted, never raised. What a peer does wrong ends at most its own call. A fault of pxbridge's
+own is none of these: it is an ordinary exception, and is logged with its traceback.
 """
 
 from __future__ import annotations
 
 
 class PxbridgeError(Exception):
-    """Base of everything pxbridge raises on purpose."""
+    """Base of everything that pxbridge raises on purpose."""
 
 
-class ConfigError(PxbridgeError):
-    """A setting that stops the start: which one, where it came from, what would be right.
+# -- the operator's -----------------------------------------------------------------------------------------
+
+
+class OperatorError(PxbridgeError):
+    """Whoever runs pxbridge has to change something."""
+
+
+class ConfigError(OperatorError):
+    """A setting that stops the start: which one, where it came from, and what would be right.
 
     Args:
-        setting: Its name as the user wrote it (``PXBRIDGE_PORT``, ``--port``, ``port``).
+        setting: Its name as the operator wrote it (``PXBRIDGE_PORT``, ``--port``, ``port``).
         source: Where the value came from (``environment``, ``command line``, a file's path).
         problem: What is wrong with it, and what would be right.
     """
@@ -45,7 +62,55 @@ class ConfigError(PxbridgeError):
         self.problem = problem
 
 
-class EngineError(PxbridgeError):
+class DatabaseTooNew(OperatorError):
+    """A newer pxbridge has written the database. It is left alone."""
+
+
+# -- the user's ---------------------------------------------------------------------------------------------
+
+
+class InputError(PxbridgeError):
+    """A file or an argument that was given to a command cannot be used."""
+
+
+class NoSuchCall(InputError):
+    """No live call has this id."""
+
+
+class CallConflict(InputError):
+    """Several live calls fit this id, or the call is ending already."""
+
+
+class NoSuchVoice(InputError):
+    """No voice of the engine has this name."""
+
+
+class PromptTooLong(InputError):
+    """Voice and text prompt together take more positions than the model remembers."""
+
+
+class BadQuery(InputError):
+    """A client of the engine asks for a conversation that cannot be.
+
+    Args:
+        parameter: The query's parameter that is wrong.
+        problem: What is wrong with it, and what would be right.
+    """
+
+    def __init__(self, parameter: str, problem: str) -> None:
+        super().__init__(f"{parameter}: {problem}")
+        self.parameter = parameter
+        self.problem = problem
+
+
+# -- a peer's -----------------------------------------------------------------------------------------------
+
+
+class PeerError(PxbridgeError):
+    """The other end of a connection does not answer, or not as it should."""
+
+
+class EngineError(PeerError):
     """An engine that cannot be used for this call."""
 
 
@@ -54,13 +119,14 @@ class EngineUnreachable(EngineError):
 
 
 class EngineUntrusted(EngineUnreachable):
-    """The engine's TLS certificate is not the one we were told to trust."""
+    """The engine's TLS certificate is not the one that we are told to trust."""
 
 
 class EngineRefused(EngineError):
     """The engine answered the WebSocket upgrade with an HTTP error.
 
     Args:
+        message: The error's text.
         status: The HTTP status it answered with.
     """
 
@@ -70,7 +136,7 @@ class EngineRefused(EngineError):
 
 
 class EngineBusy(EngineError):
-    """The engine accepted and then said nothing: another conversation has it, or it is very slow."""
+    """The engine accepted and then said nothing: it has another conversation, or is very slow."""
 
 
 class EngineRejected(EngineError):
@@ -85,19 +151,32 @@ class NoEngineFree(EngineError):
     """Every engine is leased to another call, or was already tried for this one."""
 
 
-class StoreUnreachable(EngineError):
-    """The store that bridges share does not answer: no lease can be had, and those that are held go on."""
+class StoreUnreachable(PeerError):
+    """The store that bridges share does not answer, or the file that one bridge uses in its place.
+
+    No lease can be had until it answers. Leases that are held go on.
+    """
 
 
-class PhoneError(PxbridgeError):
-    """The phone's side broke its protocol: this call ends."""
+class HandshakeFailed(PeerError):
+    """The other end can be reached, and does not answer as a WebSocket server that we understand."""
 
 
-class PhoneStalled(PhoneError):
-    """The phone's side no longer reads what we send."""
+class HandshakeRefused(HandshakeFailed):
+    """The server answered the upgrade with an HTTP status other than 101. Redirects are not followed.
+
+    Args:
+        status: That HTTP status.
+        text: The beginning of the answer's body.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"the server answered {status}" + (f": {text}" if text else ""))
+        self.status = status
+        self.text = text
 
 
-class CallFailed(PxbridgeError):
+class CallFailed(PeerError):
     """A simulated call that could not be placed: nobody answered, or not as a WebSocket server."""
 
 
@@ -105,6 +184,7 @@ class CallRefused(CallFailed):
     """The server answered a simulated call's upgrade with an HTTP error.
 
     Args:
+        message: The error's text.
         status: The HTTP status it answered with.
     """
 
@@ -113,5 +193,5 @@ class CallRefused(CallFailed):
         self.status = status
 
 
-class InputError(PxbridgeError):
-    """A file or argument given to a command cannot be used."""
+class BenchFailed(PeerError):
+    """A process that a bench needs did not start."""

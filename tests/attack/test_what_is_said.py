@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 
 from pxbridge import chat_wire
 from pxbridge.calls.persona import FIELD_LIMIT, TEXT_PROMPT_LIMIT, Persona, Personas
-from pxbridge.records.recording import file_name
+from pxbridge.records.recording_files import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from pxbridge import cli, settings
-from pxbridge.app import assembly
+from pxbridge.app import lifecycle
 from pxbridge.telephony.access import Scope, Signer
 from pxbridge.telephony.exotel.messages import Exotel
 
@@ -44,7 +44,7 @@ async def deployed(**environ: str) -> AsyncIterator[str]:
     """A bridge with its rehearsal engine; the part of its URL that tells where it is."""
     ready: asyncio.Queue[str] = asyncio.Queue()
     loaded = settings.load({}, {**ENVIRON, **environ})
-    running = asyncio.create_task(assembly.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
+    running = asyncio.create_task(lifecycle.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
     try:
         yield urlsplit(await ready.get()).netloc
     finally:

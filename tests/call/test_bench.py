@@ -18,10 +18,12 @@ from tests.virtual_time import run
 from websockets.asyncio.server import ServerConnection, serve
 
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.commands import bench
-from pxbridge.commands.bench import Load, Meter, Row, sound_of, table, write_rows
+from pxbridge.commands import bench, load_measurement
+from pxbridge.commands.bench import table, write_rows
 from pxbridge.commands.load_callers import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
+from pxbridge.commands.load_measurement import Load, Row, sound_changes
 from pxbridge.commands.output import require_writable
+from pxbridge.commands.processes import Meter
 from pxbridge.errors import InputError
 from pxbridge.ops.metrics import Metrics
 from pxbridge.simulation.network import parse_network
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call_state import CallRecord
 
 
-def crowd(
+def callers(
     *, calls: int = 2, seconds: float = 13.0, network: str = "", chunk_ms: float = 100, lag_s: float = 0.0
 ) -> list[Outcome]:
     """Some callers of a bridge that sends each chunk back `lag_s` after it came, in virtual time."""
@@ -70,7 +72,7 @@ def test_what_is_said_is_heard_as_one_period_of_speech_and_tone() -> None:
 
 @pytest.mark.parametrize(("chunk_ms", "lag_s"), [(100, 0.0), (20, 0.25)])
 def test_the_delay_of_an_echo_is_measured_as_it_is(chunk_ms: float, lag_s: float) -> None:
-    outcomes = crowd(chunk_ms=chunk_ms, lag_s=lag_s)
+    outcomes = callers(chunk_ms=chunk_ms, lag_s=lag_s)
     for outcome in outcomes:
         assert outcome.broken is None
         assert outcome.holes_s == []
@@ -79,14 +81,14 @@ def test_the_delay_of_an_echo_is_measured_as_it_is(chunk_ms: float, lag_s: float
 
 
 def test_a_stall_is_a_hole_and_delay_from_then_on() -> None:
-    (outcome,) = crowd(calls=1, network="stall 500ms at 6s up")
+    (outcome,) = callers(calls=1, network="stall 500ms at 6s up")
     assert outcome.holes_s == pytest.approx([0.5], abs=0.11)
     assert outcome.delays_s[0] == pytest.approx(0.1, abs=0.005)
     assert outcome.delays_s[-1] == pytest.approx(0.1 + outcome.holes_s[0], abs=0.005)
 
 
 def test_a_call_that_breaks_off_is_told() -> None:
-    outcomes = crowd(calls=1, network="cut at 3s")
+    outcomes = callers(calls=1, network="cut at 3s")
     assert outcomes[0].broken is None, "the network cut it, not the bridge"
 
     async def main() -> list[Outcome]:
@@ -115,7 +117,7 @@ def test_what_is_made_up_in_place_of_the_agent_and_what_is_lost_are_told_beside_
     (outcome,), record = run(main())
     assert outcome.holes_s == [], "the line's noise was heard"
     up, down = record.stats["uplink"], record.stats["downlink"]
-    sound = sound_of(metrics.scrape().decode())
+    sound = sound_changes(metrics.scrape().decode())
     assert sound.filled_s == pytest.approx((down["noise"] + down["concealed"]) / RATE_HZ)
     assert sound.filled_s > 3.5
     assert sound.lost_s == pytest.approx((up["withheld"] + up["cut"] + down["cut"]) / RATE_HZ)
@@ -133,12 +135,12 @@ def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--calls", "3", "0"], "--calls 0: at least one"),
-        (["--seconds", "0"], "--seconds 0: 1 or more"),
-        (["--seconds", "inf"], "--seconds inf: "),
-        (["--chunk-ms", "0"], "--chunk-ms 0: 1 to 2000"),
-        (["--step-ms", "-5"], "--step-ms -5: 0 or more"),
-        (["--prompt-s", "nan"], "--prompt-s nan: 0 or more"),
+        (["--calls", "3", "0"], "--calls 0 is not at least 1"),
+        (["--seconds", "0"], "--seconds 0 is not 1 or more"),
+        (["--seconds", "inf"], "--seconds inf is not "),
+        (["--chunk-ms", "0"], "--chunk-ms 0 is not 1 to 2000"),
+        (["--step-ms", "-5"], "--step-ms -5 is not 0 or more"),
+        (["--prompt-s", "nan"], "--prompt-s nan is not 0 or more"),
         (["--network", "stall"], "network 'stall'"),
         (["--json", "/no/where/rows.json"], "--json /no/where/rows.json: there is no such folder"),
         (["--json", "/"], "--json /: Is a directory"),
@@ -166,10 +168,10 @@ async def test_memory_per_call_is_told_of_as_many_calls_as_make_it_mean_somethin
         return [Outcome() for _ in range(part.calls)]
 
     for name in ("JOIN_S", "STARTS_SPREAD_S", "SETTLE_S"):
-        monkeypatch.setattr(bench, name, 0.0)
-    monkeypatch.setattr(bench, "play_elsewhere", nobody)
+        monkeypatch.setattr(load_measurement, name, 0.0)
+    monkeypatch.setattr(load_measurement, "play_elsewhere", nobody)
     console = Console(file=io.StringIO())
-    row = await bench.measure("bridge", "", Meter(os.getpid()), calls, Load(seconds=0.55), console)
+    row = await load_measurement.measure("bridge", "", Meter(os.getpid()), calls, Load(seconds=0.55), console)
     assert (row.memory_kib_per_call is not None) is known
     assert row.cpu_ms_per_call_s is not None
 

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from pxbridge import settings
-from pxbridge.app import assembly
+from pxbridge.app import lifecycle
 from pxbridge.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ async def serve_until_signalled(number: signal.Signals, **flags: object) -> tupl
 
     printed = io.StringIO()
     async with asyncio.timeout(20):
-        status = await assembly.run(
+        status = await lifecycle.run(
             settings.load({"port": 0, **flags}, {}), Console(file=printed, width=200), ready
         )
     return status, urls[0], printed.getvalue()
@@ -68,14 +68,14 @@ async def test_a_port_that_is_taken_stops_the_start_and_says_which_setting_to_ch
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError) as caught:
-            await assembly.run(settings.load({}, {"PXBRIDGE_PORT": str(port)}), Console(file=io.StringIO()))
+            await lifecycle.run(settings.load({}, {"PXBRIDGE_PORT": str(port)}), Console(file=io.StringIO()))
     assert (caught.value.setting, caught.value.source) == ("PXBRIDGE_PORT", "environment")
     assert f"{port} on 127.0.0.1 is taken" in caught.value.problem
 
 
 async def test_an_address_of_another_machine_stops_the_start() -> None:
     with pytest.raises(ConfigError) as caught:
-        await assembly.run(
+        await lifecycle.run(
             settings.load({"host": "192.0.2.1", "port": 0, "allow_anonymous": True}, {}),
             Console(file=io.StringIO()),
         )
@@ -98,7 +98,7 @@ async def test_the_console_is_on_a_port_of_its_own_and_says_so() -> None:
     tasks: list[asyncio.Task[None]] = []
     printed = io.StringIO()
     async with asyncio.timeout(20):
-        await assembly.run(
+        await lifecycle.run(
             settings.load({"port": 0, "console_port": port}, {}),
             Console(file=printed, width=200),
             lambda _url: tasks.append(asyncio.ensure_future(ask())),
@@ -124,7 +124,7 @@ async def test_a_console_port_that_was_asked_for_and_is_taken_stops_the_start() 
         with pytest.raises(
             ConfigError, match=r"PXBRIDGE_CONSOLE_PORT .environment.: cannot listen on 127.0.0.1"
         ):
-            await assembly.run(
+            await lifecycle.run(
                 settings.load({"port": 0}, {"PXBRIDGE_CONSOLE_PORT": str(port)}), Console(file=io.StringIO())
             )
 
@@ -132,7 +132,7 @@ async def test_a_console_port_that_was_asked_for_and_is_taken_stops_the_start() 
 async def test_a_console_that_the_network_could_reach_without_a_login_stops_the_start() -> None:
     loaded = settings.load({"port": 0, "console_host": "0.0.0.0"}, {})
     with pytest.raises(ConfigError, match=r"--console-host .command line.: 0.0.0.0 is open to the network"):
-        await assembly.run(loaded, Console(file=io.StringIO()))
+        await lifecycle.run(loaded, Console(file=io.StringIO()))
 
 
 async def test_a_state_folder_that_was_asked_for_and_cannot_be_written_stops_the_start(
@@ -141,7 +141,7 @@ async def test_a_state_folder_that_was_asked_for_and_cannot_be_written_stops_the
     (tmp_path / "file").write_text("in the way")
     loaded = settings.load({"port": 0, "console_port": 0, "state_dir": str(tmp_path / "file" / "state")}, {})
     with pytest.raises(ConfigError, match=r"--state-dir .command line.: cannot write to .*/file/state"):
-        await assembly.run(loaded, Console(file=io.StringIO()))
+        await lifecycle.run(loaded, Console(file=io.StringIO()))
 
 
 def test_the_command_serves_until_it_is_interrupted() -> None:

@@ -88,7 +88,7 @@ async def test_a_call_that_is_broken_off_says_with_what(capsys: pytest.CaptureFi
 
     status, _ = await place(full)
     assert status == call.EXIT_BROKEN
-    assert "broke the call off (1013: no engine is free)" in capsys.readouterr().err
+    assert "ended the call with an error (1013: no engine is free)" in capsys.readouterr().err
 
 
 async def test_without_a_server_the_call_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,17 +121,17 @@ async def test_a_server_that_speaks_no_websocket_refuses_the_call(capsys: pytest
     ("words", "problem"),
     [
         (["--wav", "nowhere.wav"], "nowhere.wav: No such file"),
-        (["--chunk-ms", "0"], "--chunk-ms 0: 1 to 2000"),
-        (["--press", "A@3"], "--press A@3: a key"),
-        (["--press", "5"], "--press 5: a key"),
+        (["--chunk-ms", "0"], "--chunk-ms 0 is not between 1 and 2000"),
+        (["--press", "A@3"], "--press A@3 is not a key"),
+        (["--press", "5"], "--press 5 is not a key"),
         (["--network", "stall"], "network 'stall'"),
         (["--out", "/no/where/heard.wav"], "--out /no/where/heard.wav: there is no such folder"),
         (["--out", "/"], "--out /: Is a directory"),
         (["--plot", "/no/where/call.png"], "--plot /no/where/call.png: there is no such folder"),
-        (["--plot", "call.nope"], "call.nope: a picture's name ends in .png"),
-        (["--plot", "call"], "call: a picture's name ends in .png"),
-        (["--seconds", "-1"], "--seconds -1: a time"),
-        (["--speak-at", "nan"], "--speak-at nan: a time"),
+        (["--plot", "call.nope"], "call.nope: the name of a plot ends in .png"),
+        (["--plot", "call"], "call: the name of a plot ends in .png"),
+        (["--seconds", "-1"], "--seconds -1 is not a time"),
+        (["--speak-at", "nan"], "--speak-at nan is not a time"),
         (["--ca", "/no/ca.pem"], "--ca /no/ca.pem: No such file"),
     ],
 )

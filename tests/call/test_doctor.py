@@ -1,4 +1,4 @@
-"""`pxbridge doctor` and `pxbridge check-config`: each misconfiguration is found, with its mend."""
+"""`pxbridge doctor` and `pxbridge check-config`: each misconfiguration is found, with its fix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CERTIFICATE, KEY = VECTORS / "engine-cert.pem", VECTORS / "engine-key.pem"
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """The environment of a bridge with which nothing is wrong."""
+    """The environment of a bridge without problems."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -57,10 +57,10 @@ async def wrongs(environ: dict[str, str]) -> list[Finding]:
 
 
 async def the_wrong(environ: dict[str, str]) -> Finding:
-    """The only thing that is wrong; it has a mend, and shows no secret."""
+    """The only thing that is wrong; it has a fix and shows no secret."""
     (found,) = await wrongs(environ)
-    assert found.mend and "\n" not in found.what + found.mend
-    assert "0123456789abcdef" not in found.what + found.mend
+    assert found.fix and "\n" not in found.what + found.fix
+    assert "0123456789abcdef" not in found.what + found.fix
     return found
 
 
@@ -118,7 +118,7 @@ async def test_an_engine_that_a_running_bridge_has_is_left_alone() -> None:
             }
         )
         assert not [each for each in found if each.verdict is Verdict.WRONG]
-        assert any("a bridge answers" in each.what for each in found)
+        assert any("a bridge runs there" in each.what for each in found)
         assert any("no conversation is tried" in each.what for each in found)
         assert phone.close_code is None and not bridge.said("engine failed")
 
@@ -131,7 +131,7 @@ async def test_a_running_bridge_that_serves_tls_is_found_healthy(tmp_path: Path)
         running = {"PXBRIDGE_PORT": str(bridge.port), "PXBRIDGE_STATE_DIR": str(tmp_path)}
         found = await findings(tls | ports | running)
     assert not [each for each in found if each.verdict is Verdict.WRONG]
-    assert sum("a bridge answers" in each.what for each in found) == 2
+    assert sum("a bridge runs there" in each.what for each in found) == 2
 
 
 # -- planted -------------------------------------------------------------------------------------------
@@ -140,20 +140,20 @@ async def test_a_running_bridge_that_serves_tls_is_found_healthy(tmp_path: Path)
 async def test_a_setting_that_does_not_exist(environ: dict[str, str]) -> None:
     found = await the_wrong(environ | {"PXBRIDGE_ENGINE": "ws://gpu"})
     assert (found.check, found.what) == ("settings", "PXBRIDGE_ENGINE (environment) is wrong")
-    assert "did you mean PXBRIDGE_ENGINES?" in found.mend
+    assert "did you mean PXBRIDGE_ENGINES?" in found.fix
 
 
 async def test_an_open_door_before_a_real_engine(environ: dict[str, str]) -> None:
     del environ["PXBRIDGE_CREDENTIALS"]
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url})
-    assert found.check == "settings" and "set PXBRIDGE_CREDENTIALS" in found.mend
+    assert found.check == "settings" and "set PXBRIDGE_CREDENTIALS" in found.fix
 
 
 async def test_a_persona_without_its_greeting(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pxbridge.toml").write_text('[personas.a]\ngreeting = "absent.wav"')
     found = await the_wrong(environ | {"PXBRIDGE_CONFIG": str(tmp_path / "pxbridge.toml")})
-    assert "personas.a.greeting" in found.what and "absent.wav: No such file" in found.mend
+    assert "personas.a.greeting" in found.what and "absent.wav: No such file" in found.fix
 
 
 async def test_a_port_that_another_program_has(environ: dict[str, str]) -> None:
@@ -161,12 +161,12 @@ async def test_a_port_that_another_program_has(environ: dict[str, str]) -> None:
         other.settimeout(0)
         found = await the_wrong(environ)
     assert found.check == "port" and "is taken by another program" in found.what
-    assert f"ss -ltnp sport = :{environ['PXBRIDGE_PORT']}" in found.mend
+    assert f"ss -ltnp sport = :{environ['PXBRIDGE_PORT']}" in found.fix
 
 
 async def test_an_address_of_another_machine(environ: dict[str, str]) -> None:
     found = await the_wrong(environ | {"PXBRIDGE_HOST": "192.0.2.1"})
-    assert found.check == "port" and "set --host to an address of this machine" in found.mend
+    assert found.check == "port" and "set --host to an address of this machine" in found.fix
 
 
 async def test_a_key_that_belongs_to_another_certificate(environ: dict[str, str], tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ async def test_a_key_that_belongs_to_another_certificate(environ: dict[str, str]
     found = await the_wrong(
         environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
     )
-    assert found.check == "tls" and "belong together" in found.mend
+    assert found.check == "tls" and "belong together" in found.fix
 
 
 async def test_a_key_that_others_can_read(environ: dict[str, str], tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_a_key_that_others_can_read(environ: dict[str, str], tmp_path: Pat
     found = await the_wrong(
         environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
     )
-    assert found.mend == f"`chmod 640 {key}`"
+    assert found.fix == f"`chmod 640 {key}`"
 
 
 async def test_a_key_that_a_group_may_read_is_nothing_wrong(environ: dict[str, str], tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ async def test_a_certificate_that_has_expired(environ: dict[str, str], tmp_path:
     found = await the_wrong(
         environ | {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
     )
-    assert found.what == f"{certificate} has expired" and found.mend.startswith("renew it")
+    assert found.what == f"{certificate} has expired" and found.fix.startswith("renew it")
 
 
 async def test_a_certificate_that_soon_expires_is_noted(environ: dict[str, str], tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_a_certificate_that_soon_expires_is_noted(environ: dict[str, str],
     environ |= {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
     notes = [found for found in await findings(environ) if found.verdict is Verdict.NOTE]
     assert any("5 days" in found.what or "6 days" in found.what for found in notes)
-    assert any("as Exotel does" in found.what and "public authority" in found.mend for found in notes)
+    assert any("such as Exotel" in found.what and "public authority" in found.fix for found in notes)
 
 
 async def test_a_certificate_for_another_name(environ: dict[str, str], tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ async def test_a_certificate_for_another_name(environ: dict[str, str], tmp_path:
         }
     )
     assert "is for voice.example.com" in found.what
-    assert "get a certificate for calls.example.com" in found.mend
+    assert "get a certificate for calls.example.com" in found.fix
 
 
 async def test_an_engine_that_is_not_there(environ: dict[str, str]) -> None:
@@ -230,45 +230,45 @@ async def test_an_engine_that_is_not_there(environ: dict[str, str]) -> None:
         port = closed.getsockname()[1]
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": f"ws://127.0.0.1:{port}"})
     assert "Connection refused" in found.what
-    assert "start PersonaPlex there" in found.mend and f"correct port {port}" in found.mend
+    assert "start PersonaPlex there" in found.fix and f"correct port {port}" in found.fix
 
 
 async def test_an_engine_whose_name_does_not_exist(environ: dict[str, str]) -> None:
     found = await the_wrong(environ | {"PXBRIDGE_ENGINES": "ws://user:0123456789abcdef@gpu.invalid"})
-    assert "no such host" in found.what and "the DNS of this machine" in found.mend
+    assert "no such host" in found.what and "the DNS of this machine" in found.fix
 
 
 async def test_tls_towards_an_engine_without_it(environ: dict[str, str]) -> None:
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url.replace("ws:", "wss:")})
-    assert "speaks no TLS" in found.what and "write ws:// instead of wss://" in found.mend
+    assert "speaks no TLS" in found.what and "write ws:// instead of wss://" in found.fix
 
 
 async def test_no_tls_towards_an_engine_with_it(environ: dict[str, str]) -> None:
     async with engine(ssl=serving()) as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url.replace("wss:", "ws:")})
-    assert "speaks TLS" in found.what and "write wss:// instead of ws://" in found.mend
+    assert "speaks TLS" in found.what and "write wss:// instead of ws://" in found.fix
 
 
 async def test_a_self_signed_certificate_that_nobody_pinned(environ: dict[str, str]) -> None:
     async with engine(ssl=serving()) as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url})
         assert "not trusted" in found.what
-        pin = found.mend.split()[1]
-        assert f"if {pin} is the engine's SHA-256 fingerprint, set PXBRIDGE_ENGINE_FINGERPRINT" in found.mend
+        pin = found.fix.split()[1]
+        assert f"if {pin} is the engine's SHA-256 fingerprint, set PXBRIDGE_ENGINE_FINGERPRINT" in found.fix
         assert not await wrongs(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_FINGERPRINT": pin})
 
 
 async def test_a_pin_of_another_certificate(environ: dict[str, str]) -> None:
     async with engine(ssl=serving()) as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_FINGERPRINT": "ab" * 32})
-    assert "is pinned" in found.what and "set PXBRIDGE_ENGINE_FINGERPRINT" in found.mend
+    assert "is pinned" in found.what and "set PXBRIDGE_ENGINE_FINGERPRINT" in found.fix
 
 
 async def test_an_engine_that_is_slower_than_speech(environ: dict[str, str]) -> None:
     async with engine(step_ms=120) as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url})
-    assert "slower than speech" in found.what and "GPU to itself" in found.mend
+    assert "slower than speech" in found.what and "free the GPU" in found.fix
 
 
 async def test_an_engine_that_somebody_else_has(environ: dict[str, str]) -> None:
@@ -276,14 +276,14 @@ async def test_an_engine_that_somebody_else_has(environ: dict[str, str]) -> None
         found = await the_wrong(
             environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_ENGINE_HANDSHAKE_TIMEOUT_S": "0.3"}
         )
-    assert "another conversation" in found.what and "end the conversation" in found.mend
+    assert "another conversation" in found.what and "end its other conversation" in found.fix
 
 
 async def test_a_lease_store_that_does_not_answer(environ: dict[str, str]) -> None:
     async with engine() as url:
         environ |= {"PXBRIDGE_ENGINES": url, "PXBRIDGE_LEASE_STORE": "redis://:0123456789abcdef@127.0.0.1:9"}
         found = await the_wrong(environ)
-    assert "the lease store does not answer" in found.what and "correct PXBRIDGE_LEASE_STORE" in found.mend
+    assert "the lease store does not answer" in found.what and "correct PXBRIDGE_LEASE_STORE" in found.fix
 
 
 async def test_a_lease_store_that_does_not_answer_without_an_engine(environ: dict[str, str]) -> None:
@@ -294,7 +294,7 @@ async def test_a_lease_store_that_does_not_answer_without_an_engine(environ: dic
 async def test_a_voice_that_the_engine_does_not_have(environ: dict[str, str]) -> None:
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_VOICE_PROMPT": "NATF9.pt"})
-    assert "NATF9.pt" in found.what and "set PXBRIDGE_VOICE_PROMPT" in found.mend
+    assert "NATF9.pt" in found.what and "set PXBRIDGE_VOICE_PROMPT" in found.fix
 
 
 async def test_a_voice_of_another_persona_that_the_engine_does_not_have(
@@ -304,7 +304,7 @@ async def test_a_voice_of_another_persona_that_the_engine_does_not_have(
     file.write_text('[personas.books]\ntext_prompt = "You sell books."\nvoice_prompt = "NATX9.pt"\n')
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url, "PXBRIDGE_CONFIG": str(file)})
-    assert "NATX9.pt" in found.what and "the persona books" in found.mend
+    assert "NATX9.pt" in found.what and "the persona books" in found.fix
 
 
 async def test_an_engine_that_takes_fewer_calls_than_it_is_given(environ: dict[str, str]) -> None:
@@ -315,7 +315,10 @@ async def test_an_engine_that_takes_fewer_calls_than_it_is_given(environ: dict[s
             "PXBRIDGE_ENGINE_HANDSHAKE_TIMEOUT_S": "0.5",
         }
         found = await the_wrong(environ | settings)
-    assert "took 2 of 3 conversations at once" in found.what and "PXBRIDGE_ENGINE_CAPACITY=2" in found.mend
+    assert (
+        "took 2 of 3 conversations at the same time" in found.what
+        and "PXBRIDGE_ENGINE_CAPACITY=2" in found.fix
+    )
 
 
 async def test_an_engine_that_takes_as_many_calls_as_it_is_given(environ: dict[str, str]) -> None:
@@ -328,25 +331,25 @@ async def test_one_engine_under_two_names(environ: dict[str, str]) -> None:
     async with engine() as url:
         other = url.replace("127.0.0.1", "localhost")
         found = await wrongs(environ | {"PXBRIDGE_ENGINES": f"{url} {other}"})
-    assert any("are one engine" in each.what for each in found)
+    assert any("are the same engine" in each.what for each in found)
 
 
 async def test_a_wrong_path_to_an_engine(environ: dict[str, str]) -> None:
     async with engine() as url:
         found = await the_wrong(environ | {"PXBRIDGE_ENGINES": url.replace("/api/chat", "/api/chats")})
-    assert "correct the path in PXBRIDGE_ENGINES: it is /api/chat" in found.mend
+    assert "correct the path in PXBRIDGE_ENGINES: it is /api/chat" in found.fix
 
 
 async def test_more_calls_than_descriptors(environ: dict[str, str]) -> None:
     found = await the_wrong(environ | {"PXBRIDGE_MAX_CALLS": "100000"})
     assert found.check == "descriptors" and "300100" in found.what
-    assert "LimitNOFILE=300100" in found.mend and "PXBRIDGE_MAX_CALLS=" in found.mend
+    assert "LimitNOFILE=300100" in found.fix and "PXBRIDGE_MAX_CALLS=" in found.fix
 
 
 async def test_a_state_folder_that_cannot_be(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = await the_wrong(environ | {"PXBRIDGE_STATE_DIR": str(tmp_path / "file" / "state")})
-    assert found.check == "disk" and "set PXBRIDGE_STATE_DIR" in found.mend
+    assert found.check == "disk" and "set PXBRIDGE_STATE_DIR" in found.fix
 
 
 # -- the commands --------------------------------------------------------------------------------------
@@ -363,11 +366,11 @@ def test_the_command_says_what_is_wrong_and_exits_with_1(
     alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["doctor"]) == 0
-    assert "nothing is wrong" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
     alone.setenv("PXBRIDGE_ENGINES", "ws://gpu.invalid")
     assert cli.main(["doctor"]) == command.EXIT_WRONG
     told = capsys.readouterr().out
-    assert "→ correct PXBRIDGE_ENGINES" in told and "1 to mend" in told
+    assert "→ correct PXBRIDGE_ENGINES" in told and "1 problem found" in told
 
 
 def test_the_command_speaks_json(environ: dict[str, str]) -> None:
@@ -427,7 +430,7 @@ def test_check_config_stops_at_what_would_stop_the_start(
 def test_a_clock_that_is_years_behind() -> None:
     found = machine.clock(now_s=0.0)
     assert found.verdict is Verdict.WRONG
-    assert "1970-01-01" in found.what and "timedatectl set-ntp true" in found.mend
+    assert "1970-01-01" in found.what and "timedatectl set-ntp true" in found.fix
 
 
 @pytest.mark.parametrize(
@@ -446,4 +449,4 @@ def test_a_codec_that_brings_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(1).normal(0, 0.1, 5 * codec.ENGINE_HZ).astype(np.float32)
     monkeypatch.setattr(codec, "_towards_engine", lambda _: noise)
     found = codec.round_trip()
-    assert found.verdict is Verdict.WRONG and "install pxbridge again" in found.mend
+    assert found.verdict is Verdict.WRONG and "install pxbridge again" in found.fix

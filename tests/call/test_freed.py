@@ -221,7 +221,7 @@ def test_a_recorded_call_needs_no_collector(tmp_path: Path) -> None:
     recorded = Personas(replace(KIND.default, record=True), {}, {})
 
     async def main() -> None:
-        async with bridge(mode=Mode.RELAY, personas=recorded, call_subscribers=[recorder.attend]) as b:
+        async with bridge(mode=Mode.RELAY, personas=recorded, call_subscribers=[recorder.subscriber]) as b:
             await nothing_is_left(b, calls())
 
     with no_collector():

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.fault.processes import fetch
 
 from pxbridge import settings
-from pxbridge.app import assembly
+from pxbridge.app import lifecycle
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def served(folder: Path) -> AsyncIterator[str]:
     file.write_text(FILE)
     ready: asyncio.Queue[str] = asyncio.Queue()
     loaded = settings.load({"config": str(file)}, {})
-    running = asyncio.create_task(assembly.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
+    running = asyncio.create_task(lifecycle.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
     try:
         yield urlsplit(await ready.get()).netloc
     finally:

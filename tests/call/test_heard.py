@@ -14,7 +14,7 @@ from tests.simulated import VECTORS
 from tests.virtual_time import run
 
 from pxbridge import settings
-from pxbridge.app import assembly
+from pxbridge.app import lifecycle
 from pxbridge.commands.report import Report, make_report
 from pxbridge.simulation.phone import Ended, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
@@ -34,7 +34,7 @@ async def serving(**flags: object) -> AsyncIterator[str]:
     """A bridge, and the URL that Exotel would dial."""
     ready: asyncio.Queue[str] = asyncio.Queue()
     loaded = settings.load({"port": 0, **flags}, {})
-    running = asyncio.create_task(assembly.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
+    running = asyncio.create_task(lifecycle.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
     try:
         yield await ready.get()
     finally:

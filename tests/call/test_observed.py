@@ -33,9 +33,9 @@ def observed(
     async def main() -> Report:
         async with bridge(mode=mode) as b:
             phone = Phone(script, Line(hang_up=hang_up), parse_network(network))
-            inside = CallTelemetry(phone.line.rate_hz)
-            await place_call(b.url(), phone, observe=inside.tell)
-            return make_report(phone, inside)
+            telemetry = CallTelemetry(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=telemetry.add)
+            return make_report(phone, telemetry)
 
     return run(main())
 
@@ -43,17 +43,17 @@ def observed(
 @pytest.mark.parametrize("hang_up", [HangUp.STOP, HangUp.STOP_ONLY])
 def test_a_phone_that_asks_is_told_the_counters_up_to_the_end(hang_up: HangUp) -> None:
     report = observed(hang_up=hang_up)
-    inside = report.inside
-    assert inside.ending.startswith("phone: stop")
-    assert inside.times_s[0] == pytest.approx(0.0, abs=0.01)
-    assert inside.times_s[-1] == pytest.approx(report.phone.duration_s, abs=0.1)
-    assert inside.series("uplink", "received")[-1] == len(report.phone.said)
+    telemetry = report.telemetry
+    assert telemetry.ending.startswith("phone: stop")
+    assert telemetry.times_s[0] == pytest.approx(0.0, abs=0.01)
+    assert telemetry.times_s[-1] == pytest.approx(report.phone.duration_s, abs=0.1)
+    assert telemetry.series("uplink", "received")[-1] == len(report.phone.said)
     assert not report.phone.faults, "what it is told is no part of the call"
 
 
 def test_the_agents_words_are_told_when_they_are_heard() -> None:
     report = observed(mode=Mode.PARROT, script=Script(speech()))
-    words = report.inside.words
+    words = report.telemetry.words
     assert "".join(text for _, text in words).strip().startswith("Hello")
     first_voice_s = report.hearing.first_voice_s
     assert first_voice_s is not None
@@ -62,7 +62,7 @@ def test_the_agents_words_are_told_when_they_are_heard() -> None:
 
 def test_the_parts_of_the_delay_add_up_to_it() -> None:
     report = observed()
-    parts = dict(report.inside.parts())
+    parts = dict(report.telemetry.parts())
     assert list(parts) == [part.title for part in PARTS]
     assert parts["phone's chunk"] == pytest.approx(0.04)
     assert parts["engine's round trip"] == pytest.approx(0.03, abs=0.01)
@@ -79,14 +79,14 @@ def test_a_long_way_is_told_as_the_networks() -> None:
     assert 300 < int(found[1]) < 325
 
 
-def test_a_stall_is_told_with_what_was_put_in_and_taken_out(tmp_path: Path) -> None:
+def test_a_stall_is_told_with_what_was_inserted_and_removed(tmp_path: Path) -> None:
     report = observed("stall 1s at 3s up")
     rows = dict(report.rows())
     assert rows["to the agent"].startswith("1 stall, the longest ")
-    assert "of noise put in" in rows["to the agent"]
-    assert "taken out of pauses" in rows["to the agent"]
-    inserted = report.inside.series("uplink", "inserted") / 8000
-    assert inserted[report.inside.times_s < 3.0].max() == 0
+    assert "of noise inserted" in rows["to the agent"]
+    assert "removed from pauses" in rows["to the agent"]
+    inserted = report.telemetry.series("uplink", "inserted") / 8000
+    assert inserted[report.telemetry.times_s < 3.0].max() == 0
     assert inserted[-1] == pytest.approx(1.0, abs=0.2)
     draw_call(report, tmp_path / "call.png")
     assert (tmp_path / "call.png").stat().st_size > 10_000

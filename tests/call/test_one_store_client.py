@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.fault.store import PROGRAM, store
 
 from pxbridge import settings
-from pxbridge.app import assembly
+from pxbridge.app import lifecycle
 from pxbridge.doctor import examine
 
 redis = pytest.importorskip("redis.asyncio")
@@ -71,7 +71,7 @@ async def test_leases_hand_overs_and_peers_share_one_client_which_is_closed_at_t
 
             looking: list[asyncio.Task[None]] = []
             async with asyncio.timeout(20):
-                await assembly.run(
+                await lifecycle.run(
                     loaded,
                     Console(file=io.StringIO()),
                     lambda _url: looking.append(asyncio.ensure_future(look())),

@@ -16,10 +16,10 @@ from rich.console import Console
 from tests.fault.processes import BridgeProcess, bridge_process, fetch, free_port, until
 
 from pxbridge.calls.call_state import CallRecord
-from pxbridge.calls.operating import NoSuchCall, NotNow, operate
+from pxbridge.calls.operating import operate
 from pxbridge.calls.phrases import Action, End, HandOver
 from pxbridge.commands import calls as command
-from pxbridge.errors import InputError
+from pxbridge.errors import CallConflict, InputError, NoSuchCall
 from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def test_an_operator_hands_a_live_call_over_and_the_flow_and_the_record_te
     listed = await run(bridge, "--live", monkeypatch=monkeypatch)
     assert "CA-one" in listed and "CA-two" in listed and "live" in listed
     said = await run(bridge, "hand-over", "CA-o", "+91 80471-80000", "+912222", monkeypatch=monkeypatch)
-    assert said == "CA-one is handed over when the agent has ended its sentence\n"
+    assert said == "CA-one is handed over once the agent has finished its sentence\n"
     await until(lambda: phone.close_code is not None, "the call is over")
     assert phone.close_code == 1000
 
@@ -84,11 +84,11 @@ async def test_an_operator_hands_a_live_call_over_and_the_flow_and_the_record_te
     connection.close()
     assert other.close_code is None, "the other call goes on"
     said = await run(bridge, "end", "CA-two", monkeypatch=monkeypatch)
-    assert said == "CA-two ends when the agent has ended its sentence\n"
+    assert said == "CA-two ends once the agent has finished its sentence\n"
     await until(lambda: other.close_code is not None, "the other call is over")
     with pytest.raises(InputError, match="no live call's id begins with 'CA-two'"):
         await run(bridge, "end", "CA-two", monkeypatch=monkeypatch)
-    assert "no calls go on now" in await run(bridge, "--live", monkeypatch=monkeypatch)
+    assert "no live calls" in await run(bridge, "--live", monkeypatch=monkeypatch)
 
 
 async def test_nobody_without_a_login_and_no_page_elsewhere_ends_a_call(bridge: BridgeProcess) -> None:
@@ -137,10 +137,10 @@ def test_a_call_is_named_by_its_id_or_by_enough_of_its_beginning() -> None:
     assert operate(calls, "CA12", HandOver(("+911",)), "") == "CA12"
     assert calls[0].told == [(End(), "the operator asha")]
     assert calls[1].told == [(HandOver(("+911",)), "the operator")]
-    for name, error in (("CA", NoSuchCall), ("", NoSuchCall), ("CA9", NoSuchCall), ("CA2", NotNow)):
+    for name, error in (("CA", NoSuchCall), ("", NoSuchCall), ("CA9", NoSuchCall), ("CA2", CallConflict)):
         with pytest.raises(error):
             operate(calls, name, End(), "asha")
-    with pytest.raises(NotNow, match="2 live calls"):
+    with pytest.raises(CallConflict, match="2 live calls"):
         operate([Call("CA11"), Call("CA12")], "CA1", End(), "asha")
     not_started = Call("-")
     not_started.record.started_s = None

@@ -344,7 +344,7 @@ async def test_a_bridge_that_closes_ends_the_call() -> None:
 
 @pytest.mark.parametrize(
     ("url", "problem"),
-    [("ws://127.0.0.1:1/exotel", "cannot be reached"), ("http://127.0.0.1", "is no ws:// or wss:// address")],
+    [("ws://127.0.0.1:1/exotel", "cannot be reached"), ("http://127.0.0.1", "is not a ws:// or wss:// URL")],
 )
 async def test_a_call_that_cannot_be_placed_says_why(url: str, problem: str) -> None:
     with pytest.raises(CallFailed, match=problem):

@@ -15,7 +15,7 @@ from tests.call.rig import bridge, speech
 from tests.virtual_time import run
 
 from pxbridge import settings
-from pxbridge.app import assembly as process
+from pxbridge.app import lifecycle as process
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.playout_options import PlayoutOptions

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pxbridge.calls.call import CallRecord
-    from pxbridge.records.recording import Format
+    from pxbridge.records.recording_files import Format
     from pxbridge.simulation.phone import Phone
 
 RECORDED = Personas(replace(KIND.default, record=True), {}, {})
@@ -57,7 +57,7 @@ def record_call(
     recorder = Recorder(folder, form, nobody)
 
     async def main() -> Phone:
-        async with bridge(personas=personas, call_subscribers=[recorder.attend]) as b:
+        async with bridge(personas=personas, call_subscribers=[recorder.subscriber]) as b:
             for _ in range(calls):
                 phone = await b.call(Script(speech(), speak_at_s=1.0, hang_up_at_s=9.0), line, **options)
                 assert (await b.record()).ending is not None
@@ -197,21 +197,23 @@ def test_a_folder_that_cannot_be_written_costs_no_call(
     (tmp_path / "file").write_text("in the way")
     phone = record_call(tmp_path / "file" / "recordings")
     assert phone.duration_s == pytest.approx(9.0)
-    assert caplog.text.count("the recording ends here") == 1
+    assert caplog.text.count("ends early") == 1
 
 
 def test_the_record_names_the_recording(tmp_path: Path) -> None:
-    keeper = RecordWriter(tmp_path, Numbers(), keep_s=1e9, keep_bytes=10**9)
-    recorder = Recorder(tmp_path / "recordings", "wav", keeper.recorded)
+    writer = RecordWriter(tmp_path, Numbers(), keep_s=1e9, keep_bytes=10**9)
+    recorder = Recorder(tmp_path / "recordings", "wav", writer.recorded)
 
     async def main() -> None:
-        async with bridge(personas=RECORDED, subscribers=[keeper], call_subscribers=[recorder.attend]) as b:
+        async with bridge(
+            personas=RECORDED, subscribers=[writer], call_subscribers=[recorder.subscriber]
+        ) as b:
             await b.call(Script(hang_up_at_s=3.0), Line(call_sid="named"))
             await b.record()
 
     run(main())
     recorder.close()
-    keeper.close()
+    writer.close()
     with closing(database.open_database(tmp_path / database.FILE)) as connection:
         call = database.one(connection, "named")
     assert call is not None and call["recording"] == "named.wav"
@@ -249,7 +251,7 @@ def test_of_a_call_that_goes_on_all_but_the_last_second_is_in_the_file(tmp_path:
     recorder = Recorder(tmp_path, "wav", nobody)
 
     async def main() -> None:
-        async with bridge(personas=RECORDED, call_subscribers=[recorder.attend]) as b:
+        async with bridge(personas=RECORDED, call_subscribers=[recorder.subscriber]) as b:
             script = Script(speech(), speak_at_s=0.0, hang_up_at_s=12.0)
             call = asyncio.create_task(b.call(script, Line(call_sid="going")))
             await asyncio.sleep(1.0)

@@ -116,11 +116,11 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
             prompt_s=1.0, engine_network=network, limits=CallLimits(), subscribers=[metrics]
         ) as b:
             phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
-            inside = CallTelemetry(phone.line.rate_hz)
-            await place_call(b.url(), phone, observe=inside.tell)
-            return phone, inside, await b.record()
+            telemetry = CallTelemetry(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=telemetry.add)
+            return phone, telemetry, await b.record()
 
-    phone, inside, record = run(main())
+    phone, telemetry, record = run(main())
     withheld_s = record.stats["uplink"]["withheld"] / 8000
     assert withheld_s > 5.0
     told = samples(metrics)
@@ -128,7 +128,7 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     assert told[removed.format("withheld")] == pytest.approx(withheld_s)
     assert told[removed.format("no_engine")] == pytest.approx(0.95, abs=0.15)  # the newest 80 ms were kept
     assert told[removed.format("gated")] == pytest.approx(0.2)
-    line = dict(make_report(phone, inside).rows())["to the agent"]
+    line = dict(make_report(phone, telemetry).rows())["to the agent"]
     assert f"the engine did not answer 1 time: {withheld_s:.2f} s withheld" in line
     assert "said before an engine was ready; 200 ms of the line's opening silenced" in line
     figures = summary(record, Numbers(), record.ended_s)
@@ -143,15 +143,15 @@ def test_an_engine_that_is_behind_is_told_as_such() -> None:
     async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
         async with bridge(step_ms=100, limits=CallLimits()) as b:
             phone = Phone(Script(speech(), speak_at_s=0.5, hang_up_at_s=16.0), Line(chunk_ms=20))
-            inside = CallTelemetry(phone.line.rate_hz)
-            await place_call(b.url(), phone, observe=inside.tell)
-            return phone, inside, await b.record()
+            telemetry = CallTelemetry(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=telemetry.add)
+            return phone, telemetry, await b.record()
 
-    phone, inside, record = run(main())
+    phone, telemetry, record = run(main())
     slow = record.stats["uplink"]["slow"]
     assert slow > 0
-    line = dict(make_report(phone, inside).rows())["to the agent"]
-    assert f"the engine was behind {slow:.0f} time" in line
+    line = dict(make_report(phone, telemetry).rows())["to the agent"]
+    assert f"the engine was too slow {slow:.0f} time" in line
     assert summary(record, Numbers(), record.ended_s)["slow"] == slow
 
 
@@ -178,17 +178,18 @@ def test_the_drift_of_the_phones_clock_is_told() -> None:
     async def main() -> tuple[Phone, CallTelemetry, CallRecord]:
         async with bridge(subscribers=[metrics]) as b:
             phone = Phone(Script(speech(), hang_up_at_s=72.0), Line(), parse_network("drift +100ppm"))
-            inside = CallTelemetry(phone.line.rate_hz)
-            await place_call(b.url(), phone, observe=inside.tell)
-            return phone, inside, await b.record()
+            telemetry = CallTelemetry(phone.line.rate_hz)
+            await place_call(b.url(), phone, observe=telemetry.add)
+            return phone, telemetry, await b.record()
 
-    phone, inside, record = run(main())
+    phone, telemetry, record = run(main())
     told = samples(metrics)
     assert told["pxbridge_phone_clock_drift_ppm_count"] == 1
     assert told["pxbridge_phone_clock_drift_ppm_bucket{le=50.0}"] == 0
     assert told["pxbridge_phone_clock_drift_ppm_bucket{le=200.0}"] == 1
     assert summary(record, Numbers(), record.ended_s)["drift_ppm"] == pytest.approx(100, abs=15)
-    assert re.search(r"; your clock: \d+ ppm fast", dict(make_report(phone, inside).rows())["to the agent"])
+    rows = dict(make_report(phone, telemetry).rows())
+    assert re.search(r"; your clock: \d+ ppm fast", rows["to the agent"])
 
 
 def test_outcomes_are_told_apart() -> None:
@@ -228,16 +229,16 @@ def test_outcomes_are_told_apart() -> None:
     assert told["pxbridge_calls_total{outcome=abandoned}"] == 1
 
 
-def test_the_ledger_tells_live_calls_and_remembers_those_that_ended() -> None:
+def test_recent_calls_tell_live_calls_and_remembers_those_that_ended() -> None:
     async def main() -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-        ledger = RecentCalls(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
-        async with bridge(subscribers=[ledger]) as b:
+        recent = RecentCalls(Numbers(), asyncio.get_running_loop().time, wall=lambda: 1_000.0)
+        async with bridge(subscribers=[recent]) as b:
             call = asyncio.create_task(b.call(Script(hang_up_at_s=4.0), Line(call_sid="one")))
             await asyncio.sleep(2.5)
-            during = ledger.calls()
+            during = recent.calls()
             await call
             await b.record()
-            return during, ledger.calls()
+            return during, recent.calls()
 
     during, after = run(main())
     assert [call["call"] for call in during["live"]] == ["one"]

@@ -151,7 +151,7 @@ def test_calls_for_which_there_are_too_few_engines_end_as_they_should_and_leave_
             prompt_s=0.5,
             warm=2,
             personas=RECORDED,
-            call_subscribers=[recorder.attend],
+            call_subscribers=[recorder.subscriber],
         ) as b:
             before = Left.now()
 

@@ -18,8 +18,8 @@ from tests.call.rig import Bridge, bridge, speech
 from tests.virtual_time import run
 
 from pxbridge import settings
-from pxbridge.app.assembly import HASTE_S
-from pxbridge.app.assembly import run as run_bridge
+from pxbridge.app.lifecycle import CLOSE_TIMEOUT_S
+from pxbridge.app.lifecycle import run as run_bridge
 from pxbridge.calls.registry import LONGEST_SENTENCE_S
 from pxbridge.simulation.mouth_to_ear import loudness_dbfs
 from pxbridge.simulation.phone import Phone, Script, place_call
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_calls_in_a_moment_which_the_first_lets_go_on(first
             told_s = phone.spoken_s
             await call
             assert phone.close_code == 1001
-            assert phone.duration_s - told_s < HASTE_S
+            assert phone.duration_s - told_s < CLOSE_TIMEOUT_S
 
     run(main(), limit_s=NEVER_S)
 
@@ -129,7 +129,7 @@ def test_a_phone_that_does_not_answer_the_close_is_given_a_moment() -> None:
             told_s = loop.time()
             with contextlib.suppress(ConnectionResetError):
                 await reader.read()  # its close, and then the end
-            assert loop.time() - told_s == pytest.approx(HASTE_S, abs=0.1)
+            assert loop.time() - told_s == pytest.approx(CLOSE_TIMEOUT_S, abs=0.1)
             writer.close()
 
     run(main(), limit_s=NEVER_S)

@@ -25,10 +25,11 @@ from tests.engine.rig import (
     voice_codes,
 )
 
+from pxbridge.errors import PromptTooLong
 from pxbridge.personaplex.config import FRAME_SAMPLES
 from pxbridge.personaplex.model import Model
 from pxbridge.personaplex.prompt import Prompt, VoiceCodes, VoiceEmbeddings
-from pxbridge.personaplex.stepper import PromptTooLong, Sampling, SlotMisused, Stepper
+from pxbridge.personaplex.stepper import Sampling, SlotMisused, Stepper
 
 SILENT = np.zeros(FRAME_SAMPLES, np.float32)
 GREEDY = Sampling.greedy()

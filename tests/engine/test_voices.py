@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.engine.tiny import FOLDER, LM
 from tests.simulated import VECTORS
 
-from pxbridge.errors import InputError
+from pxbridge.errors import InputError, NoSuchVoice
 from pxbridge.personaplex.prompt import VoiceCodes, VoiceEmbeddings
-from pxbridge.personaplex.voices import PUBLISHED, NoSuchVoice, Voices
+from pxbridge.personaplex.voices import PUBLISHED, Voices
 from pxbridge.wav import read_wav, resample, write_float_wav
 
 if TYPE_CHECKING:

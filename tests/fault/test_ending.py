@@ -21,7 +21,7 @@ from tests.fault.processes import (
     until,
 )
 
-from pxbridge.app.assembly import HASTE_S, LONGEST_ENDING_S
+from pxbridge.app.lifecycle import CLOSE_TIMEOUT_S, LONGEST_ENDING_S
 from pxbridge.errors import CallRefused
 from pxbridge.settings import Settings
 from pxbridge.simulation.phone import Phone, Script, place_call
@@ -32,7 +32,7 @@ def at_once_s(bridge: BridgeProcess) -> float:
 
     How long calls and phones are given exactly is in `tests/call/test_stopping.py`, in virtual time.
     """
-    return HASTE_S + 2.0 * bridge.began_in_s + 1.0
+    return CLOSE_TIMEOUT_S + 2.0 * bridge.began_in_s + 1.0
 
 
 async def test_sigterm_takes_no_new_call_and_lets_the_live_ones_go_on() -> None:

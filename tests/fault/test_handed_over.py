@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.fault.processes import BridgeProcess, bridge_process, fetch, until
 
-from pxbridge.app.assembly import LONGEST_ENDING_S
+from pxbridge.app.lifecycle import LONGEST_ENDING_S
 from pxbridge.calls import file_handover, handover
 from pxbridge.calls.file_handover import FileHandOverStore
 from pxbridge.calls.handover import HandOvers

@@ -19,7 +19,7 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 with atheris.instrument_imports(include=["pxbridge.telephony.exotel.messages"]):
     from pxbridge.telephony.exotel import messages
 
-from pxbridge.records.recording import file_name
+from pxbridge.records.recording_files import file_name
 
 EVENTS = ["connected", "start", "media", "dtmf", "mark", "clear", "stop", "Start", "other"]
 # fmt: off

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pxbridge import settings
 from pxbridge.cli import main
 from pxbridge.errors import ConfigError
-from pxbridge.settings import Settings, check_door, load
+from pxbridge.settings import Settings, check_access, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ SECRETS = {"PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD} ravi:{PASSWORD}2", "PXBRIDG
 
 def refusal(flags: Mapping[str, object], environ: Mapping[str, str]) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        check_door(load(flags, environ))
+        check_access(load(flags, environ))
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -108,9 +108,9 @@ def test_a_secrets_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> N
             "the second is not of the form USER:PASSWORD",
         ),
         ("PXBRIDGE_CREDENTIALS", f":{PASSWORD}", "the first is not of the form"),
-        ("PXBRIDGE_CREDENTIALS", "asha:hunter2", "a password of 7 characters; give it at least 12"),
-        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}ü", "characters that a URL cannot carry"),
-        ("PXBRIDGE_TOKEN_KEYS", f"{KEY} {KEY[:31]}", "the second has 31 characters; give it at least 32"),
+        ("PXBRIDGE_CREDENTIALS", "asha:hunter2", "a password of 7 characters; use at least 12"),
+        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}ü", "characters that a URL cannot contain"),
+        ("PXBRIDGE_TOKEN_KEYS", f"{KEY} {KEY[:31]}", "the second has 31 characters; use at least 32"),
     ],
 )
 def test_a_secret_that_is_none_is_explained_and_not_repeated(name: str, value: str, problem: str) -> None:
@@ -139,7 +139,7 @@ def test_secrets_show_nowhere(caplog: pytest.LogCaptureFixture) -> None:
         json.dumps(loaded.settings.model_dump(mode="json")),
         loaded.settings.model_dump_json(),
         repr(loaded.origins),
-        *check_door(loaded),
+        *check_access(loaded),
         caplog.text,
         settings.markdown_table(),
     ]
@@ -158,7 +158,7 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_on_loopback_with_the_rehearsal_engine_nothing_need_be_set(host: str) -> None:
-    assert check_door(load({"host": host}, {})) == []
+    assert check_access(load({"host": host}, {})) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "voice.example.com"])
@@ -182,13 +182,13 @@ def test_in_front_of_a_real_engine_it_refuses_to_let_everyone_in() -> None:
     ],
 )
 def test_any_guard_is_enough(guard: dict[str, str]) -> None:
-    (note,) = check_door(load({"host": "0.0.0.0", "engines": "ws://gpu"}, guard))
-    assert "in the clear" in note
-    assert check_door(load({"host": "0.0.0.0", "trusted_proxies": "10.0.0.1"}, guard)) == []
+    (note,) = check_access(load({"host": "0.0.0.0", "engines": "ws://gpu"}, guard))
+    assert "unencrypted" in note
+    assert check_access(load({"host": "0.0.0.0", "trusted_proxies": "10.0.0.1"}, guard)) == []
 
 
 def test_anonymous_callers_are_never_let_in_silently() -> None:
-    (note,) = check_door(load({"host": "0.0.0.0", "allow_anonymous": True}, {}))
+    (note,) = check_access(load({"host": "0.0.0.0", "allow_anonymous": True}, {}))
     assert "anyone" in note
     error = refusal({"allow_anonymous": True}, {"PXBRIDGE_TOKEN_KEYS": KEY})
     assert "contradicts PXBRIDGE_TOKEN_KEYS" in error.problem
@@ -235,10 +235,10 @@ def test_an_address_stands_in_a_url_as_it_can_be_dialled(host: str, written: str
 
 def test_a_console_on_a_public_address_is_warned_about() -> None:
     environ = {"PXBRIDGE_CONSOLE_HOST": "0.0.0.0", "PXBRIDGE_CONSOLE_CREDENTIALS": f"asha:{PASSWORD}"}
-    (note,) = check_door(load({}, environ))
-    assert "operators' passwords" in note and "in the clear" in note
-    assert check_door(load({}, environ | {"PXBRIDGE_CONSOLE_PORT": "0"})) == []
-    assert check_door(load({}, {})) == []
+    (note,) = check_access(load({}, environ))
+    assert "operators' passwords" in note and "unencrypted" in note
+    assert check_access(load({}, environ | {"PXBRIDGE_CONSOLE_PORT": "0"})) == []
+    assert check_access(load({}, {})) == []
 
 
 # Passwords in URLs

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pxbridge import audio
 from pxbridge.audio import (
     Line,
     OggOpusReader,
@@ -228,3 +231,32 @@ def test_other_threads_run_while_opus_works() -> None:
     first, last = span
     middle = [turn for turn in turns if first + (last - first) / 4 < turn < last - (last - first) / 4]
     assert len(middle) > 10
+
+
+def described() -> list[tuple[str, str]]:
+    """Each public class and each of its public members, as the stub file names them."""
+    stubs = ast.parse(resources.files("pxbridge").joinpath("_native.pyi").read_text(encoding="utf-8"))
+    classes = [node for node in stubs.body if isinstance(node, ast.ClassDef)]
+    members = {
+        (node.name, item.name)
+        for node in classes
+        for item in node.body
+        if isinstance(item, ast.FunctionDef) and not item.name.startswith("__")
+    }
+    return sorted({(node.name, "") for node in classes} | members)
+
+
+@pytest.mark.parametrize(("name", "member"), described())
+def test_help_tells_at_run_time_what_the_stub_tells(name: str, member: str) -> None:
+    described = getattr(audio, name)
+    if member:
+        described = getattr(described, member)
+    assert described.__doc__ and described.__doc__.strip()
+
+
+def test_the_stub_leaves_no_class_or_member_out() -> None:
+    told = set(described())
+    for name in audio.__all__:
+        if isinstance(cls := getattr(audio, name), type):
+            members = {member for member in vars(cls) if not member.startswith("__")}
+            assert {(name, ""), *((name, member) for member in members)} <= told

@@ -23,22 +23,22 @@ def test_help_names_every_setting_every_command_and_gives_examples(
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (["--prot", "5"], "did you mean --port?"),
         (["cal"], "did you mean call?"),
         (["--port", "5", "call"], "a command comes first: `pxbridge call ...`"),
-        (["--frobnicate=1"], "`pxbridge --help` lists what there is"),
+        (["--frobnicate=1"], "`pxbridge --help` lists the arguments"),
     ],
 )
-def test_an_unknown_argument_is_one_line_with_a_mend(
-    words: list[str], mend: str, capsys: pytest.CaptureFixture[str]
+def test_an_unknown_argument_is_one_line_with_a_fix(
+    words: list[str], fix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == cli.EXIT_UNUSABLE
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("pxbridge: ") and captured.err.count("\n") == 1
-    assert mend in captured.err
+    assert fix in captured.err
 
 
 def test_a_bad_setting_stops_the_start_with_one_line(

@@ -1,4 +1,4 @@
-"""The console's door: who may ask, and what is answered."""
+"""The console: who may ask, and what it answers."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def operate(name: str, action: Action, by: str) -> str:
 
 @asynccontextmanager
 async def console(*logins: str, reasons: tuple[str, ...] = ()) -> AsyncIterator[aiohttp.ClientSession]:
-    door = Console(lambda: b"pxbridge_live_calls 1.0\n", lambda: CALLS, lambda: reasons, operate, logins)
+    console = Console(lambda: b"pxbridge_live_calls 1.0\n", lambda: CALLS, lambda: reasons, operate, logins)
     async with (
-        serve(door, "127.0.0.1", 0) as port,
+        serve(console, "127.0.0.1", 0) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
         yield session
@@ -100,13 +100,13 @@ async def test_wrong_logins_are_bounded_counted_and_logged_without_what_was_trie
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now_s = [1000.0]
-    door = Console(lambda: b"", lambda: CALLS, tuple, operate, ["ann:right"], lambda: now_s[0])
+    console = Console(lambda: b"", lambda: CALLS, tuple, operate, ["ann:right"], lambda: now_s[0])
 
     def basic(login: str) -> dict[str, str]:
         return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
 
     async with (
-        serve(door, "127.0.0.1", 0) as port,
+        serve(console, "127.0.0.1", 0) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
 
@@ -123,9 +123,9 @@ async def test_wrong_logins_are_bounded_counted_and_logged_without_what_was_trie
         assert await status(basic("ann:right")) == 200, "who is right uses nothing up"
         assert await status(basic("ann:wrong")) == 401
         assert await status(basic("ann:wrong")) == 429
-    assert door.refused == {Refused.WRONG_LOGIN: 11, Refused.TOO_MANY: 52, Refused.NAME: 0}
+    assert console.refused == {Refused.WRONG_LOGIN: 11, Refused.TOO_MANY: 52, Refused.NAME: 0}
     (line,) = caplog.messages
-    assert line == "refused at the console (wrong login: 1), the last from 127.0.0.1"
+    assert line == "console refused requests (wrong login: 1), the last one from 127.0.0.1"
 
 
 @pytest.mark.parametrize(

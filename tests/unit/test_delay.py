@@ -78,3 +78,14 @@ def test_what_was_put_in_and_taken_out_is_told_in_seconds_of_both_directions() -
     assert delay.changed_s(STATS, delay.PUT_IN, 8000) == pytest.approx(0.12)
     assert delay.changed_s(STATS, delay.TAKEN_OUT, 8000) == pytest.approx(0.21)
     assert delay.changed_s({}, delay.PUT_IN, 0) == 0.0
+
+
+def test_the_parts_have_the_names_that_dashboards_and_records_know() -> None:
+    assert [part.name for part in delay.PARTS] == ["phone_chunk", "intake", "engine", "playout", "carrier"]
+    assert [part.figure for part in delay.PARTS] == [
+        "delay_phone_chunk_s",
+        "delay_intake_s",
+        "delay_engine_s",
+        "delay_playout_s",
+        "delay_exotel_s",
+    ]

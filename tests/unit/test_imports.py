@@ -47,7 +47,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     # It knows wires and codecs, which it speaks, and no part of the bridge that it tests.
     "simulation": {"telephony", *_WIRES},
     # PersonaPlex itself runs without a bridge. Only `commands` imports it: nothing else needs torch.
-    "personaplex": {"_native", "", "audio", "chat_wire", "errors", "ops.logs", "ops.metrics", "websocket"},
+    "personaplex": {*_WIRES, "ops.logs", "ops.metrics"},
     "audio": {"_native"},
     "chat_wire": set(),
     "": {"_native"},

@@ -128,7 +128,7 @@ def test_a_reader_that_stops_reading_holds_up_nobody(monkeypatch: pytest.MonkeyP
             self.free.wait()
             return super().write(text)
 
-    monkeypatch.setattr(logs, "LINES_WAITING", 100)
+    monkeypatch.setattr(logs, "MAX_LINES", 100)
     stream = Stuck()
     with logging_to(stream, "info", "json") as writer:
         for number in range(1000):

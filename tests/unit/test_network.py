@@ -65,17 +65,17 @@ def test_the_language_is_read_in_any_case_and_spacing() -> None:
     ("text", "problem"),
     [
         ("stall", "a duration is missing"),
-        ("stall 2 at 3s", "'2' is no duration"),
-        ("stall 2s in 3s", "'at' was expected instead of 'in'"),
-        ("stall 2s at 3s sideways", "'sideways' is too much"),
+        ("stall 2 at 3s", "'2' is not a duration"),
+        ("stall 2s in 3s", "expected 'at', found 'in'"),
+        ("stall 2s at 3s sideways", "unexpected 'sideways' at the end"),
         ("jitter 40ms from 3s to 2s", "ends before it begins"),
-        ("drift 2%", "is no drift"),
-        ("drift 99999ppm", "is no drift"),
-        ("loss 3%", "'loss' is no fault of a network"),
-        ("delay -3ms", "is no duration"),
+        ("drift 2%", "is not a drift"),
+        ("drift 99999ppm", "is not a drift"),
+        ("loss 3%", "'loss' is not a kind of fault"),
+        ("delay -3ms", "is not a duration"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_the_language(text: str, problem: str) -> None:
+def test_what_cannot_be_read_is_named_with_the_grammar(text: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem) as error:
         parse_network(f"delay 1ms; {text}")
     assert repr(text) in str(error.value)

@@ -91,9 +91,9 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
     ("text", "key", "problem"),
     [
         ("[personas.a]\nvoice_promt = 'x'", "a.voice_promt", "no such key; did you mean voice_prompt?"),
-        ("[personas.a]\nx = 1", "a.x", "no such key; there are voice_prompt, text_prompt"),
+        ("[personas.a]\nx = 1", "a.x", "no such key; the keys are voice_prompt, text_prompt"),
         ("[personas.a]\nvoice_prompt = '../x.pt'", "a.voice_prompt", "'../x.pt' is not a voice"),
-        ("[personas.a]\ntext_prompt = ' '", "a.text_prompt", "is not a text of at least one letter"),
+        ("[personas.a]\ntext_prompt = ' '", "a.text_prompt", "is not a text; write at least one letter"),
         ("[personas.a]\ntext_prompt = 'Hi {name}'", "a.text_prompt", "'{name}' is no field: write {from}"),
         ("[personas.a]\ntext_prompt = 'Hi {from.x}'", "a.text_prompt", "'{from.x}' is no field"),
         ("[personas.a]\ntext_prompt = 'Hi {from'", "a.text_prompt", "'{from' is no field"),
@@ -106,7 +106,7 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
         (
             "[personas.a]\nnumbers = ['08047180000']\n[personas.b]\nnumbers = ['+918047180000']",
             "b.numbers",
-            "'+918047180000' is 'a''s already; name it in one of the two",
+            "'+918047180000' belongs to 'a' too; name it in one of the two",
         ),
         ("[personas.a]\ngreeting = 'absent.wav'", "a.greeting", "cannot be played"),
         ("[personas.a]\ngreeting = 'pxbridge.toml'", "a.greeting", "cannot be played"),
@@ -121,20 +121,28 @@ def test_a_persona_is_what_its_table_says_and_else_what_the_default_is(tmp_path:
         ("[personas.a]\nwarm = true", "a.warm", "True is not a whole number from 0 to 100"),
         ("[personas.a]\nwarm = 1\ntext_prompt = 'Hi {to}'", "a.warm", "its prompt has fields"),
         ("[personas.a]\nkeys = 1", "a.keys", "is not a table such as"),
-        ("[personas.a.keys]\nA = 'end'", "a.keys", "'A' is not a key of a telephone"),
-        ("[personas.a.keys]\n1 = 'stop'", "a.keys", "'1' sets off 'stop'; write \"end\" or { hand_over"),
+        ("[personas.a.keys]\nA = 'end'", "a.keys", "'A' is not a telephone key"),
+        (
+            "[personas.a.keys]\n1 = 'stop'",
+            "a.keys",
+            "'1' has the action 'stop'; write \"end\" or { hand_over",
+        ),
         ("[personas.a.keys]\n1 = { hand_over = [] }", "a.keys", "'1': hand_over is not a list of up to 10"),
-        ("[personas.a.phrases]\n'!?' = 'end'", "a.phrases", "'!?' holds no letter"),
-        ("[personas.a.phrases]\n'bye bye' = 'end'\n'Bye-bye!' = 'end'", "a.phrases", "sounds as 'bye bye'"),
+        ("[personas.a.phrases]\n'!?' = 'end'", "a.phrases", "'!?' has no letter"),
+        (
+            "[personas.a.phrases]\n'bye bye' = 'end'\n'Bye-bye!' = 'end'",
+            "a.phrases",
+            "and 'bye bye' sound the same",
+        ),
         ("[personas.'a/b']\nwarm = 1", "'a/b'", "up to 64 letters, digits, - and _"),
         *(
-            (f"[personas.{name}]\nwarm = 1", name, f"/exotel/{name} is taken")
+            (f"[personas.{name}]\nwarm = 1", name, f"/exotel/{name} has another use")
             for name in ("connect", "url", "Passthru", "t")
         ),
         ("[personas]\na = 1", "a", "is not a table; write [personas.a]"),
     ],
 )
-def test_a_wrong_key_names_file_persona_key_and_mend(
+def test_a_wrong_key_names_file_persona_key_and_fix(
     tmp_path: Path, text: str, key: str, problem: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -28,7 +28,7 @@ from pxbridge.calls.numbers import Numbers
 from pxbridge.commands import calls as command
 from pxbridge.errors import InputError
 from pxbridge.records import database
-from pxbridge.records import writer as keeping
+from pxbridge.records import writer as record_writer
 from pxbridge.records.database import Query
 from pxbridge.records.writer import RecordWriter
 
@@ -39,38 +39,38 @@ BEGAN_AT = 1_700_000_000.0
 CALLER = "+919876501234"
 
 
-def make_keeper(folder: Path, **changes: Any) -> RecordWriter:
+def make_writer(folder: Path, **changes: Any) -> RecordWriter:
     given: dict[str, Any] = {"keep_s": 1e10, "keep_bytes": 10**9, "wall": lambda: BEGAN_AT, "retry_s": 0.01}
     return RecordWriter(folder, Numbers(), **(given | changes))
 
 
-def live_call(keeper: RecordWriter, name: str = "c1") -> CallRecord:
+def live_call(writer: RecordWriter, name: str = "c1") -> CallRecord:
     """A call that has begun."""
     record = CallRecord(
         peer="203.0.113.7", call_id=name, stream_id="s", caller=CALLER, persona="nurse", opened_s=10.0
     )
     record.started_s, record.rate_hz = 10.5, 8000
-    keeper(record, Event(Kind.STARTED, 10.5, {"caller": CALLER, "called": "", "custom": {"pin": "0815"}}))
+    writer(record, Event(Kind.STARTED, 10.5, {"caller": CALLER, "called": "", "custom": {"pin": "0815"}}))
     return record
 
 
-def end(keeper: RecordWriter, record: CallRecord) -> None:
+def end(writer: RecordWriter, record: CallRecord) -> None:
     record.ended_s, record.ending = 70.0, Ending(Party.PHONE, "stop")
     record.stats = {
         "uplink": {"stalls": 2, "holds": 1, "slow": 3, "withheld": 20_000, "drift_ppm": -40.0},
         "downlink": {"holes": 1, "first_audio_us": 11_000_000},
     }
-    keeper(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
+    writer(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
 
 
-def whole_call(keeper: RecordWriter, name: str = "c1") -> None:
-    record = live_call(keeper, name)
+def whole_call(writer: RecordWriter, name: str = "c1") -> None:
+    record = live_call(writer, name)
     record.live_s = 10.75
-    keeper(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 0.2}))
-    keeper(record, Event(Kind.KEY, 12.0, {"digit": "7"}))
+    writer(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 0.2}))
+    writer(record, Event(Kind.KEY, 12.0, {"digit": "7"}))
     for at_s, text in ((13.0, "Good"), (13.1, " day."), (20.0, " Who"), (20.2, " is it?")):
-        keeper(record, Event(Kind.WORDS, at_s, {"text": text}))
-    end(keeper, record)
+        writer(record, Event(Kind.WORDS, at_s, {"text": text}))
+    end(writer, record)
 
 
 def read(folder: Path, query: Query | None = None) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def show(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def wait_for(true: Callable[[], object], limit_s: float = 10.0) -> None:
-    """Until the keeper's thread has got so far."""
+    """Until the writer's thread has got so far."""
     until = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < until, "it does not happen"
@@ -92,9 +92,9 @@ def wait_for(true: Callable[[], object], limit_s: float = 10.0) -> None:
 
 
 def test_a_call_has_a_row_with_its_events_and_the_agents_words(tmp_path: Path) -> None:
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper)
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer)
+    writer.close()
     call = show(tmp_path, "c1")
     assert call is not None
     assert (call["outcome"], call["ended_by"], call["persona"]) == ("completed", "phone", "nurse")
@@ -106,13 +106,13 @@ def test_a_call_has_a_row_with_its_events_and_the_agents_words(tmp_path: Path) -
         (3.0, "Good day."),
         (10.0, "Who is it?"),
     ]
-    assert keeper.dropped == keeper.errors == 0
+    assert writer.dropped == writer.errors == 0
 
 
 def test_neither_numbers_nor_keys_nor_parameters_are_in_the_file(tmp_path: Path) -> None:
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper)
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer)
+    writer.close()
     everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"1234" in everything
     assert CALLER.encode() not in everything and b"0815" not in everything and b"digit" not in everything
@@ -120,18 +120,18 @@ def test_neither_numbers_nor_keys_nor_parameters_are_in_the_file(tmp_path: Path)
 
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    make_keeper(folder).close()
+    make_writer(folder).close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / database.FILE).stat().st_mode) == 0o600
 
 
 def test_a_live_call_can_be_seen_before_it_ends(tmp_path: Path) -> None:
-    keeper = make_keeper(tmp_path)
-    record = live_call(keeper)
-    wait_for(lambda: keeper.written == 2)
+    writer = make_writer(tmp_path)
+    record = live_call(writer)
+    wait_for(lambda: writer.written == 2)
     assert [(call["outcome"], call["ended_at"]) for call in read(tmp_path)] == [("live", None)]
-    end(keeper, record)
-    keeper.close()
+    end(writer, record)
+    writer.close()
     assert [call["outcome"] for call in read(tmp_path)] == ["abandoned"]
 
 
@@ -143,9 +143,9 @@ def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path:
         row = dict.fromkeys(database.COLUMNS, "x") | {"began_at": 5.0, "figures": "{}", "counters": "{}"}
         old.execute(database.PUT_CALL, row)
         old.commit()
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper)
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer)
+    writer.close()
     old_call, new_call = sorted(read(tmp_path), key=lambda call: str(call["began_at"]))
     assert {old_call["call"], new_call["call"]} == {"x", "c1"}
     assert old_call["recording"] is None
@@ -160,13 +160,13 @@ def test_a_database_of_a_newer_version_is_left_alone(
     with closing(sqlite3.connect(file)) as newer:
         newer.execute("PRAGMA user_version = 99")
     before = file.read_bytes()
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper)
-    wait_for(lambda: keeper.errors)
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer)
+    wait_for(lambda: writer.errors)
+    writer.close()
     assert file.read_bytes() == before
     assert "written by a newer pxbridge" in caplog.text
-    assert keeper.dropped > 0
+    assert writer.dropped > 0
 
 
 def full_disk(most_pages: list[int]) -> Callable[[Path], sqlite3.Connection]:
@@ -184,17 +184,17 @@ def test_a_full_disk_is_told_once_and_writing_goes_on_when_there_is_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     most_pages = [20]
-    keeper = make_keeper(tmp_path, connect=full_disk(most_pages))
+    writer = make_writer(tmp_path, connect=full_disk(most_pages))
     for number in range(60):
-        whole_call(keeper, f"c{number}")
-    wait_for(lambda: keeper.errors >= 3)
+        whole_call(writer, f"c{number}")
+    wait_for(lambda: writer.errors >= 3)
     assert [each.levelname for each in caplog.records] == ["ERROR"]
     assert "full" in caplog.text and "calls go on" in caplog.text
     most_pages[0] = 100_000
     wait_for(lambda: "written again" in caplog.text)
-    keeper.close()
+    writer.close()
     assert len(read(tmp_path)) == 60
-    assert keeper.dropped == 0
+    assert writer.dropped == 0
 
 
 def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(
@@ -203,15 +203,15 @@ def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(
     def connect(_file: Path) -> sqlite3.Connection:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keeping, "ROWS_WAITING", 10)
-    keeper = make_keeper(tmp_path, connect=connect)
+    monkeypatch.setattr(record_writer, "MAX_ROWS", 10)
+    writer = make_writer(tmp_path, connect=connect)
     began = time.perf_counter()
     for number in range(1000):
-        live_call(keeper, f"c{number}")
+        live_call(writer, f"c{number}")
     assert time.perf_counter() - began < 2.0, "calls waited for the disk"
-    keeper.close()
-    assert keeper.dropped >= 2 * 1000 - 10 - keeping.BATCH
-    assert keeper.written == 0
+    writer.close()
+    assert writer.dropped >= 2 * 1000 - 10 - record_writer.MAX_BATCH
+    assert writer.written == 0
 
 
 def test_a_locked_database_is_waited_for(
@@ -221,36 +221,36 @@ def test_a_locked_database_is_waited_for(
     database.open_database(tmp_path / database.FILE).close()
     with closing(sqlite3.connect(tmp_path / database.FILE, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        keeper = make_keeper(tmp_path)
-        whole_call(keeper)
-        wait_for(lambda: keeper.errors)
+        writer = make_writer(tmp_path)
+        whole_call(writer)
+        wait_for(lambda: writer.errors)
         other.execute("ROLLBACK")
-    keeper.close()
+    writer.close()
     assert len(read(tmp_path)) == 1
     assert "locked" in caplog.text
 
 
 def test_a_file_that_is_no_database_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / database.FILE).write_bytes(b"not a database at all" * 100)
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper)
-    wait_for(lambda: keeper.errors)
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer)
+    wait_for(lambda: writer.errors)
+    writer.close()
     assert "not a database" in caplog.text
     assert (tmp_path / database.FILE).read_bytes().startswith(b"not a database")
 
 
 def test_a_row_that_cannot_be_written_keeps_out_no_other(tmp_path: Path) -> None:
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper, "odd \ud800")
-    whole_call(keeper, "fine")
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer, "odd \ud800")
+    whole_call(writer, "fine")
+    writer.close()
     assert [call["call"] for call in read(tmp_path)] == ["fine"]
-    assert keeper.dropped > 0
+    assert writer.dropped > 0
 
 
 def test_calls_that_are_too_old_are_forgotten_with_all_that_belongs_to_them(tmp_path: Path) -> None:
-    old = make_keeper(tmp_path)
+    old = make_writer(tmp_path)
     whole_call(old, "old")
     old.close()
     recordings = tmp_path / database.RECORDINGS
@@ -258,7 +258,7 @@ def test_calls_that_are_too_old_are_forgotten_with_all_that_belongs_to_them(tmp_
     for name, age_s in (("old.wav", 100.0), ("new.wav", 1.0)):
         (recordings / name).write_bytes(b"RIFF")
         os.utime(recordings / name, (BEGAN_AT + 200.0 - age_s,) * 2)
-    new = make_keeper(tmp_path, keep_s=50.0, wall=lambda: BEGAN_AT + 200.0)
+    new = make_writer(tmp_path, keep_s=50.0, wall=lambda: BEGAN_AT + 200.0)
     whole_call(new, "new")
     new.close()
     assert [call["call"] for call in read(tmp_path)] == ["new"]
@@ -275,9 +275,9 @@ def test_the_oldest_go_first_when_all_is_too_much_recordings_before_records(tmp_
         (recordings / f"{number}.wav").write_bytes(bytes(100_000))
         os.utime(recordings / f"{number}.wav", (BEGAN_AT + number,) * 2)
     for number in range(3):
-        keeper = make_keeper(tmp_path, keep_bytes=500_000, wall=lambda n=number: BEGAN_AT + 60 * n)
-        whole_call(keeper, f"c{number}")
-        keeper.close()
+        writer = make_writer(tmp_path, keep_bytes=500_000, wall=lambda n=number: BEGAN_AT + 60 * n)
+        whole_call(writer, f"c{number}")
+        writer.close()
     kept = sorted(path.name for path in recordings.iterdir())
     assert kept == [f"{number}.wav" for number in range(10 - len(kept), 10)] and 2 <= len(kept) <= 4
     assert len(read(tmp_path)) == 3
@@ -286,16 +286,16 @@ def test_the_oldest_go_first_when_all_is_too_much_recordings_before_records(tmp_
 def test_a_bridge_that_died_leaves_no_call_that_seems_to_go_on(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
-    keeper = make_keeper(tmp_path)
-    live_call(keeper, "cut")
-    wait_for(lambda: keeper.written == 2)
-    keeper.close()
+    writer = make_writer(tmp_path)
+    live_call(writer, "cut")
+    wait_for(lambda: writer.written == 2)
+    writer.close()
     with closing(sqlite3.connect(tmp_path / database.FILE, isolation_level=None)) as connection:
         connection.execute("UPDATE calls SET process = ?", (dead.pid,))
-    make_keeper(tmp_path).close()
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper, "next")
-    keeper.close()
+    make_writer(tmp_path).close()
+    writer = make_writer(tmp_path)
+    whole_call(writer, "next")
+    writer.close()
     outcomes = {call["call"]: call["outcome"] for call in read(tmp_path)}
     assert outcomes == {"cut": database.CUT_OFF, "next": "completed"}
 
@@ -303,11 +303,11 @@ def test_a_bridge_that_died_leaves_no_call_that_seems_to_go_on(tmp_path: Path) -
 def test_a_killed_process_leaves_a_database_that_can_be_read(tmp_path: Path) -> None:
     writing = (
         "import sys, pathlib, itertools\n"
-        "from tests.unit.test_records import make_keeper, whole_call\n"
-        "keeper = make_keeper(pathlib.Path(sys.argv[1]))\n"
+        "from tests.unit.test_records import make_writer, whole_call\n"
+        "writer = make_writer(pathlib.Path(sys.argv[1]))\n"
         "for number in itertools.count():\n"
-        "    whole_call(keeper, f'c{number}')\n"
-        "    while keeper._jobs.qsize() > 1000: pass\n"
+        "    whole_call(writer, f'c{number}')\n"
+        "    while writer._jobs.qsize() > 1000: pass\n"
         "    if number == 200: print('going', flush=True)\n"
     )
     with subprocess.Popen(
@@ -335,29 +335,29 @@ def calls_command(folder: Path, *words: str) -> tuple[int, str]:
 
 
 def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper, "first")
-    whole_call(keeper, "se\x1b[31mcond")
+    writer = make_writer(tmp_path)
+    whole_call(writer, "first")
+    whole_call(writer, "se\x1b[31mcond")
     status, listed = calls_command(tmp_path)
     wait_for(lambda: "first" in calls_command(tmp_path)[1])
     status, listed = calls_command(tmp_path)
     assert status == 0 and "first" in listed and "completed" in listed and "\x1b" not in listed
     status, shown = calls_command(tmp_path, "show", "firs")
-    keeper.close()
+    writer.close()
     assert status == 0
     assert "203.0.113.7" in shown
     assert "Who is it?" in shown and "by the phone, stop" in shown and "engine ws://gpu1" in shown
     assert "1 ×; 2.50 s of the caller withheld" in shown and "40 ppm slow" in shown
     assert "3 ×: it got less than was said" in shown
     status, shown = calls_command(tmp_path, "show", "nobody")
-    assert (status, shown) == (1, "no call's id begins with nobody\n")
+    assert (status, shown) == (1, "no call has an id that begins with nobody\n")
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["show", "CA1", "CA2"], "what is 'CA2' for"),
-        (["end", "CA1", "+911"], r"what is '\+911' for"),
+        (["show", "CA1", "CA2"], "remove 'CA2'"),
+        (["end", "CA1", "+911"], r"remove '\+911'"),
         (["end"], "pxbridge calls --live"),
         (["hand-over"], "pxbridge calls --live"),
         (["end", "CA1", "--csv"], "--csv is for lists"),
@@ -369,9 +369,9 @@ def test_words_that_make_no_sense_are_answered(tmp_path: Path, words: list[str],
 
 
 def test_the_command_speaks_json_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keeper = make_keeper(tmp_path)
-    whole_call(keeper, "=HYPERLINK(1)")
-    keeper.close()
+    writer = make_writer(tmp_path)
+    whole_call(writer, "=HYPERLINK(1)")
+    writer.close()
     calls_command(tmp_path, "--json")
     assert json.loads(capsys.readouterr().out)[0]["call"] == "=HYPERLINK(1)"
     calls_command(tmp_path, "--csv")
@@ -395,14 +395,14 @@ def test_the_command_works_when_there_is_no_database(
 
 def test_calls_can_be_narrowed_down(tmp_path: Path) -> None:
     for number in range(5):
-        keeper = make_keeper(tmp_path, wall=lambda n=number: BEGAN_AT + 3600 * n)
-        whole_call(keeper, f"c{number}")
-        keeper.close()
+        writer = make_writer(tmp_path, wall=lambda n=number: BEGAN_AT + 3600 * n)
+        whole_call(writer, f"c{number}")
+        writer.close()
     assert [call["call"] for call in read(tmp_path, Query(limit=2))] == ["c4", "c3"]
     assert len(read(tmp_path, Query(since=BEGAN_AT + 3000))) == 4
     assert read(tmp_path, Query(outcome="no_engine")) == []
     assert command.moment("90m", BEGAN_AT) == BEGAN_AT - 5400
-    with pytest.raises(InputError, match="neither like 90m"):
+    with pytest.raises(InputError, match="neither an age like 90m"):
         command.moment("yesterday", BEGAN_AT)
 
 

@@ -1,4 +1,4 @@
-"""The report and the picture of a call say what happened in it."""
+"""The report and the plot of a call say what happened in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_undisturbed_echo_is_reported_as_one() -> None:
     report, rows = report_of(EchoBridge(delay_s=0.126), chunk_ms=100)
     assert rows["your words"] == "mouth to ear 226 ms (p95 226, p99 226); correlation 1.00, level +0.0 dB"
     assert rows["of the delay"] == (
-        "filling a chunk 100, waiting at Exotel 0, bridge, engine and networks 126 ms"
+        "filling a chunk 100, waiting at the carrier 0, bridge, engine and networks 126 ms"
     )
     assert rows["holes"] == "none after the first second"
     assert rows["you heard"].endswith("first audio after 0.23 s")
@@ -69,7 +69,7 @@ def test_a_flush_and_broken_rules_are_reported() -> None:
         (1.0, media(tone(1.01))), (1.5, {"event": "clear"}), (4.0, media(tone(0.1))), (5.0, "?")
     )
     report, rows = report_of(bridge)
-    assert "cleared 1 ×, 0.5 s dropped" in rows["queued at Exotel"]
+    assert "cleared 1 ×, 0.5 s dropped" in rows["queued at the carrier"]
     assert rows["Exotel's rules"] == (
         "broken: 1 payloads that are no multiple of 320 bytes, 1 messages that are no JSON object"
     )
@@ -84,13 +84,13 @@ def test_every_call_can_be_drawn(tmp_path: Path, bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize("net_ms", [-8600.0, -40.0, 0.0, 25.0, 9800.0])
-def test_the_picture_holds_all_that_was_put_in_or_taken_out(net_ms: float) -> None:
+def test_the_plot_holds_all_that_was_inserted_or_removed(net_ms: float) -> None:
     report, _ = report_of(SayingBridge())
     for at_s in range(5):
         told = dict.fromkeys([*PUT_IN["downlink"], *TAKEN_OUT["downlink"]], 0.0)
         told["noise" if net_ms > 0 else "cut"] = abs(net_ms) * 8 * at_s / 4
         uplink = dict.fromkeys([*PUT_IN["uplink"], *TAKEN_OUT["uplink"]], 0.0)
-        report.inside.counters.append(Counters(at_s, uplink, told))
+        report.telemetry.counters.append(Counters(at_s, uplink, told))
     axes = require_matplotlib()().subplots()
     _changes(axes, report)
     low_ms, high_ms = axes.get_ylim()
@@ -98,7 +98,7 @@ def test_the_picture_holds_all_that_was_put_in_or_taken_out(net_ms: float) -> No
     assert high_ms - low_ms > 100, "a small change is to look small"
 
 
-def test_a_picture_of_unknown_kind_is_refused(tmp_path: Path) -> None:
+def test_a_plot_of_unknown_kind_is_refused(tmp_path: Path) -> None:
     report, _ = report_of(SayingBridge())
     with pytest.raises(InputError, match=r"call\.sing: cannot be drawn"):
         draw_call(report, tmp_path / "call.sing")

@@ -119,7 +119,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("engine_fingerprint", "abc", "a SHA-256 fingerprint of 64 hex digits"),
     ],
 )
-def test_a_bad_value_names_the_setting_its_source_and_the_mend(name: str, value: str, right: str) -> None:
+def test_a_bad_value_names_the_setting_its_source_and_the_fix(name: str, value: str, right: str) -> None:
     error = refusal({}, {settings.variable(name): value})
     assert (error.setting, error.source) == (settings.variable(name), "environment")
     assert right in error.problem
@@ -197,8 +197,8 @@ def test_engines_are_a_list_in_every_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        ("wss://gpu..example:8998", "names a host that cannot exist"),
-        ("wss://" + "g" * 64 + ".example", "names a host that cannot exist"),
+        ("wss://gpu..example:8998", "has an impossible host name"),
+        ("wss://" + "g" * 64 + ".example", "has an impossible host name"),
         ("gpu:8998", "has no scheme; write wss://gpu:8998 (TLS) or ws://gpu:8998 (plain)"),
         ("ftp://gpu", "begins with ftp://"),
         ("ws://", "names no host"),
@@ -213,7 +213,7 @@ def test_an_engines_url_that_cannot_work_is_explained(written: str, problem: str
 
 
 def test_engines_of_a_wrong_type_are_explained(tmp_path: Path) -> None:
-    assert "should be a list of WebSocket URLs" in refusal({"config": toml(tmp_path, "engines = 5")}).problem
+    assert "is not a list of WebSocket URLs" in refusal({"config": toml(tmp_path, "engines = 5")}).problem
 
 
 SECRET = "s3cret"

@@ -26,7 +26,7 @@ def chunk(number: int) -> NDArray[np.int16]:
 
 def recorded(arrivals_s: list[float], lost: frozenset[int] = frozenset()) -> NDArray[np.int16]:
     """The caller's channel when chunk n, said from n × 0.1 s on, arrives at `arrivals_s[n]`."""
-    tape, out = StereoTimeline(RATE_HZ, 0.0), []
+    timeline, out = StereoTimeline(RATE_HZ, 0.0), []
     end_s = max(arrivals_s) + HORIZON_S + 0.1
     fetched = 0
     for second in range(1, int(end_s) + 2):
@@ -34,10 +34,10 @@ def recorded(arrivals_s: list[float], lost: frozenset[int] = frozenset()) -> NDA
             if arrivals_s[number] > second:
                 break
             if number not in lost:
-                tape.caller(chunk(number), [(arrivals_s[number] - CHUNK_S, CHUNK)])
+                timeline.caller(chunk(number), [(arrivals_s[number] - CHUNK_S, CHUNK)])
             fetched = number + 1
-        out.append(tape.settled(float(second)))
-    out.append(tape.rest(end_s + 2.0))
+        out.append(timeline.settled(float(second)))
+    out.append(timeline.rest(end_s + 2.0))
     return np.concatenate(out)[0::2]
 
 
@@ -74,9 +74,9 @@ def test_jitter_makes_no_gaps() -> None:
 
 
 def test_the_agent_is_where_the_caller_heard_it() -> None:
-    tape = StereoTimeline(RATE_HZ, 10.0)
-    tape.agent(np.concatenate([chunk(0), chunk(1)]), [(10.5, CHUNK), (11.25, CHUNK)])
-    right = tape.rest(12.0)[1::2]
+    timeline = StereoTimeline(RATE_HZ, 10.0)
+    timeline.agent(np.concatenate([chunk(0), chunk(1)]), [(10.5, CHUNK), (11.25, CHUNK)])
+    right = timeline.rest(12.0)[1::2]
     assert (where(right, 0), where(right, 1)) == (0.5, 1.25)
     assert len(right) == 2 * RATE_HZ
 
@@ -88,15 +88,15 @@ def test_the_agent_is_where_the_caller_heard_it() -> None:
 def test_all_samples_come_out_in_order_whenever_they_are_fetched(
     pieces: list[tuple[float, int]], fetches_s: list[float]
 ) -> None:
-    tape, at_s = StereoTimeline(RATE_HZ, 0.0), 0.0
+    timeline, at_s = StereoTimeline(RATE_HZ, 0.0), 0.0
     out, now_s = [], 0.0
     for number, (wait_s, samples) in enumerate(pieces, 1):
         at_s += wait_s
-        tape.caller(np.full(samples, number, np.int16), [(at_s, samples)])
+        timeline.caller(np.full(samples, number, np.int16), [(at_s, samples)])
     for wait_s in fetches_s:
         now_s += wait_s
-        out.append(tape.settled(now_s))
-    out.append(tape.rest(max(now_s, at_s + 41 * 2000 / RATE_HZ) + HORIZON_S))
+        out.append(timeline.settled(now_s))
+    out.append(timeline.rest(max(now_s, at_s + 41 * 2000 / RATE_HZ) + HORIZON_S))
     left = np.concatenate(out)[0::2]
     voice = left[left != 0]
     assert len(voice) == sum(samples for _, samples in pieces)
@@ -114,8 +114,8 @@ def test_what_is_unsettled_follows_what_is_settled_and_looking_at_it_changes_not
     at_s = 0.0
     for number, (wait_s, samples) in enumerate(pieces, 1):
         at_s += wait_s
-        for tape in (looked_at, left_alone):
-            tape.caller(np.full(samples, number, np.int16), [(at_s, samples)])
+        for timeline in (looked_at, left_alone):
+            timeline.caller(np.full(samples, number, np.int16), [(at_s, samples)])
     settled = looked_at.settled(now_s)
     assert len(settled) + len(looked_at.unsettled(now_s)) == 2 * max(0, round(now_s * RATE_HZ))
     assert (settled == left_alone.settled(now_s)).all()

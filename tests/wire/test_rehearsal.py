@@ -228,7 +228,7 @@ EMPTY = PageWriter(1)
         (damaged, "wrong checksum"),
         (lambda stream: stream + stream, "second header"),
         (lambda stream: stream + PageWriter(1).page(b"x", 480), "without header pages"),
-        (lambda _: b"".join(EMPTY.headers()) + EMPTY.page(b"", 0), "packet of no bytes"),
+        (lambda _: b"".join(EMPTY.headers()) + EMPTY.page(b"", 0), "an empty packet"),
     ],
 )
 def test_it_goes_deaf_where_a_real_engine_does(harm: Callable[[bytes], bytes], because: str) -> None:
@@ -585,9 +585,9 @@ def test_faults_can_be_written_on_a_command_line() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("Burns", "no such fault: 'Burns'; there are RefusesUpgrade"),
+        ("Burns", "no such fault: 'Burns'; the faults are RefusesUpgrade"),
         ("Hangs:when=3", "Hangs has no field 'when'"),
-        ("Hangs:after_steps=soon", "Hangs: 'soon' is no number for after_steps"),
+        ("Hangs:after_steps=soon", "Hangs: 'soon' is not a number, which after_steps needs"),
         ("SendsGarbage:garbage=x", "SendsGarbage has no field 'garbage'"),
     ],
 )

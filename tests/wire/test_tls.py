@@ -17,7 +17,7 @@ from tests.exotel_server import listen
 from websockets.asyncio.client import connect
 
 from pxbridge import settings
-from pxbridge.app import assembly
+from pxbridge.app import lifecycle
 from pxbridge.errors import ConfigError
 from pxbridge.telephony.tls import CHECK_EVERY_S, ServingTls
 
@@ -162,6 +162,6 @@ async def test_files_that_cannot_serve_tls_stop_the_start(
     if key is not None:
         flags["tls_key_file"] = str(tmp_path / key)
     with pytest.raises(ConfigError) as caught:
-        await assembly.run(settings.load(flags, {}), Console(file=io.StringIO()))
+        await lifecycle.run(settings.load(flags, {}), Console(file=io.StringIO()))
     assert caught.value.setting == setting
     assert problem in caught.value.problem

@@ -1,1 +1,1 @@
-"""The process: everything is built here, and nothing below imports this."""
+"""The process. Everything is built here, and nothing below imports it."""

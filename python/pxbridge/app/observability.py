@@ -1,8 +1,7 @@
-"""All that watches the calls of a process, put together from its settings.
+"""Logs, metrics, records, recordings and the console of a process, built from its settings.
 
-None of it may cost a call. What cannot work because a setting is wrong stops the start; what cannot work
-because of a default (the usual port is taken, the usual folder cannot be written) is said in the log and done
-without.
+None of these may cost a call. A setting that cannot work stops the start. A default that cannot work (the
+usual port is taken, the usual folder cannot be written) is logged, and the bridge runs without that part.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pxbridge.ops.logs import CallLog
 from pxbridge.ops.metrics import Metrics
 from pxbridge.records.database import RECORDINGS
 from pxbridge.records.recent_calls import RecentCalls
-from pxbridge.records.recording import Recorder, keep_recordings
+from pxbridge.records.recording import Recorder, delete_old_recordings
 from pxbridge.records.writer import RecordWriter
 from pxbridge.settings import is_loopback, state_folder, url_host, variable
 
@@ -41,49 +40,52 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge")
 
 DAY_S = 86_400.0
+BYTES_PER_MB = 1_000_000
 KEY_FILE = "numbers.key"
 KEY_BYTES = 32
 
 
-class Watch:
-    """What watches calls.
+class Observability:
+    """What calls are observed with.
 
     Attributes:
         metrics: What Prometheus scrapes.
-        watchers: Told everything that happens in every call.
-        attendants: Make a watcher for each call.
+        subscribers: Get every event of every call.
+        call_subscribers: Make a subscriber for each call.
     """
 
-    def __init__(self, metrics: Metrics, ledger: RecentCalls, loaded: Loaded) -> None:
+    def __init__(self, metrics: Metrics, recent_calls: RecentCalls, loaded: Loaded) -> None:
         self.metrics = metrics
-        self.watchers: list[Subscriber] = [metrics, ledger]
-        self.attendants: list[Callable[[Call], Subscriber]] = []
-        self._ledger = ledger
+        self.subscribers: list[Subscriber] = [metrics, recent_calls]
+        self.call_subscribers: list[Callable[[Call], Subscriber]] = []
+        self._recent_calls = recent_calls
         self._loaded = loaded
 
     @contextlib.asynccontextmanager
     async def console(
         self, not_ready: Callable[[], Sequence[str]], calls: Iterable[LiveCall]
     ) -> AsyncIterator[str | None]:
-        """Serves the console while the block runs, if it is wanted; gives its URL.
+        """Serves the console while the block runs, unless its port is 0; gives its URL.
 
         Args:
             not_ready: Reasons why no call can be taken now.
-            calls: Those that go on, for operators to end or hand over.
+            calls: The live calls, which operators may end or hand over.
 
         Raises:
-            ConfigError: It would be open to the network for everybody, or cannot listen where it was told to.
+            ConfigError: The address that a setting names cannot be listened on.
         """
         settings, origins = self._loaded.settings, self._loaded.origins
         if settings.console_port == 0:
             yield None
             return
         logins = [login.get_secret_value() for login in settings.console_credentials]
-        console = Console(self.metrics.scrape, self._ledger.calls, not_ready, partial(operate, calls), logins)
+        console = Console(
+            self.metrics.scrape, self._recent_calls.calls, not_ready, partial(operate, calls), logins
+        )
         self.metrics.count_by(
             "reason",
             "pxbridge_console_refusals",
-            "Requests to the console that were not let in.",
+            "Refused requests to the console, by reason.",
             lambda: {why.name.lower(): count for why, count in console.refused.items()},
         )
         async with contextlib.AsyncExitStack() as stack:
@@ -97,26 +99,28 @@ class Watch:
                 problem += error.strerror or str(error)
                 if name in origins:
                     raise ConfigError(*origins[name], problem) from None
-                log.warning("the console %s; there is none in this process", problem)
+                log.warning(
+                    "no console in this process: %s; set %s to a free port", problem, variable("console_port")
+                )
                 yield None
                 return
             yield f"http://{url_host(settings.console_host)}:{port}"
 
 
 @contextlib.asynccontextmanager
-async def watching(
-    loaded: Loaded, environ: Mapping[str, str], engines: Engines, writer: Writer
-) -> AsyncIterator[Watch]:
-    """Watches calls while the block runs.
+async def observability(
+    loaded: Loaded, environ: Mapping[str, str], engines: Engines, log_writer: Writer
+) -> AsyncIterator[Observability]:
+    """Observes calls while the block runs.
 
     Args:
         loaded: The settings.
         environ: The environment's variables: where the state folder is.
         engines: The pool.
-        writer: Of the log.
+        log_writer: Writes the log; its lost lines are counted.
 
     Raises:
-        ConfigError: Something that was asked for cannot be had.
+        ConfigError: A folder or file that a setting needs cannot be used.
     """
     settings = loaded.settings
     folder = state_folder(settings, environ)
@@ -127,44 +131,52 @@ async def watching(
         if getattr(settings, name) is Form.HASHED:
             key = _number_key(folder, loaded.origins[name])
     metrics = Metrics(engines, lambda: engines.waiting)
-    metrics.count("pxbridge_log_lines_dropped", "Log lines that nobody read in time.", lambda: writer.dropped)
+    metrics.count(
+        "pxbridge_log_lines_dropped",
+        "Log lines that could not be written in time.",
+        lambda: log_writer.dropped,
+    )
     numbers = Numbers(settings.record_numbers, key)
-    watch = Watch(metrics, RecentCalls(numbers, asyncio.get_running_loop().time), loaded)
-    watch.watchers.append(CallLog(Numbers(settings.log_numbers, key)))
+    recent_calls = RecentCalls(numbers, asyncio.get_running_loop().time)
+    observed = Observability(metrics, recent_calls, loaded)
+    observed.subscribers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(metrics.watching_loop())
-        keeper = None
-        keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * 1_000_000
-        if not settings.keep_records:
+        await stack.enter_async_context(metrics.loop_lag())
+        record_writer = None
+        keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * BYTES_PER_MB
+        if settings.keep_records:
+            record_writer = RecordWriter(folder, numbers, keep_s=keep_s, keep_bytes=keep_bytes)
+            stack.push_async_callback(asyncio.to_thread, record_writer.close)
+            observed.subscribers.append(record_writer)
+            for name, help_text in (
+                ("written", "Rows of call records that were written."),
+                ("dropped", "Rows of call records that could not be written."),
+                ("errors", "How often writing call records failed."),
+            ):
+                metrics.count(f"pxbridge_records_{name}", help_text, partial(getattr, record_writer, name))
+        else:
             keeping = asyncio.create_task(
-                keep_recordings(folder / RECORDINGS, keep_s=keep_s, keep_bytes=keep_bytes), name="recordings"
+                delete_old_recordings(folder / RECORDINGS, keep_s=keep_s, keep_bytes=keep_bytes),
+                name="recordings",
             )
             stack.callback(keeping.cancel)
-        else:
-            keeper = RecordWriter(folder, numbers, keep_s=keep_s, keep_bytes=keep_bytes)
-            stack.push_async_callback(asyncio.to_thread, keeper.close)
-            watch.watchers.append(keeper)
-            for name, about in (
-                ("written", "Rows written of the records of calls."),
-                ("dropped", "Rows of the records of calls that could not be written."),
-                ("errors", "Times that writing the records of calls failed."),
-            ):
-                metrics.count(f"pxbridge_records_{name}", about, partial(getattr, keeper, name))
         recorder = Recorder(
-            folder / RECORDINGS, settings.recording_format, keeper.recorded if keeper else _nobody
+            folder / RECORDINGS,
+            settings.recording_format,
+            record_writer.recorded if record_writer else _without_records,
         )
         stack.push_async_callback(asyncio.to_thread, recorder.close)
-        watch.attendants.append(recorder.attend)
-        for name, about in (
-            ("failures", "Recordings that could not be written to their end."),
-            ("dropped", "Seconds of recordings that there was no time to write."),
+        observed.call_subscribers.append(recorder.subscriber)
+        for name, help_text in (
+            ("failures", "Recordings that ended early because of an error."),
+            ("dropped", "Seconds of audio that recordings lost for lack of time."),
         ):
-            metrics.count(f"pxbridge_recordings_{name}", about, partial(getattr, recorder, name))
-        yield watch
+            metrics.count(f"pxbridge_recordings_{name}", help_text, partial(getattr, recorder, name))
+        yield observed
 
 
-def _nobody(_record: CallRecord) -> Callable[[str], None]:
-    """Whom to tell of a recording when no records are kept."""
+def _without_records(_record: CallRecord) -> Callable[[str], None]:
+    """Stands for the records of calls if none are kept: the name of a recording is written nowhere."""
     return lambda _name: None
 
 
@@ -172,7 +184,7 @@ def check_console(loaded: Loaded) -> None:
     """Refuses a console that the network could reach without a login.
 
     Raises:
-        ConfigError: It could.
+        ConfigError: The console listens on a public address and asks for no login.
     """
     settings = loaded.settings
     if settings.console_port and not settings.console_credentials and not is_loopback(settings.console_host):
@@ -195,7 +207,7 @@ def _check_folder(folder: Path, origin: tuple[str, str]) -> None:
 
 
 def _number_key(folder: Path, origin: tuple[str, str]) -> bytes:
-    """The key of hashed numbers, made when it is first needed."""
+    """The key that phone numbers are hashed with. It is made once and kept in the state folder."""
     file = folder / KEY_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -206,10 +218,13 @@ def _number_key(folder: Path, origin: tuple[str, str]) -> bytes:
         key = file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            *origin, f"cannot keep the key of hashed numbers in {file}: {error.strerror}"
+            *origin,
+            f"cannot keep the key of hashed numbers in {file}: {error.strerror}; "
+            f"set {variable('state_dir')} to a folder that can be written",
         ) from None
     if len(key) != KEY_BYTES:
         raise ConfigError(
-            *origin, f"{file} is not a key of {KEY_BYTES} bytes; remove it and a new one is made"
+            *origin,
+            f"{file} is not a key of {KEY_BYTES} bytes; delete it, and the next start makes a new one",
         )
     return key

@@ -116,7 +116,6 @@ class Call:
         self._continuation = Continuation(engines.place())
         self._left_engine = asyncio.Event()
         self._longest: asyncio.TimerHandle | None = None
-        self._phone_heard_s = self.record.opened_s
 
     def __repr__(self) -> str:
         return f"<Call {self.record.call_id}>"
@@ -128,7 +127,7 @@ class Call:
 
         However it ends, even by cancellation, `record` is complete then.
         """
-        self._socket.on_message = self._on_phone_message
+        self._socket.on_message = self._on_phone_message  # until the start message
         self._socket.on_close = self._on_phone_closed
         self._socket.on_pong = self._on_pong
         ending = Ending(Party.BRIDGE, "cancelled", 1001)
@@ -237,8 +236,9 @@ class Call:
 
     async def _watch_phone(self) -> None:
         """Ends a call whose line has died without a close."""
-        silent_s = self._limits.phone_silent_s
-        while (left_s := self._phone_heard_s + silent_s - self._clock()) > 0:  # noqa: ASYNC110
+        await asyncio.shield(self._start)
+        line, silent_s = self._started_line(), self._limits.phone_silent_s
+        while (left_s := line.phone_heard_s + silent_s - self._clock()) > 0:  # noqa: ASYNC110
             # An event instead would have to be set for each message, which costs more than all of this.
             await asyncio.sleep(left_s)
         reason = f"nothing from the phone for {silent_s:g} s"
@@ -303,9 +303,8 @@ class Call:
     # -- what the phone sends -------------------------------------------------------------------------
 
     def _on_phone_message(self, message: bytes, is_text: bool) -> None:
-        self._phone_heard_s = now_s = self._clock()
-        if self._line is None or not self._line.phone_message(message, now_s, is_text):
-            self._on_phone_event(self._carrier.parse(message, is_text=is_text))
+        """A message that is not sound."""
+        self._on_phone_event(self._carrier.parse(message, is_text=is_text))
 
     def _on_phone_event(self, event: carrier.Event) -> None:
         match event:
@@ -358,6 +357,7 @@ class Call:
             self._socket,
             start.media.rate_hz,
             self._wakeups,
+            on_other=self._on_phone_message,
             on_event=self._on_line_event,
             on_text=self._on_engine_text,
         )

@@ -36,8 +36,12 @@ class CallLine:
         phone: The phone's socket.
         rate_hz: The line's rate.
         wakeups: The process's timer.
+        on_other: Called with each message from the phone that is not sound, and whether it is text.
         on_event: Called with what happens on the line.
         on_text: Called with each piece of what the agent says.
+
+    Attributes:
+        phone_heard_s: When the phone last sent something.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class CallLine:
         phone: WebSocket,
         rate_hz: int,
         wakeups: WakeupTimer,
+        *,
+        on_other: Callable[[bytes, bool], None],
         on_event: Callable[[LineEvent], None],
         on_text: Callable[[str], None],
     ) -> None:
@@ -55,6 +61,8 @@ class CallLine:
         self._line = line
         self._phone = phone
         self._clock = asyncio.get_running_loop().time
+        self.phone_heard_s = self._clock()
+        self._on_other = on_other
         self._on_event = on_event
         self._on_text = on_text
         self._session: Session | None = None
@@ -64,7 +72,7 @@ class CallLine:
         """Does nothing from now on, and lets go of those who listen."""
         self._wakeup.cancel()
         self._session = None
-        self._on_event = self._on_text = _ignore
+        self._on_other = self._on_event = self._on_text = _ignore
 
     def _apply(self, output: LineOutput) -> None:
         """Does what follows from one input."""
@@ -84,16 +92,17 @@ class CallLine:
     # -- the phone ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The call has begun: the phone hears something, if only silence."""
+        """The call has begun: takes over the phone's messages. The phone hears something, if only silence."""
+        self._phone.on_message = self._on_phone_message
         self._apply(self._line.poll(self._clock()))
 
-    def phone_message(self, message: bytes, now_s: float, is_text: bool) -> bool:
-        """Takes a message from the phone; False if it is not sound."""
+    def _on_phone_message(self, message: bytes, is_text: bool) -> None:
+        self.phone_heard_s = now_s = self._clock()
         output = self._line.phone_message(message, now_s, is_text)
         if output is None:
-            return False
-        self._apply(output)
-        return True
+            self._on_other(message, is_text)
+        else:
+            self._apply(output)
 
     def mark_played(self, name: str) -> None:
         """The phone has played everything before this mark."""

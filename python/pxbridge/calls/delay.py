@@ -24,20 +24,30 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """One of the waits: its name, what to call it for a person, and the counter that measures it in µs."""
+    """One of the waits.
+
+    Attributes:
+        name: The metric's label.
+        figure: The JSON key, and the column of a table, for its median in seconds.
+        title: The name for people.
+        direction: Which of the line's two directions counts it.
+        counter: The counter that measures it, in µs.
+    """
 
     name: str
+    figure: str
     title: str
     direction: Direction
     counter: str
 
 
 PARTS = (
-    Part("phone_chunk", "phone's chunk", "uplink", "chunk_us"),
-    Part("intake", "intake", "uplink", "delay_us"),
-    Part("engine", "engine's round trip", "downlink", "round_trip_us"),
-    Part("playout", "playout", "downlink", "queued_us"),
-    Part("exotel", "queue at Exotel", "downlink", "exotel_us"),
+    Part("phone_chunk", "delay_phone_chunk_s", "phone's chunk", "uplink", "chunk_us"),
+    Part("intake", "delay_intake_s", "intake", "uplink", "delay_us"),
+    Part("engine", "delay_engine_s", "engine's round trip", "downlink", "round_trip_us"),
+    Part("playout", "delay_playout_s", "playout", "downlink", "queued_us"),
+    # The JSON key and the counter are older than the second carrier, and are read by others.
+    Part("carrier", "delay_exotel_s", "queue at the carrier", "downlink", "exotel_us"),
 )
 
 PUT_IN: Mapping[Direction, tuple[str, ...]] = {

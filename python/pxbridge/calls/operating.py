@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pxbridge.errors import InputError
+from pxbridge.errors import CallConflict, NoSuchCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,14 +30,6 @@ class LiveCall(Protocol):
         ...
 
 
-class NoSuchCall(InputError):
-    """No live call has this id."""
-
-
-class NotNow(InputError):
-    """The call cannot be told apart from others, or ends already."""
-
-
 def operate(calls: Iterable[LiveCall], name: str, action: Action, operator: str) -> str:
     """Does something to one live call.
 
@@ -52,11 +44,11 @@ def operate(calls: Iterable[LiveCall], name: str, action: Action, operator: str)
 
     Raises:
         NoSuchCall: None begins so.
-        NotNow: Several do, or the call ends already.
+        CallConflict: Several do, or the call ends already.
     """
     call = _find(calls, name)
     if not call.operate(action, f"the operator {operator}".rstrip()):
-        raise NotNow(f"{call.record.call_id} ends already")
+        raise CallConflict(f"{call.record.call_id} ends already")
     return call.record.call_id
 
 
@@ -71,5 +63,5 @@ def _find(calls: Iterable[LiveCall], name: str) -> LiveCall:
     if exactly:
         return exactly[-1]  # of two connections for one call the newer goes on
     if len({call.record.call_id for call in found}) > 1:
-        raise NotNow(f"{len(found)} live calls' ids begin with {name!r}: give more of it")
+        raise CallConflict(f"{len(found)} live calls' ids begin with {name!r}: give more of it")
     return found[-1]

@@ -1,4 +1,4 @@
-"""`pxbridge call`: places a simulated phone call, shows it as it goes, and reports what the caller heard."""
+"""`pxbridge call`: places a simulated phone call, shows its course, and reports what the caller heard."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ BAR_WIDTH = 24
 ENGINE_HZ = 24_000
 SENTENCE_ENDS = (".", "!", "?", "…", "।")
 WORDS_PAUSE_S = 1.0
-"""An agent that has said no word for so long has paused."""
+"""Without a new word for this long, the agent has paused."""
 SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS = 1.0, 2000.0
-"""Two seconds at 24 kHz are 96 kB, Exotel's largest payload."""
+"""Two seconds at 24 kHz are 96 kB; Exotel's largest payload is 100 kB."""
 
 _EPILOG = f"""\
-Without --wav, a short sentence is said. Without --speak-at, the caller waits until the greeting is over;
-without --seconds, the call ends when the agent has been quiet for a while after that.
+Without --wav, the caller says a short sentence. Without --speak-at, the caller waits for the end of the
+greeting. Without --seconds, the call ends when the agent has been silent for a while after that.
 
 networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
 spellings: {", ".join(SPELLINGS)}
@@ -71,8 +71,8 @@ examples:
   pxbridge call --wav question.wav --out heard.wav
   pxbridge call --speak-at 0 --chunk-ms 20 --network "stall 1.5s at 4s; jitter 40ms" --plot call.png
 
-exit status: 0 a call with sound, 2 a wrong argument, {EXIT_UNREACHABLE} nobody answers,
-{EXIT_REFUSED} refused, {EXIT_BROKEN} broken off, {EXIT_SILENT} nothing was heard
+exit status: 0 the agent was heard, 2 wrong argument, {EXIT_UNREACHABLE} no connection,
+{EXIT_REFUSED} call refused, {EXIT_BROKEN} call broken off, {EXIT_SILENT} no voice was heard
 """
 
 
@@ -80,48 +80,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.epilog = _EPILOG
     parser.add_argument("--url", default=DEFAULT_URL, help="where to call (default: %(default)s)")
-    parser.add_argument("--wav", type=Path, metavar="FILE", help="what to say: any WAV file")
+    parser.add_argument("--wav", type=Path, metavar="FILE", help="what the caller says: any WAV file")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write what the caller heard to this WAV file"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the call to this picture (.png, .svg)"
+        "--plot", type=Path, metavar="FILE", help="draw a plot of the call to this file (.png, .svg, .pdf)"
     )
     parser.add_argument(
-        "--rate", type=int, default=8000, choices=(8000, 16000, 24000), help="the line's rate (default: 8000)"
+        "--rate",
+        type=int,
+        default=8000,
+        choices=(8000, 16000, 24000),
+        help="sample rate of the line (default: 8000)",
     )
     parser.add_argument(
         "--chunk-ms",
         type=float,
         default=100.0,
         metavar="MS",
-        help="how much audio one message carries (default: 100; some Exotel lines send 20)",
+        help="duration of the audio in one message (default: 100; some Exotel lines send 20)",
     )
-    parser.add_argument("--speak-at", type=float, metavar="S", help="speak then, greeting or not")
-    parser.add_argument("--seconds", type=float, metavar="S", help="hang up then")
     parser.add_argument(
-        "--network", default="", metavar="TEXT", help='a bad network, e.g. "stall 1.5s at 8s"'
+        "--speak-at", type=float, metavar="S", help="speak at this time, even during the greeting"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another network of the same kind (default: 0)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="hang up at this time")
+    parser.add_argument(
+        "--network", default="", metavar="TEXT", help='simulate a bad network, e.g. "stall 1.5s at 8s"'
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the network's random numbers (default: 0)"
+    )
     parser.add_argument(
         "--press",
         action="append",
         default=[],
         metavar="KEY@S",
-        help="press a key, e.g. 5@3.5; may be repeated",
+        help="press a key at a time, e.g. 5@3.5; may be repeated",
     )
     parser.add_argument(
         "--spelling",
         default="documented",
         choices=sorted(SPELLINGS),
         metavar="NAME",
-        help="how Exotel writes its events (default: %(default)s); the names are below",
+        help="how Exotel's events are written (default: %(default)s); the names are below",
     )
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="for wss://: trust this certificate (PEM)")
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="for wss://: trust this certificate (PEM file)"
+    )
 
 
 async def run(args: argparse.Namespace, console: Console, clock: Clock | None = None) -> int:
-    """Places the call, on the loop's time unless another clock is given; returns the exit status.
+    """Places the call; returns the exit status. Tests pass a clock of their own.
 
     Raises:
         InputError: A file or an argument cannot be used.
@@ -133,8 +143,8 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     require_writable("--plot", args.plot)
     errors = Console(stderr=True, highlight=False)
     console.print(f"calling {shown(args.url)} …", markup=False)
-    inside = CallTelemetry(phone.line.rate_hz)
-    view = View(phone, inside, console)
+    telemetry = CallTelemetry(phone.line.rate_hz)
+    view = View(phone, telemetry, console)
     try:
         with _hanging_up_on_interrupt(phone):
             await _talk(args.url, phone, tls, clock or Clock(), view)
@@ -144,7 +154,7 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     except CallFailed as error:
         errors.print(f"pxbridge call: {error}{_advice(args.url, error)}", markup=False, soft_wrap=True)
         return EXIT_UNREACHABLE
-    report = make_report(phone, inside)
+    report = make_report(phone, telemetry)
     console.print()
     console.print(table(report))
     if args.out is not None:
@@ -152,15 +162,16 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
         console.print(f"heard: {args.out}", markup=False)
     if draw is not None:
         draw(report, args.plot)
-        console.print(f"drawn: {args.plot}", markup=False)
+        console.print(f"plot: {args.plot}", markup=False)
     if phone.ended is Ended.BY_BRIDGE and phone.close_code != NORMAL_CLOSE:
         reason = f": {phone.close_reason}" if phone.close_reason else ""
         errors.print(
-            f"pxbridge call: the bridge broke the call off ({phone.close_code}{reason})", markup=False
+            f"pxbridge call: the bridge ended the call with an error ({phone.close_code}{reason})",
+            markup=False,
         )
         return EXIT_BROKEN
     if report.hearing.first_voice_s is None:
-        errors.print("pxbridge call: the call went through, but no voice was heard", markup=False)
+        errors.print("pxbridge call: the call was connected, but no voice was heard", markup=False)
         return EXIT_SILENT
     return 0
 
@@ -168,12 +179,12 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
 def _phone(args: argparse.Namespace) -> Phone:
     if not SHORTEST_CHUNK_MS <= args.chunk_ms <= LONGEST_CHUNK_MS:
         raise InputError(
-            f"--chunk-ms {args.chunk_ms:g}: {SHORTEST_CHUNK_MS:g} to {LONGEST_CHUNK_MS:g} are possible"
+            f"--chunk-ms {args.chunk_ms:g} is not between {SHORTEST_CHUNK_MS:g} and {LONGEST_CHUNK_MS:g}"
         )
     for name in ("speak_at", "seconds"):
         given_s = getattr(args, name)
         if given_s is not None and not 0 <= given_s < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} {given_s:g}: a time from 0 s on was expected")
+            raise InputError(f"--{name.replace('_', '-')} {given_s:g} is not a time in seconds, from 0 on")
     sound = _shipped() if args.wav is None else read_wav(args.wav)
     words = to_pcm(resample(sound.samples, sound.rate_hz, args.rate))
     script = Script(words, speak_at_s=args.speak_at, hang_up_at_s=args.seconds)
@@ -187,7 +198,7 @@ def _phone(args: argparse.Namespace) -> Phone:
 
 
 def _shipped() -> Sound:
-    """The sentence that is said without `--wav`."""
+    """The sentence that the caller says without `--wav`."""
     data = resources.files("pxbridge").joinpath("assets/caller.ogg").read_bytes()
     return Sound(OggOpusReader(ENGINE_HZ).read(data), ENGINE_HZ)
 
@@ -197,7 +208,7 @@ def _key_press(text: str) -> tuple[float, str]:
     with contextlib.suppress(ValueError):
         if len(key) == 1 and key in "0123456789*#":
             return float(at), key
-    raise InputError(f"--press {text}: a key of 0-9 * # and when to press it, like 5@3.5, was expected")
+    raise InputError(f"--press {text} is not a key (0-9, * or #) and a time, like 5@3.5")
 
 
 def _tls(ca: Path | None) -> ssl.SSLContext | None:
@@ -210,7 +221,7 @@ def _tls(ca: Path | None) -> ssl.SSLContext | None:
 
 
 def _drawing(file: Path | None) -> Callable[[Report, Path], None] | None:
-    """The function that draws, looked for before the call rather than after it."""
+    """The function that draws the plot. It is imported before the call, so that an error comes early."""
     if file is None:
         return None
     from pxbridge.commands.plot import draw_call, require_drawable
@@ -227,20 +238,20 @@ def _advice(url: str, error: CallFailed) -> str:
 
 
 async def _talk(url: str, phone: Phone, tls: ssl.SSLContext | None, clock: Clock, view: View) -> None:
-    """The call itself, with the view beside it."""
-    watching = asyncio.create_task(view.watch())
+    """Runs the call, with the view beside it."""
+    showing = asyncio.create_task(view.show())
     try:
         await place_call(url, phone, tls=tls, clock=clock, observe=view.observe)
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
-    view.tell()
-    view.end()
+        showing.cancel()
+        await asyncio.wait([showing])
+    view.print_news()
+    view.print_last_words()
 
 
 @contextlib.contextmanager
 def _hanging_up_on_interrupt(phone: Phone) -> Iterator[None]:
-    """The first Ctrl-C hangs up, so that there is a report; the second one stops the program."""
+    """The first Ctrl-C hangs up, and a report follows; the second one stops the program."""
     loop = asyncio.get_running_loop()
 
     def hang_up() -> None:
@@ -255,68 +266,68 @@ def _hanging_up_on_interrupt(phone: Phone) -> Iterator[None]:
 
 
 class View:
-    """The call while it goes on: what happens as lines, and on a terminal both levels below them.
+    """Shows a live call: what happens, line by line, and on a terminal the levels of both sides.
 
-    What the agent says becomes a line when it is a sentence, or when the agent pauses.
+    The agent's words are printed sentence by sentence, or when the agent pauses.
     """
 
-    def __init__(self, phone: Phone, inside: CallTelemetry, console: Console) -> None:
+    def __init__(self, phone: Phone, telemetry: CallTelemetry, console: Console) -> None:
         self._phone = phone
-        self._inside = inside
+        self._telemetry = telemetry
         self._console = console
-        self._told: set[str] = set()
-        self._words_told = 0
+        self._printed: set[str] = set()
+        self._words_printed = 0
 
-    def observe(self, told: Mapping[str, Any]) -> None:
-        """Takes what the bridge tells of the call."""
-        self._inside.tell(told)
+    def observe(self, report: Mapping[str, Any]) -> None:
+        """Takes one report of the bridge on the call."""
+        self._telemetry.add(report)
 
-    async def watch(self) -> None:
+    async def show(self) -> None:
         """Shows the call until cancelled."""
         with contextlib.ExitStack() as stack:
             live = Live(console=self._console, transient=True, auto_refresh=False)
             while True:
-                self.tell()
+                self.print_news()
                 if self._console.is_terminal and self._phone.chunks_sent:
                     if not live.is_started:
                         stack.enter_context(live)
                     live.update(self._levels(), refresh=True)
                 await asyncio.sleep(REFRESH_S)
 
-    def tell(self) -> None:
+    def print_news(self) -> None:
         """Prints what has happened since the last time."""
         phone = self._phone
         caller, player = phone.caller, phone.player
         self._line("answered", 0.0 if phone.chunks_sent else None)
-        self._line("a voice is heard", player.voice_from_s)
+        self._line("you hear a voice", player.voice_from_s)
         self._line("you speak", caller.spoke_at_s)
-        self._line("you have spoken, and listen", caller.spoke_until_s)
-        self._tell_words(paused=self._words_paused())
+        self._line("you stop speaking and listen", caller.spoke_until_s)
+        self._print_words(paused=self._words_paused())
         if phone.ended is not None:
             self._line(phone.ended.value, phone.duration_s)
 
-    def end(self) -> None:
-        """Prints what the agent said last."""
-        self._tell_words(paused=True)
+    def print_last_words(self) -> None:
+        """Prints the agent's last words, which may be no whole sentence."""
+        self._print_words(paused=True)
 
     def _words_paused(self) -> bool:
-        words = self._inside.words
+        words = self._telemetry.words
         return bool(words) and self._phone.spoken_s - words[-1][0] > WORDS_PAUSE_S
 
-    def _tell_words(self, *, paused: bool) -> None:
-        words = self._inside.words
-        begin = self._words_told
+    def _print_words(self, *, paused: bool) -> None:
+        words = self._telemetry.words
+        begin = self._words_printed
         for end in range(begin + 1, len(words) + 1):
             last = end == len(words)
             over = words[end - 1][1].rstrip().endswith(SENTENCE_ENDS)
             if over or (paused if last else words[end][0] - words[end - 1][0] > WORDS_PAUSE_S):
                 text = "".join(piece for _, piece in words[begin:end]).strip()
                 self._console.print(f"{words[begin][0]:6.1f} s  agent: {text}", markup=False)
-                self._words_told = begin = end
+                self._words_printed = begin = end
 
     def _line(self, text: str, at_s: float | None) -> None:
-        if at_s is not None and text not in self._told:
-            self._told.add(text)
+        if at_s is not None and text not in self._printed:
+            self._printed.add(text)
             self._console.print(f"{at_s:6.1f} s  {text}", markup=False)
 
     def _levels(self) -> RenderableType:
@@ -328,7 +339,7 @@ class View:
             ),
             Text.assemble("          agent  ", _bar(phone.player.heard_dbfs, "yellow"), depth),
         ]
-        if words := "".join(piece for _, piece in self._inside.words[self._words_told :]).strip():
+        if words := "".join(piece for _, piece in self._telemetry.words[self._words_printed :]).strip():
             lines.append(Text(f"          {words[-self._console.width + 12 :]}", style="italic"))
         return Group(*lines)
 

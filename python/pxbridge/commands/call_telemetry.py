@@ -1,8 +1,7 @@
-"""What the bridge itself tells of a simulated call: the agent's words, and the line's counters over time.
+"""What the bridge reports about a simulated call: the agent's words, and the line's counters over time.
 
-Only pxbridge tells it, and only a phone that asks (`calls/observer.py`); with any other bridge there is
-nothing here, and nobody misses it. Counters only rise; what happened in a stretch of a call is their
-difference.
+Only pxbridge reports this, and only to a phone that asks (`pxbridge.calls.observer`). With any other bridge
+it stays empty. Counters only rise: the difference between two readings is what happened in between.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.delay import Direction
 
-WORTH_TELLING_S = 0.001
+MIN_SHOWN_S = 0.001
+"""Shorter changes of the sound are left out of the report."""
 
 
 class Counters(NamedTuple):
-    """The line's counters at one moment, as `Uplink.stats` and `Downlink.stats` give them."""
+    """The line's counters at one moment, by direction."""
 
     at_s: float
     uplink: Mapping[str, float | None]
@@ -34,12 +34,12 @@ class Counters(NamedTuple):
 
 @dataclass
 class CallTelemetry:
-    """Collects what comes during a call.
+    """Collects what the bridge reports during a call.
 
     Attributes:
-        rate_hz: The line's, in whose samples the counters count.
-        words: (when, what) the agent said, piece by piece.
-        counters: In order of time.
+        rate_hz: The sample rate of the line; counters of sound count its samples.
+        words: The agent's words, each with its time in seconds.
+        counters: Readings of the counters, in order of time.
         ending: Who ended the call and why, as the bridge sees it.
     """
 
@@ -48,9 +48,9 @@ class CallTelemetry:
     counters: list[Counters] = field(default_factory=list)
     ending: str = ""
 
-    def tell(self, told: Mapping[str, Any]) -> None:
-        """Takes one thing that the bridge told; what is not understood is left."""
-        match told:
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Adds one report of the bridge. Unknown kinds are ignored."""
+        match report:
             case {"kind": "stats", "at_s": at_s, "uplink": dict(uplink), "downlink": dict(downlink)}:
                 self.counters.append(Counters(at_s, uplink, downlink))
             case {"kind": "words", "at_s": at_s, "text": str(text)}:
@@ -64,80 +64,81 @@ class CallTelemetry:
         return np.array([each.at_s for each in self.counters])
 
     def series(self, direction: Direction, *names: str) -> NDArray[np.float64]:
-        """The sum of these counters over time; NaN where one is not known yet."""
+        """The sum of these counters over time; NaN while one of them is not known."""
         rows = [each.uplink if direction == "uplink" else each.downlink for each in self.counters]
         known = [[row.get(name) for name in names] for row in rows]
         return np.array([np.nan if None in values else sum(values) for values in known], float)  # type: ignore[arg-type]
 
     def parts(self) -> Sequence[tuple[str, float]]:
-        """Of the delay, what the bridge knows: (where, usual seconds), in the order of a sample's way.
+        """The parts of the delay that the bridge measures: (title, median in seconds), in the order of a
+        sample's way.
 
-        They are what metrics and records call so; nothing, if the engine never answered.
+        Metrics and records report the same parts. Empty if the engine never answered.
         """
-        course = DelayHistory()
+        history = DelayHistory()
         for each in self.counters:
-            course.add({"uplink": each.uplink, "downlink": each.downlink})
-        usual_s = {part: course.median_s(part.name) for part in PARTS}
-        return [(part.title, value) for part, value in usual_s.items() if value is not None]
+            history.add({"uplink": each.uplink, "downlink": each.downlink})
+        median_s = {part: history.median_s(part.name) for part in PARTS}
+        return [(part.title, value) for part, value in median_s.items() if value is not None]
 
     def rows(self) -> list[tuple[str, str]]:
-        """What was done to the sound in each direction, as (title, text)."""
+        """The changes of the sound in each direction, as (title, text)."""
         if not self.counters:
             return []
         return [("to the agent", self._uplink()), ("to you", self._downlink())]
 
     def _uplink(self) -> str:
-        said = []
+        texts = []
         if stalls := self._last("uplink", "stalls"):
             longest_s = self._last("uplink", "longest_stall_us") / 1e6
-            said.append(f"{_times(stalls, 'stall')}, the longest {_length(longest_s)}")
-        said += self._changes(
+            texts.append(f"{_times(stalls, 'stall')}, the longest {_length(longest_s)}")
+        texts += self._changes(
             "uplink",
-            inserted="of noise put in",
-            removed_in_pauses="taken out of pauses",
-            removed_in_speech="out of speech",
+            inserted="of noise inserted",
+            removed_in_pauses="removed from pauses",
+            removed_in_speech="removed from speech",
             cut="cut",
         )
         if holds := self._last("uplink", "holds"):
             withheld = _length(self._last("uplink", "withheld") / self.rate_hz)
-            said.append(f"the engine did not answer {_times(holds, 'time')}: {withheld} withheld")
+            texts.append(f"the engine did not answer {_times(holds, 'time')}: {withheld} withheld")
         if slow := self._last("uplink", "slow"):
-            said.append(f"the engine was behind {_times(slow, 'time')}: it got less than was said")
-        said = said or ["nothing put in, nothing taken out"]
+            texts.append(f"the engine was too slow {_times(slow, 'time')}: it got less than was said")
+        texts = texts or ["nothing inserted, nothing removed"]
         drift_ppm = self.counters[-1].uplink.get("drift_ppm")
         if drift_ppm is not None:
-            said.append(f"your clock: {drift(drift_ppm)}")
-        said += self._changes(
+            texts.append(f"your clock: {drift(drift_ppm)}")
+        texts += self._changes(
             "uplink", dropped="said before an engine was ready", gated="of the line's opening silenced"
         )
-        return "; ".join(said)
+        return "; ".join(texts)
 
     def _downlink(self) -> str:
-        said = []
+        texts = []
         if holes := self._last("downlink", "holes"):
             longest_s = self._last("downlink", "longest_hole_us") / 1e6
-            said.append(
+            texts.append(
                 f"the engine's audio was late {_times(holes, 'time')}, by {_length(longest_s)} at most"
             )
-        said += self._changes(
+        texts += self._changes(
             "downlink",
             stretched="stretched",
             concealed="concealed",
-            noise="of noise put in",
-            removed_in_pauses="taken out of pauses",
-            removed_in_speech="out of speech",
+            noise="of noise inserted",
+            removed_in_pauses="removed from pauses",
+            removed_in_speech="removed from speech",
             cut="cut",
-            flushed="dropped when interrupted",
+            flushed="dropped at interruptions",
         )
-        text = "; ".join(said) or "nothing put in, nothing taken out"
-        return f"{text}; held back {self._last('downlink', 'target_us') / 1e3:.0f} ms against lateness"
+        text = "; ".join(texts) or "nothing inserted, nothing removed"
+        return f"{text}; target delay {self._last('downlink', 'target_us') / 1e3:.0f} ms"
 
     def _changes(self, direction: Direction, **wordings: str) -> list[str]:
         lengths = {name: self._last(direction, name) / self.rate_hz for name in wordings}
         return [
             f"{_length(lengths[name])} {wording}"
             for name, wording in wordings.items()
-            if lengths[name] >= WORTH_TELLING_S
+            if lengths[name] >= MIN_SHOWN_S
         ]
 
     def _last(self, direction: Direction, name: str) -> float:

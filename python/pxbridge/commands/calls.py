@@ -1,9 +1,8 @@
-"""`pxbridge calls`: the records of calls, as tables for people or as JSON and CSV for programs; and what an
-operator may do to a call that goes on.
+"""`pxbridge calls`: the records of calls, as tables or as JSON and CSV, and actions on live calls.
 
-Records are read from the database, beside a running bridge or without one. Live calls are the bridge's own:
-its console is asked for them, and told to end one or to hand it over. What strangers wrote (ids, names) is
-printed as text, without control characters, and made harmless for spreadsheets.
+Records are read from the database, with or without a running bridge. Live calls, and actions on them, go
+through the console of the running bridge. Text from peers (ids, names) is printed without control characters,
+and in CSV it cannot become a spreadsheet formula.
 """
 
 from __future__ import annotations
@@ -43,21 +42,20 @@ EXIT_UNKNOWN = 1
 
 HAND_OVER, END = "hand-over", "end"
 
-GIVEN = ("config", "state_dir", "console_host", "console_port", "console_credentials_file")
-"""The bridge's settings that this command needs."""
+BRIDGE_SETTINGS = ("config", "state_dir", "console_host", "console_port", "console_credentials_file")
+"""The settings of the bridge that this command needs."""
 
-ID_SHOWN = 12
-"""Enough of a CallSid to `show` it."""
+SHOWN_ID_CHARS = 12
+"""Characters of a call's id in tables: enough for `show`."""
 
-EVERY = 1_000_000_000
-"""A limit that is none."""
+NO_LIMIT = 1_000_000_000
 
 UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 CSV_COLUMNS = (
     "key", "call", "stream", "began_at", "ended_at", "caller", "called", "persona", "engine", "rate_hz",
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
-    "mouth_to_ear_p95_s", *(f"delay_{part.name}_s" for part in delay.PARTS), "failovers", "holes",
+    "mouth_to_ear_p95_s", *(part.figure for part in delay.PARTS), "failovers", "holes",
     "longest_hole_s", "stalls", "longest_stall_s", "holds", "slow", "inserted_s", "removed_s",
     "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer",
 )  # fmt: skip
@@ -67,7 +65,7 @@ _NUMBER = re.compile(r"[+-]?[0-9.]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what this command takes."""
+    """Declares the command's arguments."""
     parser.usage = (
         "pxbridge calls [--live] [options]\n"
         "       pxbridge calls show ID [options]\n"
@@ -79,56 +77,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["show", HAND_OVER, END],
         metavar="WHAT",
-        help="show one call; or hand a live one over to a person, or end it, once the agent has ended its "
-        "sentence",
+        help="show one call; or hand a live call over to a person, or end it, once the agent has finished "
+        "its sentence",
     )
-    parser.add_argument("id", nargs="?", metavar="ID", help="its CallSid, or the beginning of it")
+    parser.add_argument("id", nargs="?", metavar="ID", help="the id of the call, or its beginning")
     parser.add_argument(
         "numbers",
         nargs="*",
         metavar="NUMBER",
-        help="whom the flow shall ring (+91...); none: its Connect applet knows",
+        help="phone numbers that the flow rings (+91...); none: those of its Connect applet",
     )
-    parser.add_argument("--live", action="store_true", help="the calls that go on now")
+    parser.add_argument("--live", action="store_true", help="list live calls")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--csv", action="store_true", help="as CSV")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
     parser.add_argument(
         "--last",
         type=int,
         metavar="N",
-        help="so many, the newest first (default: 20; all for --csv and --json)",
+        help="the number of calls, the newest first (default: 20; with --csv and --json all)",
     )
-    parser.add_argument("--since", metavar="WHEN", help="since then: 90m, 12h, 7d, or 2026-01-31[T12:00]")
     parser.add_argument(
-        "--outcome", metavar="WORD", help="only those that ended so: completed, no_engine, ..."
+        "--since", metavar="WHEN", help="only calls since then: 90m, 12h, 7d, or 2026-01-31[T12:00]"
     )
-    for name in GIVEN:
+    parser.add_argument(
+        "--outcome", metavar="WORD", help="only calls with this outcome: completed, no_engine, ..."
+    )
+    for name in BRIDGE_SETTINGS:
         parser.add_argument(settings.flag(name), default=None, help="as for the bridge itself")
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Prints what was asked for; returns the exit status.
+    """Prints calls, or applies an action to one; returns the exit status.
 
     Raises:
         InputError: An argument or the database cannot be used.
     """
     if args.what and not args.id:
         lists = "`pxbridge calls`" if args.what == "show" else "`pxbridge calls --live`"
-        raise InputError(f"{args.what} which call? {lists} lists them")
+        raise InputError(f"{args.what} needs the id of a call; {lists} lists them")
     if args.numbers and args.what != HAND_OVER:
-        raise InputError(f"{args.what} takes one call's id: what is {args.numbers[0]!r} for?")
+        raise InputError(f"{args.what} takes one id; remove {args.numbers[0]!r}")
     if args.what and args.csv:
-        raise InputError("one call is more than a line: --csv is for lists")
-    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
+        raise InputError("--csv is for lists of calls; use --json for one call")
+    given = {name: value for name in BRIDGE_SETTINGS if (value := getattr(args, name)) is not None}
     loaded = settings.load(given, os.environ)
     if args.what in (HAND_OVER, END):
         return await _operate(loaded.settings, args, console)
     folder = settings.state_folder(loaded.settings, os.environ)
-    limit = args.last if args.last is not None else (EVERY if args.json or args.csv else Query().limit)
+    limit = args.last if args.last is not None else (NO_LIMIT if args.json or args.csv else Query().limit)
     if args.live:
         live = (await client.ask(loaded.settings, "/api/calls"))["live"]
-        return _list(live[: args.last], args, console, "no calls go on now")
+        return _list(live[: args.last], args, console, "no live calls")
     query = Query(limit, None if args.since is None else moment(args.since, time.time()), args.outcome)
     file = folder / database.FILE
     with contextlib.ExitStack() as stack:
@@ -137,7 +137,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             found = None if connection is None else database.one(connection, args.id)
             return _show(found, args, console, folder)
         calls = database.find(connection, query) if connection is not None else []
-    none = f"no calls in {file}" if file.exists() else f"no calls yet: there is no {file}"
+    none = f"no such calls in {file}" if file.exists() else f"no calls yet: {file} does not exist"
     return _list(calls, args, console, none)
 
 
@@ -154,19 +154,19 @@ def _list(calls: Sequence[Mapping[str, Any]], args: argparse.Namespace, console:
     return 0
 
 
-async def _operate(told: Settings, args: argparse.Namespace, console: Console) -> int:
-    """Tells the bridge what to do with a live call; returns the exit status."""
-    asked: dict[str, Any] = {"call": args.id, "by": _user()}
+async def _operate(bridge: Settings, args: argparse.Namespace, console: Console) -> int:
+    """Applies an action to a live call; returns the exit status."""
+    request: dict[str, Any] = {"call": args.id, "by": _user()}
     if args.what == HAND_OVER:
-        asked["numbers"] = args.numbers
-    call = (await client.ask(told, f"/api/calls/{args.what}", asked))["call"]
-    done = "is handed over" if args.what == HAND_OVER else "ends"
-    console.print(f"{plain(call)} {done} when the agent has ended its sentence", markup=False)
+        request["numbers"] = args.numbers
+    call = (await client.ask(bridge, f"/api/calls/{args.what}", request))["call"]
+    action = "is handed over" if args.what == HAND_OVER else "ends"
+    console.print(f"{plain(call)} {action} once the agent has finished its sentence", markup=False)
     return 0
 
 
 def _user() -> str:
-    """Who is asking, as this machine knows them."""
+    """The user of this machine who runs the command; empty if unknown."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -174,7 +174,7 @@ def _user() -> str:
 
 
 def moment(text: str, now: float) -> float:
-    """When `text` was, in seconds since the epoch: so long before `now`, or a date in local time.
+    """The time that `text` means, in seconds since the epoch: an age before `now`, or a date in local time.
 
     Raises:
         InputError: It is neither.
@@ -185,18 +185,18 @@ def moment(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise InputError(
-            f"--since {text!r} is neither like 90m, 12h or 7d nor a date like 2026-01-31"
+            f"--since {text!r} is neither an age like 90m, 12h or 7d nor a date like 2026-01-31"
         ) from None
 
 
 def plain(value: object) -> str:
-    """A value as text that paints no terminal."""
+    """A value as text, with its control characters escaped."""
     text = "" if value is None else str(value)
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def cell(value: object) -> object:
-    """A value as a spreadsheet may have it: text that it would take for a formula gets a quote before it."""
+    """A value for a spreadsheet. Text that it would take for a formula is prefixed with a quote."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return "'" + value
     return value
@@ -221,16 +221,16 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("began", "call", "caller", "persona", "outcome"):
         table.add_column(name, no_wrap=True, min_width=len(name))
-    for name in ("lasted", "audio", "delay", "holes"):
+    for name in ("duration", "audio", "delay", "holes"):
         table.add_column(name, no_wrap=True, justify="right", min_width=len(name))
     for call in calls:
         cells = (
             _when(call["began_at"])[len("2026-") : len("2026-01-31 12:00")],
-            plain(call["call"])[:ID_SHOWN],
+            plain(call["call"])[:SHOWN_ID_CHARS],
             re.sub(r"\*+", "*", plain(call["caller"])),
             plain(call["persona"]),
             plain(call.get("phase") or call["outcome"]),
-            _lasted(_duration_s(call)),
+            _duration(_duration_s(call)),
             _seconds(call["first_audio_s"]),
             "-" if call["mouth_to_ear_s"] is None else f"{1e3 * call['mouth_to_ear_s']:.0f} ms",
             plain(call["holes"]),
@@ -241,7 +241,7 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
 
 def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Console, folder: Path) -> int:
     if call is None:
-        console.print(f"no call's id begins with {plain(args.id)}", markup=False)
+        console.print(f"no call has an id that begins with {plain(args.id)}", markup=False)
         return EXIT_UNKNOWN
     if args.json:
         json.dump(call, sys.stdout, indent=2)
@@ -254,8 +254,8 @@ def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Con
         grid.add_row(title, Text(text))
     console.print(grid)
     for title, lines in (
-        ("what happened", [(event["at_s"], _event(event)) for event in call["events"]]),
-        ("what the agent said", [(words["at_s"], plain(words["text"])) for words in call["words"]]),
+        ("events", [(event["at_s"], _event(event)) for event in call["events"]]),
+        ("the agent's words", [(words["at_s"], plain(words["text"])) for words in call["words"]]),
     ):
         if lines:
             console.print(f"\n{title}", style="bold")
@@ -265,41 +265,41 @@ def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Con
 
 
 def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    ended = "goes on" if call["ended_at"] is None and call["outcome"] == "live" else call["outcome"]
+    ended = "still live" if call["ended_at"] is None and call["outcome"] == "live" else call["outcome"]
     if call["ended_by"]:
         ended += f": by the {call['ended_by']}, {call['reason']}"
     rows = [
         ("call", call["call"]),
         ("began", _when(call["began_at"])),
-        ("lasted", _lasted(_duration_s(call))),
+        ("duration", _duration(_duration_s(call))),
         ("ended", ended),
         ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
-        ("came from", call.get("peer") or "an address that was not noted"),
+        ("address", call.get("peer") or "unknown"),
         ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}{_failovers(call)}"),
-        ("set up in", _seconds(call["setup_s"])),
+        ("setup", _seconds(call["setup_s"])),
         ("first audio", _seconds(call["first_audio_s"])),
         ("mouth to ear", _delays(call)),
     ]
     parts = [
         f"{part.title} {1e3 * value:.0f}"
         for part in delay.PARTS
-        if (value := call.get(f"delay_{part.name}_s")) is not None
+        if (value := call.get(part.figure)) is not None
     ]
     if parts:
-        rows.append(("of which", ", ".join(parts) + " ms"))
+        rows.append(("its parts", ", ".join(parts) + " ms"))
     rows.append(
         (
             "sound",
             f"{call.get('holes') or 0} holes, the longest {1e3 * (call.get('longest_hole_s') or 0):.0f} ms; "
-            f"{call.get('stalls') or 0} stalls of the phone; {call.get('inserted_s') or 0:.2f} s put in, "
-            f"{call.get('removed_s') or 0:.2f} s taken out",
+            f"{call.get('stalls') or 0} stalls of the phone; {call.get('inserted_s') or 0:.2f} s inserted, "
+            f"{call.get('removed_s') or 0:.2f} s removed",
         )
     )
     if call.get("holds"):
         withheld_s = call.get("withheld_s") or 0
         rows.append(("engine silent", f"{call['holds']} ×; {withheld_s:.2f} s of the caller withheld"))
     if call.get("slow"):
-        rows.append(("engine behind", f"{call['slow']} ×: it got less than was said"))
+        rows.append(("engine too slow", f"{call['slow']} ×: it got less than was said"))
     if (drift_ppm := call.get("drift_ppm")) is not None:
         rows.append(("phone's clock", delay.drift(drift_ppm)))
     if call["recording"]:
@@ -315,23 +315,23 @@ def _failovers(call: Mapping[str, Any]) -> str:
 def _event(event: Mapping[str, Any]) -> str:
     kind = event["kind"]
     detail = {name: value for name, value in event.items() if name not in ("at_s", "kind")}
-    # What is named after its kind needs no second name: "phase: waiting".
-    told = ", ".join(f"{value}" if name == kind else f"{name} {value}" for name, value in detail.items())
-    return plain(f"{kind}: {told}" if told else kind)
+    # A detail with the name of its kind is shown without a name: "phase: waiting".
+    text = ", ".join(f"{value}" if name == kind else f"{name} {value}" for name, value in detail.items())
+    return plain(f"{kind}: {text}" if text else kind)
 
 
 def _when(at: float) -> str:
     return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _lasted(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def _duration_s(call: Mapping[str, Any]) -> float | None:
-    """How long a call lasted; what the database has of one without an end is from its beginning."""
+    """The duration of a call; None without an end, as its row was then written at its beginning."""
     known = call.get("ended_at") or "phase" in call
     return call["duration_s"] if known else None
 

@@ -1,8 +1,7 @@
-"""`pxbridge check-config`: the settings as the bridge would have them, and where each came from.
+"""`pxbridge check-config`: the settings of a bridge, and where each one comes from.
 
-Everything that stops a start because it is written wrong is found here, without starting: settings, personas
-and their greetings, who may come in, the TLS files. Whether engines answer and ports are free is
-`pxbridge doctor`'s.
+It finds every error in settings, personas, greetings, access and TLS files that would stop a start, without
+starting. `pxbridge doctor` also checks whether engines answer and ports are free.
 """
 
 from __future__ import annotations
@@ -27,44 +26,44 @@ if TYPE_CHECKING:
     from pxbridge.calls.persona import Persona
     from pxbridge.settings import Loaded
 
-SECRET = "***"  # noqa: S105 - what is shown instead of one
-SHOWN_CHARS = 60
+SECRET = "***"  # noqa: S105 - shown in place of a secret
+MAX_SHOWN_CHARS = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.epilog = "exit status: 0 the bridge can start with these, 2 it cannot"
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = "exit status: 0 the bridge can start with these settings, 2 it cannot"
     settings.add_arguments(parser)
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Shows the settings.
+    """Prints the settings; returns the exit status.
 
     Raises:
-        ConfigError: The first thing wrong, as the start would say it.
+        ConfigError: The first error, as a start would report it.
     """
     loaded = settings.load(vars(args), os.environ)
     personas = read_personas(loaded)
-    notes = [*loaded.notes, *settings.check_door(loaded)]
+    notes = [*loaded.notes, *settings.check_access(loaded)]
     check_console(loaded)
     assembly.serving_tls(loaded)
     if args.json:
-        told = {
+        found = {
             "settings": {
                 name: {"value": value, "origin": _origin(loaded, name)} for name, value in _values(loaded)
             },
             "personas": {name: _persona(persona) for name, persona in personas.items()},
             "notes": notes,
         }
-        console.print(json.dumps(told, indent=2, default=str), markup=False, soft_wrap=True)
+        console.print(json.dumps(found, indent=2, default=str), markup=False, soft_wrap=True)
         return 0
     for name, value in _values(loaded):
         console.print(f"{name} = {_text(value)}  ({_origin(loaded, name)})", markup=False, soft_wrap=True)
     for name, persona in personas.items():
-        what = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
+        text = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
         origin = loaded.file if name in loaded.personas else "the settings"
-        console.print(f"persona {name}: {what}  ({origin})", markup=False, soft_wrap=True)
+        console.print(f"persona {name}: {text}  ({origin})", markup=False, soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     return 0
@@ -90,7 +89,7 @@ def _masked(value: object) -> Any:
 
 
 def _persona(persona: Persona) -> dict[str, Any]:
-    """A persona in brief; numbers and prompts may be shown to who may read the file they are in."""
+    """A persona in brief. Who may read the settings' file may see its prompts."""
     return {
         "voice_prompt": persona.voice_prompt,
         "text_prompt": persona.text_prompt,
@@ -120,7 +119,7 @@ def _text(value: object) -> str:
             return " ".join(map(str, value))
         case float():
             return f"{value:g}"
-        case str() if len(value) > SHOWN_CHARS:
-            return value[:SHOWN_CHARS] + "…"
+        case str() if len(value) > MAX_SHOWN_CHARS:
+            return value[:MAX_SHOWN_CHARS] + "…"
         case _:
             return str(value)

@@ -1,4 +1,4 @@
-"""`pxbridge engine`: PersonaPlex itself, on this machine.
+"""`pxbridge engine`: PersonaPlex itself, on this machine: served to callers, or one of its own commands.
 
 Everything here needs the extra `engine`, which brings torch. Arguments are declared without it, so that
 `--help` works everywhere, and what needs it is imported when it is run.
@@ -11,7 +11,7 @@ import importlib.util
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from pxbridge.commands import engine_bench, engine_offline
+from pxbridge.commands import engine_bench, engine_offline, engine_serve
 from pxbridge.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ OLDEST_TORCH = (2, 11)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's own commands and their arguments."""
-    commands = parser.add_subparsers(
-        dest="engine_command", metavar="COMMAND", title="commands", required=True
-    )
+    """Declares the command's own commands, and the arguments of serving, which is what it does without
+    one.
+    """
+    parser.epilog = engine_serve.EPILOG
+    engine_serve.add_arguments(parser)
+    commands = parser.add_subparsers(dest="engine_command", metavar="[COMMAND]", title="commands")
     for name, (module, about) in _COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -51,6 +53,8 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         InputError: The extra is not installed, or an argument or a file cannot be used.
     """
     _require_extra()
+    if args.engine_command is None:
+        return await engine_serve.run(args, console)
     module, _ = _COMMANDS[args.engine_command]
     return int(await module.run(args, console))
 

@@ -14,7 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pxbridge.commands import engine_options
 from pxbridge.commands.output import require_writable
-from pxbridge.errors import InputError
+from pxbridge.errors import InputError, PromptTooLong
+from pxbridge.personaplex.config import SAMPLE_RATE_HZ
+from pxbridge.personaplex.prompt import Prompt
+from pxbridge.personaplex.stepper import Sampling
 from pxbridge.wav import read_wav, resample, to_pcm, write_float_wav, write_wav
 
 if TYPE_CHECKING:
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     from pxbridge.personaplex.assembly import Assembled
     from pxbridge.personaplex.config import LmConfig
     from pxbridge.personaplex.offline import Spoken
-    from pxbridge.personaplex.prompt import Prompt
-    from pxbridge.personaplex.stepper import Sampling
     from pxbridge.wav import Sound
 
 SEED_BITS = 63
@@ -140,8 +141,6 @@ def _checked(tokens: tuple[int, ...] | None, lm: LmConfig) -> tuple[int, ...] | 
 
 def _caller(file: Path) -> Sound:
     """The caller's sound at the engine's rate."""
-    from pxbridge.personaplex.config import SAMPLE_RATE_HZ
-
     sound = read_wav(file)
     if len(sound.samples) == 0:
         raise InputError(f"--input-wav {file}: there is no audio in it")
@@ -150,8 +149,6 @@ def _caller(file: Path) -> Sound:
 
 
 def _sampling(args: argparse.Namespace, console: Console) -> Sampling:
-    from pxbridge.personaplex.stepper import Sampling
-
     if args.greedy:
         return Sampling.greedy()
     seed = args.seed
@@ -173,8 +170,6 @@ def _sampling(args: argparse.Namespace, console: Console) -> Sampling:
 
 
 def _prompt(args: argparse.Namespace, assembled: Assembled, tokens: tuple[int, ...] | None) -> Prompt:
-    from pxbridge.personaplex.prompt import Prompt
-
     text = assembled.tokenizer.encode_prompt(args.text_prompt) if tokens is None else tokens
     return Prompt(assembled.voices.load(args.voice_prompt), text)
 
@@ -184,7 +179,6 @@ async def _converse(
 ) -> Spoken:
     """The conversation itself, which Ctrl-C ends after a step."""
     from pxbridge.personaplex.offline import Spoken, converse, steps_of
-    from pxbridge.personaplex.stepper import PromptTooLong
 
     steps = []
     bar = Progress(

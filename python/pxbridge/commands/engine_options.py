@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pxbridge.errors import InputError
+from pxbridge.personaplex.config import DEFAULT_REPO, LmConfig, MimiConfig
 
 if TYPE_CHECKING:
     import argparse
 
     from pxbridge.personaplex.checkpoint import Sources
-    from pxbridge.personaplex.config import LmConfig, MimiConfig
     from pxbridge.personaplex.model import Options
-
-DEFAULT_REPO = "nvidia/personaplex-7b-v1"
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +82,6 @@ def sources(args: argparse.Namespace) -> Sources:
 
 def configurations(args: argparse.Namespace) -> tuple[LmConfig, MimiConfig]:
     """The sizes; raises InputError."""
-    from pxbridge.personaplex.config import LmConfig, MimiConfig
-
     lm = LmConfig() if args.lm_config is None else LmConfig.read(args.lm_config)
     mimi = MimiConfig() if args.mimi_config is None else MimiConfig.read(args.mimi_config)
     return lm, mimi

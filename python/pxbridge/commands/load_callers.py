@@ -1,12 +1,14 @@
-"""Many simulated callers at once, made to be cheap: what `pxbridge bench` loads a bridge with.
+"""Many cheap simulated callers, with which `pxbridge bench` loads a bridge.
 
-`exotel/phone` simulates one call with everything Exotel does; this simulates a hundred with only what can
-be heard. Each caller speaks all the time, with a loud short tone every few seconds. The engine echoes, and
-the tone's way back tells the delay from mouth to ear. What comes is played as Exotel plays: a packet is
-heard when it has arrived and the one before it is over; so nothing has to be played to know what is heard.
+`pxbridge.simulation.phone` simulates one call with everything that Exotel does. This module simulates a
+hundred calls with only what can be heard. Each caller speaks all the time, with a short loud tone every few
+seconds. The engine echoes, and the echo of the tone gives the delay from mouth to ear. Audio is heard as
+Exotel plays
+it: a packet begins when it has arrived and the packet before it has ended. So the times are computed, and
+nothing is played.
 
-Callers live in processes of their own, a few dozen in each: `python -m pxbridge.commands.load_callers` reads
-what to do from its standard input and writes what became of it to its standard output, both as JSON.
+Callers run in processes of their own, a few dozen in each. `python -m pxbridge.commands.load_callers` reads a
+`Part` from its standard input and writes the `Outcome` of each call to its standard output, both as JSON.
 """
 
 from __future__ import annotations
@@ -38,31 +40,32 @@ PACKET_BYTES = 320
 PACKET_S = PACKET_BYTES / 2 / RATE_HZ
 
 TONE_EVERY_S = 4.0
-"""Delays up to this are told apart. A bridge that keeps the time of prompts and stalls has long ones."""
+"""The longest delay that can be measured. A bridge that does not catch up after prompts and stalls has long
+ones."""
 TONE_S = 0.06
 TONE_HZ = 1_000
 TONE_LEVEL = 0.9
 SPEECH_LEVEL = 0.3
-"""Speech is scaled to this, and the tone stands above it, before and after a codec."""
+"""The peak of the speech. The tone is louder, before and after a codec."""
 THRESHOLD = int(0.6 * 32768)
 HOLE_S = 0.002
-"""A shorter hole is the arithmetic of arrival times, and no ear would notice."""
+"""A shorter hole is rounding of arrival times, and inaudible."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the callers of one process do. Times are on the machine's monotonic clock.
+    """The callers of one process. Times are on the machine's monotonic clock.
 
     Attributes:
-        url: Where they call.
-        calls: How many.
-        first: The number of the first one in the whole crowd; it seeds its network.
-        chunk_ms: How much audio one of their messages carries.
-        network: What is wrong between them and the bridge; see `exotel/network.py`.
-        starts_at_s: When the first one calls.
-        every_s: How much later each next one does.
-        measures_from_s: What is heard before this does not count.
-        ends_at_s: When they hang up.
+        url: The bridge.
+        calls: The number of callers.
+        first: The number of the first caller among all processes; it seeds the caller's network.
+        chunk_ms: The duration of the audio in one message.
+        network: The network between the callers and the bridge; see `pxbridge.simulation.network`.
+        starts_at_s: When the first caller calls.
+        every_s: The time between two callers.
+        measures_from_s: Audio that is heard before this time is not measured.
+        ends_at_s: When all hang up.
     """
 
     url: str
@@ -78,12 +81,12 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of one call.
+    """The results of one call.
 
     Attributes:
-        delays_s: From mouth to ear, of each tone that came back.
-        holes_s: How long each silence between two pieces of audio was.
-        broken: Why the call did not last, or None.
+        delays_s: The delay from mouth to ear of each tone that came back.
+        holes_s: The duration of each silence between two pieces of audio.
+        broken: Why the call broke off; None if it lasted.
     """
 
     delays_s: list[float] = field(default_factory=list)
@@ -92,7 +95,7 @@ class Outcome:
 
 
 def spoken() -> NDArray[np.int16]:
-    """What a caller says over and over, `TONE_EVERY_S` of it: speech, and a tone at its end."""
+    """One period of what a caller says, `TONE_EVERY_S` long: speech, with a tone at its end."""
     sentence = OggOpusReader(RATE_HZ).read(
         resources.files("pxbridge").joinpath("assets/caller.ogg").read_bytes()
     )
@@ -105,7 +108,7 @@ def spoken() -> NDArray[np.int16]:
 
 
 def media_messages(chunk_ms: float) -> list[str]:
-    """`spoken`, over and over, as Exotel's messages: as many as make whole periods."""
+    """Exotel's messages of `spoken`, repeated until messages and periods end together."""
     said = spoken()
     chunk = round(RATE_HZ * chunk_ms / 1000)
     whole = np.resize(said, np.lcm(len(said), chunk))
@@ -118,14 +121,14 @@ def media_messages(chunk_ms: float) -> list[str]:
 
 
 def _onset(pcm: NDArray[np.int16]) -> int | None:
-    """The first sample of a tone in `pcm`."""
+    """The first sample of a tone; None without a tone."""
     loud = pcm > THRESHOLD
     first = int(loud.argmax())
     return first if loud.size and loud[first] else None
 
 
 class Caller:
-    """One call: sends at real time, and reckons what would be heard of what comes."""
+    """One call: sends in real time, and computes when received audio would be heard."""
 
     def __init__(self, part: Part, number: int, messages: Sequence[str], tone_at_s: float) -> None:
         self.outcome = Outcome()
@@ -142,7 +145,7 @@ class Caller:
         self._last_tone_s = -TONE_EVERY_S
 
     async def call(self) -> None:
-        """Places the call and plays it to its end."""
+        """Places the call and holds it to its end."""
         part, loop = self._part, asyncio.get_running_loop()
         await asyncio.sleep(part.starts_at_s + self._number * part.every_s - loop.time())
         try:
@@ -207,7 +210,7 @@ class Caller:
         measured = now_s >= self._part.measures_from_s
         if measured and plays_at_s - queue_ends_s > HOLE_S:
             self.outcome.holes_s.append(plays_at_s - queue_ends_s)
-        # A tail that fills no packet is played as one: the rest of it is silence.
+        # Exotel plays an incomplete packet as a whole one, filled up with silence.
         packets = -(-len(pcm) * 2 // PACKET_BYTES)
         self._queue_ends_s = plays_at_s + packets * PACKET_S
         first = _onset(pcm)
@@ -220,7 +223,7 @@ class Caller:
 
 
 async def play(part: Part) -> list[Outcome]:
-    """Plays the callers of one process."""
+    """Runs the callers of one process; returns the outcome of each call."""
     messages = media_messages(part.chunk_ms)
     tone = _onset(spoken())
     callers = [Caller(part, number, messages, (tone or 0) / RATE_HZ) for number in range(part.calls)]
@@ -229,10 +232,10 @@ async def play(part: Part) -> list[Outcome]:
 
 
 async def play_elsewhere(part: Part) -> list[Outcome]:
-    """The same in a process of its own, which ends with this task.
+    """As `play`, in a process of its own, which ends with this task.
 
     Raises:
-        RuntimeError: It failed; what it wrote to standard error says why.
+        RuntimeError: The process failed. The text contains its standard error.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -243,15 +246,15 @@ async def play_elsewhere(part: Part) -> list[Outcome]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        said, complained = await process.communicate(json.dumps(asdict(part)).encode())
+        output, errors = await process.communicate(json.dumps(asdict(part)).encode())
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
     if process.returncode:
-        raise RuntimeError(f"the simulated callers failed: {complained.decode(errors='replace').strip()}")
-    return [Outcome(**outcome) for outcome in json.loads(said)]
+        raise RuntimeError(f"the simulated callers failed: {errors.decode(errors='replace').strip()}")
+    return [Outcome(**outcome) for outcome in json.loads(output)]
 
 
 def _main() -> None:

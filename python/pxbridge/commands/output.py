@@ -1,6 +1,6 @@
-"""Files that a command writes when its work is done: looked at before it begins.
+"""Checks, before a command begins, that it can write the files of its results.
 
-What takes a minute to measure is not to be lost to a folder that was spelt wrongly.
+A measurement of a minute must not be lost because a folder is misspelt.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def require_writable(option: str, file: Path | None) -> None:
-    """Returns if `file` can be written, and leaves it as it is; None is no file and can always be written.
+    """Returns if `file` can be written later, and does not change it.
 
     Args:
-        option: What it was given as, for the error.
-        file: Where something will be written later.
+        option: The option that names the file, for the error.
+        file: The file; None is always accepted.
 
     Raises:
-        InputError: It cannot.
+        InputError: The file cannot be written.
     """
     if file is None:
         return
     if file.exists() and not file.is_file() and not file.is_dir():
-        return  # a pipe or a device: to open it is to use it
+        return  # a pipe or a device, which opening would already use
     if not file.absolute().parent.is_dir():
         raise InputError(f"{option} {file}: there is no such folder")
     there = file.exists()

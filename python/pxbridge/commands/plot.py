@@ -1,9 +1,8 @@
-"""The picture of a call: what was loud when, how late the words came back, what was queued, and what the
-bridge put in and took out.
+"""The plot of a call: loudness, delay, the queue, and what the bridge inserted and removed.
 
-matplotlib draws it; it is an extra (`pip install "pxbridge[plot]"`), imported only when a picture is
-wanted. Colours are Okabe and Ito's, which stay apart for colour-blind eyes; and each also differs by place
-or shape.
+matplotlib draws it. It is an extra (`pip install "pxbridge[plot]"`) and is imported only for a plot. The
+colours are those of Okabe and Ito, which colour-blind readers can tell apart; curves also differ by place or
+shape.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ BRIDGE = "#009E73"
 STEP_S = 0.05
 FLOOR_DBFS = -60.0
 WIDTH_IN, DPI = 11.0, 130
-LEAST_CHANGE_MS = 100.0
-"""Smaller changes than this are to look small."""
+MIN_RANGE_MS = 100.0
+"""The smallest range of the changes panel, so that small changes look small."""
 MARGIN = 0.15
-"""Of a panel's height, free above and below a curve."""
-TEETH_SHOWN_S = 40.0
-"""In longer calls single arrivals would blacken the queue's panel: it shows its least and most instead."""
+"""Free space above and below a curve, as a share of the panel's height."""
+SINGLE_ARRIVALS_S = 40.0
+"""In longer calls the queue panel shows the range of the depth, because single arrivals would fill it."""
 
 
 def draw_call(report: Report, file: Path) -> None:
-    """Draws a finished call to `file`; its suffix says how (.png, .svg, .pdf).
+    """Draws a finished call to `file`. Its suffix chooses the format (.png, .svg, .pdf).
 
     Raises:
-        InputError: matplotlib is not installed, or the file cannot be written as such a picture.
+        InputError: matplotlib is not installed, or the file cannot be written in that format.
     """
     figure_class = require_matplotlib()
     panels = [(_loudness, 3), (_delay, 3), (_queue, 2)]
-    if report.inside.counters:
+    if report.telemetry.counters:
         panels.append((_changes, 2))
     heights = [height for _, height in panels]
     figure = figure_class(figsize=(WIDTH_IN, 0.8 * sum(heights)), dpi=DPI, layout="constrained")
@@ -81,24 +80,24 @@ def require_matplotlib() -> type[Figure]:
     """Matplotlib's Figure, which needs no display.
 
     Raises:
-        InputError: It is not installed; says how to install it.
+        InputError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("a picture needs matplotlib: pip install 'pxbridge[plot]'") from error
+        raise InputError("a plot needs matplotlib: pip install 'pxbridge[plot]'") from error
     return Figure
 
 
 def require_drawable(file: Path) -> None:
-    """Returns if a picture can be drawn to a file of this name.
+    """Returns if a plot can be drawn to a file of this name.
 
     Raises:
-        InputError: matplotlib is not installed, or cannot draw what the suffix says.
+        InputError: matplotlib is not installed, or does not know the suffix.
     """
     kinds = require_matplotlib()().canvas.get_supported_filetypes()
     if file.suffix.removeprefix(".").lower() not in kinds:
-        raise InputError(f"{file}: a picture's name ends in .png, .svg or .pdf")
+        raise InputError(f"{file}: the name of a plot ends in .png, .svg or .pdf")
 
 
 def _title(report: Report) -> str:
@@ -110,7 +109,7 @@ def _title(report: Report) -> str:
 
 
 def _loudness(axes: Axes, report: Report) -> None:
-    """Both sides mirrored about a line: the caller above, the agent below; silence is a line."""
+    """The loudness of both sides: the caller above the axis, the agent below."""
     phone = report.phone
     for pcm, sign, colour in ((phone.said, 1, CALLER), (phone.player.heard, -1, AGENT)):
         height = np.maximum(0.0, loudness_dbfs(pcm, phone.line.rate_hz, STEP_S) - FLOOR_DBFS)
@@ -132,7 +131,7 @@ def _loudness(axes: Axes, report: Report) -> None:
 
 
 def _delay(axes: Axes, report: Report) -> None:
-    """How late each second of words was heard, at the time it was heard."""
+    """The delay of each second of speech, at the time when it was heard."""
     hearing = report.hearing
     heard_at = [delay.at_s + delay.delay_s for delay in hearing.delays]
     if hearing.repeated:
@@ -158,9 +157,9 @@ def _delay(axes: Axes, report: Report) -> None:
 
 
 def _queue(axes: Axes, report: Report) -> None:
-    """What Exotel has of our audio and has not played: up as audio arrives, down as it is played."""
+    """The audio at the carrier that is not played yet: up as audio arrives, down as it plays."""
     times, depths = _saw_tooth(report.phone.player.depth_trace, report.phone.duration_s)
-    if report.phone.duration_s <= TEETH_SHOWN_S:
+    if report.phone.duration_s <= SINGLE_ARRIVALS_S:
         axes.fill_between(times, 0, 1e3 * depths, color=AGENT, alpha=0.35, linewidth=0)
         axes.plot(times, 1e3 * depths, color=AGENT, linewidth=0.8)
     else:
@@ -172,46 +171,46 @@ def _queue(axes: Axes, report: Report) -> None:
         lows, highs = [1e3 * found.min() for found in bins], [1e3 * found.max() for found in bins]
         axes.fill_between(edges[:-1], lows, highs, color=AGENT, linewidth=0)
     highest_ms = 1e3 * float(depths.max(initial=0.0))
-    if report.inside.counters:
-        at, kept = report.inside.times_s, report.inside.series("downlink", "queued_us") / 1e3
-        held = report.inside.series("downlink", "target_us") / 1e3
-        axes.plot(at, kept, color=BRIDGE, linewidth=1.0)
-        axes.plot(at, held, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        highest_ms = max(highest_ms, float(kept.max()), float(held.max()))
-        _label(axes, 0.86, "- - held back\nfor lateness", INK)
-        _label(axes, 0.5, "at Exotel", AGENT)
+    if report.telemetry.counters:
+        at, buffered = report.telemetry.times_s, report.telemetry.series("downlink", "queued_us") / 1e3
+        target = report.telemetry.series("downlink", "target_us") / 1e3
+        axes.plot(at, buffered, color=BRIDGE, linewidth=1.0)
+        axes.plot(at, target, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        highest_ms = max(highest_ms, float(buffered.max()), float(target.max()))
+        _label(axes, 0.86, "- - target\ndelay", INK)
+        _label(axes, 0.5, "at the\ncarrier", AGENT)
         _label(axes, 0.22, "in the\nbridge", BRIDGE)
     else:
-        _label(axes, 0.5, "at Exotel,\nnot yet\nheard", AGENT)
+        _label(axes, 0.5, "at the\ncarrier, not\nyet heard", AGENT)
     axes.set_ylim(0, max(100.0, 1.15 * highest_ms))
     axes.set_ylabel("queued, ms", color=INK)
 
 
 def _changes(axes: Axes, report: Report) -> None:
-    """What was put in and not taken out again: a stall's hill, and the way down from it."""
-    inside = report.inside
+    """Inserted minus removed audio. A stall makes it rise, and catching up makes it fall again."""
+    telemetry = report.telemetry
     sides: tuple[tuple[Direction, str, float, str], ...] = (
         ("uplink", CALLER, 0.75, "towards\nthe agent"),
         ("downlink", AGENT, 0.25, "towards\nthe caller"),
     )
-    least_ms, most_ms = -MARGIN * LEAST_CHANGE_MS, LEAST_CHANGE_MS
+    low_ms, high_ms = -MARGIN * MIN_RANGE_MS, MIN_RANGE_MS
     for direction, colour, height, title in sides:
-        samples = inside.series(direction, *PUT_IN[direction]) - inside.series(
+        samples = telemetry.series(direction, *PUT_IN[direction]) - telemetry.series(
             direction, *TAKEN_OUT[direction]
         )
-        net_ms = 1e3 * samples / inside.rate_hz
-        axes.plot(inside.times_s, net_ms, color=colour, linewidth=1.3)
-        axes.fill_between(inside.times_s, 0, net_ms, color=colour, alpha=0.3, linewidth=0)
-        least_ms, most_ms = min(least_ms, float(net_ms.min())), max(most_ms, float(net_ms.max()))
+        net_ms = 1e3 * samples / telemetry.rate_hz
+        axes.plot(telemetry.times_s, net_ms, color=colour, linewidth=1.3)
+        axes.fill_between(telemetry.times_s, 0, net_ms, color=colour, alpha=0.3, linewidth=0)
+        low_ms, high_ms = min(low_ms, float(net_ms.min())), max(high_ms, float(net_ms.max()))
         _label(axes, height, title, colour)
     axes.axhline(0, color=INK, linewidth=0.6)
-    margin_ms = MARGIN * (most_ms - least_ms)
-    axes.set_ylim(least_ms - margin_ms, most_ms + margin_ms)
-    axes.set_ylabel("put in, less\ntaken out, ms", color=INK)
+    margin_ms = MARGIN * (high_ms - low_ms)
+    axes.set_ylim(low_ms - margin_ms, high_ms + margin_ms)
+    axes.set_ylabel("inserted minus\nremoved, ms", color=INK)
 
 
 def _saw_tooth(trace: Sequence[Depth], until_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The depth between arrivals: it falls by a second a second, down to nothing."""
+    """The depth over time. Between arrivals it falls by one second per second, down to zero."""
     times, depths = [0.0], [0.0]
     steps: list[tuple[float, float | None]] = [(at.at_s, at.depth_s) for at in trace]
     steps.append((until_s, None))

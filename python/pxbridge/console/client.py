@@ -1,4 +1,4 @@
-"""Asks the console of a bridge that runs on this machine, or wherever its settings say that it listens."""
+"""A client of the console, at the address that the settings of the bridge name."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ if TYPE_CHECKING:
     from pxbridge.settings import Settings
 
 TIMEOUT_S: Final = 10.0
-"""A console answers in milliseconds; a bridge that stops in a second."""
+"""A console answers in milliseconds, and within a second while its bridge stops."""
 
 _UNAUTHORISED: Final = 401
 _FIRST_ERROR: Final = 400
 
 
 async def ask(settings: Settings, path: str, post: dict[str, Any] | None = None) -> Any:
-    """What the console answers, as JSON.
+    """The console's answer to a request, decoded from JSON.
 
     Args:
-        settings: Those of the bridge: where its console is, and a login that it takes.
-        path: What is asked for.
-        post: What is to be changed, if it is to be.
+        settings: The settings of the bridge, with the address and a login of its console.
+        path: The path of the request.
+        post: The JSON body of a POST; None for a GET.
 
     Raises:
-        InputError: There is no console there, it wants another login, or it says no.
+        InputError: No console answers, it refuses the login, or it answers with an error.
     """
     if settings.console_port == 0:
-        raise InputError(f"{variable('console_port')} is 0: this bridge has no console to ask")
+        raise InputError(
+            f"{variable('console_port')} is 0, so this bridge has no console; set a port and restart it"
+        )
     base = f"http://{url_host(settings.console_host)}:{settings.console_port}"
     headers = {}
     if settings.console_credentials:
@@ -45,17 +47,20 @@ async def ask(settings: Settings, path: str, post: dict[str, Any] | None = None)
         ):
             if answer.status == _UNAUTHORISED:
                 raise InputError(
-                    f"the console at {base} wants another login: set {variable('console_credentials')} "
-                    "to one of the bridge's"
+                    f"the console at {base} refuses the login; set {variable('console_credentials')} "
+                    "as for the bridge"
                 )
             if answer.content_type != "application/json":
-                raise InputError(f"what answers at {base} is no console of pxbridge ({answer.status})")
-            told = await answer.json()
+                raise InputError(
+                    f"another program answers at {base} (status {answer.status}); set "
+                    f"{variable('console_port')} as for the bridge"
+                )
+            found = await answer.json()
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         raise InputError(
-            f"no console answers at {base}: start the bridge, or name its console with "
-            f"{variable('console_host')} and {variable('console_port')}"
+            f"no console answers at {base}; start the bridge, or set {variable('console_host')} and "
+            f"{variable('console_port')} as for the bridge"
         ) from None
     if answer.status >= _FIRST_ERROR:
-        raise InputError(str(told.get("error", f"the console says {answer.status}")))
-    return told
+        raise InputError(str(found.get("error", f"the console answered with status {answer.status}")))
+    return found

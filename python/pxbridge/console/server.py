@@ -1,20 +1,24 @@
-"""The console's door: what operators and their tools ask, on a port that callers never see.
+"""The console's HTTP server: for operators and their tools, on a port that callers never see.
 
 ========================  ================================================================================
 ``/metrics``              for Prometheus, in its text format
-``/livez``                200 as long as the event loop turns
-``/readyz``               200 if another call can be taken, else 503 with the reasons, one a line
+``/livez``                200 as long as the event loop runs
+``/readyz``               200 if another call can be taken, else 503 with the reasons, one in each line
 ``/api/calls``            live and recent calls as JSON: ``{"live": [...], "recent": [...]}``
-``/api/calls/hand-over``  POST ``{"call": "CALLSID", "numbers": ["+91..."], "by": "asha"}``: the call goes to
-                          a person, when the agent has ended its sentence
-``/api/calls/end``        POST ``{"call": "CALLSID", "by": "asha"}``: it ends, likewise
+``/api/calls/hand-over``  POST ``{"call": "CALL_ID", "numbers": ["+91..."], "by": "asha"}``: hands the call
+over
+                          to a person, once the agent has finished its sentence
+``/api/calls/end``        POST ``{"call": "CALL_ID", "by": "asha"}``: ends it, once the agent has finished its
+                          sentence
 ========================  ================================================================================
 
-With logins set, everything but the health checks asks for one (Basic, RFC 7617), and its user is who did it;
-without, it serves only who calls it by a loopback name, so that no web page can reach it by a name of its own
-that points here (DNS rebinding). A page of another origin can post forms and text everywhere, with the login
-that the browser remembers; so what changes something has to come as JSON, which a browser sends nowhere else
-without asking first, and nobody here says yes.
+If logins are set, all paths but the health checks need one (Basic, RFC 7617), and records name its user.
+Without logins, the console answers only requests to a loopback name, so that no web page can reach it under a
+name of its own that points here (DNS rebinding).
+
+A page of another origin can post forms and text to any address, with the login that the browser remembers. So
+a request that changes something must be JSON. A browser asks before it sends JSON to another origin (CORS
+preflight), and the console never allows it.
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from pxbridge.calls.numbers import MAX_NUMBERS, dialable
-from pxbridge.calls.operating import NoSuchCall, NotNow
 from pxbridge.calls.phrases import Action, End, HandOver
+from pxbridge.errors import CallConflict, NoSuchCall
 from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.rate_limit import RateLimiter, counted_as
 
@@ -43,7 +47,8 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Operate = Callable[[str, Action, str], str]
-    """Does something to the call of a name, for an operator; see `pxbridge.calls.operating.operate`."""
+    """Applies an operator's action to a call: its id, the action and the operator's name; returns the full
+    id."""
 
 log = logging.getLogger("pxbridge.console")
 
@@ -51,38 +56,37 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH = frozenset({"/livez", "/readyz"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 64 * 1024
-"""What is posted here is a line."""
+"""Valid requests are a few hundred bytes long."""
 
-WRONG_PER_S = 0.1
-WRONG_AT_ONCE = 10.0
-"""Wrong logins that one address may try: ten, and then one in ten seconds."""
+WRONG_LOGINS_PER_S = 0.1
+WRONG_LOGINS_AT_ONCE = 10.0
+"""An address may try ten wrong logins, and then one every ten seconds."""
 
-MOST_NAME_CHARS = 64
-"""Of an operator's name: it stands in logs and records."""
-
+MAX_NAME_CHARS = 64
+"""The longest name of an operator in logs and records."""
 
 SHUTDOWN_S = 1.0
-"""So long a scrape that is under way may take at the end."""
+"""How long a request in progress may take at the end."""
 
 
 class Refused(StrEnum):
-    """Why somebody may not ask, as the log says it."""
+    """Why a request was refused, as the log says it."""
 
     WRONG_LOGIN = "wrong login"
     TOO_MANY = "too many wrong logins"
-    NAME = "called by another name than localhost"
+    NAME = "the Host is not localhost"
 
 
 class Console:
     """Answers requests.
 
     Args:
-        scrape: The metrics, as text.
-        calls: Live and recent calls.
-        not_ready: Reasons why no call can be taken now; none means ready.
-        operate: Does what an operator asks.
-        logins: ``USER:PASSWORD`` of those who may ask; none for everybody on this machine.
-        clock: Seconds, monotonic.
+        scrape: Returns the metrics as text.
+        calls: Returns live and recent calls.
+        not_ready: Returns the reasons why no call can be taken now; none means ready.
+        operate: Applies an operator's action to a call.
+        logins: The accepted ``USER:PASSWORD`` pairs; without any, everybody on this machine may ask.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -99,13 +103,13 @@ class Console:
         self._not_ready = not_ready
         self._operate = operate
         self._logins = tuple(login.encode() for login in logins)
-        self._wrong = RateLimiter(WRONG_PER_S, WRONG_AT_ONCE, clock)
-        self._tally = LogThrottle(_log)
+        self._wrong = RateLimiter(WRONG_LOGINS_PER_S, WRONG_LOGINS_AT_ONCE, clock)
+        self._log_throttle = LogThrottle(_log)
         self.refused = dict.fromkeys(Refused, 0)
-        """How often each reason was given."""
+        """How many requests were refused, by reason."""
 
     def application(self) -> web.Application:
-        """As aiohttp serves it."""
+        """The application that aiohttp serves."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard()])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
@@ -127,32 +131,37 @@ class Console:
         return guard
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        whose = request.remote or ""
+        address = request.remote or ""
         if not self._logins:
             if _name(request.host) in LOOPBACK_NAMES:
                 return None
-            return self._refuse(Refused.NAME, whose, 403, "call it localhost\n")
+            return self._refuse(
+                Refused.NAME,
+                address,
+                403,
+                "forbidden: without a login the console answers only requests to localhost\n",
+            )
         challenge = {"WWW-Authenticate": 'Basic realm="pxbridge", charset="UTF-8"'}
-        if "Authorization" not in request.headers:  # as browsers ask first
-            return web.Response(status=401, text="a login is needed\n", headers=challenge)
-        if not self._wrong.has(counted_as(whose)):
-            again = {"Retry-After": f"{1 / WRONG_PER_S:.0f}"}
-            return self._refuse(Refused.TOO_MANY, whose, 429, "too many wrong logins\n", again)
+        if "Authorization" not in request.headers:  # browsers ask without a login first
+            return web.Response(status=401, text="authentication required\n", headers=challenge)
+        if not self._wrong.has(counted_as(address)):
+            again = {"Retry-After": f"{1 / WRONG_LOGINS_PER_S:.0f}"}
+            return self._refuse(Refused.TOO_MANY, address, 429, "too many wrong logins\n", again)
         if self._user(request) is not None:
             return None
-        self._wrong.take(counted_as(whose))
-        return self._refuse(Refused.WRONG_LOGIN, whose, 401, "a login is needed\n", challenge)
+        self._wrong.take(counted_as(address))
+        return self._refuse(Refused.WRONG_LOGIN, address, 401, "authentication required\n", challenge)
 
     def _refuse(
-        self, why: Refused, whose: str, status: int, text: str, headers: Mapping[str, str] | None = None
+        self, why: Refused, address: str, status: int, text: str, headers: Mapping[str, str] | None = None
     ) -> web.Response:
-        """The answer to somebody who may not ask; counted, and logged now and then."""
+        """A refusal; counted, and logged at a limited rate."""
         self.refused[why] += 1
-        self._tally.add(why.value, whose)
+        self._log_throttle.add(why.value, address)
         return web.Response(status=status, text=text, headers=headers)
 
     def _user(self, request: web.Request) -> str | None:
-        """Whose login a request has; None if it is nobody's."""
+        """The user of the request's login; None without a valid login."""
         scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "basic":
             return None
@@ -160,7 +169,7 @@ class Console:
             given = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
             return None
-        # Every login is compared, so that the time tells nothing of which was nearly right.
+        # All logins are compared, so that the time does not show which one was nearly right.
         known = sum(hmac.compare_digest(given, login) for login in self._logins) > 0
         return given.partition(b":")[0].decode(errors="replace") if known else None
 
@@ -183,7 +192,7 @@ class Console:
         def action(asked: dict[str, Any]) -> Action:
             numbers = asked.get("numbers", [])
             if not isinstance(numbers, list) or len(numbers) > MAX_NUMBERS:
-                raise ValueError(f"numbers is not a list of up to {MAX_NUMBERS} phone numbers")
+                raise ValueError(f"numbers is not a list of at most {MAX_NUMBERS} phone numbers")
             return HandOver(tuple(map(dialable, numbers)))
 
         return await self._do(request, action)
@@ -192,41 +201,41 @@ class Console:
         return await self._do(request, lambda _: End())
 
     async def _do(self, request: web.Request, action: Callable[[dict[str, Any]], Action]) -> web.Response:
-        """What changes a call: done, and told with who did it."""
+        """Applies a requested action to a call."""
         if request.content_type != "application/json":
-            return _told(415, error="send it as application/json")
+            return _json(415, error="send the request as application/json")
         try:
             asked = json.loads(await request.read())
             if not isinstance(asked, dict) or not isinstance(asked.get("call"), str):
-                raise ValueError('the body is not an object with "call", the id of a live call')
+                raise ValueError('the body is not a JSON object with "call", the id of a live call')
             call = self._operate(asked["call"], action(asked), self._user(request) or _by(asked))
         except (ValueError, RecursionError) as wrong:
-            return _told(400, error=str(wrong))
+            return _json(400, error=str(wrong))
         except NoSuchCall as error:
-            return _told(404, error=str(error))
-        except NotNow as error:
-            return _told(409, error=str(error))
-        return _told(202, call=call)
+            return _json(404, error=str(error))
+        except CallConflict as error:
+            return _json(409, error=str(error))
+        return _json(202, call=call)
 
 
 def _log(refused: Counter[str], last: str) -> None:
-    log.warning("refused at the console (%s), the last from %s", in_words(refused), last)
+    log.warning("console refused requests (%s), the last one from %s", in_words(refused), last)
 
 
-def _told(status: int, **answer: str) -> web.Response:
+def _json(status: int, **answer: str) -> web.Response:
     return web.json_response(answer, status=status)
 
 
 def _by(asked: dict[str, Any]) -> str:
-    """Who says to be asking, where there are no logins: a word for the record, no proof."""
+    """The name that a client without a login gives itself. It is noted and proves nothing."""
     by = asked.get("by", "")
     if not isinstance(by, str):
         return ""
-    return "".join(each for each in by if each.isprintable())[:MOST_NAME_CHARS].strip()
+    return "".join(each for each in by if each.isprintable())[:MAX_NAME_CHARS].strip()
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without the port."""
+    """The host of a Host header, without the port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
@@ -234,7 +243,7 @@ def _name(host: str) -> str:
 
 @contextlib.asynccontextmanager
 async def serve(console: Console, host: str, port: int) -> AsyncIterator[int]:
-    """Serves while the block runs; gives the port.
+    """Serves the console while the block runs; gives its port.
 
     Raises:
         OSError: The address cannot be listened on.

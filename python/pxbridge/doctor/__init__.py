@@ -1,8 +1,8 @@
-"""What an operator would find out one night at a time, found out now.
+"""Finds problems of settings, engines and machine before callers do, each with its fix.
 
-Each check looks at one thing, changes nothing, takes seconds at most, and comes with the mend for what is
-wrong. An engine is talked to only where nobody else may have it: NVIDIA's server keeps a second client
-waiting without a word, and the bridge that owns the engine would find it taken.
+A check looks at one thing, changes nothing and takes seconds at most. It talks to an engine only if no bridge
+can be using it: NVIDIA's server lets a second client wait in silence, and the bridge that owns the engine
+would find it busy.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["Finding", "Verdict", "examine"]
 
 
 async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Looks at everything, and tells what it finds as it finds it.
+    """Runs all checks; yields each finding at once.
 
     Args:
-        flags: As `pxbridge.settings.load` takes them.
-        environ: The environment that the bridge would have.
+        flags: The settings of the command line, as `pxbridge.settings.load` takes them.
+        environ: The environment of the bridge.
     """
     yield codec.round_trip()
     yield machine.clock(time.time())
@@ -39,7 +39,7 @@ async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> As
         loaded = configuration.load(flags, environ)
     except ConfigError as error:
         yield _of_error("settings", error)
-        return  # what the other checks should look at is not known
+        return  # the other checks need the settings
     personas: Personas | None = None
     for finding in _settings(loaded):
         yield finding
@@ -53,25 +53,25 @@ async def examine(flags: Mapping[str, object], environ: Mapping[str, str]) -> As
         yield finding
     for finding in serving.certificate(loaded, time.time()):
         yield finding
-    ports, ours_runs = await machine.ports(loaded.settings)
+    ports, bridge_runs = await machine.ports(loaded.settings)
     for finding in ports:
         yield finding
-    async for finding in engines.look_at(loaded, personas, ours_runs=ours_runs):
+    async for finding in engines.check(loaded, personas, bridge_runs=bridge_runs):
         yield finding
 
 
 def _settings(loaded: Loaded) -> Iterator[Finding]:
     try:
-        notes = [*loaded.notes, *configuration.check_door(loaded)]
+        notes = [*loaded.notes, *configuration.check_access(loaded)]
         check_console(loaded)
     except ConfigError as error:
         yield _of_error("settings", error)
         return
-    yield good("settings", f"{len(loaded.origins)} given, all as they should be")
+    yield good("settings", f"{len(loaded.origins)} given, all valid")
     for text in notes:
         yield note("settings", text)
 
 
 def _of_error(check: str, error: ConfigError) -> Finding:
-    """An error of the start: its text is the mend already."""
+    """An error that would stop the start. Its text contains the fix."""
     return wrong(check, f"{error.setting} ({error.source}) is wrong", error.problem)

@@ -1,4 +1,4 @@
-"""Whether the engines are there, are who they should be, and, if nobody else can have them, how they talk."""
+"""Checks the engines: reachable, trusted, and, if no bridge can be using them, how fast they talk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pxbridge.app.assembly import EngineOpener, addresses, lease_store, shared_store
+from pxbridge.app.assembly import EngineOpener, engine_addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.client import EngineAddress, Unverified
@@ -41,64 +41,65 @@ if TYPE_CHECKING:
 ENGINE_HZ: Final = 24_000
 STEP_S: Final = 0.08
 SLOW_SHARE: Final = 0.85
-"""Of its 80 ms: an engine that needs more never catches up after a stall."""
+"""Share of its 80 ms that a step may take. An engine that needs more does not catch up after a stall."""
 STEPS: Final = 13
-"""A second of audio, and the step that the codec's look-ahead costs."""
+"""One second of audio, and one more step for the look-ahead of the codec."""
 ANSWER_S: Final = 5.0
-MOST_AT_ONCE: Final = 8
-"""So many conversations are tried at once, of more that an engine is said to take."""
+MAX_CONVERSATIONS: Final = 8
+"""Conversations that are tried at the same time, even if `engine_capacity` is higher."""
 _PORTS: Final = {"ws": 80, "wss": 443}
 
 
-async def look_at(loaded: Loaded, personas: Personas | None, *, ours_runs: bool) -> AsyncIterator[Finding]:
-    """Looks at every engine.
+async def check(loaded: Loaded, personas: Personas | None, *, bridge_runs: bool) -> AsyncIterator[Finding]:
+    """Checks every engine.
 
     Args:
         loaded: The settings.
-        personas: An engine is prompted with the default one, and is asked for the voices of all.
-        ours_runs: A bridge of these settings runs: the engines are its.
+        personas: Each engine is prompted with the default persona and asked for the voices of all. None: they
+            are wrong, so no conversation is tried.
+        bridge_runs: A bridge with these settings runs and uses the engines, so no conversation is tried.
     """
     settings = loaded.settings
     async with shared_store(settings) as store:
         leases = lease_store(settings, store)
-        async for finding in _look_at(settings, leases, personas, ours_runs=ours_runs):
+        async for finding in _check_all(settings, leases, personas, bridge_runs=bridge_runs):
             yield finding
 
 
-async def _look_at(
-    settings: Settings, leases: LeaseStore, personas: Personas | None, *, ours_runs: bool
+async def _check_all(
+    settings: Settings, leases: LeaseStore, personas: Personas | None, *, bridge_runs: bool
 ) -> AsyncIterator[Finding]:
     if (problem := await _store_problem(leases)) is not None:
         yield problem
-        personas = None  # who has which engine cannot be known
+        personas = None  # an engine may be in use, so no conversation is tried
     if not settings.engines:
         yield note(
             "engine",
-            "none is set: callers hear the rehearsal engine, which repeats what they say",
-            f"{variable('engines')}=wss://HOST:8998/api/chat names a PersonaPlex server",
+            "none is set; callers hear the rehearsal engine, which repeats what they say",
+            f"set {variable('engines')}=wss://HOST:8998/api/chat to use a PersonaPlex server",
         )
         return
-    if ours_runs:
-        yield note("engine", "a bridge runs here and has the engines: no conversation is tried with them")
-    for engine, same in await _twins(addresses(settings)):
+    if bridge_runs:
+        yield note("engine", "a bridge runs here and uses the engines, so no conversation is tried")
+    for engine, same in await _duplicates(engine_addresses(settings)):
         yield wrong(
             "engine",
-            f"{engine} and {same} are one engine, and each is given calls",
-            f"name it once in {variable('engines')}; for more calls at once there is "
+            f"{engine} and {same} are the same engine, so it would get too many calls",
+            f"name it once in {variable('engines')}; for more calls at the same time set "
             f"{variable('engine_capacity')}",
         )
-    for engine in addresses(settings):
+    for engine in engine_addresses(settings):
         problem = await _reach(engine, settings.engine_connect_timeout_s)
         if problem is not None:
             yield problem
-        elif ours_runs or personas is None:
-            yield good("engine", f"{engine} is there, and is who it should be")
+        elif bridge_runs or personas is None:
+            yield good("engine", f"{engine} is reachable and trusted")
         else:
             yield await _converse(engine, personas, settings, leases)
 
 
 async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
-    """What is wrong with the way to an engine, short of a conversation; None if nothing is."""
+    """The problem in reaching an engine, without a conversation; None if there is none."""
     parts = urlsplit(engine.url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
@@ -113,7 +114,7 @@ async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
         return wrong(
             "engine",
             f"{engine}: no connection within {timeout_s:g} s",
-            f"look for a firewall between here and port {port} there, and whether the machine is up",
+            f"check that the machine is up, and that no firewall blocks its port {port}",
         )
     except OSError as error:
         return wrong(
@@ -131,7 +132,7 @@ async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
             "engine", f"{engine} speaks TLS", f"write wss:// instead of ws:// in {variable('engines')}"
         )
     return wrong(
-        "engine", f"{engine}: something else answers there", f"correct the port in {variable('engines')}"
+        "engine", f"{engine}: another program answers there", f"correct the port in {variable('engines')}"
     )
 
 
@@ -160,13 +161,13 @@ async def _check_tls(engine: EngineAddress, host: str, port: int) -> Finding | N
         return wrong(
             "engine",
             str(error),
-            f"if the engine's certificate is new, set {variable('engine_fingerprint')} to its fingerprint",
+            f"if the engine has a new certificate, set {variable('engine_fingerprint')} to its fingerprint",
         )
     return None
 
 
 async def _fingerprint(host: str, port: int) -> str:
-    """Of whatever certificate is served there."""
+    """The fingerprint of the certificate at an address, in hex, or words for it if it cannot be read."""
     unverified = EngineAddress("wss://x", Unverified()).tls_context
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -175,11 +176,11 @@ async def _fingerprint(host: str, port: int) -> str:
         writer.transport.abort()
         return hashlib.sha256(certificate).hexdigest()
     except (OSError, TimeoutError):
-        return "the one that openssl prints"
+        return "the one that `openssl s_client` prints"
 
 
 async def _speaks_http(host: str, port: int, tls: ssl.SSLContext | None) -> bool:
-    """Whether it answers a request that opens no conversation."""
+    """Whether an HTTP server answers there. The request opens no conversation."""
     try:
         async with asyncio.timeout(ANSWER_S):
             reader, writer = await asyncio.open_connection(host, port, ssl=tls)
@@ -193,43 +194,43 @@ async def _speaks_http(host: str, port: int, tls: ssl.SSLContext | None) -> bool
 
 
 async def _store_problem(leases: LeaseStore) -> Finding | None:
-    """What is wrong with the way to the store of leases; None if nothing is."""
+    """The problem in reaching the lease store; None if there is none."""
     try:
         await leases.look(["doctor"])
     except StoreUnreachable as error:
         return wrong(
             "engine",
-            f"{error}, so no call gets an engine",
-            f"start Redis or Valkey there, or correct {variable('lease_store')}",
+            f"{error}, so no call can get an engine",
+            f"start Redis or Valkey, or correct {variable('lease_store')}",
         )
     return None
 
 
-async def _twins(engines: Sequence[EngineAddress]) -> list[tuple[EngineAddress, EngineAddress]]:
-    """Engines that are another one under another name."""
+async def _duplicates(engines: Sequence[EngineAddress]) -> list[tuple[EngineAddress, EngineAddress]]:
+    """Pairs of engines with different URLs and the same address and port."""
     first: dict[tuple[str, int], EngineAddress] = {}
-    twins = []
+    duplicates = []
     for engine in engines:
         parts = urlsplit(engine.url)
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
-            continue  # told where it is tried
+            continue  # `_reach` reports it
         places = {(str(address[0]), port) for *_, address in found}
         same = next((first[place] for place in places if place in first), None)
         if same is not None:
-            twins.append((engine, same))
+            duplicates.append((engine, same))
         first.update(dict.fromkeys(places, engine))
-    return twins
+    return duplicates
 
 
 async def _converse(
     engine: EngineAddress, personas: Personas, settings: Settings, store: LeaseStore
 ) -> Finding:
-    """Leases the engine, so that no bridge has it meanwhile, prompts it and gives it a second of audio.
+    """Leases the engine, so that no bridge uses it meanwhile, prompts it and sends it a second of audio.
 
-    Then it is asked for as many conversations at once as it is said to take, and for the voices of the other
+    Then tries as many conversations at the same time as `engine_capacity` says, and the voices of the other
     personas.
     """
     pool = EnginePool(
@@ -245,10 +246,10 @@ async def _converse(
         prompts = Prompts(default.voice_prompt, default.text_prompt)
         leases: list[Lease] = []
         with contextlib.suppress(NoEngineFree):
-            while len(leases) < min(settings.engine_capacity, MOST_AT_ONCE):
+            while len(leases) < min(settings.engine_capacity, MAX_CONVERSATIONS):
                 leases.append(await pool.lease(prompts))
         if not leases:
-            return note("engine", f"{engine}: another bridge has it, so no conversation is tried")
+            return note("engine", f"{engine}: another bridge uses it, so no conversation is tried")
         try:
             session = await leases[0].session()
             found = _judge(engine, session.prompt_s, await _talk(session))
@@ -258,7 +259,8 @@ async def _converse(
                 except EngineError as error:
                     return wrong(
                         "engine",
-                        f"{engine} took {n} of {settings.engine_capacity} conversations at once: {error}",
+                        f"{engine} took {n} of {settings.engine_capacity} conversations at the same time: "
+                        f"{error}",
                         f"set {variable('engine_capacity')}={n}; NVIDIA's server takes 1",
                     )
         except EngineError as error:
@@ -273,19 +275,20 @@ async def _converse(
 
 
 async def _lacks_voice(pool: EnginePool, engine: EngineAddress, voice: str, name: str) -> Finding | None:
-    """What is wrong if the engine does not take a persona's voice."""
+    """The problem if the engine does not accept a persona's voice; None if it does."""
     try:
-        async with asyncio.timeout(ANSWER_S):  # the conversation before has to end
+        async with asyncio.timeout(ANSWER_S):  # the conversation before must end first
             lease = await pool.lease_in_turn(Prompts(voice, "Hello."))
     except (EngineError, TimeoutError):
-        return note("engine", f"{engine}: taken meanwhile, so the voice of {name} is not tried")
+        return note("engine", f"{engine}: in use meanwhile, so the voice of {name} is not tried")
     try:
         await lease.session()
     except EngineRejected as error:
         return wrong(
             "engine",
             str(error),
-            f"give the persona {name} a voice_prompt that the engine has; its own log says what it missed",
+            f"set the voice_prompt of the persona {name} to a voice of the engine; its log says what is "
+            "missing",
         )
     except EngineError as error:
         return _of_error(error)
@@ -295,27 +298,24 @@ async def _lacks_voice(pool: EnginePool, engine: EngineAddress, voice: str, name
 
 
 def _of_error(error: EngineError) -> Finding:
-    """What to do about a conversation that did not come about."""
+    """The finding for a conversation that failed."""
     match error:
         case EngineBusy():
-            mend = (
-                "end the conversation that it has (another bridge, a browser), or restart it; if it is but "
-                f"slow, raise {variable('engine_handshake_timeout_s')}"
+            fix = (
+                "end its other conversation (another bridge, a browser), or restart it; if it is only slow, "
+                f"raise {variable('engine_handshake_timeout_s')}"
             )
         case EngineRefused():
-            mend = f"correct the path in {variable('engines')}: it is /api/chat"
+            fix = f"correct the path in {variable('engines')}: it is /api/chat"
         case EngineRejected():
-            mend = (
-                f"set {variable('voice_prompt')} to a voice that the engine has; "
-                "its own log says what it missed"
-            )
+            fix = f"set {variable('voice_prompt')} to a voice of the engine; its log says what is missing"
         case _:
-            mend = "look into the engine's own log"
-    return wrong("engine", str(error), mend)
+            fix = "read the engine's log"
+    return wrong("engine", str(error), fix)
 
 
 async def _talk(session: Session) -> list[float]:
-    """Sends a second of silence at once; when each 80 ms of the answer had come."""
+    """Sends a second of silence at once; returns when each 80 ms of the answer had arrived."""
     arrived: list[float] = []
     decoder = OggOpusReader(ENGINE_HZ)
     samples = 0
@@ -340,27 +340,31 @@ async def _talk(session: Session) -> list[float]:
 
 
 def _judge(engine: EngineAddress, prompt_s: float, arrived: list[float]) -> Finding:
-    """What its speed says.
+    """The finding about an engine's speed.
 
     Args:
         engine: The engine.
-        prompt_s: How long it took for its prompts.
-        arrived: When each of its 80 ms of audio had come, for a second of audio sent at once.
+        prompt_s: How long it took to process its prompts.
+        arrived: When each 80 ms of its audio had arrived, for one second of audio sent at once.
     """
     if len(arrived) < 2:
         return wrong(
             "engine",
-            f"{engine} takes its prompts and then says nothing",
-            "look into its own log, or restart it",
+            f"{engine} accepts its prompts and then sends no audio",
+            "read its log, or restart it",
         )
     step_s = (arrived[-1] - arrived[0]) / (len(arrived) - 1)
-    talk = f"{prompt_s:.1f} s for its prompts, {step_s * 1000:.0f} ms for each 80 ms of audio"
+    speed = f"{prompt_s:.1f} s for its prompts, {step_s * 1000:.0f} ms for each 80 ms of audio"
     if step_s > STEP_S:
         return wrong(
             "engine",
-            f"{engine} is slower than speech: {talk}",
-            "give it a faster GPU, or the GPU to itself (`nvidia-smi` shows who else uses it)",
+            f"{engine} is slower than speech: {speed}",
+            "use a faster GPU, or free the GPU of other work (`nvidia-smi` lists it)",
         )
     if step_s > SLOW_SHARE * STEP_S:
-        return note("engine", f"{engine} is hardly faster than speech: {talk}", "after a stall it stays late")
-    return good("engine", f"{engine}: {talk}")
+        return note(
+            "engine",
+            f"{engine} is hardly faster than speech, so it stays late after a stall: {speed}",
+            "use a faster GPU, or free the GPU of other work (`nvidia-smi` lists it)",
+        )
+    return good("engine", f"{engine}: {speed}")

@@ -1,4 +1,4 @@
-"""What a check found: how bad it is, what it is, and how to mend it."""
+"""The result of a check: how bad it is, what was found, and the fix."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ class Verdict(StrEnum):
 
     GOOD = "good"
     NOTE = "note"
-    """Worth knowing; calls go through."""
+    """Worth knowing. Calls work."""
     WRONG = "wrong"
-    """Calls fail, or will."""
+    """Calls fail, or will fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a check looked at.
+    """One thing that a check found.
 
     Args:
-        check: What was looked at: ``port``, ``engine``.
+        check: What was checked: ``port``, ``engine``.
         verdict: How bad it is.
         what: What was found, in one line.
-        mend: What to do about it; empty if there is nothing to do.
+        fix: What to do about it, in one line; empty if there is nothing to do.
     """
 
     check: str
     verdict: Verdict
     what: str
-    mend: str = ""
+    fix: str = ""
 
 
 def good(check: str, what: str) -> Finding:
-    """All well."""
+    """All is well."""
     return Finding(check, Verdict.GOOD, what)
 
 
-def note(check: str, what: str, mend: str = "") -> Finding:
+def note(check: str, what: str, fix: str = "") -> Finding:
     """Worth knowing."""
-    return Finding(check, Verdict.NOTE, what, mend)
+    return Finding(check, Verdict.NOTE, what, fix)
 
 
-def wrong(check: str, what: str, mend: str) -> Finding:
-    """To be mended."""
-    return Finding(check, Verdict.WRONG, what, mend)
+def wrong(check: str, what: str, fix: str) -> Finding:
+    """Something to fix."""
+    return Finding(check, Verdict.WRONG, what, fix)

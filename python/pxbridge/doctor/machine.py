@@ -1,4 +1,4 @@
-"""The machine under the bridge: its ports, disk, clock and descriptors."""
+"""Checks the machine: ports, disk, clock and file descriptors."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from pxbridge.settings import Settings
 
 DESCRIPTORS_PER_CALL: Final = 3
-"""Phone, engine, and a recording."""
+"""The phone, the engine and a recording."""
 OTHER_DESCRIPTORS: Final = 100
-"""Listening, records, the console's clients, handshakes under way; warm engine sessions."""
+"""Listening sockets, records, clients of the console, handshakes, warm engine sessions."""
 
-LITTLE_BYTES: Final = 100 << 20
-SCARCE_BYTES: Final = 1 << 30
-"""A recorded hour in stereo is 115 MB as WAV."""
+MIN_FREE_BYTES: Final = 100 << 20
+LOW_FREE_BYTES: Final = 1 << 30
+"""An hour of recording, in stereo as WAV, takes 115 MB."""
 
 _ANSWER_S: Final = 3.0
 _TIME_ERROR: Final = 5
-"""What adjtimex(2) returns while nothing keeps the clock."""
+"""adjtimex(2) returns this (TIME_ERROR) if the clock is not synchronised."""
 _TIMEX_BYTES: Final = 256
-"""More than the structure has; all zeros asks and changes nothing."""
+"""More than the size of struct timex. All zeros only reads the state."""
 
 
 async def ports(settings: Settings) -> tuple[list[Finding], bool]:
-    """Whether the ports are free, or our own bridge has them; and whether it does."""
-    findings, ours_runs = [], False
+    """Findings about the ports, and whether a bridge with these settings runs on them."""
+    findings, bridge_runs = [], False
     for name, host, port in (
         ("port", settings.host, settings.port),
         ("console_port", settings.console_host, settings.console_port),
@@ -56,26 +56,27 @@ async def ports(settings: Settings) -> tuple[list[Finding], bool]:
         if problem is None:
             findings.append(good("port", f"{port} on {host} is free"))
         elif problem.errno == errno.EADDRINUSE:
-            tls = name == "port" and settings.tls_cert_file is not None  # the console serves none
+            tls = name == "port" and settings.tls_cert_file is not None  # the console has no TLS
             answer = await asyncio.to_thread(_livez, host, port, tls=tls)
-            if answer and (ours_runs or name == "port"):
-                ours_runs = True
-                findings.append(good("port", f"{port} on {host}: a bridge answers, {answer}"))
+            if answer and (bridge_runs or name == "port"):
+                bridge_runs = True
+                findings.append(good("port", f"{port} on {host}: a bridge runs there and says {answer}"))
             else:
                 by = "another bridge" if answer else "another program"
                 findings.append(
                     wrong(
                         "port",
                         f"{port} on {host} is taken by {by}",
-                        f"`ss -ltnp sport = :{port}` names it; stop it, or set another {variable(name)}",
+                        f"find it with `ss -ltnp sport = :{port}` and stop it, or set {variable(name)} to "
+                        "another port",
                     )
                 )
         elif problem.errno == errno.EACCES:
             findings.append(
                 wrong(
                     "port",
-                    f"{port} is only for root",
-                    f"set {variable(name)} to one from 1024 to 65535, or give the unit "
+                    f"{port} is for root only",
+                    f"set {variable(name)} to a port from 1024 to 65535, or give the unit "
                     "AmbientCapabilities=CAP_NET_BIND_SERVICE",
                 )
             )
@@ -83,12 +84,12 @@ async def ports(settings: Settings) -> tuple[list[Finding], bool]:
             findings.append(
                 wrong(
                     "port",
-                    f"nobody can listen on {host!r} here: {problem.strerror or problem}",
+                    f"cannot listen on {host!r}: {problem.strerror or problem}",
                     f"set {flag(name.replace('port', 'host'))} to an address of this machine, or to 0.0.0.0 "
                     "for all of them (`ip address` lists them)",
                 )
             )
-    return findings, ours_runs
+    return findings, bridge_runs
 
 
 def _bind_problem(host: str, port: int) -> OSError | None:
@@ -108,7 +109,7 @@ def _bind_problem(host: str, port: int) -> OSError | None:
 
 
 def _livez(host: str, port: int, *, tls: bool) -> str | None:
-    """What a pxbridge says there of how ready it is; None if it is none."""
+    """The readiness of the pxbridge at an address, in its own words; None if there is no pxbridge."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
     at = f"[{host}]" if ":" in host else host
     unchecked = ssl.create_default_context()
@@ -130,32 +131,33 @@ def _livez(host: str, port: int, *, tls: bool) -> str | None:
         if ask("/livez") != (200, "alive"):
             return None
         return ask("/readyz")[1].replace("\n", "; ")
-    except (OSError, HTTPException):  # whatever else speaks there
+    except (OSError, HTTPException):  # another program
         return None
 
 
 def descriptors(settings: Settings) -> Finding:
-    """Whether the process may open as many files as its calls need."""
+    """Whether the process may open as many files as `max_calls` calls need."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = DESCRIPTORS_PER_CALL * settings.max_calls + OTHER_DESCRIPTORS
     if limit != resource.RLIM_INFINITY and limit < needed:
         fit = max(1, (limit - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_CALL)
         return wrong(
             "descriptors",
-            f"{settings.max_calls} calls need {needed} open files, and {limit} are allowed",
-            f"LimitNOFILE={needed} in the unit, or `ulimit -n {needed}`; or {variable('max_calls')}={fit}",
+            f"{settings.max_calls} calls need {needed} open files, but only {limit} are allowed",
+            f"set LimitNOFILE={needed} in the unit, run `ulimit -n {needed}`, or set "
+            f"{variable('max_calls')}={fit}",
         )
-    return good("descriptors", f"{limit} allowed, {needed} needed for {settings.max_calls} calls")
+    return good("descriptors", f"{limit} open files allowed, {needed} needed for {settings.max_calls} calls")
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Whether what is to be kept can be written, and for how long."""
+    """Whether the state folder can be written, and how much space is left."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
-    mend = f"make {folder} and give it to the user that runs pxbridge, or set {variable('state_dir')}"
+    fix = f"create {folder} for the user that runs pxbridge, or set {variable('state_dir')} to another folder"
     if not there.is_dir():
-        yield wrong("disk", f"{there} is no folder, so {folder} cannot be one", mend)
+        yield wrong("disk", f"{there} is not a folder, so {folder} cannot be created", fix)
         return
     try:
         with tempfile.TemporaryFile(dir=there) as file:
@@ -163,34 +165,38 @@ def disk(folder: Path) -> Iterator[Finding]:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        yield wrong("disk", f"{there} cannot be written: {error.strerror or error}", mend)
+        yield wrong("disk", f"{there} cannot be written: {error.strerror or error}", fix)
         return
     free = shutil.disk_usage(there).free
-    if free < LITTLE_BYTES:
+    if free < MIN_FREE_BYTES:
         yield wrong(
             "disk",
-            f"{free >> 20} MB are free for {folder}",
-            f"free some, or set {variable('state_dir')} to a folder on another disk",
+            f"only {free >> 20} MB are free for {folder}",
+            f"free some space, or set {variable('state_dir')} to a folder on another disk",
         )
-    elif free < SCARCE_BYTES:
-        yield note("disk", f"{free >> 20} MB are free for {folder}", "recordings take 115 MB an hour")
+    elif free < LOW_FREE_BYTES:
+        yield note(
+            "disk",
+            f"only {free >> 20} MB are free for {folder}",
+            "free some space: recordings take 115 MB an hour",
+        )
     else:
         yield good("disk", f"{folder}: {free / (1 << 30):.0f} GB free")
 
 
 def clock(now_s: float) -> Finding:
-    """Whether this machine knows what time it is: tokens, certificates and records go by it.
+    """Whether the machine's clock is right. Tokens, certificates and records depend on it.
 
     Args:
-        now_s: What it takes for the time, in seconds since 1970.
+        now_s: The time of the machine's clock, in seconds since 1970.
     """
     installed_s = Path(pxbridge.__file__).stat().st_mtime
     if now_s < installed_s:
         shown = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now_s))
         return wrong(
             "clock",
-            f"it is {shown} UTC here, before pxbridge was installed",
-            "set the clock, and let chrony or systemd-timesyncd keep it (`timedatectl set-ntp true`)",
+            f"the clock says {shown} UTC, which is before pxbridge was installed",
+            "set the clock and run chrony or systemd-timesyncd (`timedatectl set-ntp true`)",
         )
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
@@ -199,9 +205,9 @@ def clock(now_s: float) -> Finding:
     if state == _TIME_ERROR:
         return note(
             "clock",
-            "nothing keeps this machine's clock right",
-            "let chrony or systemd-timesyncd do so (`timedatectl set-ntp true`)",
+            "this machine's clock is not synchronised",
+            "run chrony or systemd-timesyncd (`timedatectl set-ntp true`)",
         )
     if state < 0:
-        return note("clock", "whether something keeps the clock right cannot be seen from here")
-    return good("clock", "kept by a time server")
+        return note("clock", "cannot see from here whether the clock is synchronised")
+    return good("clock", "synchronised with a time server")

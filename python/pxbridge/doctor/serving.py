@@ -1,7 +1,8 @@
-"""The certificate that the telephony port serves: whether its files fit, and whom it convinces until when.
+"""Checks the certificate of the telephony port: its files, its dates, its names, and who trusts it.
 
-Python reads no certificate by itself, but its TLS does: a handshake between two ends in memory, one of which
-serves the files and one of which trusts just them, tells names and dates, or why not.
+Python's library cannot parse a certificate, but its TLS can. So a handshake takes place in memory, between a
+server with the files and a client that trusts only them. The client then tells the names and dates, or the
+error.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
 
 DAY_S: Final = 86_400.0
 SOON_DAYS: Final = 14.0
-"""Whoever renews certificates does so a month ahead: less left means that it has stopped."""
+"""Certificates are usually renewed a month before they expire. With less left, the renewal has failed."""
 
 _EXPIRED, _NOT_YET = 10, 9
 """OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID."""
 _OTHERS_MAY_READ: Final = 0o007
-"""Not the group: Debian's ssl-cert and Kubernetes' fsGroup give keys to one."""
+"""Permissions of other users. The group may read: Debian's ssl-cert and Kubernetes' fsGroup need that."""
 
 
 def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
-    """What is to be known at `now_s` (since 1970) of the served certificate, if there is one."""
+    """Findings about the certificate at `now_s`, in seconds since 1970; none without a certificate."""
     settings = loaded.settings
     cert_file = settings.tls_cert_file
     if cert_file is None:
@@ -48,7 +49,7 @@ def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
     if (mode := key_file.stat().st_mode) & _OTHERS_MAY_READ:
         yield wrong(
             "tls",
-            f"others on this machine can read the key {key_file}",
+            f"other users of this machine can read the key {key_file}",
             f"`chmod {mode & 0o770:o} {key_file}`",
         )
     try:
@@ -57,9 +58,11 @@ def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
         yield _unusable(cert_file, error)
         return
     left_days = (ssl.cert_time_to_seconds(seen["notAfter"]) - now_s) / DAY_S
-    until = f"{cert_file} is good until {seen['notAfter']}"
+    until = f"{cert_file} is valid until {seen['notAfter']}"
     if left_days < SOON_DAYS:
-        yield note("tls", f"{until}: {left_days:.0f} days", "renew it; the bridge notices by itself")
+        yield note(
+            "tls", f"{until}: {left_days:.0f} days", "renew it; the bridge loads the new file by itself"
+        )
     else:
         yield good("tls", until)
     if settings.public_url is not None and (host := urlsplit(settings.public_url).hostname):
@@ -70,21 +73,21 @@ def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
             yield wrong(
                 "tls",
                 f"{cert_file} is for {names}, and {variable('public_url')} names {host}",
-                f"get a certificate for {host}, or set {variable('public_url')} to a name that it has",
+                f"get a certificate for {host}, or set {variable('public_url')} to a name of the certificate",
             )
     try:
         _handshake(tls.context, ssl.create_default_context(), host_of(seen))
     except ssl.SSLCertVerificationError as error:
         yield note(
             "tls",
-            f"{cert_file} convinces nobody who trusts public authorities only, as Exotel does: "
+            f"{cert_file} is not trusted by clients that trust only public authorities, such as Exotel: "
             f"{error.verify_message}",
-            "serve a certificate of a public authority, with its whole chain in the file",
+            "use a certificate of a public authority, with its whole chain in the file",
         )
 
 
 def host_of(seen: dict[str, Any]) -> str:
-    """A name that a certificate is for, empty if it is for none."""
+    """A name of the certificate; empty if it has none."""
     return next(
         (str(name).replace("*", "x") for kind, name in seen.get("subjectAltName", ()) if kind == "DNS"), ""
     )
@@ -93,17 +96,23 @@ def host_of(seen: dict[str, Any]) -> str:
 def _unusable(cert_file: Path, error: ssl.SSLCertVerificationError) -> Finding:
     match error.verify_code:
         case code if code == _EXPIRED:
-            return wrong("tls", f"{cert_file} has expired", "renew it; the bridge notices by itself")
+            return wrong(
+                "tls", f"{cert_file} has expired", "renew it; the bridge loads the new file by itself"
+            )
         case code if code == _NOT_YET:
             return wrong(
-                "tls", f"{cert_file} is not valid yet", "set this machine's clock, or wait for its day"
+                "tls",
+                f"{cert_file} is not valid yet",
+                "correct this machine's clock, or wait until it is valid",
             )
         case _:
-            return wrong("tls", f"{cert_file} cannot be served: {error.verify_message}", "get another one")
+            return wrong(
+                "tls", f"{cert_file} cannot be used: {error.verify_message}", "get another certificate"
+            )
 
 
 def _trusting(cert_file: Path, *, check_host: bool = False) -> ssl.SSLContext:
-    """A client that trusts just this certificate, whoever signed it."""
+    """A client that trusts only this certificate, whoever signed it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = check_host
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -112,7 +121,7 @@ def _trusting(cert_file: Path, *, check_host: bool = False) -> ssl.SSLContext:
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str | None) -> dict[str, Any]:
-    """A TLS handshake in memory; what the client sees of the server's certificate."""
+    """The server's certificate as the client sees it, after a TLS handshake in memory."""
     if not host:
         client.check_hostname = False
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -120,7 +129,7 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str | None)
         client.wrap_bio(to_client, to_server, server_hostname=host or None),
         server.wrap_bio(to_server, to_client, server_side=True),
     ]
-    for _ in range(10):  # flights; TLS 1.2 has four, 1.3 has three
+    for _ in range(10):  # more than the flights of a handshake: four in TLS 1.2, three in 1.3
         for end in ends:
             try:
                 end.do_handshake()

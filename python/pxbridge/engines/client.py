@@ -237,7 +237,7 @@ class Session:
 
     def send_audio(self, ogg: bytes) -> None:
         """Sends bytes of our Ogg Opus stream: its header pages first. Never waits; nothing once it ended."""
-        self._connection.send(chat_wire.audio(ogg))
+        self._connection.send(_AUDIO + ogg)
 
     def close(self) -> None:
         """Ends the session; `on_close` tells when it has ended, soon in any case. Nothing else is told."""
@@ -284,7 +284,9 @@ class Session:
             raise EngineRejected(f"{self.engine}: {rejected}")
 
     def _take(self, message: bytes, is_text: bool) -> None:
-        if is_text:
+        if self._on_audio is not None and message[:1] == _AUDIO and not is_text:
+            self._on_audio(message[1:])  # nearly every message
+        elif is_text:
             self.unexpected += 1
         elif self._on_audio is not None:
             self._deliver(message)
@@ -345,6 +347,7 @@ class Session:
 
 
 _HANDSHAKE: Final = bytes([Kind.HANDSHAKE])
+_AUDIO: Final = bytes([Kind.AUDIO])
 _ERROR: Final = bytes([Kind.ERROR])
 
 

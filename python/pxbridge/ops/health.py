@@ -1,4 +1,4 @@
-"""What keeps a bridge from being ready, beside its doors: the engines."""
+"""Whether the engines let a bridge be ready."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNHEALTHY = "unhealthy"
-"""The state of a slot whose engine is known not to work."""
-
+"""The state of a slot whose engine does not work."""
 
 WARM = "warm"
-"""The state of a slot that a call can have without asking anybody."""
+"""The state of a slot that a call can use without asking the lease store."""
 
 
 def no_engine(snapshot: Mapping[str, Mapping[str, int]], store_gone_s: float | None = None) -> list[str]:
-    """The same as `engines_not_ready`, as strangers may read it: without the engines' addresses."""
+    """As `engines_not_ready`, for the public port: without the addresses of the engines."""
     if not engines_not_ready(snapshot, store_gone_s):
         return []
     if store_gone_s is not None:
@@ -27,13 +26,13 @@ def no_engine(snapshot: Mapping[str, Mapping[str, int]], store_gone_s: float | N
 def engines_not_ready(
     snapshot: Mapping[str, Mapping[str, int]], store_gone_s: float | None = None
 ) -> list[str]:
-    """Why no engine could take a call, however long it waited; nothing while one may.
+    """Reasons why no call could get an engine, even if it waited; none if one could.
 
-    That all are taken is no reason: a call may wait for one.
+    Busy engines are no reason, because a call may wait for one.
 
     Args:
         snapshot: For each engine, by name: how many of its slots are in which state.
-        store_gone_s: For how long the store of leases has not answered; None: it does.
+        store_gone_s: For how long the lease store has not answered; None if it answers.
     """
     if store_gone_s is not None and not any(states.get(WARM) for states in snapshot.values()):
         return [f"the lease store has not answered for {store_gone_s:.0f} s"]

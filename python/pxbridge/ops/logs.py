@@ -1,14 +1,14 @@
-"""Logs: one line for one thing, for a person or as JSON, and every line of a call with the call's ids.
+"""Logs: one line for each event, for a person or as JSON. Every line of a call has the call's ids.
 
-Everything is logged through the standard library's `logging`; structlog makes the lines. Who logs in a call
-need not say which: `CURRENT_CALL` knows, in the call's tasks and in what its sockets set off. Who logs of one
-elsewhere says so: ``extra={"call": sid}``.
+All code logs through the standard library's `logging`; structlog formats the lines. Code that runs in a call
+need not name the call: `CURRENT_CALL` is set in the call's tasks and in the callbacks of its sockets. Other
+code that logs about a call passes ``extra={"call": call_id}``.
 
-Lines are made where they are logged and written by a thread of their own: whoever reads our stderr may stop
-reading, and a voice must not wait for a pipe. What no longer fits into the queue is dropped, and counted.
+Lines are formatted where they are logged and written by a thread, because the reader of our stderr may stop
+reading and a call must not wait for a pipe. Lines that do not fit into the queue are dropped and counted.
 
-What strangers wrote stands in lines as data: control characters are escaped, so that nobody can write a line
-of his own. Payloads are never logged, prompts only at debug, phone numbers in the form that was set.
+Text from peers is data: its control characters are escaped, so that it cannot begin a new line. Payloads are
+never logged, prompts only at level debug, and phone numbers in the form that the settings say.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 Format = Literal["auto", "json", "human"]
 
 WIRE_LOGS = ("websockets", "aiohttp", "asyncio")
-"""Loggers of libraries that write whole messages at debug: payloads, numbers and passwords in headers."""
+"""Loggers of libraries that log whole messages at level debug, with payloads, numbers and passwords."""
 
-LINES_WAITING = 10_000
-"""As many lines wait for a reader of stderr that has stopped; then they are dropped."""
+MAX_LINES = 10_000
+"""Lines that wait if the reader of stderr has stopped. Further lines are dropped."""
 
-LAST_LINES_S = 2.0
-"""So long may writing the last lines take at the end."""
+CLOSE_TIMEOUT_S = 2.0
+"""How long writing the last lines may take at the end."""
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
     logging.getLogger("pxbridge.call"),
@@ -53,7 +53,7 @@ log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
 
 
 class CallLog:
-    """Watches calls and writes a line for each event, and one with all figures at the end.
+    """Logs a line for each event of a call, and one with all figures at its end. It is a subscriber.
 
     Args:
         numbers: How phone numbers are written.
@@ -63,7 +63,7 @@ class CallLog:
         self._numbers = numbers
 
     def __call__(self, record: CallRecord, event: Event) -> None:
-        """Writes the event's line, if it has one."""
+        """Logs the event, if it has a line."""
         token = CURRENT_CALL.set(record)
         try:
             self._write(record, event)
@@ -99,7 +99,7 @@ class CallLog:
             case Kind.ACTION:
                 log.info("action", action=detail["action"], by=detail["by"])
             case Kind.KEY:
-                log.debug("key pressed")  # which one may be part of a secret
+                log.debug("key pressed")  # not which one: it may be part of a secret
             case Kind.ENGINE_TRIED:
                 log.debug("engine tried", engine=detail["engine"])
             case Kind.ENGINE_FAILED | Kind.ENGINE_LOST:
@@ -113,23 +113,23 @@ class CallLog:
                     **{name: value for name, value in figures.items() if value not in (None, "")},
                 )
             case Kind.COUNTERS | Kind.WORDS:
-                pass  # too many, and the agent's words are the caller's own affair
+                pass  # counters come too often, and the agent's words are private
 
 
 class Writer(logging.Handler):
-    """Writes lines to a stream, from a thread of its own.
+    """Writes lines to a stream, in a thread of its own.
 
     Args:
-        stream: Where to.
+        stream: Where the lines go.
 
     Attributes:
-        dropped: Lines that nobody read in time.
+        dropped: Lines that could not be written in time.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(LINES_WAITING)
+        self._lines: queue.Queue[str | None] = queue.Queue(MAX_LINES)
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
         self.dropped = 0
@@ -144,10 +144,10 @@ class Writer(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Writes what is left, for a bounded time."""
+        """Writes the waiting lines, for at most twice `CLOSE_TIMEOUT_S`."""
         with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=LAST_LINES_S)
-            self._thread.join(LAST_LINES_S)
+            self._lines.put(None, timeout=CLOSE_TIMEOUT_S)
+            self._thread.join(CLOSE_TIMEOUT_S)
         super().close()
 
     def _run(self) -> None:
@@ -156,7 +156,7 @@ class Writer(logging.Handler):
                 self._stream.write(line + "\n")
                 if self._lines.empty():
                     self._stream.flush()
-            except (OSError, ValueError):  # closed: nowhere to say so
+            except (OSError, ValueError):  # the stream is closed, so this cannot be logged
                 self.dropped += 1
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
@@ -164,12 +164,12 @@ class Writer(logging.Handler):
 
 @contextlib.contextmanager
 def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iterator[Writer]:
-    """All logs go to `stream` while the block runs.
+    """Sends all logs to `stream` while the block runs.
 
     Args:
         stream: Where lines are written; None for stderr.
-        level: The least that is logged: debug, info, warning or error.
-        form: ``json``, one object a line; ``human``; or ``auto``: for a person if it is a terminal.
+        level: The lowest level that is logged: debug, info, warning or error.
+        form: ``json``, one object in each line; ``human``; or ``auto``: human on a terminal, else json.
     """
     stream = stream or sys.stderr
     root = logging.getLogger()
@@ -215,7 +215,7 @@ def _formatter(*, for_human: bool, colors: bool) -> structlog.stdlib.ProcessorFo
 
 
 def _add_call(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """The ids of the call that the line belongs to; our own key where the phone has not named one."""
+    """Adds the ids of the line's call; before its `start`, our own key."""
     record = CURRENT_CALL.get()
     if record is not None:
         line.setdefault("call", record.call_id)
@@ -226,7 +226,7 @@ def _add_call(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDic
 
 
 def _escape(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """Control characters of strangers, which could begin a line or paint a terminal, as escapes."""
+    """Escapes control characters, which could begin a new line or change a terminal."""
     return {name: _printable(value) if name != "exception" else value for name, value in line.items()}
 
 

@@ -1,11 +1,11 @@
-"""Metrics for Prometheus: what happens in calls as counters and histograms, and the engines as they are now.
+"""Metrics for Prometheus: counters and histograms of calls, and the present state of the engines.
 
-Names, units and labels follow Prometheus' conventions: base units, ``_total`` on counters, and only labels
-whose values are few and known beforehand. No call, no number and no stranger's text ever is a label; an
-engine's name is, as engines stand in the settings.
+Names, units and labels follow the conventions of Prometheus: base units, ``_total`` for counters, and only
+labels with few values that are known in advance. Call ids, phone numbers and text from peers are never
+labels. The name of an engine is one, because the settings list the engines.
 
-Counters of sound grow while a call goes on (`Kind.COUNTERS`), not only at its end: an hour's call that goes
-badly is to be seen in its first minute.
+Counters of sound grow during a call (`Kind.COUNTERS`), not only at its end: a bad call of an hour must show
+within its first minute.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from pxbridge.calls.events import Event
 
 SETUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0)
-"""A warm session's 300 ms, a cold one's prompts of some seconds, and the time that a handshake may take."""
+"""300 ms with a warm session, some seconds of prompting without, up to the timeout of the handshake."""
 
 DELAY_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0)
-"""From a packet to what ends a conversation; ITU-T G.114 calls 0.15 s good and 0.4 s the limit, one way."""
+"""ITU-T G.114, for one way: up to 0.15 s is good, and 0.4 s is the limit."""
 
 STEP_BUCKETS_S = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.16, 0.24, 0.5, 1.0)
-"""The model has 80 ms for a step: beyond that it falls behind."""
+"""The model has 80 ms for a step. If it needs more, it falls behind."""
 
 LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Above 20 ms, a packet, calls begin to notice."""
+"""Lag above 20 ms, the length of a packet, begins to affect calls."""
 
 DURATION_BUCKETS_S = (5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 DRIFT_BUCKETS_PPM = (-1000, -200, -100, -50, -20, -5, 5, 20, 50, 100, 200, 1000)
-"""Quartz keeps within 100. If all calls are off by the same, it is our clock."""
+"""Quartz clocks stay within 100 ppm. If all calls drift by the same, our own clock is wrong."""
 
 LAG_EVERY_S = 0.25
 
@@ -63,11 +63,11 @@ DIRECTIONS = {"uplink": "to_engine", "downlink": "to_phone"}
 
 
 class Engines(Protocol):
-    """What is asked of the pool."""
+    """What metrics need of the engine pool."""
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for an engine."""
+        """Calls that wait for a free engine."""
         ...
 
     def snapshot(self) -> Mapping[str, Mapping[str, int]]:
@@ -75,30 +75,30 @@ class Engines(Protocol):
         ...
 
     def failures(self) -> Mapping[str, Mapping[str, int]]:
-        """For each engine, by name: how often it failed, and when that was."""
+        """For each engine, by name: how often it failed in each phase."""
         ...
 
     @property
     def store_gone_s(self) -> float | None:
-        """For how long the store of leases has not answered; None while it does."""
+        """For how long the lease store has not answered; None while it answers."""
         ...
 
     @property
     def store_failures(self) -> int | None:
-        """How often it did not answer; None where no store is shared."""
+        """How often the lease store did not answer; None without a shared store."""
         ...
 
 
 class Metrics:
-    """Watches calls and keeps what Prometheus scrapes.
+    """The metrics of a process. It is a subscriber to the events of all calls.
 
     Args:
-        engines: The pool; asked when scraped.
-        waiting: How many calls wait for an engine; asked when scraped.
+        engines: The pool, read at each scrape.
+        waiting: How many calls wait for an engine, read at each scrape.
     """
 
     def __init__(self, engines: Engines | None = None, waiting: Callable[[], int] = lambda: 0) -> None:
-        # Nobody asks when a counter was made, and it doubles what is scraped.
+        # The creation times of counters are not needed, and would double the size of a scrape.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._engines = engines
@@ -108,30 +108,30 @@ class Metrics:
         self._live = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counted: dict[int, dict[str, dict[str, float]]] = {}
-        """What each live call's counters were when they were last counted, by the record's identity."""
+        """The counters of each live call when they were last added, by the identity of its record."""
         self._setting_up: set[int] = set()
-        self._bereft: set[int] = set()
-        """Calls that lost their engine and have not heard another."""
+        self._without_engine: set[int] = set()
+        """Calls that lost their engine and have not heard the next one yet."""
         registry = self.registry
         ProcessCollector(registry=registry)
         self._calls = Counter(
-            "pxbridge_calls", "Calls that have ended, by what became of them.", ["outcome"], registry=registry
+            "pxbridge_calls", "Calls that have ended, by outcome.", ["outcome"], registry=registry
         )
         self._setup = Histogram(
             "pxbridge_call_setup_seconds",
-            "From Exotel's start to a prompted engine.",
+            "From the carrier's start message to a prompted engine.",
             buckets=SETUP_BUCKETS_S,
             registry=registry,
         )
         self._first_audio = Histogram(
             "pxbridge_call_first_audio_seconds",
-            "From Exotel's start to the agent's first audio at the caller's ear.",
+            "From the carrier's start message to the agent's first audio at the caller's ear.",
             buckets=SETUP_BUCKETS_S,
             registry=registry,
         )
         self._failover = Histogram(
             "pxbridge_call_failover_seconds",
-            "From the loss of an engine in mid-call to another one's first sound.",
+            "From the loss of an engine during a call to the first sound of the next one.",
             buckets=SETUP_BUCKETS_S,
             registry=registry,
         )
@@ -143,68 +143,65 @@ class Metrics:
         )
         self._mouth_to_ear = Histogram(
             "pxbridge_call_mouth_to_ear_seconds",
-            "From the caller's mouth to the answer at the caller's ear, without the networks; each second "
-            "of a call in which the engine answers counts once.",
+            "From the caller's mouth to the answer at the caller's ear, without the networks. One sample for "
+            "each second of a call in which the engine answers.",
             buckets=DELAY_BUCKETS_S,
             registry=registry,
         )
         self._delay = Histogram(
             "pxbridge_call_delay_seconds",
-            "The parts of that delay, of the same seconds.",
+            "The parts of call_mouth_to_ear_seconds, from the same seconds.",
             ["part"],
             buckets=DELAY_BUCKETS_S,
             registry=registry,
         )
         self._step = Histogram(
             "pxbridge_engine_step_seconds",
-            "From a frame's last sample sent to an engine to its answer, of the same seconds.",
+            "From the last sample of a frame sent to an engine to its answer, from the same seconds.",
             buckets=STEP_BUCKETS_S,
             registry=registry,
         )
         self._holes = Counter(
             "pxbridge_holes",
-            "How often the engine's audio was missing when it was to be played.",
+            "How often the engine's audio was missing when it should have been played.",
             registry=registry,
         )
         self._stalls = Counter("pxbridge_stalls", "How often a phone's audio was missing.", registry=registry)
         self._inserted = Counter(
             "pxbridge_inserted_seconds",
-            "Audio that one side did not send and the other got.",
+            "Audio that one side did not send and the other received.",
             ["direction", "how"],
             registry=registry,
         )
         self._removed = Counter(
             "pxbridge_removed_seconds",
-            "Audio that one side sent and the other did not get.",
+            "Audio that one side sent and the other did not receive.",
             ["direction", "how"],
             registry=registry,
         )
         self._drift = Histogram(
             "pxbridge_phone_clock_drift_ppm",
-            "How much faster phones' clocks ran than ours, of each call of a minute or more.",
+            "How much faster the phone's clock ran than ours, for each call of a minute or more.",
             buckets=DRIFT_BUCKETS_PPM,
             registry=registry,
         )
         self._messages = Counter("pxbridge_media_messages", "Media messages from phones.", registry=registry)
         self._malformed = Counter(
-            "pxbridge_malformed_messages", "Messages from phones that were damaged.", registry=registry
+            "pxbridge_malformed_messages", "Damaged messages from phones.", registry=registry
         )
         self._lag = Histogram(
             "pxbridge_event_loop_lag_seconds",
-            "How late the event loop runs what is due.",
+            "How late the event loop runs due callbacks.",
             buckets=LAG_BUCKETS_S,
             registry=registry,
         )
         for each in Outcome:
             if each is not Outcome.LIVE:
                 self._calls.labels(each.value)
-        for part in delay.PARTS:
-            self._delay.labels(part.name)
-        for counter, table in self._changes():
-            for direction, names in table.items():
-                for name in names:
-                    counter.labels(DIRECTIONS[direction], _how(name))
-        registry.register(_Now(self))
+        # Labels are looked up here once. This is read and added to every second of each call.
+        self._parts = [(part.name, self._delay.labels(part.name)) for part in delay.PARTS]
+        self._line_counters = list(self._counters_of_lines())
+        registry.register(_CurrentState(self))
 
     def __call__(self, record: CallRecord, event: Event) -> None:
         """Counts an event."""
@@ -216,42 +213,44 @@ class Metrics:
             case Kind.LIVE:
                 if id(record) in self._setting_up and record.live_s is not None:
                     self._setup.observe(record.live_s - (record.started_s or record.opened_s))
-                    self._setting_up.discard(id(record))  # another engine may follow
+                    self._setting_up.discard(id(record))  # a later engine of the call does not count
             case Kind.COUNTERS:
                 self._count(record)
                 self._sample(record)
             case Kind.ENGINE_LOST:
-                self._bereft.add(id(record))
-            case Kind.HEARD if id(record) in self._bereft:
-                self._bereft.discard(id(record))
+                self._without_engine.add(id(record))
+            case Kind.HEARD if id(record) in self._without_engine:
+                self._without_engine.discard(id(record))
                 self._failover.observe(event.detail["after_s"])
             case Kind.ENDED:
                 self._end(record)
 
-    def count(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Adds a counter that somebody else keeps: ``NAME_total``, asked when scraped."""
-        self._totals.append((name, about, value))
+    def count(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """Adds a counter ``NAME_total`` whose value is read at each scrape."""
+        self._totals.append((name, help_text, value))
 
-    def count_by(self, label: str, name: str, about: str, values: Callable[[], Mapping[str, float]]) -> None:
-        """The same with a label: a value for each of what `values` names, which must be few and fixed."""
-        self._totals_by.append((label, name, about, values))
+    def count_by(
+        self, label: str, name: str, help_text: str, values: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Adds a counter with one label; `values` maps each value of the label, few and fixed, to a count."""
+        self._totals_by.append((label, name, help_text, values))
 
     def scrape(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
     @contextlib.asynccontextmanager
-    async def watching_loop(self) -> AsyncIterator[None]:
-        """Measures the event loop's lag while the block runs."""
+    async def loop_lag(self) -> AsyncIterator[None]:
+        """Measures the lag of the event loop while the block runs."""
         self._loop = asyncio.get_running_loop()
-        task = asyncio.create_task(self._watch_loop(), name="loop lag")
+        task = asyncio.create_task(self._measure_lag(), name="loop lag")
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _watch_loop(self) -> None:
+    async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             due_s = loop.time() + LAG_EVERY_S
@@ -264,45 +263,44 @@ class Metrics:
             return
         self._step.observe(newest_s["engine"])
         self._mouth_to_ear.observe(newest_s["mouth_to_ear"])
-        for part in delay.PARTS:
-            self._delay.labels(part.name).observe(newest_s[part.name])
+        for name, histogram in self._parts:
+            histogram.observe(newest_s[name])
 
     def _count(self, record: CallRecord) -> None:
-        """Adds what the call's counters grew by."""
-        before = self._counted.get(id(record))
+        """Adds the growth of the call's counters since the last time."""
+        before, now = self._counted.get(id(record)), record.stats
         if before is None:
             return
+        for counter, direction, name, is_sound in self._line_counters:
+            grown = (now.get(direction, {}).get(name) or 0.0) - (before.get(direction, {}).get(name) or 0.0)
+            if grown > 0.0:
+                counter.inc(grown / record.rate_hz if is_sound else grown)
+        self._counted[id(record)] = now
 
-        def growth(direction: str, name: str) -> float:
-            now = record.stats.get(direction, {}).get(name) or 0.0
-            return max(0.0, now - (before.get(direction, {}).get(name) or 0.0))
-
-        self._holes.inc(growth("downlink", "holes"))
-        self._stalls.inc(growth("uplink", "stalls"))
-        self._messages.inc(growth("uplink", "messages"))
-        self._malformed.inc(growth("uplink", "malformed"))
-        for counter, table in self._changes():
+    def _counters_of_lines(self) -> Iterator[tuple[Counter, delay.Direction, str, bool]]:
+        """Metrics that add up lines' counters: the metric, the counter, and whether it counts samples."""
+        yield self._holes, "downlink", "holes", False
+        yield self._stalls, "uplink", "stalls", False
+        yield self._messages, "uplink", "messages", False
+        yield self._malformed, "uplink", "malformed", False
+        for metric, table in (
+            (self._inserted, delay.PUT_IN),
+            (self._removed, delay.TAKEN_OUT),
+            (self._removed, delay.UNHEARD),
+        ):
             for direction, names in table.items():
                 for name in names:
-                    if samples := growth(direction, name):
-                        counter.labels(DIRECTIONS[direction], _how(name)).inc(samples / record.rate_hz)
-        self._counted[id(record)] = record.stats
-
-    def _changes(self) -> Iterator[tuple[Counter, Mapping[delay.Direction, tuple[str, ...]]]]:
-        """What is counted of the sound, and which of the line's counters tell it."""
-        yield self._inserted, delay.PUT_IN
-        yield self._removed, delay.TAKEN_OUT
-        yield self._removed, delay.UNHEARD
+                    yield metric.labels(DIRECTIONS[direction], _how(name)), direction, name, True
 
     def _end(self, record: CallRecord) -> None:
         self._calls.labels(outcome(record).value).inc()
         self._duration.observe(record.ended_s - record.opened_s)
         if id(record) not in self._counted:
-            return  # it never started
+            return  # the call never started
         self._count(record)
         del self._counted[id(record)]
         self._setting_up.discard(id(record))
-        self._bereft.discard(id(record))
+        self._without_engine.discard(id(record))
         self._live -= 1
         self._malformed.inc(record.malformed)
         drift_ppm = record.stats.get("uplink", {}).get("drift_ppm")
@@ -314,34 +312,34 @@ class Metrics:
 
 
 def _how(counter: str) -> str:
-    """A line's counter as a label's value."""
+    """The value of the label ``how`` for a counter of the line."""
     return _HOW.get(counter, counter.removeprefix("removed_in_"))
 
 
-class _Now:
-    """What is asked when scraped."""
+class _CurrentState:
+    """Gauges, and counters kept elsewhere, which are read at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
-        info = GaugeMetricFamily("pxbridge_info", "Which pxbridge this is.", labels=["version"])
+        info = GaugeMetricFamily("pxbridge_info", "The version of pxbridge.", labels=["version"])
         info.add_metric([pxbridge.__version__], 1)
         yield info
-        yield GaugeMetricFamily("pxbridge_live_calls", "Calls that go on now.", value=metrics._live)
+        yield GaugeMetricFamily("pxbridge_live_calls", "Live calls.", value=metrics._live)
         if metrics._loop is not None:
             yield GaugeMetricFamily(
                 "pxbridge_event_loop_tasks",
-                "Tasks of the event loop: as many after a call as before it.",
+                "Tasks of the event loop. After a call there are as many as before it.",
                 value=len(asyncio.all_tasks(metrics._loop)),
             )
         yield GaugeMetricFamily(
-            "pxbridge_waiting_calls", "Calls that wait for an engine.", value=metrics._waiting()
+            "pxbridge_waiting_calls", "Calls that wait for a free engine.", value=metrics._waiting()
         )
         if metrics._engines is not None:
             slots = GaugeMetricFamily(
-                "pxbridge_engine_slots", "Engines' slots, by their state.", labels=["engine", "state"]
+                "pxbridge_engine_slots", "Slots of the engines, by state.", labels=["engine", "state"]
             )
             for engine, states in metrics._engines.snapshot().items():
                 for state, count in states.items():
@@ -349,7 +347,7 @@ class _Now:
             yield slots
             failures = CounterMetricFamily(
                 "pxbridge_engine_failures",
-                "Sessions that did not come up or were lost: ahead of a call, at its setup, in the call.",
+                "Sessions that failed or were lost: ahead of a call, at its setup, or during it.",
                 labels=["engine", "phase"],
             )
             for engine, phases in metrics._engines.failures().items():
@@ -359,18 +357,18 @@ class _Now:
             if metrics._engines.store_failures is not None:
                 yield GaugeMetricFamily(
                     "pxbridge_lease_store_up",
-                    "Whether the store of leases answers.",
+                    "Whether the lease store answers: 1 or 0.",
                     value=metrics._engines.store_gone_s is None,
                 )
                 yield CounterMetricFamily(
                     "pxbridge_lease_store_failures",
-                    "How often the store of leases did not answer.",
+                    "How often the lease store did not answer.",
                     value=metrics._engines.store_failures,
                 )
-        for name, about, value in metrics._totals:
-            yield CounterMetricFamily(name, about, value=value())
-        for label, name, about, values in metrics._totals_by:
-            family = CounterMetricFamily(name, about, labels=[label])
+        for name, help_text, value in metrics._totals:
+            yield CounterMetricFamily(name, help_text, value=value())
+        for label, name, help_text, values in metrics._totals_by:
+            family = CounterMetricFamily(name, help_text, labels=[label])
             for each, number in values().items():
                 family.add_metric([each], number)
             yield family

@@ -1,7 +1,7 @@
-"""What systemd is told of a service of ``Type=notify``: that it is ready, reloads, stops, and still turns.
+"""Messages to systemd from a service of ``Type=notify``: ready, reloading, stopping, and the watchdog.
 
-The protocol is a datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3));
-a name that begins with ``@`` is of Linux' abstract namespace. Without that variable, nobody is told anything.
+A message is a datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3)). An
+address that begins with ``@`` is in Linux's abstract namespace. Without that variable nothing is sent.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PINGS_PER_TIMEOUT = 3
-"""sd_watchdog_enabled(3) advises two; one more, and a lost turn is no restart."""
+"""sd_watchdog_enabled(3) advises two. With three, one late ping does not cause a restart."""
 
 
 class Notifier:
-    """The service manager's ear.
+    """Sends messages to the service manager.
 
     Args:
         environ: The process's environment.
@@ -36,20 +36,20 @@ class Notifier:
         self._watchdog_s = _watchdog_s(environ) if address else None
 
     def ready(self, status: str) -> None:
-        """It serves; also after `reloading`."""
-        self._tell("READY=1", f"STATUS={status}")
+        """The service is ready; also sent after `reloading`."""
+        self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """It reads its settings again."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """The service reads its settings again."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str, limit_s: float) -> None:
-        """It ends, and may take so long for it."""
-        self._tell("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={round(limit_s * 1e6)}")
+        """The service stops, which may take `limit_s`."""
+        self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={round(limit_s * 1e6)}")
 
     @contextlib.asynccontextmanager
     async def watchdog(self) -> AsyncIterator[None]:
-        """While the block runs, systemd hears that the event loop turns, if it wants to."""
+        """Pings systemd's watchdog from the event loop while the block runs, if the unit has a watchdog."""
         task = asyncio.create_task(self._ping(), name="watchdog")
         try:
             yield
@@ -61,21 +61,21 @@ class Notifier:
         if self._watchdog_s is None:
             return
         while True:
-            self._tell("WATCHDOG=1")
+            self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / PINGS_PER_TIMEOUT)
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear:
-                ear.sendto("\n".join(lines).encode(), self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+                sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            log.warning("systemd cannot be told %s: %s", lines[0], error)
+            log.warning("systemd did not take %s: %s", lines[0], error)
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """After how much silence systemd restarts this process; None if it does not watch."""
+    """The unit's WatchdogSec=; None if it has none for this process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     usec = environ.get("WATCHDOG_USEC", "")

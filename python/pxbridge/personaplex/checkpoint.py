@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from pxbridge.errors import InputError
 from pxbridge.personaplex import hub
-from pxbridge.personaplex.config import CODEBOOKS, STREAMS
+from pxbridge.personaplex.config import CODEBOOKS, DEFAULT_REPO, STREAMS
 from pxbridge.personaplex.layout import lm_shapes, mimi_shapes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Sources:
     """
 
     folder: Path | None = None
-    repo: str = hub.DEFAULT_REPO
+    repo: str = DEFAULT_REPO
     moshi_weight: Path | None = None
     mimi_weight: Path | None = None
     tokenizer: Path | None = None

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Self, get_type_hints
 
 from pxbridge.errors import InputError
 
+DEFAULT_REPO = "nvidia/personaplex-7b-v1"
+"""The checkpoint whose sizes are the defaults here."""
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1920
 """80 ms: Mimi's frame and the model's step."""

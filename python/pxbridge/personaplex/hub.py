@@ -13,8 +13,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from pxbridge.errors import InputError
-
-DEFAULT_REPO = "nvidia/personaplex-7b-v1"
+from pxbridge.personaplex.config import DEFAULT_REPO
 
 LICENCES = {
     DEFAULT_REPO: "the NVIDIA Open Model License and CC BY 4.0",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pxbridge.errors import PromptTooLong
 from pxbridge.personaplex.config import CODEBOOKS, FRAME_SAMPLES
 from pxbridge.personaplex.graph import Graph
 from pxbridge.personaplex.lm import LanguageModel
@@ -22,7 +23,7 @@ from pxbridge.personaplex.lm_slots import LmSlots
 from pxbridge.personaplex.mimi import Mimi
 from pxbridge.personaplex.prefix import PrefixCache
 from pxbridge.personaplex.prompt import SILENCE, Prompt, VoiceCodes
-from pxbridge.personaplex.stepper import Counters, PromptTooLong, Sampling, SlotMisused, Step
+from pxbridge.personaplex.stepper import Counters, Sampling, SlotMisused, Step
 from pxbridge.personaplex.varlen import filled_attention
 
 if TYPE_CHECKING:

@@ -114,10 +114,6 @@ class SlotMisused(RuntimeError):
     """A slot that does not exist, or is not in the state that the call needs: the caller's bug."""
 
 
-class PromptTooLong(ValueError):
-    """A prompt that takes more positions than `Stepper.longest_prompt`."""
-
-
 class Stepper(Protocol):
     """PersonaPlex for a fixed number of slots."""
 

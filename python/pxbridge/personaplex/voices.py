@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from pxbridge.errors import InputError
+from pxbridge.errors import InputError, NoSuchVoice
 from pxbridge.personaplex.config import CODEBOOKS, SAMPLE_RATE_HZ, STREAMS
 from pxbridge.personaplex.loudness import normalised
 from pxbridge.personaplex.prompt import VOICE_TOKEN_POSITIONS, VoiceCodes, VoiceEmbeddings
@@ -55,10 +55,6 @@ NAMED_AT_MOST = 24
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 _SUFFIXES = (".pt", ".wav")
-
-
-class NoSuchVoice(InputError):
-    """A name that no voice has."""
 
 
 class Voices:

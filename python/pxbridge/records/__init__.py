@@ -1,1 +1,1 @@
-"""What is kept of calls: the database, its writer, recordings, and the calls that ended last."""
+"""The records of calls: the database, its writer, recordings, and the most recent calls in memory."""

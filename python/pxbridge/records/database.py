@@ -1,12 +1,12 @@
-"""The records of calls: a SQLite database, its schema and what is asked of it.
+"""The records of calls: a SQLite database, its schema and its queries.
 
-A call has a row from its `start` on, which its end completes, its events, and the agent's words with their
-times. The schema is a list of steps (`MIGRATIONS`); how many of them a file has been through stands in its
-``user_version``. Steps are added at the end and never changed, so that every older file can be brought
-forward.
+A call has one row in ``calls``, written at its `start` and completed at its end, and rows in ``events`` and
+``words`` (the agent's). The schema is a list of steps (`MIGRATIONS`). A file's ``user_version`` counts the
+steps it has been through. New steps are added at the end, and old ones never change, so that every old file
+can be migrated.
 
-Readers and the one writer (`pxbridge.records.writer`) go at it at the same time, in other processes too: it
-is in WAL mode, in which neither waits for the other.
+Several readers and one writer (`pxbridge.records.writer`) use the file at the same time, in several
+processes. It is in WAL mode, in which readers and the writer do not block each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.errors import InputError
+from pxbridge.errors import DatabaseTooNew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 FILE = "calls.db"
 RECORDINGS = "recordings"
-"""The folder beside it."""
+"""The folder of recordings, beside the file."""
 
 BUSY_S = 1.0
-"""So long one process waits for another's transaction; ours take milliseconds."""
+"""How long a process waits for the transaction of another. Ours take milliseconds."""
 
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE calls (
-        key TEXT PRIMARY KEY,         -- ours: two connections may carry the same call
-        call TEXT NOT NULL,           -- Exotel's CallSid
+        key TEXT PRIMARY KEY,         -- our own id: two connections may carry the same call
+        call TEXT NOT NULL,           -- the carrier's id of the call
         stream TEXT NOT NULL,
-        process INTEGER NOT NULL,     -- of the bridge: a call without an end may go on there
+        process INTEGER NOT NULL,     -- the bridge's process id: is a call without an end still live?
         began_at REAL NOT NULL,       -- seconds since the epoch
         ended_at REAL,
-        caller TEXT NOT NULL,         -- in the form that was set
+        caller TEXT NOT NULL,         -- as the setting record_numbers says
         called TEXT NOT NULL,
         persona TEXT NOT NULL,
-        engine TEXT NOT NULL,         -- the last one
+        engine TEXT NOT NULL,         -- the last one that the call had
         outcome TEXT NOT NULL,        -- pxbridge.calls.summary.outcome
         ended_by TEXT,
         reason TEXT,
@@ -82,7 +82,7 @@ COLUMNS = (
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
     "mouth_to_ear_p95_s", "holes", "figures", "counters",
 )  # fmt: skip
-"""What the keeper writes of a call."""
+"""The columns that the writer fills."""
 
 PUT_CALL = (
     f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join(':' + name for name in COLUMNS)}) "  # noqa: S608
@@ -93,24 +93,20 @@ PUT_WORDS = "INSERT INTO words (key, at_s, text) VALUES (:key, :at_s, :text)"
 PUT_RECORDING = "UPDATE calls SET recording = :recording WHERE key = :key"
 
 CUT_OFF = "cut_off"
-"""The outcome of a call whose bridge died."""
-
-
-class TooNew(InputError):
-    """The database was made by a newer pxbridge."""
+"""The outcome of a call whose bridge was killed."""
 
 
 def open_database(file: Path) -> sqlite3.Connection:
-    """Opens the database, makes it if there is none, and brings it forward if it is old.
+    """Opens the database. Creates it if there is none, and migrates it if it is old.
 
     Raises:
-        TooNew: It is of a newer version than this one knows; it is not touched.
-        sqlite3.Error: It cannot be opened or is none.
-        OSError: Its folder cannot be made.
+        DatabaseTooNew: The file has a newer schema than this version knows. It is not changed.
+        sqlite3.Error: The file cannot be opened or is no database.
+        OSError: Its folder cannot be created.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileExistsError):
-        # SQLite's other files get the permissions of this one.
+        # SQLite gives its other files the permissions of this one.
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     connection = sqlite3.connect(file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
@@ -122,7 +118,7 @@ def open_database(file: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         while version < len(MIGRATIONS):
             with transaction(connection):
-                # Another process may have been faster.
+                # Another process may have migrated it meanwhile.
                 version = _version(connection, file)
                 if version < len(MIGRATIONS):
                     for statement in filter(str.strip, MIGRATIONS[version].split(";\n")):
@@ -137,17 +133,17 @@ def open_database(file: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing of what is executed in the block.
+    """Executes the block as one transaction.
 
     Raises:
-        sqlite3.Error: Nothing of it is written.
+        sqlite3.Error: Nothing was written.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # SQLite has already done so after some errors
+        with contextlib.suppress(sqlite3.Error):  # after some errors SQLite has rolled back already
             connection.execute("ROLLBACK")
         raise
 
@@ -155,7 +151,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _version(connection: sqlite3.Connection, file: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        raise TooNew(f"{file} was written by a newer pxbridge (version {version} of its schema)")
+        raise DatabaseTooNew(
+            f"{file} was written by a newer pxbridge (schema {version}, this one knows {len(MIGRATIONS)}); "
+            "install that version, or use another state folder"
+        )
     return version
 
 
@@ -164,12 +163,12 @@ def _version(connection: sqlite3.Connection, file: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which calls are wanted.
+    """Which calls to find.
 
     Args:
-        limit: At most so many, the newest.
-        since: Only those that began then or later, in seconds since the epoch.
-        outcome: Only those with this one.
+        limit: The largest number of calls; the newest are found.
+        since: Only calls that began at this time or later, in seconds since the epoch.
+        outcome: Only calls with this outcome.
     """
 
     limit: int = 20
@@ -178,17 +177,17 @@ class Query:
 
 
 def find(connection: sqlite3.Connection, query: Query) -> list[dict[str, Any]]:
-    """Calls, the newest first, each as `one` gives it, but without events and words."""
+    """Calls, the newest first, each as `one` returns it, but without counters, events and words."""
     rows = connection.execute(
         "SELECT * FROM calls WHERE began_at >= :since AND (:outcome IS NULL OR outcome = :outcome) "
         "ORDER BY began_at DESC LIMIT :limit",
         {"since": query.since or 0.0, "outcome": query.outcome, "limit": query.limit},
     )
-    return [_told(row) for row in rows]
+    return [_as_dict(row) for row in rows]
 
 
 def one(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
-    """The newest call whose CallSid, or our key, begins with `name`; with its events and words."""
+    """The newest call whose id, or whose key, begins with `name`, with its counters, events and words."""
     row = connection.execute(
         "SELECT * FROM calls WHERE call = :name OR key = :name "
         "OR substr(call, 1, length(:name)) = :name OR substr(key, 1, length(:name)) = :name "
@@ -197,37 +196,37 @@ def one(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
     ).fetchone()
     if row is None or not name:
         return None
-    told = _told(row)
-    told["counters"] = json.loads(row["counters"])
-    told["events"] = [
+    call = _as_dict(row)
+    call["counters"] = json.loads(row["counters"])
+    call["events"] = [
         {"at_s": event["at_s"], "kind": event["kind"], **json.loads(event["detail"])}
         for event in connection.execute(
             "SELECT * FROM events WHERE key = ? ORDER BY at_s, rowid", (row["key"],)
         )
     ]
-    told["words"] = [
+    call["words"] = [
         {"at_s": words["at_s"], "text": words["text"]}
         for words in connection.execute(
             "SELECT * FROM words WHERE key = ? ORDER BY at_s, rowid", (row["key"],)
         )
     ]
-    return told
+    return call
 
 
-def _told(row: sqlite3.Row) -> dict[str, Any]:
+def _as_dict(row: sqlite3.Row) -> dict[str, Any]:
     columns = {name: row[name] for name in row.keys() if name not in ("figures", "counters")}  # noqa: SIM118
     return {**columns, **{k: v for k, v in json.loads(row["figures"]).items() if k not in columns}}
 
 
-# Ageing
+# Deleting
 
 
 def mark_cut_off(connection: sqlite3.Connection, alive: set[int]) -> int:
-    """Gives an outcome to calls whose bridge died; returns how many there were.
+    """Sets the outcome of calls whose bridge was killed; returns how many there were.
 
     Args:
         connection: The records.
-        alive: Processes that may still have calls.
+        alive: Processes that may still have live calls.
     """
     open_calls = connection.execute("SELECT key, process FROM calls WHERE ended_at IS NULL").fetchall()
     dead = [(row["key"],) for row in open_calls if row["process"] not in alive]
@@ -241,39 +240,44 @@ def mark_cut_off(connection: sqlite3.Connection, alive: set[int]) -> int:
 
 
 def delete(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-    """Forgets calls."""
+    """Deletes calls."""
     with transaction(connection):
         for table in ("words", "events", "calls"):
             connection.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])  # noqa: S608
     connection.execute("PRAGMA incremental_vacuum").fetchall()
 
 
-def keep(
-    connection: sqlite3.Connection, recordings: Path, *, since: float, most_bytes: int
+def delete_old(
+    connection: sqlite3.Connection, recordings: Path, *, since: float, max_bytes: int
 ) -> Mapping[str, int]:
-    """Deletes what is too old or too much: recordings first, which are the larger part, then records.
+    """Deletes old records and recordings, and more of them if they take too much space.
+
+    Recordings go before records, because they are larger.
 
     Args:
         connection: The records.
         recordings: The folder of recordings.
-        since: Calls that began before it, in seconds since the epoch, are deleted with their recordings.
-        most_bytes: The oldest are deleted until records and recordings together are no larger.
+        since: Calls that began before this time, in seconds since the epoch, are deleted with their
+            recordings.
+        max_bytes: The oldest are deleted until records and recordings together are no larger.
 
     Returns:
         How many ``records`` and ``recordings`` were deleted.
     """
-    gone: list[str] = [
+    old: list[str] = [
         row["key"]
         for row in connection.execute(
             "SELECT key FROM calls WHERE began_at < ? AND ended_at IS NOT NULL", (since,)
         )
     ]
-    delete(connection, gone)
-    deleted_files = keep_recordings(recordings, since=since, most_bytes=most_bytes - _used_bytes(connection))
+    delete(connection, old)
+    deleted_files = delete_old_recordings(
+        recordings, since=since, max_bytes=max_bytes - _used_bytes(connection)
+    )
     for name in deleted_files:
         connection.execute("UPDATE calls SET recording = NULL WHERE recording = ?", (name,))
-    deleted = len(gone)
-    while _used_bytes(connection) > most_bytes:
+    deleted = len(old)
+    while _used_bytes(connection) > max_bytes:
         oldest = connection.execute(
             "SELECT key FROM calls WHERE ended_at IS NOT NULL ORDER BY began_at LIMIT 100"
         ).fetchall()
@@ -284,22 +288,23 @@ def keep(
     return {"records": deleted, "recordings": len(deleted_files)}
 
 
-def keep_recordings(folder: Path, *, since: float, most_bytes: int) -> list[str]:
-    """Deletes recordings that are too old or too much, whether or not there are records of their calls.
+def delete_old_recordings(folder: Path, *, since: float, max_bytes: int) -> list[str]:
+    """Deletes old recordings, and more of them if they take too much space. It needs no records of their
+    calls.
 
     Args:
-        folder: Where they are.
-        since: Those last written to before it, in seconds since the epoch, are deleted.
-        most_bytes: The oldest are deleted until the others are no larger.
+        folder: The folder of recordings.
+        since: Recordings last written before this time, in seconds since the epoch, are deleted.
+        max_bytes: The oldest are deleted until the rest is no larger.
 
     Returns:
-        The names of those that were deleted.
+        The names of the deleted files.
     """
     files = sorted(_recordings(folder))
     total = sum(size for _, size, _ in files)
     deleted = []
     for modified_at, size, path in files:
-        if modified_at >= since and total <= most_bytes:
+        if modified_at >= since and total <= max_bytes:
             break
         path.unlink(missing_ok=True)
         total -= size
@@ -316,10 +321,10 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def _recordings(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each was last written to, its size, and it."""
+    """For each file: when it was last written, its size in bytes, and its path."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            about = path.stat()
-            yield about.st_mtime, about.st_size, path
+            status = path.stat()
+            yield status.st_mtime, status.st_size, path

@@ -1,4 +1,4 @@
-"""The calls that go on and the last ones that ended, for whoever asks."""
+"""The live calls, and the ones that ended last, in memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from pxbridge.calls.events import Event
     from pxbridge.calls.numbers import Numbers
 
-RECENT = 100
+MAX_RECENT = 100
+"""Ended calls that are kept."""
 
 
 class RecentCalls:
-    """Watches calls and remembers them in memory.
+    """Keeps live calls and the ones that ended last. It is a subscriber to the events of all calls.
 
     Args:
         numbers: How phone numbers are written.
-        clock: The calls' clock, in seconds.
-        wall: Seconds since the epoch.
+        clock: The clock of the calls, in seconds.
+        wall: The wall clock, in seconds since the epoch.
     """
 
     def __init__(
@@ -35,23 +36,23 @@ class RecentCalls:
         self._clock = clock
         self._wall = wall
         self._live: dict[int, CallRecord] = {}
-        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._recent: deque[dict[str, Any]] = deque(maxlen=MAX_RECENT)
 
     def __call__(self, record: CallRecord, event: Event) -> None:
-        """Takes note of a call that starts or ends."""
+        """Notes that a call starts or ends."""
         if event.kind is Kind.STARTED:
             self._live[id(record)] = record
         elif event.kind is Kind.ENDED and self._live.pop(id(record), None) is not None:
-            self._recent.appendleft(self._told(record))
+            self._recent.appendleft(self._as_dict(record))
 
     def calls(self) -> dict[str, list[dict[str, Any]]]:
-        """``live`` in the order in which they came, and ``recent``, the newest first."""
+        """``live`` calls, the oldest first, and ``recent`` ones, the newest first; each a JSON object."""
         return {
-            "live": [self._told(record) for record in self._live.values()],
+            "live": [self._as_dict(record) for record in self._live.values()],
             "recent": list(self._recent),
         }
 
-    def _told(self, record: CallRecord) -> dict[str, Any]:
+    def _as_dict(self, record: CallRecord) -> dict[str, Any]:
         began = self._wall() - (self._clock() - record.opened_s)
         figures = summary(record, self._numbers, self._clock())
         return {"began_at": round(began, 3), "phase": record.phase.value, **figures}

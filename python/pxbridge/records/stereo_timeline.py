@@ -1,9 +1,9 @@
 """The two sides of a call on one time axis, as the caller heard them: the caller left, the agent right.
 
-What the agent says comes with the time at which it is heard. What the caller says comes with the time at
-which it arrived, less its duration: a piece that the network held up was said earlier than that. So a piece
-is put as late as what follows it allows, for it all was said one after the other: a backlog that comes in a
-burst finds its place in the gap before it, and audio that the network lost leaves a gap.
+The agent's audio comes with the time at which the caller hears it. The caller's audio comes with the time at
+which it arrived, minus its duration. If the network held a piece up, it was said earlier than that. A caller
+says one piece after the other, so each piece ends at the latest where the next one begins. A backlog that
+arrives in a burst therefore fills the gap before it, and lost audio leaves a gap.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pieces = Sequence[tuple[float, int]]
-    """When each piece of some samples began, in seconds, and how many samples it has."""
+    """For each piece of audio: when it began, in seconds, and its number of samples."""
 
 HORIZON_S = 2.0
-"""So long is waited for a backlog. What comes later than that is put where it arrives."""
+"""How long the network may hold audio up. Audio that is later is placed where it arrives."""
 
 CALLER_GAP_S = 0.06
-"""The network's usual jitter is no gap."""
+"""A shorter gap is the usual jitter of the network, and is closed."""
 
 AGENT_GAP_S = 0.002
-"""Times are in whole microseconds, and samples are not."""
+"""A shorter gap is rounding: times are whole microseconds, and samples are not."""
 
 CHANNELS: Final = 2
 
 
 class _Channel:
-    """One side: pieces find their places, and leave in order.
+    """One side of the call: pieces are placed on the time axis and taken in order.
 
     Args:
-        rate_hz: Of the samples.
-        began_s: Where frame 0 is.
-        gap_s: A gap shorter than this is none.
+        rate_hz: The sample rate.
+        began_s: The time of frame 0.
+        gap_s: A gap that is not longer than this is closed.
     """
 
     def __init__(self, rate_hz: int, began_s: float, gap_s: float) -> None:
@@ -50,7 +50,7 @@ class _Channel:
         self._pending: deque[tuple[float, NDArray[np.int16]]] = deque()
         self._placed = np.zeros(0, np.int16)
         self._start = 0
-        """Frame of the first sample in `_placed`."""
+        """The frame of the first sample in `_placed`."""
         self._begun = False
 
     def put(self, pcm: NDArray[np.int16], pieces: Pieces) -> None:
@@ -60,7 +60,7 @@ class _Channel:
             at += samples
 
     def take(self, until_s: float) -> NDArray[np.int16]:
-        """The frames before `until_s` that were not taken before."""
+        """The frames before `until_s` that are not taken yet."""
         self._place(until_s)
         count = max(0, round((until_s - self._began_s) * self._rate_hz) - self._start)
         out = np.zeros(count, np.int16)
@@ -71,13 +71,13 @@ class _Channel:
         return out
 
     def ahead(self, until_s: float) -> NDArray[np.int16]:
-        """What `take` would give, and nothing is taken: what is still to come may change it."""
+        """What `take` would return, without taking it. Audio that comes later may change it."""
         trial = copy.copy(self)
         trial._pending = self._pending.copy()
         return trial.take(until_s)
 
     def _place(self, until_s: float) -> None:
-        """Puts what began before `until_s` to its place, which what follows may bring forward."""
+        """Places the pieces that began before `until_s`. A later piece may move an earlier one back."""
         latest_s: list[float] = []
         for at_s, pcm in reversed(self._pending):
             follows_s = latest_s[-1] - len(pcm) / self._rate_hz if latest_s else at_s
@@ -99,10 +99,10 @@ class _Channel:
 
 
 class StereoTimeline:
-    """See the module.
+    """Places the audio of both sides; see the module.
 
     Args:
-        rate_hz: The line's.
+        rate_hz: The sample rate of the line.
         began_s: When the recording begins.
     """
 
@@ -111,23 +111,23 @@ class StereoTimeline:
         self._agent = _Channel(rate_hz, began_s, AGENT_GAP_S)
 
     def caller(self, pcm: NDArray[np.int16], pieces: Pieces) -> None:
-        """What the caller said, as `Uplink.take_said` gives it."""
+        """Adds what the caller said."""
         self._caller.put(pcm, pieces)
 
     def agent(self, pcm: NDArray[np.int16], pieces: Pieces) -> None:
-        """What the caller heard, as `Downlink.take_heard` gives it."""
+        """Adds what the caller heard."""
         self._agent.put(pcm, pieces)
 
     def settled(self, now_s: float) -> NDArray[np.int16]:
-        """The frames, interleaved, that nothing to come can change any more."""
+        """Takes the interleaved frames that are final: older than `HORIZON_S`."""
         return self._take(now_s - HORIZON_S)
 
     def unsettled(self, now_s: float) -> NDArray[np.int16]:
-        """The frames after those, up to now, as they would be if nothing else came."""
+        """The frames after the settled ones, up to now, as they are if no more audio comes."""
         return _interleave(self._caller.ahead(now_s), self._agent.ahead(now_s))
 
     def rest(self, now_s: float) -> NDArray[np.int16]:
-        """All frames up to the end of the call."""
+        """Takes all frames up to the end of the call."""
         return self._take(now_s)
 
     def _take(self, until_s: float) -> NDArray[np.int16]:

@@ -1,8 +1,8 @@
-"""Keeps the records of calls while they go on, and costs them nothing.
+"""Writes the records of calls, without holding up the calls.
 
-What happens is put into a queue as rows; a thread writes them, whole batches in one transaction. The disk may
-be full, the database locked or gone: then the rows wait, the thread tries again, and what no longer fits into
-the queue is dropped and counted. Calls do not notice; the log says once that it began, and that it ended.
+Events become rows in a queue. A thread writes them, many in one transaction. If the disk is full, or the
+database is locked or gone, the rows wait and the thread tries again. Rows that no longer fit into the queue
+are dropped and counted. The log says once when writing begins to fail, and once when it works again.
 """
 
 from __future__ import annotations
@@ -35,44 +35,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pxbridge.records")
 
-ROWS_WAITING = 20_000
-"""Some 20 MB; a thousand busy calls fill it in minutes."""
-BATCH = 500
+MAX_ROWS = 20_000
+"""Rows that wait for the thread: about 20 MB. A thousand busy calls fill the queue in minutes."""
+MAX_BATCH = 500
+"""Rows in one transaction."""
 RETRY_S = 2.0
-LAST_ROWS_S = 5.0
-"""So long may writing the last rows take when the bridge ends."""
-KEEP_EVERY_S = 3600.0
-"""How often what is too old or too much is deleted."""
+CLOSE_TIMEOUT_S = 5.0
+"""How long writing the last rows may take when the bridge ends."""
+DELETE_EVERY_S = 3600.0
+"""How often old records and recordings are deleted."""
 
-EVENTS_KEPT = 1000
-"""Of one call: no call has more to say, but a stranger's might."""
-KEYS_KEPT = 100
-"""Of those, keys: more than anybody presses on purpose."""
+MAX_EVENTS = 1000
+"""Events that are kept of one call. A normal call has fewer; an attacker's call may have more."""
+MAX_KEYS = 100
+"""Key presses that are kept of one call; nobody presses more on purpose."""
 PAUSE_S = 1.5
-"""An agent that has said no word for so long begins a new line of the transcript."""
-LINE_CHARS = 500
+"""After a pause of the agent of this length, its next word begins a new line of the transcript."""
+MAX_LINE_CHARS = 500
 
 PRIVATE = frozenset({"caller", "called", "custom", "digit"})
-"""Of what events tell, not for keeping: numbers have their own columns, in the form that was set; parameters
-and keys may hold anybody's secrets."""
+"""Details of events that are not kept. Phone numbers have columns of their own, in the form that the settings
+say.
+Custom parameters and keys may contain secrets."""
 
 
-_SPOILT = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, UnicodeError)
-"""What is wrong with one row, and would be again the next time: it must not keep out the others."""
+_BAD_ROW = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, UnicodeError)
+"""Errors of a single row, which would come again with every retry. The other rows are still written."""
 
 
 @dataclass(slots=True)
 class _Live:
-    """A call that goes on.
+    """A live call.
 
     Attributes:
         key: Its key in the database.
-        began_at: Seconds since the epoch.
-        events: How many were kept.
-        keys: How many were pressed.
-        line: What the agent is saying.
-        line_at_s: Since when.
-        word_at_s: When the last word of it came.
+        began_at: When it began, in seconds since the epoch.
+        events: How many events were kept.
+        keys: How many keys were pressed.
+        line: The words of the transcript's current line.
+        line_at_s: When the line began.
+        word_at_s: When its last word came.
     """
 
     key: str
@@ -85,21 +87,21 @@ class _Live:
 
 
 class RecordWriter:
-    """Watches calls and keeps their records.
+    """Writes the records of calls. It is a subscriber to the events of all calls.
 
     Args:
-        folder: Where the database is.
+        folder: The folder of the database.
         numbers: How phone numbers are written.
         keep_s: How long records and recordings are kept, in seconds.
         keep_bytes: How large they may be together.
-        wall: Seconds since the epoch.
+        wall: The wall clock, in seconds since the epoch.
         connect: Opens the database.
         retry_s: How long to wait after an error.
 
     Attributes:
-        written: Rows.
-        dropped: Rows that were not written, for whatever reason.
-        errors: Times that writing failed.
+        written: Rows that were written.
+        dropped: Rows that were not written, for any reason.
+        errors: How often writing failed.
     """
 
     def __init__(
@@ -121,12 +123,12 @@ class RecordWriter:
         self._connect = connect
         self._retry_s = retry_s
         self._live: dict[int, _Live] = {}
-        self._jobs: queue.Queue[Job | None] = queue.Queue(ROWS_WAITING)
+        self._jobs: queue.Queue[Job | None] = queue.Queue(MAX_ROWS)
         self._stop = threading.Event()
         self._failing = False
         self._opened = False
         self._connection: sqlite3.Connection | None = None
-        self._keep_at = 0.0
+        self._delete_at = 0.0
         self.written = 0
         self.dropped = 0
         self.errors = 0
@@ -134,22 +136,22 @@ class RecordWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """Writes what waits, for a bounded time."""
+        """Writes the waiting rows, for at most twice `CLOSE_TIMEOUT_S`."""
         self._stop.set()
         with contextlib.suppress(queue.Full):
-            self._jobs.put(None, timeout=LAST_ROWS_S)
-        self._thread.join(LAST_ROWS_S)
+            self._jobs.put(None, timeout=CLOSE_TIMEOUT_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def __call__(self, record: CallRecord, event: Event) -> None:
-        """Takes down an event."""
+        """Queues the rows of an event."""
         if event.kind is Kind.STARTED:
             began_at = self._wall() - (event.at_s - record.opened_s)
             self._live[id(record)] = _Live(record.key, began_at)
         live = self._live.get(id(record))
         if live is None or event.kind is Kind.COUNTERS:
-            return  # who never started is in the metrics
+            return  # a call that never started is counted by the metrics only
         if event.kind is Kind.WORDS:
-            self._heard(live, event.at_s - record.opened_s, event.detail["text"])
+            self._add_words(live, event.at_s - record.opened_s, event.detail["text"])
             return
         self._put_event(live, record, event)
         if event.kind in (Kind.STARTED, Kind.LIVE, Kind.ENDED):
@@ -159,7 +161,7 @@ class RecordWriter:
             del self._live[id(record)]
 
     def recorded(self, record: CallRecord) -> Callable[[str], None]:
-        """What notes the name of a live call's recording; it may be called from any thread."""
+        """A function that writes the name of a live call's recording. Any thread may call it."""
         live = self._live.get(id(record))
         key = live.key if live else ""
         return lambda file: self._put(database.PUT_RECORDING, {"key": key, "recording": file})
@@ -182,20 +184,20 @@ class RecordWriter:
     def _put_event(self, live: _Live, record: CallRecord, event: Event) -> None:
         if event.kind is Kind.KEY:
             live.keys += 1
-            if live.keys > KEYS_KEPT:
-                return  # a finger on a key must not keep out what else happens
+            if live.keys > MAX_KEYS:
+                return  # a stuck key must not use up the room for other events
         live.events += 1
-        if live.events > EVENTS_KEPT and event.kind is not Kind.ENDED:
+        if live.events > MAX_EVENTS and event.kind is not Kind.ENDED:
             return
         detail = {name: value for name, value in event.detail.items() if name not in PRIVATE}
         at_s = round(event.at_s - record.opened_s, 3)
-        told = json.dumps(detail, default=str)
+        text = json.dumps(detail, default=str)
         self._put(
-            database.PUT_EVENT, {"key": live.key, "at_s": at_s, "kind": event.kind.value, "detail": told}
+            database.PUT_EVENT, {"key": live.key, "at_s": at_s, "kind": event.kind.value, "detail": text}
         )
 
-    def _heard(self, live: _Live, at_s: float, text: str) -> None:
-        if live.line and (at_s - live.word_at_s > PAUSE_S or sum(map(len, live.line)) > LINE_CHARS):
+    def _add_words(self, live: _Live, at_s: float, text: str) -> None:
+        if live.line and (at_s - live.word_at_s > PAUSE_S or sum(map(len, live.line)) > MAX_LINE_CHARS):
             self._put_line(live)
         if not live.line:
             live.line_at_s = at_s
@@ -229,12 +231,12 @@ class RecordWriter:
         self._close_database()
 
     def _next(self) -> tuple[list[Job], bool]:
-        """The rows that wait, none after a long silence; and whether they are the last."""
+        """The waiting rows, or none after `DELETE_EVERY_S` without any; and whether they are the last."""
         try:
-            jobs = [self._jobs.get(timeout=KEEP_EVERY_S)]
+            jobs = [self._jobs.get(timeout=DELETE_EVERY_S)]
         except queue.Empty:
             return [], False
-        while len(jobs) < BATCH:
+        while len(jobs) < MAX_BATCH:
             try:
                 jobs.append(self._jobs.get_nowait())
             except queue.Empty:
@@ -245,17 +247,17 @@ class RecordWriter:
         try:
             if self._connection is None:
                 self._connection = self._open()
-            if (now := self._wall()) >= self._keep_at:
-                self._keep_at = now + KEEP_EVERY_S
+            if (now := self._wall()) >= self._delete_at:
+                self._delete_at = now + DELETE_EVERY_S
                 self._delete_old(self._connection, now)
             self._write(self._connection, batch)
         except (sqlite3.Error, OSError, PxbridgeError) as error:
-            self._fails(error)
+            self._note_failure(error)
             self._close_database()
             return False
         if self._failing:
             self._failing = False
-            log.warning("the records of calls are written again; %d rows were dropped", self.dropped)
+            log.warning("records of calls are written again; %d rows were dropped", self.dropped)
         return True
 
     def _open(self) -> sqlite3.Connection:
@@ -264,7 +266,7 @@ class RecordWriter:
             self._opened = True
             rows = connection.execute("SELECT DISTINCT process FROM calls WHERE ended_at IS NULL").fetchall()
             processes = {row["process"] for row in rows} - {os.getpid()}
-            database.mark_cut_off(connection, set(filter(_runs, processes)))
+            database.mark_cut_off(connection, set(filter(_is_running, processes)))
         return connection
 
     def _close_database(self) -> None:
@@ -274,38 +276,46 @@ class RecordWriter:
             self._connection = None
 
     def _write(self, connection: sqlite3.Connection, batch: list[Job]) -> None:
-        spoilt = 0
+        bad_rows = 0
         with database.transaction(connection):
             for statement, row in batch:
                 try:
                     connection.execute(statement, row)
-                except _SPOILT:
-                    spoilt += 1
-        self.written += len(batch) - spoilt
-        self.dropped += spoilt
+                except _BAD_ROW:
+                    bad_rows += 1
+        self.written += len(batch) - bad_rows
+        self.dropped += bad_rows
 
     def _delete_old(self, connection: sqlite3.Connection, now: float) -> None:
-        gone = database.keep(
+        deleted = database.delete_old(
             connection,
             self._folder / database.RECORDINGS,
             since=now - self._keep_s,
-            most_bytes=self._keep_bytes,
+            max_bytes=self._keep_bytes,
         )
-        if any(gone.values()):
-            log.info("deleted %(records)d records and %(recordings)d recordings, too old or too much", gone)
+        if any(deleted.values()):
+            log.info(
+                "deleted %(records)d records and %(recordings)d recordings that were too old or took too "
+                "much space",
+                deleted,
+            )
 
-    def _fails(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         self.errors += 1
         if not self._failing:
             self._failing = True
-            log.error("the records of calls cannot be written: %s; calls go on, and it is tried again", error)
+            log.error(
+                "records of calls cannot be written: %s; calls go on, and writing is tried again; "
+                "free some space or check the state folder",
+                error,
+            )
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # somebody else's
+        return True  # it belongs to another user
     return True

@@ -1,6 +1,6 @@
-"""What the bridge was told.
+"""The settings of the bridge.
 
-A setting can be given in four places. The first of them that names it wins::
+A setting can be given in four places. The first place that names it wins::
 
     command line      --port 5060
     environment       PXBRIDGE_PORT=5060
@@ -8,10 +8,10 @@ A setting can be given in four places. The first of them that names it wins::
     the default       5050
 
 `fields` has the settings themselves, `values` how one value is read, `sources` the merge and its errors,
-`door` what the settings say together of who may come in, and `shown` the flags and README's table.
+`access` the check of who may come in, `shown` the flags and README's table, and `persona_file` the personas.
 """
 
-from pxbridge.settings.access import check_door, is_loopback, url_host
+from pxbridge.settings.access import check_access, is_loopback, url_host
 from pxbridge.settings.fields import Settings, flag, is_secret, state_folder, variable
 from pxbridge.settings.shown import add_arguments, markdown_table
 from pxbridge.settings.sources import Loaded, load
@@ -23,7 +23,7 @@ __all__ = [
     "Secrets",
     "Settings",
     "add_arguments",
-    "check_door",
+    "check_access",
     "flag",
     "is_loopback",
     "is_secret",

@@ -1,8 +1,8 @@
-"""Personas as an operator writes them: ``[personas.NAME]`` tables in the settings' TOML file.
+"""Personas as an operator writes them: ``[personas.NAME]`` tables in the TOML file of the settings.
 
-A key that a table leaves out is as in the default persona, which is the settings' own voice and prompt and
-what ``[personas.default]`` says. What is wrong stops the start with one line that names file, persona, key
-and mend.
+A key that a table leaves out has the value of the default persona: the voice and prompt of the settings, and
+``[personas.default]``. An error stops the start with one line that names the file, the persona, the key and
+the fix.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ LONGEST_CALL_S = 14_400.0
 
 
 class _Fault(Exception):
-    """What is wrong with one key's value, and the mend."""
+    """The error in the value of one key, and the fix."""
 
 
 @dataclass(frozen=True)
 class _Key:
-    """One key of a persona's table: how its value is read, and what README says of it."""
+    """One key of a persona's table: how its value is read, an example, and its description in the README."""
 
     read: Callable[[Any, Path], Any]
     shown: str
@@ -53,10 +53,10 @@ class _Key:
 
 
 def read_personas(loaded: Loaded) -> Personas:
-    """The personas of a process: the settings' own and the file's.
+    """The personas of a process: the default one from the settings, and those of the file.
 
     Raises:
-        ConfigError: The first thing wrong with one of them.
+        ConfigError: The first error in one of them.
     """
     settings = loaded.settings
     if fault := template_fault(settings.text_prompt):
@@ -68,7 +68,7 @@ def read_personas(loaded: Loaded) -> Personas:
         failover_prefers=settings.failover_prefers,
     )
     file = loaded.file or Path()
-    # The default first, since the others are what it is where they do not say otherwise.
+    # The default first, because the others take from it what their tables leave out.
     tables = sorted(loaded.personas.items(), key=lambda each: each[0] != DEFAULT_NAME)
     others: dict[str, Persona] = {}
     numbers: dict[str, str] = {}
@@ -77,13 +77,16 @@ def read_personas(loaded: Loaded) -> Personas:
         for number in values.pop("numbers", ()):
             if (other := numbers.setdefault(number_key(number), name)) != name:
                 raise _error(
-                    name, "numbers", file, f"{number!r} is {other!r}'s already; name it in one of the two"
+                    name, "numbers", file, f"{number!r} belongs to {other!r} too; name it in one of the two"
                 )
         persona = replace(default, name=name, **values)
         if persona.warm and not persona.fixed:
             if "warm" in values:
                 raise _error(
-                    name, "warm", file, "its prompt has fields, which only a call fills in; write it without"
+                    name,
+                    "warm",
+                    file,
+                    "its prompt has fields that only a call can fill; remove warm, or the fields",
                 )
             persona = replace(persona, warm=0)
         if name == DEFAULT_NAME:
@@ -94,7 +97,7 @@ def read_personas(loaded: Loaded) -> Personas:
 
 
 def markdown_table() -> str:
-    """The keys of a persona as README shows them, one row each."""
+    """The keys of a persona as the README shows them, one row each."""
     rows = ["| key | example | meaning |", "|---|---|---|"]
     rows += [f"| `{name}` | `{key.shown}` | {key.about} |" for name, key in KEYS.items()]
     return "\n".join(rows) + "\n"
@@ -103,10 +106,10 @@ def markdown_table() -> str:
 def _read_table(name: str, table: object, file: Path) -> dict[str, Any]:
     if not PERSONA_NAME.fullmatch(name):
         raise ConfigError(
-            f"personas.{name!r}", str(file), "a persona's name is up to 64 letters, digits, - and _"
+            f"personas.{name!r}", str(file), "is not a name of up to 64 letters, digits, - and _"
         )
     if name.lower() in RESERVED_WORDS:
-        problem = f"/exotel/{name} is taken: no call could name this persona; give it another name"
+        problem = f"/exotel/{name} has another use, so no call could name this persona; choose another name"
         raise ConfigError(f"personas.{name}", str(file), problem)
     if not isinstance(table, dict):
         raise ConfigError(f"personas.{name}", str(file), f"is not a table; write [personas.{name}]")
@@ -114,8 +117,8 @@ def _read_table(name: str, table: object, file: Path) -> dict[str, Any]:
     for key, value in table.items():
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
-            mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}"
-            raise _error(name, key, file, f"no such key; {mend}")
+            fix = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(KEYS)}"
+            raise _error(name, key, file, f"no such key; {fix}")
         try:
             values[key] = KEYS[key].read(value, file.parent)
         except _Fault as fault:
@@ -129,13 +132,13 @@ def _error(persona: str, key: str, file: Path, problem: str) -> ConfigError:
 
 def _voice(value: object, _: Path) -> str:
     if not isinstance(value, str) or not VOICE_NAME.fullmatch(value):
-        raise _Fault(f"{value!r} is not a voice the engine has, such as NATF0.pt or a .wav file's name")
+        raise _Fault(f"{value!r} is not a voice of the engine, such as NATF0.pt or the name of a .wav file")
     return value
 
 
 def _text(value: object, _: Path) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Fault(f"{value!r} is not a text of at least one letter")
+        raise _Fault(f"{value!r} is not a text; write at least one letter")
     text = " ".join(value.split())
     if fault := template_fault(text):
         raise _Fault(fault)
@@ -200,7 +203,7 @@ def _action(trigger: str, value: object, folder: Path) -> Action:
             return HandOver(_numbers(value["hand_over"], folder))
         except _Fault as fault:
             raise _Fault(f"{trigger!r}: hand_over {fault}") from None
-    raise _Fault(f'{trigger!r} sets off {value!r}; write "end" or {{ hand_over = ["+91..."] }}')
+    raise _Fault(f'{trigger!r} has the action {value!r}; write "end" or {{ hand_over = ["+91..."] }}')
 
 
 def _keys(value: object, folder: Path) -> dict[str, Action]:
@@ -208,7 +211,7 @@ def _keys(value: object, folder: Path) -> dict[str, Action]:
         raise _Fault('is not a table such as { "0" = { hand_over = ["+91..."] }, "#" = "end" }')
     for digit in value:
         if len(digit) != 1 or digit not in DTMF_DIGITS:
-            raise _Fault(f"{digit!r} is not a key of a telephone: 0 to 9, * or #")
+            raise _Fault(f"{digit!r} is not a telephone key: 0 to 9, * or #")
     return {digit: _action(digit, action, folder) for digit, action in value.items()}
 
 
@@ -218,9 +221,9 @@ def _phrases(value: object, folder: Path) -> dict[str, Action]:
     seen: dict[str, str] = {}
     for phrase in value:
         if not letters(phrase):
-            raise _Fault(f"{phrase!r} holds no letter, so nobody can say it")
+            raise _Fault(f"{phrase!r} has no letter, so it cannot be recognised in speech; add words")
         if (other := seen.setdefault(letters(phrase), phrase)) != phrase:
-            raise _Fault(f"{phrase!r} sounds as {other!r} does; keep one of the two")
+            raise _Fault(f"{phrase!r} and {other!r} sound the same; keep one of the two")
     return {phrase: _action(phrase, action, folder) for phrase, action in value.items()}
 
 
@@ -230,39 +233,35 @@ KEYS = {
         _text,
         '"You are Asha, of Blue Door. {custom.name} calls."',
         "Who the agent is. `{from}`, `{to}` and `{custom.NAME}` (a custom parameter of the stream) are "
-        "filled in for each call, and are empty where a call does not have them.",
+        "filled in for each call. They are empty if a call does not have them.",
     ),
     "numbers": _Key(
         _dialled,
         '["08047180000"]',
-        "Dialled numbers at which it answers. With +91, with 0 or without either is the same number.",
+        "Dialled numbers that this persona answers. A number with +91, with 0 or without either is the same.",
     ),
     "greeting": _Key(
         _greeting,
         '"welcome.wav"',
-        "A WAV or Ogg Opus file that the caller hears first. Its path counts from the TOML file.",
+        "A WAV or Ogg Opus file that the caller hears first. Its path is relative to the TOML file.",
     ),
-    "max_duration_s": _Key(
-        _seconds, "600", "The longest call, in seconds; none: as long as the caller likes."
-    ),
+    "max_duration_s": _Key(_seconds, "600", "The longest call, in seconds. Without it there is no limit."),
     "keys": _Key(
         _keys,
         '{ "0" = { hand_over = ["+91..."] }, "#" = "end" }',
-        "What the caller's keys do: hand over to one of these numbers, or end the call.",
+        "Actions of the caller's keys: hand the call over to one of these numbers, or end it.",
     ),
     "phrases": _Key(
         _phrases,
         '{ "goodbye" = "end" }',
-        "What the agent's own words do once they have been heard, the same two things.",
+        "Actions of the agent's own words, once the caller has heard them: the same two.",
     ),
-    "record": _Key(_flag, "true", "Whether its calls are recorded."),
-    "warm": _Key(
-        _count, "1", "Engine sessions kept prompted ahead of calls. None for a prompt with fields in it."
-    ),
+    "record": _Key(_flag, "true", "Whether calls with this persona are recorded."),
+    "warm": _Key(_count, "1", "Engine sessions kept prompted ahead of calls. Not for a prompt with fields."),
     "failover_prefers": _Key(
         _preference,
         '"informed"',
-        "Which engine goes on when one dies in a call: as the setting `PXBRIDGE_FAILOVER_PREFERS`.",
+        "Which session continues when an engine dies during a call; see `PXBRIDGE_FAILOVER_PREFERS`.",
     ),
 }
 """Every key of a persona's table."""

@@ -1,4 +1,4 @@
-"""The settings as people meet them: flags on the command line, and a table in README."""
+"""The settings as flags of the command line, and as a table for the README."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each setting; those not used leave no trace in the parsed namespace."""
+    """Adds a flag for each setting. Flags that are not used are absent from the parsed namespace."""
     group = parser.add_argument_group(
-        "settings", "each also as PXBRIDGE_NAME in the environment and as name in a TOML file"
+        "settings", "also as PXBRIDGE_NAME in the environment and as name in a TOML file"
     )
     group.add_argument(
         flag(CONFIG),
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 flag(name + FILE_SUFFIX),
                 metavar="FILE",
                 default=argparse.SUPPRESS,
-                help=f"File that holds this secret: {about}",
+                help=f"File that contains this secret. {about}",
             )
             continue
         if from_file(name):
@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 flag(name + FILE_SUFFIX),
                 metavar="FILE",
                 default=argparse.SUPPRESS,
-                help=f"File that holds what {flag(name)} would: other users of the machine can read flags.",
+                help=f"File that contains the value of {flag(name)}. Other users of the machine can read "
+                "flags.",
             )
         if field.annotation is bool:
             group.add_argument(
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def markdown_table() -> str:
-    """The settings as README shows them, one row each."""
+    """The settings as the README shows them, one row each."""
     rows = ["| setting | flag | default | meaning |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "a telephone assistant" if name == "text_prompt" else _default_text(field)

@@ -1,13 +1,14 @@
-"""Where the settings' values come from, which of them wins, and which name an error shows.
+"""Where the values of the settings come from, which of them wins, and which name an error shows.
 
-The merge is our own because of its errors: whoever reads one must see which of the four places to mend,
-under the name that was written there. A value that is wrong, or a name that does not exist, stops the
-start (:class:`pxbridge.errors.ConfigError`); nothing is guessed and nothing is ignored.
+The merge is our own because of its errors. An error shows which of the four places to correct, with the name
+that is written there. A wrong value, or an unknown name, stops the start
+(:class:`pxbridge.errors.ConfigError`). Nothing is guessed and nothing is ignored.
 
-A secret (:class:`pxbridge.settings.Secrets`) has no flag, which every user of the machine could read. It
-comes from the environment, from a file that ``PXBRIDGE_NAME_FILE``, ``--name-file`` or ``name_file`` names,
-or last from a systemd credential called ``pxbridge_name``; and from here on it is never shown, in no error
-either. A URL may hold a password: it can come from the same places (`from_file`), beside its own flag.
+A secret (:class:`pxbridge.settings.Secrets`) has no flag, because every user of the machine can read flags.
+It comes from the environment, from a file that ``PXBRIDGE_NAME_FILE``, ``--name-file`` or ``name_file``
+names, or from a systemd credential ``pxbridge_name``, in this order of precedence. It is never shown, not
+even in an error. A URL may contain a password: it can come from the same places (`from_file`), and has a flag
+too.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ from pxbridge.settings.values import Right
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONFIG = "config"  # names the TOML file; no setting itself
+CONFIG = "config"  # the flag that names the TOML file; not a setting
 CONFIG_VARIABLE = "PXBRIDGE_CONFIG"
-CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # the folder of systemd's LoadCredential= files
 
-# What the prototype called them: still read, where the new name is not set.
+# Names of the prototype. They are still read if the new name is not set.
 OLD_VARIABLES = {"BRIDGE_HOST": "host", "BRIDGE_PORT": "port"}
 
-# Kubernetes puts these into every pod of a namespace that has a Service named `pxbridge`. The last of
-# them has the name of our own port setting, so only its value tells them apart.
+# Kubernetes sets these variables in every pod of a namespace with a Service named `pxbridge`. One of them is
+# called PXBRIDGE_PORT, as our own setting is; its value tells the two apart.
 _KUBERNETES_LINK = re.compile(r"PXBRIDGE_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP)(_\w+)?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
 
-FILE_SUFFIX = "_file"  # what a secret's name ends in where a file is named instead
+FILE_SUFFIX = "_file"  # a setting's name with this ending names a file that contains the value
 
 
 class Loaded(NamedTuple):
-    """The settings and how they came about.
+    """The settings and where they came from.
 
     Attributes:
-        settings: The merged, checked settings.
-        origins: For each setting that was given: the name it was written under, and the source.
-        notes: What the operator should know, one sentence each, for the log.
-        file: The TOML file that was read, if there was one.
-        personas: Its table of personas, which `pxbridge.settings.persona_file` reads.
+        settings: The merged and checked settings.
+        origins: For each setting that was given: its name as it was written, and the source.
+        notes: Warnings for the operator, one sentence each, for the log.
+        file: The TOML file that was read; None without one.
+        personas: The file's table of personas, which `pxbridge.settings.persona_file` reads.
     """
 
     settings: Settings
@@ -63,7 +64,7 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class _Given:
-    """A value as one source has it."""
+    """A value as one source gives it."""
 
     written: str
     source: str
@@ -71,15 +72,15 @@ class _Given:
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
-    """Merge the four sources and check the result.
+    """Merges the four sources and checks the result.
 
     Args:
-        flags: The settings given on the command line by field name, and ``config``: what the arguments
-            of :func:`add_arguments` parse to. Other keys are not looked at.
+        flags: The parsed arguments of :func:`add_arguments`: settings by field name, and ``config``. Other
+            keys are ignored.
         environ: The environment's variables.
 
     Raises:
-        ConfigError: The first thing wrong, in the order of the sources and then of the settings.
+        ConfigError: The first error, in the order of the sources and then of the settings.
     """
     notes: list[str] = []
     from_flags = {
@@ -111,20 +112,20 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
     for one in given.values():
         if one.source == "environment" and one.written in OLD_VARIABLES:
             new = variable(OLD_VARIABLES[one.written])
-            notes.append(f"{one.written} is the prototype's name and still works; the new one is {new}")
+            notes.append(f"{one.written} is an old name, which still works; use {new} instead")
 
     settings = _check(given)
     _check_trust(settings, given, notes)
     if settings.tls_key_file is not None and settings.tls_cert_file is None:
         one = given["tls_key_file"]
-        mend = f"name its certificate too, with {variable('tls_cert_file')}"
-        raise ConfigError(one.written, one.source, f"a key alone serves no TLS; {mend}")
+        fix = f"set {variable('tls_cert_file')} to its certificate"
+        raise ConfigError(one.written, one.source, f"TLS needs a certificate beside the key; {fix}")
     origins = {name: (one.written, one.source) for name, one in given.items()}
     return Loaded(settings, origins, notes, file, personas)
 
 
 def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str, _Given]:
-    """The settings in the environment. An empty variable counts as not set, as in a compose file."""
+    """The settings in the environment. An empty variable counts as not set, as compose files leave them."""
     given = {}
     for old, name in OLD_VARIABLES.items():
         if environ.get(old):
@@ -137,7 +138,7 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
         if _KUBERNETES_LINK.fullmatch(written) or (
             written == variable("port") and _KUBERNETES_PORT.match(value)
         ):
-            notes.append(f"{written} is Kubernetes' own, for a Service named pxbridge: not read")
+            notes.append(f"{written} is ignored: Kubernetes sets it for a Service named pxbridge")
         elif written in files:
             if value and environ.get(variable(files[written])):
                 other = variable(files[written])
@@ -153,7 +154,7 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
 
 
 def _read_credentials(environ: Mapping[str, str]) -> dict[str, _Given]:
-    """The secrets that systemd hands over (systemd.exec(5), LoadCredential=)."""
+    """The secrets that systemd passes on (systemd.exec(5), LoadCredential=)."""
     folder = environ.get(CREDENTIALS_VARIABLE)
     given = {}
     for name in filter(from_file, Settings.model_fields if folder else ()):
@@ -174,19 +175,19 @@ def _secret_file(written: str, source: str, file: Path) -> _Given:
 
 
 def _kept(name: str, value: object) -> object:
-    """A value as it was read, hidden if it is a secret or may hold one."""
+    """A value as it was read, hidden if it is a secret or may contain one."""
     return _hidden(value) if from_file(name) else value
 
 
 def _hidden(value: object) -> object:
-    """A secret as it was read, from now on not shown by whatever prints it."""
+    """A secret in a type that prints as asterisks."""
     if isinstance(value, list):
         return [_hidden(one) for one in value]
     return SecretStr(value) if isinstance(value, str) else value
 
 
 def _read_file(path: str, written: str, source: str) -> tuple[Path, dict[str, Any]]:
-    """A TOML file; ``written`` and ``source`` tell who named it."""
+    """A TOML file and its table; ``written`` and ``source`` say which setting names the file."""
     file = Path(path).expanduser()
     try:
         return file, tomllib.loads(file.read_text(encoding="utf-8"))
@@ -212,7 +213,7 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
         if from_file(name):
             value = _hidden(value)
         elif (name.endswith(FILE_SUFFIX) or name == "state_dir") and isinstance(value, str):
-            # Relative to the file it stands in: the working directory of a service is anyone's guess.
+            # Relative to its file, because the working directory of a service is hard to know.
             value = str(file.parent / Path(value).expanduser())
         given[name] = _Given(name, path, value)
     return given
@@ -225,7 +226,7 @@ def _nearest(written: str, names: Mapping[str, object]) -> str:
 
 def _check(given: Mapping[str, _Given]) -> Settings:
     for name, one in given.items():
-        # pydantic reads true as 1; a port of true is a slip.
+        # pydantic reads true as 1, and a port of true is a mistake.
         if isinstance(one.value, bool) and Settings.model_fields[name].annotation is not bool:
             raise ConfigError(one.written, one.source, _not_right(name, one.value))
     try:
@@ -241,7 +242,7 @@ def _check(given: Mapping[str, _Given]) -> Settings:
 
 
 def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[str]) -> None:
-    """How engines' certificates are trusted: in one way, and never silently in none."""
+    """At most one setting says how engines' certificates are trusted; a setting without effect is noted."""
     ways = [
         name
         for name in ("engine_insecure", "engine_fingerprint", "engine_ca_file")

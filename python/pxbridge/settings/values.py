@@ -1,8 +1,7 @@
-"""How the value of one setting is read: what may be written, what it becomes, and what is said of a slip.
+"""How the value of one setting is read: which spellings are accepted, and the error for any other.
 
-These are pydantic's validators of the fields (`pxbridge.settings.fields`). What they raise completes a line
-that begins with the name as it was written and with the source, so it names neither; and what may be a
-password or a token is masked in it.
+These are pydantic's validators for the fields (`pxbridge.settings.fields`). Their errors complete a line that
+begins with the setting's name and source, so they name neither. They mask what may be a password or a token.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pydantic import SecretStr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The bridge writes these into an engine's query itself; NVIDIA's server dies of any `seed`.
+# The bridge writes the prompts into the query itself. NVIDIA's server crashes on any `seed`.
 _RESERVED_ENGINE_QUERY = {"voice_prompt", "text_prompt", "seed"}
 _ENGINE_SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 _ENGINE_PATH = "/api/chat"
@@ -30,35 +29,36 @@ _ENGINE_PATH = "/api/chat"
 _SHA256_HEX_DIGITS = 64
 _MASK = "***"
 
-# As many as anyone can try over the network in a lifetime, at the rate that the bridge answers an address.
+# Nobody can try as many over the network in a lifetime, at the rate at which the bridge answers an address.
 _MIN_PASSWORD_CHARS = 12
-# HMAC-SHA-256 wants a key as long as its result (RFC 2104 §3): 32 bytes, 43 characters of base64.
+# HMAC-SHA-256 needs a key as long as its result (RFC 2104 §3): 32 bytes. Characters are counted as bytes.
 _MIN_KEY_CHARS = 32
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Secrets = tuple[SecretStr, ...]
-"""One or more secrets of a kind, so that one can be replaced while the other is still in use. Each shows as
-asterisks wherever it is printed; ``get_secret_value()`` tells it."""
+"""One or more secrets of a kind, so that an old one stays valid while a new one is rolled out. A secret
+prints
+as asterisks; ``get_secret_value()`` returns it."""
 
 
 @dataclass(frozen=True)
 class Right:
-    """What a right value is, as it completes "'x' is not ..."."""
+    """The text for a valid value. It completes the error "'x' is not ..."."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Within(Right, GroupedMetadata):
-    """The same of a number that has bounds, and the bounds."""
+    """The same for a number with bounds, and the bounds themselves."""
 
     text: str = field(init=False)
     what: str
     least: int
     most: int
     above: bool = False
-    """The least itself is out of bounds."""
+    """Whether `least` itself is out of bounds."""
 
     def __post_init__(self) -> None:
         bounds = f"above {self.least}, up to" if self.above else f"from {self.least} to"
@@ -70,10 +70,10 @@ class Within(Right, GroupedMetadata):
 
 
 def split_secrets(value: object) -> list[str]:
-    """Secrets as they were written, one string of them or several; none of it is ever quoted."""
+    """Secrets from one string or a list of strings, separated by spaces. Errors never quote them."""
     parts = [value] if isinstance(value, str | SecretStr) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
-        raise ValueError("should be text, or a list of texts")
+        raise ValueError("is not text or a list of texts")
     return [secret for part in parts for secret in _plain(part).split()]
 
 
@@ -82,7 +82,7 @@ def _plain(text: str | SecretStr) -> str:
 
 
 def split_credentials(value: object) -> object:
-    """``USER:PASSWORD`` pairs that a URL can carry, with passwords long enough not to be guessed."""
+    """``USER:PASSWORD`` pairs that fit into a URL, with passwords too long to be guessed."""
     secrets = split_secrets(value)
     for n, secret in enumerate(secrets, 1):
         user, colon, password = secret.partition(":")
@@ -90,22 +90,22 @@ def split_credentials(value: object) -> object:
             raise ValueError(f"the {_ordinal(n)} is not of the form USER:PASSWORD")
         if len(password) < _MIN_PASSWORD_CHARS:
             raise ValueError(
-                f"the {_ordinal(n)} has a password of {len(password)} characters; give it at least "
-                f"{_MIN_PASSWORD_CHARS}, such as `openssl rand -hex 16` prints"
+                f"the {_ordinal(n)} has a password of {len(password)} characters; use at least "
+                f"{_MIN_PASSWORD_CHARS}, for example from `openssl rand -hex 16`"
             )
         if not secret.isascii() or not secret.isprintable():
-            raise ValueError(f"the {_ordinal(n)} has characters that a URL cannot carry")
+            raise ValueError(f"the {_ordinal(n)} has characters that a URL cannot contain; use ASCII")
     return secrets
 
 
 def split_keys(value: object) -> object:
-    """Keys long enough to sign with."""
+    """Keys that are long enough for signing."""
     secrets = split_secrets(value)
     for n, secret in enumerate(secrets, 1):
         if len(secret) < _MIN_KEY_CHARS:
             raise ValueError(
-                f"the {_ordinal(n)} has {len(secret)} characters; give it at least {_MIN_KEY_CHARS}: "
-                "`openssl rand -hex 32` prints one"
+                f"the {_ordinal(n)} has {len(secret)} characters; use at least {_MIN_KEY_CHARS}, "
+                "for example from `openssl rand -hex 32`"
             )
     return secrets
 
@@ -115,10 +115,10 @@ def _ordinal(n: int) -> str:
 
 
 def split_networks(value: object) -> object:
-    """One string of addresses and networks, or a list of such strings."""
+    """Addresses and networks from one string or a list of strings, separated by spaces or commas."""
     parts = [value] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
-        raise ValueError("should be a list of networks such as 203.0.113.0/24 or 2001:db8::/32")
+        raise ValueError("is not a list of networks such as 203.0.113.0/24 or 2001:db8::/32")
     networks = []
     for part in parts:
         for written in re.split(r"[\s,]+", part) if isinstance(part, str) else [part]:
@@ -132,38 +132,38 @@ def split_networks(value: object) -> object:
 
 
 def websocket_url(value: object) -> object:
-    """A ``ws`` or ``wss`` URL of a scheme, a host, and perhaps a port and a path."""
+    """A ``ws`` or ``wss`` URL with a host, and at most a port and a path."""
     if not isinstance(value, str):
         return value
     url = value.strip().rstrip("/")
     try:
         parts = urlsplit(url)
     except ValueError:
-        parts = None  # the error's own text quotes what may be a password
+        parts = None  # the error's own text may quote a password
     if parts is None or parts.scheme not in ("wss", "ws") or not parts.hostname or not is_plain(url):
         raise ValueError(f"{mask_url(url)!r} is not a URL such as wss://voice.example.com")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError(
             f"{mask_url(url)!r} has more than a scheme, a host, a port and a path; "
-            "the bridge adds what opens its door"
+            "remove the rest, the bridge adds tokens itself"
         )
     return url
 
 
 def split_engines(value: object) -> object:
-    """One string of URLs, or a list of such strings, as a tuple of normalised URLs."""
+    """Normalised URLs from one string or a list of strings, separated by spaces or commas."""
     parts = [value] if isinstance(value, str | SecretStr) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
-        raise ValueError("should be a list of WebSocket URLs such as wss://engine.example:8998/api/chat")
+        raise ValueError("is not a list of WebSocket URLs such as wss://engine.example:8998/api/chat")
     urls = tuple(_engine_url(url) for part in parts for url in re.split(r"[\s,]+", _plain(part)) if url)
     for url in urls:
         if urls.count(url) > 1:
-            raise ValueError(f"{mask_url(url)} is named twice, and an engine has room for one call")
+            raise ValueError(f"{mask_url(url)} is named twice; name each engine once")
     return urls
 
 
 def _engine_url(written: str) -> str:
-    """A normalised ``ws`` or ``wss`` URL of an engine's ``/api/chat``."""
+    """The normalised ``ws`` or ``wss`` URL of an engine's ``/api/chat``."""
     shown = mask_url(written)
     if "://" not in written:
         raise ValueError(f"{shown!r} has no scheme; write wss://{shown} (TLS) or ws://{shown} (plain)")
@@ -171,7 +171,7 @@ def _engine_url(written: str) -> str:
         url = urlsplit(written)
         port = url.port
     except ValueError:
-        url = None  # the error's own text quotes what may be a password
+        url = None  # the error's own text may quote a password
     if url is None or not is_plain(written):
         raise ValueError(f"{shown!r} is not a URL such as wss://HOST:8998{_ENGINE_PATH}; {ESCAPES}")
     scheme = _ENGINE_SCHEMES.get(url.scheme.lower())
@@ -184,13 +184,15 @@ def _engine_url(written: str) -> str:
     try:
         url.hostname.encode("idna")
     except UnicodeError:
-        raise ValueError(f"{shown!r} names a host that cannot exist: look for a doubled dot") from None
+        raise ValueError(
+            f"{shown!r} has an impossible host name; look for a double dot or a very long part"
+        ) from None
     if url.fragment:
-        raise ValueError(f"{shown!r} has a #fragment, which a WebSocket URL cannot have")
+        raise ValueError(f"{shown!r} has a #fragment, which a WebSocket URL cannot have; remove it")
     for name, _ in parse_qsl(url.query, keep_blank_values=True):
         if name in _RESERVED_ENGINE_QUERY:
             raise ValueError(
-                f"{shown!r} has {name}= in its query; the bridge writes the prompts there itself"
+                f"{shown!r} has {name}= in its query; remove it, the bridge writes the query itself"
             )
     path = _ENGINE_PATH if url.path in ("", "/") else url.path
     return urlunsplit((scheme, url.netloc, path, url.query, ""))
@@ -204,14 +206,14 @@ _SHOWABLE = re.compile(
 )
 
 ESCAPES = "write @ / ? # : in a password as %40 %2F %3F %23 %3A"
-"""The mend of most URLs that are none."""
+"""The fix for most invalid URLs."""
 
 
 def mask_url(url: str) -> str:
-    """``url`` as it may be shown: without user, password, and the query's values, which may be tokens.
+    """A URL as it may be shown: without user, password, and the values of its query, which may be tokens.
 
-    Where a password was not escaped, nobody can tell where it ends. So of a URL that is not plainly one, with
-    its only ``@`` before a host and whatever port is a number, no more than the scheme is shown.
+    If a password was not escaped, its end cannot be found. Of such a URL (see `is_plain`) only the scheme is
+    shown.
     """
     scheme = _SCHEME.match(url)
     begin = "" if scheme is None else scheme[0]
@@ -231,13 +233,13 @@ def mask_url(url: str) -> str:
 
 
 def is_plain(url: str) -> bool:
-    """Whether a URL has no ``@`` but the one before its host, and no port but a number."""
+    """Whether a URL has no ``@`` except the one before its host, and its port, if any, is a number."""
     scheme = _SCHEME.match(url)
     return _SHOWABLE.fullmatch(url, 0 if scheme is None else scheme.end()) is not None
 
 
 def fingerprint(value: object) -> object:
-    """A SHA-256 fingerprint as 64 lower-case hex digits; takes what ``openssl x509`` prints."""
+    """A SHA-256 fingerprint as 64 lower-case hex digits. Accepts the output of ``openssl x509``."""
     if not isinstance(value, str):
         return value
     text = re.sub(r"(?i)^\s*sha-?256(\s+fingerprint)?\s*[:=]\s*", "", value)
@@ -268,9 +270,9 @@ _STORE_SCHEMES = ("redis", "rediss", "unix")
 
 
 def store_url(value: object) -> object:
-    """``memory``, or the URL of a Redis or Valkey server whose client library is there."""
+    """``memory``, or the URL of a Redis or Valkey server. Its client library must be installed."""
     if not isinstance(value, str | SecretStr):
-        raise ValueError("should be text: memory, or a URL such as redis://localhost:6379/0")
+        raise ValueError("is not text; write memory, or a URL such as redis://localhost:6379/0")
     url = _plain(value).strip()
     if url.lower() == "memory":
         return "memory"
@@ -288,27 +290,27 @@ def store_url(value: object) -> object:
 
 
 def _client_takes(url: str) -> bool:
-    """Whether the client library understands a URL and all the options in its query."""
+    """Whether the client library accepts a URL and all options in its query."""
     from redis import asyncio as redis
 
     try:
         client: Any = redis.Redis.from_url(url)
         client.connection_pool.make_connection()
-    except (ValueError, TypeError):  # the error's own text quotes what may be a password
+    except (ValueError, TypeError):  # the error's own text may quote a password
         return False
     return True
 
 
 def lower(value: object) -> object:
-    """Text in small letters; anything else as it is."""
+    """Text in lower case; anything else unchanged."""
     return value.lower() if isinstance(value, str) else value
 
 
 def strip(value: object) -> object:
-    """Text without the space around it; anything else as it is."""
+    """Text without surrounding space; anything else unchanged."""
     return value.strip() if isinstance(value, str) else value
 
 
 def folder(value: object) -> object:
-    """A path, with ``~`` for the home folder."""
+    """A path. ``~`` is replaced by the home folder."""
     return Path(value).expanduser() if isinstance(value, str) and value.strip() else value

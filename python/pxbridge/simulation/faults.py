@@ -1,8 +1,7 @@
-"""What can be wrong with an engine: a script for the rehearsal engine, so that tests can play every fault.
+"""Faults of an engine, which the rehearsal engine can play for tests.
 
-The one idea: a session asks each of its faults at four moments (the upgrade, the prompts, before a step,
-when a step is sent), and a fault answers at the moment it is about. A fault is data; it keeps nothing
-between sessions.
+A session asks each of its faults at four moments: at the upgrade, while it prompts, before a step, and when a
+step is sent. A fault acts at one of them. It is data, and keeps no state between sessions.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Faulty(Protocol):
-    """What a fault can do to the session it is played in."""
+    """What a fault can do to its session."""
 
     def cut(self) -> None:
         """Ends the connection without a closing handshake: the client sees 1006."""
@@ -43,20 +42,20 @@ class Faulty(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Nothing wrong yet: what each fault overrides one moment of."""
+    """No fault. Each fault overrides one of the moments."""
 
     def refusal(self) -> int | None:
-        """Returns the HTTP status that answers the upgrade, or None to accept it."""
+        """The HTTP status that answers the upgrade; None accepts it."""
         return None
 
     async def while_prompting(self, session: Faulty) -> None:
-        """Is awaited between the upgrade and the handshake."""
+        """Awaited between the upgrade and the handshake."""
 
     async def before_step(self, session: Faulty, step: int) -> None:
-        """Is awaited before step number `step`, counted from 0."""
+        """Awaited before step number `step`, counted from 0."""
 
     def sending(self, step: int, messages: list[bytes]) -> list[bytes]:
-        """Returns what is sent instead of the `messages` of this step (the header pages are step −1)."""
+        """The messages that are sent in place of those of this step. The header pages are step −1."""
         return messages
 
 
@@ -73,7 +72,7 @@ class RefusesUpgrade(Fault):
 
 @dataclass(frozen=True, slots=True)
 class StaysSilent(Fault):
-    """Accepts and never says a word, as an engine does that somebody else has."""
+    """Accepts and sends nothing, like an engine that is in use."""
 
     async def while_prompting(self, session: Faulty) -> None:
         """Waits for the client to give up."""
@@ -82,7 +81,7 @@ class StaysSilent(Fault):
 
 @dataclass(frozen=True, slots=True)
 class BreaksOffPrompting(Fault):
-    """Is gone while it reads its prompts: NVIDIA's server, with an unknown voice."""
+    """Breaks off while it prompts, like NVIDIA's server with an unknown voice."""
 
     after_s: float = 0.0
 
@@ -94,7 +93,7 @@ class BreaksOffPrompting(Fault):
 
 @dataclass(frozen=True, slots=True)
 class ClosesPrompting(Fault):
-    """Closes while it reads its prompts, in good manners."""
+    """Closes while it prompts, with a closing handshake."""
 
     code: int = 1011
     reason: str = "cannot read the prompts"
@@ -108,7 +107,7 @@ class ClosesPrompting(Fault):
 
 @dataclass(frozen=True, slots=True)
 class ReportsErrorPrompting(Fault):
-    """Sends an error message instead of the handshake, and leaves the closing to the client."""
+    """Sends an error message instead of the handshake, and lets the client close."""
 
     message: str = "no such voice"
 
@@ -120,7 +119,7 @@ class ReportsErrorPrompting(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Dies(Fault):
-    """Is gone from one step to the next, as when its process is killed."""
+    """Breaks off before a step, as if its process were killed."""
 
     after_steps: int = 0
 
@@ -133,7 +132,7 @@ class Dies(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Closes(Fault):
-    """Ends a live session in good manners."""
+    """Ends a live session with a closing handshake."""
 
     after_steps: int = 0
     code: int = 1001
@@ -148,7 +147,7 @@ class Closes(Fault):
 
 @dataclass(frozen=True, slots=True)
 class ReportsError(Fault):
-    """Sends an error message in a live session and goes on."""
+    """Sends an error message in a live session and continues."""
 
     after_steps: int = 0
     message: str = "out of memory"
@@ -161,7 +160,7 @@ class ReportsError(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Hangs(Fault):
-    """Stays connected and never steps again."""
+    """Stays connected and never makes another step."""
 
     after_steps: int = 0
 
@@ -173,7 +172,7 @@ class Hangs(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Stalls(Fault):
-    """Makes one step wait, after which the backlog is worked off as fast as steps go."""
+    """Delays one step. Afterwards the backlog is processed as fast as steps allow."""
 
     after_steps: int = 0
     for_s: float = 1.5
@@ -186,7 +185,7 @@ class Stalls(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Floods(Fault):
-    """Sends the messages of one step many times over."""
+    """Sends the messages of one step many times."""
 
     after_steps: int = 0
     times: int = 1000
@@ -201,7 +200,7 @@ _GARBAGE: Final = bytes(range(255, -1, -1)) + b"Ogg" + b"OggS\xff"
 
 @dataclass(frozen=True, slots=True)
 class SendsGarbage(Fault):
-    """Puts bytes that are no page between the pages, the capture pattern among them."""
+    """Sends bytes between the pages that are not a page, with the capture pattern among them."""
 
     every_steps: int = 10
     garbage: bytes = _GARBAGE
@@ -213,7 +212,7 @@ class SendsGarbage(Fault):
 
 @dataclass(frozen=True, slots=True)
 class LosesPages(Fault):
-    """Leaves pages out."""
+    """Omits pages."""
 
     every_steps: int = 10
 
@@ -250,7 +249,7 @@ class DamagesPages(Fault):
 
 @dataclass(frozen=True, slots=True)
 class SplitsPages(Fault):
-    """Sends every page in several messages: legal, as audio messages are bytes of one stream."""
+    """Sends every page in several messages. This is legal: audio messages are bytes of one stream."""
 
     bytes_each: int = 50
 
@@ -271,10 +270,10 @@ class SplitsPages(Fault):
 
 @dataclass(frozen=True, slots=True)
 class ChattersOddly(Fault):
-    """Sends with every step what a client must step over: kinds unknown or unused, no bytes at all."""
+    """Sends with every step messages that a client must ignore: of unknown or unused kinds, or empty."""
 
     def sending(self, step: int, messages: list[bytes]) -> list[bytes]:
-        """Adds the oddities."""
+        """Adds the odd messages."""
         return [
             b"",
             b"\xff\x00",
@@ -315,19 +314,19 @@ FAULTS: Final = {
         ChattersOddly,
     )
 }
-"""By the name that a command line says."""
+"""The faults by their names on a command line."""
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault as it is written on a command line: ``Hangs`` or ``Floods:after_steps=20,times=500``.
+    """Parses a fault of a command line: ``Hangs`` or ``Floods:after_steps=20,times=500``.
 
     Raises:
-        InputError: There is no such fault, it has no such field, or the value is none for it.
+        InputError: The fault, one of its fields or a value does not exist.
     """
     name, _, values = text.partition(":")
     kind = FAULTS.get(name)
     if kind is None:
-        raise InputError(f"no such fault: {name!r}; there are {', '.join(FAULTS)}")
+        raise InputError(f"no such fault: {name!r}; the faults are {', '.join(FAULTS)}")
     defaults = {field.name: field.default for field in fields(kind)}
     given: dict[str, float | str] = {}
     for one in filter(None, values.split(",")):
@@ -342,7 +341,7 @@ def parse_fault(text: str) -> Fault:
                 case str():
                     given[key] = value
                 case _:
-                    raise InputError(f"{name} has no field {key!r} that could be set here")
+                    raise InputError(f"{name} has no field {key!r} that can be set here")
         except ValueError:
-            raise InputError(f"{name}: {value!r} is no number for {key}") from None
+            raise InputError(f"{name}: {value!r} is not a number, which {key} needs") from None
     return kind(**given)  # type: ignore[arg-type]

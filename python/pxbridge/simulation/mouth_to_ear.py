@@ -1,12 +1,11 @@
-"""What the caller noticed: said and heard laid side by side, both on the phone's clock.
+"""Compares what the caller said with what the caller heard, both on the phone's clock.
 
-From mouth to ear, the delay a person feels is the time between a word spoken and the same word heard back
-(from an agent that echoes, or one that repeats it later). It is measured as a person would hear it, on the
-sound alone: windows of a second of what was said are looked for in what was heard, by normalised
-cross-correlation. A window counts only where it is found again; so noise, another voice and holes give no
-wrong delay, but none.
+The delay from mouth to ear is the time between a word spoken and the same word heard back, from an agent that
+echoes or repeats. It is measured from the sound alone: windows of one second of the caller's speech are
+searched in what was heard, by normalised cross-correlation. A window counts only if it is found. So noise,
+another voice or a hole gives no delay, rather than a wrong one.
 
-Arrays are 1-D int16 or float, sample 0 is the call's start; results are in seconds, decibels and ratios.
+Arrays are 1-D int16 or float; sample 0 is the call's start. Results are in seconds, decibels and ratios.
 """
 
 from __future__ import annotations
@@ -25,51 +24,51 @@ if TYPE_CHECKING:
     Signal = NDArray[np.float32]
 
 RATE_HZ = 8000
-"""Everything is measured at the telephone's rate: all that a line carries, and fast."""
+"""The rate of all measurements: that of a telephone line, and fast."""
 FRAME_S = 0.02
 WINDOW_S = 1.0
-"""Long enough that speech is like itself nowhere else, short enough that a delay that changes is followed."""
+"""Long enough to occur only once in speech, and short enough to follow a changing delay."""
 HOP_S = 0.25
 LONGEST_DELAY_S = 30.0
 FOUND = 0.5
-"""From this correlation on it is the same speech: codecs leave 0.8 or more, other speech stays below 0.3."""
+"""From this correlation on, it is the same speech. Codecs leave 0.8 or more; other speech stays below 0.3."""
 CERTAIN = 0.8
-"""From this correlation on there is no need to look elsewhere."""
+"""From this correlation on, no further search is needed."""
 NEAR_S = 0.25
-"""How far from the delay of the window before a window is looked for first."""
+"""A window is first searched this close to the delay of the window before it."""
 ACTIVE_BELOW_PEAK_DB = 30.0
-"""Frames of speech within this of its loudest frame are speech, the rest is pause."""
+"""Frames at most this much quieter than the loudest one are speech; the others are pauses."""
 VOICE_DBFS = -45.0
 PIECE_S = 0.4
 PIECE_FOUND = 0.7
-"""A shorter piece of speech is more like others: it must be more alike to be taken for itself."""
+"""A short piece resembles other speech more easily, so it needs a higher correlation."""
 PIECE_REACH_S = 2.0
-"""How much later than the words before a piece is looked for."""
+"""A piece is searched up to this much later than the delay before it."""
 SILENT_POWER = 10**-9.6
-"""What silence is given out as: -96 dB below full scale."""
+"""The power that is reported for silence: -96 dBFS."""
 QUIET_FLOOR = 1e-4
-"""Windows 40 dB below what was said are taken as silence and not scaled up to match."""
+"""A stretch 40 dB quieter than the window counts as silence and is not scaled up to match."""
 
 STRETCH_WINDOW_S = 0.4
 STRETCH_WINDOWS = 6
 STRETCH_LONGEST_DELAY_S = 12.0
-"""How much later words at a wrong speed are looked for: a bound on the work when nothing is found."""
+"""The longest delay that is searched for words at a wrong speed. It limits the work if nothing is found."""
 STRETCH_GRID = np.concatenate([np.array([1 / 3, 0.5, 2 / 3, 1.5, 2.0, 3.0]), np.arange(0.95, 1.0501, 0.0025)])
-"""Speeds that are tried: a line's wrong rate, and ±5 % finely."""
+"""The speeds that are tried: wrong sample rates, and ±5 % in fine steps."""
 
 DROPOUT_DB = 25.0
-"""Speech this much weaker than it should be is not heard."""
+"""Speech that is this much quieter than expected counts as missing."""
 DROPOUT_S = 0.04
 
 
 class Delay(NamedTuple):
-    """A second of speech that was found again.
+    """A window of speech that was found.
 
     Attributes:
         at_s: When its middle was spoken.
         delay_s: How much later it was heard.
-        correlation: How alike it was: 1 is identical.
-        gain_db: How much louder it was.
+        correlation: 1 for identical sound.
+        gain_db: How much louder it was heard.
     """
 
     at_s: float
@@ -79,7 +78,7 @@ class Delay(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A stretch of the caller's words that did not come back."""
+    """A stretch of the caller's speech that was not heard."""
 
     at_s: float
     duration_s: float
@@ -87,17 +86,17 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True)
 class Hearing:
-    """What was heard of what was said.
+    """The result of the comparison.
 
     Attributes:
-        first_voice_s: When the first voice was heard, whoever's words; None for silence.
-        heard_voice_s: How much voice was heard in all.
-        said_voice_s: How much of what was said was voice.
-        delays: Each second of speech that came back, in the order it was said.
-        windows: How many seconds of speech were looked for.
-        repeated: The words came back as a whole after they had been said, rather than along with them.
-        speed: How much faster, and higher, the words came back: 1 is right; None if they did not come back.
-        dropouts: Words that did not come back, between others that did.
+        first_voice_s: When the first voice was heard, of any words; None for silence.
+        heard_voice_s: Seconds of voice that were heard.
+        said_voice_s: Seconds of voice that were said.
+        delays: The windows that were found, in the order in which they were said.
+        windows: How many windows were searched.
+        repeated: The words came back after they had all been said, not while they were said.
+        speed: The speed and pitch of the words that came back: 1 is right; None if none came back.
+        dropouts: Missing stretches between words that came back.
     """
 
     first_voice_s: float | None
@@ -111,21 +110,21 @@ class Hearing:
 
     @property
     def came_back(self) -> bool:
-        """Whether at least some of the words were heard again."""
+        """Whether at least some of the words came back."""
         return bool(self.delays)
 
     @property
     def correlation(self) -> float:
-        """How alike the words were that came back: the median."""
+        """The median correlation of the windows that were found."""
         return float(np.median([delay.correlation for delay in self.delays])) if self.delays else 0.0
 
     @property
     def gain_db(self) -> float | None:
-        """How much louder the words came back: the median."""
+        """The median gain of the windows that were found; None without any."""
         return float(np.median([delay.gain_db for delay in self.delays])) if self.delays else None
 
     def delay_s(self, quantile: float = 0.5) -> float | None:
-        """A quantile of the delay from mouth to ear."""
+        """A quantile of the delay from mouth to ear; None without any."""
         if not self.delays:
             return None
         return float(np.quantile([delay.delay_s for delay in self.delays], quantile))
@@ -142,11 +141,11 @@ def listen(
     """Compares what was said with what was heard.
 
     Args:
-        said: The caller's audio, int16, sample 0 at the call's start.
+        said: The caller's audio, int16; sample 0 is the call's start.
         heard: What the caller heard, on the same clock.
-        rate_hz: The rate of both.
-        hop_s: How far apart the windows are that are looked for.
-        longest_delay_s: How much later words are still looked for.
+        rate_hz: The sample rate of both.
+        hop_s: The distance between two windows.
+        longest_delay_s: The longest delay that is searched.
     """
     x, y = _prepare(said, rate_hz), _prepare(heard, rate_hz)
     active = _active(x)
@@ -166,7 +165,7 @@ def listen(
 
 
 def loudness_dbfs(pcm: NDArray[np.int16], rate_hz: int, step_s: float = FRAME_S) -> NDArray[np.float32]:
-    """The level of each `step_s` of audio, in dB below full scale; silence is -96."""
+    """The level of each `step_s` of audio, in dBFS; silence is -96."""
     return _levels_dbfs(pcm.astype(np.float32) / 32768.0, round(step_s * rate_hz))
 
 
@@ -192,7 +191,7 @@ def _active(x: Signal) -> NDArray[np.bool_]:
 def _find_windows(
     x: Signal, y: Signal, active: NDArray[np.bool_], hop_s: float, longest_delay_s: float
 ) -> tuple[tuple[Delay, ...], int]:
-    """Looks for each second of `x` that is mostly speech in what of `y` follows it."""
+    """Searches each second of `x` that is mostly speech in the part of `y` that follows it."""
     length, piece, frame = (round(seconds * RATE_HZ) for seconds in (WINDOW_S, PIECE_S, FRAME_S))
     reach = round(longest_delay_s * RATE_HZ)
     delays: list[Delay] = []
@@ -204,7 +203,7 @@ def _find_windows(
         last_s = delays[-1].delay_s if delays else None
         found = _look_for(x[start : start + length], y[start : start + length + reach], last_s)
         if found is None and last_s is not None:
-            # Speech that was hurried or broken up on its way is out of step with itself within a second.
+            # Speech that was played faster, or has gaps, does not match over a whole second; a piece may.
             middle = start + (length - piece) // 2
             nearby = piece + round((last_s + PIECE_REACH_S) * RATE_HZ)
             found = _look_for(x[middle : middle + piece], y[middle : middle + nearby], None)
@@ -215,10 +214,10 @@ def _find_windows(
 
 
 def _look_for(window: Signal, following: Signal, near_s: float | None) -> Delay | None:
-    """Finds a window in what follows its own beginning, first near the delay given; leaves `at_s` at 0."""
+    """Searches a window in the audio after its own beginning, first near a given delay; `at_s` stays 0."""
     emphasised = _emphasise(window)
     since, lag, correlation = 0, 0, 0.0
-    if near_s is not None:  # where the one before was: nearly always right, and hundreds of times faster
+    if near_s is not None:  # near the last delay: nearly always right, and hundreds of times faster
         since = max(0, round((near_s - NEAR_S) * RATE_HZ))
         near = following[since : since + len(window) + round(2 * NEAR_S * RATE_HZ)]
         lag, correlation = _earliest(_Heard(_emphasise(near), len(window)).correlations(emphasised))
@@ -234,13 +233,13 @@ def _look_for(window: Signal, following: Signal, near_s: float | None) -> Delay 
 
 
 def _emphasise(x: Signal) -> Signal:
-    """The same with its treble raised: correlation peaks become sharp, and a hum counts for nothing."""
+    """The signal with high frequencies raised, which sharpens correlation peaks and ignores hum."""
     emphasised: Signal = np.diff(x, prepend=x[:1])
     return emphasised
 
 
 class _Heard:
-    """A stretch of what was heard, in which windows of what was said are looked for."""
+    """A stretch of heard audio in which windows are searched."""
 
     def __init__(self, following: Signal, longest_window: int) -> None:
         self.samples = len(following)
@@ -249,22 +248,22 @@ class _Heard:
         self._sums = np.concatenate([[0.0], np.cumsum(following.astype(np.float64) ** 2)])
 
     def correlations(self, window: Signal) -> NDArray[np.float64]:
-        """How alike the window is at each lag from the start on, up to 1; empty if it is too long."""
+        """The correlation at each lag from the start on, up to 1; empty if the window is too long."""
         length, lags = len(window), self.samples - len(window) + 1
         if lags <= 0:
             return np.zeros(0)
         dots = np.fft.irfft(self._spectrum * np.conj(np.fft.rfft(window, self._size)), self._size)[:lags]
         energy = max(float(np.dot(window, window)), 1e-12)
         energies = np.maximum(self._sums[length : length + lags] - self._sums[:lags], QUIET_FLOOR * energy)
-        alike: NDArray[np.float64] = np.minimum(dots / np.sqrt(energies * energy), 1.0)
-        return alike
+        found: NDArray[np.float64] = np.minimum(dots / np.sqrt(energies * energy), 1.0)
+        return found
 
 
 def _earliest(correlations: NDArray[np.float64]) -> tuple[int, float]:
-    """The first lag, to a syllable, at which the same speech is found, and how alike it is there.
+    """The first lag, to a syllable, at which the same speech is found, and its correlation.
 
-    The first rather than the best: who says the same twice is heard in order, and a hole in the first echo
-    does not make it the second's.
+    The first lag, not the best: if the same words are said twice, they come back in order, and a hole in the
+    first echo must not select the second.
     """
     if len(correlations) == 0:
         return 0, 0.0
@@ -274,14 +273,14 @@ def _earliest(correlations: NDArray[np.float64]) -> tuple[int, float]:
 
 
 def _is_repeated(delays: tuple[Delay, ...], active: NDArray[np.bool_]) -> bool:
-    """Whether the median word was heard only when all, or its whole sentence, had been said."""
+    """Whether most words came back only after their whole sentence had been said."""
     if not delays:
         return False
     late = 0
     for delay in delays:
         until = active[int((delay.at_s) / FRAME_S) : int((delay.at_s + delay.delay_s) / FRAME_S)]
         silent_for = 0
-        for frame in reversed(until):  # a repeat comes after a pause of the speaker
+        for frame in reversed(until):  # a repetition follows a pause of the speaker
             if frame:
                 break
             silent_for += 1
@@ -292,9 +291,9 @@ def _is_repeated(delays: tuple[Delay, ...], active: NDArray[np.bool_]) -> bool:
 def _speed(
     x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Delay, ...], longest_delay_s: float
 ) -> float | None:
-    """How much faster and higher speech came back: the stretch of it that is found best.
+    """The speed at which the speech came back: the one with the highest correlation.
 
-    Short windows, since a stretch of 1 % shifts the ends of a long one out of step with themselves.
+    The windows are short, because over a long one a difference of 1 % shifts the ends too far.
     """
     length, frame = round(STRETCH_WINDOW_S * RATE_HZ), round(FRAME_S * RATE_HZ)
     starts = [
@@ -322,19 +321,19 @@ def _speed(
     ):
         before, at, after = totals[best - 1 : best + 2]
         curve = before - 2 * at + after
-        if curve < 0:  # the top of the parabola through the three
+        if curve < 0:  # the top of the parabola through the three points
             speed += 0.5 * float((before - after) / curve) * float(STRETCH_GRID[best + 1] - speed)
     return speed
 
 
 def _reach_s(start: int, delays: tuple[Delay, ...], longest_delay_s: float) -> float:
-    """How far behind a window its echo is looked for: where a neighbour's was, if one was found."""
+    """How far after a window its echo is searched: near a neighbour's delay, if one was found."""
     near = [delay.delay_s for delay in delays if abs(delay.at_s - start / RATE_HZ) < 2 * WINDOW_S]
     return max(near) + 2 * WINDOW_S if near else min(longest_delay_s, STRETCH_LONGEST_DELAY_S)
 
 
 def _stretch(window: Signal, speed: float) -> Signal:
-    """The window as it sounds when played `speed` times as fast (band-limited by 8-fold oversampling)."""
+    """The window played at `speed` times its speed, band-limited by 8-fold oversampling."""
     if speed == 1.0:
         return window
     fine = np.fft.irfft(np.fft.rfft(window), 8 * len(window)) * 8
@@ -344,17 +343,17 @@ def _stretch(window: Signal, speed: float) -> Signal:
 
 
 def _is_silent(y: Signal, said_at: int, delay: Delay, said_dbfs: float) -> bool:
-    """Whether the frame spoken at sample `said_at` would have been heard as next to nothing."""
+    """Whether the frame spoken at sample `said_at` was heard as silence."""
     frame = round(FRAME_S * RATE_HZ)
     at = said_at + round(delay.delay_s * RATE_HZ)
-    around = y[max(0, at - frame) : at + 2 * frame]  # delays differ by a little within their window
+    around = y[max(0, at - frame) : at + 2 * frame]  # the delay varies a little within a window
     if len(around) < 3 * frame:
         return False
     return float(_levels_dbfs(around).max()) < said_dbfs + delay.gain_db - DROPOUT_DB
 
 
 def _dropouts(x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Delay, ...]) -> tuple[Gap, ...]:
-    """Stretches of speech that are missing where the words around them were found."""
+    """Stretches of speech that are missing although the words around them came back."""
     if not delays:
         return ()
     said, frame = _levels_dbfs(x), round(FRAME_S * RATE_HZ)
@@ -364,7 +363,7 @@ def _dropouts(x: Signal, y: Signal, active: NDArray[np.bool_], delays: tuple[Del
     for n in range(len(said) + 1):
         missing = False
         if n < len(said) and active[n]:
-            # Where the delay jumps, the frame's own may be that of either side.
+            # At a jump of the delay, a frame may have the delay of either side.
             near = np.flatnonzero(np.abs(times - n * FRAME_S) <= WINDOW_S)
             missing = len(near) > 0 and all(_is_silent(y, n * frame, delays[k], float(said[n])) for k in near)
         if missing:

@@ -1,19 +1,19 @@
-"""Bad networks between a simulated phone and the bridge, told in a line of text.
+"""Bad networks between a simulated phone and the bridge, described by a line of text.
 
-Media runs over TCP, so a bad network loses nothing and reorders nothing: it only delivers later, and what
-was held back arrives in a burst. A link is therefore one function, from when a message is sent to when it
-arrives, that never goes back. The same seed gives the same network.
+Media runs over TCP, so a bad network loses and reorders nothing. It only delivers later, and what was held up
+arrives in a burst. A link is therefore one function from the time when a message is sent to the time when it
+arrives, and that time never decreases. The same seed gives the same network.
 
-The grammar, clauses separated by `;`::
+The grammar; separate faults with `;`::
 
     stall D at T [up|down]              nothing gets through for D, then everything at once
-    jitter D [up|down] [from T to T]    each message takes 0 to D longer, evenly spread
+    jitter D [up|down] [from T to T]    each message takes 0 to D longer, uniformly distributed
     delay D [up|down]                   every message takes D longer
     drift Nppm                          the phone's clock runs fast by N millionths (slow: -N)
-    cut at T                            the connection is torn down, without a word
+    cut at T                            the connection breaks off without a closing handshake
 
-`up` is from the phone to the bridge, `down` from the bridge to the phone; without either, both. D and T are
-durations with their unit, `40ms`, `1.5s` or `2min`; T counts from the call's `start`. Example::
+`up` is from the phone to the bridge, `down` from the bridge to the phone. Without either, both are affected.
+D and T are durations with a unit: `40ms`, `1.5s` or `2min`. T is the time since the call's `start`. Example::
 
     stall 1.5s at 8s; jitter 40ms down; drift +100ppm
 """
@@ -34,13 +34,13 @@ GRAMMAR = (
     "(D and T like 40ms, 1.5s, 2min)"
 )
 MAX_DRIFT_PPM = 10_000.0
-"""One percent: real clocks stay within 100 ppm; beyond this it is a wrong sample rate, not a drift."""
+"""One percent. Real clocks stay within 100 ppm; a larger difference is a wrong sample rate, not a drift."""
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0}
 
 
 class Direction(Enum):
-    """Which way a message goes."""
+    """The direction of a message."""
 
     UP = "up"
     DOWN = "down"
@@ -78,7 +78,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Everything that is wrong with one call's network; without arguments, nothing is."""
+    """The faults of one call's network; without arguments, a perfect network."""
 
     stalls: tuple[Stall, ...] = ()
     jitters: tuple[Jitter, ...] = ()
@@ -86,7 +86,7 @@ class Network:
     drift_ppm: float = 0.0
     cut_at_s: float | None = None
     text: str = field(default="", compare=False)
-    """What it was parsed from, for reports."""
+    """The text that it was parsed from, for reports."""
 
     def link(self, direction: Direction, seed: int = 0) -> Link:
         """One direction of a call through this network."""
@@ -94,7 +94,7 @@ class Network:
 
 
 class Link:
-    """One direction of one call's network: when does what is sent now arrive?"""
+    """One direction of a call's network: computes when messages arrive."""
 
     def __init__(self, network: Network, direction: Direction, seed: int = 0) -> None:
         self._delay_s = sum(d.duration_s for d in network.delays if direction in d.directions)
@@ -105,12 +105,14 @@ class Link:
         self._last_s = -math.inf
 
     def deliver_at(self, send_s: float) -> float:
-        """When a message sent at `send_s` arrives: never early, never before the one sent earlier."""
+        """When a message sent at `send_s` arrives; never before an earlier message."""
         arrives_s = send_s + self._delay_s
         for jitter in self._jitters:
             if jitter.from_s <= send_s < jitter.to_s:
                 arrives_s += self._chance.uniform(0.0, jitter.most_s)
-        for stall in self._stalls:  # in order of their start, so one stall may hand over to the next
+        for (
+            stall
+        ) in self._stalls:  # in order of their start, because one stall may delay a message into the next one
             if stall.at_s <= arrives_s < stall.at_s + stall.duration_s:
                 arrives_s = stall.at_s + stall.duration_s
         self._last_s = max(self._last_s, arrives_s)
@@ -118,10 +120,10 @@ class Link:
 
 
 def parse_network(text: str) -> Network:
-    """Reads the language of this module.
+    """Parses a network in the grammar of this module.
 
     Raises:
-        InputError: A clause cannot be read: which one, and what would be right.
+        InputError: A clause is wrong. The text names the clause and the grammar.
     """
     stalls: list[Stall] = []
     jitters: list[Jitter] = []
@@ -156,24 +158,24 @@ def parse_network(text: str) -> Network:
                 words.expect("at")
                 cut_at_s = words.duration()
             case other:
-                words.refuse(f"{other!r} is no fault of a network")
+                words.refuse(f"{other!r} is not a kind of fault")
         words.end()
     return Network(tuple(stalls), tuple(jitters), tuple(delays), drift_ppm, cut_at_s, text.strip())
 
 
 class _Words:
-    """The words of one clause, taken one after the other."""
+    """The words of one clause, taken one by one."""
 
     def __init__(self, clause: str) -> None:
         self._clause = clause
         self._words = clause.lower().split()
 
     def refuse(self, problem: str) -> NoReturn:
-        raise InputError(f"network {self._clause!r}: {problem}; the language is: {GRAMMAR}")
+        raise InputError(f"network {self._clause!r}: {problem}; the grammar is: {GRAMMAR}")
 
     def take(self, what: str) -> str:
         if not self._words:
-            self.refuse(f"{what} is missing at its end")
+            self.refuse(f"{what} is missing at the end")
         return self._words.pop(0)
 
     def accept(self, word: str) -> bool:
@@ -185,20 +187,20 @@ class _Words:
     def expect(self, word: str) -> None:
         found = self.take(repr(word))
         if found != word:
-            self.refuse(f"{word!r} was expected instead of {found!r}")
+            self.refuse(f"expected {word!r}, found {found!r}")
 
     def duration(self) -> float:
         word = self.take("a duration")
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|min)", word)
         if match is None:
-            self.refuse(f"{word!r} is no duration like 40ms, 1.5s or 2min")
+            self.refuse(f"{word!r} is not a duration like 40ms, 1.5s or 2min")
         return float(match[1]) * _UNITS_S[match[2]]
 
     def drift(self) -> float:
         word = self.take("a drift")
         match = re.fullmatch(r"\+?(-?\d+(?:\.\d+)?)ppm", word.replace("−", "-"))
         if match is None or abs(float(match[1])) > MAX_DRIFT_PPM:
-            self.refuse(f"{word!r} is no drift like +100ppm or -50ppm (at most {MAX_DRIFT_PPM:g})")
+            self.refuse(f"{word!r} is not a drift like +100ppm or -50ppm (at most {MAX_DRIFT_PPM:g})")
         return float(match[1])
 
     def directions(self) -> frozenset[Direction]:
@@ -209,4 +211,4 @@ class _Words:
 
     def end(self) -> None:
         if self._words:
-            self.refuse(f"{' '.join(self._words)!r} is too much")
+            self.refuse(f"unexpected {' '.join(self._words)!r} at the end")

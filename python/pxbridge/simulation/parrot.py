@@ -1,8 +1,9 @@
-"""What the rehearsal engine says: a greeting, then what the caller said, when the caller pauses.
+"""What the rehearsal engine says: a greeting, and then, in each pause of the caller, what the caller said.
 
-The one idea: like the model it stands in for, it is asked once per 80 ms, hears a block and says a block;
-there is no other time. Hearing never stops: what is said during the greeting or over a repetition is an
-utterance like any other, and one of those interrupts a repetition.
+Like the model that it replaces, it takes a block of 80 ms and returns a block; it has no other clock. It
+always
+listens: the caller's words during the greeting or a repetition are an utterance like any other. An utterance
+interrupts a repetition.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ BLOCK_MS: Final = 80
 
 
 class Said(NamedTuple):
-    """What a step brings: `BLOCK_SAMPLES` of sound and the text that belongs to it, often none."""
+    """The result of a step: `BLOCK_SAMPLES` of sound, and its text, which is often empty."""
 
     pcm: Pcm
     text: str
 
 
-class Mind(Protocol):
-    """Stands where the model stands."""
+class Speaker(Protocol):
+    """Decides what to say, in place of the model."""
 
     def step(self, heard: Pcm) -> Said:
-        """Takes a block of the caller, returns a block of the agent; both of `BLOCK_SAMPLES`."""
+        """Takes a block of the caller and returns a block of the agent, both of `BLOCK_SAMPLES`."""
         ...
 
 
 class Echo:
-    """Says in each step what it hears in the same step. For measuring delays."""
+    """Says in each step what it hears in it, for measuring delays."""
 
     def step(self, heard: Pcm) -> Said:
         """Takes a block of the caller and returns it."""
@@ -52,11 +53,11 @@ class Echo:
 
 @dataclass(frozen=True)
 class Speech:
-    """Something to say.
+    """Recorded speech.
 
     Attributes:
         pcm: Samples at 24 kHz, a whole number of blocks.
-        words: The block in which each word begins, and the word with its leading space.
+        words: For each word, the block in which it begins, and its text with a leading space.
     """
 
     pcm: Pcm
@@ -64,13 +65,13 @@ class Speech:
 
 
 def whole_blocks(pcm: Pcm) -> Pcm:
-    """Returns `pcm` with silence added up to a whole number of blocks."""
+    """`pcm`, with silence added up to a whole number of blocks."""
     return np.pad(pcm, (0, -len(pcm) % BLOCK_SAMPLES)).astype(np.float32, copy=False)
 
 
 @functools.cache
 def greeting() -> Speech:
-    """Returns the greeting that is shipped with the package."""
+    """The greeting that the package contains."""
     assets = resources.files("pxbridge") / "assets"
     words = json.loads((assets / "greeting.json").read_text(encoding="utf-8"))["words"]
     packets = PageReader().read((assets / "greeting.ogg").read_bytes())
@@ -80,25 +81,25 @@ def greeting() -> Speech:
     return Speech(pcm, tuple((word["at_ms"] // BLOCK_MS, word["text"]) for word in words))
 
 
-# A block is judged by its quarters: in 80 ms a syllable and the gap after it would melt into one.
+# Levels are measured in quarters of a block, because 80 ms may contain a syllable and the gap after it.
 _QUARTERS: Final = 4
-# The floor is the lowest level met lately: it follows downwards at once and upwards slowly, so that speech,
-# which dips between syllables, does not lift it.
-_FLOOR_RISE_DB: Final = 0.15  # per block, nearly 2 dB a second: a new noise is learnt within ten seconds
+# The floor estimates the background level. It falls at once and rises slowly, so that speech, which is quiet
+# between syllables, does not raise it.
+_FLOOR_RISE_DB: Final = 0.15  # per block, nearly 2 dB per second: a new noise is learnt within ten seconds
 _FLOOR_RANGE_DBFS: Final = (-70.0, -35.0)
 _SPEECH_OVER_FLOOR_DB: Final = 9.0
-_SPEECH_AT_LEAST_DBFS: Final = -48.0  # a quiet caller; what is below is the line
+_SPEECH_AT_LEAST_DBFS: Final = -48.0  # a quiet caller; quieter sound is the line's noise
 _SILENCE_POWER: Final = 1e-12
 
 
 @dataclass
 class VoiceActivity:
-    """Tells speech from background by its level."""
+    """Tells speech from background noise by its level."""
 
     _floor_dbfs: float | None = None
 
     def hears_speech(self, block: Pcm) -> bool:
-        """Whether there is speech in this block, given those before it."""
+        """Whether this block contains speech, given the blocks before it."""
         power = np.square(block.reshape(_QUARTERS, -1), dtype=np.float64).mean(axis=1)
         quarters_dbfs = 10.0 * np.log10(power + _SILENCE_POWER)
         lowest = float(quarters_dbfs.min())
@@ -108,14 +109,14 @@ class VoiceActivity:
         return float(quarters_dbfs.max()) > threshold
 
 
-_SPOKEN_BLOCKS: Final = 2  # less is a click or a knock, which neither interrupts nor is repeated
-_PAUSE_BLOCKS: Final = 9  # 0.72 s: longer than the gaps inside a sentence, short enough not to seem dead
-_MARGIN_BLOCKS: Final = 2  # repeated before and after the speech itself, as its edges are below the threshold
-_LONGEST_UTTERANCE_BLOCKS: Final = 375  # 30 s; of a longer one the end is repeated
+_SPOKEN_BLOCKS: Final = 2  # anything shorter is a click, which neither interrupts nor is repeated
+_PAUSE_BLOCKS: Final = 9  # 0.72 s: longer than gaps in a sentence, and a short wait for the caller
+_MARGIN_BLOCKS: Final = 2  # repeated before and after the speech, whose edges are below the threshold
+_LONGEST_UTTERANCE_BLOCKS: Final = 375  # 30 s; of a longer utterance only the end is repeated
 
 
 @dataclass
-class TelephonyServer:
+class UtteranceDetector:
     """Cuts what it hears into utterances, exact to the sample."""
 
     _activity: VoiceActivity = field(default_factory=VoiceActivity)
@@ -126,11 +127,11 @@ class TelephonyServer:
 
     @property
     def caller_speaks(self) -> bool:
-        """Whether an utterance is under way: speech long enough to be one, and no pause since."""
+        """Whether an utterance is in progress: enough speech, and no pause since."""
         return self._spoken >= _SPOKEN_BLOCKS
 
     def hear(self, block: Pcm) -> Pcm | None:
-        """Takes a block; returns the utterance that ended with it, if one did."""
+        """Takes a block; returns the utterance that ends with it, or None."""
         if self._activity.hears_speech(block):
             if not self._spoken:
                 self._utterance.extend(self._before)
@@ -153,7 +154,7 @@ class TelephonyServer:
         return whole
 
 
-_FADE_SAMPLES: Final = ENGINE_RATE_HZ * 5 // 1000  # 5 ms: breaking off must not click
+_FADE_SAMPLES: Final = ENGINE_RATE_HZ * 5 // 1000  # 5 ms: an interruption must not click
 _FADE: Final[Pcm] = np.linspace(1.0, 0.0, _FADE_SAMPLES, dtype=np.float32)
 _QUIET: Final[Pcm] = np.zeros(BLOCK_SAMPLES, dtype=np.float32)
 _QUIET.setflags(write=False)
@@ -161,7 +162,7 @@ _QUIET.setflags(write=False)
 
 @dataclass
 class _Greets:
-    """Its first words: it finishes them, and remembers what it heard meanwhile."""
+    """Says the greeting to its end, and remembers what it heard meanwhile."""
 
     speech: Speech
     block: int = 0
@@ -170,12 +171,12 @@ class _Greets:
 
 @dataclass
 class _Listens:
-    """Silent until the caller has said something and pauses."""
+    """Is silent until the caller has said something and pauses."""
 
 
 @dataclass
 class _Repeats:
-    """Says what it heard, until the end or until it is interrupted."""
+    """Repeats what it heard, to the end or until it is interrupted."""
 
     speech: Speech
     block: int = 0
@@ -190,11 +191,11 @@ class Parrot:
 
     def __init__(self, first_words: Speech) -> None:
         self._state: _Greets | _Listens | _Repeats = _Greets(first_words)
-        self._listener = TelephonyServer()
+        self._detector = UtteranceDetector()
 
     def step(self, heard: Pcm) -> Said:
-        """Takes a block of the caller, returns a block of the agent."""
-        utterance = self._listener.hear(heard)
+        """Takes a block of the caller and returns a block of the agent."""
+        utterance = self._detector.hear(heard)
         match self._state:
             case _Greets() as state:
                 if utterance is not None:
@@ -206,7 +207,7 @@ class Parrot:
                 self._state = _Repeats(_repetition(utterance))
                 return self._say(self._state, then=None)
             case _Repeats() as state:
-                if self._listener.caller_speaks:
+                if self._detector.caller_speaks:
                     self._state = _Listens()
                     return Said(_broken_off(_block(state.speech, state.block)), "")
                 return self._say(state, then=None)

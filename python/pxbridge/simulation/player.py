@@ -1,13 +1,13 @@
-"""Exotel's player: what it does with the audio we send, and what the caller hears of it.
+"""Exotel's player: how it plays the audio that it receives, and what the caller hears.
 
-Exotel queues what it gets, cuts each payload into packets of 20 ms and plays one per 20 ms. From this
-follow the three rules a bridge must know: a payload that is no multiple of a packet costs its caller the
-rest of one as a hole; late audio is not dropped, so it adds delay for good; `clear` drops only what is not
-yet playing.
+Exotel queues the audio, cuts each payload into packets of 20 ms and plays one packet every 20 ms. A bridge
+must therefore know three rules. If a payload is not a multiple of a packet, the rest of its last packet is a
+hole. Late audio is not dropped, so it adds permanent delay. `clear` drops only packets that are not playing
+yet.
 
-The one idea needed to read on: time is counted in samples since the call's start. A packet plays from the
-later of "it arrived" and "the one before it ended", so what the caller hears is known to the sample, and a
-hole is simply the distance between the two. Nothing here reads a clock.
+Time is counted in samples since the start of the call. A packet starts to play when it has arrived and the
+packet before it has ended. So what the caller hears is known to the sample, and a hole is the distance
+between the two times. Nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKET_MS = 20
-"""What Exotel plays at a time: 320 bytes at 8 kHz."""
+"""The packet that Exotel plays at a time: 320 bytes at 8 kHz."""
 
 VOICE_DBFS = -45.0
-"""Louder than this is voice: speech lies at -30 to -15, comfort noise below -50."""
+"""A louder packet is voice. Speech is at -30 to -15 dBFS, comfort noise below -50."""
 
 FULL_SCALE = 32768.0
 SILENT_DBFS = -96.0
-"""The level reported for digital silence: one step of 16 bits is -90 dBFS."""
+"""The level that is reported for digital silence. One step of 16 bits is -90 dBFS."""
 
 
 class ClearedMarks(Enum):
-    """What becomes of marks that wait behind audio when it is cleared: Exotel does not say."""
+    """What `clear` does to marks that wait behind audio. Exotel's documentation does not say."""
 
     FORGOTTEN = "forgotten"
     RETURNED = "returned"
@@ -42,12 +42,12 @@ class ClearedMarks(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A stretch in which the caller heard nothing between two pieces of audio.
+    """A silence between two pieces of audio.
 
     Attributes:
         at_s: When it began, since the call's start.
-        duration_s: How long it was.
-        after_clear: The bridge asked for it: nothing was left to play because of a `clear`.
+        duration_s: Its duration.
+        after_clear: The bridge caused it on purpose, with a `clear`.
     """
 
     at_s: float
@@ -56,25 +56,25 @@ class Hole:
 
     @property
     def end_s(self) -> float:
-        """When audio went on."""
+        """When the audio continued."""
         return self.at_s + self.duration_s
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedMark:
-    """A mark that has come back: everything sent before it was heard by `at_s`."""
+    """A returned mark: all audio sent before it was heard by `at_s`."""
 
     name: str
     at_s: float
 
 
 class Depth(NamedTuple):
-    """What was queued when something changed it.
+    """The depth of the queue after a change.
 
     Attributes:
-        at_s: When.
-        depth_s: Seconds queued from then on, the new audio included.
-        wait_s: How long the new audio waits before it is heard; None when the change was a `clear`.
+        at_s: The time of the change.
+        depth_s: Seconds of queued audio after it.
+        wait_s: How long the new audio waits before it is heard; None if the change was a `clear`.
     """
 
     at_s: float
@@ -84,8 +84,8 @@ class Depth(NamedTuple):
 
 @dataclass(slots=True)
 class _Packet:
-    samples: NDArray[np.int16]  # shorter than a packet at a payload's tail
-    arrived: int  # sample index
+    samples: NDArray[np.int16]  # fewer than a packet has, at the end of a payload
+    arrived: int  # as a sample index
 
 
 @dataclass(slots=True)
@@ -95,42 +95,42 @@ class _Mark:
 
 
 class Player:
-    """The queue and the loudspeaker at Exotel's end of one call.
+    """The queue and the loudspeaker of one call.
 
     Args:
-        rate_hz: The line's rate: 8000, 16000 or 24000.
-        cleared_marks: What happens to waiting marks on a `clear`.
+        rate_hz: The sample rate of the line: 8000, 16000 or 24000.
+        cleared_marks: What a `clear` does to waiting marks.
     """
 
     def __init__(self, rate_hz: int = 8000, cleared_marks: ClearedMarks = ClearedMarks.RETURNED) -> None:
         self.rate_hz = rate_hz
         self.packet_samples = rate_hz * PACKET_MS // 1000
         self.holes: list[Hole] = []
-        """Silences between two pieces of audio, in order; what comes before the first audio is none."""
+        """The holes, in order. Silence before the first audio is not a hole."""
         self.depth_trace: list[Depth] = []
-        """What was queued, at each arrival and each `clear`."""
+        """The depth of the queue at each arrival and each `clear`."""
         self.first_audio_s: float | None = None
-        """When the first packet began to play, silent or not."""
+        """When the first packet began to play, even if it was silent."""
         self.voice_from_s: float | None = None
-        """When the first packet with voice in it began."""
+        """When the first packet with voice began to play."""
         self.voice_until_s: float | None = None
-        """When the last packet with voice in it ends."""
+        """When the last packet with voice ends."""
         self.samples_received = 0
         self.samples_cleared = 0
         self._cleared_marks = cleared_marks
         self._queue: deque[_Packet | _Mark] = deque()
         self._queued_packets = 0
         self._queued_marks = 0
-        self._free = 0  # the sample at which the packet now playing ends
-        self._packet_dbfs = SILENT_DBFS  # the level of the packet played last
-        self._tail = 0  # samples of padding at the end of the packet now playing
+        self._free = 0  # the sample index at which the current packet ends
+        self._packet_dbfs = SILENT_DBFS  # the level of the current packet
+        self._tail = 0  # samples of padding at the end of the current packet
         self._now = 0
         self._cleared = False  # a clear emptied the queue, and nothing has played since
         self._released: list[PlayedMark] = []
         self._heard = np.zeros(rate_hz * 60, np.int16)
 
     def push(self, pcm: NDArray[np.int16], now_s: float) -> None:
-        """Queues one payload that arrived at `now_s`, cut into packets; a short tail is one of its own."""
+        """Queues one payload that arrived at `now_s`, cut into packets; the last one may be shorter."""
         self._advance_to(now_s)
         arrived, wait_s = self._now, self.depth_s
         for at in range(0, len(pcm), self.packet_samples):
@@ -141,13 +141,13 @@ class Player:
         self.depth_trace.append(Depth(now_s, self.depth_s, wait_s))
 
     def mark(self, name: str, now_s: float) -> None:
-        """Queues a mark: it comes back from `advance` when everything before it has been played."""
+        """Queues a mark. `advance` returns it when all audio before it has been played."""
         self._advance_to(now_s)
         self._queue.append(_Mark(name, self._now))
         self._queued_marks += 1
 
     def clear(self, now_s: float) -> None:
-        """Drops every packet that is not yet playing."""
+        """Drops all packets that are not playing yet."""
         self._advance_to(now_s)
         for item in self._queue:
             if isinstance(item, _Packet):
@@ -161,14 +161,14 @@ class Player:
         self.depth_trace.append(Depth(now_s, self.depth_s, None))
 
     def advance(self, now_s: float) -> list[PlayedMark]:
-        """Plays up to `now_s`, which never goes back; returns the marks that have come back since."""
+        """Plays up to `now_s`, which never decreases; returns the marks that have come back."""
         self._advance_to(now_s)
         released, self._released = self._released, []
         return released
 
     @property
     def next_mark_s(self) -> float | None:
-        """When the next mark comes back if nothing else happens; None when none waits."""
+        """When the next mark comes back if nothing else happens; None without a waiting mark."""
         if self._released:
             return self._seconds(self._now)
         if self._queued_marks == 0:
@@ -183,24 +183,24 @@ class Player:
 
     @property
     def depth_s(self) -> float:
-        """Seconds of audio that are here and not yet heard, the rest of the playing packet included."""
+        """Seconds of audio that are not heard yet, with the rest of the current packet."""
         return self._seconds(max(0, self._free - self._now) + self._queued_packets * self.packet_samples)
 
     @property
     def heard(self) -> NDArray[np.int16]:
-        """What the caller heard up to the time last told: int16, silence where nothing played."""
+        """What the caller heard up to the last given time: int16, with silence where nothing played."""
         if len(self._heard) < self._now:
             self._grow(self._now)
         return self._heard[: self._now]
 
     @property
     def heard_dbfs(self) -> float:
-        """The level of what plays now."""
+        """The level of the current packet."""
         return self._packet_dbfs if self._free > self._now else SILENT_DBFS
 
     @property
     def silent_for_s(self) -> float:
-        """How long nothing has been played by now; 0 while something plays."""
+        """How long nothing has played; 0 while a packet plays."""
         return self._seconds(max(0, self._now - self._free))
 
     def _advance_to(self, now_s: float) -> None:
@@ -249,7 +249,7 @@ class Player:
 
 
 def level_dbfs(pcm: NDArray[np.int16]) -> float:
-    """The RMS level of int16 audio in dB below full scale, `SILENT_DBFS` for silence."""
+    """The RMS level of int16 audio in dB relative to full scale; `SILENT_DBFS` for silence."""
     if len(pcm) == 0:
         return SILENT_DBFS
     samples = pcm.astype(np.float32)

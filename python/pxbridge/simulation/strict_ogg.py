@@ -1,11 +1,12 @@
-"""An engine's own Ogg: reads as strictly as `sphn` 0.1, which NVIDIA pins, and writes the same pages.
+"""Ogg Opus as an engine reads and writes it: as strictly as `sphn` 0.1, which NVIDIA pins.
 
-The one idea: the rehearsal engine has to be as hard to please as a real one. It must go deaf on a stream that
-would deafen the real one, and it must not share code with the bridge that it tests. So this is not
-`pxbridge.audio.OggOpusReader`, which takes everything; it is a second, independent implementation of RFC 3533
-and of RFC 7845 §5, a page at a time. What deafens it was compared with sphn 0.1.12: a stream without header
-pages, a wrong checksum (a truncated page becomes one) and a second header with the same serial number do;
-garbage, lost pages and a new stream do not.
+The rehearsal engine must be as strict as a real one, and must share no code with the bridge that it tests. So
+this is not `pxbridge.audio.OggOpusReader`, which tolerates everything. It is an independent implementation of
+RFC 3533 and RFC 7845 §5, page by page.
+
+After some errors a real engine hears nothing more from its caller: it goes deaf. This was compared with sphn
+0.1.12. A stream without header pages, a wrong checksum (for example of a truncated page) and a second header
+with the same serial number make it deaf. Garbage, lost pages and a new stream do not.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _CRC_OFFSET: Final = 22
 _BEGINS_STREAM: Final = 0x02
 _CONTINUES_PACKET: Final = 0x01
 _FULL_SEGMENT: Final = 255
-# sphn 0.1 writes this pre-skip and counts granules at 24 kHz, against RFC 7845. So do we, to keep readers
-# honest.
+# sphn 0.1 writes this pre-skip and counts granules at 24 kHz, which violates RFC 7845. So does this module,
+# to test readers with it.
 _PRE_SKIP: Final = 3840
 _OPUS_HEAD: Final = struct.pack("<8sBBHIhB", b"OpusHead", 1, 1, _PRE_SKIP, ENGINE_RATE_HZ, 0, 0)
 
@@ -35,17 +36,17 @@ _MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def page_crc(page: bytes) -> int:
-    """Returns the checksum of a page whose checksum field is zero (RFC 3533 §6).
+    """The checksum of a page whose checksum field is zero (RFC 3533 §6).
 
-    It is the CRC-32 of polynomial 0x04C11DB7, not reflected, from 0. zlib knows
-    only the reflected CRC-32; of mirrored bytes that is ours, mirrored.
+    It is the CRC-32 with polynomial 0x04C11DB7, not reflected, starting at 0. zlib has only the reflected
+    CRC-32. On mirrored bytes it gives this one, mirrored.
     """
     reflected = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return int.from_bytes(reflected.to_bytes(4, "little").translate(_MIRRORED), "big")
 
 
 class PageWriter:
-    """Writes a stream as sphn 0.1 does: two header pages, then one packet a page, without an end."""
+    """Writes a stream as sphn 0.1 does: two header pages, then one packet in each page, without an end."""
 
     __slots__ = ("_granule", "_sequence", "_serial")
 
@@ -55,13 +56,13 @@ class PageWriter:
         self._granule = 0
 
     def headers(self) -> list[bytes]:
-        """Returns the two header pages, each of which the engine sends in a message of its own."""
+        """The two header pages. The engine sends each in a message of its own."""
         vendor = b"pxbridge rehearsal"
         tags = b"OpusTags" + struct.pack("<I", len(vendor)) + vendor + struct.pack("<I", 0)
         return [self._page(_OPUS_HEAD, _BEGINS_STREAM), self._page(tags, 0)]
 
     def page(self, packet: bytes, samples: int) -> bytes:
-        """Returns the page of one audio packet that lasts `samples` at 24 kHz."""
+        """The page of one audio packet with a duration of `samples` at 24 kHz."""
         self._granule += samples
         return self._page(packet, 0)
 
@@ -78,11 +79,11 @@ class PageWriter:
 
 @dataclass
 class PageReader:
-    """Reads a caller's stream as sphn 0.1 does, and goes deaf where that does.
+    """Reads a caller's stream as sphn 0.1 does, and goes deaf on the same errors.
 
     Attributes:
-        deaf_because: Why nothing will be heard from this caller any more; None while all is well.
-        pages: Audio pages read.
+        deaf_because: Why nothing more is heard from this caller; None without an error.
+        pages: The number of audio pages.
     """
 
     deaf_because: str | None = None
@@ -93,7 +94,7 @@ class PageReader:
     _headers_left: int = 2
 
     def read(self, data: bytes) -> list[bytes]:
-        """Returns the Opus packets that `data` completes; `data` may be any part of the stream."""
+        """The Opus packets that `data` completes. `data` is the next part of the stream, of any length."""
         packets: list[bytes] = []
         self._bytes += data
         while self.deaf_because is None:
@@ -106,7 +107,7 @@ class PageReader:
     def _next_page(self) -> bytes | None:
         start = self._bytes.find(_CAPTURE)
         if start < 0:
-            del self._bytes[: -(len(_CAPTURE) - 1)]  # the capture pattern may have begun at the end
+            del self._bytes[: -(len(_CAPTURE) - 1)]  # the end may be the beginning of a capture pattern
             return None
         del self._bytes[:start]
         if len(self._bytes) < _PAGE_HEADER.size:
@@ -151,20 +152,20 @@ class PageReader:
         if self._headers_left:
             expected = b"OpusHead" if self._headers_left == 2 else b"OpusTags"
             if not packet.startswith(expected):
-                self.deaf_because = f"no {expected.decode()} where it belongs"
+                self.deaf_because = f"no {expected.decode()} in the header"
             self._headers_left -= 1
         elif not packet:
-            self.deaf_because = "a packet of no bytes, which a real engine hears as ten seconds of noise"
+            self.deaf_because = "an empty packet, which a real engine hears as ten seconds of noise"
         else:
             packets.append(packet)
 
 
-# RFC 6716 §3.1, table 2, in samples at 24 kHz: SILK, hybrid and CELT have their own choices of frame.
+# Frame sizes of SILK, hybrid and CELT, in samples at 24 kHz (RFC 6716 §3.1, table 2).
 _FRAME_SAMPLES: Final = (240, 480, 960, 1440) * 3 + (240, 480) * 2 + (60, 120, 240, 480) * 4
 
 
 def packet_samples(packet: bytes) -> int:
-    """Returns how long an Opus packet lasts, in samples at 24 kHz (RFC 6716 §3.1 and §3.2)."""
+    """The duration of an Opus packet, in samples at 24 kHz (RFC 6716 §3.1 and §3.2)."""
     if not packet:
         return 0
     frame = _FRAME_SAMPLES[packet[0] >> 3]
@@ -185,9 +186,9 @@ _MAX_JOINED_SAMPLES = ENGINE_RATE_HZ * 120 // 1000
 
 
 def join_packets(packets: Sequence[bytes]) -> bytes | None:
-    """One packet that sounds like these one after another, or `None` if there is none (RFC 6716 §3.2.5).
+    """Joins packets into one with the same sound (RFC 6716 §3.2.5); None if they cannot be joined.
 
-    There is one for packets of a frame each, in the same mode, of at most 120 ms together.
+    They can be joined if each has one frame, all have the same mode, and they last at most 120 ms together.
     """
     first = packets[0][0]
     if (
@@ -202,7 +203,7 @@ def join_packets(packets: Sequence[bytes]) -> bytes | None:
 
 
 def _frame_length(length: int) -> bytes:
-    """A frame's length as RFC 6716 §3.2.1 writes it."""
+    """A frame's length in bytes, encoded as in RFC 6716 §3.2.1."""
     if length < _SHORT_LENGTH_LIMIT:
         return bytes([length])
     low = _SHORT_LENGTH_LIMIT + length % 4

@@ -18,8 +18,9 @@ handshake, fragments, frames in pieces, control frames, and whatever breaks the 
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+from pxbridge.errors import HandshakeFailed, HandshakeRefused
 from pxbridge.websocket.connection import NO_PONG, PEER_STOPPED_READING, Closed, Limits, WebSocket
-from pxbridge.websocket.dialling import HandshakeFailed, HandshakeRefused, connect
+from pxbridge.websocket.dialling import connect
 from pxbridge.websocket.serving import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,

@@ -11,7 +11,7 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
-from pxbridge.errors import PxbridgeError
+from pxbridge.errors import HandshakeFailed, HandshakeRefused
 from pxbridge.websocket.connection import Limits, WebSocket, wire_log
 
 if TYPE_CHECKING:
@@ -21,24 +21,6 @@ if TYPE_CHECKING:
     from websockets.http11 import Response
 
 _MAX_QUOTED_BYTES: Final = 200  # of an HTTP error's body, in our error's text
-
-
-class HandshakeFailed(PxbridgeError):
-    """The other end is reachable and is no WebSocket server that we understand."""
-
-
-class HandshakeRefused(HandshakeFailed):
-    """The server answered the upgrade with an HTTP status other than 101; redirects are not followed.
-
-    Args:
-        status: That HTTP status.
-        text: The beginning of its answer's body.
-    """
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"the server answered {status}" + (f": {text}" if text else ""))
-        self.status = status
-        self.text = text
 
 
 class _Dialled(WebSocket):

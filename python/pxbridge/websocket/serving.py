@@ -142,9 +142,9 @@ class _Accepted(WebSocket):
             self._answering.cancel()
             self._answering = None
 
-    def data_received(self, data: bytes) -> None:
+    def _read(self, data: bytes) -> None:
         if self._phase is not Phase.OPENING:
-            super().data_received(data)
+            super()._read(data)
         elif self._answering is not None:
             pass  # one request a connection
         elif self._body is not None:

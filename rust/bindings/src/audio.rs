@@ -15,7 +15,7 @@ use crate::counters;
 use crate::exclusive::Exclusive;
 use crate::refuse;
 
-/// libopus' name for what an encoder is tuned to.
+/// The purpose that an encoder is tuned to, by libopus' name.
 fn application(name: &str) -> PyResult<Application> {
     match name {
         "voip" => Ok(Application::Voip),
@@ -43,6 +43,16 @@ fn encoder_config(
     })
 }
 
+/// A stream of samples from one rate to another.
+///
+/// The samples that come out do not depend on how the input is cut into blocks.
+///
+/// Args:
+///     from_hz: 8000, 16000 or 24000.
+///     to_hz: The same; equal to `from_hz` it passes samples through.
+///
+/// Raises:
+///     ValueError: Another rate.
 #[pyclass(module = "pxbridge.audio")]
 pub struct Resampler {
     inner: Exclusive<resample::Resampler>,
@@ -75,6 +85,16 @@ impl Resampler {
         })
     }
 
+    /// The samples that this block completes, in the dtype of the block.
+    ///
+    /// Args:
+    ///     pcm: A contiguous 1-D array of int16 or float32 (full scale ±1.0), of any length.
+    ///     out: A writeable array to put them in. It must have room for the block's share of samples and one more.
+    ///         Then the result is a view of its front.
+    ///
+    /// Raises:
+    ///     TypeError: Not such an array.
+    ///     ValueError: Another shape, a strided view, or too little room in `out`.
     #[pyo3(signature = (pcm, out=None))]
     fn process<'py>(
         &mut self,
@@ -98,16 +118,30 @@ impl Resampler {
         })
     }
 
+    /// Forgets all input, as if new.
     fn reset(&mut self) {
         self.inner.get().reset();
     }
 
+    /// The delay of a sound from input to output, in seconds.
     #[getter]
     fn delay_s(&self) -> f64 {
         self.delay_s
     }
 }
 
+/// Makes Opus packets (RFC 6716): mono, VBR, without DTX.
+///
+/// Args:
+///     rate_hz: Rate of the samples: 8000, 12000, 16000, 24000 or 48000.
+///     application: What libopus tunes for: ``voip``, ``audio`` or ``lowdelay``. ``lowdelay`` is CELT alone, with
+///         2.5 ms of look-ahead.
+///     bitrate_bps: 6000 to 510000. The defaults are the settings used towards an engine.
+///     complexity: libopus' effort, 0 to 10.
+///     frame_ms: Duration of a packet: 2.5, 5, 10, 20, 40, 60, 80, 100 or 120.
+///
+/// Raises:
+///     ValueError: An argument out of range.
 #[pyclass(module = "pxbridge.audio")]
 pub struct OpusEncoder {
     inner: Exclusive<Encoder>,
@@ -139,6 +173,11 @@ impl OpusEncoder {
         })
     }
 
+    /// One packet of exactly `frame_samples` samples: a 1-D array of int16 or float32. Releases the GIL.
+    ///
+    /// Raises:
+    ///     TypeError: Not such an array.
+    ///     ValueError: Another number of samples.
     fn encode<'py>(&mut self, py: Python<'py>, pcm: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let pcm = Pcm::borrow(pcm)?;
         let frame = self.frame_samples;
@@ -161,17 +200,27 @@ impl OpusEncoder {
         Ok(PyBytes::new(py, packet))
     }
 
+    /// Samples in a packet.
     #[getter]
     fn frame_samples(&self) -> usize {
         self.frame_samples
     }
 
+    /// The delay from the input to the decoded sound, in samples.
     #[getter]
     fn lookahead_samples(&self) -> usize {
         self.lookahead_samples
     }
 }
 
+/// Reads Opus packets (RFC 6716) of any mode, frame size and channel count.
+///
+/// Args:
+///     rate_hz: Rate of the samples to give: 8000, 12000, 16000, 24000 or 48000, whatever the encoder had.
+///     channels: 1, or 2 for interleaved stereo.
+///
+/// Raises:
+///     ValueError: An argument out of range.
 #[pyclass(module = "pxbridge.audio")]
 pub struct OpusDecoder {
     inner: Exclusive<Decoder>,
@@ -191,6 +240,16 @@ impl OpusDecoder {
         })
     }
 
+    /// The samples of one packet, at most 120 ms of float32. Releases the GIL.
+    ///
+    /// A packet that cannot be decoded is concealed for as long as the one before it lasted.
+    ///
+    /// Args:
+    ///     packet: Its bytes.
+    ///     out: A writeable array of int16 or float32 with room for 120 ms. Then the result is a view of its front.
+    ///
+    /// Raises:
+    ///     ValueError: Too little room in `out`.
     #[pyo3(signature = (packet, out=None))]
     fn decode<'py>(
         &mut self,
@@ -207,12 +266,29 @@ impl OpusDecoder {
         })
     }
 
+    /// The expected continuation of the last sound, which fades to silence within 120 ms. Releases the GIL.
+    ///
+    /// Raises:
+    ///     ValueError: More than 48000 samples.
     fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let inner = self.inner.get();
         concealed(py, samples, |pcm| inner.conceal(samples, pcm))
     }
 }
 
+/// Samples to an Ogg Opus stream (RFC 7845) as PersonaPlex, moshi and `sphn` take it: one packet a page.
+///
+/// Args:
+///     rate_hz: Rate of the samples: 8000, 12000, 16000, 24000 or 48000.
+///     application: What libopus tunes for: ``voip``, ``audio`` or ``lowdelay``.
+///     bitrate_bps: 6000 to 510000.
+///     complexity: libopus' effort, 0 to 10.
+///     frame_ms: Duration of a packet: 2.5, 5, 10, 20, 40, 60, 80, 100 or 120.
+///     channels: 1, or 2 for interleaved stereo (for files; the engines' wire is mono).
+///     serial: The stream's serial number; random by default.
+///
+/// Raises:
+///     ValueError: An argument out of range.
 #[pyclass(module = "pxbridge.audio")]
 pub struct OggOpusWriter {
     inner: Exclusive<stream::OggOpusWriter>,
@@ -245,12 +321,21 @@ impl OggOpusWriter {
         })
     }
 
+    /// The two header pages. They are sent once, before any audio.
     fn headers<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
         self.ogg.clear();
         self.inner.get().headers(&mut self.ogg);
         PyBytes::new(py, &self.ogg)
     }
 
+    /// The pages that these samples complete; the rest waits for more. Releases the GIL.
+    ///
+    /// Args:
+    ///     pcm: A contiguous 1-D array of int16 or float32 (full scale ±1.0), of any length.
+    ///
+    /// Raises:
+    ///     TypeError: Not such an array.
+    ///     ValueError: Another shape, or a strided view.
     fn write<'py>(&mut self, py: Python<'py>, pcm: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let pcm = Pcm::borrow(pcm)?;
         let Self { inner, scratch, ogg } = self;
@@ -261,6 +346,7 @@ impl OggOpusWriter {
         Ok(PyBytes::new(py, ogg))
     }
 
+    /// The last pages: what waits, filled up with silence, with the end-of-stream mark. Releases the GIL.
     fn finish<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let Self { inner, ogg, .. } = self;
         ogg.clear();
@@ -270,10 +356,19 @@ impl OggOpusWriter {
     }
 }
 
+/// An Ogg Opus stream (RFC 7845) to mono samples, for bytes in any split and in any condition.
+///
+/// It never fails: damage is counted, lost pages are concealed, and reading goes on with the next whole page.
+///
+/// Args:
+///     rate_hz: Rate of the samples to give: 8000, 12000, 16000, 24000 or 48000.
+///
+/// Raises:
+///     ValueError: Another rate.
 #[pyclass(module = "pxbridge.audio")]
 pub struct OggOpusReader {
     inner: Exclusive<stream::OggOpusReader>,
-    /// Decoded samples that did not fit into an `out=`.
+    /// Decoded samples that did not fit into `out`.
     waiting: Vec<f32>,
 }
 
@@ -288,6 +383,15 @@ impl OggOpusReader {
         })
     }
 
+    /// All samples that these bytes complete, as float32. Releases the GIL.
+    ///
+    /// Args:
+    ///     data: Bytes of the stream, in any split.
+    ///     out: A writeable array of int16 or float32 for them. What does not fit comes first the next time. Then the
+    ///         result is a view of its front.
+    ///
+    /// Raises:
+    ///     TypeError: `out` is no such array.
     #[pyo3(signature = (data, out=None))]
     fn read<'py>(
         &mut self,
@@ -308,17 +412,23 @@ impl OggOpusReader {
         object.get_item(PySlice::new(py, 0, fits as isize, 1))
     }
 
+    /// Counters so far: pages, lost and damaged ones, bytes of junk, samples and concealed samples.
     fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         counters::stream(&dict, self.inner.get().stats())?;
         Ok(dict)
     }
 
+    /// Samples that did not fit into the last `out`.
     #[getter]
     fn waiting_samples(&self) -> usize {
         self.waiting.len()
     }
 
+    /// The expected continuation of the last sound, for when nothing has come in time. Releases the GIL.
+    ///
+    /// Raises:
+    ///     ValueError: More than 48000 samples.
     fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let inner = self.inner.get();
         concealed(py, samples, |pcm| inner.conceal(samples, pcm))

@@ -17,7 +17,7 @@ macro_rules! counters {
         $($dict.set_item(pyo3::intern!(py, counters!(@name $field $($name)?)), stats.$field)?;)+
     }};
 }
-/// What a reader of Ogg Opus met.
+/// Counters of a reader of Ogg Opus.
 pub fn stream(dict: &Bound<'_, PyDict>, stats: StreamStats) -> PyResult<()> {
     counters!(
         dict,
@@ -44,7 +44,7 @@ pub fn stream(dict: &Bound<'_, PyDict>, stats: StreamStats) -> PyResult<()> {
     Ok(())
 }
 
-/// What was done on the way from the phone to the engine.
+/// Counters of the direction from the phone to the engine.
 pub fn uplink(dict: &Bound<'_, PyDict>, media: MediaStats, intake: IntakeStats) -> PyResult<()> {
     counters!(dict, media, messages, malformed);
     counters!(
@@ -73,7 +73,7 @@ pub fn uplink(dict: &Bound<'_, PyDict>, media: MediaStats, intake: IntakeStats) 
     Ok(())
 }
 
-/// What was done on the way from the engine to the phone.
+/// Counters of the playout towards the phone.
 pub fn playout(dict: &Bound<'_, PyDict>, playout: PlayoutStats) -> PyResult<()> {
     counters!(
         dict,

@@ -4,13 +4,12 @@ mod array;
 mod audio;
 mod counters;
 mod exclusive;
-mod halves;
 mod line;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// What core refuses is a wrong argument, in Python's words.
+/// An error of core means a wrong argument: a ValueError.
 fn refuse(error: pxbridge_core::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
@@ -29,9 +28,6 @@ mod _native {
 
     #[pymodule_export]
     use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
-
-    #[pymodule_export]
-    use crate::halves::{Downlink, Uplink};
 
     #[pymodule_export]
     use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, RateMismatch};

@@ -9,7 +9,6 @@ use pxbridge_core::line::{self, Event};
 use pxbridge_core::rate::LineRate;
 use pxbridge_core::tap::Piece;
 use pxbridge_core::uplink::intake::IntakeConfig;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
@@ -18,13 +17,13 @@ use crate::counters;
 use crate::exclusive::Exclusive;
 use crate::refuse;
 
-pub const US_PER_S: f64 = 1e6;
+const US_PER_S: f64 = 1e6;
 
-pub fn micros(now_s: f64) -> u64 {
+fn micros(now_s: f64) -> u64 {
     (now_s * US_PER_S).round() as u64
 }
 
-pub fn seconds(wake_us: Option<u64>) -> f64 {
+fn seconds(wake_us: Option<u64>) -> f64 {
     wake_us.map_or(f64::INFINITY, in_s)
 }
 
@@ -33,9 +32,9 @@ fn in_s(us: u64) -> f64 {
 }
 
 /// Samples, and for each of their pieces when it began, in seconds, and how many samples it has.
-pub type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
+type Taken<'py> = (Bound<'py, PyArray1<i16>>, Vec<(f64, usize)>);
 
-pub fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
+fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> Taken<'_> {
     let (mut pcm, mut pieces) = (Vec::new(), Vec::new());
     take(&mut pcm, &mut pieces);
     let pieces = pieces
@@ -45,22 +44,11 @@ pub fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) 
     (PyArray1::from_vec(py, pcm), pieces)
 }
 
-pub fn profile(name: &str) -> PyResult<PlayoutProfile> {
-    match name {
-        "standard" => Ok(PlayoutProfile::Standard),
-        "strict" => Ok(PlayoutProfile::Strict),
-        "low-delay" => Ok(PlayoutProfile::LowDelay),
-        _ => Err(PyValueError::new_err(format!(
-            "profile is '{name}': expected 'standard', 'strict' or 'low-delay'"
-        ))),
-    }
-}
-
 /// The first sound of an agent is on its way to the caller.
 #[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
 #[derive(PartialEq)]
 pub struct AgentHeard {
-    /// How long the caller had waited for it, in seconds: since the line's first input, or since the last engine was
+    /// The time that the caller waited for it, in seconds: since the line's first input, or since the last engine was
     /// closed.
     after_s: f64,
 }
@@ -74,7 +62,7 @@ pub struct AllPlayed;
 #[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
 #[derive(PartialEq)]
 pub struct EngineSilent {
-    /// For how long it has owed an answer, in seconds.
+    /// How long its answer has been due, in seconds.
     for_s: f64,
 }
 
@@ -165,13 +153,13 @@ fn event(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
 pub struct LineOutput {
     /// Messages for the phone's socket, in their order: a list of (bytes, whether it is text).
     to_phone: Py<PyList>,
-    /// Bytes for the engine; may be none.
+    /// Bytes for the engine's socket; may be empty.
     to_engine: Py<PyBytes>,
     /// Whether the phone's socket shall be pinged now; tell `Line.pong` how long it took.
     ping: bool,
     /// When `Line.poll` is due if nothing arrives before, in seconds; infinity for never.
     wake_s: f64,
-    /// What happened: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent` and `RateMismatch`.
+    /// Events, in their order: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent` and `RateMismatch`.
     events: Py<PyTuple>,
 }
 
@@ -216,7 +204,7 @@ impl LineOutput {
     }
 }
 
-/// A whole call, both directions: what the phone and the engine send goes in, and everything that follows comes out.
+/// A whole call, both directions: messages and the time go in, and everything that follows from them comes out.
 ///
 /// Make one call per message. Each returns a `LineOutput`: send its bytes, ping if it says so, and call `poll` at its
 /// `wake_s` if nothing else was called before. Times are `now_s`, in seconds on any monotonic clock, the same for
@@ -281,20 +269,21 @@ impl Line {
             ..intake
         };
         let playout = PlayoutConfig {
-            profile: self::profile(profile)?,
+            profile: PlayoutProfile::named(profile).map_err(refuse)?,
             max_backlog_ms: max_backlog_ms.unwrap_or(playout.max_backlog_ms),
             barge_in_ms: barge_in_ms.unwrap_or(playout.barge_in_ms),
             ..playout
         };
-        let inner = line::Line::new(rate, carrier, Box::new(codec), intake, playout).map_err(refuse)?;
+        let inner = line::Line::new(rate, carrier, Box::new(codec), intake, playout);
         Ok(Self {
             inner: Exclusive::new(inner),
             own: Vec::new(),
         })
     }
 
-    /// A message from the phone: what follows from it, or None if it is no media; then nothing has happened, and the
-    /// caller of this reads it as an event. Releases the GIL.
+    /// A message from the phone. Releases the GIL.
+    ///
+    /// None: it is not media, and nothing has changed. Read it as an event.
     #[pyo3(signature = (message, now_s, is_text=true))]
     fn phone_message(
         &mut self,
@@ -328,20 +317,20 @@ impl Line {
         self.step(py, |line| line.pong(micros(rtt_s), micros(now_s)))
     }
 
-    /// What is due although nothing arrived: once when the call starts, then at or after `LineOutput.wake_s`. Releases
-    /// the GIL.
+    /// Does what is due though nothing arrived. Call it once when the call starts, then at or after
+    /// `LineOutput.wake_s`. Releases the GIL.
     fn poll(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
         self.step(py, |line| line.poll(micros(now_s)))
     }
 
-    /// An engine is ready: it gets header pages and the newest of the caller's audio. Releases the GIL.
+    /// An engine is ready: it gets the headers of its stream and the newest of the caller's audio. Releases the GIL.
     fn open_engine(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
         let inner = self.inner.get();
         let output = py.detach(|| inner.open_engine(micros(now_s))).map_err(refuse)?;
         LineOutput::new(py, output)
     }
 
-    /// The engine is gone: what it said last is sent. The bridge's own sound and another engine may follow.
+    /// The engine is gone: the rest of its audio is sent. The bridge's own sound and another engine may follow.
     fn close_engine(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
         self.step(py, |line| line.close_engine(micros(now_s)))
     }
@@ -368,12 +357,12 @@ impl Line {
         self.step(py, |line| line.fade_out(micros(now_s)))
     }
 
-    /// Drops what the caller has not heard: a clear, if the phone's side still holds audio.
+    /// Drops everything that the caller has not heard: sends a clear, if the phone's side still holds audio.
     fn flush(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
         self.step(py, |line| line.flush(micros(now_s)))
     }
 
-    /// Nothing more will be said: what is left, and a mark behind it. `AllPlayed` follows, now or later.
+    /// Nothing more will be said: the rest is sent, and a mark behind it. `AllPlayed` follows, now or later.
     fn finish(&mut self, py: Python<'_>, now_s: f64) -> PyResult<LineOutput> {
         self.step(py, |line| line.finish(micros(now_s)))
     }
@@ -384,12 +373,12 @@ impl Line {
         seconds(self.inner.get().wake_us())
     }
 
-    /// How long the bridge's own sound will still be heard, in seconds.
+    /// The time for which the bridge's own sound will still be heard, in seconds.
     fn playing_s(&mut self, now_s: f64) -> f64 {
         in_s(self.inner.get().playing_us(micros(now_s)))
     }
 
-    /// How long the agent has paused since it last spoke, in seconds; None while it has not spoken.
+    /// The duration of the agent's pause so far, in seconds; None while it has not spoken.
     #[getter]
     fn paused_s(&mut self) -> Option<f64> {
         self.inner.get().paused_us().map(in_s)
@@ -401,7 +390,7 @@ impl Line {
         self.inner.get().is_drained()
     }
 
-    /// Seconds of sound that engines were sent, and that came from them.
+    /// The duration of the audio that engines were sent, and of the audio that they sent, in seconds.
     #[getter]
     fn exchanged_s(&mut self) -> (f64, f64) {
         let (sent_us, came_us) = self.inner.get().exchanged_us();
@@ -413,24 +402,24 @@ impl Line {
         self.inner.get().keep_audio();
     }
 
-    /// What the caller has said since the last time: int16 samples, and (time, count) of its pieces.
+    /// The caller's audio since the last time: int16 samples, and (time, count) of its pieces.
     ///
-    /// The time is when a piece came, less its duration: one that came late was said earlier.
+    /// The time is when a piece came, less its duration: the network's delay is not taken off.
     fn take_said<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
         let line = self.inner.get();
         taken(py, |pcm, pieces| line.take_said(micros(now_s), pcm, pieces))
     }
 
-    /// What the caller has heard since the last time: int16 samples, and (time, count) of its pieces.
+    /// The audio that the caller has heard since the last time: int16 samples, and (time, count) of its pieces.
     ///
-    /// It is known from the model of what the phone's side holds; what a clear took back is not among it.
+    /// The times are estimates. Audio that a clear took back is not in it.
     fn take_heard<'py>(&mut self, py: Python<'py>, now_s: f64) -> Taken<'py> {
         let line = self.inner.get();
         taken(py, |pcm, pieces| line.take_heard(micros(now_s), pcm, pieces))
     }
 
-    /// Counters so far: a dict for ``uplink`` (phone to engine) and one for ``downlink`` (engine to phone). They are in
-    /// samples of the line's rate unless the name says otherwise.
+    /// Counters so far: a dict for ``uplink`` (phone to engine) and one for ``downlink`` (engine to phone). They are
+    /// in samples of the line's rate unless the name says otherwise.
     fn stats<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let line = self.inner.get();
         let (uplink, downlink, stats) = (PyDict::new(py), PyDict::new(py), PyDict::new(py));

@@ -98,7 +98,7 @@ fn pieces(rate_hz: u32, ms: u32) -> Vec<Vec<f32>> {
 }
 
 fn rate() -> LineRate {
-    LineRate::new(PHONE_HZ).unwrap()
+    LineRate::KHZ_8
 }
 
 fn carrier() -> Carrier {
@@ -151,7 +151,6 @@ fn a_line() -> Line {
         IntakeConfig::default(),
         PlayoutConfig::default(),
     )
-    .unwrap()
 }
 
 /// Polls the line until then.
@@ -254,7 +253,8 @@ impl PhoneSide {
     }
 }
 
-/// Calls of both directions, in pieces of 400 ms: four messages of the phone, five of the engine, and marks and pings.
+/// Calls of both directions, in pieces of 400 ms: four messages of the phone, five of the engine, and marks and
+/// pings.
 fn call(messages: usize) {
     const PIECE_US: u64 = 400_000;
     let (phone, engine) = (media_messages(CHUNKS_MS[0]), engine_messages());

@@ -1,11 +1,12 @@
 //! The time scaler by itself: `cargo run --release --example tempo RATE_HZ SHARE < in > out`, both mono 16-bit PCM
-//! without a header. SHARE is what is taken out (0.05) or put in (-0.05), out of or into speech and pauses alike, in blocks of
-//! 100 ms.
+//! without a header. SHARE of the audio is removed (0.05) or inserted (-0.05), in speech and pauses alike, in blocks
+//! of 100 ms.
 
 use std::io::{Read, Write};
 
 use pxbridge_core::codec::pcm;
 use pxbridge_core::dsp::timescale::TimeScaler;
+use pxbridge_core::rate::LineRate;
 
 /// Blocks a second.
 const BLOCKS: usize = 10;
@@ -25,18 +26,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|&sample| pcm::to_f32(i16::from_le_bytes(sample)))
         .collect();
 
-    let mut scaler = TimeScaler::new(rate_hz)?;
+    let mut scaler = TimeScaler::new(LineRate::new(rate_hz)?);
     let mut output = Vec::new();
-    let mut owed = 0.0;
+    let mut due = 0.0;
     for block in input.chunks(rate_hz as usize / BLOCKS) {
-        owed += block.len() as f64 * share.abs();
+        due += block.len() as f64 * share.abs();
         let mut block = block.to_vec();
         let done = if share > 0.0 {
-            scaler.remove_speech(&mut block, owed as usize)
+            scaler.remove_speech(&mut block, due as usize)
         } else {
-            scaler.insert_speech(&mut block, owed as usize)
+            scaler.insert_speech(&mut block, due as usize)
         };
-        owed -= done as f64;
+        due -= done as f64;
         output.extend(block.iter().flat_map(|&sample| pcm::to_i16(sample).to_le_bytes()));
     }
     std::io::stdout().write_all(&output)?;

@@ -1,14 +1,14 @@
-//! What core refuses. Bad media is never an error: it is counted by whoever met it.
+//! Errors of core. Bad media is never an error: its reader counts it.
 
-/// A caller of this crate asked for something that cannot be.
+/// A caller of this crate passed an argument that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A sample rate outside the supported set.
     #[error("unsupported sample rate {rate_hz} Hz: {expected}")]
     Rate {
-        /// What was asked for.
+        /// The rate that was given.
         rate_hz: u32,
-        /// What would be right, as text for a person.
+        /// The rates that are allowed, as text for a person.
         expected: &'static str,
     },
     /// A parameter outside its range.
@@ -18,7 +18,7 @@ pub enum Error {
         name: &'static str,
         /// Its value, as text.
         value: String,
-        /// What would be right.
+        /// The allowed values.
         expected: &'static str,
     },
     /// libopus refused; it should not, so the text is libopus' own.

@@ -11,7 +11,6 @@ pub mod codec;
 pub mod downlink;
 pub mod dsp;
 pub mod error;
-pub mod halves;
 pub mod line;
 pub(crate) mod phone_path;
 pub mod rate;

@@ -1,12 +1,12 @@
-//! A whole call: what the phone and the engine send goes in with the time, and what follows from it comes out.
+//! A whole call, both directions: messages and the time go in, and everything that follows from them comes out.
 //!
-//! The one idea: each input returns one [`LineOutput`], which holds everything that follows from it. So whoever owns the
-//! sockets makes one call per message, and has nothing to remember between two.
+//! The one idea: each input returns one [`LineOutput`], which holds everything that follows from it. So the owner of
+//! the sockets makes one call per message, and remembers nothing between two messages.
 //!
 //! A media payload, hop by hop: [`Line::phone_message`] gives it to the carrier's [`MediaReader`], the samples to
 //! [`Intake`], and what that passes on to the [`EngineCodec`]. [`Line::engine_audio`] gives the engine's bytes to the
-//! same codec, the samples to [`Playout`](crate::downlink::playout::Playout), and what that passes on to the carrier's
-//! [`MediaWriter`](crate::carrier::MediaWriter).
+//! same codec, the samples to [`Playout`](crate::downlink::playout::Playout), and what that passes on to the
+//! carrier's [`MediaWriter`](crate::carrier::MediaWriter).
 
 mod answer_time;
 mod downlink;
@@ -29,14 +29,14 @@ use rate_check::RateCheck;
 pub enum Event {
     /// The first sound of an agent is on its way to the caller.
     AgentHeard {
-        /// How long the caller had waited for it: since the line's first input, or since the last engine was closed.
+        /// The time that the caller waited for it: since the line's first input, or since the last engine was closed.
         after_us: u64,
     },
     /// After [`Line::finish`]: the caller has heard the last words, or waiting for that is over.
     AllPlayed,
     /// The engine does not answer, so from now on audio is held back from it.
     EngineSilent {
-        /// For how long it has owed an answer.
+        /// How long its answer has been due.
         for_us: u64,
     },
     /// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
@@ -55,31 +55,31 @@ pub enum Event {
 pub struct LineOutput {
     /// Messages for the phone's socket, in their order.
     pub to_phone: Messages,
-    /// Bytes for the engine; may be none.
+    /// Bytes for the engine's socket; may be empty.
     pub to_engine: Vec<u8>,
     /// Whether the phone's socket shall be pinged now; see [`Line::pong`].
     pub ping: bool,
     /// When [`Line::poll`] is due if nothing arrives before; `None` for never.
     pub wake_us: Option<u64>,
-    /// What happened.
+    /// Events, in their order.
     pub events: Vec<Event>,
 }
 
-/// What the media reader met, in messages.
+/// Counters of the media reader, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MediaStats {
     /// Media messages.
     pub messages: u64,
-    /// Of them, those that were damaged (what could be read of them was).
+    /// Of them, those of which a part could not be read.
     pub malformed: u64,
 }
 
-/// Whether an agent's first sound is waited for.
+/// Whether the caller waits for an agent's first sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FirstSound {
-    /// The line has not begun.
+    /// The line has had no input.
     New,
-    /// The caller waits since then; engines' samples that had been sent by then tell nothing.
+    /// The caller waits since then. `sent_before`: engines' samples that had been sent by then.
     Missed {
         since_us: u64,
         sent_before: u64,
@@ -87,7 +87,7 @@ enum FirstSound {
     Heard,
 }
 
-/// One call, both directions. Its buffers are used again: what is warm allocates nothing.
+/// One call, both directions. Its buffers are used again: after the first messages it allocates nothing.
 ///
 /// Times are `now_us`, microseconds on any monotonic clock. They never go back.
 #[derive(Debug)]
@@ -102,10 +102,10 @@ pub struct Line {
     rate_check: RateCheck,
     engine_is_open: bool,
     first_sound: FirstSound,
-    /// How often audio had been held back from engines by the last input.
+    /// The intake's counter of holds, as of the last input.
     holds: u64,
     drained_told: bool,
-    /// What the caller says, for a recording.
+    /// The caller's audio, for a recording.
     said: Option<Tap>,
     phone_pcm: Vec<f32>,
     engine_pcm: Vec<f32>,
@@ -114,22 +114,20 @@ pub struct Line {
 
 impl Line {
     /// A line on which nothing has happened, without an engine. Its first [`Line::poll`] is due at once.
-    ///
-    /// # Errors
-    /// What [`Intake::new`] and [`Playout::new`](crate::downlink::playout::Playout::new) refuse.
+    #[must_use]
     pub fn new(
         rate: LineRate,
         carrier: Carrier,
         codec: Box<dyn EngineCodec>,
         intake: IntakeConfig,
         playout: PlayoutConfig,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             rate,
             reader: carrier.reader,
             codec,
-            intake: Intake::new(rate.hz(), intake)?,
-            downlink: Downlink::new(rate, carrier.writer, playout)?,
+            intake: Intake::new(rate, intake),
+            downlink: Downlink::new(rate, carrier.writer, playout),
             media: MediaStats::default(),
             answer_time: AnswerTime::new(rate),
             rate_check: RateCheck::New,
@@ -141,10 +139,10 @@ impl Line {
             phone_pcm: Vec::new(),
             engine_pcm: Vec::new(),
             output: LineOutput::default(),
-        })
+        }
     }
 
-    /// A message from the phone. `None`: it is no media, and nothing has happened.
+    /// A message from the phone. `None`: it is not media, and nothing has changed.
     pub fn phone_message(&mut self, message: Message<'_>, now_us: u64) -> Option<&LineOutput> {
         self.phone_pcm.clear();
         let frame = self.reader.read(message, &mut self.phone_pcm)?;
@@ -166,14 +164,10 @@ impl Line {
     /// Bytes of the engine's stream, in any split.
     pub fn engine_audio(&mut self, bytes: &[u8], now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let Self {
-            codec,
-            intake,
-            downlink,
-            output,
-            ..
-        } = self;
-        let came = downlink.receive(bytes, intake, codec.as_mut(), now_us, &mut output.to_phone);
+        let to_phone = &mut self.output.to_phone;
+        let came = self
+            .downlink
+            .receive(bytes, &self.intake, self.codec.as_mut(), now_us, to_phone);
         if came > 0 {
             self.answer_time.answered(came, now_us);
             self.intake.answered(came, now_us);
@@ -190,7 +184,7 @@ impl Line {
         self.end(now_us)
     }
 
-    /// A ping came back from the phone's end after so long.
+    /// A ping came back from the phone's end after `rtt_us`.
     pub fn pong(&mut self, rtt_us: u64, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         let return_jitter_us = self.intake.return_jitter_us();
@@ -202,18 +196,13 @@ impl Line {
     pub fn poll(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         self.intake.poll(now_us, &mut self.engine_pcm);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.poll(codec.as_mut(), now_us, &mut output.to_phone);
-        output.ping = downlink.take_ping(now_us);
+        self.downlink
+            .poll(self.codec.as_mut(), now_us, &mut self.output.to_phone);
+        self.output.ping = self.downlink.take_ping(now_us);
         self.end(now_us)
     }
 
-    /// An engine is ready: it gets what begins its stream, and the newest of the caller's audio.
+    /// An engine is ready: it gets the headers of its stream, and the newest of the caller's audio.
     ///
     /// # Errors
     /// libopus refusing a new encoder.
@@ -226,34 +215,24 @@ impl Line {
         Ok(self.end(now_us))
     }
 
-    /// The engine is gone, and another may come: what it said last is sent, and the bridge may play its own sound.
+    /// The engine is gone: the rest of its audio is sent. The bridge's own sound and another engine may follow.
     pub fn close_engine(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
         self.intake.close(now_us);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.close_engine(codec.as_mut(), now_us, &mut output.to_phone);
+        self.downlink
+            .close_engine(self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.engine_is_open = false;
         self.miss_agent(now_us);
         self.end(now_us)
     }
 
-    /// Queues the bridge's own sound, at the line's rate: greetings, announcements, music. It is played while no engine
-    /// speaks, and over the hole that one leaves which has stopped. An engine that begins to speak ends it with a fade.
-    /// While one speaks, and after [`Line::finish`], it is not played at all.
+    /// Queues the bridge's own sound, at the line's rate: greetings, announcements, music. It is played while no
+    /// engine speaks, and over the gap that a silent engine leaves. An engine that begins to speak ends it with a
+    /// fade. While one speaks, and after [`Line::finish`], it is not played at all.
     pub fn play(&mut self, pcm: &[f32], now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.play(pcm, codec.as_mut(), now_us, &mut output.to_phone);
+        self.downlink
+            .play(pcm, self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.end(now_us)
     }
 
@@ -271,16 +250,11 @@ impl Line {
         self.end(now_us)
     }
 
-    /// Nothing more will be said: sends what is left, and a mark behind it. [`Event::AllPlayed`] follows, now or later.
+    /// Nothing more will be said: sends the rest, and a mark behind it. [`Event::AllPlayed`] follows, now or later.
     pub fn finish(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        let Self {
-            codec,
-            downlink,
-            output,
-            ..
-        } = self;
-        downlink.finish(codec.as_mut(), now_us, &mut output.to_phone);
+        self.downlink
+            .finish(self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.end(now_us)
     }
 
@@ -291,13 +265,13 @@ impl Line {
         intake_us.into_iter().chain(self.downlink.wake_us()).min()
     }
 
-    /// How long the bridge's own sound will still be heard.
+    /// The time for which the bridge's own sound will still be heard.
     #[must_use]
     pub fn playing_us(&self, now_us: u64) -> u64 {
         self.downlink.playing_us(now_us)
     }
 
-    /// How long the agent has paused since it last spoke; `None` while it has not spoken.
+    /// The duration of the agent's pause so far; `None` while it has not spoken.
     #[must_use]
     pub fn paused_us(&self) -> Option<u64> {
         self.downlink.paused_us()
@@ -309,7 +283,7 @@ impl Line {
         self.downlink.is_drained()
     }
 
-    /// How much sound engines were sent, and how much came from them.
+    /// The duration of the audio that engines were sent, and of the audio that they sent.
     #[must_use]
     pub fn exchanged_us(&self) -> (u64, u64) {
         let us = |samples: u64| self.rate.us(samples as usize) as u64;
@@ -325,53 +299,53 @@ impl Line {
         self.downlink.keep_heard();
     }
 
-    /// Appends what the caller has said since the last time, in pieces with the time they came less their duration. A
-    /// piece that came late is later than it was said, by as much.
+    /// Appends the caller's audio since the last time, in pieces. Their time is when they came, less their duration:
+    /// the network's delay is not taken off.
     pub fn take_said(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
         if let Some(tap) = &mut self.said {
             tap.take(now_us, pcm, pieces);
         }
     }
 
-    /// Appends what the caller has heard since the last time, in pieces with the time at which they were heard, by the
-    /// model of what the phone's side holds. What a clear took back is not among it.
+    /// Appends the audio that the caller has heard since the last time, in pieces with the time at which they were
+    /// heard, as [`PhonePath`](crate::phone_path) estimates it. Audio that a clear took back is not in it.
     pub fn take_heard(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
         if let Some(tap) = self.downlink.tap() {
             tap.take(now_us, pcm, pieces);
         }
     }
 
-    /// What the media reader met so far.
+    /// The media reader's counters so far.
     #[must_use]
     pub fn media_stats(&self) -> MediaStats {
         self.media
     }
 
-    /// What the intake did so far.
+    /// The intake's counters so far.
     #[must_use]
     pub fn intake_stats(&self) -> IntakeStats {
         self.intake.stats()
     }
 
-    /// What the playout did so far.
+    /// The playout's counters so far.
     #[must_use]
     pub fn playout_stats(&self) -> PlayoutStats {
         self.downlink.stats()
     }
 
-    /// What the reader of the engine's stream met so far.
+    /// The counters so far of the reader of the engine's stream.
     #[must_use]
     pub fn stream_stats(&self) -> StreamStats {
         self.codec.stats()
     }
 
-    /// How long after a frame's last sample was sent to the engine its answer came; `None` before the first one.
+    /// The engine's answer time: from a frame's last sample to its answer. `None` before the first answer.
     #[must_use]
     pub fn answer_us(&self) -> Option<u64> {
         self.answer_time.us()
     }
 
-    /// When the caller began to hear the engine, by the model of what the phone's side holds.
+    /// When the caller began to hear the engine, as estimated.
     #[must_use]
     pub fn first_audio_us(&self) -> Option<u64> {
         self.downlink.first_audio_us()

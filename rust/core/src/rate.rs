@@ -13,15 +13,21 @@ pub const CATCH_UP_US: u64 = 2_300_000;
 
 const US_PER_S: u64 = 1_000_000;
 
-/// How many samples a line has per second: 8000, 16000 or 24000.
+/// The number of samples of a line per second: 8000, 16000 or 24000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineRate(u32);
 
 impl LineRate {
+    /// 8000 samples per second: a telephone's.
+    pub const KHZ_8: Self = Self(8_000);
+    /// 16000 samples per second.
+    pub const KHZ_16: Self = Self(16_000);
+    /// 24000 samples per second: the engine's.
+    pub const KHZ_24: Self = Self(24_000);
     /// All rates that a line may have.
-    pub const ALL: [Self; 3] = [Self(8_000), Self(16_000), Self(24_000)];
+    pub const ALL: [Self; 3] = [Self::KHZ_8, Self::KHZ_16, Self::KHZ_24];
 
-    /// The rate of so many samples per second.
+    /// The rate of `rate_hz` samples per second.
     ///
     /// # Errors
     /// [`Error::Rate`] unless it is 8000, 16000 or 24000.
@@ -39,25 +45,25 @@ impl LineRate {
         self.0
     }
 
-    /// How many samples last so long.
+    /// The number of samples in `ms` milliseconds.
     #[must_use]
     pub fn samples(self, ms: u32) -> usize {
         (self.0 / 1000 * ms) as usize
     }
 
-    /// How many whole samples fit into so long; none into a negative time.
+    /// The number of whole samples in `us` microseconds; zero for a negative time.
     #[must_use]
     pub fn samples_in_us(self, us: i64) -> usize {
         (us.max(0) as u64 * u64::from(self.0) / US_PER_S) as usize
     }
 
-    /// How long so many samples last, rounded down.
+    /// The duration of `samples` in microseconds, rounded down.
     #[must_use]
     pub fn us(self, samples: usize) -> i64 {
         (samples as u64 * US_PER_S / u64::from(self.0)) as i64
     }
 
-    /// How long so many samples last, rounded up: by then they are over.
+    /// The duration of `samples` in microseconds, rounded up: then the last one is over.
     #[must_use]
     pub fn us_until_over(self, samples: usize) -> u64 {
         (samples as u64 * US_PER_S).div_ceil(u64::from(self.0))

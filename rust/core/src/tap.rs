@@ -1,15 +1,15 @@
-//! What passed a line, kept for a recording until somebody fetches it.
+//! Audio of a line, kept for a recording until the recorder fetches it.
 //!
-//! Audio and the times of its pieces, as 16-bit samples: what the caller said with the time it came, what the agent
-//! said with the time it is heard. What is heard later than now can still be taken back by a `clear`, so only
-//! what is over is given out.
+//! It is kept as 16-bit samples, in pieces with their times: the caller's with the time they came, the agent's with
+//! the time they are heard. A `clear` can still take back audio that will be heard later than now, so only past audio
+//! is given out.
 
 use std::collections::VecDeque;
 
 use crate::codec::pcm;
 use crate::rate::LineRate;
 
-/// The most that is kept if nobody fetches it, in seconds: a recorder fetches every second or so.
+/// The most audio that is kept, in seconds. A recorder fetches it about every second.
 const KEPT_S: usize = 60;
 
 /// A stretch of audio without a gap.
@@ -17,7 +17,7 @@ const KEPT_S: usize = 60;
 pub struct Piece {
     /// When its first sample was or is heard.
     pub at_us: u64,
-    /// How many samples it has.
+    /// Its length in samples.
     pub samples: usize,
 }
 
@@ -31,7 +31,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// One that has heard nothing.
+    /// A tap without audio.
     #[must_use]
     pub fn new(rate: LineRate) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Tap {
         }
     }
 
-    /// Audio whose first sample came or is heard at `at_us`. What comes in a burst may overlap.
+    /// Keeps audio whose first sample came or is heard at `at_us`. Pieces that come in a burst may overlap.
     pub fn push(&mut self, pcm: &[f32], at_us: u64) {
         if pcm.is_empty() {
             return;
@@ -64,7 +64,7 @@ impl Tap {
         self.pcm.extend(pcm.iter().map(|&sample| pcm::to_i16(sample)));
     }
 
-    /// What would be heard after `now_us` will not be.
+    /// Audio that would be heard after `now_us` will not be heard.
     pub fn cut(&mut self, now_us: u64) {
         while let Some(last) = self.pieces.back_mut() {
             let heard = self.rate.samples_in_us(now_us.saturating_sub(last.at_us) as i64);
@@ -78,7 +78,7 @@ impl Tap {
         }
     }
 
-    /// Appends the pieces that have been heard by `now_us`, or as much of them.
+    /// Gives out the audio that has been heard by `now_us`: appends its samples and its pieces.
     pub fn take(&mut self, now_us: u64, pcm: &mut Vec<i16>, pieces: &mut Vec<Piece>) {
         while let Some(first) = self.pieces.front_mut() {
             let heard = self.rate.samples_in_us(now_us.saturating_sub(first.at_us) as i64);
@@ -92,7 +92,8 @@ impl Tap {
                 ..*first
             });
             if taken < first.samples {
-                // Exact to the sample as long as a piece is taken in parts of whole samples: see `LineRate::us_until_over`.
+                // Exact to the sample as long as a piece is taken in parts of whole samples: see
+                // `LineRate::us_until_over`.
                 first.at_us += self.rate.us_until_over(taken);
                 first.samples -= taken;
                 return;
@@ -101,7 +102,7 @@ impl Tap {
         }
     }
 
-    /// Samples that were not kept, as nobody fetched what there was.
+    /// Samples that were not kept because nobody fetched earlier ones.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost

@@ -1,19 +1,20 @@
-//! What a caller who speaks over the agent hears of what was queued, and that nobody else loses a word.
+//! A caller who interrupts the agent does not hear what was queued. Nobody else loses a word.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use pxbridge_core::downlink::playout::{Playout, PlayoutConfig, Step};
+use pxbridge_core::rate::LineRate;
 
 const RATE_HZ: usize = 8000;
 const FRAME: usize = 640;
 const FRAME_US: u64 = 80_000;
 const SPEECH: f32 = 0.2;
 
-/// An agent, a playout and the queue at Exotel, which plays at real time from when it gets something.
+/// An agent, a playout, and a phone that plays in real time what it gets.
 struct Conversation {
     playout: Playout,
     now_us: u64,
     frames: usize,
-    /// Seconds of speech and of pause that wait at Exotel, oldest first: loudness of each sample.
+    /// Samples that wait at the phone, the oldest first.
     phone: std::collections::VecDeque<f32>,
     cleared_at_us: Vec<u64>,
     heard: Vec<f32>,
@@ -22,7 +23,7 @@ struct Conversation {
 impl Conversation {
     fn new() -> Self {
         Self {
-            playout: Playout::new(RATE_HZ as u32, PlayoutConfig::default()).unwrap(),
+            playout: Playout::new(LineRate::KHZ_8, PlayoutConfig::default()),
             now_us: 0,
             frames: 0,
             phone: std::collections::VecDeque::new(),
@@ -59,7 +60,7 @@ impl Conversation {
         self.phone.extend(out);
     }
 
-    /// The agent's next frame comes: speech, or the quiet of its own pauses.
+    /// The agent's next frame arrives: speech, or a pause.
     fn frame(&mut self, speech: bool, caller_speaking: bool) {
         let pcm: Vec<f32> = (0..FRAME)
             .map(|i| {
@@ -80,7 +81,7 @@ impl Conversation {
         self.take(step, &out);
     }
 
-    /// Frames at real time.
+    /// Frames in real time.
     fn frames(&mut self, count: usize, speech: bool, caller_speaking: bool) {
         for _ in 0..count {
             self.frame(speech, caller_speaking);
@@ -88,7 +89,7 @@ impl Conversation {
         }
     }
 
-    /// Sentences with pauses between them, so that both are known.
+    /// A conversation that has heard sentences and pauses, so that both are known.
     fn warmed_up() -> Self {
         let mut conversation = Self::new();
         for _ in 0..4 {
@@ -98,7 +99,7 @@ impl Conversation {
         conversation
     }
 
-    /// The network held the agent's words back; then they come at once.
+    /// The network held the agent's words back, and they arrive at once.
     fn burst(&mut self, count: usize, caller_speaking: bool) {
         self.pass(count as u64 * FRAME_US);
         for _ in 0..count {
@@ -121,7 +122,7 @@ impl Conversation {
 }
 
 #[test]
-fn an_agent_that_falls_silent_for_the_caller_is_not_heard_on() {
+fn an_agent_that_falls_silent_for_the_caller_is_cut_off() {
     let mut conversation = Conversation::warmed_up();
     conversation.burst(12, true);
     assert!(
@@ -137,7 +138,7 @@ fn an_agent_that_falls_silent_for_the_caller_is_not_heard_on() {
         .expect("what waited was dropped");
     assert!(cleared_us - interrupted_us <= 3 * FRAME_US);
     assert_eq!(conversation.loud_waiting(), 0, "nothing of it is left");
-    // And the answer to the interruption is heard at once.
+    // The answer to the interruption is heard at once.
     conversation.frames(10, false, true);
     conversation.frames(5, true, false);
     assert!(
@@ -149,7 +150,7 @@ fn an_agent_that_falls_silent_for_the_caller_is_not_heard_on() {
 }
 
 #[test]
-fn an_agent_that_pauses_of_itself_is_heard_to_the_end() {
+fn an_agent_that_pauses_by_itself_is_heard_to_the_end() {
     let mut conversation = Conversation::warmed_up();
     conversation.burst(12, false);
     conversation.frames(12, false, false);
@@ -174,7 +175,7 @@ fn an_agent_that_talks_on_over_the_caller_is_heard() {
 }
 
 #[test]
-fn a_short_gap_inside_the_agents_sentence_is_no_silence() {
+fn a_short_gap_inside_the_agents_sentence_is_not_silence() {
     let mut conversation = Conversation::warmed_up();
     conversation.burst(12, true);
     for _ in 0..10 {
@@ -185,7 +186,7 @@ fn a_short_gap_inside_the_agents_sentence_is_no_silence() {
 }
 
 #[test]
-fn with_next_to_nothing_queued_an_interruption_needs_no_clear() {
+fn an_interruption_with_almost_nothing_queued_needs_no_clear() {
     let mut conversation = Conversation::warmed_up();
     conversation.frames(5, true, true);
     conversation.frames(10, false, true);

@@ -1,4 +1,5 @@
-//! Whole calls over carriers of every kind, with real codecs: JSON with marks, binary without, and a codec with a state.
+//! Whole calls over carriers of every kind, with real codecs: JSON with marks, binary without, and a codec with a
+//! state.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[allow(dead_code, reason = "each file of tests uses its part")]

@@ -1,4 +1,4 @@
-//! Exotel's media frames: everything seen in the wild is read, what is written is what Exotel documents.
+//! Exotel's media messages: every form that was seen is read, and the documented form is written.
 //! `cargo test --release --test exotel -- --nocapture` prints what a frame costs.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -43,7 +43,7 @@ fn read_media(message: &[u8], encoding: Encoding, out: &mut Vec<f32>) -> Option<
 }
 
 fn a_writer(stream_sid: &str, encoding: Encoding) -> ExotelWriter {
-    ExotelWriter::new(stream_sid, LineRate::new(8000).unwrap(), encoding)
+    ExotelWriter::new(stream_sid, LineRate::KHZ_8, encoding)
 }
 
 /// The one message that was written.

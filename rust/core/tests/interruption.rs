@@ -1,5 +1,5 @@
-//! Whether a caller who speaks is told from a line that is merely loud: the detector and the decision together, over
-//! real speech, with a line that gives back the agent's voice.
+//! A caller who speaks is told from a line that is merely loud: voice activity and barge-in together, over real
+//! speech, on lines that echo the agent's voice.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::VecDeque;
@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use pxbridge_core::downlink::playout::{Playout, PlayoutConfig, PlayoutProfile, Step};
+use pxbridge_core::rate::LineRate;
 use pxbridge_core::uplink::intake::{Intake, IntakeConfig};
 
 const RATE_HZ: usize = 8000;
@@ -14,7 +15,7 @@ const SAMPLE_US: u64 = 1_000_000 / RATE_HZ as u64;
 const FRAME: usize = 640;
 const FRAME_US: u64 = 80_000;
 const CHUNK: usize = 800;
-/// The caller's audio comes back so much later.
+/// The echo of the agent's voice comes back after so many samples.
 const ECHO_AFTER: usize = 1200;
 /// The engine's answer time.
 const ANSWER_US: u64 = 100_000;
@@ -27,7 +28,7 @@ fn speech() -> Vec<f32> {
         .collect()
 }
 
-/// Where the loudest stretch of this length begins: what a caller says who interrupts.
+/// Where the loudest stretch of this length begins: a caller who interrupts says that.
 fn loudest(speech: &[f32], length: usize) -> usize {
     let energy = |from: usize| speech[from..from + length].iter().map(|s| s * s).sum::<f32>();
     (0..speech.len() - length)
@@ -52,7 +53,7 @@ impl Noise {
     }
 }
 
-/// What a caller's line carries beside the caller.
+/// What a caller's line carries besides the caller's voice.
 #[derive(Clone, Copy)]
 struct Line {
     noise_db: f32,
@@ -67,13 +68,13 @@ const QUIET: Line = Line {
     cough: None,
 };
 
-/// An agent who talks for `seconds` over a network, as somebody hears whose line is `line`.
+/// An agent, and the network between it and the caller.
 struct Agent {
     profile: PlayoutProfile,
-    /// Nothing comes from the engine from here to there, in seconds.
+    /// Nothing comes from the engine between these times, in seconds.
     stall: (f32, f32),
     jitter_us: u64,
-    /// The agent falls silent here, because the caller begins to speak half a second before.
+    /// The agent falls silent at this time, because the caller began to speak half a second before.
     interrupted_s: Option<f32>,
 }
 
@@ -85,7 +86,7 @@ const STEADY: Agent = Agent {
 };
 
 impl Agent {
-    /// How much of what the agent said was dropped, in seconds, and how often.
+    /// How many seconds of the agent's speech were dropped, and how often.
     fn loses(&self, line: Line, seconds: usize, seed: u64) -> (f32, u32) {
         let speech = speech();
         let sentence = loudest(&speech, 2 * RATE_HZ);
@@ -94,8 +95,8 @@ impl Agent {
             profile: self.profile,
             ..PlayoutConfig::default()
         };
-        let mut playout = Playout::new(RATE_HZ as u32, config).unwrap();
-        let mut intake = Intake::new(RATE_HZ as u32, IntakeConfig::default()).unwrap();
+        let mut playout = Playout::new(LineRate::KHZ_8, config);
+        let mut intake = Intake::new(LineRate::KHZ_8, IntakeConfig::default());
         let mut aside = Vec::new();
         intake.open(0, &mut aside);
         let mut arrivals = VecDeque::new();
@@ -271,7 +272,7 @@ fn a_caller_who_interrupts_the_agent_is_told_from_the_line() {
         let mut dropped = 0;
         for call in 0..10 {
             let from_s = 10.0 + 0.3 * call as f32;
-            // What was held back comes at once, and the agent falls silent in it.
+            // What was held back arrives at once, and the agent falls silent in it.
             let agent = Agent {
                 stall: (from_s, from_s + 1.0),
                 interrupted_s: Some(from_s + 0.9),
@@ -279,7 +280,7 @@ fn a_caller_who_interrupts_the_agent_is_told_from_the_line() {
             };
             dropped += u32::from(agent.loses(line, 20, 11 + call).1 > 0);
         }
-        // A caller who is no louder than the street is not told from it: nothing is dropped then.
+        // A caller who is no louder than the street cannot be told from it: then nothing is dropped.
         let drowned = line.noise_db > -25.0;
         assert_eq!(dropped, if drowned { 0 } else { 10 }, "{name}");
     }

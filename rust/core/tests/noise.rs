@@ -7,6 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use pxbridge_core::codec::pcm;
 use pxbridge_core::dsp::noise::{Background, ComfortNoise, rms};
+use pxbridge_core::rate::LineRate;
 
 const RATES_HZ: [u32; 3] = [8000, 16000, 24000];
 
@@ -50,7 +51,7 @@ fn octave(pcm: &[f32], rate_hz: u32, low_hz: f64) -> f32 {
             let (mut re, mut im) = (0.0, 0.0);
             for (n, &s) in frame.iter().enumerate() {
                 let angle = TAU * (k * n) as f64 / frame.len() as f64;
-                // Hann, against leaks from the next octave.
+                // A Hann window, against leakage from the next octave.
                 let s = f64::from(s) * (0.5 - 0.5 * (TAU * n as f64 / frame.len() as f64).cos());
                 re += s * angle.cos();
                 im += s * angle.sin();
@@ -65,7 +66,7 @@ fn octave(pcm: &[f32], rate_hz: u32, low_hz: f64) -> f32 {
 fn the_level_of_a_quiet_line_is_learnt_within_a_decibel() {
     for rate_hz in RATES_HZ {
         for level in [0.0008, 0.003, 0.01] {
-            let mut background = Background::new(rate_hz).unwrap();
+            let mut background = Background::new(LineRate::new(rate_hz).unwrap());
             background.observe(&line_noise(3 * rate_hz as usize, level, 0.0, 3));
             let off = db(background.level() / level);
             println!("{rate_hz} Hz, {:.0} dBFS: {off:+.2} dB", db(level));
@@ -75,11 +76,11 @@ fn the_level_of_a_quiet_line_is_learnt_within_a_decibel() {
 }
 
 #[test]
-fn speech_on_a_noisy_line_leaves_its_pauses_pauses() {
+fn pauses_on_a_noisy_line_are_found_in_speech() {
     let speech = speech_8k();
     let noise = line_noise(speech.len(), 0.002, 0.5, 11);
     let line: Vec<f32> = speech.iter().zip(&noise).map(|(a, b)| a + b).collect();
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&line);
     assert!(
         db(background.level() / 0.002).abs() < 2.0,
@@ -88,7 +89,7 @@ fn speech_on_a_noisy_line_leaves_its_pauses_pauses() {
     );
     let (mut right, mut wrong) = (0, 0);
     for (clean, heard) in speech.chunks_exact(160).zip(line.chunks_exact(160)) {
-        // Clearly one or the other; what lies between may be either.
+        // Only frames that are clearly one or the other: those in between may be either.
         if rms(clean) < 0.0005 {
             if background.is_pause(heard) {
                 right += 1
@@ -109,7 +110,7 @@ fn speech_on_a_noisy_line_leaves_its_pauses_pauses() {
 
 #[test]
 fn a_background_that_rises_is_followed_within_three_seconds() {
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&line_noise(40_000, 0.001, 0.0, 3));
     let street = line_noise(24_000, 0.006, 0.0, 5);
     background.observe(&street);
@@ -118,16 +119,16 @@ fn a_background_that_rises_is_followed_within_three_seconds() {
 }
 
 #[test]
-fn steady_loud_sound_is_no_pause() {
+fn steady_loud_sound_is_not_a_pause() {
     let music: Vec<f32> = (0..80_000).map(|n| 0.1 * (n as f32 * 0.3).sin()).collect();
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&music);
     assert!(!background.is_pause(&music[..800]));
 }
 
 #[test]
-fn digital_silence_is_a_pause_and_hides_no_background() {
-    let mut background = Background::new(8000).unwrap();
+fn digital_silence_is_a_pause_and_does_not_change_the_background() {
+    let mut background = Background::new(LineRate::KHZ_8);
     assert!(background.is_pause(&[0.0; 160]));
     for seed in 0..20 {
         background.observe(&[0.0; 1600]);
@@ -143,7 +144,7 @@ fn comfort_noise_has_the_lines_level_and_colour() {
     for rate_hz in RATES_HZ {
         for colour in [0.0, 0.6, 0.9, -0.5] {
             let line = line_noise(4 * rate_hz as usize, 0.002, colour, 17);
-            let mut background = Background::new(rate_hz).unwrap();
+            let mut background = Background::new(LineRate::new(rate_hz).unwrap());
             background.observe(&line);
             let mut comfort = ComfortNoise::new(7);
             comfort.follow(&background);
@@ -162,9 +163,9 @@ fn comfort_noise_has_the_lines_level_and_colour() {
     }
 }
 
-/// What a hole in the line sounds like that was heard so far.
-fn hole(line: &[f32], rate_hz: u32) -> Vec<f32> {
-    let mut background = Background::new(rate_hz).unwrap();
+/// The comfort noise for a gap in this line.
+fn comfort(line: &[f32], rate_hz: u32) -> Vec<f32> {
+    let mut background = Background::new(LineRate::new(rate_hz).unwrap());
     background.observe(line);
     let mut comfort = ComfortNoise::new(7);
     comfort.follow(&background);
@@ -178,16 +179,16 @@ fn a_loud_line_gets_noise_as_loud_with_speech_on_it_or_without() {
     let speech = speech_8k();
     for level in [0.01, 0.018, 0.032, 0.056] {
         let noise = line_noise(speech.len(), level, 0.3, 5);
-        let off = db(rms(&hole(&noise, 8000)) / level);
+        let off = db(rms(&comfort(&noise, 8000)) / level);
         assert!(off.abs() < 1.5, "{:.0} dBFS: {off:+.1} dB", db(level));
         let spoken: Vec<f32> = speech.iter().zip(&noise).map(|(a, b)| a + b).collect();
-        let off = db(rms(&hole(&spoken, 8000)) / level);
+        let off = db(rms(&comfort(&spoken, 8000)) / level);
         assert!(off.abs() < 3.0, "speech on {:.0} dBFS: {off:+.1} dB", db(level));
     }
 }
 
 #[test]
-fn a_phone_that_sends_nothing_in_pauses_gets_nothing_in_holes() {
+fn a_phone_that_sends_silence_in_pauses_gets_silence_in_gaps() {
     let speech = speech_8k();
     let gated: Vec<f32> = speech
         .chunks(160)
@@ -201,7 +202,7 @@ fn a_phone_that_sends_nothing_in_pauses_gets_nothing_in_holes() {
         .collect();
     let silent = gated.chunks(160).filter(|frame| rms(frame) == 0.0).count();
     assert!(silent * 5 > gated.len() / 160, "there are pauses in it");
-    assert_eq!(rms(&hole(&gated, 8000)), 0.0);
+    assert_eq!(rms(&comfort(&gated, 8000)), 0.0);
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn a_hum_does_not_make_the_noise_unstable() {
     let hum: Vec<f32> = (0..80_000)
         .map(|n| 0.003 * (TAU as f32 * 50.0 * n as f32 / 8000.0).sin())
         .collect();
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&hum);
     let mut comfort = ComfortNoise::new(7);
     comfort.follow(&background);
@@ -224,14 +225,14 @@ fn a_line_that_was_never_heard_gets_silence() {
     let mut comfort = ComfortNoise::new(7);
     let mut heard = Vec::new();
     comfort.fill(100, &mut heard);
-    comfort.follow(&Background::new(8000).unwrap());
+    comfort.follow(&Background::new(LineRate::KHZ_8));
     comfort.fill(100, &mut heard);
     assert_eq!(heard, [0.0; 200]);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_noise_in_blocks_of_any_length() {
-    let mut background = Background::new(8000).unwrap();
+    let mut background = Background::new(LineRate::KHZ_8);
     background.observe(&line_noise(24_000, 0.002, 0.5, 17));
     let noise = |seed: u64, blocks: &[usize]| {
         let mut comfort = ComfortNoise::new(seed);
@@ -256,7 +257,7 @@ proptest! {
         ),
         tone in 0.0..3.1_f32,
     ) {
-        let mut background = Background::new(8000).unwrap();
+        let mut background = Background::new(LineRate::KHZ_8);
         let mut comfort = ComfortNoise::new(3);
         let mut heard = Vec::new();
         for (i, block) in blocks.iter().enumerate() {

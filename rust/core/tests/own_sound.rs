@@ -15,7 +15,7 @@ const RATE_HZ: u32 = 8000;
 const PACKET: usize = 160;
 const TURN_US: u64 = 5_000;
 
-/// A line and what its phone got: the samples, the names of marks, and how far Exotel is ahead.
+/// A line and what its phone got: the samples, the names of marks, and how much the phone's side holds.
 struct Line {
     line: line::Line,
     phone: Carrier,
@@ -28,7 +28,7 @@ struct Line {
 
 impl Line {
     fn new() -> Self {
-        let rate = LineRate::new(RATE_HZ).unwrap();
+        let rate = LineRate::KHZ_8;
         let carrier = || Carrier::named("exotel", "S", rate, Encoding::Pcm16).unwrap();
         Self {
             line: line::Line::new(
@@ -37,8 +37,7 @@ impl Line {
                 Box::new(OggOpus::new(rate, 1).unwrap()),
                 IntakeConfig::default(),
                 PlayoutConfig::default(),
-            )
-            .unwrap(),
+            ),
             phone: carrier(),
             now_us: 1_000_000,
             heard: Vec::new(),

@@ -1,5 +1,5 @@
-//! Where something was missing, put in or taken out, nobody hears a click: a steady voice has no sharp corner on its way
-//! through whatever network, to the model and to the caller.
+//! Where audio was missing, inserted or removed, nobody hears a click: a steady voice has no sharp corner, whatever
+//! the network does on its way to the model and to the caller.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -57,7 +57,7 @@ fn sharpest(pcm: &[f32]) -> (f32, usize) {
         .fold((0.0, 0), |a, b| if b.0 > a.0 { b } else { a })
 }
 
-/// What a network does to each of so many messages: when it arrives, never before the one sent earlier.
+/// When each of `count` messages arrives over a network: never before the one sent earlier.
 fn arrivals(count: usize, every_us: u64, stalls: &[(u64, u64)], jitter: &[u64]) -> Vec<u64> {
     let mut last_us = 0;
     (0..count)
@@ -83,14 +83,14 @@ fn network() -> impl Strategy<Value = (Vec<(u64, u64)>, Vec<u64>)> {
     )
 }
 
-/// What a model hears of words that come over a network, if it answers but for a while.
+/// The audio that a model gets of words that come over a network, if it answers except for a while.
 fn model_hears(network: &(Vec<(u64, u64)>, Vec<u64>), mute_us: std::ops::Range<u64>) -> Vec<f32> {
     let pcm = words(RATE_HZ, 9);
     let config = IntakeConfig {
         gate_ms: 0,
         ..IntakeConfig::default()
     };
-    let mut intake = Intake::new(RATE_HZ, config).unwrap();
+    let mut intake = Intake::new(LineRate::KHZ_8, config);
     let mut heard = Vec::new();
     intake.open(0, &mut heard);
     let arrive_us = arrivals(pcm.len() / CHUNK, CHUNK_US, &network.0, &network.1);
@@ -118,7 +118,7 @@ struct Line {
 
 impl Line {
     fn new() -> Self {
-        let rate = LineRate::new(RATE_HZ).unwrap();
+        let rate = LineRate::KHZ_8;
         let carrier = || Carrier::named("exotel", "S", rate, Encoding::Pcm16).unwrap();
         let codec = Box::new(OggOpus::new(rate, 1).unwrap());
         Self {
@@ -128,8 +128,7 @@ impl Line {
                 codec,
                 IntakeConfig::default(),
                 PlayoutConfig::default(),
-            )
-            .unwrap(),
+            ),
             phone: carrier(),
             heard: Vec::new(),
             cleared: Vec::new(),
@@ -172,7 +171,7 @@ impl Line {
     }
 }
 
-/// What an engine makes of a voice: its header pages, then a page for each 80 ms.
+/// An engine's stream of a voice: its header pages, then a page for each 80 ms.
 fn engine(pcm: &[f32]) -> Vec<Vec<u8>> {
     let config = EncoderConfig {
         rate_hz: ENGINE_HZ,
@@ -240,7 +239,7 @@ proptest! {
 
 #[test]
 fn what_follows_a_flush_begins_softly_and_with_nothing_of_what_was_flushed() {
-    // An agent in mid-sentence, and the caller speaks: it falls silent with a backlog of speech at Exotel.
+    // An agent in mid-sentence, and the caller speaks: it falls silent with a backlog of speech at the phone's side.
     let mut pcm = vowel(ENGINE_HZ, 25 * FRAME);
     let silence = vec![0.0; 10 * FRAME];
     pcm.extend(&silence);

@@ -39,7 +39,8 @@ fn an_undisturbed_call_is_close_to_the_floor_whenever_the_engine_gets_ready() {
     }
 }
 
-/// Plays a call with stalls and returns it together with its delay before; checks that it is back `after_us` after each.
+/// Plays a call with stalls and returns it together with its delay before; checks that it is back `after_us` after
+/// each.
 fn stalled(chunk_ms: u64, place: Where, stalls: &[(u64, u64)], breathless: bool, after_us: u64) -> Heard {
     let end_us = stalls.last().unwrap().1 + after_us + 3 * S;
     let mut call = Call::new(chunk_ms, end_us / S + 1);
@@ -185,7 +186,8 @@ fn jitter_of_80_ms_makes_no_holes_and_no_more_delay_than_itself() {
     }
 }
 
-/// The model must not hear that a line is bad: noise put in for words that come after all, and words taken out for it.
+/// The model must not hear that a line is bad: noise that was inserted for words that arrived after all, and words
+/// that were removed because of it.
 fn of_stalls(call: &Call) -> (u64, u64) {
     let intake = play(call).intake;
     println!(
@@ -242,7 +244,8 @@ fn held_at_first_ms(chunk_ms: u64, jitter_ms: u64, pongs_withheld: bool) -> f64 
 
 #[test]
 fn jitter_from_the_phone_alone_makes_nobody_wait_for_the_agents_first_words() {
-    // With 20 ms chunks the engine steps as unevenly as it is fed, and 10 ms are held for that: pongs or none.
+    // With 20 ms chunks the engine's steps are as uneven as its input. 10 ms are held for that, with and without
+    // pongs.
     for (chunk_ms, most_more_ms) in [(100, 10.0), (20, 15.0)] {
         let quiet_ms = held_at_first_ms(chunk_ms, 0, false);
         let jitter_ms = held_at_first_ms(chunk_ms, 80, false);
@@ -296,18 +299,18 @@ fn a_call_that_begins_in_jitter_has_no_more_holes_than_one_a_minute_after_its_fi
             p95s_ms.sort_by(f64::total_cmp);
             let (median_ms, most_ms) = (p95s_ms[10], p95s_ms[19]);
             println!(
-                "{chunk_ms} ms chunks, jitter to Exotel from the start, ready at {ready_ms} ms: {holes} holes in 20 minutes, p95 {median_ms:.0} ms, at most {most_ms:.0}"
+                "{chunk_ms} ms chunks, jitter to the phone from the start, ready at {ready_ms} ms: {holes} holes in 20 minutes, p95 {median_ms:.0} ms, at most {most_ms:.0}"
             );
             assert!(holes <= 5 && most <= 1, "{holes} holes, {most} in one call");
-            // Where in Exotel's grid a call falls makes 20 ms more or less.
+            // The position of a call in the player's grid of packets makes 20 ms more or less.
             assert!(median_ms <= floor_ms(chunk_ms) + 80.0 + 40.0);
             assert!(most_ms <= floor_ms(chunk_ms) + 80.0 + 60.0);
         }
     }
 }
 
-/// Calls that begin in jitter, 20 seconds of it: by how much longer than in a quiet call the delay is from 30 s on,
-/// in the order of size, and the most packets missing after the jitter and when they were.
+/// Twenty calls that begin with 20 s of jitter. Returns how much longer than in a quiet call their delay is from 30 s
+/// on, sorted, and when packets were missing after the jitter.
 fn begun_in_jitter(
     chunk_ms: u64,
     behind_player_ms: u64,
@@ -341,7 +344,7 @@ fn jitter_in_which_a_call_begins_leaves_no_delay_when_it_ends() {
         for (way, up_ms, down_ms) in [("up", 80, 0), ("down", 0, 80), ("both ways", 80, 80)] {
             let (more_ms, holes) = begun_in_jitter(chunk_ms, 0, up_ms, down_ms);
             println!("{chunk_ms} ms chunks, jitter {way} at first: {more_ms:.0?} ms more after it");
-            // Where in Exotel's grid a call falls makes 20 ms more or less.
+            // The position of a call in the player's grid of packets makes 20 ms more or less.
             assert!(more_ms[10] <= 10.0 && more_ms[18] <= 20.0 && more_ms[19] <= 40.0);
             assert!(holes.iter().all(Vec::is_empty), "{holes:?}");
         }
@@ -366,7 +369,7 @@ fn a_player_that_takes_its_time_is_taken_for_late_once_and_for_five_packets_at_m
                 );
             }
         }
-        // Where nothing jitters nothing is ever tried.
+        // Without jitter nothing is ever tried.
         let (more_ms, holes) = begun_in_jitter(100, behind_player_ms, 0, 0);
         assert_eq!(more_ms, [0.0; 20]);
         assert!(holes.iter().all(Vec::is_empty));
@@ -470,7 +473,7 @@ fn low_delay_saves_a_little_on_a_quiet_line_and_much_where_something_is_rarely_l
 }
 
 fn any_leg() -> impl Strategy<Value = Leg> {
-    // Before one mark has come back nobody can know how long the way to Exotel is.
+    // Before one mark has come back nothing is known of the delay to the phone's side.
     let stall = (S..16 * S, 0..3 * S).prop_map(|(from_us, length_us)| (from_us, from_us + length_us));
     (0..150 * MS, 0..120 * MS, prop::collection::vec(stall, 0..3)).prop_map(
         |(delay_us, jitter_us, stalls)| Leg {
@@ -485,10 +488,10 @@ fn any_leg() -> impl Strategy<Value = Leg> {
 
 /// Two stalls of 3 s that hand over to each other, and the backlog that is worth hearing.
 const MOST_WAITING: usize = 7 * 8000;
-/// What may stay of a bad network 25 s after its end. Of 20,000 calls nine in ten kept 20 ms, one in a thousand 118 or more,
-/// and the worst 176.
+/// The most delay that may remain 25 s after a network was bad. Of 20,000 calls nine in ten kept 20 ms, one in a
+/// thousand 118 or more, and the worst 176.
 const STAYS_MS: f64 = 250.0;
-/// And 10 s after it, where an engine of up to 64 ms a step still works off what piled up.
+/// The same after 10 s, where an engine of up to 64 ms a step still works off its backlog.
 const STAYS_10_S_MS: f64 = 600.0;
 
 proptest! {

@@ -1,27 +1,17 @@
-"""A simulated Exotel: one caller, one player and the messages between them and a bridge.
+"""A simulated Exotel: a caller, a player, and their messages with a bridge.
 
-It is the other end of the wire for tests, benches and `pxbridge call`. What the bridge sends is read here
-with code that the bridge does not use: what both misread in the same way would go unseen.
+It is the other end of the wire for tests, benches and `pxbridge call`. It reads the bridge's messages with
+code of its own, because an error in shared code would not show.
 
-`machine` is the phone, without a socket and without a clock; `dialling` places its call over a real socket,
-where a test may do so with a loop over made-up times.
+`machine` is the phone, without a socket and without a clock. `dialling` places its call over a real socket; a
+test can call the machine directly with times of its own. `line` is the phone line, `caller` the person at the
+phone.
 """
 
+from pxbridge.simulation.phone.caller import Caller, Mood, Script
 from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
-from pxbridge.simulation.phone.machine import (
-    PAYLOAD_LIMIT,
-    PAYLOAD_UNIT,
-    SPELLINGS,
-    Caller,
-    Ended,
-    Fault,
-    HangUp,
-    Line,
-    Mood,
-    Phone,
-    Script,
-    Wire,
-)
+from pxbridge.simulation.phone.line import SPELLINGS, HangUp, Line
+from pxbridge.simulation.phone.machine import PAYLOAD_LIMIT, PAYLOAD_UNIT, Ended, Fault, Phone, Wire
 from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 
 __all__ = [

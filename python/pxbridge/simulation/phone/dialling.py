@@ -1,4 +1,4 @@
-"""A call over a real socket: the thin shell that asks a `Phone` what is due and tells it what came."""
+"""Places the call of a `Phone` over a real socket."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT_S = 10.0
 """Exotel's own limit for the handshake."""
 SEND_TIMEOUT_S = 5.0
-"""A bridge that has not read for this long is given up."""
+"""A bridge that has not read for this long is disconnected."""
 
 OBSERVE = {"Pxbridge-Observe": "1"}
-"""The header by which a phone that is not Exotel's asks pxbridge to tell it about its call."""
+"""The header with which a simulated phone asks pxbridge for reports on its call."""
 OBSERVED_EVENT = "pxbridge"
-"""The `event` of what comes then. It goes past the call: not counted, not delayed, not played."""
+"""The `event` of these reports. They are not part of the call: not counted, not delayed, not played."""
 
 Observer = Callable[[Mapping[str, Any]], None]
-"""Told each thing that the bridge tells of the call: `kind`, `at_s` since `start`, and the rest by name."""
+"""Takes a report of the bridge: `kind`, `at_s` since `start`, and its details by name."""
 
 
 class Clock:
@@ -53,15 +53,15 @@ class Clock:
         self._zero = 0.0
 
     def start(self, at_s: float) -> None:
-        """From now on, it is `at_s`."""
+        """Sets the call time to `at_s` now."""
         self._zero = asyncio.get_running_loop().time() - at_s / self._speed
 
     def now_s(self) -> float:
-        """Call time now."""
+        """The call time."""
         return (asyncio.get_running_loop().time() - self._zero) * self._speed
 
     async def wait(self, until_s: float, wake: asyncio.Event) -> None:
-        """Waits until `until_s`, or until `wake` is set, whichever comes first."""
+        """Waits until `until_s` or until `wake` is set, whichever comes first."""
         loop = asyncio.get_running_loop()
         timer = None
         if until_s != float("inf"):
@@ -82,16 +82,16 @@ async def place_call(
     clock: Clock | None = None,
     observe: Observer | None = None,
 ) -> None:
-    """Dials a bridge as Exotel does and plays the call to its end; the phone holds what became of it.
+    """Dials a bridge as Exotel does and holds the call to its end. The results are in `phone`.
 
-    The last of what `observe` is told comes after `stop`; it is waited for as long as for the bridge's close.
+    The last report comes after `stop`. The phone waits for it as long as for the bridge's close.
 
     Args:
         url: `ws://` or `wss://`, with a user and password for Basic authentication if the bridge wants them.
-        phone: The call; use it once.
-        tls: For `wss://`: whom to trust; None trusts the system's certificates.
-        clock: Faster time, for tests.
-        observe: Told what the bridge tells of the call, if it is pxbridge; None asks for nothing, as Exotel.
+        phone: The call; can be used once.
+        tls: Which certificates to trust, for `wss://`; None: those of the system.
+        clock: The call's clock; tests use a faster one.
+        observe: Takes reports, if the bridge is pxbridge; None does not ask for them, like Exotel.
 
     Raises:
         CallFailed: No connection.
@@ -116,7 +116,7 @@ async def place_call(
 
 
 def shown(url: str) -> str:
-    """A URL as it may be printed: without the user and password in it."""
+    """A URL as it may be printed: without user and password."""
     scheme, separator, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     return scheme + separator + authority.rpartition("@")[2] + slash + path
@@ -129,12 +129,12 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
             url,
             ssl=tls,
             additional_headers=headers,
-            compression=None,  # as Exotel; it would only cost time
+            compression=None,  # like Exotel; it would only take time
             proxy=None,
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=None,
             max_size=None,  # a payload over the limit is counted, not refused
-            max_queue=None,  # the player takes everything at once, as Exotel's does
+            max_queue=None,  # like Exotel, the phone never stops reading
             user_agent_header="pxbridge phone (simulated Exotel)",
         )
     except InvalidStatus as refused:
@@ -143,13 +143,13 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
         message = f"{name} refused the call: HTTP {response.status_code} {response.reason_phrase}"
         raise CallRefused(f"{message}: {detail}" if detail else message, response.status_code) from refused
     except InvalidURI as error:
-        raise CallFailed(f"{name!r} is no ws:// or wss:// address") from error
+        raise CallFailed(f"{name!r} is not a ws:// or wss:// URL") from error
     except (InvalidHandshake, InvalidMessage) as error:
-        raise CallFailed(f"{name} answers, but not as a WebSocket server: {error}") from error
+        raise CallFailed(f"{name} answers, but is not a WebSocket server: {error}") from error
     except TimeoutError as error:
         raise CallFailed(f"{name} did not answer within {OPEN_TIMEOUT_S:g} s") from error
     except OSError as error:
-        number = error.errno or 0  # negative for a name that does not resolve: not one of the system's
+        number = error.errno or 0  # negative, and not an errno, if the name does not resolve
         why = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise CallFailed(f"{name} cannot be reached: {why}") from error
 
@@ -160,8 +160,8 @@ async def _read(
     try:
         while True:
             message = await ws.recv()
-            if observe is not None and (told := _observed(message)) is not None:
-                observe(told)
+            if observe is not None and (report := _report(message)) is not None:
+                observe(report)
                 continue
             phone.receive(message, clock.now_s())
             wake.set()
@@ -170,16 +170,16 @@ async def _read(
         wake.set()
 
 
-def _observed(message: str | bytes) -> Mapping[str, Any] | None:
-    """What the bridge tells of the call in this message; None for a message of the call itself."""
-    # Most messages are audio: they are not to be read twice for this.
+def _report(message: str | bytes) -> Mapping[str, Any] | None:
+    """The report in this message; None for a message of the call itself."""
+    # Most messages are audio, and must not be parsed twice for this.
     if not isinstance(message, str) or OBSERVED_EVENT not in message:
         return None
     try:
-        told = json.loads(message)
+        report = json.loads(message)
     except ValueError:
         return None
-    return told if isinstance(told, dict) and told.get("event") == OBSERVED_EVENT else None
+    return report if isinstance(report, dict) and report.get("event") == OBSERVED_EVENT else None
 
 
 async def _put_on_wire(ws: ClientConnection, item: str | Wire, phone: Phone) -> None:
@@ -196,4 +196,4 @@ async def _put_on_wire(ws: ClientConnection, item: str | Wire, phone: Phone) -> 
                 phone.faults[Fault.DOES_NOT_READ] += 1
                 ws.transport.abort()
             except ConnectionClosed:
-                pass  # the reader tells the phone
+                pass  # the reading task tells the phone

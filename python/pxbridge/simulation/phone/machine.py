@@ -1,9 +1,8 @@
-"""The phone itself: what it says when, and what it makes of what it hears.
+"""The phone as a state machine, without a socket and without a clock.
 
-The one idea needed to read on: `Phone` is a state machine without a socket and without a clock. It is asked
-what is due by now, told what came in, and says when it wants to be asked next. Two clocks exist: the wall's,
-which is the network's and the bridge's, and the phone's own, which may drift against it; media and playing go
-by the latter.
+Its owner asks which messages are due now (`due`), passes messages in (`receive`), and asks again at
+`next_at_s`. There are two clocks: the wall clock, which network and bridge use, and the phone's own, which
+may drift. Media and playing follow the phone's clock.
 """
 
 from __future__ import annotations
@@ -11,62 +10,36 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import uuid
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pxbridge.simulation.network import Direction, Network
+from pxbridge.simulation.phone.caller import Caller, Mood, Script
+from pxbridge.simulation.phone.line import HangUp, Line
 from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
-from pxbridge.simulation.player import SILENT_DBFS, ClearedMarks, Player, level_dbfs
-from pxbridge.telephony.exotel.messages import Base64, Exotel, Spelling
+from pxbridge.simulation.player import SILENT_DBFS, Player, level_dbfs
+from pxbridge.telephony.exotel.messages import Exotel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
 PAYLOAD_UNIT = 320
-"""Every payload must be a multiple of this many bytes."""
+"""Each payload must be a multiple of this number of bytes."""
 PAYLOAD_LIMIT = 100_000
-"""Exotel's limit for one payload, in bytes."""
+"""Exotel's largest payload, in bytes."""
 STOP_LINGER_S = 1.0
-"""After `stop`, the bridge may close first; after this long, Exotel does."""
-STOP_PATIENCE_S = 5.0
-"""How long a phone that never closes by itself waits for the bridge to do so."""
-
-SPELLINGS: Mapping[str, Spelling] = {
-    "documented": Spelling(),
-    "numbers": Spelling(text_numbers=False, encoding="raw", stop_reason="stopped"),
-    "camel case": Spelling(camel_case=True, encoding="audio/x-raw"),
-    "flat": Spelling(flat=True, flat_dtmf=True, encoding="audio/x-l16", stop_reason="closed"),
-    "flat camel case": Spelling(flat=True, camel_case=True, text_numbers=False, stop_reason="callEnd"),
-    "leg sid": Spelling(leg_sid=True, rate="{hz}Hz", encoding="base64", empty_custom="key"),
-    "kHz": Spelling(rate="{khz}kHz", payload="Payload"),
-    "extras": Spelling(empty_custom="missing", extras=True),
-    "no rate": Spelling(rate=""),
-    "unpadded": Spelling(base64=Base64.UNPADDED),
-    "trailing junk": Spelling(base64=Base64.TRAILING_JUNK),
-    "odd length": Spelling(base64=Base64.ODD_LENGTH),
-    "mu-law": Spelling(encoding="audio/x-mulaw"),
-}
-"""Every way a test should go through, by name."""
-
-
-class HangUp(Enum):
-    """How the phone's side ends the call."""
-
-    STOP = "stop, then close"
-    STOP_ONLY = "stop, and never close"
-    CLOSE_ONLY = "close without stop"
-    ABORT = "the connection breaks off"
+"""After `stop`, Exotel waits this long for the bridge to close, then closes itself."""
+STOP_TIMEOUT_S = 5.0
+"""How long a phone that never closes waits for the bridge to close."""
 
 
 class Fault(StrEnum):
-    """What a bridge can do wrong on Exotel's wire."""
+    """Errors of a bridge in Exotel's protocol."""
 
     NOT_TEXT = "binary messages"
     NOT_JSON = "messages that are no JSON object"
@@ -85,148 +58,15 @@ class Fault(StrEnum):
 
 
 class Ended(Enum):
-    """Who or what ended the call."""
+    """Who ended the call."""
 
     BY_CALLER = "the caller hung up"
     BY_BRIDGE = "the bridge hung up"
     BY_NETWORK = "the network cut the call"
 
 
-@dataclass(frozen=True)
-class Line:
-    """The phone line of one call.
-
-    Attributes:
-        rate_hz: 8000, 16000 or 24000.
-        chunk_ms: How much audio one `media` message carries; any length of at least one sample.
-        spelling: How events are written.
-        hang_up: How the call is ended from this side.
-        dtmf: (when, digit) of each key pressed.
-        start_after_s: Time between `connected` and `start`.
-        ahead_limit_s: More audio than this queued here counts as `Fault.TOO_FAR_AHEAD`: it spoils barge-in,
-            and a greeting in one burst goes with hang-ups.
-        cleared_marks: What becomes of marks that wait when `clear` comes.
-    """
-
-    rate_hz: int = 8000
-    chunk_ms: float = 100.0
-    spelling: Spelling = SPELLINGS["documented"]
-    hang_up: HangUp = HangUp.STOP
-    dtmf: tuple[tuple[float, str], ...] = ()
-    start_after_s: float = 0.0
-    ahead_limit_s: float = 2.0
-    cleared_marks: ClearedMarks = ClearedMarks.RETURNED
-    from_number: str = "+911234567890"
-    to_number: str = "+918047100000"
-    account_sid: str = "pxbridge-phone"
-    custom_parameters: Mapping[str, str] = field(default_factory=dict)
-    call_sid: str = field(default_factory=lambda: uuid.uuid4().hex)
-    stream_sid: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def chunk_samples(self) -> int:
-        """Samples in one `media` message."""
-        return max(1, round(self.rate_hz * self.chunk_ms / 1000))
-
-
-@dataclass(frozen=True)
-class Script:
-    """What the caller does: when to speak, what to say, when to hang up.
-
-    Attributes:
-        pcm: What is said, int16 at the line's rate.
-        speak_at_s: When; None waits politely until a greeting is over.
-        greeting_wait_s: How long to wait for a greeting to begin at all.
-        pause_s: A pause of the agent of this length ends its greeting.
-        quiet_s: Hang up after the agent has been quiet for this long since the words were said.
-        answer_wait_s: The same if nothing at all came after the caller began to speak.
-        hang_up_at_s: Hang up then, whatever happens; None follows the two above.
-        longest_s: Hang up at the latest then.
-    """
-
-    pcm: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
-    speak_at_s: float | None = None
-    greeting_wait_s: float = 5.0
-    pause_s: float = 0.8
-    quiet_s: float = 3.0
-    answer_wait_s: float = 8.0
-    hang_up_at_s: float | None = None
-    longest_s: float = 3600.0
-
-
-class Mood(Enum):
-    """Where the caller is in the script."""
-
-    WAITING = "waiting for the greeting to end"
-    SPEAKING = "speaking"
-    LISTENING = "listening"
-    GONE = "gone"
-
-
-class Caller:
-    """The person who follows the script: gives audio chunk by chunk, silence when there is nothing to say."""
-
-    def __init__(self, script: Script, player: Player) -> None:
-        self.mood = Mood.WAITING
-        self.spoke_at_s: float | None = None
-        """When the first word's sample was spoken, on the phone's clock."""
-        self.spoke_until_s: float | None = None
-        self._script = script
-        self._player = player
-        self._position = 0
-
-    def speak(self, samples: int, from_s: float) -> NDArray[np.int16]:
-        """The next chunk of the caller's audio, whose first sample is spoken at `from_s`."""
-        rate_hz = self._player.rate_hz
-        chunk = np.zeros(samples, np.int16)
-        until_s = from_s + samples / rate_hz
-        offset = 0
-        if self.mood is Mood.WAITING:
-            at_s = self._script.speak_at_s
-            if at_s is not None:
-                offset = max(0, round((at_s - from_s) * rate_hz))
-            elif not self._greeting_is_over(from_s):
-                offset = samples
-            if offset < samples:
-                self.mood = Mood.SPEAKING
-                self.spoke_at_s = from_s + offset / rate_hz
-        if self.mood is Mood.SPEAKING:
-            words = self._script.pcm[self._position : self._position + samples - offset]
-            chunk[offset : offset + len(words)] = words
-            self._position += len(words)
-            if self._position >= len(self._script.pcm):
-                self.mood = Mood.LISTENING
-                self.spoke_until_s = from_s + (offset + len(words)) / rate_hz
-        if self._wants_to_hang_up(until_s):
-            self.mood = Mood.GONE
-        return chunk
-
-    def leave(self) -> None:
-        """Hangs up with the next chunk."""
-        self.mood = Mood.GONE
-
-    def _greeting_is_over(self, now_s: float) -> bool:
-        voice_s = self._player.voice_until_s
-        if voice_s is None:
-            return now_s >= self._script.greeting_wait_s
-        return now_s - voice_s >= self._script.pause_s
-
-    def _wants_to_hang_up(self, now_s: float) -> bool:
-        script = self._script
-        if script.hang_up_at_s is not None:
-            return now_s >= script.hang_up_at_s
-        if now_s >= script.longest_s:
-            return True
-        if self.mood is not Mood.LISTENING or self.spoke_until_s is None or self.spoke_at_s is None:
-            return False
-        voice_s = self._player.voice_until_s
-        if voice_s is None or voice_s <= self.spoke_at_s:
-            return now_s - self.spoke_until_s >= script.answer_wait_s
-        return now_s - max(self.spoke_until_s, voice_s) >= script.quiet_s
-
-
 class Wire(Enum):
-    """What the phone wants of its socket besides sending text."""
+    """What the phone asks of its socket besides sending text."""
 
     CLOSE = "close"
     ABORT = "abort"
@@ -241,11 +81,11 @@ class _State(Enum):
 
 
 class Phone:
-    """One simulated call from Exotel's side, without a socket and without a clock.
+    """One simulated call from Exotel's side.
 
-    Times are seconds since `start` went out, on the wall's clock; before it they are negative if the line
-    waits between `connected` and `start`. The caller's and the player's times (`said`, `player`) are on the
-    phone's clock, which differs from the wall's by the network's drift only.
+    Times are seconds since `start` was sent, on the wall clock. They are negative before it, if the line
+    waits between `connected` and `start`. The times of the caller and the player are on the phone's clock,
+    which differs from the wall clock by the network's drift.
     """
 
     def __init__(
@@ -264,11 +104,11 @@ class Phone:
         self.media_received = 0
         self.bytes_received = 0
         self.payloads: Counter[int] = Counter()
-        """How many payloads of each size came, in bytes."""
+        """The number of received payloads, by their size in bytes."""
         self.marks_received = 0
         self.clears_received = 0
         self.said_dbfs = SILENT_DBFS
-        """The level of the caller's latest chunk."""
+        """The level of the caller's last chunk."""
         self._state = _State.CONNECTED
         self._speed = 1.0 + self.network.drift_ppm * 1e-6
         self._said: list[NDArray[np.int16]] = []
@@ -284,32 +124,32 @@ class Phone:
 
     @property
     def starts_at_s(self) -> float:
-        """The time at which the connection must be open: 0, or earlier if the line waits before `start`."""
+        """When the connection must be open: 0, or earlier if the line waits before `start`."""
         return -self.line.start_after_s
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will be sent or played."""
+        """Whether nothing more will be sent or played."""
         return self._state is _State.ENDED and not self._outbox
 
     @property
     def spoken_s(self) -> float:
-        """How long the call has gone on, on the phone's clock."""
+        """The duration of the call so far, on the phone's clock."""
         return self.chunks_sent * self.line.chunk_samples / self.line.rate_hz
 
     @property
     def said(self) -> NDArray[np.int16]:
-        """Everything the caller's microphone gave since the call's start, silence included."""
+        """All audio of the caller since the call's start, silence included."""
         return np.concatenate(self._said) if self._said else np.zeros(0, np.int16)
 
     @property
     def next_at_s(self) -> float:
-        """When `due` has something to do next."""
+        """When `due` must be called next."""
         at_s = min((at for at, _ in self._events()), default=float("inf"))
         return min(at_s, self._outbox[0][0]) if self._outbox else at_s
 
     def due(self, now_s: float) -> list[str | Wire]:
-        """Everything that must be on the wire by `now_s`, in order."""
+        """What must be sent by `now_s`, in order."""
         while True:
             events = list(self._events())
             at_s, act = min(events, key=lambda event: event[0]) if events else (float("inf"), None)
@@ -322,12 +162,12 @@ class Phone:
         return due
 
     def receive(self, message: str | bytes, now_s: float) -> None:
-        """A message that left the bridge at `now_s`; call `due` afterwards."""
+        """Takes a message that the bridge sent at `now_s`; call `due` afterwards."""
         if self._state is not _State.ENDED:
             self._inbox.append((self._down.deliver_at(now_s), message))
 
     def closed(self, now_s: float, code: int, reason: str = "") -> None:
-        """The socket is closed; what waits in Exotel's queue is cut."""
+        """Notes that the socket is closed. Audio in Exotel's queue is lost."""
         self.due(now_s)
         self._outbox.clear()
         self.close_code, self.close_reason = code, reason
@@ -335,7 +175,7 @@ class Phone:
         self._state = _State.ENDED
 
     def _events(self) -> list[tuple[float, Callable[[float], None]]]:
-        """What happens next by itself and when; of two at the same time, the first listed goes first."""
+        """The next events and their times. Of two at the same time, the first one listed comes first."""
         match self._state:
             case _State.CONNECTED:
                 return [(self.starts_at_s, self._connect)]
@@ -394,7 +234,7 @@ class Phone:
         self._put(self._exotel.dtmf(digit), at_s)
 
     def _return_marks(self, at_s: float) -> None:
-        # A mark's time went through the drift and back: half a sample more finds it in spite of rounding.
+        # The time was converted between the clocks twice. Half a sample makes up for the rounding.
         for mark in self.player.advance(at_s * self._speed + 0.5 / self.line.rate_hz):
             self._put(self._exotel.mark(mark.name), at_s)
 
@@ -407,7 +247,7 @@ class Phone:
             )
             self._put(stop, at_s)
             closes_itself = self.line.hang_up is HangUp.STOP
-            self._give_up_at_s = at_s + (STOP_LINGER_S if closes_itself else STOP_PATIENCE_S)
+            self._give_up_at_s = at_s + (STOP_LINGER_S if closes_itself else STOP_TIMEOUT_S)
             self._state = _State.STOPPING
         else:
             self._put(Wire.CLOSE if self.line.hang_up is HangUp.CLOSE_ONLY else Wire.ABORT, at_s)
@@ -436,7 +276,7 @@ class Phone:
     def _handle(self, at_s: float) -> None:
         _, message = self._inbox.popleft()
         if self._state is _State.STOPPING:
-            return  # nobody listens any more
+            return  # the phone has hung up
         if isinstance(message, bytes):
             self.faults[Fault.NOT_TEXT] += 1
             return

@@ -1,4 +1,4 @@
-"""G.711 µ-law by its formula: written anew, so that what the bridge misreads does not go unseen."""
+"""G.711 µ-law by its formula. It shares no code with the bridge, so that errors of the bridge show."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 def encode_mu_law(pcm: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """G.711 µ-law of int16 samples."""
+    """The G.711 µ-law codes of int16 samples."""
     return _MU_LAW_OF[pcm.astype(np.int32) + 32768]
 
 
 def decode_mu_law(code: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """The int16 samples of G.711 µ-law."""
+    """The int16 samples of G.711 µ-law codes."""
     return _PCM_OF_MU_LAW[code]
 
 
 def _mu_law_tables() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Decoding by G.711's formula; encoding by the nearest value that decoding knows."""
+    """Decoding by the formula of G.711; encoding to the nearest value that decoding can give."""
     code = ~np.arange(256, dtype=np.uint8)
     exponent, mantissa = (code >> 4 & 7).astype(np.int32), (code & 15).astype(np.int32)
     magnitude = ((2 * mantissa + 33) << exponent << 2) - 132

@@ -38,6 +38,7 @@ _MAX_CUSTOM_PARAMETERS: Final = 64
 _MAX_EVENT_CHARS: Final = 64
 _MAX_INTEGER: Final = 2**63 - 1  # whatever counts beyond this is no counter
 
+_BOM: Final = "\ufeff"
 _DTMF_DIGITS: Final = frozenset("0123456789*#ABCD")
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -174,7 +175,9 @@ def parse(message: bytes | str) -> Event:
     if len(message) > MAX_MESSAGE_BYTES:
         return Malformed(f"{len(message)} is more than {MAX_MESSAGE_BYTES} bytes")
     # A bad byte in a caller's name must not cost the call.
-    text = message if isinstance(message, str) else message.decode("utf-8-sig", errors="replace")
+    text = (
+        message if isinstance(message, str) else message.decode("utf-8", errors="replace").removeprefix(_BOM)
+    )
     try:
         top = json.loads(text)
         if not isinstance(top, dict):

@@ -1,7 +1,7 @@
 //! Exotel's media messages: JSON and base64 to samples, and back.
 //!
-//! Reading is forgiving, as the wire is (Exotel's documentation, its own samples and what bots meet disagree on
-//! spelling, nesting and types). What could not be read is marked, so that it can be counted.
+//! The reader accepts every spelling, nesting and type that was seen: Exotel's documentation, its own samples and
+//! bots' logs disagree. A message that it cannot read in full is marked, so that it can be counted.
 //!
 //! Measured by `tests/media.rs`, as the fastest of many on a shared machine: 20 ms at 8 kHz are read in 0.3 µs and
 //! built in 0.4 µs, 100 ms in 0.9 and 1.8 µs.
@@ -9,25 +9,27 @@
 use std::io::Write as _;
 
 use crate::carrier::json::{Scanner, Value, escape, is};
-use crate::carrier::payload::{self, Encoding};
+use crate::carrier::payload::{Base64Payload, Encoding};
 use crate::carrier::{MediaFrame, MediaReader, MediaWriter, Message, Messages};
 use crate::rate::LineRate;
 
-/// Reads what Exotel sends.
+/// Reads Exotel's messages.
 ///
 /// Takes keys in any order, case and spelling (`sequence_number`, `sequenceNumber`), numbers as strings, fields in
 /// `media` or beside it, unknown values of any depth, and base64 that is unpadded, url-safe, escaped, broken into
 /// lines or followed by junk. The nested field wins over the one beside it, the last of two equals over the first.
 #[derive(Debug, Clone)]
 pub struct ExotelReader {
-    encoding: Encoding,
+    payload: Base64Payload,
 }
 
 impl ExotelReader {
-    /// For a stream whose payloads are in this encoding: 16 bits in all that Exotel does not call µ-law.
+    /// For a stream whose payloads are in this encoding. Exotel means 16-bit PCM unless it says µ-law.
     #[must_use]
     pub fn new(encoding: Encoding) -> Self {
-        Self { encoding }
+        Self {
+            payload: Base64Payload::new(encoding),
+        }
     }
 }
 
@@ -39,7 +41,7 @@ impl MediaReader for ExotelReader {
         let whole = Scanner::new(message.bytes).object(|scanner, key| {
             if is(key, b"event") {
                 event = Some(scanner.value()?);
-                // Another event is for someone else: do not read on.
+                // Other events are read elsewhere: stop here.
                 return is_media(event).then_some(());
             }
             if is(key, b"media") && scanner.peek() == Some(b'{') {
@@ -55,7 +57,7 @@ impl MediaReader for ExotelReader {
             .payload
             .and_then(Value::text)
             .or_else(|| beside.payload.and_then(Value::text));
-        let clean = payload.is_some_and(|text| payload::decode(text, self.encoding, pcm));
+        let clean = payload.is_some_and(|text| self.payload.decode(text, pcm));
         let number = |nested: Option<Value>, beside: Option<Value>| {
             nested
                 .and_then(Value::number)
@@ -76,7 +78,7 @@ fn is_media(event: Option<Value>) -> bool {
     matches!(event, Some(Value::Text(name)) if name.eq_ignore_ascii_case(b"media"))
 }
 
-/// The values of interest, where they stand in the message.
+/// The values of interest, as they stand in the message.
 #[derive(Default)]
 struct Fields<'a> {
     sequence: Option<Value<'a>>,
@@ -108,7 +110,7 @@ impl<'a> Fields<'a> {
 pub struct ExotelWriter {
     stream_sid: Vec<u8>,
     rate: LineRate,
-    encoding: Encoding,
+    payload: Base64Payload,
     sequence: u64,
     chunk: u64,
     samples: usize,
@@ -123,7 +125,7 @@ impl ExotelWriter {
         Self {
             stream_sid: escaped,
             rate,
-            encoding,
+            payload: Base64Payload::new(encoding),
             sequence: 0,
             chunk: 0,
             samples: 0,
@@ -152,7 +154,7 @@ impl MediaWriter for ExotelWriter {
                 r#"","sequence_number":"{}","media":{{"chunk":"{}","timestamp":"{timestamp_ms}","payload":""#,
                 self.sequence, self.chunk
             );
-            payload::encode(pcm, self.encoding, text);
+            self.payload.encode(pcm, text);
             text.extend_from_slice(br#""}}"#);
         });
     }

@@ -1,7 +1,7 @@
-//! JSON without a tree: one pass over a message notes where the few values of interest lie.
+//! A JSON reader without a tree: one pass over a message notes where the few values of interest are.
 //!
-//! A media message is some 100 bytes of JSON around kilobytes of base64, fifty times a second and call. Reading is
-//! forgiving, as the wires of carriers are: it checks no more of the JSON than it needs.
+//! A media message has some 100 bytes of JSON around kilobytes of base64, and a call has up to fifty a second. The
+//! reader checks no more of the JSON than it needs, because carriers disagree on the rest.
 
 use std::io::Write as _;
 

@@ -1,7 +1,7 @@
-//! How a carrier's media, marks and clears are read and written. Nothing else in core knows a carrier.
+//! Readers and writers of carriers' media, marks and clears. Nothing else in core knows a carrier.
 //!
-//! A [`Carrier`] is a [`MediaReader`] and a [`MediaWriter`], one of each per call. Both give and take samples at the line's
-//! rate; what a message looks like, and whether the codec between has a state, is theirs alone.
+//! A [`Carrier`] is a [`MediaReader`] and a [`MediaWriter`], one of each per call. Both give and take samples at the
+//! line's rate. The form of a message and the codec in it, with its state if it has one, are theirs alone.
 
 pub mod exotel;
 mod json;
@@ -17,7 +17,7 @@ use payload::Encoding;
 /// One message of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// What it holds.
+    /// Its content.
     pub bytes: &'a [u8],
     /// Whether it is text, and so UTF-8, or binary.
     pub is_text: bool,
@@ -49,13 +49,13 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Appends a text message, which `write` appends to a buffer.
+    /// Appends a text message: `write` appends its bytes to a buffer.
     pub fn push_text(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
         self.ends.push((self.bytes.len(), true));
     }
 
-    /// Appends a binary message, which `write` appends to a buffer.
+    /// Appends a binary message: `write` appends its bytes to a buffer.
     pub fn push_binary(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
         self.ends.push((self.bytes.len(), false));
@@ -70,7 +70,7 @@ impl Messages {
         })
     }
 
-    /// How many there are.
+    /// Their number.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -89,7 +89,7 @@ impl Messages {
     }
 }
 
-/// What a media message said beside its samples.
+/// The fields of a media message, apart from its samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MediaFrame {
     /// The stream's count of messages, if the carrier tells it.
@@ -100,40 +100,40 @@ pub struct MediaFrame {
     pub timestamp_ms: Option<u64>,
     /// Samples that were appended. A codec with a state may need more bytes before it gives any.
     pub samples: usize,
-    /// Something of it could not be read. What could be read of it was.
+    /// A part of it could not be read. The rest was.
     pub malformed: bool,
 }
 
-/// Reads what a carrier sends.
+/// Reads a carrier's messages.
 pub trait MediaReader: Debug + Send {
     /// Reads a message and appends its samples, at the line's rate. `None` if it is no media: then nothing was
     /// appended. It never fails and never panics, whatever the message holds.
     fn read(&mut self, message: Message<'_>, pcm: &mut Vec<f32>) -> Option<MediaFrame>;
 }
 
-/// Writes what a carrier takes.
+/// Writes messages for a carrier.
 pub trait MediaWriter: Debug + Send {
     /// Appends the messages that carry these samples, at the line's rate. They are whole packets of
     /// [`PACKET_MS`](crate::rate::PACKET_MS).
     fn media(&mut self, pcm: &[f32], out: &mut Messages);
 
-    /// Appends a mark, which comes back when all audio before it has been played. `false`: this carrier has no marks,
-    /// and nothing was appended.
+    /// Appends a mark. The carrier sends it back when all audio before it has been played. `false`: this carrier has
+    /// no marks, and nothing was appended.
     fn mark(&mut self, name: &str, out: &mut Messages) -> bool;
 
-    /// Appends what makes the phone's side drop the audio that it has not begun to play.
+    /// Appends a clear: the phone's side drops the audio that it has not begun to play.
     fn clear(&mut self, out: &mut Messages);
 }
 
-/// The carrier of a line that names none.
+/// The carrier of a line for which none is named.
 pub const DEFAULT: &str = "exotel";
 
-/// A call's carrier: how it is read and how it is written.
+/// The carrier of a call: its reader and its writer.
 #[derive(Debug)]
 pub struct Carrier {
-    /// Reads what the phone's socket sends.
+    /// Reads the messages of the phone's socket.
     pub reader: Box<dyn MediaReader>,
-    /// Writes what it takes.
+    /// Writes messages for it.
     pub writer: Box<dyn MediaWriter>,
 }
 

@@ -1,4 +1,4 @@
-//! What the bytes of a payload are, and base64.
+//! Encodings of payloads, and base64.
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use crate::codec::{g711, pcm};
 use crate::error::{Error, Result};
 
-/// What the bytes of a payload are.
+/// The encoding of the samples in a payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Encoding {
     /// 16-bit little-endian linear PCM.
@@ -88,70 +88,99 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Payloads go through the stack in pieces of this many bytes, whole samples and whole base64 quads: no heap, and a
-/// 100 ms message at 8 kHz is a single one of them, nearly.
+/// Payloads go through a buffer in pieces of this many bytes, whole samples and whole base64 quads. A 100 ms message
+/// at 8 kHz is a single one of them.
 const PIECE: usize = 3072;
 const PIECE_BASE64: usize = PIECE / 3 * 4;
 
-/// Decodes a payload as it stands in the message; false if not all of it could be read.
-pub(crate) fn decode(mut payload: &[u8], encoding: Encoding, out: &mut Vec<f32>) -> bool {
-    out.reserve(payload.len() / 4 * 3 / encoding.sample_bytes() + 2);
-    let mut piece = [0_u8; PIECE];
-    while !payload.is_empty() {
-        let (now, later) = payload.split_at(payload.len().min(PIECE_BASE64));
-        match BASE64.decode_slice(now, &mut piece) {
-            // A short piece before the end would shift what follows by part of a sample.
-            Ok(bytes) if bytes == PIECE || later.is_empty() => {
-                if !encoding.extend(&piece[..bytes], out) {
-                    return false;
-                }
-                payload = later;
-            }
-            _ => return decode_dirty(payload, encoding, out),
-        }
-    }
-    true
+/// Payloads in base64: reads and writes them through one buffer of bounded size.
+#[derive(Debug, Clone)]
+pub(crate) struct Base64Payload {
+    encoding: Encoding,
+    piece: Box<[u8]>,
 }
 
-/// Decodes base64 that the library refuses: white space, JSON escapes and the url-safe alphabet are taken, and the
-/// first other character (or padding) ends the payload, because what follows it may not be aligned to samples.
-fn decode_dirty(payload: &[u8], encoding: Encoding, out: &mut Vec<f32>) -> bool {
-    let mut piece = [0_u8; PIECE];
-    let mut filled = 0;
-    let (mut bits, mut bit_count) = (0_u32, 0);
-    let mut characters = Unescaped { rest: payload };
-    let mut clean = true;
-    for c in &mut characters {
-        let sextet = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            c if c.is_ascii_whitespace() => continue,
-            b'=' => {
-                clean = characters.all(|c| c == b'=' || c.is_ascii_whitespace());
-                break;
-            }
-            _ => {
-                clean = false;
-                break;
-            }
-        };
-        bits = (bits << 6) | u32::from(sextet);
-        bit_count += 6;
-        if bit_count >= 8 {
-            bit_count -= 8;
-            piece[filled] = (bits >> bit_count) as u8;
-            filled += 1;
-            if filled == PIECE {
-                encoding.extend(&piece, out);
-                filled = 0;
-            }
+impl Base64Payload {
+    pub(crate) fn new(encoding: Encoding) -> Self {
+        Self {
+            encoding,
+            piece: vec![0; PIECE].into_boxed_slice(),
         }
     }
-    // Six bits left over are a character that says nothing.
-    encoding.extend(&piece[..filled], out) && clean && bit_count < 6
+
+    /// Appends the samples of a payload, given as it stands in the message. False if a part of it could not be read.
+    pub(crate) fn decode(&mut self, mut payload: &[u8], out: &mut Vec<f32>) -> bool {
+        out.reserve(payload.len() / 4 * 3 / self.encoding.sample_bytes() + 2);
+        while !payload.is_empty() {
+            let (now, later) = payload.split_at(payload.len().min(PIECE_BASE64));
+            match BASE64.decode_slice(now, &mut self.piece) {
+                // A short piece before the end would shift what follows by part of a sample.
+                Ok(bytes) if bytes == PIECE || later.is_empty() => {
+                    if !self.encoding.extend(&self.piece[..bytes], out) {
+                        return false;
+                    }
+                    payload = later;
+                }
+                _ => return self.decode_dirty(payload, out),
+            }
+        }
+        true
+    }
+
+    /// Decodes base64 that the library refuses: white space, JSON escapes and the url-safe alphabet are taken, and
+    /// the first other character (or padding) ends the payload, because what follows it may not be aligned to
+    /// samples.
+    fn decode_dirty(&mut self, payload: &[u8], out: &mut Vec<f32>) -> bool {
+        let mut filled = 0;
+        let (mut bits, mut bit_count) = (0_u32, 0);
+        let mut characters = Unescaped { rest: payload };
+        let mut clean = true;
+        for c in &mut characters {
+            let sextet = match c {
+                b'A'..=b'Z' => c - b'A',
+                b'a'..=b'z' => c - b'a' + 26,
+                b'0'..=b'9' => c - b'0' + 52,
+                b'+' | b'-' => 62,
+                b'/' | b'_' => 63,
+                c if c.is_ascii_whitespace() => continue,
+                b'=' => {
+                    clean = characters.all(|c| c == b'=' || c.is_ascii_whitespace());
+                    break;
+                }
+                _ => {
+                    clean = false;
+                    break;
+                }
+            };
+            bits = (bits << 6) | u32::from(sextet);
+            bit_count += 6;
+            if bit_count >= 8 {
+                bit_count -= 8;
+                self.piece[filled] = (bits >> bit_count) as u8;
+                filled += 1;
+                if filled == PIECE {
+                    self.encoding.extend(&self.piece, out);
+                    filled = 0;
+                }
+            }
+        }
+        // Six bits left over are a character that belongs to no byte.
+        self.encoding.extend(&self.piece[..filled], out) && clean && bit_count < 6
+    }
+
+    /// Appends samples.
+    pub(crate) fn encode(&mut self, pcm: &[f32], out: &mut Vec<u8>) {
+        let sample_bytes = self.encoding.sample_bytes();
+        let mut at = out.len();
+        out.resize(at + (pcm.len() * sample_bytes).div_ceil(3) * 4, 0);
+        for samples in pcm.chunks(PIECE / sample_bytes) {
+            let taken = self.encoding.put(samples, &mut self.piece);
+            // Room for exactly this was made above.
+            at += BASE64
+                .encode_slice(&self.piece[..taken], &mut out[at..])
+                .unwrap_or(0);
+        }
+    }
 }
 
 /// The characters of a JSON string; those outside ASCII, and broken escapes, come as 0, which is no base64.
@@ -185,17 +214,5 @@ impl Iterator for Unescaped<'_> {
             b'"' | b'\\' | b'/' => escape,
             _ => 0,
         })
-    }
-}
-
-/// Appends samples as base64.
-pub(crate) fn encode(pcm: &[f32], encoding: Encoding, out: &mut Vec<u8>) {
-    let mut at = out.len();
-    out.resize(at + (pcm.len() * encoding.sample_bytes()).div_ceil(3) * 4, 0);
-    let mut piece = [0_u8; PIECE];
-    for samples in pcm.chunks(PIECE / encoding.sample_bytes()) {
-        let taken = encoding.put(samples, &mut piece);
-        // Room for exactly this was made above.
-        at += BASE64.encode_slice(&piece[..taken], &mut out[at..]).unwrap_or(0);
     }
 }

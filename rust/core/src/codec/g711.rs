@@ -1,6 +1,7 @@
-//! G.711 µ-law (ITU-T G.711 §3.2): one byte a sample, a sign, three bits of exponent and four of mantissa, all inverted.
+//! G.711 µ-law (ITU-T G.711 §3.2): one byte a sample, a sign, three bits of exponent and four of mantissa, all
+//! inverted.
 
-/// What the coder adds before it takes the logarithm: 33 in 14 bits.
+/// The coder adds this before it takes the logarithm: 33 in 14 bits.
 const BIAS: i32 = 33 << 2;
 
 /// The loudest sample that µ-law holds.

@@ -1,13 +1,13 @@
 //! Ogg pages (RFC 3533): a writer, and a push reader that resynchronises and never dies.
 //!
-//! The one idea: the reader trusts nothing but a right CRC. Every `OggS` in the bytes is a *candidate*, and
-//! the first candidate to be complete and right is a page, whatever an earlier and still incomplete one
-//! claims to hold. So junk that looks like a header cannot swallow the pages behind it, and a page that
-//! was cut short delays nothing. What is decided depends on the bytes alone, never on how they were split.
+//! The one idea: the reader trusts nothing but a right CRC. Every `OggS` in the bytes is a *candidate*. The first
+//! candidate that is complete and has a right CRC is a page, even inside the range that an earlier and still
+//! incomplete candidate claims. So junk that looks like a header cannot swallow the pages behind it, and a page that
+//! was cut short delays nothing. The result depends on the bytes alone, never on how they were split.
 //!
-//! Numbers are RFC 3533 §6's unless told otherwise.
+//! Constants are those of RFC 3533 §6 unless a comment says otherwise.
 
-/// What every page begins with.
+/// Every page begins with this.
 const CAPTURE: &[u8; 4] = b"OggS";
 /// A page's header without its lacing values.
 const HEADER_BYTES: usize = 27;
@@ -19,14 +19,14 @@ const FULL_SEGMENT: u8 = 255;
 const MAX_BODY_BYTES: usize = MAX_SEGMENTS * FULL_SEGMENT as usize;
 /// The largest page.
 pub const MAX_PAGE_BYTES: usize = HEADER_BYTES + MAX_SEGMENTS + MAX_BODY_BYTES;
-/// The longest packet that is put together: what RFC 7845 §6 lets a reader call invalid above. A longer one (the
+/// The longest packet that is put together. RFC 7845 §6 lets a reader call longer ones invalid. A longer one (the
 /// comment header may hold pictures) is handed over cut, and marked so.
 pub const MAX_PACKET_BYTES: usize = 61_440;
 /// The reader takes its input in pieces of this size, so that its buffer never holds more than a page and a piece.
 const PIECE_BYTES: usize = 4096;
 /// Granule position of a page on which no packet ends.
 const NO_GRANULE: u64 = u64::MAX;
-/// A step of the page sequence number this large is one backwards.
+/// A page sequence number that grows by this or more has gone backwards.
 const BACKWARDS: u32 = 1 << 31;
 
 const FLAG_CONTINUED: u8 = 1;
@@ -41,8 +41,8 @@ const SEQUENCE_AT: usize = 18;
 const CRC_AT: usize = 22;
 const SEGMENTS_AT: usize = 26;
 
-/// CRC-32 with generator 0x04c11db7, most significant bit first, start and final value 0. (The zlib kind that
-/// crates accelerate is the mirrored one.) `CRC[k][b]` is byte `b` followed by `k` zero bytes: eight bytes a step.
+/// CRC-32 with generator 0x04c11db7, most significant bit first, start and final value 0. (Crates accelerate zlib's
+/// CRC, which is the mirrored one.) `CRC[k][b]` is byte `b` followed by `k` zero bytes: eight bytes a step.
 static CRC: [[u32; 256]; 8] = crc_tables();
 
 const fn crc_tables() -> [[u32; 256]; 8] {
@@ -169,7 +169,7 @@ impl PageWriter {
     }
 }
 
-/// What the reader has met since it was made.
+/// Counters of a reader.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OggStats {
     /// Pages whose CRC was right.
@@ -190,7 +190,7 @@ pub struct OggStats {
     pub broken_packets: u64,
 }
 
-/// What a stream's bytes turned out to hold, in their order.
+/// The content of a stream, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A packet.
@@ -202,7 +202,7 @@ pub enum Event<'a> {
     },
     /// Pages are missing before what comes next.
     Lost {
-        /// How many, by the sequence numbers: bound it before you act on it.
+        /// Their number, by the sequence numbers: bound it before you act on it.
         pages: u32,
     },
 }
@@ -222,17 +222,17 @@ pub struct Packet<'a> {
     pub ends_page: bool,
 }
 
-/// So many places at once may be where a page begins; with one more, the oldest is taken for junk. A page of sound
-/// holds the capture pattern once in 500,000; only what is made to be costly holds it so often, and each is a CRC over
-/// up to 65 kB.
+/// At most this many candidates are open at once. With one more, the oldest counts as junk. Of pages with sound, one
+/// in 500,000 holds the capture pattern by chance. Only input that was made to be costly holds it more often, and
+/// each candidate costs a CRC over up to 65 kB.
 const MAX_CANDIDATES: usize = 64;
 
-/// Reads packets out of bytes as they come, in any split; survives everything (see the file's head).
+/// Reads packets out of bytes in any split, whatever they hold. See the module.
 ///
 /// Memory: at most a page and a piece of input, one packet, and the candidates in them.
 #[derive(Debug, Default)]
 pub struct PacketReader {
-    /// Bytes of which it is not decided yet what they are.
+    /// Bytes that are not decided yet.
     buffer: Vec<u8>,
     /// `buffer` has been searched for capture patterns up to here.
     scanned: usize,
@@ -260,8 +260,8 @@ enum Stage {
     Lacing,
     /// The body is awaited, and with it the CRC.
     Body,
-    /// A right CRC, but of a stream not met before, inside what an earlier candidate claims: it waits for the
-    /// earlier one to prove false.
+    /// A page with a right CRC, of a stream not met before, inside the range that an earlier candidate claims. It
+    /// waits until the earlier one proves false.
     Verified,
 }
 
@@ -282,7 +282,7 @@ impl PacketReader {
         }
     }
 
-    /// What it has met so far.
+    /// Counters so far.
     #[must_use]
     pub fn stats(&self) -> OggStats {
         self.stream.stats
@@ -294,7 +294,7 @@ impl PacketReader {
         self.buffer.len() + self.stream.held.len()
     }
 
-    /// Finds the capture patterns in what is new.
+    /// Finds the capture patterns in the new bytes.
     fn scan(&mut self) {
         while let Some(window) = self
             .buffer
@@ -318,7 +318,7 @@ impl PacketReader {
         }
     }
 
-    /// Decides all that the bytes at hand can decide, in the order in which single bytes would have decided it.
+    /// Decides everything that the buffer can decide, in the order in which single bytes would have decided it.
     fn resolve(&mut self, sink: &mut impl FnMut(Event<'_>)) {
         loop {
             if self
@@ -329,7 +329,7 @@ impl PacketReader {
                 self.take_page(0, sink);
                 continue;
             }
-            // Those further on begin later, and so need more than the last of these.
+            // Candidates further on begin later, so they need more bytes than the last of these.
             let near = self.candidates.len().min(MAX_CANDIDATES + 1);
             let open = self.candidates[..near]
                 .iter()
@@ -371,9 +371,9 @@ impl PacketReader {
         }
     }
 
-    /// Whether a right page inside an earlier candidate's claim shows that candidate to be false: it does if it is of
-    /// the stream that is being read, or of the one that the earlier candidate says it is of. Any other might be part
-    /// of a packet.
+    /// Whether a right page inside the range of an earlier candidate proves that candidate false. It does if it
+    /// belongs to the stream that is being read, or to the stream that the earlier candidate names. Any other page
+    /// may be part of a packet.
     fn believed(&self, index: usize) -> bool {
         let serial_at = |c: &Candidate| le32(&self.buffer, c.start + SERIAL_AT);
         let serial = serial_at(&self.candidates[index]);
@@ -386,7 +386,7 @@ impl PacketReader {
         }
     }
 
-    /// Hands over the page of a candidate, after the verified ones before it; what overlaps it was false.
+    /// Hands over the page of a candidate, after the verified ones before it. Candidates that overlap it were false.
     fn take_page(&mut self, index: usize, sink: &mut impl FnMut(Event<'_>)) {
         let last_start = self.candidates[index].start;
         for at in 0..=index {
@@ -404,7 +404,7 @@ impl PacketReader {
         self.scanned = self.scanned.max(consumed);
     }
 
-    /// Forgets what is decided.
+    /// Drops the bytes that are decided.
     fn discard(&mut self) {
         let keep = self.candidates.first().map_or(self.scanned, |c| c.start);
         self.stream.stats.junk_bytes += (keep - self.consumed) as u64;
@@ -429,7 +429,7 @@ struct Logical {
     stats: OggStats,
 }
 
-/// The packet that goes on on the next page.
+/// A packet that continues on the next page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Unfinished {
     /// There is none.
@@ -510,7 +510,7 @@ impl Logical {
             self.stats.backward_pages += 1;
         } else if step > 0 {
             self.stats.lost_pages += u64::from(step);
-            // It would have ended on a page that is missing, and is counted with it.
+            // The packet would have ended on a page that is missing, and is counted with that page.
             self.forget_unfinished();
             sink(Event::Lost { pages: step });
         }

@@ -1,7 +1,7 @@
 //! Opus packets (RFC 6716): the only file that knows audiopus.
 //!
-//! Samples are `f32`, full scale ±1.0. The encoder takes exact frames; the decoder never fails: what it cannot
-//! decode it conceals, and counts.
+//! Samples are `f32`, full scale ±1.0. The encoder takes exact frames. The decoder never fails: it conceals and
+//! counts the packets that it cannot decode.
 
 use audiopus::coder::GenericCtl;
 use audiopus::packet::{Packet, nb_samples};
@@ -19,32 +19,32 @@ const FRAMES_US: [u32; 9] = [
 const MAX_ENCODED_BYTES: usize = 6 * 1276 + 8;
 /// No packet is longer (RFC 6716 §3.4, rule R5).
 pub const MAX_PACKET_MS: usize = 120;
-/// Bits a frame needs at least; with fewer libopus sends an empty one, which is silence.
+/// The fewest bits of a frame. With fewer libopus sends an empty one, which is silence.
 const MIN_FRAME_BITS: u32 = 24;
 const MICROSECONDS: u32 = 1_000_000;
-/// The input is 16-bit speech at best: finer detail need not be coded.
+/// The input has 16 bits at best: finer detail need not be coded.
 const INPUT_BITS: u8 = 16;
 /// libopus conceals and decodes in multiples of 2.5 ms: this many a second.
 const STEPS_PER_S: usize = 400;
-/// Concealment repeats the voice believably for this long ...
+/// Concealment sounds natural for this long ...
 const CONCEAL_FULL_MS: usize = 60;
-/// ... and is silent after this long: libopus' own goes on as noise for ever.
+/// ... and is silent after this long. libopus' own concealment continues as noise without end.
 const CONCEAL_END_MS: usize = 120;
-/// How fast the sound comes back when it had been faded out.
+/// Sound that comes back after concealment has faded is faded in over this.
 const RETURN_MS: usize = 5;
 
-/// What the encoder optimises for.
+/// The purpose that an encoder is tuned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Application {
     /// Speech: SILK, at low bit rates; 6.5 ms look-ahead.
     Voip,
-    /// Nearness to the input; 6.5 ms look-ahead.
+    /// Likeness to the input; 6.5 ms look-ahead.
     Audio,
-    /// CELT only: 2.5 ms look-ahead, the least work, and close to the input when bits are plenty.
+    /// CELT only: 2.5 ms look-ahead, the least work, and close to the input at high bit rates.
     LowDelay,
 }
 
-/// All that is chosen about an encoder. Mono; VBR; no DTX, as packets are the engine's clock.
+/// The settings of an encoder. It is mono and VBR, and uses no DTX, as packets are the engine's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncoderConfig {
     /// Rate of the samples given to it: 8000, 12000, 16000, 24000 or 48000. Not the rate of the stream: a decoder
@@ -60,10 +60,11 @@ pub struct EncoderConfig {
     pub frame_us: u32,
 }
 
-/// The encoder towards the engine, chosen by `benches/opus_settings.py`. Give it the phone line's own rate: an encoder
-/// made at 8 or 16 kHz needs no upsampler before it, and has all its bits in the band that holds sound.
+/// The encoder towards the engine, chosen by `benches/opus_settings.py`. Give it the phone line's own rate: an
+/// encoder made at 8 or 16 kHz needs no upsampler before it, and has all its bits in the band that holds sound.
 ///
-/// What a 24 kHz decoder hears against what the phone said; µs of CPU per 20 ms, resampler included:
+/// The output of a decoder at 24 kHz, compared with the phone's samples; cost in µs of CPU per 20 ms, with the
+/// resampler:
 ///
 /// | line | encoder | seg SNR | log-spectral distance | images | delay | cost |
 /// |---|---|--:|--:|--:|--:|--:|
@@ -99,8 +100,8 @@ pub struct Encoder {
     frame_samples: usize,
     lookahead_samples: usize,
     packet: Box<[u8]>,
-    /// A frame of which the samples that are no numbers were made silent.
-    mended: Vec<f32>,
+    /// A copy of a frame in which samples that are not finite were made silent.
+    finite: Vec<f32>,
 }
 
 impl Encoder {
@@ -165,11 +166,11 @@ impl Encoder {
                 as usize,
             lookahead_samples,
             packet: vec![0; MAX_ENCODED_BYTES].into_boxed_slice(),
-            mended: Vec::new(),
+            finite: Vec::new(),
         })
     }
 
-    /// What it was made with.
+    /// Its settings.
     #[must_use]
     pub fn config(&self) -> EncoderConfig {
         self.config
@@ -187,14 +188,14 @@ impl Encoder {
         self.frame_samples
     }
 
-    /// How many samples the decoder's output is behind the input, at the encoder's rate.
+    /// The delay from the input to the decoder's output, in samples at the encoder's rate.
     #[must_use]
     pub fn lookahead_samples(&self) -> usize {
         self.lookahead_samples
     }
 
-    /// Encodes one frame, appends its packet to `out` and returns the packet's length, never 0. What is not a
-    /// number counts as silence.
+    /// Encodes one frame, appends its packet to `out` and returns the packet's length, never 0. A sample that is
+    /// not finite counts as silence.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `pcm` is exactly one frame (of all channels).
@@ -206,13 +207,13 @@ impl Encoder {
                 expected: "exactly one frame",
             });
         }
-        let sound = if pcm.iter().all(|s| s.is_finite()) {
+        let sound = if are_finite(pcm) {
             pcm
         } else {
-            self.mended.clear();
-            self.mended
+            self.finite.clear();
+            self.finite
                 .extend(pcm.iter().map(|&s| if s.is_finite() { s } else { 0.0 }));
-            &self.mended
+            &self.finite
         };
         let length = self
             .encoder
@@ -223,7 +224,7 @@ impl Encoder {
     }
 }
 
-/// Takes packets, whatever mode, bandwidth, duration or number of channels they are in.
+/// Decodes packets of any mode, bandwidth, duration and number of channels.
 #[derive(Debug)]
 pub struct Decoder {
     decoder: audiopus::coder::Decoder,
@@ -305,8 +306,8 @@ impl Decoder {
         Some(filled)
     }
 
-    /// Appends `samples` (per channel) of what the last sound would have gone on like. It fades out within 120 ms
-    /// of the last packet and is silence from then on. libopus works in steps of 2.5 ms: ask for multiples.
+    /// Appends `samples` (per channel) of the expected continuation of the last sound. It fades out within 120 ms of
+    /// the last packet and is silence from then on. libopus works in steps of 2.5 ms: ask for multiples.
     pub fn conceal(&mut self, samples: usize, out: &mut Vec<f32>) {
         let end = out.len() + samples * self.channels;
         let step = self.rate_hz / STEPS_PER_S;
@@ -314,7 +315,7 @@ impl Decoder {
         let voiced = silent_at.saturating_sub(self.run).min(samples);
         if voiced > 0 && self.last_samples > 0 {
             let start = out.len();
-            // On failure, which libopus does not document, the silence below stands in.
+            // libopus documents no failure here. If it fails, the silence below is used.
             if self.fill(None, voiced.next_multiple_of(step), out).is_none() {
                 out.truncate(start);
             }
@@ -335,14 +336,14 @@ impl Decoder {
         self.concealed += samples as u64;
     }
 
-    /// Loudness of concealment after a run of so many samples.
+    /// Gain of concealment after a run of this many samples.
     fn gain(&self, run: usize) -> f32 {
         let full = self.rate_hz * CONCEAL_FULL_MS / 1000;
         let end = self.rate_hz * CONCEAL_END_MS / 1000;
         end.saturating_sub(run.max(full)) as f32 / (end - full) as f32
     }
 
-    /// Lets sound come back from where concealment had faded to.
+    /// Fades the sound in from the gain to which concealment had faded.
     fn fade_in(&self, start: usize, out: &mut [f32]) {
         let from = self.gain(self.run);
         if from >= 1.0 {
@@ -359,7 +360,7 @@ impl Decoder {
         }
     }
 
-    /// Begins anew, as a new stream does. The counters and the gain stay.
+    /// Forgets the stream so far. The counters and the gain stay.
     pub fn reset(&mut self) {
         // Documented to succeed always.
         let _ = self.decoder.reset_state();
@@ -367,7 +368,7 @@ impl Decoder {
         self.run = 0;
     }
 
-    /// Scales everything decoded from now on by so many 1/256 dB (the unit of RFC 7845 §5.1's output gain).
+    /// Sets the gain of everything decoded from now on, in 1/256 dB (the unit of RFC 7845 §5.1's output gain).
     pub fn set_gain_q8(&mut self, gain: i16) {
         // The range of i16 is the range libopus takes.
         let _ = self.decoder.set_gain(i32::from(gain));
@@ -390,6 +391,15 @@ impl Decoder {
     pub fn concealed(&self) -> u64 {
         self.concealed
     }
+}
+
+/// Whether all samples are finite. It examines every one, so that the compiler can compare several at once.
+fn are_finite(pcm: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7F80_0000;
+    let any_without_end = pcm.iter().fold(false, |any, sample| {
+        any | (sample.to_bits() & EXPONENT == EXPONENT)
+    });
+    !any_without_end
 }
 
 fn layout(channels: usize) -> Result<Channels> {

@@ -27,9 +27,7 @@ use rubato::{
 };
 
 use crate::error::{Error, Result};
-
-/// Rates a telephone line or an engine may have.
-const RATES_HZ: [u32; 3] = [8000, 16000, 24000];
+use crate::rate::LineRate;
 
 /// The most input that goes to rubato at once: 20 ms at 24 kHz. Longer blocks take several rounds.
 const CHUNK_MAX: usize = 480;
@@ -84,12 +82,7 @@ impl Resampler {
     /// [`Error::Rate`] for any other rate.
     pub fn new(from_hz: u32, to_hz: u32) -> Result<Self> {
         for rate_hz in [from_hz, to_hz] {
-            if !RATES_HZ.contains(&rate_hz) {
-                return Err(Error::Rate {
-                    rate_hz,
-                    expected: "8000, 16000 or 24000",
-                });
-            }
+            LineRate::new(rate_hz)?;
         }
         if from_hz == to_hz {
             return Ok(Self {
@@ -158,8 +151,7 @@ impl Resampler {
         }
     }
 
-    /// How much later a sound is in the output than in the input, seconds: the filter's group delay. Nothing is
-    /// held back beyond it.
+    /// The delay of a sound from input to output, in seconds: the filter's group delay, and no more.
     #[must_use]
     pub fn delay_s(&self) -> f64 {
         self.delay_s

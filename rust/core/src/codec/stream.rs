@@ -1,9 +1,10 @@
 //! PCM to Ogg Opus bytes and back (RFC 7845): the wire of PersonaPlex, moshi and sphn.
 //!
-//! The one idea: this is a live wire, not a file. The writer makes a page of every packet at once; the reader gives
-//! what it has, at once, whatever headers, granule positions or pages are missing or wrong. So the reader reads no
-//! granule positions (sphn 0.1 counts them at 24 kHz), and drops no pre-skip (sphn announces 80 ms and does not drop
-//! it itself): what pre-skip hides is a few ms of silence at the start of a call, but a bogus one would cost words.
+//! The one idea: this is a live wire, not a file. The writer makes a page of every packet at once. The reader gives
+//! its samples at once, even if headers, granule positions or pages are missing or wrong. So it ignores two things:
+//! - Granule positions: sphn 0.1 counts them at 24 kHz.
+//! - Pre-skip: sphn announces 80 ms and does not drop them itself. A right pre-skip hides a few ms of silence at the
+//!   start of a call; a wrong one would cost words.
 
 use crate::codec::ogg::{Event, OggStats, Packet, PacketReader, PageKind, PageWriter};
 use crate::codec::opus::{Decoder, Encoder, EncoderConfig};
@@ -24,10 +25,10 @@ const HEAD_GAIN_AT: usize = 16;
 const HEAD_FAMILY_AT: usize = 18;
 /// A header gain beyond this is not believed: ±24 dB, in 1/256 dB.
 const GAIN_LIMIT_Q8: u16 = 24 * 256;
-/// At most this much sound stands in for lost pages: beyond it, the numbers tell of another stream, not of a loss.
+/// At most this much sound replaces lost pages. A larger gap in the numbers means another stream, not a loss.
 const MAX_LOST_MS: usize = 1000;
-/// At most this much sound comes out of one call. A packet of three bytes can claim 120 ms, so that a message of 1 MB
-/// could else ask for gigabytes; what a live peer sends at once is some seconds.
+/// At most this much sound comes out of one call. A live peer sends some seconds at once. But a packet of three bytes
+/// can claim 120 ms, so a message of 1 MB could ask for gigabytes.
 const MAX_READ_S: usize = 300;
 
 /// PCM to Ogg Opus bytes: one packet a page; mono towards an engine, stereo for recordings.
@@ -46,7 +47,7 @@ pub struct OggOpusWriter {
     samples: u64,
 }
 
-/// How far the stream has been written.
+/// The part of the stream that has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
     Nothing,
@@ -85,8 +86,8 @@ impl OggOpusWriter {
         })
     }
 
-    /// Appends the two header pages to `out`, the first time it is called. [`Self::write`] does it if you do not;
-    /// an engine wants them after its handshake and before any sound.
+    /// Appends the two header pages to `out`, the first time it is called. [`Self::write`] does it if you do not. An
+    /// engine wants them after its handshake and before any sound.
     pub fn headers(&mut self, out: &mut Vec<u8>) {
         if self.state != Written::Nothing {
             return;
@@ -136,8 +137,8 @@ impl OggOpusWriter {
         self.pending.extend_from_slice(frames.remainder());
     }
 
-    /// Ends the stream: the last samples, and what the encoder still holds, go out with silence behind them; the last
-    /// granule position tells a file's reader where to cut (RFC 7845 §4.4).
+    /// Ends the stream: the last samples, and those that the encoder still holds, go out with silence behind them.
+    /// The last granule position tells a file's reader where to cut (RFC 7845 §4.4).
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         if self.state == Written::All {
             return;
@@ -191,10 +192,10 @@ impl OggOpusWriter {
     }
 }
 
-/// What an [`OggOpusReader`] has met.
+/// Counters of an [`OggOpusReader`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamStats {
-    /// The container's part.
+    /// Counters of the container.
     pub ogg: OggStats,
     /// Identification headers.
     pub headers: u64,
@@ -202,7 +203,7 @@ pub struct StreamStats {
     pub packets: u64,
     /// Samples given, concealed ones included.
     pub samples: u64,
-    /// Of these, samples that stand in for something lost or late.
+    /// Of these, samples that replace lost or late ones.
     pub concealed_samples: u64,
     /// Packets that could not be decoded, empty ones included.
     pub malformed_packets: u64,
@@ -216,24 +217,24 @@ pub struct StreamStats {
 #[derive(Debug)]
 pub struct OggOpusReader {
     packets: PacketReader,
-    voice: Voice,
+    decoder: PacketDecoder,
 }
 
 impl OggOpusReader {
     /// A reader that gives samples at `rate_hz`, whatever rate the stream was made from.
     ///
-    /// libopus decodes at the line's rate as well as a resampler behind a decoder of 24 kHz would: of an engine's stream
-    /// (Voip, 14 to 24 kbit/s) read at 8 kHz, speech below 3.4 kHz is within −48 dB of the 24 kHz decode brought down by
-    /// soxr VHQ, without further delay. It is flat to 3.8 kHz where the resampler is 8 dB down, but folds a tone of
-    /// 4.3 kHz back at −28 dB (resampler: −49); above 4.6 kHz both are about at the codec's own noise.
+    /// libopus decodes at 8 kHz as well as a resampler behind a decoder at 24 kHz, and without its delay. Measured
+    /// with an engine's stream (Voip, 14 to 24 kbit/s): speech below 3.4 kHz is within −48 dB of the decode at 24 kHz
+    /// that soxr VHQ resampled. The response is flat to 3.8 kHz, where the resampler has lost 8 dB. A tone of 4.3 kHz
+    /// is folded back at −28 dB (resampler: −49). Above 4.6 kHz both are at about the codec's own noise.
     ///
     /// # Errors
     /// [`crate::Error::Rate`] if Opus does not know the rate.
     pub fn new(rate_hz: u32) -> Result<Self> {
         Ok(Self {
             packets: PacketReader::new(),
-            voice: Voice {
-                decoder: Decoder::new(rate_hz, 1)?,
+            decoder: PacketDecoder {
+                opus: Decoder::new(rate_hz, 1)?,
                 rate_hz: rate_hz as usize,
                 layout: Layout::Readable,
                 page_samples: 0,
@@ -246,27 +247,27 @@ impl OggOpusReader {
     /// Takes the next bytes, in any split, and appends the samples they complete: at most five minutes a call.
     pub fn read(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
         let before = out.len();
-        let full = before + MAX_READ_S * self.voice.rate_hz;
+        let full = before + MAX_READ_S * self.decoder.rate_hz;
         self.packets
-            .read(bytes, |event| self.voice.take(event, full, out));
-        self.voice.stats.samples += (out.len() - before) as u64;
+            .read(bytes, |event| self.decoder.take(event, full, out));
+        self.decoder.stats.samples += (out.len() - before) as u64;
     }
 
-    /// Appends `samples` of concealment, for when the next packet is late: what the voice would have gone on like,
-    /// faded to silence within 120 ms. Ask for multiples of 2.5 ms.
+    /// Appends `samples` of concealment, for when the next packet is late: the expected continuation of the sound,
+    /// which fades to silence within 120 ms. Ask for multiples of 2.5 ms.
     pub fn conceal(&mut self, samples: usize, out: &mut Vec<f32>) {
-        self.voice.decoder.conceal(samples, out);
-        self.voice.stats.samples += samples as u64;
+        self.decoder.opus.conceal(samples, out);
+        self.decoder.stats.samples += samples as u64;
     }
 
-    /// What it has met so far.
+    /// Counters so far.
     #[must_use]
     pub fn stats(&self) -> StreamStats {
         StreamStats {
             ogg: self.packets.stats(),
-            malformed_packets: self.voice.decoder.malformed(),
-            concealed_samples: self.voice.decoder.concealed(),
-            ..self.voice.stats
+            malformed_packets: self.decoder.opus.malformed(),
+            concealed_samples: self.decoder.opus.concealed(),
+            ..self.decoder.stats
         }
     }
 
@@ -279,11 +280,11 @@ impl OggOpusReader {
 
 /// Packets to samples.
 #[derive(Debug)]
-struct Voice {
-    decoder: Decoder,
+struct PacketDecoder {
+    opus: Decoder,
     rate_hz: usize,
     layout: Layout,
-    /// Samples of the last page on which packets ended: what a lost page is taken to have held.
+    /// Samples of the last page on which packets ended. A lost page is assumed to have held as many.
     page_samples: usize,
     this_page: usize,
     stats: StreamStats,
@@ -292,14 +293,14 @@ struct Voice {
 /// Whether one Opus decoder can read the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// One or two channels in one Opus stream; taken to be so while no header says otherwise.
+    /// One or two channels in one Opus stream. Assumed until a header says otherwise.
     Readable,
     /// Several Opus streams in each packet (channel mapping family 1 and others, RFC 7845 §5.1.1).
     Multistream,
 }
 
-impl Voice {
-    /// Appends what an event yields, unless `out` has grown to `full`.
+impl PacketDecoder {
+    /// Appends the samples of an event, unless `out` has grown to `full`.
     fn take(&mut self, event: Event<'_>, full: usize, out: &mut Vec<f32>) {
         match event {
             Event::Packet(packet) if packet.data.starts_with(HEAD_MAGIC) => self.begin(packet.data),
@@ -307,13 +308,13 @@ impl Voice {
             _ if out.len() >= full => self.stats.surplus_packets += 1,
             Event::Packet(packet) => self.packet(packet, out),
             Event::Broken { ends_page } => {
-                let samples = self.decoder.last_samples();
-                self.decoder.conceal(samples, out);
+                let samples = self.opus.last_samples();
+                self.opus.conceal(samples, out);
                 self.account(samples, ends_page);
             }
             Event::Lost { pages } => {
                 let lost = self.page_samples.saturating_mul(pages as usize);
-                self.decoder
+                self.opus
                     .conceal(lost.min(self.rate_hz * MAX_LOST_MS / 1000), out);
             }
         }
@@ -324,15 +325,15 @@ impl Voice {
             self.stats.unsupported_packets += 1;
             return;
         }
-        // A packet too long to be held is handed over cut; no data is what the decoder counts as malformed.
+        // A packet too long to be held arrives cut. The decoder counts an empty packet as malformed.
         let data = if packet.complete { packet.data } else { &[] };
-        let malformed_before = self.decoder.malformed();
-        let samples = self.decoder.decode(data, out);
-        self.stats.packets += u64::from(self.decoder.malformed() == malformed_before);
+        let malformed_before = self.opus.malformed();
+        let samples = self.opus.decode(data, out);
+        self.stats.packets += u64::from(self.opus.malformed() == malformed_before);
         self.account(samples, packet.ends_page);
     }
 
-    /// Notes what a page holds.
+    /// Counts the samples of a page.
     fn account(&mut self, samples: usize, ends_page: bool) {
         self.this_page += samples;
         if ends_page {
@@ -340,10 +341,10 @@ impl Voice {
         }
     }
 
-    /// A stream begins, or begins anew: nothing of the one before may sound in it.
+    /// A stream begins. Nothing of the one before may be heard in it.
     fn begin(&mut self, head: &[u8]) {
         self.stats.headers += 1;
-        self.decoder.reset();
+        self.opus.reset();
         (self.page_samples, self.this_page) = (0, 0);
         self.layout = Layout::Readable;
         let mut gain = 0;
@@ -354,7 +355,7 @@ impl Voice {
                 self.layout = Layout::Multistream;
             }
         }
-        self.decoder.set_gain_q8(if gain.unsigned_abs() <= GAIN_LIMIT_Q8 {
+        self.opus.set_gain_q8(if gain.unsigned_abs() <= GAIN_LIMIT_Q8 {
             gain
         } else {
             0

@@ -1,18 +1,18 @@
-//! The bridge's own sound on the way to the phone: greetings, announcements, hold music.
+//! The bridge's own sound on its way to the phone: greetings, announcements, hold music.
 //!
-//! It is whole and waiting while it is played, so the only question is how much of it to hand over: enough that a
-//! hiccup is not heard, and little enough that the agent, who cuts it short, is not late for it.
+//! All of it is here from the start, so the only question is how much to send ahead: enough that a hiccup of the
+//! network is not heard, and so little that the agent, who cuts it short, is not delayed by it.
 
 use std::collections::VecDeque;
 
-use crate::downlink::playout::PACKET_MS;
+use crate::rate::{LineRate, PACKET_MS};
 
-/// What is queued beyond this is refused: music is given piece by piece.
+/// Sound beyond this is not queued: music is queued piece by piece.
 const LONGEST_S: usize = 60;
 
-/// Own sound that waits to be sent, in whole packets.
+/// The bridge's own sound that waits to be sent, in whole packets.
 ///
-/// What has been sent takes no room: a call that heard a minute of music would else keep it to its end.
+/// Sound that was sent takes no memory. Otherwise a call that heard a minute of music would keep it to its end.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     pcm: VecDeque<f32>,
@@ -21,15 +21,15 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    pub(crate) fn new(rate_hz: u32) -> Self {
+    pub(crate) fn new(rate: LineRate) -> Self {
         Self {
             pcm: VecDeque::new(),
-            packet: (rate_hz / 1000 * PACKET_MS) as usize,
-            longest: rate_hz as usize * LONGEST_S,
+            packet: rate.samples(PACKET_MS),
+            longest: rate.samples(1000) * LONGEST_S,
         }
     }
 
-    /// Queues sound behind what waits.
+    /// Queues sound behind what waits, as far as there is room.
     pub(crate) fn push(&mut self, pcm: &[f32]) {
         let room = self.longest - self.pcm.len();
         self.pcm.extend(&pcm[..pcm.len().min(room)]);
@@ -44,7 +44,7 @@ impl Announcement {
         self.pcm.len()
     }
 
-    /// Appends so many packets, or what there is; the last one is filled up with silence.
+    /// Appends so many packets, or fewer if less waits. The last one is filled up with silence.
     pub(crate) fn take(&mut self, packets: usize, out: &mut Vec<f32>) {
         let samples = (packets * self.packet).min(self.pcm.len());
         out.extend(self.pcm.drain(..samples));
@@ -54,7 +54,7 @@ impl Announcement {
         out.resize(out.len().next_multiple_of(self.packet), 0.0);
     }
 
-    /// Lays it over `out`, so much of it as `out` is long.
+    /// Adds it to `out`, over the length of `out`.
     pub(crate) fn lay_over(&mut self, out: &mut [f32]) {
         let samples = out.len().min(self.pcm.len());
         for (mixed, own) in out.iter_mut().zip(self.pcm.drain(..samples)) {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sent_or_cut_short_takes_no_room() {
+    fn sound_that_was_sent_or_cut_short_takes_no_memory() {
         let minute = vec![0.5; 8000 * LONGEST_S];
         let ends: [fn(&mut Announcement); 3] = [
             |own| own.take(usize::MAX / own.packet, &mut Vec::new()),
@@ -94,7 +94,7 @@ mod tests {
             Announcement::clear,
         ];
         for end in ends {
-            let mut own = Announcement::new(8000);
+            let mut own = Announcement::new(LineRate::ALL[0]);
             own.push(&minute);
             end(&mut own);
             assert_eq!(own.pcm.capacity(), 0);

@@ -1,11 +1,11 @@
 //! Whether the model fell silent because the caller began to speak.
 //!
-//! PersonaPlex stops by itself when it is interrupted; what waits to be heard must then not go on. But a model also
-//! pauses of itself, between sentences, and then its words must be heard to the end. So three things have to come
+//! PersonaPlex stops by itself when it is interrupted. Then what still waits to be heard must not be played. But a
+//! model also pauses between sentences, and then its words must be heard to the end. So three things must come
 //! together: the caller spoke while the model did, the caller still speaks, and the model has paused for longer than
 //! it does inside a sentence.
 
-/// The model has fallen silent when it paused for two of its frames.
+/// A pause of two of the model's frames means that it has fallen silent.
 const FELL_SILENT_US: i64 = 160_000;
 
 /// See the module.
@@ -13,12 +13,12 @@ const FELL_SILENT_US: i64 = 160_000;
 pub(crate) struct BargeIn {
     /// How long the model has paused since it last spoke; `None` before it spoke.
     silent_us: Option<i64>,
-    /// Whether the caller spoke while the model did.
+    /// Whether the caller spoke while the model last did.
     overlap: bool,
 }
 
 impl BargeIn {
-    /// The model said so much, or paused for so long.
+    /// Audio of this length came from the model: speech, or a pause.
     pub(crate) fn heard(&mut self, is_pause: bool, duration_us: i64, caller_speaking: bool) {
         if is_pause {
             self.silent_us = self.silent_us.map(|silent_us| silent_us + duration_us);
@@ -33,7 +33,8 @@ impl BargeIn {
         self.silent_us.map(|us| us.max(0) as u64)
     }
 
-    /// How much of the model's speech still waits, if it need not be heard; `waiting_us` counts its pause too.
+    /// How much of the model's speech still waits, if it need not be heard. `waiting_us`: all that waits, with the
+    /// pause after it.
     pub(crate) fn stale_speech_us(&self, waiting_us: i64, caller_speaking: bool) -> Option<i64> {
         let silent_us = self.silent_us.filter(|&silent_us| silent_us >= FELL_SILENT_US)?;
         (self.overlap && caller_speaking).then_some(waiting_us - silent_us)

@@ -1,15 +1,17 @@
-//! The caller's delay: bounded, whatever the engine does.
+//! The caller's delay: as small as the engine and the network allow.
 //!
-//! Exotel's own queue is the jitter buffer. What the engine sends goes out as it arrives, in whole 20 ms packets,
-//! and its first audio is held back by just so much that the latest of the engine's frames still finds Exotel
-//! playing: no timer runs in steady state. From then on every arrival is compared with the clock:
-//! - *slack* is how much later the newest audio will be heard than it has to be, given how late frames come
-//!   ([`RelativeDelay`]); a lot of it is taken out at once (pauses, then speech by WSOLA, then a cut), a little of it waits
-//!   for a pause, less than nothing is put into one;
-//! - what Exotel does not need yet waits here, where it can still be made shorter or be dropped;
-//! - when nothing came and Exotel is about to run dry, libopus conceals a short hole and comfort noise a long one.
+//! The phone's side has a playback buffer of its own, which serves as the jitter buffer (`PhonePath` estimates what
+//! it holds). The engine's audio is sent as it arrives, in whole 20 ms packets. Its first audio is held back just
+//! long enough that the latest of the engine's frames still arrives before the phone is drained. In steady state no
+//! timer runs. Every later arrival is compared with the clock:
+//! - *Slack* is how much later than needed the newest audio will be heard, given how late frames come
+//!   (`RelativeDelay`) and what the path to the phone asks for. A lot of slack is removed at once (from pauses, then
+//!   from speech by WSOLA, then by a cut). A little waits for a pause. If it is negative, a pause is made longer.
+//! - Audio that the phone does not need yet waits here, where it can still be made shorter or be dropped.
+//! - When nothing arrives and the phone is about to be drained, libopus conceals a short gap and comfort noise fills
+//!   a long one.
 //!
-//! Edits are whole packets where they can be: a remainder that waits for the next frame is delay for nothing.
+//! Edits are whole packets where possible: a remainder that waits for the next frame is delay without use.
 
 use crate::downlink::barge_in::BargeIn;
 use crate::dsp::concealment::{Conceal, Concealment};
@@ -19,52 +21,65 @@ use crate::dsp::vad::Echo;
 use crate::error::{Error, Result};
 pub use crate::phone_path::Mark;
 use crate::phone_path::{PhonePath, Source};
+use crate::rate::{CATCH_UP_US, FRAME_US, LineRate, PACKET_MS};
 
-/// Exotel plays packets of 20 ms; a payload that is no multiple of one costs a hole.
-pub const PACKET_MS: u32 = 20;
-/// One step of the model.
-const FRAME_US: i64 = 80_000;
-/// Exotel's documented minimum for a payload, in samples of two bytes: 3,200 bytes.
+/// The minimum payload that some accounts demand, in samples of two bytes: Exotel documents 3,200 bytes.
 const STRICT_SAMPLES: usize = 1600;
-/// For this long after its first audio the engine's beat is what the intake expects.
-const GUESS_US: u64 = 1_000_000;
-/// More surplus than this is not sent ahead, and is taken out of speech too, at once.
+/// For this long after the engine's first audio its beat is the one that the intake expects.
+const EXPECTED_FOR_US: u64 = 1_000_000;
+/// A larger surplus is not sent ahead, and is removed at once, from speech as well.
 const SURPLUS_US: i64 = 60_000;
 /// A smaller surplus must have lasted this long before a pause is made shorter...
 const PAUSES_AFTER_US: u64 = 1_000_000;
 /// ...and this long before speech is.
 const SPEECH_AFTER_US: u64 = 3_000_000;
-/// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
-const CATCH_UP_US: u64 = 2_300_000;
-/// A queue at Exotel that proved longer by less than this is made shorter by and by, however little may be late.
+/// If the phone's backlog proved longer by less than this, it is reduced step by step, whatever the largest backlog.
 const STALE_US: i64 = 250_000;
-/// A remainder below this is not worth a splice.
+/// A smaller remainder is not worth a splice.
 const ODD_MS: u32 = 2;
-/// What waits here is sent when Exotel holds less than this.
+/// Audio that waits here is sent when the phone's backlog is below this.
 const REFILL_US: u64 = 40_000;
-/// A hole this long is no jitter: noise is sent in larger portions, to spare wake-ups.
-const LONG_HOLE_US: u64 = 500_000;
-const LONG_HOLE_PACKETS: usize = 3;
-/// After this much noise the engine is taken for gone; its next audio starts anew.
+/// A longer gap is not jitter: noise is sent in larger portions, to save wake-ups.
+const LONG_GAP_US: u64 = 500_000;
+const LONG_GAP_PACKETS: usize = 3;
+/// After this much noise the engine counts as gone, and its next audio starts anew.
 const GIVE_UP_US: u64 = 30_000_000;
 
-/// What an Exotel account demands of our payloads.
+/// What a carrier's account demands of our payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PlayoutProfile {
-    /// Payloads as the engine makes them: mostly one frame of 80 ms.
+    /// Payloads as they come from the engine: mostly one frame of 80 ms.
     #[default]
     Standard,
-    /// Payloads of at least 3,200 bytes, Exotel's documented minimum. At 8 kHz that is 200 ms, which three frames
-    /// of 80 ms fill: 160 ms more delay than `Standard`.
+    /// Payloads of at least 3,200 bytes, which is Exotel's documented minimum. At 8 kHz that is 200 ms, which takes
+    /// three frames of 80 ms: 160 ms more delay than `Standard`.
     Strict,
-    /// What is rarely late is bridged where it comes instead of being waited for ever after, and margins are smaller.
-    /// On a quiet line that is 5 ms less (a packet on a quarter of all lines, as Exotel plays on a grid of packets);
-    /// where a packet of TCP is lost once in a while, 20 to 100 ms less, and two to six times as many holes.
+    /// Occasional late audio is concealed instead of buffered for, and margins are smaller. On a quiet line that
+    /// saves 5 ms (a packet on a quarter of all lines, as the phone plays on a grid of packets). Where a TCP packet
+    /// is lost once in a while it saves 20 to 100 ms, and makes two to six times as many gaps.
     LowDelay,
 }
 
 impl PlayoutProfile {
-    /// How much earlier than needed audio should be at Exotel: scheduling on this machine and on that one.
+    /// The profile of this name: `standard`, `strict` or `low-delay`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a name that is not known.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "standard" => Ok(Self::Standard),
+            "strict" => Ok(Self::Strict),
+            "low-delay" => Ok(Self::LowDelay),
+            _ => Err(Error::Parameter {
+                name: "profile",
+                value: format!("'{name}'"),
+                expected: "expected 'standard', 'strict' or 'low-delay'",
+            }),
+        }
+    }
+
+    /// How much earlier than needed audio should be at the phone's side: for scheduling, on this machine and on that
+    /// one.
     fn margin_us(self) -> i64 {
         match self {
             Self::Standard | Self::Strict => 8_000,
@@ -72,7 +87,7 @@ impl PlayoutProfile {
         }
     }
 
-    /// A hole is bridged this long before Exotel runs dry: the way there.
+    /// A gap is filled this long before the phone is drained: the fill has to get there.
     fn safety_us(self) -> u64 {
         match self {
             Self::Standard | Self::Strict => 5_000,
@@ -80,28 +95,28 @@ impl PlayoutProfile {
         }
     }
 
-    /// Of the margin, what may be used up before a pause is made longer: by a clock that drifts it soon is, and a
-    /// millisecond later speech would have to be concealed.
+    /// How much of the margin may be used up before a pause is made longer. A clock that drifts uses it up soon, and
+    /// one millisecond later speech would have to be concealed.
     fn reserve_us(self) -> i64 {
         self.margin_us() - self.safety_us() as i64 - 1_000
     }
 
-    /// Whether what is late once in a while is waited for.
+    /// Whether delays that are rare are buffered for.
     fn covers_rare_delays(self) -> bool {
         self != Self::LowDelay
     }
 }
 
-/// How the playout behaves; the defaults suit Exotel.
+/// How the playout behaves; the defaults suit a telephone carrier.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlayoutConfig {
     /// What the account demands of payloads.
     pub profile: PlayoutProfile,
-    /// The most that is sent ahead of its time.
+    /// At most this much is sent ahead of its time.
     pub max_ahead_ms: u32,
-    /// The most of a backlog that is still worth hearing; what is older is cut.
+    /// The longest backlog that is worth hearing; older audio is cut.
     pub max_backlog_ms: u32,
-    /// With more speech than this queued when the model falls silent for the caller, the queue is flushed.
+    /// If the model falls silent for the caller while more speech than this is queued, the queue is flushed.
     pub barge_in_ms: u32,
     /// Seed of the comfort noise: the same seed and calls give the same samples.
     pub seed: u64,
@@ -119,19 +134,20 @@ impl Default for PlayoutConfig {
     }
 }
 
-/// What to do with what a call of [`Playout::push`] or [`Playout::poll`] appended.
+/// What to do with the audio that [`Playout::push`] or [`Playout::poll`] appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
-    /// Send it (it may be nothing).
+    /// Send it (it may be empty).
     Send,
     /// The caller barged in: send `clear` first, then it.
     ClearThenSend,
 }
 
-/// What the playout did so far: samples at the line's rate unless the name says otherwise.
+/// What the playout did so far, in samples at the line's rate unless the name says otherwise.
 ///
-/// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`.
+/// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`, where `removed`
+/// is from pauses and from speech.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PlayoutStats {
     /// Samples that the engine sent.
@@ -140,35 +156,35 @@ pub struct PlayoutStats {
     pub sent: u64,
     /// Samples waiting here.
     pub buffered: u64,
-    /// Before an engine's first audio and after its last, to fill packets: silence, or its last sound fading.
+    /// Added before an engine's first audio and after its last, to fill packets: silence, or its last sound, fading.
     pub padded: u64,
-    /// Put into pauses.
+    /// Inserted into pauses, or into speech where the path to the phone jitters.
     pub stretched: u64,
-    /// Made by libopus to bridge a hole.
+    /// Concealment by libopus, in gaps.
     pub concealed: u64,
-    /// Comfort noise in longer holes.
+    /// Comfort noise, in longer gaps.
     pub noise: u64,
-    /// Taken out of pauses.
+    /// Removed from pauses.
     pub removed_in_pauses: u64,
-    /// Taken out of speech by making it faster.
+    /// Removed from speech, by making it faster.
     pub removed_in_speech: u64,
-    /// Cut, as it was too old.
+    /// Cut because it was too old.
     pub cut: u64,
-    /// Samples dropped here by flushes (what Exotel dropped is not known).
+    /// Samples dropped here by flushes. How much the phone's side dropped is not known.
     pub flushed: u64,
     /// Flushes.
     pub flushes: u64,
-    /// How often the engine's audio was missing.
+    /// Gaps: how often the engine's audio was missing.
     pub holes: u64,
-    /// The longest of those.
+    /// The longest gap.
     pub longest_hole_us: u64,
-    /// How much longer than the earliest frame needs audio is held, on purpose.
+    /// Target delay: how much later than the earliest frame allows audio is to be heard.
     pub target_us: u64,
-    /// How late the engine's frames are at worst, against the earliest.
+    /// How late the engine's frames frequently are, against the earliest.
     pub relative_delay_us: u64,
-    /// What waited here after the last call.
+    /// How much audio waits here.
     pub queued_us: u64,
-    /// What Exotel held after the last call, by the model.
+    /// How much audio the phone's side held when audio was last sent, by estimate.
     pub remote_us: u64,
 }
 
@@ -176,12 +192,12 @@ pub struct PlayoutStats {
 enum State {
     /// Nothing to play.
     Idle,
-    /// The first audio is held back until then.
+    /// The first audio is held back until `at_us`.
     Starting {
         at_us: u64,
     },
     Playing,
-    /// Exotel ran out of the engine's audio; it gets something else.
+    /// The engine's audio is missing: so many samples of something else were sent.
     Bridging {
         since_us: u64,
         bridged: usize,
@@ -191,7 +207,7 @@ enum State {
 /// Engine audio in, whole packets for the phone out; see the module.
 #[derive(Debug)]
 pub struct Playout {
-    rate_hz: u32,
+    rate: LineRate,
     packet: usize,
     payload: usize,
     config: PlayoutConfig,
@@ -201,48 +217,41 @@ pub struct Playout {
     scratch: Vec<f32>,
     relative_delay: RelativeDelay,
     path: PhonePath,
-    /// The guessed worst offset, and until when it counts.
-    guess: (i64, u64),
+    /// The latest offset that the intake lets expect, and until when that counts.
+    expected: (i64, u64),
     beat_us: i64,
     surplus_since_us: Option<u64>,
     behind_since_us: Option<u64>,
     barge_in: BargeIn,
     echo: Echo,
-    /// What the engine was not given and so will never say: its later audio is later than its count says.
+    /// How much of the caller's time the engine was not given. It says nothing for it, so its later audio stands for
+    /// later time than its count says.
     skipped_us: i64,
-    /// Exotel holds more than is worth hearing.
+    /// The phone's side holds more than is worth hearing.
     stale: bool,
     stats: PlayoutStats,
 }
 
 impl Playout {
     /// A playout that has sent nothing.
-    ///
-    /// # Errors
-    /// [`Error::Rate`] unless the rate is 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, config: PlayoutConfig) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        let packet = (rate_hz / 1000 * PACKET_MS) as usize;
+    #[must_use]
+    pub fn new(rate: LineRate, config: PlayoutConfig) -> Self {
+        let packet = rate.samples(PACKET_MS);
         let payload = match config.profile {
             PlayoutProfile::Strict => STRICT_SAMPLES.next_multiple_of(packet),
             PlayoutProfile::Standard | PlayoutProfile::LowDelay => packet,
         };
-        Ok(Self {
-            rate_hz,
+        Self {
+            rate,
             packet,
             payload,
             state: State::Idle,
-            queue: SyncBuffer::new(rate_hz)?,
-            concealment: Concealment::new(rate_hz, config.seed),
+            queue: SyncBuffer::new(rate),
+            concealment: Concealment::new(rate, config.seed),
             scratch: Vec::new(),
             relative_delay: RelativeDelay::new(config.profile.covers_rare_delays()),
             path: PhonePath::new(config.profile.covers_rare_delays()),
-            guess: (i64::MIN, 0),
+            expected: (i64::MIN, 0),
             beat_us: 0,
             surplus_since_us: None,
             behind_since_us: None,
@@ -252,27 +261,29 @@ impl Playout {
             stale: false,
             stats: PlayoutStats::default(),
             config,
-        })
+        }
     }
 
-    /// The fewest samples that a payload may have, whole packets.
+    /// The fewest samples that a payload may have; whole packets.
     #[must_use]
     pub fn payload_samples(&self) -> usize {
         self.payload
     }
 
-    /// How much later than its first the engine's frames will come: see [`crate::uplink::intake::Intake::beat_us`].
+    /// How much later than its first frame the engine's frames will come: see
+    /// [`crate::uplink::intake::Intake::beat_us`].
     pub fn expect_beat(&mut self, beat_us: i64) {
         self.beat_us = beat_us;
     }
 
-    /// The caller of this playout sent so much by itself, such as silence before the first audio.
+    /// Audio was sent that is not the engine's, such as silence before its first audio.
     pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
-        self.path.sent(Source::Bridge, self.us(samples) as u64, now_us);
+        self.path
+            .sent(Source::Bridge, self.rate.us(samples) as u64, now_us);
     }
 
-    /// Engine audio arrived: appends what shall be sent now, always whole packets. `voice_level` is how loud the caller
-    /// speaks, RMS, 0 while not (see [`crate::uplink::intake::Intake::voice_level`]).
+    /// Engine audio arrived: appends what to send now, always whole packets. `voice_level`: how loud the caller
+    /// speaks, RMS, or 0 (see [`crate::uplink::intake::Intake::voice_level`]).
     pub fn push(&mut self, pcm: &[f32], now_us: u64, voice_level: f32, out: &mut Vec<f32>) -> Step {
         if pcm.is_empty() {
             return Step::Send;
@@ -283,13 +294,14 @@ impl Playout {
             self.relative_delay.reset();
         }
         let position_us = self.position_us();
-        // If the first frame is the latest there will ever be, its own offset tells nothing.
-        let in_beat_us = if was == State::Idle {
+        // If the first frame is the latest of all, the offset that the later ones will have is learnt in place of its
+        // own.
+        let later_us = if was == State::Idle {
             self.beat_us.min(0)
         } else {
             0
         };
-        self.relative_delay.observe(position_us - in_beat_us, now_us);
+        self.relative_delay.observe(position_us - later_us, now_us);
         self.stats.received += pcm.len() as u64;
         self.queue.background.observe(pcm);
         if was == State::Idle {
@@ -298,18 +310,18 @@ impl Playout {
             self.queue.push(pcm);
         }
         if let State::Bridging { since_us, .. } = was {
-            let hole_us = now_us.saturating_sub(since_us);
-            self.stats.longest_hole_us = self.stats.longest_hole_us.max(hole_us);
+            let gap_us = now_us.saturating_sub(since_us);
+            self.stats.longest_hole_us = self.stats.longest_hole_us.max(gap_us);
             self.state = State::Playing;
         }
         let step = self.interrupt(pcm, voice_level, now_us);
-        self.adjust(self.us(pcm.len()), now_us);
+        self.adjust(self.rate.us(pcm.len()), now_us);
         self.send(now_us, out);
         step
     }
 
-    /// To be called at or after [`Playout::wake_us`]: sends what waited, or bridges a hole. `conceal` appends so many
-    /// samples of libopus' concealment, at the line's rate.
+    /// To be called at or after [`Playout::wake_us`]: appends what waited, or what fills a gap. `conceal` appends so
+    /// many samples of libopus' concealment, at the line's rate.
     pub fn poll(
         &mut self,
         now_us: u64,
@@ -330,13 +342,13 @@ impl Playout {
         Step::Send
     }
 
-    /// Whether a hole in the engine's audio is being bridged.
+    /// Whether a gap in the engine's audio is being filled.
     #[must_use]
     pub fn is_bridging(&self) -> bool {
         matches!(self.state, State::Bridging { .. })
     }
 
-    /// Whether it begins anew with the engine's next audio.
+    /// Whether the engine's next audio starts anew.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state == State::Idle
@@ -359,7 +371,7 @@ impl Playout {
         }
     }
 
-    /// Drops everything. True: Exotel still holds audio, a `clear` must be sent.
+    /// Drops everything. True: the phone's side still holds audio, so a `clear` must be sent.
     pub fn flush(&mut self, now_us: u64) -> bool {
         self.stats.flushed += self.queue.len() as u64;
         self.stats.flushes += 1;
@@ -372,13 +384,13 @@ impl Playout {
         held
     }
 
-    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It broke
-    /// off in mid-word, so its last sound goes on for a moment, and fades. `conceal` as for [`Playout::poll`]. The next
-    /// audio starts anew.
+    /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It
+    /// may have broken off in mid-word, so its last sound is continued for a moment, fading. `conceal` as for
+    /// [`Playout::poll`]. The next audio starts anew.
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
-        self.queue.take(self.at_rate(ahead_us.max(0)), out);
+        self.queue.take(self.rate.samples_in_us(ahead_us), out);
         let fading = if self.queue.len() > 0 {
             self.concealment.fade().min(out.len() - begin)
         } else {
@@ -405,47 +417,48 @@ impl Playout {
         self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
-    /// How long the model has paused since it last spoke; `None` while it has not spoken.
+    /// How long the model has paused since it last spoke; `None` before it spoke.
     #[must_use]
     pub fn paused_us(&self) -> Option<u64> {
         self.barge_in.paused_us()
     }
 
-    /// A mark that is due after what was just sent, if any.
+    /// The mark to send after what was just sent, if one is due.
     pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
         self.path.mark_due(now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the phone's way to us
-    /// varies.
+    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the path
+    /// from the phone to us varies.
     pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
         let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
 
-    /// When Exotel has played all that was sent.
+    /// When the phone's side has played all that was sent.
     #[must_use]
     pub fn drained_at_us(&self) -> u64 {
         self.path.drained_at_us()
     }
 
-    /// So much in all was never given to the engine: see [`crate::uplink::intake::Intake::not_given_us`].
+    /// How much of the caller's time the engine was not given in all: see
+    /// [`crate::uplink::intake::Intake::not_given_us`].
     pub fn skip_to(&mut self, not_given_us: i64) {
         self.skipped_us = not_given_us;
     }
 
-    /// Whether the phone's line shall be pinged now, to learn whether it still jitters.
+    /// Whether to ping the phone's side now, to learn how the path to it jitters.
     pub fn take_ping(&mut self, now_us: u64) -> bool {
         self.path.ping_due(now_us)
     }
 
-    /// When to look at [`Playout::take_ping`] though nothing else happens, while there is something to learn.
+    /// When to ask [`Playout::take_ping`] though nothing else happens, while there is something to learn.
     #[must_use]
     pub fn ping_wake_us(&self) -> Option<u64> {
         self.path.ping_wake_us()
     }
 
-    /// A ping came back from the phone's end after so long; `return_jitter_us`: by how much the phone's way to us varies.
+    /// A ping came back from the phone's side after `trip_us`. `return_jitter_us` as for [`Playout::marked`].
     pub fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
         self.path.pong(trip_us, return_jitter_us, now_us);
     }
@@ -456,7 +469,7 @@ impl Playout {
         self.stats.received
     }
 
-    /// Samples of theirs, and of what stood in for them, that were sent to the phone.
+    /// Samples of engines, and those that replaced missing ones, that were sent to the phone.
     #[must_use]
     pub fn sent_samples(&self) -> u64 {
         self.stats.sent
@@ -473,18 +486,18 @@ impl Playout {
     pub fn stats(&self) -> PlayoutStats {
         PlayoutStats {
             buffered: self.queue.len() as u64,
-            queued_us: self.us(self.queue.len()) as u64,
+            queued_us: self.rate.us(self.queue.len()) as u64,
             relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             ..self.stats
         }
     }
 
-    /// The first audio: held back until the latest frame of the beat will still be in time. If it is itself the
-    /// latest, packets of it are left out instead.
+    /// Holds the first audio back until the latest frame of the beat will be in time. If the first is itself too
+    /// late, packets of it are left out instead.
     fn start(&mut self, pcm: &[f32], position_us: i64, now_us: u64) {
         let offset_us = now_us as i64 - position_us;
-        self.guess = (offset_us + self.beat_us, now_us + GUESS_US);
-        // A resampler's first block is short; without this each frame would leave a remainder for ever.
+        self.expected = (offset_us + self.beat_us, now_us + EXPECTED_FOR_US);
+        // A decoder's first block is short. Without padding each later frame would leave a remainder.
         let pad = (self.packet - pcm.len() % self.packet) % self.packet;
         self.scratch.clear();
         self.scratch.resize(pad, 0.0);
@@ -499,8 +512,8 @@ impl Playout {
         }
         self.path.speech_begins(now_us);
         let mut wait_us =
-            self.guess.0 + self.config.profile.margin_us() + self.path.margin_us(now_us) - offset_us;
-        let packet_us = self.us(self.packet);
+            self.expected.0 + self.config.profile.margin_us() + self.path.margin_us(now_us) - offset_us;
+        let packet_us = self.rate.us(self.packet);
         while wait_us < 0 && self.queue.len() > self.packet {
             self.stats.cut += self.queue.cut(self.packet) as u64;
             wait_us += packet_us;
@@ -510,46 +523,46 @@ impl Playout {
         };
     }
 
-    /// A payload waits here until it is full, by so much longer than one frame.
+    /// How much longer than one frame a payload waits here until it is full.
     fn payload_wait_us(&self) -> i64 {
-        (self.us(self.payload) + FRAME_US - 1) / FRAME_US * FRAME_US - FRAME_US
+        (self.rate.us(self.payload) + FRAME_US - 1) / FRAME_US * FRAME_US - FRAME_US
     }
 
-    /// The offset from its position at which audio should be heard.
+    /// The offset from its media position at which audio should be heard.
     fn wanted_us(&self, now_us: u64) -> i64 {
-        let (guess_us, until_us) = self.guess;
+        let (expected_us, until_us) = self.expected;
         let mut late_us = self.relative_delay.late_offset_us();
         if now_us < until_us {
-            late_us = late_us.max(guess_us);
+            late_us = late_us.max(expected_us);
         }
         late_us + self.config.profile.margin_us() + self.payload_wait_us() + self.path.margin_us(now_us)
     }
 
-    /// How much later than it has to the newest audio will be heard.
+    /// How much later than wanted the newest audio will be heard.
     fn slack_us(&self, now_us: u64) -> i64 {
-        let heard_us = self.path.next_plays_us(now_us) as i64 + self.us(self.queue.len());
+        let heard_us = self.path.next_plays_us(now_us) as i64 + self.rate.us(self.queue.len());
         heard_us - self.position_us() - self.wanted_us(now_us)
     }
 
-    /// Takes surplus out of what just came, or puts in what is missing.
+    /// Removes surplus from what just arrived, or inserts what is missing.
     fn adjust(&mut self, pushed_us: i64, now_us: u64) {
         if matches!(self.state, State::Starting { .. }) {
             return;
         }
         let slack_us = self.slack_us(now_us);
-        // A frame that came too late for all that was held has nothing before it that could be taken out.
-        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
+        // If a frame came too late, everything before it was played: only the frame itself is left, and it is needed.
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.rate.us(self.queue.len());
         let surplus_us = slack_us.min(ahead_us - pushed_us - self.config.profile.margin_us());
-        let surplus = self.at_rate(surplus_us.max(0));
+        let surplus = self.rate.samples_in_us(surplus_us);
         let odd = self.queue.len() % self.packet;
         self.stats.target_us = (self.wanted_us(now_us) - self.relative_delay.least_offset_us()).max(0) as u64;
-        if surplus_us < self.us(self.packet) {
+        if surplus_us < self.rate.us(self.packet) {
             self.surplus_since_us = None;
         }
         let since_us = *self.surplus_since_us.get_or_insert(now_us);
         let lasted_us = now_us - since_us;
-        // Once at it, all of it goes.
-        let behind = self.behind_since_us.is_some() && surplus_us > self.us(self.packet);
+        // Once a large surplus is being removed, all of it goes.
+        let behind = self.behind_since_us.is_some() && surplus_us > self.rate.us(self.packet);
         if surplus_us > SURPLUS_US || behind {
             let change = self.queue.shorten(surplus);
             self.stats.removed_in_pauses += change.in_pauses as u64;
@@ -566,12 +579,12 @@ impl Playout {
                 let change = self.queue.shorten(whole);
                 self.stats.removed_in_speech += change.total() as u64;
             }
-        } else if surplus >= odd && odd >= self.at_rate(i64::from(ODD_MS) * 1000) {
+        } else if surplus >= odd && odd >= self.rate.samples_in_us(i64::from(ODD_MS) * 1000) {
             self.stats.removed_in_pauses += self.queue.shorten_pauses(odd) as u64;
-        } else if slack_us - self.us(odd) < -self.config.profile.reserve_us() {
+        } else if slack_us - self.rate.us(odd) < -self.config.profile.reserve_us() {
             let missing = self.packet - odd;
             self.stats.stretched += if self.path.margin_us(now_us) > 0 {
-                // A hole at Exotel would be heard for certain, this hardly.
+                // An underrun at the phone would be heard for certain, this hardly.
                 self.queue.lengthen(missing)
             } else {
                 self.queue.lengthen_pause(missing)
@@ -579,12 +592,12 @@ impl Playout {
         }
     }
 
-    /// Cuts what is still too much, as the time allowed for catching up goes by.
+    /// Cuts surplus that is beyond the backlog still allowed after a stall.
     fn cut(&mut self, surplus: usize, now_us: u64) {
         let since_us = *self.behind_since_us.get_or_insert(now_us);
         let left_us = CATCH_UP_US.saturating_sub(now_us - since_us);
         let most_us = i64::from(self.config.max_backlog_ms) * 1000 * left_us as i64 / CATCH_UP_US as i64;
-        let too_much = surplus.saturating_sub(self.at_rate(most_us.max(SURPLUS_US)));
+        let too_much = surplus.saturating_sub(self.rate.samples_in_us(most_us.max(SURPLUS_US)));
         let odd = self.queue.len() % self.packet;
         if too_much >= odd + self.packet {
             let whole = odd + (too_much - odd) / self.packet * self.packet;
@@ -592,7 +605,7 @@ impl Playout {
         }
     }
 
-    /// Sends what Exotel needs, as payloads.
+    /// Appends what the phone's side needs, as payloads.
     fn send(&mut self, now_us: u64, out: &mut Vec<f32>) {
         if matches!(self.state, State::Starting { .. } | State::Idle) {
             return;
@@ -600,7 +613,9 @@ impl Playout {
         let needed_us =
             FRAME_US + SURPLUS_US + self.wanted_us(now_us) - self.relative_delay.least_offset_us();
         let limit_us = needed_us.min(i64::from(self.config.max_ahead_ms) * 1000);
-        let room = self.at_rate((limit_us - self.path.backlog_us(now_us) as i64).max(0));
+        let room = self
+            .rate
+            .samples_in_us(limit_us - self.path.backlog_us(now_us) as i64);
         let whole = |samples: usize| samples / self.packet * self.packet;
         let samples = whole(self.queue.len()).min(whole(room).max(self.payload));
         if samples >= self.payload && room > 0 {
@@ -613,12 +628,13 @@ impl Playout {
 
     fn sent(&mut self, pcm: &[f32], now_us: u64) {
         self.echo
-            .plays(pcm, self.path.next_plays_us(now_us), now_us, self.rate_hz);
-        self.path.sent(Source::Agent, self.us(pcm.len()) as u64, now_us);
+            .plays(pcm, self.path.next_plays_us(now_us), now_us, self.rate);
+        self.path
+            .sent(Source::Agent, self.rate.us(pcm.len()) as u64, now_us);
         self.stats.sent += pcm.len() as u64;
     }
 
-    /// Exotel is about to run dry: one payload of something else, after what little waits here.
+    /// The phone is about to be drained: appends what little waits here, and fills the rest of a payload.
     fn bridge(&mut self, now_us: u64, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) {
         let (since_us, bridged) = match self.state {
             State::Bridging { since_us, bridged } => (since_us, bridged),
@@ -628,17 +644,13 @@ impl Playout {
                 (self.path.drained_at_us().max(now_us), 0)
             }
         };
-        let hole_us = now_us.saturating_sub(since_us);
-        self.stats.longest_hole_us = self.stats.longest_hole_us.max(hole_us);
-        if hole_us > GIVE_UP_US {
+        let gap_us = now_us.saturating_sub(since_us);
+        self.stats.longest_hole_us = self.stats.longest_hole_us.max(gap_us);
+        if gap_us > GIVE_UP_US {
             self.state = State::Idle;
             return;
         }
-        let packets = if hole_us > LONG_HOLE_US {
-            LONG_HOLE_PACKETS
-        } else {
-            1
-        };
+        let packets = if gap_us > LONG_GAP_US { LONG_GAP_PACKETS } else { 1 };
         let samples = self.payload.max(packets * self.packet);
         let begin = out.len();
         let missing = samples - self.queue.take(self.queue.len(), out);
@@ -655,7 +667,7 @@ impl Playout {
         self.stats.remote_us = self.path.backlog_us(now_us);
     }
 
-    /// Appends a packet of how the last sound would go on; returns how long that is: nothing if nothing was playing.
+    /// Appends a packet that continues the last sound. Returns its length: 0 if nothing was playing.
     fn extend_speech(&mut self, conceal: &mut Conceal<'_>, out: &mut Vec<f32>) -> usize {
         let in_gap = match self.state {
             State::Idle => return 0,
@@ -668,15 +680,16 @@ impl Playout {
         self.packet
     }
 
-    /// Whether what is queued need not be heard any more: the model fell silent for the caller, or Exotel's queue
-    /// proved so long that all of it is stale.
+    /// Drops what is queued if it need not be heard any more: the model fell silent for the caller, or the phone's
+    /// backlog proved so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
-        let ahead_us = self.path.backlog_us(now_us) as i64 + self.us(self.queue.len());
+        let ahead_us = self.path.backlog_us(now_us) as i64 + self.rate.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
         let caller_speaking = voice_level > 0.0 && self.echo.is_exceeded_by(voice_level, now_us);
-        // With an account's larger payloads more waits here as a rule.
+        // With larger payloads more audio always waits here.
         let bound_us = i64::from(self.config.barge_in_ms) * 1000 + self.payload_wait_us();
-        self.barge_in.heard(is_pause, self.us(pcm.len()), caller_speaking);
+        self.barge_in
+            .heard(is_pause, self.rate.us(pcm.len()), caller_speaking);
         let barge_in = self
             .barge_in
             .stale_speech_us(ahead_us, caller_speaking)
@@ -684,10 +697,10 @@ impl Playout {
         if !barge_in && !self.stale {
             return Step::Send;
         }
-        // The newest is what shall be heard now; it starts the queue anew.
+        // The newest audio starts the queue anew.
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
-        // Exotel breaks off somewhere in what it held: nobody knows where.
+        // The phone's side breaks off somewhere in what it held: it is not known where.
         self.queue.fade_in_from_silence();
         self.stats.flushes += 1;
         self.barge_in = BargeIn::default();
@@ -697,16 +710,8 @@ impl Playout {
         Step::ClearThenSend
     }
 
-    /// How much of the conversation's time the engine's audio stands for.
+    /// The media position of the engine's audio, in the caller's time.
     fn position_us(&self) -> i64 {
-        self.us(self.stats.received as usize) + self.skipped_us
-    }
-
-    fn us(&self, samples: usize) -> i64 {
-        samples as i64 * 1_000_000 / i64::from(self.rate_hz)
-    }
-
-    fn at_rate(&self, us: i64) -> usize {
-        (us * i64::from(self.rate_hz) / 1_000_000) as usize
+        self.rate.us(self.stats.received as usize) + self.skipped_us
     }
 }

@@ -1,15 +1,17 @@
 //! What is heard where the engine's audio is missing.
 //!
-//! Libopus conceals a short gap by extending the last sound; after that its voice becomes a drone. Comfort noise like the engine's
-//! own background fills the rest. The fill is continued under the audio that follows for a moment, and cross-fades into it.
+//! Libopus conceals a short gap by extending the last sound; after that its voice becomes a drone. Comfort noise like
+//! the engine's own background fills the rest. The fill is continued under the audio that follows for a moment, and
+//! cross-fades into it.
 
 use crate::dsp::noise::{Background, ComfortNoise};
 use crate::dsp::sync_buffer::SyncBuffer;
+use crate::rate::LineRate;
 
 /// Libopus conceals at most this much of a gap.
 const CONCEAL_MS: u32 = 60;
-/// Libopus conceals in steps of this. If it were asked for less, the rest of a step would be lost before the audio that
-/// follows.
+/// Libopus conceals in steps of this. If it were asked for less, the rest of a step would be lost before the audio
+/// that follows.
 const CONCEAL_STEP_MS: u32 = 10;
 /// Length of the cross-fades at both ends of a fill.
 const FADE_MS: u32 = 5;
@@ -20,7 +22,7 @@ pub(crate) type Conceal<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Concealment {
-    rate_hz: u32,
+    rate: LineRate,
     noise: ComfortNoise,
     /// Concealment that was made and not used yet: how the last sound continues.
     continuation: Vec<f32>,
@@ -35,9 +37,9 @@ pub(crate) struct Filled {
 }
 
 impl Concealment {
-    pub(crate) fn new(rate_hz: u32, seed: u64) -> Self {
+    pub(crate) fn new(rate: LineRate, seed: u64) -> Self {
         Self {
-            rate_hz,
+            rate,
             noise: ComfortNoise::new(seed),
             continuation: Vec::new(),
             scratch: Vec::new(),
@@ -54,8 +56,8 @@ impl Concealment {
         self.continuation.clear();
     }
 
-    /// Appends `missing` samples after what `queue` gave last. `before`: how many samples of the same gap were filled already.
-    /// The next audio from `queue` will fade in from their continuation.
+    /// Appends `missing` samples after what `queue` gave last. `before`: how many samples of the same gap were filled
+    /// already. The next audio from `queue` will fade in from their continuation.
     pub(crate) fn fill(
         &mut self,
         missing: usize,
@@ -64,7 +66,7 @@ impl Concealment {
         conceal: &mut Conceal<'_>,
         out: &mut Vec<f32>,
     ) -> Filled {
-        let concealed = self.samples(CONCEAL_MS).saturating_sub(before).min(missing);
+        let concealed = self.rate.samples(CONCEAL_MS).saturating_sub(before).min(missing);
         let fade = self.fade();
         if concealed > 0 {
             // The concealment itself may not continue what was heard last: what lay between may have been cut.
@@ -108,12 +110,13 @@ impl Concealment {
 
     /// Samples of a cross-fade.
     pub(crate) fn fade(&self) -> usize {
-        self.samples(FADE_MS)
+        self.rate.samples(FADE_MS)
     }
 
-    /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it is silence.
+    /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it
+    /// is silence.
     fn conceal_to(&mut self, samples: usize, conceal: &mut Conceal<'_>) {
-        let step = self.samples(CONCEAL_STEP_MS);
+        let step = self.rate.samples(CONCEAL_STEP_MS);
         let lacking = samples
             .saturating_sub(self.continuation.len())
             .next_multiple_of(step);
@@ -122,9 +125,5 @@ impl Concealment {
             conceal(lacking, &mut self.continuation);
         }
         self.continuation.resize(end, 0.0);
-    }
-
-    fn samples(&self, ms: u32) -> usize {
-        (self.rate_hz / 1000 * ms) as usize
     }
 }

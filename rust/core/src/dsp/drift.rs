@@ -1,7 +1,7 @@
 //! How much faster another clock runs than ours, from the media that it times.
 //!
-//! Media can be late but never early. So the least offset in each ten seconds follows the clock, and the median slope over many
-//! of them (the Theil-Sen estimator) ignores stalls and losses.
+//! Media can be late but never early. So the least offset in each ten seconds follows the clock, and the median slope
+//! over many of them (the Theil-Sen estimator) ignores stalls and losses.
 
 /// One point is the least offset in a block of this length.
 const BLOCK_US: u64 = 10_000_000;
@@ -59,10 +59,12 @@ fn slope(points: &std::collections::VecDeque<(u64, i64)>) -> Option<f32> {
     // Pairs are a quarter of the points apart: far enough for the slope, and few pairs span any one loss.
     let apart = (points.len() / 4).max(2);
     let pairs = points.iter().zip(points.iter().skip(apart));
-    let mut slopes: Vec<f32> = pairs
-        .map(|(a, b)| (a.1 - b.1) as f32 * 1e6 / ((b.0 - a.0) * BLOCK_US) as f32)
-        .collect();
-    slopes.sort_by(f32::total_cmp);
+    let mut slopes = [0.0; BLOCKS];
+    for (slope, (a, b)) in slopes.iter_mut().zip(pairs) {
+        *slope = (a.1 - b.1) as f32 * 1e6 / ((b.0 - a.0) * BLOCK_US) as f32;
+    }
+    let slopes = &mut slopes[..points.len() - apart];
+    slopes.sort_unstable_by(f32::total_cmp);
     Some(slopes[slopes.len() / 2])
 }
 

@@ -1,20 +1,20 @@
 //! A line's background noise: its level and colour, and comfort noise like it.
 //!
-//! A pause in speech is never silence on a telephone. [`Background`] follows the quietest moments of a line, so that a pause can
-//! be told from speech. [`ComfortNoise`] makes noise of the same level and colour, so that a gap does not sound like a dead line.
-//! The colour is a low-order linear prediction of the pauses (autocorrelation method, Levinson-Durbin), which RFC 3389 sends over
-//! the wire for the same purpose.
+//! A pause in speech is never silence on a telephone. [`Background`] follows the quietest moments of a line, so that
+//! a pause can be told from speech. [`ComfortNoise`] makes noise of the same level and colour, so that a gap does not
+//! sound like a dead line. The colour is a low-order linear prediction of the pauses (autocorrelation method,
+//! Levinson-Durbin), which RFC 3389 sends over the wire for the same purpose.
 
-use crate::error::{Error, Result};
+use crate::rate::LineRate;
 
 /// Each frame of this length is a pause or not: long enough for two periods of a low voice.
 const FRAME_MS: u32 = 20;
-/// The background is the quietest frame of the last [`WINDOWS`] windows of this many frames. 2.4 s in all is longer than a
-/// spoken phrase without a gap, and short enough to follow a caller who walks into a street.
+/// The background is the quietest frame of the last [`WINDOWS`] windows of this many frames. 2.4 s in all is longer
+/// than a spoken phrase without a gap, and short enough to follow a caller who walks into a street.
 const WINDOW_FRAMES: u32 = 15;
 const WINDOWS: usize = 8;
-/// The quietest frame of many is quieter than the mean: white noise has 1.4 times the power of its quietest of 120 frames at
-/// 8 kHz, and 1.2 times at 24 kHz. A factor between the two is wrong by 0.5 dB at worst.
+/// The quietest frame of many is quieter than the mean: white noise has 1.4 times the power of its quietest of 120
+/// frames at 8 kHz, and 1.2 times at 24 kHz. A factor between the two is wrong by 0.5 dB at worst.
 const MINIMUM_BIAS: f32 = 1.3;
 /// A frame with less than this many times the background's power (6 dB) is a pause.
 const PAUSE_MARGIN: f32 = 4.0;
@@ -24,8 +24,8 @@ const PAUSE_AT_LEAST: f32 = 2.5e-7;
 const PAUSE_AT_MOST: f32 = 2.5e-4;
 /// Above this power (-20 dBFS) no background is learnt: a street is quieter, and noise that loud would hurt.
 const BACKGROUND_AT_MOST: f32 = 1e-2;
-/// Below this power (-90 dBFS, one bit of 16) a frame is digital silence: a muted phone or a noise gate. It is a pause, but says
-/// nothing about the background.
+/// Below this power (-90 dBFS, one bit of 16) a frame is digital silence: a muted phone or a noise gate. It is a
+/// pause, but says nothing about the background.
 const DIGITAL_SILENCE: f32 = 1e-9;
 /// Weight of one quiet frame in the share of digital silence: a time constant of 1.5 s of quiet frames.
 const GATE_LEARNING: f32 = 0.013;
@@ -69,19 +69,11 @@ pub struct Background {
 }
 
 impl Background {
-    /// A background that is not known yet, at `rate_hz` (8000, 16000 or 24000).
-    ///
-    /// # Errors
-    /// [`Error::Rate`] for any other rate.
-    pub fn new(rate_hz: u32) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        let frame_len = (rate_hz * FRAME_MS / 1000) as usize;
-        Ok(Self {
+    /// A background that is not known yet.
+    #[must_use]
+    pub fn new(rate: LineRate) -> Self {
+        let frame_len = rate.samples(FRAME_MS);
+        Self {
             frame: Vec::with_capacity(frame_len),
             frame_len,
             window_frames: 0,
@@ -91,7 +83,7 @@ impl Background {
             correlation: [0.0; ORDER + 1],
             pauses: 0,
             gated: 0.0,
-        })
+        }
     }
 
     /// Takes audio that came over the line, in blocks of any size: never audio that was inserted here.
@@ -190,7 +182,7 @@ impl Background {
     }
 }
 
-/// Noise that sounds like the pauses of the line it follows.
+/// Noise that sounds like the pauses of a line.
 ///
 /// Deterministic: the same seed, backgrounds and lengths give the same samples.
 #[derive(Debug, Clone)]
@@ -205,7 +197,7 @@ impl ComfortNoise {
     /// Silent until it [follows](Self::follow) a background.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        // xorshift stands still at zero.
+        // xorshift never leaves zero.
         Self {
             random: seed | 1,
             prediction: [0.0; ORDER],
@@ -214,7 +206,7 @@ impl ComfortNoise {
         }
     }
 
-    /// From now on sounds like `background`. A line that never paused gives silence, and so does one whose pauses are
+    /// From now on the noise sounds like `background`. It is silence if the line never paused, or if its pauses are
     /// digital silence.
     pub fn follow(&mut self, background: &Background) {
         let mut r = background.correlation;

@@ -4,29 +4,31 @@
 //! offset         = time of arrival - media position that arrived
 //! relative delay = offset - least offset
 //! ```
-//! A steady source on a quiet network has a single offset. A source with a beat (100 ms chunks cut into 80 ms frames) has a few.
-//! Jitter spreads them. Playing each position at a high quantile of the offsets avoids underruns: WebRTC's NetEq does so with its
-//! histogram of relative delays. Here the latest offset of each slot of 100 ms is kept, so that a burst counts once.
+//! A steady source on a quiet network has a single offset. A source with a beat (100 ms chunks cut into 80 ms frames)
+//! has a few. Jitter spreads them. Playing each position at a high quantile of the offsets avoids underruns: WebRTC's
+//! NetEq does so with its histogram of relative delays. Here the latest offset of each slot of 100 ms is kept, so
+//! that a burst counts once.
 
 /// Length of a slot: one event of a bad network, about one arrival.
 const SLOT_US: u64 = 100_000;
-/// Slots in the window of 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs no delay 10 s
-/// later.
+/// Slots in the window of 7.2 s: long enough for a hundred arrivals, short enough that jitter which is over costs no
+/// delay 10 s later.
 const SLOTS: usize = 72;
-/// One slot in this many is left out as an accident: the quantile is the third latest of 72 (97 %), so that two stalls in the
-/// window are ignored. Leaving out more would miss jitter on top of a beat, where only each fifth frame is late.
+/// One slot in this many is left out as an accident: the quantile is the third latest of 72 (97 %), so that two
+/// stalls in the window are ignored. Leaving out more would miss jitter on top of a beat, where only each fifth frame
+/// is late.
 const ACCIDENT: usize = 36;
 /// For the smallest delay one slot in this many is left out: what is late about once a second...
 const RARE: usize = 10;
 /// ...if that saves more than this. To save less is not worth the gaps that are heard.
 const WORTH_US: i64 = 30_000;
-/// An arrival later than the quantile by this is a stall. What comes after it, faster than real time, says nothing about the
-/// network and is not learnt.
+/// An arrival later than the quantile by this is a stall. What comes after it, faster than real time, says nothing
+/// about the network and is not learnt.
 const STALL_US: i64 = 60_000;
 /// A relative delay larger than this should not be covered by delay: it is not learnt at all.
 const BEYOND_US: i64 = 250_000;
-/// An arrival earlier than the quantile by this means that a stall was learnt and is over: a network with that much jitter
-/// cannot carry a conversation.
+/// An arrival earlier than the quantile by this means that a stall was learnt and is over: a network with that much
+/// jitter cannot carry a conversation.
 const OVER_US: i64 = 500_000;
 /// An arrival within this of the quantile means that the source has caught up with its stall.
 const CAUGHT_UP_US: i64 = 10_000;
@@ -62,7 +64,8 @@ pub(crate) struct RelativeDelay {
 }
 
 impl RelativeDelay {
-    /// `covers_rare_delays`: whether the quantile covers what is late about once a second. Without it the delay is smallest.
+    /// `covers_rare_delays`: whether the quantile covers what is late about once a second. Without it the delay is
+    /// smallest.
     pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
             covers_rare_delays,

@@ -1,25 +1,27 @@
 //! Audio that waits to be played, and how it is made shorter: pauses first, then speech by WSOLA, then a cut.
 //!
-//! Each stretch of audio is examined once, when all of it has arrived. So nothing is spliced twice, and the share of speech
-//! that may be removed is a speed.
+//! Each stretch of audio is examined once, when all of it has arrived. So nothing is spliced twice, and the share of
+//! speech that may be removed is a speed.
 //!
-//! Where the oldest audio does not continue what was heard last, the seam is faded only when it is taken out: the audio may still
-//! be cut, and then a fade made earlier would be heard as a blip.
+//! Where the oldest audio does not continue what was heard last, the seam is faded only when it is taken out: the
+//! audio may still be cut, and then a fade made earlier would be heard as a blip.
 
 use crate::dsp::noise::Background;
 use crate::dsp::timescale::{Change, TimeScaler};
-use crate::error::Result;
+use crate::rate::LineRate;
 
 /// Speech is shortened in blocks of at least this: they have room for several periods of a low voice.
 const SPEECH_BLOCK_MS: u32 = 60;
 /// Pauses are shortened in blocks of at least this: less is the gap before a consonant.
 const PAUSE_BLOCK_MS: u32 = 20;
-/// At most this share of speech is removed: people and speech models still understand speech that is 1.4 times as fast.
+/// At most this share of speech is removed: people and speech models still understand speech that is 1.4 times as
+/// fast.
 const FASTER: f32 = 0.29;
 /// A cut is cross-faded over this.
 const FADE_MS: u32 = 5;
 
-/// Fades `pcm` in from `fade_from`, the expected continuation of what was heard last. The fade is as long as the shorter one.
+/// Fades `pcm` in from `fade_from`, the expected continuation of what was heard last. The fade is as long as the
+/// shorter one.
 pub(crate) fn cross_fade(pcm: &mut [f32], fade_from: &[f32]) {
     let length = pcm.len().min(fade_from.len());
     for (i, (sample, old)) in pcm.iter_mut().zip(fade_from).enumerate() {
@@ -46,19 +48,19 @@ pub(crate) struct SyncBuffer {
 }
 
 impl SyncBuffer {
-    pub(crate) fn new(rate_hz: u32) -> Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(rate: LineRate) -> Self {
+        Self {
             pcm: Vec::new(),
             fade_from: Vec::new(),
             unexamined: 0,
             unexamined_pauses: 0,
-            speech_block: (rate_hz / 1000 * SPEECH_BLOCK_MS) as usize,
-            pause_block: (rate_hz / 1000 * PAUSE_BLOCK_MS) as usize,
-            fade: (rate_hz / 1000 * FADE_MS) as usize,
-            scaler: TimeScaler::new(rate_hz)?,
+            speech_block: rate.samples(SPEECH_BLOCK_MS),
+            pause_block: rate.samples(PAUSE_BLOCK_MS),
+            fade: rate.samples(FADE_MS),
+            scaler: TimeScaler::new(rate),
             work: Vec::new(),
-            background: Background::new(rate_hz)?,
-        })
+            background: Background::new(rate),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -106,7 +108,8 @@ impl SyncBuffer {
         })
     }
 
-    /// Removes at most `at_most` samples from what arrived since the last time: from pauses, and a share of the speech.
+    /// Removes at most `at_most` samples from what arrived since the last time: from pauses, and a share of the
+    /// speech.
     pub(crate) fn shorten(&mut self, at_most: usize) -> Change {
         let in_pauses = self.shorten_pauses(at_most);
         if self.unexamined < self.speech_block {

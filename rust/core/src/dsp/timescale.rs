@@ -1,27 +1,27 @@
 //! WSOLA: speech made shorter or longer without changing its pitch.
 //!
-//! The one idea: where a signal resembles itself a little later, what lies between can be left out or played twice,
-//! and a short cross-fade hides the seam (W. Verhelst and M. Roelands, "An overlap-add technique based on waveform
-//! similarity", ICASSP 1993). In voiced speech that is a pitch period or a few; in a pause anything resembles
-//! anything.
+//! The one idea: where a signal resembles itself a little later, the samples in between can be left out or played
+//! twice, and a short cross-fade hides the seam (W. Verhelst and M. Roelands, "An overlap-add technique based on
+//! waveform similarity", ICASSP 1993). In voiced speech that is one pitch period or a few. In a pause everything
+//! resembles everything.
 //!
-//! A *splice* joins two places of a buffer, `lag` samples apart. Its cost is the power of the difference between
-//! them, against the power of what is heard around: so a vowel needs a close match, a quiet place nearly none, and
-//! of all places the least audible is taken first.
+//! A *splice* joins two places of a buffer, `lag` samples apart. Its cost is the power of their difference, divided
+//! by the power around them. So a vowel needs a close match and a quiet place nearly none, and the least audible
+//! place is taken first.
 //!
-//! Nothing is kept between calls but memory for scratch, and the first and last milliseconds of a buffer stay as
-//! they are: the seams to the audio before and after it are exact.
+//! Calls share nothing but scratch memory. The first and last milliseconds of a buffer stay as they are, so it
+//! continues the audio before it and is continued by the audio after it.
 
 use crate::dsp::noise::Background;
-use crate::error::{Error, Result};
+use crate::rate::LineRate;
 
-/// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search is
-/// nine times cheaper than at 24 kHz.
+/// Similarity is searched at this rate: pitch and its first harmonics are well below 4 kHz, and the search costs a
+/// ninth of what it would at 24 kHz.
 const SEARCH_HZ: u32 = 8000;
 /// The first and last milliseconds of a buffer, which no splice touches.
 const EDGE_MS: usize = 3;
-/// Length of a cross-fade, and of what must be alike: short enough to leave several places in a syllable, long
-/// enough for the better part of a period of a low voice.
+/// Length of a cross-fade, and of the stretches that are compared: short enough for several splices in a syllable,
+/// long enough for most of a period of a low voice.
 const FADE_MS: usize = 8;
 /// The shortest lag, 2.5 ms: a period of the highest voice.
 const LAG_MIN: usize = SEARCH_HZ as usize / 400;
@@ -29,21 +29,22 @@ const LAG_MIN: usize = SEARCH_HZ as usize / 400;
 const LAG_MAX: usize = SEARCH_HZ as usize / 50;
 /// Splices are tried at every this many samples of the search rate (2.5 ms).
 const STRIDE: usize = 20;
-/// A splice in speech may cost no more. In steady sound it is one minus the correlation.
+/// A splice in speech costs at most this. In steady sound the cost is one minus the correlation.
 const COST_MAX: f32 = 0.1;
-/// What a splice of no length costs against one of the longest lag: few long ones are less audible than many short.
+/// Extra cost of a splice with no lag over one with the longest: a few long ones are less audible than many short
+/// ones.
 const SHORTNESS: f32 = 0.02;
-/// Pauses are looked for in steps of this.
+/// Pauses are searched in steps of this.
 const PAUSE_STEP_MS: usize = 5;
-/// At the ends of a pause this much is left alone: it may be the breath of a word.
+/// This much at each end of a pause is left alone: it may be the breath of a word.
 const PAUSE_GUARD_MS: usize = 5;
 
 /// What [`TimeScaler`] did to a buffer, in samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Taken out of, or put into, pauses.
+    /// Removed from, or inserted into, pauses.
     pub in_pauses: usize,
-    /// Taken out of, or put into, speech.
+    /// Removed from, or inserted into, speech.
     pub in_speech: usize,
 }
 
@@ -55,7 +56,7 @@ impl Change {
     }
 }
 
-/// A place where `at` and `at + lag` are joined, over the length of a fade.
+/// A join of `at` and `at + lag`, cross-faded.
 #[derive(Debug, Clone, Copy)]
 struct Splice {
     at: usize,
@@ -63,15 +64,14 @@ struct Splice {
     cost: f32,
 }
 
-/// Whether what lies between the two places of a splice is left out or played twice.
+/// Whether the samples between the two places of a splice are left out or played twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Shorter,
     Longer,
 }
 
-/// Shortens and lengthens audio in place. Every method works on a buffer of any length; one of 80 ms or more has
-/// room for a low voice.
+/// Shortens and lengthens audio in place. Every method takes a buffer of any length; a low voice needs 80 ms or more.
 #[derive(Debug, Clone)]
 pub struct TimeScaler {
     /// Samples at the audio's rate per sample of the search rate.
@@ -79,7 +79,7 @@ pub struct TimeScaler {
     per_ms: usize,
     /// The falling half of the fade.
     fade: Vec<f32>,
-    /// The buffer at the search rate, and the energy of all before each of its samples.
+    /// The buffer at the search rate, and before each of its samples the energy of all earlier ones.
     coarse: Vec<f32>,
     energy: Vec<f64>,
     found: Vec<Splice>,
@@ -88,24 +88,16 @@ pub struct TimeScaler {
 }
 
 impl TimeScaler {
-    /// For audio at `rate_hz` (8000, 16000 or 24000).
-    ///
-    /// # Errors
-    /// [`Error::Rate`] for any other rate.
-    pub fn new(rate_hz: u32) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        let per_ms = (rate_hz / 1000) as usize;
+    /// For audio of this rate.
+    #[must_use]
+    pub fn new(rate: LineRate) -> Self {
+        let per_ms = rate.samples(1);
         let fade_len = FADE_MS * per_ms;
         let fade = (0..fade_len)
             .map(|i| 0.5 + 0.5 * (std::f32::consts::PI * (i + 1) as f32 / (fade_len + 1) as f32).cos())
             .collect();
-        Ok(Self {
-            decimation: (rate_hz / SEARCH_HZ) as usize,
+        Self {
+            decimation: (rate.hz() / SEARCH_HZ) as usize,
             per_ms,
             fade,
             coarse: Vec::new(),
@@ -113,40 +105,41 @@ impl TimeScaler {
             found: Vec::new(),
             taken: Vec::new(),
             spliced: Vec::new(),
-        })
+        }
     }
 
-    /// Takes at most `at_most` samples out of `pcm`: out of pauses first, then out of speech.
+    /// Removes at most `at_most` samples from `pcm`: from pauses first, then from speech.
     pub fn remove(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> Change {
         let in_pauses = self.remove_pauses(pcm, at_most, background);
         let in_speech = self.remove_speech(pcm, at_most - in_pauses);
         Change { in_pauses, in_speech }
     }
 
-    /// Takes at most `at_most` samples out of the pauses in `pcm`, the longest pause first, and touches no speech.
+    /// Removes at most `at_most` samples from the pauses in `pcm`, the longest pause first. Speech stays as it is.
     pub fn remove_pauses(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> usize {
         self.in_pauses(pcm, at_most, background, Direction::Shorter)
     }
 
-    /// Takes at most `at_most` samples out of `pcm` wherever it resembles itself, the best place first. Nothing goes
-    /// where nothing does, as in fast changes of sound, nor if `at_most` is less than a pitch period.
+    /// Removes at most `at_most` samples from `pcm` where it resembles itself, the best place first. Removes nothing
+    /// where nothing is alike, as in fast changes of sound, nor if `at_most` is less than a pitch period.
     pub fn remove_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize) -> usize {
         self.in_speech(pcm, at_most, Direction::Shorter)
     }
 
-    /// Puts at most `at_most` samples into `pcm`: into pauses first, then into speech.
+    /// Inserts at most `at_most` samples into `pcm`: into pauses first, then into speech.
     pub fn insert(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> Change {
         let in_pauses = self.insert_pauses(pcm, at_most, background);
         let in_speech = self.insert_speech(pcm, at_most - in_pauses);
         Change { in_pauses, in_speech }
     }
 
-    /// Puts at most `at_most` samples into the pauses in `pcm`, out of the same pauses: doubles them at the most.
+    /// Inserts at most `at_most` samples into the pauses in `pcm`, taken from the same pauses: doubles them at most.
     pub fn insert_pauses(&mut self, pcm: &mut Vec<f32>, at_most: usize, background: &Background) -> usize {
         self.in_pauses(pcm, at_most, background, Direction::Longer)
     }
 
-    /// Puts at most `at_most` samples into `pcm` by playing again where it resembles itself, the best place first.
+    /// Inserts at most `at_most` samples into `pcm` by repeating stretches where it resembles itself, the best place
+    /// first.
     pub fn insert_speech(&mut self, pcm: &mut Vec<f32>, at_most: usize) -> usize {
         self.in_speech(pcm, at_most, Direction::Longer)
     }
@@ -171,7 +164,7 @@ impl TimeScaler {
                 });
             }
         };
-        // The odd end is part of its pause: it is left alone as the guard, or judged with the next buffer.
+        // An incomplete last step is left alone, as a guard is. The next buffer shows whether its pause goes on.
         for (i, block) in pcm.chunks_exact(step).enumerate() {
             if !background.is_pause(block) {
                 note(&run);
@@ -222,7 +215,7 @@ impl TimeScaler {
             let mut splice = self.found[i];
             let too_long = |splice: &Splice| splice.lag * self.decimation > left;
             if too_long(&splice) {
-                // Perhaps fewer periods will do.
+                // Fewer periods may fit.
                 match self.best_lag(splice.at, left / self.decimation, power) {
                     Some(shorter) => splice = shorter,
                     None => continue,
@@ -243,8 +236,8 @@ impl TimeScaler {
         at_most - left
     }
 
-    /// The buffer at the search rate (a plain mean: the aliases of speech are far below what is compared), and its
-    /// running energy.
+    /// Fills in the buffer at the search rate and its running energy. A plain mean is enough: the aliases of speech
+    /// are far below what is compared.
     fn survey(&mut self, pcm: &[f32]) {
         let scale = 1.0 / self.decimation as f32;
         self.coarse.clear();
@@ -260,8 +253,7 @@ impl TimeScaler {
         }));
     }
 
-    /// The best splice at one place of the coarse buffer, if there is one good enough; `at` and `lag` count coarse
-    /// samples.
+    /// The best splice at one place of the coarse buffer, if one is good enough; `at` and `lag` count coarse samples.
     fn best_lag(&self, at: usize, lag_max: usize, power: f32) -> Option<Splice> {
         let fade = FADE_MS * SEARCH_HZ as usize / 1000;
         let here = self.coarse.get(at..at + fade)?;
@@ -287,7 +279,7 @@ impl TimeScaler {
         best
     }
 
-    /// The coarse splice at the audio's own rate, its lag exact to the sample.
+    /// A coarse splice at the audio's own rate, with its lag exact to the sample.
     fn refine(&self, pcm: &[f32], coarse: Splice, lag_max: usize) -> Splice {
         let at = coarse.at * self.decimation;
         let fade = self.fade.len();
@@ -327,7 +319,7 @@ impl TimeScaler {
             };
             self.spliced.extend_from_slice(&pcm[done..from]);
             let (out, into) = (&pcm[from..from + fade], &pcm[to..to + fade]);
-            // Like sounds add as amplitudes, unlike ones as powers: the gain between keeps the level for both.
+            // Equal sounds add as amplitudes, different ones as powers. A gain in between keeps the level for both.
             let energies = (dot(out, out) * dot(into, into)).sqrt().max(f32::MIN_POSITIVE);
             let alike = (dot(out, into) / energies).clamp(0.0, 1.0);
             self.spliced.extend(
@@ -347,21 +339,23 @@ impl TimeScaler {
     }
 }
 
-/// How much of a sound [`die_away`] has to know.
-pub(crate) const KNOWN_MS: usize = 25;
-/// What of it must be alike a period before: more than half a period of a low voice, and all of a high one's.
-const ALIKE_MS: usize = 5;
+/// How much of a sound [`die_away`] needs.
+pub(crate) const KNOWN_MS: u32 = 25;
+/// Length of the stretch that is compared with one a period earlier: more than half a period of a low voice, and all
+/// of a high voice's.
+const ALIKE_MS: u32 = 5;
 
-/// Appends `samples` of what a sound that broke off would have gone on like, fading to silence: its last period again
-/// and again (ITU-T G.711 Appendix I bridges losses in this way). `past` are its last [`KNOWN_MS`], at `rate_hz`.
-pub(crate) fn die_away(past: &[f32], rate_hz: u32, samples: usize, out: &mut Vec<f32>) {
-    let alike = ALIKE_MS * rate_hz as usize / 1000;
+/// Appends `samples` of the expected continuation of a sound that broke off, fading to silence: its last pitch
+/// period, repeated (ITU-T G.711 Appendix I conceals losses in this way). `past`: the sound's last [`KNOWN_MS`], of
+/// this rate.
+pub(crate) fn die_away(past: &[f32], rate: LineRate, samples: usize, out: &mut Vec<f32>) {
+    let alike = rate.samples(ALIKE_MS);
     let Some(room) = past.len().checked_sub(alike) else {
         out.resize(out.len() + samples, 0.0);
         return;
     };
     let end = &past[room..];
-    let scale = (rate_hz / SEARCH_HZ) as usize;
+    let scale = (rate.hz() / SEARCH_HZ) as usize;
     let mut best = (f32::NEG_INFINITY, 1);
     for lag in LAG_MIN * scale..=(LAG_MAX * scale).min(room) {
         let there = &past[room - lag..past.len() - lag];
@@ -371,7 +365,7 @@ pub(crate) fn die_away(past: &[f32], rate_hz: u32, samples: usize, out: &mut Vec
         }
     }
     let period = &past[past.len() - best.1..];
-    // Where the period ends and where it begins again are not quite the same place.
+    // The end of the period and its beginning differ a little: the step is levelled out.
     let step = past[past.len() - 1] - past[past.len().saturating_sub(best.1 + 1)];
     out.extend((0..samples).map(|i| {
         let levelled = step * (1.0 - (i + 1) as f32 / alike as f32).max(0.0);
@@ -380,7 +374,7 @@ pub(crate) fn die_away(past: &[f32], rate_hz: u32, samples: usize, out: &mut Vec
     }));
 }
 
-/// The dot product, in eight sums at a time, which a compiler may keep in one register.
+/// The dot product, in eight sums that a compiler can keep in one register.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a8, a_rest) = a.as_chunks::<8>();
     let (b8, b_rest) = b.as_chunks::<8>();

@@ -1,11 +1,13 @@
-//! Voice activity: whether somebody speaks on a line, louder than its background for long enough, and louder than an echo.
+//! Voice activity: whether somebody speaks on a line, louder than its background for long enough, and louder than an
+//! echo.
 //!
-//! A street is loud but steady. A cough is short. The echo of the agent's voice from the caller's telephone is quieter than that
-//! voice. [`Vad`] listens to one direction; [`Echo`] remembers how loud the other one was.
+//! A street is loud but steady. A cough is short. The echo of the agent's voice from the caller's telephone is
+//! quieter than that voice. [`Vad`] listens to one direction; [`Echo`] remembers how loud the other one was.
 
 use std::collections::VecDeque;
 
 use crate::dsp::noise::rms;
+use crate::rate::LineRate;
 
 /// Audio is judged in frames of this length.
 const FRAME_MS: u32 = 20;
@@ -20,8 +22,8 @@ const LOUD_AT_LEAST: f32 = 3.2e-3;
 
 /// An echo comes back within this: a mobile network's round trip, the phone's chunk and our own network.
 const ECHO_WITHIN_US: u64 = 1_000_000;
-/// An echo is at least this much (12 dB) quieter than its source, even on a line without echo cancellation. A caller who
-/// interrupts is about as loud as the agent.
+/// An echo is at least this much (12 dB) quieter than its source, even on a line without echo cancellation. A caller
+/// who interrupts is about as loud as the agent.
 const ECHO_AT_MOST: f32 = 0.25;
 
 /// See the module.
@@ -33,9 +35,9 @@ pub(crate) struct Vad {
 }
 
 impl Vad {
-    pub(crate) fn new(rate_hz: u32) -> Self {
+    pub(crate) fn new(rate: LineRate) -> Self {
         Self {
-            frame: (rate_hz / 1000 * FRAME_MS) as usize,
+            frame: rate.samples(FRAME_MS),
             levels: VecDeque::with_capacity(FRAMES),
         }
     }
@@ -72,9 +74,9 @@ pub(crate) struct Echo {
 
 impl Echo {
     /// `pcm` will be heard from `at_us` on.
-    pub(crate) fn plays(&mut self, pcm: &[f32], at_us: u64, now_us: u64, rate_hz: u32) {
+    pub(crate) fn plays(&mut self, pcm: &[f32], at_us: u64, now_us: u64, rate: LineRate) {
         self.forget(now_us);
-        let frame_len = (rate_hz / 1000 * FRAME_MS) as usize;
+        let frame_len = rate.samples(FRAME_MS);
         for (frame_us, frame) in (at_us..)
             .step_by(FRAME_MS as usize * 1000)
             .zip(pcm.chunks(frame_len))
@@ -114,7 +116,6 @@ impl Echo {
 mod tests {
     use super::*;
 
-    const RATE_HZ: u32 = 8000;
     const BACKGROUND: f32 = 1e-3;
 
     fn ms(ms: usize, level: f32) -> Vec<f32> {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     fn heard(pieces: &[(usize, f32)], background: f32) -> f32 {
-        let mut vad = Vad::new(RATE_HZ);
+        let mut vad = Vad::new(LineRate::KHZ_8);
         for &(length_ms, level) in pieces {
             vad.observe(&ms(length_ms, level), background);
         }
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn an_echo_is_told_from_a_voice_by_its_level_while_the_agent_is_heard() {
         let mut echo = Echo::default();
-        echo.plays(&ms(200, 0.2), 1_000_000, 900_000, RATE_HZ);
+        echo.plays(&ms(200, 0.2), 1_000_000, 900_000, LineRate::KHZ_8);
         assert!(!echo.is_exceeded_by(0.04, 1_300_000));
         assert!(echo.is_exceeded_by(0.1, 1_300_000));
         assert!(echo.is_exceeded_by(0.04, 2_300_000), "the agent was long silent");
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn audio_that_is_not_heard_yet_has_no_echo() {
         let mut echo = Echo::default();
-        echo.plays(&ms(200, 0.2), 1_000_000, 900_000, RATE_HZ);
+        echo.plays(&ms(200, 0.2), 1_000_000, 900_000, LineRate::KHZ_8);
         assert!(echo.is_exceeded_by(0.01, 900_000));
         echo.cut(900_000);
         assert!(echo.is_exceeded_by(0.01, 1_100_000));

@@ -1,8 +1,8 @@
-//! How long the engine takes to answer: it answers frame by frame, so its frame `n` answers the caller's frame `n`.
+//! The engine's answer time. It answers frame by frame, so its frame `n` answers the caller's frame `n`.
 
 use crate::rate::{FRAME_MS, LineRate};
 
-/// How many of the caller's frames are remembered until they are answered: 2.5 s of them.
+/// The number of the caller's frames that are remembered until they are answered: 2.5 s.
 const KEPT: usize = 32;
 
 /// See the module. Samples are those of the present engine, at the line's rate.
@@ -32,7 +32,7 @@ impl AnswerTime {
         (self.fed, self.answered) = (0, 0);
     }
 
-    /// The engine was sent so many samples.
+    /// The engine was sent samples.
     pub(super) fn fed(&mut self, samples: usize, now_us: u64) {
         let before = self.fed / self.frame;
         self.fed += samples as u64;
@@ -41,20 +41,21 @@ impl AnswerTime {
         }
     }
 
-    /// So many samples came from the engine.
+    /// Samples came from the engine.
     pub(super) fn answered(&mut self, samples: usize, now_us: u64) {
         self.answered += samples as u64;
         let complete = self.fed / self.frame;
         let Some(last) = (self.answered / self.frame).checked_sub(1) else {
             return;
         };
-        // An engine that was given less than it says answers none of ours; one that is far behind answers what is forgotten.
+        // An engine that says more than it was given answers no frame. The frames that a slow engine answers may be
+        // forgotten.
         if last < complete && last + KEPT as u64 >= complete {
             self.newest_us = Some(now_us.saturating_sub(self.complete_us[last as usize % KEPT]));
         }
     }
 
-    /// How long after a frame's last sample was sent its answer came, for the newest; `None` before the first one.
+    /// The newest answer time: from a frame's last sample to its answer. `None` before the first answer.
     pub(super) fn us(&self) -> Option<u64> {
         self.newest_us
     }

@@ -1,7 +1,7 @@
 //! Towards the phone: the agent's sound, the bridge's own, and the messages that carry them.
 //!
-//! A line begins before an engine speaks, plays what the bridge itself has to say while none does, and ends after the
-//! caller has heard the last word.
+//! It begins before an engine speaks, plays the bridge's own sound while none does, and ends when the caller has
+//! heard the last word.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,6 @@ use crate::carrier::{MediaWriter, Messages};
 use crate::codec::engine::EngineCodec;
 use crate::downlink::announcement::Announcement;
 use crate::downlink::playout::{Mark, Playout, PlayoutConfig, PlayoutStats, Step};
-use crate::error::Result;
 use crate::rate::{LineRate, PACKET_MS};
 use crate::tap::Tap;
 use crate::uplink::intake::Intake;
@@ -18,20 +17,20 @@ use crate::uplink::intake::Intake;
 /// words do not queue behind it.
 const WAITING_SILENCE_MS: u32 = PACKET_MS;
 
-/// How often. Some carriers end a stream that gets no audio within 2 s.
+/// The interval. Some carriers end a stream that gets no audio within 2 s.
 const WAITING_EVERY_US: u64 = 1_000_000;
 
 /// The bridge's own sound is sent in payloads of this many packets: as long as one of the engine's frames.
 const OWN_PACKETS: usize = 4;
 
-/// The next one goes out when the phone's side holds less than this: a network's usual hiccup is not heard, and an agent
-/// that begins to speak waits for 140 ms at most.
+/// The next one is sent when the phone's side holds less than this. It covers the network's usual delays, and an
+/// agent that begins to speak waits for 140 ms at most.
 const OWN_REFILL_US: u64 = 60_000;
 
 /// Name of the mark behind the last words; all others are made of two numbers.
 const LAST_MARK: &str = "last";
 
-/// How long after the last words should have been played a missing mark is no longer waited for.
+/// The time for which a missing mark is waited for, after the last words should have been played.
 const LAST_MARK_GRACE_US: u64 = 500_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ enum Life {
     Finishing,
     /// The call is over, and the rest of the bridge's own sound is being sent.
     Parting,
-    /// All is sent, with the last mark behind it, which is waited for until then.
+    /// All is sent, and the mark behind it is waited for until `give_up_us`.
     LastSent { give_up_us: u64 },
     /// The caller has heard the last words.
     Drained,
@@ -59,7 +58,7 @@ pub(super) struct Downlink {
     life: Life,
     own: Announcement,
     first_audio_us: Option<u64>,
-    /// What the caller hears, for a recording.
+    /// The audio that the caller hears, for a recording.
     tap: Option<Tap>,
     decoded: Vec<f32>,
     paced: Vec<f32>,
@@ -67,19 +66,19 @@ pub(super) struct Downlink {
 }
 
 impl Downlink {
-    pub(super) fn new(rate: LineRate, writer: Box<dyn MediaWriter>, config: PlayoutConfig) -> Result<Self> {
-        Ok(Self {
+    pub(super) fn new(rate: LineRate, writer: Box<dyn MediaWriter>, config: PlayoutConfig) -> Self {
+        Self {
             rate,
-            playout: Playout::new(rate.hz(), config)?,
+            playout: Playout::new(rate, config),
             writer,
             life: Life::Waiting { next_us: 0 },
-            own: Announcement::new(rate.hz()),
+            own: Announcement::new(rate),
             first_audio_us: None,
             tap: None,
             decoded: Vec::new(),
             paced: Vec::new(),
             mark_name: String::new(),
-        })
+        }
     }
 
     /// Bytes came from the engine. Returns how many samples they completed.
@@ -108,7 +107,7 @@ impl Downlink {
             .push(&self.decoded, now_us, caller.voice_level(), &mut self.paced);
         let came = self.decoded.len();
         if !self.own.is_empty() {
-            // It covered a hole: it fades under the agent's first word.
+            // It covered a gap: it fades under the agent's first word.
             self.decoded.clear();
             self.own.cut(&mut self.decoded);
             let faded = self.paced.iter_mut().zip(&self.decoded);
@@ -118,7 +117,7 @@ impl Downlink {
         came
     }
 
-    /// What is due although nothing came.
+    /// Sends what is due though nothing came.
     pub(super) fn poll(&mut self, codec: &mut dyn EngineCodec, now_us: u64, out: &mut Messages) {
         match self.life {
             Life::Waiting { next_us } => {
@@ -157,7 +156,7 @@ impl Downlink {
                 }
                 self.send(step, now_us, out);
                 if was_bridging && self.playout.is_idle() && self.life == Life::Live {
-                    // Such a long hole is not bridged any more: as if the engine were gone, until it speaks.
+                    // A gap this long is not bridged any more. Until the engine speaks, it counts as gone.
                     self.life = Life::Waiting { next_us: now_us };
                 }
             }
@@ -186,13 +185,13 @@ impl Downlink {
         self.playout.take_ping(now_us)
     }
 
-    /// A ping came back from the phone's end. By up to `return_jitter_us` its way back may have been longer than others'.
+    /// A ping came back from the phone's end. `return_jitter_us`: how much the delay of the return path varies.
     pub(super) fn pong(&mut self, rtt_us: u64, return_jitter_us: u64, now_us: u64) {
         self.playout.round_trip(rtt_us, return_jitter_us, now_us);
     }
 
-    /// The phone has played everything before a mark; `return_jitter_us` as for [`Downlink::pong`]. A mark that is not
-    /// ours is ignored.
+    /// The phone has played everything before a mark; `return_jitter_us` as for [`Downlink::pong`]. A mark that is
+    /// not ours is ignored.
     pub(super) fn mark_played(&mut self, name: &str, return_jitter_us: u64, now_us: u64) {
         if name == LAST_MARK {
             if let Life::LastSent { .. } = self.life {
@@ -206,11 +205,11 @@ impl Downlink {
         }
     }
 
-    /// Queues the bridge's own sound. It is played while no engine speaks, and over the hole that one leaves which has
-    /// stopped.
+    /// Queues the bridge's own sound. It is played while no engine speaks, and over the gap that a silent engine
+    /// leaves.
     pub(super) fn play(&mut self, pcm: &[f32], codec: &mut dyn EngineCodec, now_us: u64, out: &mut Messages) {
         if self.life == Life::Live && self.playout.is_idle() {
-            self.life = Life::Waiting { next_us: now_us }; // nothing is left of it to be played
+            self.life = Life::Waiting { next_us: now_us }; // all of its audio was sent
         }
         match self.life {
             Life::Waiting { .. } => {
@@ -229,7 +228,7 @@ impl Downlink {
         self.write_aside(now_us, out);
     }
 
-    /// How long the bridge's own sound will still be heard.
+    /// The time for which the bridge's own sound will still be heard.
     pub(super) fn playing_us(&self, now_us: u64) -> u64 {
         match self.life {
             Life::Live if self.own.is_empty() => 0,
@@ -241,7 +240,7 @@ impl Downlink {
         }
     }
 
-    /// The engine is gone, and another may come: what it said last is sent.
+    /// The engine is gone, and another may come: the rest of its audio is sent.
     pub(super) fn close_engine(&mut self, codec: &mut dyn EngineCodec, now_us: u64, out: &mut Messages) {
         if self.life != Life::Live {
             return;
@@ -268,7 +267,7 @@ impl Downlink {
         }
     }
 
-    /// Nothing more will be said: sends what is left and, when all is sent, a mark behind it.
+    /// Nothing more will be said: sends the rest and, when all is sent, a mark behind it.
     pub(super) fn finish(&mut self, codec: &mut dyn EngineCodec, now_us: u64, out: &mut Messages) {
         match self.life {
             Life::Waiting { .. } if self.playing_us(now_us) == 0 => self.life = Life::Drained,
@@ -278,8 +277,7 @@ impl Downlink {
             }
             Life::Live => {
                 self.life = Life::Finishing;
-                // One packet more pushes out the last samples, which fill none. If the agent breaks off in a word, its last
-                // sound fades in it.
+                // The last samples fill no packet: a fading continuation of them completes it.
                 let packet = self.rate.samples(PACKET_MS);
                 self.decoded.clear();
                 codec.conceal(packet, &mut self.decoded);
@@ -303,7 +301,7 @@ impl Downlink {
         self.playout.paused_us()
     }
 
-    /// When the caller began to hear the engine, by the model of what the phone's side holds.
+    /// When the caller began to hear the engine, as estimated.
     pub(super) fn first_audio_us(&self) -> Option<u64> {
         self.first_audio_us
     }
@@ -313,7 +311,7 @@ impl Downlink {
         self.playout.received_samples()
     }
 
-    /// Samples of theirs, and of what stood in for them, that were sent to the phone.
+    /// Samples of engines, and those that replaced missing ones, that were sent to the phone.
     pub(super) fn sent_samples(&self) -> u64 {
         self.playout.sent_samples()
     }
@@ -358,7 +356,7 @@ impl Downlink {
         }
     }
 
-    /// Sends what is no engine's, with silence behind it where larger payloads are wanted.
+    /// Sends the bridge's own sound, with silence behind it where larger payloads are wanted.
     fn write_aside(&mut self, now_us: u64, out: &mut Messages) {
         if !self.paced.is_empty() {
             let samples = self.paced.len().max(self.playout.payload_samples());
@@ -369,7 +367,7 @@ impl Downlink {
         }
     }
 
-    /// A carrier without marks tells nothing: then the model of what the phone's side holds says when all was heard.
+    /// Without a mark that comes back, the estimated end of the playback counts.
     fn write_last_mark(&mut self, now_us: u64, out: &mut Messages) {
         self.writer.mark(LAST_MARK, out);
         self.life = Life::LastSent {
@@ -377,7 +375,7 @@ impl Downlink {
         };
     }
 
-    /// When what was just made begins to be heard: it is the last that the phone's side holds.
+    /// When the audio in `paced` begins to be heard. It is the last that the phone's side holds.
     fn heard_from_us(&self) -> u64 {
         let duration_us = self.rate.us_until_over(self.paced.len());
         self.playout.drained_at_us().saturating_sub(duration_us)
@@ -386,7 +384,7 @@ impl Downlink {
     fn write_media(&mut self, out: &mut Messages) {
         let at_us = self.heard_from_us();
         if let Some(tap) = &mut self.tap {
-            // A queue that proved shorter than thought does not play two things at once.
+            // A playback that proved shorter than estimated does not play two sounds at once.
             tap.push(&self.paced, at_us.max(tap.end_us()));
         }
         self.writer.media(&self.paced, out);

@@ -1,11 +1,11 @@
-//! Whether the phone's samples come at the line's rate. If not, voices sound slow and deep, or fast and high.
+//! A check that the phone's samples come at the line's rate. If not, voices sound slow and deep, or fast and high.
 
 use crate::line::Event;
 use crate::rate::LineRate;
 
-/// How much of a call is measured before its rate is believed.
+/// The rate is measured over this long.
 const MEASURED_US: u64 = 2_000_000;
-/// The same for a line that stalled meanwhile: so long that no stall looks like another rate.
+/// The same for a line that stalled meanwhile: long enough that no stall looks like another rate.
 const MEASURED_AGAIN_US: u64 = 10_000_000;
 /// Rates in use differ by a factor of at least 1.5. Chunks and jitter make a difference of far less than this.
 const TOLERANCE: f64 = 0.25;
@@ -15,7 +15,7 @@ const TOLERANCE: f64 = 0.25;
 pub(super) enum RateCheck {
     /// Nothing has come yet.
     New,
-    /// Samples are counted from then until then, beginning with so many.
+    /// Samples are counted from `since_us`, when `received` had come, until `until_us`.
     Measuring {
         since_us: u64,
         until_us: u64,
@@ -36,8 +36,8 @@ impl RateCheck {
         };
     }
 
-    /// Audio came, after `received` samples and so many stalls of the phone. The rate is judged by the first that comes
-    /// when the time is over, so no timer is needed.
+    /// Audio came. Before it, `received` samples had come, and the phone had stalled `stalls` times. The first audio
+    /// after the time is over makes the judgement, so no timer is needed.
     pub(super) fn observe(
         &mut self,
         received: u64,
@@ -70,7 +70,7 @@ impl RateCheck {
             return None;
         }
         if stalls > 0 && !again {
-            // Late audio is no other rate, but a line whose rate is too high looks stalled as well.
+            // Late audio does not mean another rate. But a line whose rate is too high looks stalled, too.
             *self = Self::Measuring {
                 since_us: until_us,
                 until_us: until_us + MEASURED_AGAIN_US,

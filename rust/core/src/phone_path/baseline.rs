@@ -1,18 +1,19 @@
 //! The baseline: how much later than planned a mark comes back where nothing was ever late.
 //!
-//! `baseline = start offset + forward delay + return delay` (see [`crate::phone_path`]). It is the least offset of the first
-//! few echoes. Three things can make that wrong, and each has a correction:
-//! - The return path jittered while those echoes came, so all of them were late: the baseline is too high by up to that
-//!   jitter ([`Excess`]). Echoes tell by how much once the return path is steady.
-//! - The first audio came late, so the phone holds that much more than the model says ([`LateStart`]). The caller of this
-//!   module finds that out; a later underrun takes it back.
+//! `baseline = start offset + forward delay + return delay` (see [`crate::phone_path`]). It is measured as the least
+//! offset of the first few echoes. Three things can make that wrong, and each has a correction:
+//! - The return path jittered during the measurement, so all of those echoes were late. The baseline is too high by
+//!   up to that jitter ([`Excess`]). Correct it once the return path is steady.
+//! - The first audio arrived late, so the phone holds that much more than the model says ([`LateStart`]). Pings or
+//!   marks of silence tell. If that was wrong, later echoes tell, and the correction is taken back.
 //! - The path became longer or shorter for good ([`PathRtt`]). Pings tell.
 
 use crate::phone_path::{GRID_US, LARGE_US};
 
 /// So many echoes calibrate the baseline.
 const CALIBRATION_ECHOES: u32 = 5;
-/// A late start is on trial for this long: the queue is shortened by then, and an underrun has told if that was wrong.
+/// A late start is on trial for this long. By then the playout has shortened the backlog, and echoes have told if
+/// that was wrong.
 const TRIAL_US: u64 = 6_000_000;
 /// Round trips that are longer by less, or shorter by less than [`GRID_US`], are the same path.
 const SAME_RTT_US: i64 = 10_000;
@@ -38,24 +39,22 @@ pub(super) struct Known {
     excess: Excess,
     late_start: LateStart,
     path: PathRtt,
-    /// An echo came after the calibration.
-    confirmed: bool,
 }
 
-/// By how much the return jitter during calibration may have made the baseline too high.
+/// By how much the baseline may be too high, because the return path jittered during calibration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Excess {
     None,
     UpTo(i64),
-    /// The playback lengthened before the excess was known, and that was measured against the wrong baseline. What later
-    /// echoes differ by corrects that measurement, not the baseline.
+    /// The playback lengthened before the excess was known, and that was measured against the wrong baseline. Later
+    /// differences correct that measurement, not the baseline.
     Masked,
 }
 
-/// What was moved from the baseline to the length of the playback, because the first audio came late.
+/// How much was moved from the baseline to the length of the playback, because the first audio arrived late.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum LateStart {
-    /// None, or nothing spoke against it for [`TRIAL_US`].
+    /// Nothing was moved, or nothing spoke against it for [`TRIAL_US`].
     Settled,
     OnTrial {
         us: i64,
@@ -90,8 +89,8 @@ impl Baseline {
         }
     }
 
-    /// An echo came with this offset. `silence_us`: what marks behind silence said, before the first words. Returns whether
-    /// that completed the calibration.
+    /// An echo came with this offset. `silence_us`: what marks behind silence said, before the first words. Returns
+    /// whether that completed the calibration.
     pub(super) fn observe(&mut self, offset_us: i64, silence_us: Option<i64>, return_jitter_us: i64) -> bool {
         let (us, echoes, return_jitter_us) = match self {
             Self::Unknown => (offset_us, 1, return_jitter_us),
@@ -100,10 +99,7 @@ impl Baseline {
                 echoes,
                 return_jitter_us: before_us,
             } => (offset_us.min(*us), *echoes + 1, return_jitter_us.max(*before_us)),
-            Self::Known(known) => {
-                known.confirmed = true;
-                return false;
-            }
+            Self::Known(_) => return false,
         };
         let us = match silence_us {
             // A stall held up the first words.
@@ -126,7 +122,6 @@ impl Baseline {
             },
             late_start: LateStart::Settled,
             path: PathRtt::Unknown,
-            confirmed: false,
         });
         true
     }
@@ -139,7 +134,7 @@ impl Known {
 
     /// Whether nothing of it is left to be corrected for return jitter.
     pub(super) fn is_exact(&self) -> bool {
-        self.confirmed && self.excess == Excess::None
+        self.excess == Excess::None
     }
 
     /// Whether a late start is on trial.
@@ -147,7 +142,7 @@ impl Known {
         matches!(self.late_start, LateStart::OnTrial { until_us, .. } if now_us < until_us)
     }
 
-    /// The first audio came late by so much more than was known: the phone holds that much more.
+    /// The first audio was later than was known, by `late_us`: the phone holds that much more.
     pub(super) fn started_late(&mut self, late_us: i64, now_us: u64) {
         self.us -= late_us;
         self.late_start = LateStart::OnTrial {
@@ -156,7 +151,8 @@ impl Known {
         };
     }
 
-    /// The playback seems longer by `change_us`. Takes back as much of a late start that is on trial, and returns how much.
+    /// The playback seems longer by `change_us`. Takes a late start that is on trial back by up to that, and returns
+    /// by how much.
     pub(super) fn take_back(&mut self, change_us: i64, now_us: u64) -> i64 {
         let back_us = change_us.clamp(0, self.on_trial_us(now_us));
         if let LateStart::OnTrial { us, .. } = &mut self.late_start {
@@ -166,12 +162,12 @@ impl Known {
         back_us
     }
 
-    /// The playback seems longer by `change_us`, on a return path that is steady. Corrects the baseline by as much of that as
-    /// is the baseline's error, and returns how much.
+    /// The playback seems longer by `change_us`, over a return path that is steady. Corrects the baseline by its
+    /// share of that, and returns the share.
     pub(super) fn correct(&mut self, change_us: i64, now_us: u64) -> i64 {
         let excess_us = match std::mem::replace(&mut self.excess, Excess::None) {
             Excess::UpTo(us) => us,
-            // A baseline that stays too high is delay, one that becomes too low is an underrun.
+            // If in doubt leave it too high: that is a little delay. Too low would be an underrun.
             Excess::None | Excess::Masked => 0,
         };
         if change_us > 0 {
@@ -189,8 +185,8 @@ impl Known {
         }
     }
 
-    /// Round trips take this long now, steadily. Returns by how much the baseline changed for it: that was taken for a
-    /// playback that lengthened, or hid one that shortened.
+    /// Round trips are steady at `rtt_us`. If the path has changed, returns by how much that changed the baseline: so
+    /// far the change was taken for a change of the playback.
     pub(super) fn path_takes(&mut self, rtt_us: i64) -> Option<i64> {
         let PathRtt::Known {
             rtt_us: before_us,
@@ -204,8 +200,8 @@ impl Known {
         if (-GRID_US..=SAME_RTT_US).contains(&longer_us) {
             return None;
         }
-        // A path that becomes shorter may have looked longer at first than it was. So the baseline falls to where it was
-        // before, or to what is certainly possible.
+        // The path may have looked longer at first than it was. So the baseline falls at most to where it was before
+        // the path became longer, or to what is possible for certain.
         let fall_at_most_us = added_us.max(self.us - GRID_US - rtt_us);
         let longer_us = longer_us.max(-fall_at_most_us);
         self.us += longer_us;

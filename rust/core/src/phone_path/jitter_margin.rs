@@ -1,15 +1,14 @@
-//! How much earlier than needed audio must reach the phone's side because the forward path jitters.
+//! The jitter margin: how much earlier than needed audio must be sent, because the forward path jitters.
 //!
-//! What we send may be late on its way, which marks cannot show before it is too late: the caller has an underrun, and from
-//! then on the phone holds more, which the marks tell. Taking that out at once would cause the same underrun again. So it is
-//! kept as a margin:
-//! - An underrun proves a margin ([`State::Proved`]). It is kept for a while and then released a packet at a time. Each time
-//!   that proves too early, it is kept for twice as long.
-//! - Round trips that vary show that the line jitters ([`State::Jittery`]): the margin stays while they vary and goes at once
-//!   when they agree again ([`State::Released`]). They can ask for a margin before anything was late, best of all before the
-//!   agent says its first word.
+//! Marks show jitter of the forward path too late: the caller has an underrun, and from then on the phone holds more,
+//! which its echoes tell. To remove that at once would cause the same underrun again. So it is kept as a margin:
+//! - An underrun proves a margin ([`State::Proved`]). It is kept for a while and then released, a packet at a time.
+//!   If that was too early, the next one is kept for twice as long.
+//! - Round trips that vary show that the line jitters ([`State::Jittery`]). The margin stays while they vary, and is
+//!   released at once when they agree again ([`State::Released`]). They can ask for a margin before any underrun,
+//!   even before the agent's first word.
 //!
-//! A *slack* that the phone's side holds anyway, as its first audio came late, is part of the margin.
+//! *Slack* is what the phone's side holds anyway, because of its start offset. It counts as a part of the margin.
 
 use crate::phone_path::ping_rtt::{ENOUGH, PingRtt, VARY_US};
 
@@ -23,19 +22,19 @@ const SHORT_HOLD_US: u64 = 600_000;
 const STEP_US: i64 = 20_000;
 /// ...so many in the time of a hold: the longer it was kept, the longer a step is watched for an underrun.
 const STEPS_IN_HOLD: u64 = 6;
-/// The largest margin; a playback that is longer by more was lengthened by a stall, and is shortened at once.
+/// The largest margin. A playback that has become longer by more was lengthened by a stall, and is shortened at once.
 pub(super) const MOST_US: i64 = 150_000;
 /// A lengthening of less than this is drift or noise...
 const LEAST_US: i64 = 15_000;
 /// ...unless pings have shown that the line jitters.
 const LEAST_IN_JITTER_US: i64 = 1_000;
-/// The fewest round trips that tell that a line jitters, in a line not known yet...
-const TRIPS_FOR_JITTER: usize = 3;
-/// ...and in one that was steady before: the phone holds enough by then, and marks tell meanwhile.
-const TRIPS_FOR_CHANGE: usize = 14;
-/// Round trips that vary ask for a margin for this long: until the next few have come back.
+/// So many round trips tell that a line jitters, if it is not known yet...
+const RTTS_FOR_JITTER: usize = 3;
+/// ...and so many, if it was steady before: the phone holds more by then, and marks tell in the meantime.
+const RTTS_FOR_CHANGE: usize = 14;
+/// A round trip that varies asks for a margin for this long: until the next few have come back.
 const JITTERY_FOR_US: u64 = 1_000_000;
-/// An underrun sooner than this after round trips began to vary was on its way by then.
+/// An underrun sooner than this after round trips began to vary has the same cause, and proves no second one.
 const SAME_CAUSE_US: u64 = 6_000_000;
 
 /// A margin, and the time after which it is released.
@@ -56,7 +55,7 @@ impl Held {
         self.us - steps * STEP_US
     }
 
-    /// Whether an underrun now says that it was, or would have been, released too early.
+    /// Whether an underrun at `now_us` shows that the margin was released too early.
     fn was_short(&self, now_us: u64) -> bool {
         now_us < self.until_us + 2 * self.hold_us
     }
@@ -68,13 +67,14 @@ enum State {
     Unneeded,
     /// An underrun proved it: released step by step.
     Proved(Held),
-    /// Round trips vary, since then: kept as long as they do. `foreseen`: that asked for it, before any underrun.
+    /// Round trips vary since `since_us`: kept as long as they do. `foreseen`: they asked for it, and no underrun
+    /// did.
     Jittery {
         held: Held,
         since_us: u64,
         foreseen: bool,
     },
-    /// Round trips agreed again, so it is zero; remembered in case of an underrun soon.
+    /// Round trips agree again, so the margin is zero. It is remembered in case an underrun comes soon.
     Released(Held),
 }
 
@@ -82,13 +82,13 @@ enum State {
 #[derive(Debug)]
 pub(super) struct JitterMargin {
     covers_rare_delays: bool,
-    /// Round trips were steady at some time.
+    /// Whether round trips were ever steady.
     was_steady: bool,
     state: State,
 }
 
 impl JitterMargin {
-    /// Without `covers_rare_delays` all is released soon, and what is rarely late asks for nothing.
+    /// Without `covers_rare_delays` the margin is released soon, and delays that are rare do not ask for one.
     pub(super) fn new(covers_rare_delays: bool) -> Self {
         Self {
             covers_rare_delays,
@@ -110,7 +110,7 @@ impl JitterMargin {
         !matches!(self.state, State::Jittery { .. }) && self.us(slack_us, now_us) == 0
     }
 
-    /// The playback proved longer than thought: there was an underrun.
+    /// The playback proved longer than thought, by `by_us`: there was an underrun.
     pub(super) fn lengthened(&mut self, by_us: i64, slack_us: i64, pings: &mut PingRtt, now_us: u64) {
         let least_us = if let State::Jittery { .. } = self.state {
             LEAST_IN_JITTER_US
@@ -118,7 +118,7 @@ impl JitterMargin {
             LEAST_US
         };
         if by_us > MOST_US {
-            pings.learn(now_us); // or it is a path that became longer, and no playback
+            pings.learn(now_us); // it may be the path that became longer
         }
         if !(least_us..=MOST_US).contains(&by_us) {
             return;
@@ -174,18 +174,18 @@ impl JitterMargin {
         let hold_us = self.hold_us(FIRST_HOLD_US);
         let jittery_until_us = now_us + JITTERY_FOR_US;
         if self.is_idle(slack_us, now_us) {
-            // Nothing was late yet, so it must be certain, and not the return path's doing.
+            // No underrun has proved it yet, so it must be certain, and not caused by the return path.
             let doubt_us = VARY_US.max(return_jitter_us);
             if rtt_us > pings.least_us().unwrap_or(rtt_us) + doubt_us && !pings.is_learning(now_us) {
                 pings.learn(now_us);
             }
             self.was_steady |= spread.is_steady();
-            let trips = if self.was_steady {
-                TRIPS_FOR_CHANGE
+            let rtts = if self.was_steady {
+                RTTS_FOR_CHANGE
             } else {
-                TRIPS_FOR_JITTER
+                RTTS_FOR_JITTER
             };
-            if spread.trips >= trips && spread.usual_us.saturating_sub(return_jitter_us) >= doubt_us {
+            if spread.rtts >= rtts && spread.usual_us.saturating_sub(return_jitter_us) >= doubt_us {
                 let until_us = match &self.state {
                     State::Proved(held) | State::Released(held) => held.until_us.max(jittery_until_us),
                     State::Unneeded | State::Jittery { .. } => jittery_until_us,
@@ -213,8 +213,8 @@ impl JitterMargin {
         };
         let agree = spread.most_us < VARY_US || foreseen && spread.most_us < return_jitter_us + VARY_US;
         if !agree {
-            // The line is seen to be bad, so nothing has to be found out by trying.
-            if spread.trips >= ENOUGH || foreseen {
+            // Pings show the line, so it need not be tried out by releasing the margin.
+            if spread.rtts >= ENOUGH || foreseen {
                 held.us = held.us.max(needed_us);
             }
             held.hold_us = hold_us;
@@ -225,7 +225,7 @@ impl JitterMargin {
                 foreseen,
             };
         } else if let State::Jittery { held, .. } = self.state
-            && spread.trips >= ENOUGH
+            && spread.rtts >= ENOUGH
             && now_us >= held.until_us
         {
             self.state = State::Released(held);
@@ -233,7 +233,7 @@ impl JitterMargin {
         }
     }
 
-    /// For how long a margin is kept, where `usual_us` is for all but the smallest delay.
+    /// For how long a margin is kept: `usual_us`, or less where the smallest delay is wanted.
     fn hold_us(&self, usual_us: u64) -> u64 {
         if self.covers_rare_delays {
             usual_us
@@ -293,12 +293,12 @@ mod tests {
         assert!(line.margin_us(18_000_000) > 0);
     }
 
-    /// Sends pings when they are due and answers them after `trip_us`. Returns when the margin was gone.
-    fn released_us(line: &mut Line, from_us: u64, trip_us: impl Fn(u64) -> u64) -> u64 {
+    /// Sends pings when they are due and answers them after `rtt_us`. Returns when the margin was gone.
+    fn released_us(line: &mut Line, from_us: u64, rtt_us: impl Fn(u64) -> u64) -> u64 {
         let mut now_us = from_us;
         while line.margin_us(now_us) > 0 {
             if line.pings.ping_due(true, now_us) {
-                line.pong(trip_us(now_us), 0, now_us);
+                line.pong(rtt_us(now_us), 0, now_us);
             }
             now_us += 80_000;
         }
@@ -329,11 +329,11 @@ mod tests {
     }
 
     /// Answers a ping every 50 ms, with these round trips over a steady return path. Returns the margin.
-    fn pinged_us(line: &mut Line, trips_ms: &[u64]) -> i64 {
+    fn pinged_us(line: &mut Line, rtts_ms: &[u64]) -> i64 {
         let mut now_us = 1_000_000;
-        for trip_ms in trips_ms {
+        for rtt_ms in rtts_ms {
             now_us += 50_000;
-            line.pong(trip_ms * 1000, 0, now_us);
+            line.pong(rtt_ms * 1000, 0, now_us);
         }
         line.margin_us(now_us)
     }
@@ -350,14 +350,14 @@ mod tests {
 
     #[test]
     fn pings_held_up_by_a_stall_ask_for_nothing() {
-        let trips = [
+        let rtts = [
             30, 31, 30, 32, 1500, 1450, 1400, 400, 200, 150, 100, 50, 30, 31, 30,
         ];
         let mut line = Line::new();
-        for (number, trip_ms) in trips.iter().enumerate() {
+        for (number, rtt_ms) in rtts.iter().enumerate() {
             // Those held up come back together.
-            let now_us = 10_000_000 + number as u64 * if *trip_ms > 40 { 1 } else { 50_000 };
-            line.pong(trip_ms * 1000, 0, now_us);
+            let now_us = 10_000_000 + number as u64 * if *rtt_ms > 40 { 1 } else { 50_000 };
+            line.pong(rtt_ms * 1000, 0, now_us);
         }
         assert_eq!(line.margin_us(11_000_000), 0);
     }

@@ -1,4 +1,4 @@
-//! Marks: which are on their way, when the next one is due, and what an echo says.
+//! Marks: which are under way, when the next one is due, and what an echo says.
 //!
 //! The phone's side echoes a mark when the audio sent before it has been played.
 
@@ -12,13 +12,13 @@ const MARK_EVERY_US: u64 = 1_000_000;
 const FAST_MARK_EVERY_US: u64 = 80_000;
 /// The first marks of a call are always sent at the faster pace.
 const FAST_MARKS: u32 = 10;
-/// Marks that may be on their way. A phone that echoes none costs nothing more.
+/// At most this many marks are under way. A phone that echoes none costs no more memory.
 const MARKS_KEPT: usize = 64;
-/// Echoes normally come as far apart as their marks are played. Those that come in less than one part in this many of that
-/// time were piled up by a stall of the return path, and say nothing about the playback.
+/// Echoes normally come as far apart as their marks are played. Those that come in less than one part in this many of
+/// that time were piled up by a stall of the return path, and say nothing about the playback.
 const PILED_UP_SHARE: i64 = 2;
 
-/// A mark on its way.
+/// A mark under way.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     number: u32,
@@ -58,12 +58,12 @@ impl Marks {
         }
     }
 
-    /// When the audio before the oldest mark on its way was planned to be played.
+    /// When the audio before the oldest mark under way was planned to be played.
     pub(super) fn oldest_planned_us(&self) -> Option<i64> {
         self.pending.front().map(|pending| pending.planned_us)
     }
 
-    /// Whether no further mark should be sent while the oldest is overdue: that one will tell.
+    /// Whether another mark would push out the oldest.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() == MARKS_KEPT
     }
@@ -102,7 +102,8 @@ impl Marks {
         self.pending.clear();
     }
 
-    /// A mark came back. `None`: it says nothing, as it is unknown, was sent before a `clear`, or piled up behind a stall.
+    /// A mark came back. `None`: it says nothing, as it is unknown, was sent before a `clear`, or piled up behind a
+    /// stall.
     pub(super) fn echoed(&mut self, mark: Mark, now_us: u64) -> Option<Echo> {
         if mark.epoch != self.epoch {
             return None;

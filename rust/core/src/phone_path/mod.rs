@@ -1,15 +1,17 @@
 //! What the phone's side still has to play, and how sure we are of it.
 //!
-//! Between our socket and the caller's ear lie a network, the carrier's playback buffer and its clock. None of them reports
-//! its state, so it is estimated from what comes back. The playout tells one object, [`PhonePath`], what it sends and what comes
-//! back, and asks it alone.
+//! Between our socket and the caller's ear lie a network, the carrier's playback buffer and its clock. None of them
+//! reports its state, so it is estimated from what comes back. The playout tells one object, [`PhonePath`], what it
+//! sends and what comes back, and asks it alone.
 //!
 //! # Model
 //! Times are on our clock. Nothing is known of the phone's clock but that it plays at about real time.
-//! - *forward delay*, *return delay*: what a message takes to the phone's side and back at the quickest. More is *jitter*.
-//! - *planned*: when all that was sent is played if nothing is ever late. Sending makes it `max(planned, now) + duration`.
-//! - *lengthened*: how much longer than planned the playback has become. Audio that came too late, and all behind it, plays
-//!   later by the underrun that it caused. A player whose clock is slow lengthens it, too.
+//! - *forward delay*, *return delay*: what a message takes to the phone's side and back at the quickest. More is
+//!   *jitter*.
+//! - *planned*: when all that was sent is played if nothing is ever late. Each send sets
+//!   `planned = max(planned, now) + duration`.
+//! - *lengthened*: how much longer than planned the playback has become. Audio that came too late, and all behind it,
+//!   plays later by the underrun that it caused. A player whose clock is slow lengthens it, too.
 //! - *start offset*: how much later than the quickest message the first audio began to be played.
 //!
 //! ```text
@@ -25,12 +27,14 @@
 //! pong:      round trip        = forward delay + return delay + forward jitter + return jitter
 //! arrival:   offset            = constant + return jitter
 //! ```
-//! - The baseline is the least offset of the first echoes. From then on echoes that agree tell `lengthened` ([`RemotePlayback`]).
-//! - `start offset = baseline - least round trip` ([`StartOffset`]). The phone's side holds that much more than it needs.
+//! - The baseline is the least offset of the first echoes. From then on echoes that agree tell `lengthened`
+//!   ([`RemotePlayback`]).
+//! - `start offset = baseline - least round trip` ([`StartOffset`]). The phone's side holds that much more than it
+//!   needs.
 //! - A steady round trip that has changed has changed the baseline, and not the playback ([`baseline`]).
-//! - `forward jitter = range of round trips - return jitter`, where the range of the phone's own media tells the return jitter.
-//!   Together with underruns it asks for a margin ([`JitterMargin`]): `margin = max(0, needed - start offset)`. Audio must
-//!   have been sent by `drained_at - margin`.
+//! - `forward jitter = range of round trips - return jitter`, where the range of the phone's own media tells the
+//!   return jitter. Together with underruns it asks for a margin ([`JitterMargin`]):
+//!   `margin = max(0, needed - start offset)`. Audio must have been sent by `drained_at - margin`.
 
 mod baseline;
 mod jitter_margin;
@@ -46,8 +50,8 @@ use crate::phone_path::ping_rtt::PingRtt;
 use crate::phone_path::remote_playback::RemotePlayback;
 use crate::phone_path::start_offset::StartOffset;
 
-/// The phone plays on a grid of packets, and what begins anew waits for its next point: the baseline of each such piece
-/// differs by up to this.
+/// The phone plays on a grid of packets, and what begins anew waits for its next point: the baseline of each such
+/// piece differs by up to this.
 const GRID_US: i64 = 20_000;
 /// A change beyond this is a stall's, as jitter does not make it.
 const LARGE_US: i64 = 250_000;
@@ -80,7 +84,8 @@ pub(crate) struct PhonePath {
 }
 
 impl PhonePath {
-    /// A path that nothing is known of. `covers_rare_delays`: whether the margin covers what is late about once a second.
+    /// A path that is not known yet. `covers_rare_delays`: whether the margin covers what is late about once a
+    /// second.
     pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
             playback: RemotePlayback::new(),
@@ -95,7 +100,7 @@ impl PhonePath {
         self.playback.drained_at_us()
     }
 
-    /// When what is sent now begins to be played.
+    /// When audio that is sent now begins to be played.
     pub(crate) fn next_plays_us(&self, now_us: u64) -> u64 {
         self.drained_at_us().max(now_us)
     }
@@ -120,7 +125,7 @@ impl PhonePath {
         self.playback.cleared(now_us);
     }
 
-    /// An agent begins to speak: what the path does has to be learnt now.
+    /// An agent begins to speak: pings and marks are sent often for a while, to learn what the path does.
     pub(crate) fn speech_begins(&mut self, now_us: u64) {
         self.pings.learn(now_us);
     }
@@ -131,8 +136,8 @@ impl PhonePath {
         self.playback.mark_due(learning, now_us)
     }
 
-    /// The phone's side echoed a mark, over a return path that varied by `return_jitter_us` lately. Returns by how much the
-    /// backlog proved longer than thought (negative: shorter).
+    /// The phone's side echoed a mark, over a return path that varied by `return_jitter_us` lately. Returns by how
+    /// much the backlog proved longer than thought (negative: shorter).
     pub(crate) fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         let lengthened_us = self.playback.mark_echoed(mark, return_jitter_us, now_us);
         if let Some(baseline) = self.playback.baseline() {
@@ -196,8 +201,8 @@ mod tests {
 
     const FRAME_US: u64 = 80_000;
 
-    /// Sends a frame every 80 ms for five seconds. Pings take `rtt_us`; marks come back `echo_us` after they were planned to be
-    /// played, or never. Returns by how much the backlog proved longer than thought.
+    /// Sends a frame every 80 ms for five seconds. Pings take `rtt_us`; marks come back `echo_us` after they were
+    /// planned to be played, or never. Returns by how much the backlog proved longer than thought.
     fn talk(
         path: &mut PhonePath,
         rtt_us: impl Fn(u64) -> u64,

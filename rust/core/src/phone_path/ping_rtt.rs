@@ -1,27 +1,27 @@
 //! Round trips of pings: how long the path to the phone's side and back is, and how much it varies.
 //!
-//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost nothing, so
-//! they are sent often while the line is not known yet (a call begins, an agent begins to speak, something has just changed),
-//! now and then while a jitter margin is kept, and seldom otherwise.
+//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost
+//! nothing, so they are sent often while the line is not known yet (a call begins, an agent begins to speak,
+//! something has just changed), now and then while a jitter margin is kept, and seldom otherwise.
 
 use std::collections::VecDeque;
 
 use crate::phone_path::keep_newest;
 
-/// While learning: twenty in a second know nine tenths of what the line does.
+/// While learning: twenty in a second show nine tenths of what the line does.
 const LEARN_EVERY_US: u64 = 50_000;
 const LEARN_FOR_US: u64 = 1_000_000;
 /// While a margin is kept, or may be asked for soon.
 const WATCH_EVERY_US: u64 = 300_000;
 /// Otherwise, to see that a line becomes bad.
 const SELDOM_US: u64 = 1_000_000;
-/// Round trips are compared over this long: with twelve of them in it, jitter of 80 ms looks steady once in a day.
+/// Round trips are compared over this long: with twelve of them, jitter of 80 ms looks steady once a day.
 const WINDOW_US: u64 = 4_000_000;
 const KEPT: usize = 40;
-/// A round trip longer than others by this was held up by a stall, which is no jitter.
+/// A round trip longer than others by this was held up by a stall, and does not count as jitter.
 const STALL_US: u64 = 250_000;
 
-/// Round trips that differ by this much vary: a packet's length, as a margin for less costs more than it gains.
+/// Round trips vary if they differ by this, a packet's length: a margin for less costs more than it gains.
 pub(super) const VARY_US: u64 = 20_000;
 /// The fewest round trips that tell that a path is steady.
 pub(super) const ENOUGH: usize = 11;
@@ -30,19 +30,19 @@ pub(super) const ENOUGH: usize = 11;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Spread {
     /// How many they are.
-    pub(super) trips: usize,
+    pub(super) rtts: usize,
     /// How much longer than the shortest the longest took.
     pub(super) most_us: u64,
     /// The same without the longest: what happened once may have been an accident.
     pub(super) usual_us: u64,
-    /// What a quarter of them took longer than.
+    /// How much longer than the shortest a quarter of them took, or more.
     pub(super) often_us: u64,
 }
 
 impl Spread {
-    /// Whether there are enough round trips to tell that the path is steady, and it is.
+    /// Whether there are enough round trips, and they do not vary.
     pub(super) fn is_steady(&self) -> bool {
-        self.trips >= ENOUGH && self.most_us < VARY_US
+        self.rtts >= ENOUGH && self.most_us < VARY_US
     }
 }
 
@@ -66,9 +66,9 @@ pub(super) struct PingRtt {
     due_us: u64,
     learning: Learning,
     /// When each of the newest pings came back, and how long it took.
-    trips: VecDeque<(u64, u64)>,
+    rtts: VecDeque<(u64, u64)>,
     stall: Stall,
-    /// The path's round trip when it was last steady; `None` since one differed from it.
+    /// The last steady round trip; `None` after one that differs from it.
     steady_rtt_us: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ impl PingRtt {
         Self {
             due_us: 0,
             learning: Learning::NotBegun,
-            trips: VecDeque::with_capacity(KEPT),
+            rtts: VecDeque::with_capacity(KEPT),
             stall: Stall::None,
             steady_rtt_us: None,
         }
@@ -127,7 +127,7 @@ impl PingRtt {
         self.keep(rtt_us, now_us);
         match self.steady_us(now_us) {
             Some(steady_us) => self.steady_rtt_us = Some(steady_us),
-            // Another path, perhaps; whether it stays is soon known.
+            // Perhaps another path: a second of pings shows whether it stays.
             None if self.steady_rtt_us.is_some_and(|us| us.abs_diff(rtt_us) > VARY_US) => {
                 self.steady_rtt_us = None;
                 if !self.is_learning(now_us) {
@@ -145,9 +145,9 @@ impl PingRtt {
             .is_some_and(|least_us| rtt_us > least_us + STALL_US);
         let sent_us = now_us.saturating_sub(rtt_us);
         match self.stall {
-            // Sent after the stall and as late: the path has become longer for good.
+            // It was sent after the stall and is as late: the path has become longer.
             Stall::EndedAt(ended_us) if late && sent_us >= ended_us => {
-                self.trips.clear();
+                self.rtts.clear();
                 self.learn(now_us);
             }
             _ if late => {
@@ -157,44 +157,44 @@ impl PingRtt {
             Stall::EndedAt(ended_us) if sent_us < ended_us => return,
             Stall::EndedAt(_) | Stall::None => self.stall = Stall::None,
         }
-        keep_newest(&mut self.trips, KEPT, (now_us, rtt_us));
+        keep_newest(&mut self.rtts, KEPT, (now_us, rtt_us));
     }
 
     /// The shortest of those that are kept.
     pub(super) fn least_us(&self) -> Option<u64> {
-        self.trips.iter().map(|trip| trip.1).min()
+        self.rtts.iter().map(|rtt| rtt.1).min()
     }
 
-    /// The path's round trip, if the newest ones came of late and do not vary: the shortest of them.
+    /// The path's round trip if it is steady: the shortest of the newest, which all came lately and do not vary.
     pub(super) fn steady_us(&self, now_us: u64) -> Option<u64> {
-        let newest = self.trips.iter().rev().take(ENOUGH);
-        let newest = newest.take_while(|trip| trip.0 + WINDOW_US >= now_us);
-        let (trips, least_us, most_us) = newest.fold((0, u64::MAX, 0), |(trips, least_us, most_us), trip| {
-            (trips + 1, trip.1.min(least_us), trip.1.max(most_us))
+        let newest = self.rtts.iter().rev().take(ENOUGH);
+        let newest = newest.take_while(|rtt| rtt.0 + WINDOW_US >= now_us);
+        let (rtts, least_us, most_us) = newest.fold((0, u64::MAX, 0), |(rtts, least_us, most_us), rtt| {
+            (rtts + 1, rtt.1.min(least_us), rtt.1.max(most_us))
         });
-        (trips == ENOUGH && most_us - least_us < VARY_US).then_some(least_us)
+        (rtts == ENOUGH && most_us - least_us < VARY_US).then_some(least_us)
     }
 
     pub(super) fn spread(&self, now_us: u64) -> Spread {
         let mut sorted_us = [0; KEPT];
-        let mut trips = 0;
-        for &(at_us, trip_us) in &self.trips {
+        let mut rtts = 0;
+        for &(at_us, rtt_us) in &self.rtts {
             if at_us + WINDOW_US >= now_us {
-                sorted_us[trips] = trip_us;
-                trips += 1;
+                sorted_us[rtts] = rtt_us;
+                rtts += 1;
             }
         }
-        let sorted_us = &mut sorted_us[..trips];
+        let sorted_us = &mut sorted_us[..rtts];
         sorted_us.sort_unstable();
-        let beyond_us = |left_out: usize| match trips.checked_sub(1 + left_out) {
+        let beyond_us = |left_out: usize| match rtts.checked_sub(1 + left_out) {
             Some(at) => sorted_us[at] - sorted_us[0],
             None => 0,
         };
         Spread {
-            trips,
+            rtts,
             most_us: beyond_us(0),
             usual_us: beyond_us(1),
-            often_us: beyond_us(trips / 4),
+            often_us: beyond_us(rtts / 4),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What the phone's side still has to play, as marks tell.
 //!
-//! The phone's side plays what it gets at real time, so one number says it all: when it is drained if nothing more is sent
-//! (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. Echoes of marks tell
-//! `lengthened = offset - baseline`, as soon as enough of them agree: a stall on the way made the playback longer for good, or
-//! the player's clock runs at another speed.
+//! The phone's side plays what it gets at real time, so one number says it all: when it is drained if nothing more is
+//! sent (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. Echoes of marks
+//! tell `lengthened = offset - baseline`, as soon as enough of them agree: the playback became longer by an underrun,
+//! or the player's clock runs at another speed.
 
 use std::collections::VecDeque;
 
@@ -11,19 +11,19 @@ use crate::phone_path::baseline::{Baseline, Known};
 use crate::phone_path::marks::{Echo, Marks};
 use crate::phone_path::{GRID_US, LARGE_US, Mark, Source, keep_newest};
 
-/// Echoes that agree within this tell the truth about the playback, and not the network's jitter...
+/// Echoes tell the length of the playback, and not the network's jitter, if they agree within this...
 const AGREE_US: i64 = 10_000;
-/// ...if they are so many...
+/// ...and are so many...
 const ECHOES_TO_AGREE: usize = 5;
-/// ...or so many, for a change beyond [`LARGE_US`], which jitter does not make. There, agreement within one part in
-/// [`AGREE_SHARE`] of the change is enough: the network that stalled still jitters.
+/// ...or so many, for a change beyond [`LARGE_US`], which jitter does not make. There it is enough that they agree
+/// within one part in [`AGREE_SHARE`] of the change: a network that stalled still jitters.
 const ECHOES_FOR_LARGE: usize = 3;
 const AGREE_SHARE: i64 = 16;
 /// A change of this is worth correcting: half a packet.
 const WORTH_US: i64 = 8_000;
-/// So many marks of silence are compared with those of words: networks change while somebody waits for minutes.
+/// So many marks of silence are compared with those of speech: networks change while a caller waits for minutes.
 const SILENCE_KEPT: usize = 8;
-/// An overdue mark is awaited for so long. A phone that has stopped echoing is not asked for longer.
+/// An overdue mark is waited for this long. Then the phone has stopped echoing.
 const OVERDUE_AT_MOST_US: i64 = 30_000_000;
 
 /// See the module.
@@ -35,7 +35,8 @@ pub(super) struct RemotePlayback {
     marks: Marks,
     /// Offsets of the newest echoes since the last `clear`.
     recent: VecDeque<i64>,
-    /// Offsets behind silence, before the first words: they tell the baseline even if a stall holds the first words up.
+    /// Offsets behind silence, before the first words: they tell the baseline even if a stall holds the first words
+    /// up.
     silence: VecDeque<i64>,
     baseline: Baseline,
 }
@@ -75,7 +76,7 @@ impl RemotePlayback {
         self.baseline.known()
     }
 
-    /// The first audio came late by so much more than was known: the phone holds that much more than the model says.
+    /// The first audio was later than was known, by `late_us`: the phone holds that much more than the model says.
     pub(super) fn started_late(&mut self, late_us: i64, now_us: u64) {
         if let Some(known) = self.baseline.known() {
             known.started_late(late_us, now_us);
@@ -83,7 +84,7 @@ impl RemotePlayback {
         }
     }
 
-    /// Round trips take this long now, steadily. Another path changes the baseline, not the playback.
+    /// Round trips are steady at `rtt_us`. A path that has changed changes the baseline, not the playback.
     pub(super) fn path_takes(&mut self, rtt_us: u64) {
         let changed_us = self
             .baseline
@@ -103,16 +104,17 @@ impl RemotePlayback {
             .known()
             .is_some_and(|known| known.is_on_trial(now_us));
         let fast = learning || overdue || on_trial;
-        if self.drained_at_us <= now_us || overdue && self.marks.is_full() || !self.marks.is_due(fast, now_us)
-        {
+        // The oldest mark is the one that tells when a stall is over.
+        let must_wait = overdue && self.marks.is_full();
+        if self.drained_at_us <= now_us || must_wait || !self.marks.is_due(fast, now_us) {
             return None;
         }
         let planned_us = self.drained_at_us as i64 - self.lengthened_us;
         Some(self.marks.send(planned_us, self.last_sent, now_us))
     }
 
-    /// Whether the oldest mark should have come back by now. Then what was sent has stalled, and the marks among it shall
-    /// tell by how much as soon as it arrives.
+    /// Whether the oldest mark should have come back by now. Then what was sent is stalled, and more marks among it
+    /// tell sooner by how much when it arrives.
     fn is_overdue(&self, now_us: u64) -> bool {
         let (Some(baseline_us), Some(planned_us)) = (self.baseline.us(), self.marks.oldest_planned_us())
         else {
@@ -122,8 +124,8 @@ impl RemotePlayback {
         (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
     }
 
-    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns by how much the playback
-    /// proved longer than thought (negative: shorter).
+    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns by how much the
+    /// playback proved longer than thought (negative: shorter).
     pub(super) fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         let return_jitter_us = return_jitter_us as i64;
         match self.marks.echoed(mark, now_us) {
@@ -143,7 +145,7 @@ impl RemotePlayback {
                 offset_us,
                 source: Source::Bridge,
             }) => {
-                // In mid-call silence comes behind words whose delay says nothing about the baseline.
+                // Later in the call, silence follows speech and is as late as that.
                 if self.baseline.known().is_none() {
                     keep_newest(&mut self.silence, SILENCE_KEPT, offset_us);
                 }
@@ -179,7 +181,7 @@ impl RemotePlayback {
         (change_us > LARGE_US && most_us - least_us < change_us / AGREE_SHARE).then_some(change_us)
     }
 
-    /// A change from echoes that agree, less what of it is the baseline's error.
+    /// A change from echoes that agree, without the part that is the baseline's error.
     fn small_change_us(&mut self, return_jitter_us: i64, now_us: u64) -> Option<i64> {
         let least_us = self.newest_agreed_us()?;
         let known = self.baseline.known()?;
@@ -196,8 +198,8 @@ impl RemotePlayback {
         Some(change_us - back_us)
     }
 
-    /// If marks of words come back later than those of the silence before them by more than can be, the first words were
-    /// held up on their way, and all that follows waits as long at the phone.
+    /// Compares the baseline with the marks of the silence before the first words. If it is higher by more than the
+    /// player's grid explains, the first words were held up, and all that follows waits as long at the phone.
     fn compare_with_silence(&mut self, now_us: u64) {
         let (Some(baseline_us), Some(silence_us)) = (self.baseline.us(), self.silence_offset_us()) else {
             return;
@@ -243,8 +245,8 @@ mod tests {
 
     const FRAME_US: u64 = 80_000;
 
-    /// Sends a frame every 80 ms. `plays` maps the time at which a mark is planned to be played to the time of its echo. Returns the
-    /// corrections.
+    /// Sends a frame every 80 ms. `plays` maps the time at which a mark is planned to be played to the time of its
+    /// echo. Returns the corrections.
     fn corrections(frames: u64, plays: impl Fn(u64) -> u64) -> Vec<i64> {
         corrections_of(frames, |_| 0, plays)
     }
@@ -412,8 +414,8 @@ mod tests {
                     .expect("one is due with every frame");
                 playback.mark_echoed(mark, 0, now_us + FRAME_US + base_us);
             }
-            let mut takes = |trip_us: u64| {
-                playback.path_takes(trip_us + pongs_late_us);
+            let mut takes = |rtt_us: u64| {
+                playback.path_takes(rtt_us + pongs_late_us);
                 (playback.baseline.us().map(|us| us as u64), playback.lengthened_us)
             };
             assert_eq!(takes(100_000), (Some(base_us), 0));

@@ -1,15 +1,16 @@
-//! By how much later than the quickest message the first audio began to be played.
+//! The start offset: how much later than the quickest message the first audio began to be played.
 //!
-//! `start offset = baseline - least round trip` (see [`crate::phone_path`]). All that follows is early by as much: the phone's
-//! side holds that much more than needed, which serves as jitter margin while the line jitters. When it has become steady, as
-//! much of it as its jitter explains is delay for nothing, and is taken out. The rest may be the player's own time.
+//! `start offset = baseline - least round trip` (see [`crate::phone_path`]). All audio after the first is early by as
+//! much: the phone's side holds more than it needs. While the line jitters, that is a part of the jitter margin. Once
+//! the line is steady, the part that was due to jitter at the start is useless delay, and is removed. The rest may be
+//! the time that the player itself takes.
 
 use crate::phone_path::jitter_margin::MOST_US;
 use crate::phone_path::ping_rtt::VARY_US;
 
-/// How exactly it is known: echoes jitter as well.
+/// It is known to this accuracy only: echoes jitter as well.
 const UNSURE_US: i64 = 3_000;
-/// The jitter in which playback began is what is seen of it in this time: there are not many round trips at first.
+/// The jitter at the start is what round trips show within this time: at first there are only a few of them.
 const BEGINNING_US: u64 = 4_000_000;
 
 /// See the module.
@@ -18,9 +19,9 @@ pub(super) enum StartOffset {
     Unknown,
     Known {
         since_us: u64,
-        /// The offset, as far as it is certain.
+        /// The part of the offset that is certain.
         us: i64,
-        /// How much round trips varied at the beginning.
+        /// How much round trips varied at the start.
         jitter_us: i64,
     },
 }
@@ -45,7 +46,7 @@ impl StartOffset {
         };
     }
 
-    /// What the phone's side holds more than needed for it.
+    /// How much more than needed the phone's side holds because of it.
     pub(super) fn slack_us(&self) -> i64 {
         match self {
             Self::Unknown => 0,
@@ -53,12 +54,12 @@ impl StartOffset {
         }
     }
 
-    /// Whether playback began in jitter.
+    /// Whether the line jittered at the start.
     pub(super) fn is_jittery(&self) -> bool {
         matches!(self, Self::Known { jitter_us, .. } if *jitter_us >= VARY_US as i64)
     }
 
-    /// The line is steady: takes as much of the offset as its first jitter explains, and returns it.
+    /// The line is steady: takes out the part of the offset that was due to jitter, and returns it.
     pub(super) fn take_jitter(&mut self) -> Option<i64> {
         if !self.is_jittery() {
             return None;

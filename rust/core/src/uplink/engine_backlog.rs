@@ -5,44 +5,47 @@
 //! outstanding = given - answered
 //! backlog     = outstanding - the minimum ever outstanding
 //! ```
-//! The minimum is what is always on its way. The backlog is delay for the caller: an engine that needs more than 80 ms for 80 ms
-//! makes it grow as long as it is given everything. So it is given less: audio is shortened where that is enough, and otherwise
-//! cut until the backlog is worked off.
+//! The minimum is what is always on its way. The backlog is delay for the caller: an engine that needs more than 80
+//! ms for 80 ms makes it grow as long as it is given everything. So it is given less: audio is shortened where that
+//! is enough, and otherwise cut until the backlog is worked off.
 //!
-//! An engine that lost something, or a longer path to the engine, looks like a backlog but does not grow. So when much has been
-//! shed, a test follows: the engine is given everything for a while. With minima over windows of [`WINDOW_US`]:
+//! An engine that lost something, or a longer path to the engine, looks like a backlog but does not grow. So when
+//! much has been shed, a test follows: the engine is given everything for a while. With minima over windows of
+//! [`WINDOW_US`]:
 //! ```text
 //! growth = minimum outstanding in the newest window - minimum outstanding in the first
 //! ```
-//! If it grows, the backlog is real. If not, what is outstanding is usual from then on, and the next test is longer: it finds an
-//! engine that is slower than real time by less.
+//! If it grows, the backlog is real. If not, what is outstanding is usual from then on, and the next test is longer:
+//! it finds an engine that is slower than real time by less.
+
+use crate::rate::LineRate;
 
 /// A larger backlog counts: networks, chunks and steps that vary make less.
-const BEHIND_MS: usize = 250;
+const BEHIND_MS: u32 = 250;
 /// The engine has caught up when its backlog is no larger than this.
-const CAUGHT_UP_MS: usize = 120;
+const CAUGHT_UP_MS: u32 = 120;
 /// Every answer must be late for this long before anything is shed: a stalled network has brought everything by then.
 const WINDOW_US: u64 = 1_500_000;
 /// So much may be shed before the first test, and after a test that found no backlog...
-const TEST_AFTER_MS: i64 = 1500;
+const TEST_AFTER_MS: u32 = 1500;
 /// ...and so much after a test that found one.
-const TEST_AGAIN_AFTER_MS: i64 = 15_000;
+const TEST_AGAIN_AFTER_MS: u32 = 15_000;
 /// The length of the first test. Each test that finds no backlog makes the next one twice as long.
 const FIRST_TEST_US: u64 = 3 * WINDOW_US;
 const LONGEST_TEST_US: u64 = 16 * FIRST_TEST_US;
 /// A backlog grows by more than this during a test...
-const GROWTH_MS: i64 = 40;
+const GROWTH_MS: u32 = 40;
 /// ...plus one part in this many of the range of what was outstanding in the first window.
 const RANGE_SHARE: i64 = 4;
 /// Growth by this much ends a test early.
-const PROOF_MS: i64 = 200;
+const PROOF_MS: u32 = 200;
 /// After audio was shed it takes this long until what is always on its way is on its way again.
 const SETTLE_US: u64 = 2_000_000;
 /// What is outstanding has been answered after its own duration, and this.
 const ROUND_TRIP_US: u64 = 300_000;
-/// Audio is shed for at most as long as what is outstanding lasts, plus this: an engine without input says nothing that would
-/// tell how far it is.
-const UNFED_MS: i64 = 300;
+/// Audio is shed for at most as long as what is outstanding lasts, plus this: an engine without input says nothing
+/// that would tell how far it is.
+const UNFED_MS: u32 = 300;
 
 /// How much was outstanding over a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -111,7 +114,7 @@ pub(crate) enum Shed {
 /// See the module. Amounts of audio are samples at the line's rate.
 #[derive(Debug)]
 pub(crate) struct EngineBacklog {
-    rate_hz: u32,
+    rate: LineRate,
     most_worth_hearing: usize,
     given: i64,
     answered: i64,
@@ -129,16 +132,16 @@ pub(crate) struct EngineBacklog {
 
 impl EngineBacklog {
     /// A backlog of more than `most_worth_hearing` samples is cut.
-    pub(crate) fn new(rate_hz: u32, most_worth_hearing: usize) -> Self {
+    pub(crate) fn new(rate: LineRate, most_worth_hearing: usize) -> Self {
         Self {
-            rate_hz,
+            rate,
             most_worth_hearing,
             given: 0,
             answered: 0,
             least_outstanding: None,
             settled_us: 0,
             state: State::InTime,
-            allowance: Allowance::Left(i64::from(rate_hz / 1000) * TEST_AFTER_MS),
+            allowance: Allowance::Left(rate.samples(TEST_AFTER_MS) as i64),
             unfed_at_most: 0,
             test_us: FIRST_TEST_US,
             times: 0,
@@ -149,12 +152,12 @@ impl EngineBacklog {
     pub(crate) fn begin(&mut self) {
         *self = Self {
             times: self.times,
-            ..Self::new(self.rate_hz, self.most_worth_hearing)
+            ..Self::new(self.rate, self.most_worth_hearing)
         };
     }
 
-    /// The engine is given audio again, after nothing for long. It may have lost what it had, so a test comes before anything is
-    /// shed.
+    /// The engine is given audio again, after nothing for long. It may have lost what it had, so a test comes before
+    /// anything is shed.
     pub(crate) fn resume(&mut self, now_us: u64) {
         self.settled_us = now_us + SETTLE_US;
         self.state = State::InTime;
@@ -170,7 +173,7 @@ impl EngineBacklog {
     pub(crate) fn given(&mut self, samples: usize) {
         if samples > 0 {
             self.given += samples as i64;
-            self.unfed_at_most = self.outstanding() + self.signed(UNFED_MS);
+            self.unfed_at_most = self.outstanding() + self.rate.samples(UNFED_MS) as i64;
         }
     }
 
@@ -183,8 +186,8 @@ impl EngineBacklog {
             self.least_outstanding = Some(outstanding.min(least));
         }
         let backlog = self.backlog();
-        let late = backlog > self.samples(BEHIND_MS);
-        let caught_up = backlog <= self.samples(CAUGHT_UP_MS);
+        let late = backlog > self.rate.samples(BEHIND_MS);
+        let caught_up = backlog <= self.rate.samples(CAUGHT_UP_MS);
         self.state = match self.state {
             State::InTime if late => State::Late(Window::new(now_us.max(self.settled_us))),
             State::InTime => State::InTime,
@@ -215,19 +218,21 @@ impl EngineBacklog {
             State::Shortening | State::Cutting { .. } if caught_up => State::InTime,
             State::Cutting { .. } => self.state,
             State::Shortening => match self.allowance {
-                Allowance::Left(_) if backlog > self.most_worth_hearing.max(self.samples(2 * BEHIND_MS)) => {
+                Allowance::Left(_)
+                    if backlog > self.most_worth_hearing.max(self.rate.samples(2 * BEHIND_MS)) =>
+                {
                     State::Cutting { left: backlog }
                 }
                 Allowance::Left(_) => State::Shortening,
-                Allowance::Spent if backlog > self.samples(2 * BEHIND_MS) => {
+                Allowance::Spent if backlog > self.rate.samples(2 * BEHIND_MS) => {
                     self.allowance = Allowance::SpentAndCut;
                     State::Cutting { left: backlog }
                 }
-                // Start the test at a small backlog, because the test itself adds to it. Never skip it: cutting cannot help
-                // if there is no backlog.
-                Allowance::Spent | Allowance::SpentAndCut => {
-                    State::Late(Window::new(now_us + self.us(outstanding) + ROUND_TRIP_US))
-                }
+                // Start the test at a small backlog, because the test itself adds to it. Never skip it: cutting
+                // cannot help if there is no backlog.
+                Allowance::Spent | Allowance::SpentAndCut => State::Late(Window::new(
+                    now_us + self.rate.us(outstanding.max(0) as usize) as u64 + ROUND_TRIP_US,
+                )),
             },
         };
     }
@@ -237,12 +242,14 @@ impl EngineBacklog {
         let growth = newest.least - first.least;
         let doubt = (first.most - first.least) / RANGE_SHARE;
         let is_over = newest.since_us >= first.since_us + self.test_us;
-        if growth > self.signed(PROOF_MS) + doubt || is_over && growth > self.signed(GROWTH_MS) + doubt {
-            self.allowance = Allowance::Left(self.signed(TEST_AGAIN_AFTER_MS));
+        if growth > self.rate.samples(PROOF_MS) as i64 + doubt
+            || is_over && growth > self.rate.samples(GROWTH_MS) as i64 + doubt
+        {
+            self.allowance = Allowance::Left(self.rate.samples(TEST_AGAIN_AFTER_MS) as i64);
             State::Shortening
         } else if is_over {
             self.least_outstanding = Some(newest.least);
-            self.allowance = Allowance::Left(self.signed(TEST_AFTER_MS));
+            self.allowance = Allowance::Left(self.rate.samples(TEST_AFTER_MS) as i64);
             self.test_us = (2 * self.test_us).min(LONGEST_TEST_US);
             State::InTime
         } else {
@@ -258,7 +265,7 @@ impl EngineBacklog {
         }
         match self.state {
             State::InTime | State::Late(_) | State::Testing { .. } => Shed::Nothing,
-            State::Shortening => Shed::AtMost(self.backlog().saturating_sub(self.samples(CAUGHT_UP_MS))),
+            State::Shortening => Shed::AtMost(self.backlog().saturating_sub(self.rate.samples(CAUGHT_UP_MS))),
             State::Cutting { .. } => Shed::Everything,
         }
     }
@@ -293,18 +300,6 @@ impl EngineBacklog {
         let outstanding = self.outstanding();
         (outstanding - self.least_outstanding.unwrap_or(outstanding)).max(0) as usize
     }
-
-    fn us(&self, samples: i64) -> u64 {
-        samples.max(0) as u64 * 1_000_000 / u64::from(self.rate_hz)
-    }
-
-    fn samples(&self, ms: usize) -> usize {
-        self.rate_hz as usize / 1000 * ms
-    }
-
-    fn signed(&self, ms: i64) -> i64 {
-        i64::from(self.rate_hz / 1000) * ms
-    }
 }
 
 #[cfg(test)]
@@ -315,10 +310,10 @@ mod tests {
     const FRAME: usize = 640;
     const FRAME_US: u64 = 80_000;
 
-    /// An engine that is given in real time what is not shed, steps in `step_us`, and whose answers come `path_us` later. Returns
-    /// its backlog, and how much was shed.
+    /// An engine that is given in real time what is not shed, steps in `step_us`, and whose answers come `path_us`
+    /// later. Returns its backlog, and how much was shed.
     fn after(frames: u64, step_us: u64, path_us: impl Fn(u64) -> u64) -> (EngineBacklog, usize) {
-        let mut backlog = EngineBacklog::new(RATE_HZ, RATE_HZ as usize);
+        let mut backlog = EngineBacklog::new(LineRate::KHZ_8, 8000);
         let (mut free_us, mut shed, mut answers_us) = (0, 0, std::collections::VecDeque::new());
         for frame in 1..=frames {
             let now_us = frame * FRAME_US;

@@ -1,18 +1,20 @@
-//! The model's clock: keeps the engine fed at real time, whatever the phone does.
+//! The model's clock: feeds the engine in real time, whatever the phone does.
 //!
-//! PersonaPlex steps when 80 ms of the caller are there: the caller's audio is its clock, and whatever delay enters
-//! here stays in the call unless it is taken out again. So:
-//! - before the engine is ready only the newest 80 ms are kept;
-//! - in steady state everything passes through as it arrives, late or not;
-//! - when the phone is later than it ever is, comfort noise takes its place, at the phone's own pace;
-//! - when the missing audio comes after all, as much is taken out as was put in: it waits here and is made shorter
-//!   (pauses, then speech, then a cut) while the model goes on at the pace of the clock;
-//! - an engine that is slower than the caller is given less than is said ([`EngineBacklog`]): made shorter, or nothing for a while;
-//! - an engine that does not answer any more is fed no more than a backlog is worth, so that it has little to work off when it
-//!   (or the network to it) is back: until then, again, only the newest 80 ms are kept.
+//! PersonaPlex steps when it has 80 ms of the caller's audio. So that audio is its clock, and a delay that enters
+//! here stays in the call until it is taken out again:
+//! - Before the engine is ready only the newest 80 ms are kept.
+//! - In steady state everything passes through as it arrives, late or not.
+//! - When the phone is later than its `StallTimeout`, comfort noise takes the place of its audio, at the phone's own
+//!   pace.
+//! - When the missing audio arrives after all, as much is removed as was inserted. The audio waits here and is made
+//!   shorter (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
+//! - An engine that is slower than the caller is given less (`EngineBacklog`): audio is made shorter, or nothing is
+//!   sent for a while.
+//! - An engine that stops answering is fed no more than the largest backlog that is worth hearing. Until it answers
+//!   again only the newest 80 ms are kept, so that it has little to work off.
 //!
-//! Everything that goes out is counted in whole 20 ms, so that Opus frames and the model's steps stay in phase with
-//! the phone's chunks; the wrong phase costs up to 20 ms for the rest of the call.
+//! All output is whole 20 ms, so that Opus frames and the model's steps stay in phase with the phone's chunks. The
+//! wrong phase costs up to 20 ms for the rest of the call.
 
 use crate::dsp::drift::Drift;
 use crate::dsp::noise::ComfortNoise;
@@ -21,42 +23,37 @@ use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::timescale::{KNOWN_MS, die_away};
 use crate::dsp::vad::Vad;
 use crate::dsp::windowed_range::WindowedRange;
-use crate::error::{Error, Result};
+use crate::rate::{CATCH_UP_US, FRAME_MS, FRAME_US, LineRate, PACKET_MS};
 use crate::uplink::engine_backlog::{EngineBacklog, Shed};
 use crate::uplink::stall_timeout::StallTimeout;
 
-/// The model's frame (12.5 Hz): the most that is worth keeping of what came before the engine was ready.
-pub const FRAME_MS: u32 = 80;
-/// What goes to the engine is a multiple of this: one Opus frame, and a divisor of 80.
-const GRID_MS: u32 = 20;
-/// In a stall noise goes out at this pace at the slowest: less than any beat the playout is used to.
+/// In a stall noise goes out at least this often: the playout is used to longer beats.
 const STALL_STEP_MS: u32 = 40;
-/// The lateness is believed when it has been watched for this long.
+/// The relative delay is believed when it has been observed for this long.
 const KNOWN_AFTER_US: u64 = 2_000_000;
-/// A phone that has not sent anything by then is stalled from the start.
+/// A phone that has sent nothing by then is stalled from the start.
 const FIRST_AUDIO_US: u64 = 300_000;
-/// Of a backlog, the allowed length falls to nothing in this time: 3 s after a stall the call is as it was.
-const CATCH_UP_US: u64 = 2_300_000;
-/// An engine that has not answered for so long, or for as long as a backlog may be if that is longer, is fed no
-/// further: networks hesitate for less.
+/// An engine that has not answered for this long, or for the longest backlog if that is longer, gets no more audio.
+/// Networks hesitate for less.
 const SILENT_ENGINE_US: u64 = 1_000_000;
-/// An engine that does not answer is given one frame in so long: if it lost what it had, it needs one to speak up.
+/// An engine that does not answer is given one frame in this time: if it lost what it had, it needs a frame to answer
+/// to.
 const PROBE_US: u64 = 2_000_000;
-/// What was put in and is not missing any more after this time was lost by the phone, not late.
+/// If inserted noise cannot be removed for this long, the phone's audio was lost, not late.
 const FORGIVE_US: u64 = 1_000_000;
-/// After so many frames any beat of chunks of whole 20 ms has come round.
+/// After so many frames the beat of frames against chunks of whole 20 ms repeats.
 const BEAT_FRAMES: i64 = 25;
-/// Seams from comfort noise, and to the gate, are faded over this.
+/// Cross-fades from comfort noise, and from the opening silence, are this long.
 const FADE_MS: u32 = 5;
-/// A word that breaks off is faded over this, with its own last sound.
+/// The last sound of a word that breaks off is continued for this long, fading.
 const DIE_AWAY_MS: u32 = 20;
 
 /// How the intake behaves; the defaults suit a telephone line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IntakeConfig {
-    /// The phone's first audio, this much of it, is replaced by digital silence: a line cracks when it opens.
+    /// This much of the phone's first audio is replaced by digital silence: a line cracks when it opens.
     pub gate_ms: u32,
-    /// The most of a backlog that is still worth hearing; what is older is cut.
+    /// The longest backlog that is worth hearing; older audio is cut.
     pub max_backlog_ms: u32,
     /// Seed of the comfort noise: the same seed and calls give the same samples.
     pub seed: u64,
@@ -72,9 +69,10 @@ impl Default for IntakeConfig {
     }
 }
 
-/// What the intake did so far: samples at the line's rate unless the name says otherwise.
+/// What the intake did so far, in samples at the line's rate unless the name says otherwise.
 ///
-/// `received + inserted = emitted + dropped + withheld + removed + cut + buffered`, where removed is pauses and speech.
+/// `received + inserted = emitted + dropped + withheld + removed + cut + buffered`, where `removed` is from pauses
+/// and from speech.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct IntakeStats {
     /// Samples that the phone sent.
@@ -83,62 +81,62 @@ pub struct IntakeStats {
     pub emitted: u64,
     /// Samples waiting here.
     pub buffered: u64,
-    /// Samples that were dropped because no engine was ready.
+    /// Samples dropped because no engine was ready.
     pub dropped: u64,
-    /// Samples that were withheld from an engine that did not answer.
+    /// Samples withheld from an engine that did not answer.
     pub withheld: u64,
-    /// Of what was removed or cut, what was so for an engine that is behind.
+    /// Of what was removed or cut, the samples that were shed because the engine was behind.
     pub shed: u64,
-    /// How often it was behind for so long that it was given less than was said.
+    /// How often the engine was behind for so long that audio was shed.
     pub slow: u64,
-    /// How often it did not answer for so long that audio was withheld from it.
+    /// How often the engine did not answer for so long that audio was withheld from it.
     pub holds: u64,
-    /// Samples of the opening that were replaced by silence.
+    /// Samples at the opening of the line that were replaced by silence.
     pub gated: u64,
-    /// Comfort noise in place of missing audio.
+    /// Comfort noise inserted in place of missing audio.
     pub inserted: u64,
-    /// Taken out of pauses again.
+    /// Removed from pauses again.
     pub removed_in_pauses: u64,
-    /// Taken out of speech again by making it faster.
+    /// Removed from speech again, by making it faster.
     pub removed_in_speech: u64,
-    /// Cut, as it was too old, or would have been when the engine got to it.
+    /// Cut because it was too old, or would have been when the engine got to it.
     pub cut: u64,
     /// How often the phone stalled.
     pub stalls: u64,
-    /// The longest of those, from when the audio was due.
+    /// The longest stall, from when the audio was due.
     pub longest_stall_us: u64,
-    /// How late the phone's audio usually is at worst, against its earliest.
+    /// How late the phone's audio frequently is, against its earliest.
     pub relative_delay_us: u64,
-    /// How late it must be to be called stalled.
+    /// How late the phone may be before it counts as stalled.
     pub wait_us: u64,
-    /// How long a sample arriving now waits here before the model gets it.
+    /// How long a sample that arrives now waits here.
     pub delay_us: u64,
-    /// The phone's chunk: how long its oldest sample waited there.
+    /// Length of the phone's chunk: its oldest sample waited that long at the phone.
     pub chunk_us: u64,
-    /// How much faster the phone's clock runs than ours, in parts per million; `None` until a minute was heard.
+    /// By how many parts per million the phone's clock is faster than ours; `None` before a minute has passed.
     pub drift_ppm: Option<f32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
-    /// No engine: the newest 80 ms are kept.
+    /// No engine is ready: the newest 80 ms are kept.
     Closed,
-    /// All that arrives goes on.
+    /// Everything that arrives passes through.
     Steady,
-    /// The phone is late: noise goes out in its place.
+    /// The phone is late: noise takes the place of its audio, which was due at `due_us`.
     Stalled { due_us: u64 },
-    /// Noise went out and the missing audio may have come: what waits is made shorter.
+    /// Noise was inserted, and the missing audio arrives: what waits is made shorter.
     Behind { since_us: u64, on_time_since_us: u64 },
-    /// The engine does not answer: the newest 80 ms are kept, and it gets some of them from time to time.
+    /// The engine does not answer: the newest 80 ms are kept, and it is given them from time to time.
     Held { probe_us: u64 },
-    /// It has answered: the newest go out at once, and everything from then on.
+    /// The engine has answered again: it is given the newest at once, and everything from then on.
     Answered { at_us: u64 },
 }
 
 /// Phone audio in, the model's input out; see the module.
 #[derive(Debug)]
 pub struct Intake {
-    rate_hz: u32,
+    rate: LineRate,
     config: IntakeConfig,
     state: State,
     queue: SyncBuffer,
@@ -148,31 +146,31 @@ pub struct Intake {
     drift: Drift,
     arrivals: WindowedRange,
     opened_us: u64,
-    /// Whether the present engine has ever said something.
+    /// Whether the present engine has ever answered.
     has_answered: bool,
-    /// Since when it owes an answer: it was given something, and has said nothing since. A phone whose chunks are
-    /// seconds long gives it nothing to answer for as long.
+    /// Since when an answer is outstanding: the engine was given something then, and has not answered since. While a
+    /// phone with chunks of seconds sends nothing, there is nothing to answer.
     unanswered_since_us: Option<u64>,
     engine_backlog: EngineBacklog,
-    /// How much of what was said engines will never hear, for their own sake.
+    /// How much was shed in all.
     shed: u64,
-    /// It may have put what waits off the grid.
+    /// What waits may not be whole 20 ms, because audio was shed.
     may_be_off_grid: bool,
-    /// How long the newest audio had waited when the engine opened.
+    /// How long the newest audio had waited when the engine was opened.
     opened_late_us: i64,
     /// How much audio that was.
     opened_with: usize,
     arrived_us: Option<u64>,
     /// Samples that the present engine got, or that were shed for it.
     position: u64,
-    /// Of them, what it got.
-    got: u64,
-    /// Noise put in and not taken out again.
+    /// Of them, those that it got.
+    given: u64,
+    /// Inserted noise that is not made up for yet: as much is to be removed from what arrives.
     to_remove: usize,
     chunk: usize,
     gate_left: usize,
-    seam: Vec<f32>,
-    /// The last of the caller that the present engine got, and whether comfort noise came after it.
+    scratch: Vec<f32>,
+    /// The last of the caller's audio that the present engine got, and whether comfort noise came after it.
     past: Vec<f32>,
     in_noise: bool,
     vad: Vad,
@@ -181,21 +179,13 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An intake that waits for its engine.
-    ///
-    /// # Errors
-    /// [`Error::Rate`] unless the rate is 8000, 16000 or 24000 Hz.
-    pub fn new(rate_hz: u32, config: IntakeConfig) -> Result<Self> {
-        if !matches!(rate_hz, 8000 | 16000 | 24000) {
-            return Err(Error::Rate {
-                rate_hz,
-                expected: "8000, 16000 or 24000",
-            });
-        }
-        Ok(Self {
-            rate_hz,
+    /// An intake whose engine is not ready.
+    #[must_use]
+    pub fn new(rate: LineRate, config: IntakeConfig) -> Self {
+        Self {
+            rate,
             state: State::Closed,
-            queue: SyncBuffer::new(rate_hz)?,
+            queue: SyncBuffer::new(rate),
             noise: ComfortNoise::new(config.seed),
             relative_delay: RelativeDelay::new(true),
             stall_timeout: StallTimeout::default(),
@@ -204,28 +194,28 @@ impl Intake {
             opened_us: 0,
             has_answered: false,
             unanswered_since_us: None,
-            engine_backlog: EngineBacklog::new(rate_hz, (rate_hz / 1000 * config.max_backlog_ms) as usize),
+            engine_backlog: EngineBacklog::new(rate, rate.samples(config.max_backlog_ms)),
             shed: 0,
             may_be_off_grid: false,
             opened_late_us: 0,
             opened_with: 0,
             arrived_us: None,
             position: 0,
-            got: 0,
+            given: 0,
             to_remove: 0,
             chunk: 0,
-            gate_left: (rate_hz / 1000 * config.gate_ms) as usize,
-            seam: Vec::new(),
+            gate_left: rate.samples(config.gate_ms),
+            scratch: Vec::new(),
             past: Vec::new(),
             in_noise: false,
-            vad: Vad::new(rate_hz),
+            vad: Vad::new(rate),
             heard_us: 0,
             stats: IntakeStats::default(),
             config,
-        })
+        }
     }
 
-    /// Phone audio arrived: appends what the engine shall have now (nothing while no engine is open).
+    /// Phone audio arrived: appends what to give the engine now (nothing while no engine is open).
     pub fn push(&mut self, pcm: &[f32], now_us: u64, out: &mut Vec<f32>) {
         if pcm.is_empty() {
             return;
@@ -235,17 +225,17 @@ impl Intake {
         self.chunk = pcm.len();
         self.arrived_us = Some(now_us);
         self.enqueue(pcm, now_us);
-        let position_us = self.us(self.stats.received as usize);
+        let position_us = self.rate.us(self.stats.received as usize);
         self.drift.observe(position_us, now_us);
         self.arrivals.observe(now_us as i64 - position_us, now_us);
-        self.mind_engine(now_us, out);
+        self.watch_engine(now_us, out);
         if let State::Steady | State::Stalled { .. } | State::Behind { .. } = self.state {
-            self.learn(now_us);
+            self.observe_arrival(now_us);
         }
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
             State::Answered { .. } => {}
-            State::Steady => self.go_on(now_us, out),
+            State::Steady => self.pass_on(now_us, out),
             State::Stalled { due_us } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
                 self.state = State::Behind {
@@ -256,10 +246,10 @@ impl Intake {
             }
             State::Behind { .. } => self.catch_up(now_us, out),
         }
-        self.note_fed(out.len() - begin, now_us);
+        self.note_given(out.len() - begin, now_us);
     }
 
-    /// The engine is ready: the newest 80 ms go out, and from now on everything.
+    /// The engine is ready: appends the newest 80 ms. From now on it is given everything.
     pub fn open(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.has_answered = false;
         self.unanswered_since_us = None;
@@ -269,7 +259,7 @@ impl Intake {
         self.resume(now_us, out);
     }
 
-    /// The engine said so many samples: it has what it was sent before.
+    /// The engine answered with so many samples.
     pub fn answered(&mut self, samples: usize, now_us: u64) {
         self.has_answered = true;
         self.unanswered_since_us = None;
@@ -279,24 +269,24 @@ impl Intake {
         }
     }
 
-    /// How much of the caller's time engines were not given, as they did not answer or were behind.
+    /// How much of the caller's time engines were not given, because they did not answer or were behind.
     #[must_use]
     pub fn not_given_us(&self) -> i64 {
-        self.us((self.stats.withheld + self.shed) as usize)
+        self.rate.us((self.stats.withheld + self.shed) as usize)
     }
 
-    /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next one.
+    /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next engine.
     pub fn close(&mut self, _now_us: u64) {
         self.state = State::Closed;
         self.keep_newest();
     }
 
-    /// To be called at or after [`Intake::wake_us`]: appends what the engine shall have though nothing arrived.
+    /// To be called at or after [`Intake::wake_us`]: appends what to give the engine though nothing arrived.
     pub fn poll(&mut self, now_us: u64, out: &mut Vec<f32>) {
         if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
             return;
         }
-        self.mind_engine(now_us, out);
+        self.watch_engine(now_us, out);
         if let State::Held { .. } | State::Closed = self.state {
             return;
         }
@@ -316,17 +306,19 @@ impl Intake {
         self.emit(real, out);
         let shed = match self.engine_backlog.to_shed() {
             Shed::Nothing => 0,
-            Shed::AtMost(most) => most.min(due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
-            Shed::Everything => (due - real) / self.samples(GRID_MS) * self.samples(GRID_MS),
+            Shed::AtMost(most) => {
+                most.min(due - real) / self.rate.samples(PACKET_MS) * self.rate.samples(PACKET_MS)
+            }
+            Shed::Everything => (due - real) / self.rate.samples(PACKET_MS) * self.rate.samples(PACKET_MS),
         };
-        // What comes late of it is as late as if noise had gone out in its place.
+        // If that audio still arrives, it is as late as if noise had taken its place.
         self.to_remove += shed;
         self.note_shed(shed, now_us);
         self.insert_noise(due - real - shed, out);
         if shed > 0 && shed == due {
-            self.unanswered_since_us = None; // what it has may be less than a frame
+            self.unanswered_since_us = None; // the engine may have less than a frame: nothing to answer
         }
-        self.note_fed(out.len() - begin, now_us);
+        self.note_given(out.len() - begin, now_us);
     }
 
     /// When [`Intake::poll`] is due if nothing arrives before.
@@ -344,7 +336,7 @@ impl Intake {
             State::Stalled { .. } => {
                 let step = self
                     .chunk
-                    .clamp(self.samples(GRID_MS), self.samples(STALL_STEP_MS));
+                    .clamp(self.rate.samples(PACKET_MS), self.rate.samples(STALL_STEP_MS));
                 Some(self.at_us(
                     self.position as usize + step,
                     self.relative_delay.least_offset_us(),
@@ -360,21 +352,20 @@ impl Intake {
     }
 
     /// How much later than the first frame after [`Intake::open`] the model's later frames will be complete, against
-    /// real time: chunks that do not fill whole frames make a beat. Negative: the first one is the latest, as it had
-    /// to wait for the engine.
+    /// real time: chunks that do not fill whole frames make a beat. Negative: the first frame is the latest, because
+    /// it waited for the engine.
     #[must_use]
     pub fn beat_us(&self) -> i64 {
-        let chunk_us = self.us(self.chunk).max(1);
-        let frame_us = i64::from(FRAME_MS) * 1000;
-        let opening_us = self.us(self.opened_with);
-        // The frame ending at `end_us` is complete when so much time has passed since the opening's newest sample.
+        let chunk_us = self.rate.us(self.chunk).max(1);
+        let opening_us = self.rate.us(self.opened_with);
+        // How long after the opening's newest sample the frame that ends at `end_us` is complete.
         let complete_us = |end_us: i64| (end_us - opening_us + chunk_us - 1).max(0) / chunk_us * chunk_us;
-        let first_us = complete_us(frame_us).max(self.opened_late_us);
-        let late_us = |frame: i64| complete_us((frame + 1) * frame_us) - frame * frame_us - first_us;
+        let first_us = complete_us(FRAME_US).max(self.opened_late_us);
+        let late_us = |frame: i64| complete_us((frame + 1) * FRAME_US) - frame * FRAME_US - first_us;
         (1..=BEAT_FRAMES).map(late_us).max().unwrap_or(0)
     }
 
-    /// By how much the phone's way to us has varied in the last seconds.
+    /// By how much the return path, from the phone to us, has varied in the last seconds.
     #[must_use]
     pub fn return_jitter_us(&self) -> u64 {
         self.arrivals.range_us(self.heard_us)
@@ -419,43 +410,43 @@ impl Intake {
             shed: self.shed,
             relative_delay_us: self.relative_delay.spread_us().max(0) as u64,
             wait_us: self.wait_us() as u64,
-            delay_us: self.us(self.queue.len()) as u64,
-            chunk_us: self.us(self.chunk) as u64,
+            delay_us: self.rate.us(self.queue.len()) as u64,
+            chunk_us: self.rate.us(self.chunk) as u64,
             drift_ppm: self.drift.ppm(),
             slow: self.engine_backlog.times(),
             ..self.stats
         }
     }
 
-    /// Takes phone audio into the queue: gated at first, and listened to.
+    /// Puts phone audio into the queue, silenced at the opening of the line, and observes it.
     fn enqueue(&mut self, pcm: &[f32], now_us: u64) {
         let gated = self.gate_left.min(pcm.len());
         self.gate_left -= gated;
         self.stats.gated += gated as u64;
-        self.seam.clear();
-        self.seam.resize(gated, 0.0);
-        self.queue.push(&self.seam);
+        self.scratch.clear();
+        self.scratch.resize(gated, 0.0);
+        self.queue.push(&self.scratch);
         let heard = &pcm[gated..];
         self.queue.background.observe(heard);
         self.queue.push(heard);
         if gated > 0 {
-            self.seam.clear();
-            self.seam.resize(self.samples(FADE_MS), 0.0);
-            cross_fade(self.queue.newest(heard.len()), &self.seam);
+            self.scratch.clear();
+            self.scratch.resize(self.rate.samples(FADE_MS), 0.0);
+            cross_fade(self.queue.newest(heard.len()), &self.scratch);
         }
         self.heard_us = now_us;
         self.vad.observe(heard, self.queue.background.floor());
     }
 
-    /// The engine was given so much, and owes an answer from now on if it answers at all.
-    fn note_fed(&mut self, samples: usize, now_us: u64) {
+    /// The engine was given so many samples: an answer is outstanding from now on, if it answers at all.
+    fn note_given(&mut self, samples: usize, now_us: u64) {
         if samples > 0 && self.has_answered {
             self.unanswered_since_us.get_or_insert(now_us);
         }
     }
 
-    /// Holds audio back from an engine that does not answer, and lets it go when it does.
-    fn mind_engine(&mut self, now_us: u64, out: &mut Vec<f32>) {
+    /// Withholds audio from an engine that does not answer, until it answers again.
+    fn watch_engine(&mut self, now_us: u64, out: &mut Vec<f32>) {
         match self.state {
             State::Closed => {}
             State::Answered { .. } => {
@@ -485,9 +476,9 @@ impl Intake {
         }
     }
 
-    /// What was said goes on, all of it or what an engine can do that is behind.
-    fn go_on(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        let grid = self.samples(GRID_MS);
+    /// Passes audio on: all of it, or less to an engine that is behind.
+    fn pass_on(&mut self, now_us: u64, out: &mut Vec<f32>) {
+        let grid = self.rate.samples(PACKET_MS);
         match self.engine_backlog.to_shed() {
             Shed::Nothing => {
                 if std::mem::take(&mut self.may_be_off_grid) {
@@ -495,8 +486,8 @@ impl Intake {
                 }
                 self.emit(self.queue.len(), out);
             }
-            // In less there is neither a pause nor room for a period of a voice.
-            Shed::AtMost(_) if self.queue.len() < self.samples(FRAME_MS) => {}
+            // Less audio holds neither a pause nor a period of a low voice.
+            Shed::AtMost(_) if self.queue.len() < self.rate.samples(FRAME_MS) => {}
             Shed::AtMost(most) => {
                 let change = self.queue.shorten(most.min(self.queue.len()));
                 self.stats.removed_in_pauses += change.in_pauses as u64;
@@ -512,21 +503,21 @@ impl Intake {
         }
     }
 
-    /// Cuts so much that what goes out is whole 20 ms again: off the grid, each step of the model would wait for one
+    /// Cuts what waits so that the output is whole 20 ms again. Otherwise each step of the model would wait for one
     /// more chunk for the rest of the call.
     fn align(&mut self, now_us: u64) {
-        let grid = self.samples(GRID_MS);
+        let grid = self.rate.samples(PACKET_MS);
         if !self.chunk.is_multiple_of(grid) {
             return;
         }
-        let cut = self.queue.cut((self.got as usize + self.queue.len()) % grid);
+        let cut = self.queue.cut((self.given as usize + self.queue.len()) % grid);
         self.stats.cut += cut as u64;
         if self.to_remove == 0 {
             self.note_shed(cut, now_us);
         }
     }
 
-    /// So much of what was said will not be heard by an engine that is behind.
+    /// So many samples were shed for an engine that is behind.
     fn note_shed(&mut self, samples: usize, now_us: u64) {
         if samples == 0 {
             return;
@@ -537,14 +528,14 @@ impl Intake {
         self.engine_backlog.was_shed(samples, now_us);
     }
 
-    /// The newest 80 ms go out, in whole 20 ms, and the clock begins anew with them.
+    /// Appends the newest 80 ms, in whole 20 ms. The engine's clock starts anew with them.
     fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
-        self.goes_on_like();
-        self.queue.fade_in_from(&self.seam);
+        self.expect_continuation();
+        self.queue.fade_in_from(&self.scratch);
         self.keep_newest();
-        self.drop_oldest(self.queue.len() % self.samples(GRID_MS));
+        self.drop_oldest(self.queue.len() % self.rate.samples(PACKET_MS));
         self.position = 0;
-        self.got = 0;
+        self.given = 0;
         self.to_remove = 0;
         self.opened_us = now_us;
         self.relative_delay.reset();
@@ -555,11 +546,11 @@ impl Intake {
         self.opened_with = self.queue.len();
         self.emit(self.queue.len(), out);
         self.relative_delay
-            .observe(self.us(self.position as usize), arrived_us);
+            .observe(self.rate.us(self.position as usize), arrived_us);
     }
 
     fn keep_newest(&mut self) {
-        self.drop_oldest(self.queue.len().saturating_sub(self.samples(FRAME_MS)));
+        self.drop_oldest(self.queue.len().saturating_sub(self.rate.samples(FRAME_MS)));
     }
 
     fn drop_oldest(&mut self, samples: usize) {
@@ -571,10 +562,12 @@ impl Intake {
         }
     }
 
-    /// How late the newest audio is, against the phone's clock: noise stands in for what is still to come, so that what
-    /// comes in a stall is seen to be as late as it is.
-    fn learn(&mut self, now_us: u64) {
-        let position_us = self.us(self.position as usize + self.queue.len() - self.to_remove);
+    /// Observes how late the newest audio is, against the phone's clock. Noise that took the place of missing audio
+    /// does not count as its arrival.
+    fn observe_arrival(&mut self, now_us: u64) {
+        let position_us = self
+            .rate
+            .us(self.position as usize + self.queue.len() - self.to_remove);
         self.relative_delay.observe(position_us, now_us);
         let late_us = now_us as i64 - position_us - self.relative_delay.least_offset_us();
         self.stall_timeout.observe(late_us, now_us);
@@ -589,9 +582,9 @@ impl Intake {
         else {
             return;
         };
-        let grid = self.samples(GRID_MS);
+        let grid = self.rate.samples(PACKET_MS);
         let surplus = self.surplus(now_us);
-        // The last of it may wait for a pause, but not for ever: some callers make none.
+        // The last of it may wait for a pause, but not for long: some callers make none.
         if surplus > 0 && self.to_remove > grid {
             on_time_since_us = now_us;
         }
@@ -601,8 +594,8 @@ impl Intake {
             self.stats.removed_in_speech += change.in_speech as u64;
             let left_us = CATCH_UP_US.saturating_sub(now_us.saturating_sub(since_us));
             let most_us = u64::from(self.config.max_backlog_ms) * 1000 * left_us / CATCH_UP_US;
-            // Below a frame a pause will come before anybody notices; above it, time is up.
-            let most = (most_us as usize * self.rate_hz as usize / 1_000_000).max(grid);
+            // Less than a frame can wait for a pause. More is cut as the time runs out.
+            let most = self.rate.samples_in_us(most_us as i64).max(grid);
             let cut = self.queue.cut((surplus - change.total()).saturating_sub(most));
             self.stats.cut += cut as u64;
             self.to_remove -= change.total() + cut;
@@ -627,46 +620,47 @@ impl Intake {
         self.emit(due.min(self.queue.len()), out);
     }
 
-    /// How much of what waits is too much: ahead of the clock, and put in by us.
+    /// How much of what waits is too much: it is ahead of the clock, and no more than the noise that was inserted.
     fn surplus(&self, now_us: u64) -> usize {
-        let end_us = self.us(self.position as usize + self.queue.len());
+        let end_us = self.rate.us(self.position as usize + self.queue.len());
         let ahead_us = end_us + self.relative_delay.least_offset_us() - now_us as i64;
-        let ahead = ahead_us.max(0) as u64 * u64::from(self.rate_hz) / 1_000_000;
-        (ahead as usize).min(self.to_remove).min(self.queue.len())
+        let ahead = self.rate.samples_in_us(ahead_us);
+        ahead.min(self.to_remove).min(self.queue.len())
     }
 
-    /// What the model should have got by now and has not, in whole 20 ms.
+    /// What the model should have been given by now and was not, in whole 20 ms.
     fn due(&self, now_us: u64) -> usize {
-        let grid_us = i64::from(GRID_MS) * 1000;
-        let due_us = now_us as i64 - self.relative_delay.least_offset_us() - self.us(self.position as usize);
-        // Rounded, as a chunk that is a moment early is not one step short.
-        ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.samples(GRID_MS)
+        let grid_us = i64::from(PACKET_MS) * 1000;
+        let due_us =
+            now_us as i64 - self.relative_delay.least_offset_us() - self.rate.us(self.position as usize);
+        // Rounded: a chunk that is a moment early does not lack a step.
+        ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.rate.samples(PACKET_MS)
     }
 
     fn emit(&mut self, samples: usize, out: &mut Vec<f32>) {
         let at = out.len();
         let taken = self.queue.take(samples, out);
         if taken > 0 {
-            let known = self.rate_hz as usize / 1000 * KNOWN_MS;
+            let known = self.rate.samples(KNOWN_MS);
             self.past
                 .extend_from_slice(&out[at + taken.saturating_sub(known)..]);
             self.past.drain(..self.past.len().saturating_sub(known));
             self.in_noise = false;
         }
         self.position += taken as u64;
-        self.got += taken as u64;
+        self.given += taken as u64;
         self.engine_backlog.given(taken);
         self.stats.emitted += taken as u64;
     }
 
-    /// Puts into `seam` how what the engine got last would have gone on, for a fade.
-    fn goes_on_like(&mut self) {
-        let fade = self.samples(FADE_MS);
-        self.seam.clear();
+    /// Puts into `scratch` the expected continuation of what the engine got last.
+    fn expect_continuation(&mut self) {
+        let fade = self.rate.samples(FADE_MS);
+        self.scratch.clear();
         if self.in_noise {
-            self.noise.clone().fill(fade, &mut self.seam);
+            self.noise.clone().fill(fade, &mut self.scratch);
         } else {
-            die_away(&self.past, self.rate_hz, fade, &mut self.seam);
+            die_away(&self.past, self.rate, fade, &mut self.scratch);
         }
     }
 
@@ -677,34 +671,35 @@ impl Intake {
         let at = out.len();
         self.noise.fill(samples, out);
         if !self.in_noise {
-            self.seam.clear();
-            let fade = self.samples(DIE_AWAY_MS).min(samples);
-            die_away(&self.past, self.rate_hz, fade, &mut self.seam);
-            for (sample, dying) in out[at..].iter_mut().zip(&self.seam) {
+            self.scratch.clear();
+            let fade = self.rate.samples(DIE_AWAY_MS).min(samples);
+            die_away(&self.past, self.rate, fade, &mut self.scratch);
+            for (sample, dying) in out[at..].iter_mut().zip(&self.scratch) {
                 *sample += dying;
             }
         }
         self.in_noise = true;
-        self.goes_on_like();
-        self.queue.fade_in_from(&self.seam);
+        self.expect_continuation();
+        self.queue.fade_in_from(&self.scratch);
         self.position += samples as u64;
-        self.got += samples as u64;
+        self.given += samples as u64;
         self.engine_backlog.given(samples);
         self.to_remove += samples;
         self.stats.emitted += samples as u64;
         self.stats.inserted += samples as u64;
     }
 
-    /// How late the phone must be to be called stalled.
+    /// How late the phone may be before it counts as stalled.
     fn wait_us(&self) -> i64 {
         let known = self.heard_us > self.opened_us + KNOWN_AFTER_US;
         let spread_us = known.then(|| self.relative_delay.spread_us());
         self.stall_timeout.timeout_us(spread_us, self.heard_us)
     }
 
-    /// When the model shall have the next chunk if the phone is late by `offset_us`.
+    /// When the next chunk is due at the model if the phone's offset is `offset_us`.
     fn next_chunk_us(&self, offset_us: i64) -> u64 {
-        // What waits for an engine that is behind is here already; what waits after a stall is not missed by the model yet.
+        // In steady state the audio that waits is for an engine that is behind, and has arrived. After a stall it is
+        // not due yet.
         let waits = match self.state {
             State::Steady => self.queue.len(),
             _ => 0,
@@ -713,14 +708,6 @@ impl Intake {
     }
 
     fn at_us(&self, position: usize, offset_us: i64) -> u64 {
-        (self.us(position) + offset_us).max(0) as u64
-    }
-
-    fn us(&self, samples: usize) -> i64 {
-        samples as i64 * 1_000_000 / i64::from(self.rate_hz)
-    }
-
-    fn samples(&self, ms: u32) -> usize {
-        (self.rate_hz / 1000 * ms) as usize
+        (self.rate.us(position) + offset_us).max(0) as u64
     }
 }

@@ -1,43 +1,46 @@
-//! How long the phone may be late before it counts as stalled: somewhat longer than it ever is.
+//! How late the phone may be before it counts as stalled: somewhat later than it ever is.
 //!
-//! Two memories. What is late often is a spread, known from [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) within a second
-//! or two. What is late once in a while (a packet lost once, a radio that sleeps) is remembered here, from every
-//! arrival: also from those that come when they were given up already, else the first of them would be taken for a
-//! stall for ever. A real stall is longer than anything worth waiting for; it and the burst behind it teach nothing.
+//! There are two memories. Frequent lateness is a relative delay, which
+//! [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) knows within a second or two. Occasional lateness
+//! (one lost packet, a radio that sleeps) is remembered here. Arrivals that come after the phone was already called
+//! stalled count, too: otherwise each of them would be called a stall again. A real stall is longer than anything
+//! worth waiting for, so neither it nor the burst behind it is remembered.
 
-/// How much later than its usual worst the phone must be to be called stalled.
+/// The phone is called stalled when it is later than usual by this.
 const MARGIN_US: i64 = 60_000;
-/// Below this, the operating system's own hiccups would be stalls.
+/// The shortest timeout: less would call hiccups of the operating system stalls.
 const LEAST_US: i64 = 70_000;
-/// The wait before the line's lateness is known.
+/// The shortest timeout before the line's relative delay is known.
 const FIRST_US: i64 = 140_000;
-/// What is rarely late is waited for no longer: in a real stall, the agent's sound would have a hole of more than
-/// 250 ms.
-const MOST_FOR_RARE_US: i64 = 180_000;
-/// What is often late is waited for up to this: the playout holds as much back by then, and so there is no hole.
-const MOST_US: i64 = 310_000;
-/// Later than this is a stall.
+/// The longest timeout for occasional lateness: with more, a real stall would leave a gap of over 250 ms in the
+/// agent's audio.
+const MOST_OCCASIONAL_US: i64 = 180_000;
+/// The longest timeout for frequent lateness: the playout has as much delay by then, so there is no gap.
+const MOST_FREQUENT_US: i64 = 310_000;
+/// Later than this is a real stall.
 const STALL_US: i64 = 250_000;
-/// What was late once is waited for so long after: a line that is late every few seconds is learnt, one that was late
-/// once in a call is not held against it.
+/// Occasional lateness is remembered for this long: long enough for a line that is late every few seconds, short
+/// enough to forget one that was late once in a call.
 const REMEMBERED_US: u64 = 60_000_000;
-/// A burst behind a stall is over when the phone has not come closer for so long.
+/// The burst behind a stall is over when the phone's lateness has not decreased for this long.
 const BURST_US: u64 = 1_000_000;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct StallTimeout {
-    /// The latest arrival of late, and when it was.
+    /// The latest arrival that is remembered: how late it was, and when.
     latest: Option<(i64, u64)>,
-    /// How late the newest arrival of a burst is, and when it last came closer.
+    /// In a burst behind a stall: how late the phone is, and when that last decreased.
     burst: Option<(i64, u64)>,
 }
 
 impl StallTimeout {
-    /// Audio arrived so much later than the earliest does.
+    /// Audio arrived later than the earliest by `late_us`.
     pub(crate) fn observe(&mut self, late_us: i64, now_us: u64) {
         match self.burst {
-            Some((_, closer_us)) if late_us <= LEAST_US || now_us > closer_us + BURST_US => self.burst = None,
+            Some((_, decreased_us)) if late_us <= LEAST_US || now_us > decreased_us + BURST_US => {
+                self.burst = None
+            }
             Some((least_us, _)) => {
                 if late_us < least_us {
                     self.burst = Some((late_us, now_us));
@@ -53,12 +56,16 @@ impl StallTimeout {
         }
     }
 
-    /// How late the phone must be to be called stalled; `spread_us` is its usual worst, `None` while not known.
-    pub(crate) fn timeout_us(&self, spread_us: Option<i64>, now_us: u64) -> i64 {
-        let least_us = if spread_us.is_some() { LEAST_US } else { FIRST_US };
-        let often_us = (spread_us.unwrap_or(0) + MARGIN_US).min(MOST_US);
-        let rarely_us = (self.latest_us(now_us) + MARGIN_US).min(MOST_FOR_RARE_US);
-        often_us.max(rarely_us).max(least_us)
+    /// How late the phone may be. `relative_delay_us`: how late it is frequently; `None` while that is not known.
+    pub(crate) fn timeout_us(&self, relative_delay_us: Option<i64>, now_us: u64) -> i64 {
+        let least_us = if relative_delay_us.is_some() {
+            LEAST_US
+        } else {
+            FIRST_US
+        };
+        let frequent_us = (relative_delay_us.unwrap_or(0) + MARGIN_US).min(MOST_FREQUENT_US);
+        let occasional_us = (self.latest_us(now_us) + MARGIN_US).min(MOST_OCCASIONAL_US);
+        frequent_us.max(occasional_us).max(least_us)
     }
 
     fn latest_us(&self, now_us: u64) -> i64 {
@@ -73,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_late_once_is_waited_for_the_next_time_but_not_for_ever() {
+    fn a_late_phone_is_waited_for_the_next_time_but_not_for_ever() {
         let mut stall_timeout = StallTimeout::default();
         assert_eq!(stall_timeout.timeout_us(Some(0), 0), LEAST_US);
         stall_timeout.observe(100_000, 1_000_000);
@@ -82,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_of_seconds_and_the_burst_behind_it_teach_nothing() {
+    fn a_stall_of_seconds_and_the_burst_behind_it_are_not_remembered() {
         let mut stall_timeout = StallTimeout::default();
         for chunk in 0..=15 {
             stall_timeout.observe(1_500_000 - 100_000 * chunk, 10_000_000 + chunk as u64);
@@ -93,10 +100,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_makes_no_hole_longer_than_a_caller_accepts_unless_the_playout_holds_as_much() {
+    fn the_timeout_makes_no_gap_longer_than_a_caller_accepts_unless_the_playout_delays_as_much() {
         let mut stall_timeout = StallTimeout::default();
         stall_timeout.observe(240_000, 0);
-        assert_eq!(stall_timeout.timeout_us(Some(0), 0), MOST_FOR_RARE_US);
+        assert_eq!(stall_timeout.timeout_us(Some(0), 0), MOST_OCCASIONAL_US);
         assert_eq!(stall_timeout.timeout_us(Some(200_000), 0), 260_000);
     }
 }

@@ -1,11 +1,11 @@
-//! What the caller heard of a simulated call, and when.
+//! The audio that the caller heard of a simulated call, and when.
 
 use pxbridge_core::downlink::playout::PlayoutStats;
 use pxbridge_core::uplink::intake::IntakeStats;
 
 use super::MS;
 
-/// What a listener noticed.
+/// Everything that a listener noticed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heard {
     /// When each packet of the agent's own sound was played, and how long ago it was spoken.

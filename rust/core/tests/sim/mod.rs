@@ -267,7 +267,7 @@ impl Simulation {
             )
         });
         let line = Line::new(
-            LineRate::new(RATE_HZ).unwrap(),
+            LineRate::KHZ_8,
             call.wires.carrier(),
             call.wires.codec(),
             call.intake.clone(),
@@ -279,7 +279,7 @@ impl Simulation {
             bodies: std::collections::HashMap::new(),
             sequence: 0,
             wires,
-            line: line.unwrap(),
+            line,
             phone: call.wires.phone(),
             engine: call.wires.engine(),
             voice: voice(call.breathless),

@@ -1,5 +1,5 @@
-//! Bad networks: TCP loses nothing and reorders nothing, so a way is a function from when a message is sent to when it
-//! arrives.
+//! Bad networks: TCP loses nothing and reorders nothing, so a way is a function from when a message is sent to when
+//! it arrives.
 
 use super::S;
 

@@ -1,7 +1,7 @@
-//! What the simulated phone and engine speak, at both ends of each wire.
+//! The messages and codecs of the simulated phone and engine, at both ends of each wire.
 //!
-//! Most calls run over [`Wires::Raw`]: samples as they are, on both sides, so that thousands of calls take seconds. That
-//! leaves out codecs and nothing else. The others are real: what ships, and carriers unlike it.
+//! Most calls run over [`Wires::Raw`]: samples as they are, on both sides, so that thousands of calls take seconds.
+//! That leaves out codecs and nothing else. The others are real: what ships, and carriers unlike it.
 
 use std::collections::VecDeque;
 
@@ -25,14 +25,14 @@ pub enum Wires {
     Exotel,
     /// A carrier without marks, whose media are binary messages of 16-bit samples. Ogg Opus to the engine.
     BinaryWithoutMarks,
-    /// A carrier whose media are one Ogg Opus stream a direction, made at 24 kHz; its media and commands are binary, told apart
-    /// by their first byte. Ogg Opus to the engine.
+    /// A carrier whose media are one Ogg Opus stream a direction, made at 24 kHz; its media and commands are binary,
+    /// told apart by their first byte. Ogg Opus to the engine.
     OggOpus,
 }
 
 impl Wires {
     pub fn carrier(self) -> Carrier {
-        let rate = LineRate::new(RATE_HZ).unwrap();
+        let rate = LineRate::KHZ_8;
         match self {
             Self::Raw => Carrier {
                 reader: Box::new(Raw),
@@ -50,7 +50,7 @@ impl Wires {
         }
     }
 
-    /// What the phone's end of the same wire reads and writes with.
+    /// The reader and writer at the phone's end of the same wire.
     pub fn phone(self) -> Carrier {
         match self {
             Self::OggOpus => Carrier {
@@ -64,7 +64,7 @@ impl Wires {
     pub fn codec(self) -> Box<dyn EngineCodec> {
         match self {
             Self::Raw => Box::new(Raw),
-            _ => Box::new(OggOpus::new(LineRate::new(RATE_HZ).unwrap(), 1).unwrap()),
+            _ => Box::new(OggOpus::new(LineRate::KHZ_8, 1).unwrap()),
         }
     }
 
@@ -85,8 +85,7 @@ impl Wires {
         }
     }
 
-    /// By how many samples sound comes out of both codecs together later than it went in: of a raw wire, what resamplers and
-    /// codecs would add.
+    /// The delay of both codecs together, in samples. For a raw wire, a typical one.
     pub fn codec_samples(self) -> usize {
         match self {
             Self::Raw => 128,
@@ -308,14 +307,14 @@ const FROM_ENGINE: EncoderConfig = EncoderConfig {
 /// An engine's end of its wire, which says what it hears.
 pub struct Engine {
     codec: Option<Box<(OggOpusReader, OggOpusWriter)>>,
-    /// What a codec would still hold.
+    /// The samples that a codec would still hold.
     late: VecDeque<f32>,
     /// Samples that wait for its next step.
     input: VecDeque<f32>,
 }
 
 impl Engine {
-    /// What it sends when it is ready.
+    /// The headers that it sends when it is ready.
     pub fn headers(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if let Some(codec) = &mut self.codec {

@@ -1,4 +1,4 @@
-//! Engines that are behind, slower than real time or seem so: whole calls in simulated time.
+//! Whole calls in simulated time, with engines that are behind, slower than real time, or seem to be.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[allow(dead_code, reason = "each file of tests uses its part")]
@@ -7,13 +7,13 @@ mod sim;
 use pxbridge_core::uplink::intake::IntakeStats;
 use sim::{CHUNKS_MS, Call, Heard, Leg, MS, S, Where, play};
 
-/// What of the caller's sound the engine never got.
+/// Samples of the caller's audio that the engine never got.
 fn left_out(intake: &IntakeStats) -> u64 {
     intake.removed_in_pauses + intake.removed_in_speech + intake.cut + intake.withheld
 }
 
 #[test]
-fn an_engine_slower_than_real_time_costs_some_of_the_callers_sound_and_a_delay_that_does_not_grow() {
+fn an_engine_slower_than_real_time_costs_some_audio_and_a_delay_that_does_not_grow() {
     for chunk_ms in CHUNKS_MS {
         for (step_ms, breathless, most_ms) in [
             (82, true, 450.0),
@@ -48,7 +48,7 @@ fn an_engine_slower_than_real_time_costs_some_of_the_callers_sound_and_a_delay_t
 }
 
 #[test]
-fn an_engine_that_keeps_up_gets_all_there_is_though_its_network_stalls_and_jitters() {
+fn an_engine_that_keeps_up_gets_everything_though_its_network_stalls_and_jitters() {
     for chunk_ms in CHUNKS_MS {
         for (step_ms, place) in [
             (30, Where::ToEngine),
@@ -69,7 +69,7 @@ fn an_engine_that_keeps_up_gets_all_there_is_though_its_network_stalls_and_jitte
 }
 
 #[test]
-fn a_way_to_the_engine_that_has_become_longer_is_soon_known_for_what_it_is() {
+fn a_longer_path_to_the_engine_is_soon_told_from_a_backlog() {
     for chunk_ms in CHUNKS_MS {
         for (longer_ms, jitter_ms) in [
             (200, 0),
@@ -113,8 +113,7 @@ fn an_engine_that_is_hardly_slower_than_real_time_is_never_far_behind() {
     }
 }
 
-/// A slow engine in a call with something else: by how much the delay of what is heard from then on is longer than
-/// before, at most.
+/// A slow engine, and a stall: by how much the delay from 10 s after the stall on is longer than before, in ms.
 fn slow_and(chunk_ms: u64, step_ms: u64, breathless: bool, place: Where, stall: (u64, u64)) -> f64 {
     let mut call = Call::new(chunk_ms, 160);
     call.breathless = breathless;
@@ -144,7 +143,7 @@ fn a_stall_leaves_no_more_delay_where_the_engine_is_slow() {
 }
 
 #[test]
-fn an_engine_that_was_slow_for_a_spell_gets_all_there_is_as_soon_as_it_has_caught_up() {
+fn an_engine_that_was_slow_for_a_while_gets_everything_as_soon_as_it_has_caught_up() {
     for chunk_ms in CHUNKS_MS {
         for (spell_ms, step_ms) in [(3000, 400), (4000, 800), (6000, 700)] {
             let mut call = Call::new(chunk_ms, 60);
@@ -163,7 +162,7 @@ fn an_engine_that_was_slow_for_a_spell_gets_all_there_is_as_soon_as_it_has_caugh
 }
 
 #[test]
-fn an_engine_that_lost_something_soon_gets_all_there_is_again() {
+fn an_engine_that_lost_something_soon_gets_everything_again() {
     for chunk_ms in CHUNKS_MS {
         for lost_ms in [300, 600, 1000, 3000] {
             for stall_s in [0, 8] {

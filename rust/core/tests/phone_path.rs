@@ -1,4 +1,5 @@
-//! Calls whose ways to and from the phone change, and what is known of Exotel's queue then, in simulated time.
+//! Whole calls in simulated time, over paths to and from the phone that change: the estimate of what the phone holds
+//! stays right.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[allow(dead_code, reason = "each file of tests uses its part")]
@@ -7,14 +8,14 @@ mod sim;
 use sim::{CHUNKS_MS, Call, Heard, Leg, MS, S, Where, play};
 
 #[test]
-fn first_words_that_are_held_up_on_their_way_do_not_delay_all_others() {
+fn first_words_that_are_held_up_do_not_delay_all_others() {
     for chunk_ms in CHUNKS_MS {
         for held_ms in [60, 120, 180, 240] {
             let mut call = Call::new(chunk_ms, 25);
             call.prompts_us = 5 * S;
             let good = play(&call);
             let undisturbed = good.delay_ms(0.5, 12 * S, 25 * S);
-            // They would have been heard at once.
+            // Without the stall they would have been heard at once.
             let until_us = good.first_us + held_ms * MS;
             call.to_phone = Leg::stalled(&[(until_us - 2500 * MS, until_us)]);
             let heard = play(&call);
@@ -31,7 +32,7 @@ fn first_words_that_are_held_up_on_their_way_do_not_delay_all_others() {
 }
 
 #[test]
-fn a_way_that_becomes_longer_while_the_caller_waits_is_not_taken_for_late_words() {
+fn a_path_that_becomes_longer_while_the_caller_waits_is_not_taken_for_late_words() {
     for jitter_ms in [0, 5, 9, 15] {
         for seed in 1..5 {
             let mut call = Call::new(100, 90);
@@ -55,7 +56,7 @@ fn a_way_that_becomes_longer_while_the_caller_waits_is_not_taken_for_late_words(
     }
 }
 
-/// A call of 90 s over ways of 120 ms, one of which is longer for a while or for good.
+/// A call of 90 s over paths of 120 ms, one of which becomes longer, for a while or until the end.
 fn longer(place: Where, by_ms: u64, from_us: u64, until_us: Option<u64>) -> Heard {
     let mut call = Call::new(100, 90);
     for way in [Where::ToPhone, Where::FromPhone] {
@@ -80,11 +81,12 @@ fn longer(place: Where, by_ms: u64, from_us: u64, until_us: Option<u64>) -> Hear
 }
 
 #[test]
-fn a_way_to_or_from_the_phone_that_becomes_longer_is_not_taken_for_a_longer_queue() {
+fn a_longer_path_to_or_from_the_phone_is_not_taken_for_a_longer_playback() {
     for place in [Where::ToPhone, Where::FromPhone] {
         for by_ms in [40, 60, 100, 300, 400] {
             let heard = longer(place, by_ms, 20 * S, None);
-            // What comes later on its way there is missed once, and some of it is taken for a queue at first.
+            // Audio that takes the longer path is missed once, and a part of the change is taken for a longer
+            // playback at first.
             assert!(heard.holes_in(20 * S, 26 * S) as u64 * 20 <= 2 * by_ms);
             assert_eq!(heard.holes_in(26 * S, 90 * S), 0, "{:?}", heard.holes);
             let before = heard.delay_ms(0.5, 10 * S, 20 * S);
@@ -98,7 +100,7 @@ fn a_way_to_or_from_the_phone_that_becomes_longer_is_not_taken_for_a_longer_queu
 }
 
 #[test]
-fn a_way_to_or_from_the_phone_that_was_longer_for_a_while_leaves_no_delay() {
+fn a_path_to_or_from_the_phone_that_was_longer_for_a_while_leaves_no_delay() {
     for place in [Where::ToPhone, Where::FromPhone] {
         for by_ms in [60, 100, 300, 400] {
             for for_s in [3, 5, 10, 20] {
@@ -114,7 +116,7 @@ fn a_way_to_or_from_the_phone_that_was_longer_for_a_while_leaves_no_delay() {
 }
 
 #[test]
-fn a_way_to_or_from_the_phone_that_becomes_shorter_makes_the_delay_shorter() {
+fn a_shorter_path_to_or_from_the_phone_makes_the_delay_shorter() {
     for place in [Where::ToPhone, Where::FromPhone] {
         for by_ms in [40, 60, 100, 300, 400] {
             let heard = longer(place, by_ms, 0, Some(20 * S));
@@ -129,17 +131,17 @@ fn a_way_to_or_from_the_phone_that_becomes_shorter_makes_the_delay_shorter() {
     }
 }
 
-/// Networks that are bad until 20 s, found by the random search in `time.rs`: delay and jitter in µs, and stalls, of the ways from
-/// the phone, to it, to the engine and back.
+/// Networks that are bad until 20 s, found by the random search in `time.rs`: delay and jitter in µs, and stalls, of
+/// the paths from the phone, to it, to the engine and back.
 ///
-/// In the first two Exotel's queue grew while the way back varied. What that measured too much was taken off the line's
-/// constant instead, when it varied no more: Exotel ran dry half a minute after all was well, and once more each time that
-/// the delay this asked for was given back. In the others the first words were late, which the marks of the silence before
-/// tell; they were not asked, and 190 to 260 ms stayed.
+/// In the first two the playback lengthened while the return path jittered, so too much was measured. When the jitter
+/// ended, that excess was taken from the baseline instead. Then the phone was drained half a minute after the network
+/// was good again, and once more each time the margin was released. In the others the first words were late. The
+/// marks of the silence before them tell that, but were not used, and 190 to 260 ms of delay stayed.
 #[test]
 fn a_bad_network_leaves_no_wrong_estimate_of_the_remote_playback() {
-    type Ways<'a> = [(u64, u64, &'a [(u64, u64)]); 4];
-    let grew: Ways = [
+    type Paths<'a> = [(u64, u64, &'a [(u64, u64)]); 4];
+    let grew: Paths = [
         (93_812, 85_812, &[(13_614_010, 15_656_660)]),
         (82_521, 1_332, &[(13_463_114, 14_091_001)]),
         (
@@ -149,19 +151,19 @@ fn a_bad_network_leaves_no_wrong_estimate_of_the_remote_playback() {
         ),
         (63_047, 45_760, &[]),
     ];
-    let grew_a_little: Ways = [
+    let grew_a_little: Paths = [
         (93_838, 42_867, &[]),
         (70_754, 20_514, &[]),
         (89_660, 39_200, &[]),
         (13_121, 115_901, &[]),
     ];
-    let began_late: Ways = [
+    let began_late: Paths = [
         (55_532, 1_481, &[(3_189_024, 4_686_585), (15_352_495, 17_554_031)]),
         (86_467, 20_714, &[(1_809_443, 4_285_925)]),
         (133_612, 41_241, &[(5_844_638, 5_848_054)]),
         (105_438, 17_216, &[]),
     ];
-    let began_late_in_jitter: Ways = [
+    let began_late_in_jitter: Paths = [
         (27_655, 60_015, &[(8_838_419, 10_451_364), (3_499_874, 4_481_717)]),
         (139_741, 48_691, &[(1_594_179, 4_353_186)]),
         (79_063, 50_296, &[(9_951_330, 10_715_303)]),
@@ -171,7 +173,7 @@ fn a_bad_network_leaves_no_wrong_estimate_of_the_remote_playback() {
             &[(14_490_355, 16_920_838), (2_718_718, 3_851_994)],
         ),
     ];
-    for (name, chunk_ms, ready_us, breathless, step_ms, seed, ways) in [
+    for (name, chunk_ms, ready_us, breathless, step_ms, seed, paths) in [
         ("grew", 200, 3_656_602, true, 43, 7_239_679_179_198_064_017, grew),
         (
             "grew a little",
@@ -207,7 +209,7 @@ fn a_bad_network_leaves_no_wrong_estimate_of_the_remote_playback() {
         call.step_us = step_ms * MS;
         call.seed = seed;
         [call.from_phone, call.to_phone, call.to_engine, call.from_engine] =
-            ways.map(|(delay_us, jitter_us, stalls)| Leg {
+            paths.map(|(delay_us, jitter_us, stalls)| Leg {
                 delay_us,
                 jitter_us,
                 jitter_until_us: Some(20 * S),

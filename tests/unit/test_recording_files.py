@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pxbridge.records.recording import file_name
+from pxbridge.records.recording_files import file_name
 
 
 @pytest.mark.parametrize(

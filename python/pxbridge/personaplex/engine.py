@@ -1,0 +1,295 @@
+"""The engine: a stepper, the scheduler that says what it does next, and the thread that both live in.
+
+The one idea: one thread owns the model, and nothing else touches it. The event loop tells it things through
+a queue (somebody came, said 80 ms, is gone), and it tells the event loop what came of it, once per piece of
+work. So a tick never waits for a socket, and a socket waits for a tick no longer than it takes to put a
+frame into a queue.
+
+A prompt that cannot be used ends its own conversation. Anything else that the model raises is a fault of
+the device: its state is not known any more, so every conversation ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pxbridge.errors import InputError
+from pxbridge.personaplex.scheduler import Close, Conversation, Open, Prefill, Scheduler, Tick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pxbridge.personaplex.prompt import Prompt
+    from pxbridge.personaplex.scheduler import Frame, Work
+    from pxbridge.personaplex.stepper import Sampling, Step, Stepper
+    from pxbridge.personaplex.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S: Final = 3600.0
+"""The thread looks at its queue at least so often; `threading` takes no infinite timeout."""
+
+
+class Listener(Protocol):
+    """Who is told what becomes of a conversation, in the event loop."""
+
+    def live(self) -> None:
+        """Its prompt is read: what the caller says from now on is answered."""
+        ...
+
+    def stepped(self, frame: Frame, step: Step) -> None:
+        """A frame of the caller was taken, and this is the answer."""
+        ...
+
+    def failed(self, reason: str) -> None:
+        """Its prompt cannot be used. It has no slot any more."""
+        ...
+
+    def broken(self) -> None:
+        """One of the calls above raised: a fault of ours that ends this conversation, and no other."""
+        ...
+
+
+class _Failed:
+    """What came of opening a conversation whose prompt cannot be used."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+Result = int | _Failed | dict[Conversation, "Step"] | None
+"""Of `Open` and `Prefill` the positions left, of `Tick` the steps."""
+
+
+class Engine:
+    """See the module. `begin`, `perform` and `finish` are the thread's; all else is the event loop's.
+
+    Args:
+        stepper: The model. Only the thread uses it from now on.
+        telemetry: Counts.
+        clock: Seconds, monotonic.
+        prepare: Called in the thread after the model has warmed up, before it is ready: reads voices.
+
+    Attributes:
+        clock: As given.
+        scheduler: What it goes by; to be looked at only.
+        ready: Set when a conversation can begin.
+        stopped: Nothing is to be begun any more.
+        fault: What the model raised; done only if it did.
+        busy_since_s: When the work began that the thread is at; None: it waits.
+    """
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        telemetry: Telemetry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stepper = stepper
+        self._telemetry = telemetry
+        self.clock = clock
+        self._prepare = prepare
+        self.scheduler = Scheduler()
+        self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._listeners: dict[Conversation, Listener] = {}
+        self.stopped = False
+        self.ready = asyncio.Event()
+        self.fault: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.busy_since_s: float | None = None
+
+    @property
+    def slots(self) -> int:
+        """Conversations at once."""
+        return self._stepper.slots
+
+    # What the event loop tells.
+
+    def open(
+        self, slot: int, prompt: Callable[[], Prompt], sampling: Sampling, listener: Listener
+    ) -> Conversation:
+        """Begins a conversation in a slot; one that has it is closed without a word.
+
+        Args:
+            slot: Which.
+            prompt: Gives its persona; called in the thread. An InputError or ValueError of it fails the
+                conversation.
+            sampling: How its tokens are drawn.
+            listener: Told what becomes of it, until it is closed.
+        """
+        conversation = Conversation(slot, prompt, sampling)
+        self._listeners[conversation] = listener
+        self._tell(lambda: self.scheduler.open(conversation))
+        return conversation
+
+    def hear(self, conversation: Conversation, frame: Frame) -> None:
+        """The caller said 80 ms."""
+        now_s = self.clock()
+        self._tell(lambda: self.scheduler.hear(conversation, frame, now_s))
+
+    def close(self, conversation: Conversation) -> None:
+        """Ends a conversation: its listener hears no more. Its slot may be given away at once."""
+        if self._listeners.pop(conversation, None) is not None:
+            self._tell(lambda: self.scheduler.close(conversation))
+
+    def stop(self) -> None:
+        """Ends the thread after the work it is at."""
+        self.stopped = True
+        self._tell(lambda: None)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        self._told.put(what)
+
+    # The thread's.
+
+    def warm_up(self) -> None:
+        """Makes the model ready; takes seconds."""
+        self._stepper.warm_up()
+        self._prepare()
+
+    def begin(self) -> Work | float:
+        """Takes in what was told. Returns what to do now, or how long to wait for more, in seconds."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._told.get_nowait()()
+        now_s = self.clock()
+        work = self.scheduler.next(now_s)
+        if isinstance(work, float):
+            return max(0.0, work - now_s)
+        self.busy_since_s = now_s
+        return work
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until something is told, at most so long."""
+        with contextlib.suppress(queue.Empty):
+            self._told.get(timeout=min(timeout_s, LONGEST_WAIT_S))()
+
+    def perform(self, work: Work) -> Result:
+        """Does it: the one place where the model is used."""
+        stepper = self._stepper
+        match work:
+            case Open(conversation):
+                try:
+                    return stepper.open(conversation.slot, conversation.prompt(), conversation.sampling)
+                except (InputError, ValueError) as error:
+                    return _Failed(str(error))
+            case Prefill(conversation, positions):
+                return stepper.prefill(conversation.slot, positions)
+            case Tick(frames):
+                steps = stepper.step({each.slot: frame for each, (frame, _) in frames.items()})
+                return {each: steps[each.slot] for each in frames}
+            case Close(conversation):
+                stepper.close(conversation.slot)
+                return None
+
+    def finish(self, work: Work, result: Result) -> Callable[[], None]:
+        """Notes that it is done. Returns what the event loop has to be told."""
+        began_s, ended_s = self.busy_since_s or 0.0, self.clock()
+        self.busy_since_s = None
+        scheduler, telemetry = self.scheduler, self._telemetry
+        match work, result:
+            case Open(conversation) | Prefill(conversation), int(left):
+                scheduler.done(work, began_s, ended_s, left)
+                telemetry.read(ended_s - began_s)
+                telemetry.counters = self._stepper.counters()
+                if left == 0:
+                    return lambda: self._say_live(conversation)
+            case Open(conversation), _Failed(reason=reason):
+                scheduler.done(work, began_s, ended_s, left=0)
+                scheduler.close(conversation)
+                return lambda: self._say_failed(conversation, reason)
+            case Tick(frames), dict(steps):
+                scheduler.done(work, began_s, ended_s)
+                telemetry.ticked(began_s, ended_s, [came_s for _, came_s in frames.values()])
+                return lambda: self._say_stepped(frames, steps)
+            case _:
+                scheduler.done(work, began_s, ended_s)
+        return _nothing
+
+    # What the event loop is told.
+
+    def _say_live(self, conversation: Conversation) -> None:
+        if listener := self._listeners.get(conversation):
+            _tell(listener, listener.live)
+
+    def _say_failed(self, conversation: Conversation, reason: str) -> None:
+        if listener := self._listeners.pop(conversation, None):
+            _tell(listener, lambda: listener.failed(reason))
+
+    def _say_stepped(
+        self,
+        frames: Mapping[Conversation, tuple[Frame, float]],
+        steps: Mapping[Conversation, Step],
+    ) -> None:
+        for conversation, step in steps.items():
+            if listener := self._listeners.get(conversation):
+                _tell(listener, functools.partial(listener.stepped, frames[conversation][0], step))
+
+    def say_fault(self, error: BaseException) -> None:
+        """The model cannot be used any more."""
+        if not self.fault.done():
+            self.fault.set_result(error)
+
+
+def _tell(listener: Listener, what: Callable[[], None]) -> None:
+    try:
+        what()
+    except Exception:
+        log.exception("a session failed")
+        listener.broken()
+
+
+def _nothing() -> None:
+    pass
+
+
+class EngineThread:
+    """Runs an engine in a thread of its own: `with EngineThread(engine): ...` in the event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        # A daemon: a device that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def __enter__(self) -> EngineThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.stop()
+
+    async def join(self, timeout_s: float) -> bool:
+        """Waits for the thread's end, at most so long; whether it has ended."""
+        await asyncio.to_thread(self._thread.join, timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        engine = self._engine
+        try:
+            engine.busy_since_s = None
+            engine.warm_up()
+            self._post(engine.ready.set)
+            while not engine.stopped:
+                work = engine.begin()
+                if isinstance(work, float):
+                    engine.wait(work)
+                else:
+                    self._post(engine.finish(work, engine.perform(work)))
+        except BaseException as error:
+            log.critical("the model failed", exc_info=True)
+            self._post(functools.partial(engine.say_fault, error))
+
+    def _post(self, call: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the loop has ended: nobody is left to be told
+            self._engine.stopped = True

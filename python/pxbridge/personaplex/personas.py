@@ -1,0 +1,99 @@
+"""Personas as clients ask for them: a voice by its name, and a text that becomes tokens."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pxbridge.errors import BadQuery, InputError
+from pxbridge.personaplex.prompt import SILENT_FRAMES, Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pxbridge.personaplex.prompt import Voice
+
+log = logging.getLogger(__name__)
+
+SUFFIXES: Final = (".pt", ".wav")
+_SHOWN_CHARS: Final = 60
+
+
+class Voices(Protocol):
+    """What is asked of `pxbridge.personaplex.voices.Voices`."""
+
+    def names(self) -> list[str]:
+        """The files' names; from any thread."""
+        ...
+
+    def load(self, name: str) -> Voice:
+        """A voice by its name; from the engine's thread."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """What is asked of `pxbridge.personaplex.text.Tokenizer`."""
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """The tokens of a prompt's text, wrapped as PersonaPlex expects."""
+        ...
+
+
+class FilePersonas:
+    """The voices of a folder or an archive, and a checkpoint's tokenizer.
+
+    Args:
+        voices: Looked up by name.
+        tokenizer: The checkpoint's.
+        longest_prompt: Positions that a prompt may take.
+    """
+
+    def __init__(self, voices: Voices, tokenizer: Tokenizer, longest_prompt: int) -> None:
+        self._voices = voices
+        self._tokenizer = tokenizer
+        self._longest_prompt = longest_prompt
+        self._positions: dict[str, int] = {}
+
+    def voices(self) -> list[str]:
+        """Their names, with their suffix."""
+        try:
+            return self._voices.names()
+        except InputError as error:
+            log.warning("the voices cannot be listed: %s", error)
+            return []
+
+    def read_all(self) -> None:
+        """Reads every voice, in the engine's thread before it is ready: so no caller waits for a file."""
+        for name in self.voices():
+            try:
+                self._positions[name] = self._voices.load(name).positions
+            except (InputError, ValueError) as error:
+                log.warning("voice %s cannot be used: %s", name, error)
+
+    def prompt(self, voice: str, text: str) -> Callable[[], Prompt]:
+        """Checks a persona; what it returns makes the prompt, in the engine's thread.
+
+        Raises:
+            BadQuery: There is no such voice, or the text is too long for the model.
+        """
+        file = self._file(voice)
+        tokens = self._tokenizer.encode_prompt(text)
+        needed = self._positions.get(file, 0) + len(tokens) + 2 * SILENT_FRAMES
+        if needed > self._longest_prompt:
+            most = self._longest_prompt - needed + len(tokens)
+            raise BadQuery("text_prompt", f"is {len(tokens)} tokens long; with this voice {most} fit")
+        return functools.partial(self._make, file, tokens)
+
+    def _make(self, file: str, tokens: tuple[int, ...]) -> Prompt:
+        return Prompt(self._voices.load(file), tokens)
+
+    def _file(self, voice: str) -> str:
+        """The file of a voice. A name is looked up, so nothing but what is listed can be reached."""
+        names = self.voices()
+        for file in (voice, *(f"{voice}{suffix}" for suffix in SUFFIXES)):
+            if file in names:
+                return file
+        shown = voice if len(voice) <= _SHOWN_CHARS else f"{voice[:_SHOWN_CHARS]}…"
+        there = f"there are {', '.join(names)}" if names else "there is none here"
+        raise BadQuery("voice_prompt", f"there is no voice {shown!r}; {there}")

@@ -1,0 +1,347 @@
+"""Which slot is stepped when: the policy of the engine's one thread, with the time given to it.
+
+The one idea: nobody waits for a clock. A tick steps every conversation that has a frame, as soon as one
+has, but not more often than every 20 ms, so that callers who come a little later share it. A fixed tick of
+80 ms would make each answer 80 ms later for the same work.
+
+Prompts are read in chunks between ticks. A chunk delays the tick behind it, so it is held to a third of the
+slack: of the 80 ms that a frame lasts, what one tick leaves over. While nobody talks there is nothing to
+delay.
+
+Who asks `next` does what it returns and then calls `done`; nothing here touches a model, a thread or a
+clock. All times are seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pxbridge.personaplex.config import FRAME_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from pxbridge.personaplex.prompt import Prompt
+    from pxbridge.personaplex.stepper import Sampling
+
+    Frame = NDArray[np.float32]
+    """float32 [1920] at 24 kHz: 80 ms of a caller."""
+
+TICK_EVERY_S: Final = 0.02
+"""From one tick's start to the next one's, at least. Simulated with 32 callers: 40 ms cost as much more
+delay as they save work, and with no limit at all a fast model would run a tick for each frame."""
+
+LATE_FRAMES: Final = 3
+"""With more frames waiting, a conversation is late: the oldest in which nothing is said are dropped."""
+MOST_FRAMES: Final = 12
+"""1 s. Beyond that the oldest are cut, said or not: an agent that answers a second late is not talked to."""
+QUIET_DBFS: Final = -45.0
+"""Speech on a phone line is at −30 to −15 dBFS, the line's noise at −60 to −45."""
+
+PREFILL_SHARE: Final = 1 / 3
+LEAST_PREFILL_S: Final = 0.002
+"""What prompts get of 80 ms even where ticks leave nothing over: a new caller must not wait for ever."""
+UNHURRIED_CHUNK_S: Final = 0.05
+"""What a chunk may take while nobody talks: the first frame of somebody who begins to waits for no more."""
+ACTIVE_S: Final = 1.0
+"""Somebody from whom nothing came for so long does not talk: a session that was prompted ahead of its
+call."""
+SMALLEST_CHUNK: Final = 8
+"""A chunk costs something however short it is. Fewer positions would delay a tick hardly less, and a prompt
+would take minutes where ticks leave little over."""
+LARGEST_CHUNK: Final = 256
+TICKS_REMEMBERED: Final = 15
+HEADROOM: Final = 0.9
+"""A chunk aims at so much of what it may take: the next one may be slower."""
+
+
+@dataclass(eq=False)
+class Conversation:
+    """One client's stay in a slot.
+
+    Attributes:
+        slot: Where it is.
+        prompt: Gives its persona. Called in the engine's thread, once.
+        sampling: How its tokens are drawn.
+        left: Positions of its prompt that are not read yet; None before the first was looked at, 0: it is
+            live.
+        waiting: Frames that no tick has taken, each with the time it came at.
+        heard_s: When its last frame came.
+        stepped: Frames that ticks took.
+        dropped_quiet: Frames dropped because it was late and they were quiet.
+        cut: Frames dropped because it was more than a second late.
+    """
+
+    slot: int
+    prompt: Callable[[], Prompt]
+    sampling: Sampling
+    left: int | None = None
+    waiting: deque[tuple[Frame, float]] = field(default_factory=deque)
+    heard_s: float = -math.inf
+    stepped: int = 0
+    dropped_quiet: int = 0
+    cut: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its prompt is read."""
+        return self.left == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """Begin a conversation: read its voice, look for its prefix."""
+
+    conversation: Conversation
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """Read so many positions of a conversation's prompt."""
+
+    conversation: Conversation
+    positions: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tick:
+    """Step these by a frame each: what the caller said, and when that had come."""
+
+    frames: dict[Conversation, tuple[Frame, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Close:
+    """Give a conversation's slot back."""
+
+    conversation: Conversation
+
+
+Work = Open | Prefill | Tick | Close
+
+
+class Scheduler:
+    """See the module.
+
+    Attributes:
+        conversations: Those that have a slot, by slot.
+        dropped: Frames dropped since the start, by why: ``quiet`` or ``cut``, as in `Conversation`.
+    """
+
+    def __init__(self) -> None:
+        self.conversations: dict[int, Conversation] = {}
+        self.dropped = {"quiet": 0, "cut": 0}
+        self._closing: deque[Conversation] = deque()
+        self._prompting: deque[Conversation] = deque()  # in the order they came; the first is being read
+        self._last_tick_s = -math.inf
+        self._tick_costs: deque[float] = deque(maxlen=TICKS_REMEMBERED)
+        self._budget = _PrefillBudget()
+
+    # What is told to it.
+
+    def open(self, conversation: Conversation) -> None:
+        """Somebody came. A conversation that had the slot before is closed first."""
+        before = self.conversations.get(conversation.slot)
+        if before is not None:
+            self.close(before)
+        self.conversations[conversation.slot] = conversation
+        self._prompting.append(conversation)
+
+    def hear(self, conversation: Conversation, frame: Frame, now_s: float) -> None:
+        """The caller said something. A backlog is kept short here: it never goes by itself near capacity."""
+        if self.conversations.get(conversation.slot) is not conversation:
+            return
+        conversation.heard_s = now_s
+        waiting = conversation.waiting
+        waiting.append((frame, now_s))
+        while len(waiting) > MOST_FRAMES:
+            waiting.popleft()
+            conversation.cut += 1
+            self.dropped["cut"] += 1
+        if len(waiting) > LATE_FRAMES:
+            self.dropped["quiet"] += _drop_quiet(conversation)
+
+    def close(self, conversation: Conversation) -> None:
+        """Somebody is gone."""
+        if self.conversations.get(conversation.slot) is not conversation:
+            return
+        del self.conversations[conversation.slot]
+        if conversation in self._prompting:
+            self._prompting.remove(conversation)
+        conversation.waiting.clear()
+        self._closing.append(conversation)
+
+    # What is asked of it.
+
+    @property
+    def tick_s(self) -> float:
+        """What a tick costs: the median of the last, so that one that hung is not taken for the rule.
+
+        May be asked from any thread.
+        """
+        costs = list(self._tick_costs)
+        return statistics.median(costs) if costs else 0.0
+
+    @property
+    def slack_s(self) -> float:
+        """What one tick leaves over of the 80 ms that a frame lasts."""
+        return max(0.0, FRAME_S - self.tick_s)
+
+    @property
+    def backlog(self) -> int:
+        """Frames that wait for a tick. May be asked from any thread."""
+        return sum(len(each.waiting) for each in list(self.conversations.values()))
+
+    def next(self, now_s: float) -> Work | float:
+        """What to do now; or, if nothing, when to ask again (infinity: when something is told)."""
+        if self._closing:
+            return Close(self._closing[0])
+        ready = [each for each in self.conversations.values() if each.waiting and each.is_live]
+        tick_due_s = self._last_tick_s + TICK_EVERY_S if ready else math.inf
+        tick_is_due = now_s >= tick_due_s
+        read_due_s = math.inf
+        if self._prompting:
+            allowed_s = self._allowed_s(now_s)
+            read_due_s = self._budget.due_s(allowed_s, now_s)
+            # Between two ticks where it delays nobody; before a tick that is due only if there was no such
+            # place.
+            if now_s >= read_due_s and (not tick_is_due or self._budget.is_overdue(allowed_s, now_s)):
+                return self._read(allowed_s)
+        if tick_is_due:
+            return Tick({each: each.waiting[0] for each in ready})
+        return min(tick_due_s, read_due_s)
+
+    def done(self, work: Work, began_s: float, ended_s: float, left: int = 0) -> None:
+        """Something that `next` returned was done.
+
+        Args:
+            work: What it was.
+            began_s: When it began.
+            ended_s: When it was over.
+            left: After `Open` and `Prefill`: positions of the prompt that are not read yet.
+        """
+        match work:
+            case Close(conversation):
+                self._closing.remove(conversation)
+            case Tick(frames):
+                self._last_tick_s = began_s
+                self._tick_costs.append(ended_s - began_s)
+                for conversation in frames:
+                    if conversation.waiting:  # it may be gone by now
+                        conversation.waiting.popleft()
+                        conversation.stepped += 1
+            case Open(conversation) | Prefill(conversation):
+                positions = work.positions if isinstance(work, Prefill) else 0
+                self._budget.spend(positions, ended_s - began_s, ended_s)
+                conversation.left = left
+                if left == 0 and conversation in self._prompting:
+                    self._prompting.remove(conversation)
+
+    def _allowed_s(self, now_s: float) -> float | None:
+        """What prompts may take of each 80 ms; None: nobody talks, and they may take all."""
+        talking = any(
+            now_s - each.heard_s < ACTIVE_S and each.is_live for each in self.conversations.values()
+        )
+        return max(LEAST_PREFILL_S, self.slack_s * PREFILL_SHARE) if talking else None
+
+    def _read(self, allowed_s: float | None) -> Work:
+        conversation = self._prompting[0]
+        if conversation.left is None:
+            return Open(conversation)
+        return Prefill(conversation, min(conversation.left, self._budget.chunk(allowed_s)))
+
+
+class _PrefillBudget:
+    """How much time prompts may take, and how many positions that is.
+
+    It fills up to what is allowed of 80 ms in 80 ms, is spent at once when it is full, and may be overdrawn
+    by a chunk that took longer: then the next one comes later.
+    """
+
+    def __init__(self) -> None:
+        self._spent_s = 0.0
+        self._spent_at_s = -math.inf
+        # Apart: a size that was found while there was no hurry would take too long when there is.
+        self._hurried, self._unhurried = _Chunk(), _Chunk()
+        self._last = self._unhurried
+
+    def due_s(self, allowed_s: float | None, now_s: float) -> float:
+        """When it is full."""
+        if allowed_s is None or self._spent_s <= 0:
+            return now_s
+        return self._spent_at_s + FRAME_S * self._spent_s / allowed_s
+
+    def is_overdue(self, allowed_s: float | None, now_s: float) -> bool:
+        """Whether it has been full for so long that a place between two ticks would have come."""
+        return allowed_s is None or now_s >= self.due_s(allowed_s, now_s) + TICK_EVERY_S
+
+    def chunk(self, allowed_s: float | None) -> int:
+        """How many positions to read at once."""
+        if allowed_s is None:
+            self._last = self._unhurried
+            return self._last.size_for(UNHURRIED_CHUNK_S)
+        self._last = self._hurried
+        return self._last.size_for(min(allowed_s, UNHURRIED_CHUNK_S))
+
+    def spend(self, positions: int, took_s: float, now_s: float) -> None:
+        """A chunk was read, or a conversation opened (no positions)."""
+        if positions:
+            self._last.took(positions, took_s)
+        self._spent_s = took_s
+        self._spent_at_s = now_s
+
+
+class _Chunk:
+    """The number of positions that take a given time.
+
+    A chunk costs something however short it is, and more for each position. So its size grows from below:
+    scaled by what it may take over what it took, it cannot take more than it may.
+    """
+
+    def __init__(self) -> None:
+        self._size = SMALLEST_CHUNK
+        self._took_s: float | None = None
+
+    def size_for(self, target_s: float) -> int:
+        """How many positions take about so long."""
+        if self._took_s is not None:
+            ratio = HEADROOM * target_s / max(self._took_s, 1e-6)
+            # Downwards by the square: what a chunk costs however short it is does not become less.
+            scale = min(ratio, 2.0) if ratio >= 1 else ratio * ratio
+            self._size = max(SMALLEST_CHUNK, min(int(self._size * scale), LARGEST_CHUNK))
+            self._took_s = None
+        return self._size
+
+    def took(self, positions: int, took_s: float) -> None:
+        """A chunk took so long. One that ended with its prompt was shorter, and tells less."""
+        if positions >= self._size:
+            self._took_s = took_s
+
+
+def _drop_quiet(conversation: Conversation) -> int:
+    """Drops the oldest quiet frames until the conversation is late no more, or has none; tells how many."""
+    kept: deque[tuple[Frame, float]] = deque()
+    excess = len(conversation.waiting) - LATE_FRAMES
+    dropped = 0
+    for item in conversation.waiting:
+        if dropped < excess and level_dbfs(item[0]) < QUIET_DBFS:
+            dropped += 1
+        else:
+            kept.append(item)
+    conversation.waiting = kept
+    conversation.dropped_quiet += dropped
+    return dropped
+
+
+def level_dbfs(frame: Frame) -> float:
+    """The level of a frame: its RMS, against full scale."""
+    power = float(np.dot(frame, frame)) / len(frame)
+    return 10 * math.log10(power) if power > 0 else -math.inf

@@ -1,0 +1,419 @@
+"""The engine's port: PersonaPlex's `/api/chat` for many, and what operators ask.
+
+==============  =========================================================================================
+``/api/chat``   a conversation: see `pxbridge.personaplex.query` for what a client may ask for
+``/livez``      200 as long as the event loop turns and the model's thread does not hang
+``/readyz``     200 if a conversation can begin now, else 503; JSON with the reasons and figures
+``/voices``     the voices there are, JSON
+``/metrics``    for Prometheus
+anything else   a file of the web client where one is served, else 404
+==============  =========================================================================================
+
+Everything is decided before the upgrade, so that a client that cannot be served gets an HTTP status and a
+JSON body that says why: 400 for what it asked for, 401 for who it is, 503 with Retry-After when there is no
+slot.
+
+Health is told to everybody; everything else needs the token where one is set. Without one, a browser is let
+in only from this server's own pages: any page on the internet could speak to a port of its visitor's machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import pxbridge
+from pxbridge import chat_wire, websocket
+from pxbridge.errors import BadQuery
+from pxbridge.log_throttle import LogThrottle, in_words
+from pxbridge.personaplex.query import Defaults, read_query
+from pxbridge.personaplex.session import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    LIMITS,
+    Live,
+    Paused,
+    Prompting,
+    Session,
+    Why,
+)
+from pxbridge.personaplex.telemetry import CONTENT_TYPE
+from pxbridge.rate_limit import RateLimiter, counted_as
+from pxbridge.websocket import Headers, Response
+
+if TYPE_CHECKING:
+    import ssl as tls
+    from collections import Counter
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from pxbridge.personaplex.engine import Engine
+    from pxbridge.personaplex.input_recorder import InputRecorder
+    from pxbridge.personaplex.places import Places
+    from pxbridge.personaplex.query import Personas
+    from pxbridge.personaplex.session import TextReader
+    from pxbridge.personaplex.static_files import StaticFiles
+    from pxbridge.personaplex.telemetry import Telemetry
+    from pxbridge.websocket import Handler, Request, WebSocket
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT_S: Final = 10.0
+RETRY_AFTER_S: Final = 5
+"""Told to a client that finds no slot: calls last minutes, so some slot of many is free soon."""
+WRONG_PER_S: Final = 0.1
+WRONG_AT_ONCE: Final = 10.0
+"""Wrong tokens that one address may try: ten, and then one in ten seconds."""
+STUCK_S: Final = 30.0
+"""A piece of the model's work takes a second at most. After this long the device hangs."""
+LOOK_EVERY_S: Final = 1.0
+
+_CHALLENGES: Final = (
+    ("WWW-Authenticate", 'Bearer realm="pxbridge engine"'),
+    # Browsers cannot send a bearer token with a WebSocket. They can ask for a password, and send that.
+    ("WWW-Authenticate", 'Basic realm="pxbridge engine", charset="UTF-8"'),
+)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the server deals with its clients.
+
+    Attributes:
+        token: What a client must show; None: nothing.
+        defaults: For prompts that are left out.
+        model: The checkpoint's name, for `/readyz`.
+        origins: Of other servers whose pages may talk where no token is set; ``*`` for all.
+    """
+
+    token: str | None = None
+    defaults: Defaults = field(default_factory=Defaults)
+    model: str = ""
+    origins: frozenset[str] = frozenset()
+
+
+class EngineServer:
+    """See the module. Made by `listen`.
+
+    Args:
+        engine: The model and its thread.
+        places: Its slots, and the line in front of them.
+        personas: The voices there are.
+        text: Makes a reader of tokens for one conversation.
+        telemetry: Counts.
+        rules: How clients are dealt with.
+        recorder: Writes down what models heard; None: nothing is.
+        files: A web client; None: there is none.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        places: Places,
+        personas: Personas,
+        text: Callable[[], TextReader],
+        telemetry: Telemetry,
+        rules: Rules,
+        recorder: InputRecorder | None = None,
+        files: StaticFiles | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.sessions: set[Session] = set()
+        self.warm_up_s: float | None = None
+        """What the warm-up took; None: it goes on."""
+        self._engine = engine
+        self._places = places
+        self._personas = personas
+        self._text = text
+        self._telemetry = telemetry
+        self._rules = rules
+        self._token = None if rules.token is None else _digest(rules.token)
+        self._recorder = recorder
+        self._files = files
+        self._loop = loop
+        self._wrong = RateLimiter(WRONG_PER_S, WRONG_AT_ONCE, loop.time)
+        self._log_throttle = LogThrottle(_log_refused)
+        self._draining = False
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self.server: websocket.Server | None = None
+        telemetry.slots = self._slots
+        telemetry.line = lambda: places.waiting
+        telemetry.backlog = lambda: engine.scheduler.backlog
+        telemetry.dropped = lambda: engine.scheduler.dropped
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        if self.server is None:
+            raise RuntimeError("the server is not listening yet")
+        return self.server.port
+
+    def accept(self, request: Request) -> Response | Handler:
+        """Decides about a request, before any upgrade."""
+        path, _, query = request.path.partition("?")
+        if request.method not in ("GET", "HEAD"):
+            return _json(405, {"error": "method", "reason": "GET only"}, [("Allow", "GET, HEAD")])
+        match path:
+            case "/livez":
+                return self._livez()
+            case "/readyz":
+                return self._readyz()
+        if (refusal := self._stranger(request)) is not None:
+            return refusal
+        match path:
+            case chat_wire.CHAT_PATH:
+                return self._chat(query)
+            case "/voices":
+                voices = self._personas.voices()
+                return _json(200, {"voices": voices, "default": self._rules.defaults.voice})
+            case "/metrics":
+                return _response(200, CONTENT_TYPE, self._telemetry.scrape())
+        file = self._files.find(path) if self._files is not None else None
+        if file is None:
+            return _json(404, {"error": "not_found", "reason": f"a conversation is at {chat_wire.CHAT_PATH}"})
+        return _response(200, file.content_type, file.body, [("X-Content-Type-Options", "nosniff")])
+
+    async def drain(self, limit_s: float) -> None:
+        """Takes nobody any more, and waits until all have left, at most so long; then sends the rest away."""
+        self._draining = True
+        for session in [each for each in self.sessions if each.slot is None]:
+            session.end(GOING_AWAY, "the engine ends", Why.DRAINED)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._nobody.wait()
+        self.send_away(GOING_AWAY, "the engine ends", Why.DRAINED)
+
+    def send_away(self, code: int, reason: str, why: Why) -> None:
+        """Ends every session."""
+        self._draining = True
+        for session in list(self.sessions):
+            session.end(code, reason, why)
+
+    async def watch(self) -> BaseException:
+        """Waits for a fault of the device: what the model raised, or that it hangs."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    return await asyncio.shield(self._engine.fault)
+            if self._hangs_s() > STUCK_S:
+                return TimeoutError(f"the device has not answered for {STUCK_S:.0f} s")
+
+    # What operators ask.
+
+    def _livez(self) -> Response:
+        stuck_s = self._hangs_s()
+        if stuck_s > STUCK_S:
+            return websocket.text_response(503, f"the device has not answered for {stuck_s:.0f} s\n")
+        return websocket.text_response(200, "alive\n")
+
+    def _readyz(self) -> Response:
+        reasons = self._not_ready()
+        if not reasons and not self._places.free:
+            reasons = [f"all {self._places.slots} slots are taken"]
+        told = {
+            "ready": not reasons,
+            "reasons": reasons,
+            "slots": self._places.slots,
+            "free": self._places.free if not self._draining else 0,
+            "waiting": self._places.waiting,
+            "line": self._places.longest_line,
+            "model": self._rules.model,
+            "warm_up": {"done": self._engine.ready.is_set(), "took_s": self.warm_up_s},
+            "draining": self._draining,
+            "tick_ms": round(1000 * self._engine.scheduler.tick_s, 1),
+            "version": pxbridge.__version__,
+        }
+        return _json(200 if not reasons else 503, told)
+
+    def _not_ready(self) -> list[str]:
+        """Why no conversation can begin, however many slots are free."""
+        if self._engine.fault.done():
+            return ["the device failed"]
+        if self._draining:
+            return ["draining: no new conversations"]
+        if not self._engine.ready.is_set():
+            return ["warming up"]
+        return []
+
+    def _hangs_s(self) -> float:
+        """For how long the model's thread has been at one piece of work; its warm-up takes what it takes."""
+        since_s = self._engine.busy_since_s
+        if since_s is None or not self._engine.ready.is_set():
+            return 0.0
+        return self._engine.clock() - since_s
+
+    def _slots(self) -> dict[str, int]:
+        states = [type(session.state) for session in self.sessions]
+        return {
+            "free": self._places.free,
+            "prompting": states.count(Prompting),
+            "live": states.count(Live),
+            "paused": states.count(Paused),
+        }
+
+    # Who comes in.
+
+    def _stranger(self, request: Request) -> Response | None:
+        """The answer to somebody who may not ask; None for who may."""
+        if self._token is None:
+            if _is_of_another_page(request.headers, self._rules.origins):
+                return self._refuse("origin", 403, "a page of another server may not", request.address)
+            return None
+        if not self._wrong.has(counted_as(request.address)):
+            again = [("Retry-After", f"{1 / WRONG_PER_S:.0f}")]
+            return self._refuse("token", 429, "too many wrong tokens", request.address, again)
+        shown = request.headers.get_all("Authorization")
+        if not shown:
+            return self._refuse("token", 401, "a token is needed", request.address, _CHALLENGES)
+        if len(shown) == 1 and hmac.compare_digest(_digest(_secret_in(shown[0])), self._token):
+            return None
+        self._wrong.take(counted_as(request.address))
+        return self._refuse("token", 401, "the token is wrong", request.address, _CHALLENGES)
+
+    def _chat(self, query: str) -> Response | Handler:
+        if problems := self._not_ready():
+            return self._no_room("not_ready", problems[0])
+        try:
+            asked = read_query(query, self._personas, self._rules.defaults)
+        except BadQuery as error:
+            self._telemetry.refused("bad_request")
+            told = {"error": "bad_request", "parameter": error.parameter, "reason": error.problem}
+            return _json(400, told)
+        if not self._places.free:
+            if not asked.waits:
+                hint = "; with queue=1 a client waits" if self._places.longest_line else ""
+                return self._no_room("full", f"all {self._places.slots} slots are taken{hint}")
+            if self._places.line_is_full:
+                return self._no_room("full", f"{self._places.waiting} wait already")
+
+        def begin(socket: WebSocket) -> None:
+            recorder = self._recorder
+            record = None if recorder is None else lambda: recorder.begin(asked)
+            session = Session(socket, asked, self._engine, self._places, self._text, record, self._over)
+            self.sessions.add(session)
+            self._nobody.clear()
+            log.info("session begins: %s, voice %s, seed %d", socket.peer, asked.voice, asked.sampling.seed)
+            session.begin()
+
+        return begin
+
+    def _over(self, session: Session, why: Why) -> None:
+        self._telemetry.ended(why.value)
+        self.sessions.discard(session)
+        if not self.sessions:
+            self._nobody.set()
+
+    def _no_room(self, why: str, reason: str) -> Response:
+        self._telemetry.refused(why)
+        told = {"error": why, "reason": reason, "slots": self._places.slots, "waiting": self._places.waiting}
+        return _json(503, told, [("Retry-After", str(RETRY_AFTER_S))])
+
+    def _refuse(
+        self, why: str, status: int, reason: str, address: str, headers: Iterable[tuple[str, str]] = ()
+    ) -> Response:
+        self._telemetry.refused(why)
+        self._log_throttle.add(reason, address)
+        return _json(status, {"error": why, "reason": reason}, headers)
+
+
+@contextlib.asynccontextmanager
+async def listen(
+    server: EngineServer,
+    host: str | None,
+    port: int,
+    *,
+    ssl: tls.SSLContext | None = None,
+    limits: websocket.Limits = LIMITS,
+) -> AsyncIterator[EngineServer]:
+    """Listens while the block runs. At its end the sessions that are left are ended with 1001.
+
+    Raises:
+        OSError: The address cannot be listened on.
+    """
+    server.server = await websocket.serve(
+        server.accept, host, port, ssl=ssl, open_timeout_s=OPEN_TIMEOUT_S, limits=limits
+    )
+    try:
+        yield server
+    finally:
+        server.send_away(GOING_AWAY, "the engine ends", Why.DRAINED)
+        server.server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.close_timeout_s + 1.0):
+                await server.server.wait_closed()
+        for connection in server.server.connections:
+            connection.abort("the engine has no more time")
+        await server.server.wait_closed()
+
+
+def end_after_fault(server: EngineServer) -> None:
+    """Tells every client that the device failed."""
+    server.send_away(INTERNAL_ERROR, "the engine's device failed", Why.FAULT)
+
+
+def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
+    """Whether a browser sends this for a page that another server has given it, and that may not talk."""
+    origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
+    if not origins or "*" in allowed:
+        return False
+    if len(origins) != 1 or len(hosts) != 1:
+        return True
+    if origins[0].lower() in allowed:
+        return False
+    try:
+        return urlsplit(origins[0]).netloc.lower() != hosts[0].strip().lower()
+    except ValueError:
+        return True
+
+
+def _secret_in(authorization: str) -> str:
+    """The token of a header: as a bearer token, or as the password of a Basic login, whoever the user is."""
+    scheme, _, value = authorization.strip().partition(" ")
+    value = value.strip()
+    match scheme.lower():
+        case "bearer":
+            return value
+        case "basic":
+            with contextlib.suppress(binascii.Error, ValueError):
+                return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    return ""
+
+
+def _digest(secret: str) -> bytes:
+    """What is compared instead of a secret, so that not even its length can be timed."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _json(status: int, told: Any, headers: Iterable[tuple[str, str]] = ()) -> Response:
+    body = json.dumps(told, ensure_ascii=False).encode() + b"\n"
+    return _response(status, "application/json", body, headers)
+
+
+def _response(
+    status: int, content_type: str, body: bytes, headers: Iterable[tuple[str, str]] = ()
+) -> Response:
+    """An HTTP answer, after which the connection is closed."""
+    fields = Headers(
+        [
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+            *headers,
+        ]
+    )
+    return Response(status, HTTPStatus(status).phrase, fields, body)
+
+
+def _log_refused(counts: Counter[str], last: str) -> None:
+    log.warning("refused (%s), the last from %s", in_words(counts), last)

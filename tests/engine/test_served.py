@@ -1,0 +1,160 @@
+"""`pxbridge engine` on the tiny checkpoint: as a process, and against the suite of the wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.engine import tiny
+from tests.engine.test_calls import served
+from tests.virtual_time import run
+
+from pxbridge import cli
+from pxbridge.doctor import Verdict
+from pxbridge.doctor.conformance import Target, examine_wire
+from pxbridge.engines.client import EngineAddress, Pinned, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+START_S = 120.0
+CHECKPOINT = [
+    f"--moshi-weight={tiny.LM_FILE}",
+    f"--mimi-weight={tiny.MIMI_FILE}",
+    f"--tokenizer={tiny.TOKENIZER_FILE}",
+    f"--lm-config={tiny.LM_JSON}",
+    f"--mimi-config={tiny.MIMI_JSON}",
+    "--device=cpu",
+]
+
+
+def test_the_engine_conforms_with_its_model(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(tmp_path) as serving:
+            url = f"ws://127.0.0.1:{serving.server.port}/api/chat"
+            found = [finding async for finding in examine_wire(Target(EngineAddress(url)))]
+            assert [each.what for each in found if each.verdict is not Verdict.GOOD] == []
+
+    run(main(), 600.0)
+
+
+class Process:
+    """`pxbridge engine` with the tiny checkpoint, started and ready."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        voices = folder / "voices"
+        voices.mkdir()
+        shutil.copy(tiny.FOLDER / "voice-0.pt", voices / "NATF0.pt")
+        self.lines: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "pxbridge", "engine", "--port=0", "--log-format=json"),
+                *(f"--voice-prompt-dir={voices}", *CHECKPOINT, *arguments),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self.ready = self.line("ready after")
+        self.url = self.ready["event"].rpartition(" at ")[2]
+
+    def line(self, beginning: str) -> dict[str, Any]:
+        """The next line of the log that begins so."""
+        assert self._process.stderr is not None
+        for written in self._process.stderr:
+            assert written.startswith("{"), written
+            self.lines.append(json.loads(written))
+            if self.lines[-1]["event"].startswith(beginning):
+                return self.lines[-1]
+        raise AssertionError(f"it ended with {self._process.wait()}: {self.lines}")
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        base = self.url.replace("ws", "http", 1).removesuffix("/api/chat")
+        request = urllib.request.Request(base + path, headers=headers)
+        unchecked = ssl._create_unverified_context() if base.startswith("https") else None
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=unchecked) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(START_S)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    processes: list[Process] = []
+
+    def start(*arguments: str, **environment: str) -> Process:
+        processes.append(Process(tmp_path, *arguments, **environment))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+async def test_it_serves_over_tls_tells_of_itself_and_ends_with_status_0(
+    started: Callable[..., Process], tmp_path: Path
+) -> None:
+    engine = started("--slots=2", f"--ssl={tmp_path / 'certs'}")
+    events = [line["event"] for line in engine.lines]
+    (fingerprint,) = [each.rpartition("=")[2] for each in events if "PXBRIDGE_ENGINE_FINGERPRINT=" in each]
+    assert any(each.startswith("slots: cpu: ") and each.endswith("serving 2") for each in events)
+    status, body = engine.get("/readyz")
+    told = json.loads(body)
+    assert (status, told["slots"], told["free"], told["warm_up"]["done"]) == (200, 2, 2, True)
+    session = await open_session(EngineAddress(engine.url, Pinned(fingerprint)), "NATF0", "You are kind.")
+    assert json.loads(engine.get("/readyz")[1])["free"] == 1
+    session.close()
+    await session.wait_closed()
+    assert json.loads(engine.get("/voices")[1])["voices"] == ["NATF0.pt"]
+    assert b'pxbridge_engine_prompts_total{prefix="miss"} 1.0' in engine.get("/metrics")[1]
+    assert engine.stop() == 0
+
+
+def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process]) -> None:
+    engine = started("--slots=1", PXBRIDGE_ENGINE_TOKEN="a-secret")
+    assert engine.get("/voices")[0] == 401
+    assert engine.get("/voices", Authorization="Bearer a-secret")[0] == 200
+    assert engine.get("/livez") == (200, b"alive\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--host=0.0.0.0"], "PXBRIDGE_ENGINE_TOKEN"),
+        (["--cpu-offload"], "it cannot keep real time"),
+        (["--gradio-tunnel"], "cloudflared"),
+        (["--slots=none"], "--slots none: a number from 1 on, or auto, is needed"),
+        (["--port=70000"], "70000 is no port"),
+        (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line_with_status_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PXBRIDGE_ENGINE_TOKEN", raising=False)
+    assert cli.main(["engine", "--port=0", *CHECKPOINT, *arguments]) == 2
+    written = capsys.readouterr().err
+    assert told in written
+    assert "Traceback" not in written
