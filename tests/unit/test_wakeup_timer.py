@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
@@ -82,3 +83,20 @@ def test_one_that_fails_does_not_silence_the_others(caplog: pytest.LogCaptureFix
 
     assert run(main()) == ["second"]
     assert "on purpose" in caplog.text
+
+
+def test_a_wakeup_runs_in_the_context_of_whoever_made_it() -> None:
+    whose = ContextVar("whose", default="nobody's")
+
+    async def main() -> list[str]:
+        timer, seen = WakeupTimer(), list[str]()
+
+        async def make(name: str, at_s: float) -> None:
+            whose.set(name)
+            timer.wakeup(lambda: seen.append(whose.get())).set(asyncio.get_running_loop().time() + at_s)
+
+        await asyncio.gather(make("first's", 1.0), make("second's", 0.5))
+        await asyncio.sleep(2)
+        return seen
+
+    assert run(main()) == ["second's", "first's"]

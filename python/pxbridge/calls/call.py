@@ -194,6 +194,7 @@ class Call:
             self.record,
             self._engines,
             persona,
+            self._wakeups,
             limits=self._limits,
             continuation=self._continuation,
             emit=self.emit,

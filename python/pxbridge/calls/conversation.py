@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.continuation import Continuation
     from pxbridge.calls.events import Emit
     from pxbridge.calls.persona import Persona
+    from pxbridge.calls.wakeup_timer import WakeupTimer
     from pxbridge.engines.client import EngineAddress, Session
     from pxbridge.engines.pool import EnginePool, Lease
 
@@ -77,6 +78,7 @@ class Conversation:
         record: What is known of the call.
         engines: Where engines are leased.
         persona: Whom the caller speaks with.
+        wakeups: The process's timer.
         limits: How long things may take.
         continuation: Where the call stands.
         emit: Tells the subscribers.
@@ -89,6 +91,7 @@ class Conversation:
         record: CallRecord,
         engines: EnginePool,
         persona: Persona,
+        wakeups: WakeupTimer,
         *,
         limits: CallLimits,
         continuation: Continuation,
@@ -99,6 +102,7 @@ class Conversation:
         self._record = record
         self._engines = engines
         self._persona = persona
+        self._wakeups = wakeups
         self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
         self._limits = limits
         self._continuation = continuation
@@ -112,7 +116,7 @@ class Conversation:
         try:
             return await self._run()
         finally:
-            await self._gap.end()
+            self._gap.end()
 
     async def _run(self) -> Ending:
         self._greet()
@@ -257,30 +261,34 @@ class Conversation:
             if not lost.done():  # it is cancelled when the call ends first
                 lost.set_result(end or EngineLost(f"{session.engine}: its lease went to another bridge"))
 
+        watch: EngineWatch | None = None
         try:
             self._line.connect(session, on_close)
-            async with self._in_background(self._watch(session, on_close)):
-                loss = await lost
+            watch = self._watch(session, on_close)
+            loss = await lost
         finally:
+            if watch is not None:
+                watch.stop()
             self._line.disconnect()
         lease.lost()
         self._emit(Kind.ENGINE_LOST, engine=str(session.engine), reason=str(loss))
         return loss
 
-    async def _watch(self, session: Session, on_close: Callable[[EngineLost | None], None]) -> None:
-        """Gives up an engine that has stopped without closing."""
+    def _watch(self, session: Session, on_lost: Callable[[EngineLost], None]) -> EngineWatch:
+        """Watches for an engine that stops without closing."""
         silent_s = self._limits.engine_silent_s
-        watch = EngineWatch(
+        return EngineWatch(
             session,
             self._line,
             self._engines,
             self._gap,
-            self._emit,
-            self._on_pause,
+            self._wakeups,
+            emit=self._emit,
+            on_pause=self._on_pause,
+            on_lost=on_lost,
             silent_s=silent_s,
             patient_s=silent_s + self._limits.failover_timeout_s,
         )
-        on_close(await watch.run())
 
     # -- failover -------------------------------------------------------------------------------------
 
@@ -304,7 +312,7 @@ class Conversation:
                         return lease, await self._prompt(lease)
                     await asyncio.sleep(BETWEEN_TRIES_S)
         finally:
-            await self._gap.end()
+            self._gap.end()
 
     def _enter(self, phase: Phase, **detail: str) -> None:
         self._record.phase = phase

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call_line import CallLine
     from pxbridge.calls.events import Emit
     from pxbridge.calls.waiting import GapCover
+    from pxbridge.calls.wakeup_timer import WakeupTimer
     from pxbridge.engines.client import Session
     from pxbridge.engines.pool import EnginePool
 
@@ -30,15 +31,17 @@ MIN_FED_S: Final = 0.2
 
 
 class EngineWatch:
-    """Watches one session while it is live.
+    """Watches one session from its making until `stop`.
 
     Args:
         session: The session.
         line: What it is connected to.
         engines: Knows whether another engine is free.
         gap: Covers a gap for the caller.
+        wakeups: The process's timer.
         emit: Given what an operator should know.
         on_pause: Called now and then while the agent says nothing.
+        on_lost: Called once if the engine has to be given up.
         silent_s: An engine that owes an answer for longer is given up if another is free.
         patient_s: The same if no other is free.
     """
@@ -49,9 +52,11 @@ class EngineWatch:
         line: CallLine,
         engines: EnginePool,
         gap: GapCover,
+        wakeups: WakeupTimer,
+        *,
         emit: Emit,
         on_pause: Callable[[], None],
-        *,
+        on_lost: Callable[[EngineLost], None],
         silent_s: float,
         patient_s: float,
     ) -> None:
@@ -61,33 +66,40 @@ class EngineWatch:
         self._gap = gap
         self._emit = emit
         self._on_pause = on_pause
+        self._on_lost = on_lost
         self._silent_s = silent_s
         self._patient_s = patient_s
+        self._clock = asyncio.get_running_loop().time
+        self._sent_s, self._came_s = line.engine_audio_s
+        self._owed_s = 0.0
+        self._wakeup = wakeups.wakeup(self._check)
+        self._wakeup.set(self._clock() + CHECK_EVERY_S)
 
-    async def run(self) -> EngineLost:
-        """Returns when the engine has to be given up, and why."""
+    def stop(self) -> None:
+        """Watches no longer."""
+        self._wakeup.cancel()
+
+    def _check(self) -> None:
+        self._wakeup.set(self._clock() + CHECK_EVERY_S)
         sent_s, came_s = self._line.engine_audio_s
-        owed_s = 0.0
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            now_sent_s, now_came_s = self._line.engine_audio_s
-            if now_came_s > came_s:
-                sent_s, came_s, owed_s = now_sent_s, now_came_s, 0.0
-            elif now_sent_s - sent_s >= MIN_FED_S:
-                owed_s += CHECK_EVERY_S
-            if owed_s >= self._silent_s:
-                if self._is_lost(owed_s):
-                    return EngineLost(
-                        f"{self._session.engine}: it is sent sound and has sent none for {owed_s:g} s"
-                    )
-                self._cover_gap()
-            elif self._gap.covered:
-                await self._gap.end()  # it is back, and has ended the bridge's own sound
-            if self._line.agent_paused_s >= CHECK_EVERY_S:
-                self._on_pause()
+        if came_s > self._came_s:
+            self._sent_s, self._came_s, self._owed_s = sent_s, came_s, 0.0
+        elif sent_s - self._sent_s >= MIN_FED_S:
+            self._owed_s += CHECK_EVERY_S
+        if self._owed_s >= self._silent_s:
+            if self._is_lost():
+                self.stop()
+                name, owed_s = self._session.engine, self._owed_s
+                self._on_lost(EngineLost(f"{name}: it is sent sound and has sent none for {owed_s:g} s"))
+                return
+            self._cover_gap()
+        else:
+            self._gap.end()  # if it was covered: the engine is back, and has ended the bridge's own sound
+        if self._line.agent_paused_s >= CHECK_EVERY_S:
+            self._on_pause()
 
-    def _is_lost(self, owed_s: float) -> bool:
-        return owed_s >= self._patient_s or self._engines.has_free_besides(self._session.engine)
+    def _is_lost(self) -> bool:
+        return self._owed_s >= self._patient_s or self._engines.has_free_besides(self._session.engine)
 
     def _cover_gap(self) -> None:
         if not self._gap.covered:

@@ -105,14 +105,14 @@ class CallRegistry:
             limits=self._limits,
             playout=self.playout,
         )
+        CURRENT_CALL.set(call.record)
         subscribers += [
-            StatsSampler(call.stats, emit),
+            StatsSampler(call.stats, emit, self._wakeups),
             *(subscribe(call) for subscribe in self._call_subscribers),
             *self._subscribers,
         ]
         if Observer.wanted(arrival.socket):
             subscribers.append(Observer(arrival.socket, call.stats))
-        CURRENT_CALL.set(call.record)
         self._calls.add(call)
         self._empty.clear()
         try:

@@ -1,4 +1,4 @@
-"""Reads a call's counters about every second, so that an hour's call is seen before it ends."""
+"""Reads a call's counters about once a second, so that a long call can be watched before it ends."""
 
 from __future__ import annotations
 
@@ -12,36 +12,46 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.events import Subscriber
+    from pxbridge.calls.wakeup_timer import WakeupTimer
 
 EVERY_S = 0.93
-"""The delay changes over seconds, and a reading costs some 20 µs. No multiple of the 400 ms after which the
-phone's chunks of 100 ms and the model's frames of 80 ms beat anew: readings fall everywhere into that."""
+"""The delay changes over seconds, so one reading a second is enough. The phone's chunks of 100 ms and the
+model's frames of 80 ms line up again every 400 ms. This is no multiple of that, so readings fall everywhere
+into the pattern."""
 
 
 class StatsSampler:
-    """Watches one call, keeps its record's counters and delay fresh, and tells that as an event.
+    """Subscribes to one call, keeps its record's counters and delay fresh, and emits `Kind.COUNTERS`.
 
     Args:
-        stats: The line's counters as they are now.
-        emit: Told `Kind.COUNTERS`.
+        stats: Reads the line's counters.
+        emit: Tells all subscribers.
+        wakeups: The process's timer.
     """
 
-    def __init__(self, stats: Callable[[], dict[str, dict[str, float]]], emit: Subscriber) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(
+        self, stats: Callable[[], dict[str, dict[str, float]]], emit: Subscriber, wakeups: WakeupTimer
+    ) -> None:
+        self._clock = asyncio.get_running_loop().time
         self._stats = stats
         self._emit = emit
-        self._timer: asyncio.TimerHandle | None = None
+        self._record: CallRecord | None = None
+        self._wakeup = wakeups.wakeup(self._sample)
 
     def __call__(self, record: CallRecord, event: Event) -> None:
-        """Beats from the call's first event to its last."""
+        """Samples from the call's first event to its last."""
         if event.kind is Kind.STARTED:
-            self._timer = self._loop.call_later(EVERY_S, self._sample, record)
-        elif event.kind is Kind.ENDED and self._timer is not None:
-            self._timer.cancel()
+            self._record = record
+            self._wakeup.set(event.at_s + EVERY_S)
+        elif event.kind is Kind.ENDED:
+            self._wakeup.cancel()
 
-    def _sample(self, record: CallRecord) -> None:
-        self._timer = self._loop.call_later(EVERY_S, self._sample, record)
+    def _sample(self) -> None:
+        record, now_s = self._record, self._clock()
+        self._wakeup.set(now_s + EVERY_S)
+        if record is None:
+            return
         record.stats = self._stats()
         if record.live_s is not None:
             record.delay.add(record.stats)
-        self._emit(record, Event(Kind.COUNTERS, self._loop.time()))
+        self._emit(record, Event(Kind.COUNTERS, now_s))

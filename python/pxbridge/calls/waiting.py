@@ -1,61 +1,43 @@
-"""What a caller hears while there is no agent to talk to.
+"""What a caller hears while there is no agent to talk to: announcements, music, and what covers a gap.
 
-Nobody stays on a silent line. These run until they are cancelled, which is when an agent has come: the first
-sound of an engine ends the bridge's own with a fade.
+A caller is never left on a silent line. These functions run until they are cancelled, which happens when an
+agent has come. The first sound of the agent ends the bridge's own sound with a fade.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pxbridge.calls.announcements import Sound, sound
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from pxbridge.calls.call_line import CallLine
 
 REMIND_EVERY_S: Final = 30.0
-"""Of music between two announcements: often enough to show that one is not forgotten."""
+"""How much music is played between two announcements: the caller must not feel forgotten."""
 
 GAP_WITHOUT_WORDS_S: Final = 2.5
-"""A gap in mid-call shorter than this needs no explanation."""
+"""A gap in mid-call that is shorter than this needs no explanation."""
 
-BREATH_S: Final = 0.1
-"""Between two rounds. Where the bridge is not heard just now, for an engine speaks, no more is waited."""
+PAUSE_S: Final = 0.1
+"""Between two stretches of music. While an engine speaks, music takes no time, and this bounds the loop."""
 
 MUSIC_PIECE_S: Final = 2.0
-"""Music is queued in pieces of this length: it lies about in memory for each caller who waits."""
+"""Music is queued in pieces of this length, because queued music takes memory for each caller who waits."""
 
 MUSIC_AHEAD_S: Final = 1.0
-"""The next piece of music is queued so long before the last one ends."""
+"""The next piece of music is queued this long before the last one ends."""
 
 
-class AnnouncementLine(Protocol):
-    """A line on which the bridge itself is heard."""
-
-    @property
-    def rate_hz(self) -> int:
-        """The line's rate."""
-        ...
-
-    def play(self, pcm: NDArray[np.float32]) -> None:
-        """Queues sound behind what plays."""
-        ...
-
-    async def wait_played(self, all_but_s: float = 0.0) -> None:
-        """Waits until what is queued has been heard, or all but so much of it."""
-        ...
-
-
-async def say(line: AnnouncementLine, name: Sound) -> None:
-    """Says something, and waits until it has been heard."""
+async def say(line: CallLine, name: Sound) -> None:
+    """Plays an announcement, and waits until the caller has heard it."""
     line.play(sound(name, line.rate_hz))
     await line.wait_played()
 
 
-async def play_hold_music(line: AnnouncementLine) -> None:
-    """Keeps a caller company for whom no engine is free: for ever."""
+async def play_hold_music(line: CallLine) -> None:
+    """Plays announcements and music for a caller who waits for an engine. Runs until it is cancelled."""
     await say(line, Sound.PLEASE_WAIT)
     while True:
         await _music(line, REMIND_EVERY_S)
@@ -63,36 +45,35 @@ async def play_hold_music(line: AnnouncementLine) -> None:
 
 
 class GapCover:
-    """Covers the gap that an engine leaves which dies or hangs; one that is covered already stays so.
+    """Covers the gap for the caller when an engine dies or hangs.
 
     Args:
-        line: Where it is heard.
+        line: The call's sound.
     """
 
-    def __init__(self, line: AnnouncementLine) -> None:
+    def __init__(self, line: CallLine) -> None:
         self._line = line
         self._task: asyncio.Task[None] | None = None
 
     @property
     def covered(self) -> bool:
-        """Whether it has begun and not ended."""
+        """Whether `begin` was called, and `end` was not called since."""
         return self._task is not None
 
     def begin(self) -> None:
-        """From now on the caller hears that there is a gap."""
+        """Lets the caller hear that there is a gap. Does nothing if the gap is covered already."""
         if self._task is None:
             self._task = asyncio.create_task(_cover(self._line), name="gap")
 
-    async def end(self) -> None:
-        """Nothing more of it; what is queued plays on, until an engine speaks."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def end(self) -> None:
+        """Queues nothing more. What is queued plays on until an engine speaks."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
 
-async def _cover(line: AnnouncementLine) -> None:
-    """A short sound, and if the gap lasts, words and music."""
+async def _cover(line: CallLine) -> None:
+    """A short sound; then, if the gap lasts, words and music."""
     line.play(sound(Sound.GAP, line.rate_hz))
     await asyncio.sleep(GAP_WITHOUT_WORDS_S)
     await say(line, Sound.ONE_MOMENT)
@@ -100,7 +81,7 @@ async def _cover(line: AnnouncementLine) -> None:
         await _music(line, REMIND_EVERY_S)
 
 
-async def _music(line: AnnouncementLine, at_least_s: float) -> None:
+async def _music(line: CallLine, at_least_s: float) -> None:
     music = sound(Sound.HOLD_MUSIC, line.rate_hz)
     piece = round(MUSIC_PIECE_S * line.rate_hz)
     played_s = 0.0
@@ -110,4 +91,4 @@ async def _music(line: AnnouncementLine, at_least_s: float) -> None:
             await line.wait_played(all_but_s=MUSIC_AHEAD_S)
         played_s += len(music) / line.rate_hz
     await line.wait_played()
-    await asyncio.sleep(BREATH_S)
+    await asyncio.sleep(PAUSE_S)

@@ -1,15 +1,18 @@
-"""One timer for all calls of a process.
+"""One timer of the event loop for everything that calls wait for.
 
-Rust names the moment at which it wants to be asked although nothing arrived. It hardly ever comes: with
-every packet that does arrive, it moves on. A timer of asyncio's for each call would fire all the same, early,
-a dozen times a second, only to be set again; and cost more than the packet. Here a call notes its moment,
-which costs nothing, and one timer for all looks at those whose noted moment is near and most often finds
-that it has moved on.
+After each message, Rust says when it wants to be asked if nothing arrives before. That moment hardly ever
+comes, because each further message moves it on. A timer of asyncio's for each call would be set and cancelled
+a dozen times a second, which costs more than the message. Here a call only notes its moment. One timer looks
+at the calls whose noted moment is near, and mostly finds that the moment has moved on.
+
+A call's periodic work goes through the same timer: asyncio compares its own timers in Python, this heap
+compares tuples in C.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import itertools
 import logging
@@ -19,10 +22,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-log = logging.getLogger("pxbridge.alarm")
+log = logging.getLogger("pxbridge.wakeup_timer")
 
 LOOK_AHEAD_S = 0.05
-"""Moments this near are looked at together: fewer wake-ups, and each call's is still kept to the moment."""
+"""Moments this near are looked at together: fewer wake-ups, and each call is still woken in time."""
 
 
 def _ignore() -> None:
@@ -30,52 +33,50 @@ def _ignore() -> None:
 
 
 class Wakeup:
-    """One call's; made by `WakeupTimer.wakeup`."""
+    """A moment at which something wants to be called. Made by `WakeupTimer.wakeup`.
 
-    __slots__ = ("_at_s", "_callback", "_queued_s", "_timer")
+    The callback runs in the context in which the wake-up was made, so that what it logs belongs to its call.
+    """
 
-    def __init__(self, wakeups: WakeupTimer, callback: Callable[[], None]) -> None:
-        self._timer = wakeups
+    __slots__ = ("_at_s", "_callback", "_context", "_queued_s", "_timer")
+
+    def __init__(self, timer: WakeupTimer, callback: Callable[[], None]) -> None:
+        self._timer = timer
         self._callback = callback
+        self._context = contextvars.copy_context()
         self._at_s = math.inf
-        self._queued_s = math.inf
+        self._queued_s = math.inf  # the moment under which the timer's heap has it; never later than `_at_s`
 
     def set(self, at_s: float) -> None:
-        """Rings at `at_s` on the event loop's clock and at no other time; infinity: not at all."""
+        """Calls back at `at_s` on the event loop's clock, and at no other time. Infinity: never."""
         self._at_s = at_s
         if at_s < self._queued_s:
             self._queued_s = at_s
             self._timer._queue(self, at_s)
 
     def cancel(self) -> None:
-        """Never rings again, and lets go of whom it would have called."""
+        """Never calls back again, and lets go of the callback."""
         self._at_s = math.inf
         self._callback = _ignore
 
-    def check(self, now_s: float) -> None:
-        """Rings if it is time, and is looked at again when it may be."""
-        self._queued_s = math.inf
-        if self._at_s > now_s:
-            self.set(self._at_s)
-            return
-        self._at_s = math.inf
+    def _call(self) -> None:
         try:
-            self._callback()
-        except Exception:  # the other calls' alarms are to ring all the same
-            log.exception("an alarm failed")
+            self._context.run(self._callback)
+        except Exception:  # the other wake-ups must be called all the same
+            log.exception("a wake-up failed")
 
 
 class WakeupTimer:
-    """All of a process."""
+    """All wake-ups of a process."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Wakeup]] = []
-        self._order = itertools.count()  # so that no two entries are equal, and alarms are never compared
+        self._order = itertools.count()  # makes entries distinct, so that wake-ups are never compared
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
 
     def wakeup(self, callback: Callable[[], None]) -> Wakeup:
-        """A new one that calls `callback`, from the event loop."""
+        """A new wake-up, not set yet. It calls `callback` from the event loop."""
         return Wakeup(self, callback)
 
     def _queue(self, wakeup: Wakeup, at_s: float) -> None:
@@ -91,14 +92,22 @@ class WakeupTimer:
 
     def _fire(self) -> None:
         now_s = asyncio.get_running_loop().time()
+        heap, order = self._heap, self._order
         near = []
-        while self._heap and self._heap[0][0] <= now_s + LOOK_AHEAD_S:
-            queued_s, _, wakeup = heapq.heappop(self._heap)
-            if queued_s == wakeup._queued_s:  # else it was queued again, for earlier
+        while heap and heap[0][0] <= now_s + LOOK_AHEAD_S:
+            queued_s, _, wakeup = heapq.heappop(heap)
+            if queued_s == wakeup._queued_s:  # else it was queued again, for an earlier moment
                 near.append(wakeup)
         self._timer, self._timer_s = None, -math.inf  # set once, below
         for wakeup in near:
-            wakeup.check(now_s)
+            at_s = wakeup._at_s
+            if at_s <= now_s:
+                wakeup._at_s = wakeup._queued_s = math.inf
+                wakeup._call()
+            else:
+                wakeup._queued_s = at_s
+                if at_s < math.inf:
+                    heapq.heappush(heap, (at_s, next(order), wakeup))
         self._timer_s = math.inf
-        if self._heap:
-            self._set_timer(self._heap[0][0])
+        if heap:
+            self._set_timer(heap[0][0])

@@ -22,7 +22,7 @@ from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Side
 
-from pxbridge.websocket.frames import BINARY, TEXT, is_between_frames, lone_frame, whole_frame
+from pxbridge.websocket.frames import BINARY, PING, PONG, TEXT, is_between_frames, lone_frame, whole_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,8 @@ _KERNEL_SEND_BUFFER_BYTES: Final = 64 * 1024
 # transport calls pause and resume in turn at every write.
 _HIGH_WATER_BYTES: Final = 1
 
-_PING = struct.Struct("!d")  # a ping carries the time it was sent at, so that its pong tells the round trip
+_PING_PAYLOAD = struct.Struct("!d")
+"""A ping carries the time at which it was sent, so its pong tells the round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,24 +210,19 @@ class WebSocket(asyncio.Protocol):
             data: The payload; UTF-8 if `text`.
             text: Send a text message rather than a binary one.
         """
-        if self._phase is not Phase.OPEN:
-            return
-        transport = self._transport
-        if transport is None:
-            return
-        transport.write(whole_frame(TEXT if text else BINARY, data, masked=self._masks))
-        if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
-            self.abort(PEER_STOPPED_READING)
+        if self._phase is Phase.OPEN and self._transport is not None:
+            self._transport.write(whole_frame(TEXT if text else BINARY, data, masked=self._masks))
+            if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
+                self.abort(PEER_STOPPED_READING)
 
     def ping(self) -> None:
         """Measure the round trip now; `on_pong` tells. The next regular ping is an interval later."""
-        if self._phase is not Phase.OPEN:
+        if self._phase is not Phase.OPEN or self._transport is None:
             return
         self._pinged_at = now = self._loop.time()
         if self._heard:
             self._heard, self._silent_since = False, now
-        self._protocol.send_ping(_PING.pack(now))
-        self._flush()
+        self._transport.write(whole_frame(PING, _PING_PAYLOAD.pack(now), masked=self._masks))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake; no message is delivered after this.
@@ -280,6 +276,9 @@ class WebSocket(asyncio.Protocol):
         if self._between_frames and receive is not None and self._phase is Phase.OPEN:
             payload = lone_frame(data, masked=not self._masks)
             if payload is not None and len(payload) <= self._limits.max_message_bytes:
+                if data[0] == PONG:
+                    self._take_pong(payload)
+                    return
                 try:
                     receive(payload, data[0] == TEXT)
                 except Exception as exc:
@@ -505,7 +504,7 @@ class WebSocket(asyncio.Protocol):
 
     def _take_pong(self, payload: bytes) -> None:
         # Only the answer to the newest ping: an older or an unasked one says nothing about the line now.
-        if payload == _PING.pack(self._pinged_at):
+        if payload == _PING_PAYLOAD.pack(self._pinged_at):
             self.rtt_s = self._loop.time() - self._pinged_at
             self.on_pong(self.rtt_s)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TEXT: Final = 0x81  # the first byte of a frame that holds a whole text message
 BINARY: Final = 0x82
+PING: Final = 0x89
+PONG: Final = 0x8A
+_LONE: Final = frozenset({TEXT, BINARY, PONG})
 _HEAD_7 = struct.Struct("!BB")
 _HEAD_16 = struct.Struct("!BBH")
 _HEAD_64 = struct.Struct("!BBQ")
@@ -44,13 +47,13 @@ def whole_frame(first_byte: int, payload: bytes, *, masked: bool) -> bytes:
 
 
 def lone_frame(data: bytes, *, masked: bool) -> bytes | None:
-    """The payload of `data` if it is one frame holding one message of less than 64 KiB, else ``None``."""
+    """The payload of `data` if it is one frame: a message of less than 64 KiB, or a pong. Else None."""
     size = len(data)
-    if size < 6 or (data[0] != TEXT and data[0] != BINARY):
+    if size < 6 or data[0] not in _LONE:
         return None
     length = data[1] - 0x80 if masked else data[1]  # out of range where the mask bit is wrong
     begin = 2
-    if length == 126:
+    if length == 126 and data[0] != PONG:
         length = data[2] << 8 | data[3]
         begin = 4
     elif not 0 <= length < 126:

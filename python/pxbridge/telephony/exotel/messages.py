@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import functools
 import json
 import math
 import re
@@ -360,7 +361,17 @@ _STOP_REASONS: Final = {
 
 
 def _fold(name: str) -> str:
+    """A field's name without what Exotel spells now one way and now another."""
+    return _fold_known(name) if len(name) <= _MAX_KNOWN_NAME_CHARS else _fold_any(name)
+
+
+def _fold_any(name: str) -> str:
     return name.replace("_", "").replace("-", "").replace(" ", "").lower()
+
+
+_fold_known: Final = functools.lru_cache(maxsize=256)(_fold_any)
+_MAX_KNOWN_NAME_CHARS: Final = 32
+"""Longer names are not remembered: whoever connects chooses them."""
 
 
 def _folded(fields: dict[str, Any]) -> dict[str, Any]:
@@ -377,8 +388,10 @@ def _text(value: object, max_chars: int) -> str:
     """A scalar as one printable line: it will stand in logs, and be sent back."""
     if value is None or isinstance(value, dict | list | bool):
         return ""
-    # Cut first, so that the work is bounded; replace what is not printable, lone surrogates included.
-    return "".join(c if c.isprintable() else " " for c in str(value)[:max_chars]).strip()
+    text = str(value)[:max_chars]  # first, so that the work is bounded
+    if not text.isprintable():  # lone surrogates are not
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return text.strip()
 
 
 def _integer(value: object) -> int | None:
