@@ -29,7 +29,7 @@ from pxbridge.engines.slots import (
     Stage,
     Warm,
 )
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, PeerError, StoreUnreachable
+from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -410,5 +410,5 @@ class SlotTransitions:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, PeerError):
+        if error is not None and not isinstance(error, EngineError | StoreUnreachable):
             log.error("engine pool: a task failed", exc_info=error)
