@@ -5,7 +5,7 @@ bridge that shares engines must hold a slot's lease before it connects. A single
 memory. Several bridges share a store (`pxbridge.engines.redis_leases`). There, a lease expires unless its
 holder renews it, so the slots of a killed bridge are freed without help.
 
-Every lease has a *token* and a *fence*. Only the holder knows the token, and needs it to renew or release. The
+Every lease has a *token* and a *fence*. Only the holder knows the token. Renewing and releasing need it. The
 fence is a number that rises with every lease granted. A holder that learns that another bridge holds the slot
 has been fenced off, and leaves the engine.
 

@@ -123,7 +123,7 @@ class Renewals:
                 self._transitions.cool(slot)
 
     async def _look(self) -> None:
-        """Looks up slots that are not held here. Asks even without any, to learn whether the store answers."""
+        """Looks up slots not held here. Asks even if there are none, to learn whether the store answers."""
         slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, Idle | Elsewhere)]
         states = [slot.state for slot in slots]
         refusals = await self._transitions.store.look([slot.key for slot in slots])

@@ -37,7 +37,7 @@ async def what_is_wrong(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> 
             reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=engine.tls_context)
             try:
                 tls = writer.get_extra_info("ssl_object")
-                if tls is not None and not isinstance(engine.trust, Unverified):  # a session logs that warning
+                if tls is not None and not isinstance(engine.trust, Unverified):  # the session warns
                     engine.check_certificate(tls.getpeercert(binary_form=True))
                 host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
                 writer.write(
