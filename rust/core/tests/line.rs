@@ -287,7 +287,7 @@ fn what_was_said_and_heard_is_kept_for_a_recording() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_input_breaks_a_line(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
