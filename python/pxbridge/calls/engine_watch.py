@@ -93,7 +93,9 @@ class EngineWatch:
             if self._is_lost():
                 self.stop()
                 name, outstanding_s = self._session.engine, self._outstanding_s
-                self._on_lost(EngineLost(f"{name}: it is sent sound and has sent none for {outstanding_s:g} s"))
+                self._on_lost(
+                    EngineLost(f"{name}: it is sent sound and has sent none for {outstanding_s:g} s")
+                )
                 return
             self._cover_gap()
         else:
