@@ -1,6 +1,7 @@
 """The gate on speed: runs the benches that have limits and judges their figures.
 
-    python benches/gate.py                           exit status 1 if something is slower than it may be
+    python benches/gate.py                           exit status 1 if something is slower than it may be, and
+                                                     3 if the machine was too busy to judge live calls
     python benches/gate.py --baseline before.json    the same, and compares with a run of this machine
     python benches/gate.py --benches benches/bench_delay.py
 
@@ -110,6 +111,11 @@ bridge that gets no processor looks cheap. Where the bench may go first it is 2 
 """
 
 
+EXIT_SLOWER = 1
+EXIT_NOT_JUDGED = 3
+"""Not a failure, since nothing may depend on a machine's speed, and not a success either."""
+
+
 class Verdict(Enum):
     """What a limit says."""
 
@@ -172,6 +178,14 @@ def judge(benchmarks: Iterable[Benchmark], limits: Iterable[Limit]) -> list[Judg
             verdict = Verdict.KEPT if ours <= limit.most * other else Verdict.OVER
         judged.append(Judged(limit, ours, other, verdict))
     return judged
+
+
+def exit_status(benches_failed: bool, judged: Iterable[Judged]) -> int:
+    """What the gate as a whole says."""
+    verdicts = {row.verdict for row in judged}
+    if benches_failed or verdicts & FAILED:
+        return EXIT_SLOWER
+    return EXIT_NOT_JUDGED if Verdict.TOO_BUSY in verdicts else 0
 
 
 def shown(judged: Iterable[Judged]) -> Table:
@@ -249,8 +263,7 @@ def gate(
     stored.write_text(json.dumps(report, indent=1), encoding="utf-8")
     if any(row.verdict is Verdict.TOO_BUSY for row in judged):
         console.print(f"not judged: too busy for live calls (later than {MOST_LATE_MS:g} ms once in 100)")
-
-    return int(run.failed or any(row.verdict in FAILED for row in judged))
+    return exit_status(run.failed, judged)
 
 
 def main() -> int:

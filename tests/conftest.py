@@ -7,9 +7,15 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# No example is too slow: how long one takes depends on the machine. The rest is hypothesis's own profile: it
+# draws the same examples each time if CI is set.
+settings.register_profile("pxbridge", settings.default, deadline=None)
+settings.load_profile("pxbridge")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""PersonaPlex's wire: binary WebSocket messages of `GET /api/chat`, read and built without a socket.
+"""PersonaPlex's protocol: binary WebSocket messages of `GET /api/chat`, parsed and built without a socket.
 
-The one idea: a message is a first byte that says what it is, and a payload. Moshi's protocol has seven kinds;
-NVIDIA's server sends three of them (handshake, audio, text) and reads one (audio).
+A message is one byte for its kind, then a payload. Moshi's protocol has seven kinds. NVIDIA's server sends
+three of them (handshake, audio, text) and reads one (audio).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ CHAT_PATH: Final = "/api/chat"
 
 
 class Kind(enum.IntEnum):
-    """What a message is: its first byte."""
+    """The kind of a message: its first byte."""
 
     HANDSHAKE = 0
-    """From the engine, once: its prompts are read, the caller's audio may come."""
+    """From the engine, once: it has read its prompts, and audio may be sent."""
     AUDIO = 1
-    """Either way: bytes of one Ogg Opus stream, mono, 24 kHz."""
+    """In both directions: bytes of an Ogg Opus stream, mono, 24 kHz."""
     TEXT = 2
-    """From the engine: a UTF-8 piece of what the agent says."""
+    """From the engine: a piece of the agent's text, in UTF-8."""
     CONTROL = 3
     METADATA = 4
     """JSON."""
     ERROR = 5
-    """UTF-8, for people."""
+    """An error message for people, in UTF-8."""
     PING = 6
 
 
 class Frame(NamedTuple):
-    """One message, taken apart."""
+    """One parsed message."""
 
     kind: Kind
     payload: bytes
@@ -44,11 +44,11 @@ _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
 class FrameReader:
-    """Takes messages apart; what cannot be one is counted and skipped, never raised.
+    """Parses messages. Invalid messages are counted and skipped, without an error.
 
     Attributes:
-        unknown: Messages whose first byte is none of ours.
-        empty: Messages without a first byte.
+        unknown: Number of messages of an unknown kind.
+        empty: Number of empty messages.
     """
 
     __slots__ = ("empty", "unknown")
@@ -58,7 +58,7 @@ class FrameReader:
         self.empty = 0
 
     def read(self, message: bytes) -> Frame | None:
-        """Returns the message's kind and payload, or None where there is nothing to act on."""
+        """Returns the message's kind and payload, or None for an invalid message."""
         if not message:
             self.empty += 1
             return None
@@ -69,17 +69,17 @@ class FrameReader:
         return Frame(kind, message[1:])
 
 
-# sentencepiece writes a space as U+2581. NVIDIA's server has turned it into a space already, other servers of
-# Moshi's protocol have not.
+# SentencePiece writes a space as U+2581. NVIDIA's server replaces it by a space. Other servers of Moshi's
+# protocol do not.
 _SPACE_MARK: Final = "\u2581"
-# What sentencepiece has no piece for, it spells byte by byte: "é" may come as <0xC3>, <0xA9>.
+# SentencePiece spells a character without a piece of its own in bytes: "é" may come as <0xC3>, <0xA9>.
 _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TextReader:
-    """Puts text payloads together: spaces for sentencepiece's marks, characters for its byte pieces.
+    """Decodes text payloads: space marks become spaces, and byte pieces become characters.
 
-    A character spelled in several messages comes out with the last of them.
+    A character that is spelled in several messages is returned with the last of them.
     """
 
     __slots__ = ("_bytes",)
@@ -88,7 +88,7 @@ class TextReader:
         self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def read(self, payload: bytes) -> str:
-        """Returns what the piece adds to the transcript: a word with its space, a syllable, maybe nothing."""
+        """Returns the text that a payload adds to the transcript: a word and space, a part, or nothing."""
         piece = payload.decode("utf-8", errors="replace")
         byte = _BYTE_PIECE.fullmatch(piece)
         if byte is not None:
@@ -99,44 +99,44 @@ class TextReader:
 
 
 def handshake() -> bytes:
-    """The engine is ready."""
+    """Builds a handshake: the engine has read its prompts."""
     return b"\x00"
 
 
 def audio(ogg: bytes) -> bytes:
-    """Some bytes of the sender's Ogg Opus stream."""
+    """Builds an audio message from bytes of the sender's Ogg Opus stream."""
     return b"\x01" + ogg
 
 
 def text(piece: str) -> bytes:
-    """A piece of what the agent says, as NVIDIA's server sends it: marks turned into spaces."""
+    """Builds a text message as NVIDIA's server sends it: space marks become spaces."""
     return b"\x02" + piece.replace(_SPACE_MARK, " ").encode()
 
 
 def metadata(value: object) -> bytes:
-    """Anything that JSON can hold."""
+    """Builds a metadata message from a value that JSON can represent."""
     return b"\x04" + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def error(message: str) -> bytes:
-    """Why the engine cannot go on, for people."""
+    """Builds an error message: why the engine cannot continue, for people."""
     return b"\x05" + message.encode()
 
 
 def ping() -> bytes:
-    """Moshi's own keep-alive; NVIDIA's server ignores it."""
+    """Builds a ping, the keep-alive of Moshi's protocol. NVIDIA's server ignores it."""
     return b"\x06"
 
 
 def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
-    """Returns what to connect to for one session.
+    """Returns the URL for one session.
 
-    Both prompts are mandatory: NVIDIA's server accepts a client without one, then crashes its session.
+    Both prompts are mandatory. NVIDIA's server accepts a client without one, then crashes the session.
 
     Args:
-        url: The engine's, `wss://host:8998/api/chat`. Its query is kept (a proxy's token, say).
-        voice_prompt: A voice the engine has: `NATF0.pt`, or a `.wav` of its own.
-        text_prompt: Who the agent is. The server wraps it in `<system>` itself.
+        url: The engine's URL, `wss://host:8998/api/chat`. Its query is kept, for example a proxy's token.
+        voice_prompt: A voice that the engine has: `NATF0.pt`, or a `.wav` file on the engine.
+        text_prompt: Who the agent is. The server wraps it in `<system>` tags.
 
     Raises:
         ValueError: A prompt is empty, or the URL sets a prompt or a seed.

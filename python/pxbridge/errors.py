@@ -194,4 +194,4 @@ class CallRefused(CallFailed):
 
 
 class BenchFailed(PeerError):
-    """A process that a bench needs did not start."""
+    """A process at the other end of a bench did not start, or did not answer."""

@@ -1,4 +1,4 @@
-"""What strangers do, counted, and told now and then: they must not fill the disk, and no count is lost."""
+"""Throttles log lines that clients can cause, so that they cannot fill the disk. No event goes uncounted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPORT_EVERY_S: Final = 10.0
-"""Often enough for whoever watches the log, and six lines a minute at most."""
+"""At most six lines a minute, and still soon enough for someone who reads the log."""
 
 
 def _call_later(delay_s: float, call: Callable[[], None]) -> None:
@@ -18,11 +18,11 @@ def _call_later(delay_s: float, call: Callable[[], None]) -> None:
 
 
 class LogThrottle:
-    """Tells the first thing at once, and what follows summed up, every `REPORT_EVERY_S`.
+    """Reports the first event at once, and later events as sums, every `REPORT_EVERY_S`.
 
     Args:
-        report: Given how often each thing happened since it was told last, and who did the last of them.
-        call_later: Calls something after so many seconds; by default the event loop does.
+        report: Called with the number of each event since the last report, and the client of the last event.
+        call_later: Calls a function after a delay in seconds; by default on the event loop.
     """
 
     def __init__(
@@ -37,7 +37,12 @@ class LogThrottle:
         self._is_quiet = False
 
     def add(self, what: str, who: str = "") -> None:
-        """It happened once more."""
+        """Counts one event.
+
+        Args:
+            what: The event.
+            who: The client that caused it.
+        """
         self._unreported[what] += 1
         self._last_who = who
         if not self._is_quiet:
@@ -56,5 +61,5 @@ class LogThrottle:
 
 
 def in_words(counts: Counter[str]) -> str:
-    """Counts as a log line has them."""
+    """Formats counts for a log line."""
     return ", ".join(f"{what}: {count}" for what, count in counts.items())

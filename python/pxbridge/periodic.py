@@ -1,4 +1,4 @@
-"""What is done again and again beside the calls, whatever becomes of one time."""
+"""Runs a job repeatedly. A failed run is logged and does not stop the next."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AFTER_FAULT_S: Final = 1.0
-"""From a round that went wrong to the next: no reason to believe that it fares better at once."""
+"""The pause after a failed run, because an immediate retry would probably fail too."""
 
 
 async def repeat(name: str, job: Callable[[], Awaitable[None]]) -> None:
-    """Round after round, whatever becomes of one. Each waits by itself until the next is due."""
+    """Runs `job` repeatedly until it is cancelled. The job itself waits until its next run is due."""
     while True:
         try:
             await job()
         except Exception:
-            log.exception("a round of %s failed", name)
+            log.exception("%s failed; it will run again", name)
             await asyncio.sleep(AFTER_FAULT_S)

@@ -1,4 +1,4 @@
-"""How often somebody may do something, by where they come from."""
+"""Rate limits per client address."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_ADDRESSES: Final = 10_000
-"""Addresses that are counted. When more come at once, the one heard of longest ago is forgotten."""
+"""Most addresses that are counted. Beyond that, the address seen longest ago is forgotten."""
 
-_IPV6_PREFIX: Final = 64  # what one customer has: counting single addresses would count nothing
+_IPV6_PREFIX: Final = 64  # one customer has a whole /64, so a limit per address would not limit it
 
 
 class RateLimiter:
-    """A token bucket for each address, full at first; those that are full again are forgotten.
+    """A token bucket for each address. Buckets start full, and are dropped once they are full again.
 
     Args:
-        per_s: Tokens that come into each in a second.
-        most: What it holds; at least one.
-        clock: Seconds, monotonic.
+        per_s: Tokens added to each bucket per second.
+        most: A bucket's capacity in tokens, raised to 1 if it is lower.
+        clock: Returns seconds, monotonic.
     """
 
     def __init__(self, per_s: float, most: float, clock: Callable[[], float]) -> None:
         self._per_s = per_s
         self._most = max(1.0, most)
         self._clock = clock
-        self._levels: dict[str, tuple[float, float]] = {}  # level and when; the longest unheard first
+        self._levels: dict[str, tuple[float, float]] = {}  # (level, time); seen longest ago first
 
     def has(self, key: str) -> bool:
-        """Whether there is a token to take."""
+        """Whether the address has a token left."""
         return self._level(key, self._clock()) >= 1.0
 
     def take(self, key: str) -> bool:
-        """Takes a token, if there is one."""
+        """Takes a token of the address. Returns whether there was one."""
         now_s = self._clock()
         level = self._level(key, now_s)
         self._levels.pop(key, None)
@@ -54,7 +54,7 @@ class RateLimiter:
 
 
 def parsed_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address without its zone; an IPv4 one that stands in an IPv6 one is that."""
+    """Parses an address and drops its zone. Returns an IPv4-mapped IPv6 address as IPv4; None if invalid."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -64,7 +64,7 @@ def parsed_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 def counted_as(address: str) -> str:
-    """Who is counted together: an address, or an IPv6 customer's network."""
+    """Returns the key that an address is counted under: the address itself, or the /64 of an IPv6 address."""
     parsed = parsed_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, _IPV6_PREFIX), strict=False))

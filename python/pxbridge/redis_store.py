@@ -1,7 +1,7 @@
 """A Redis or Valkey server that several bridges share: ``pip install pxbridge[redis]``.
 
-It holds leases on engines, hand-overs and the addresses of the bridges, and no sound: live calls go on
-without it. A process opens one `RedisStore`, and all that need the server share its connections.
+It holds leases on engines, hand-overs and the addresses of the bridges. It carries no audio, so live calls
+continue without it. A process opens one `RedisStore`, and all its parts share the connections.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ANSWER_TIMEOUT_S: Final = 2.0
-"""A server in the same network answers within a millisecond. The start of a call waits for it."""
+"""A server in the same network answers within 1 ms. The start of a call waits for the answer."""
 
 PREFIX: Final = "pxbridge:"
-"""What every key begins with: other programs may use the same server."""
+"""The prefix of every key, because other programs may use the same server."""
 
 
 class RedisStore:
     """A client of the server: ``async with RedisStore(url) as store``.
 
-    Connections are made when they are needed and kept until the block ends.
+    Connections are opened when needed and kept until the block ends.
 
     Args:
         url: ``redis://host:6379/0``, ``rediss://`` for TLS, ``unix://``; may hold a user and a password.
 
     Attributes:
-        client: The library's own client. Use it inside `answer`.
+        client: The client of the redis library. Use it inside `answer`.
 
     Raises:
         ImportError: The extra ``redis`` is not installed.
-        ValueError: The URL cannot be used.
+        ValueError: The URL is invalid.
     """
 
     def __init__(self, url: str) -> None:
-        # An extra: a single bridge needs no client library.
+        # Imported here because it is an optional dependency: a single bridge does not need it.
         from redis import asyncio as redis
         from redis.exceptions import RedisError
 
@@ -51,7 +51,7 @@ class RedisStore:
 
     @contextlib.asynccontextmanager
     async def answer(self) -> AsyncIterator[None]:
-        """Limits the time that the block may wait for answers.
+        """Limits how long the block may wait for answers.
 
         Raises:
             StoreUnreachable: The server did not answer, or answered with an error.
@@ -60,7 +60,7 @@ class RedisStore:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 yield
         except self._failures as error:
-            # The error's own text may name the server's address and its user.
+            # The library's text is left out: it may contain the server's address and user name.
             raise StoreUnreachable(f"the lease store does not answer ({type(error).__name__})") from None
 
     async def __aenter__(self) -> Self:

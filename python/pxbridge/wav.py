@@ -1,9 +1,9 @@
-"""WAV files for the commands: any that people have on their disks goes in, int16 or float32 goes out.
+"""WAV files for the commands: reads all common formats, writes int16 or float32.
 
-Reading is our own because the standard library knows integers only: no float, no µ-law, and before Python
-3.12 no WAVE_FORMAT_EXTENSIBLE. Resampling here is offline, over the whole file at once in the frequency
-domain: the sharpest and simplest there is when nothing has to be in time (the call itself resamples in
-Rust).
+The reader is our own because the standard library reads integers only: no float, no µ-law, and before Python
+3.12 no WAVE_FORMAT_EXTENSIBLE. Resampling here is offline: it processes the whole file at once in the
+frequency domain. That is the sharpest and simplest method when latency does not matter. Calls resample in
+Rust.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 PCM, FLOAT, A_LAW, MU_LAW, EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
 LONGEST_S = 3600.0
-"""A call lasts an hour at most, and so does what is said in it."""
+"""A call lasts at most an hour, so longer audio is refused."""
 LARGEST_BYTES = 2 << 30
-"""No file is read beyond this: an hour of 48 kHz stereo float64 is 2.6 GB, of anything usual far less."""
+"""Larger files are refused. An hour of 48 kHz stereo float64 is 2.6 GB; usual formats need far less."""
 TRANSITION = 0.05
-"""The share of the narrower band over which resampling fades out: sharper would ring for longer."""
+"""The part of the narrower band over which resampling fades out. A sharper filter would ring longer."""
 EDGE_S = 0.1
-"""Silence put around a file while it is resampled, so that its ends do not meet."""
+"""Silence added at both ends before resampling, so that the filter does not wrap around."""
 
 
 class Sound(NamedTuple):
-    """Mono audio: float32 with full scale ±1.0, and its rate.
+    """Mono audio.
 
     Attributes:
-        samples: The audio.
-        rate_hz: Its rate.
-        is_float: Whether the file it came from holds floats, so that it may go beyond full scale.
+        samples: The audio, float32 with full scale ±1.0.
+        rate_hz: The sample rate.
+        is_float: Whether the source file holds floats, so that samples may exceed full scale.
     """
 
     samples: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Sound(NamedTuple):
 
     @property
     def duration_s(self) -> float:
-        """Its length."""
+        """The duration."""
         return len(self.samples) / self.rate_hz
 
 
@@ -55,7 +55,7 @@ def read_wav(path: Path | str) -> Sound:
     """Reads a WAV file; see `parse_wav`.
 
     Raises:
-        InputError: It cannot be read, or is no WAV file, or of another kind.
+        InputError: It cannot be read, is not a WAV file, or has an unsupported format.
     """
     path = Path(path)
     try:
@@ -71,18 +71,19 @@ def read_wav(path: Path | str) -> Sound:
 
 
 def parse_wav(data: bytes) -> Sound:
-    """Reads any WAV file's bytes, mixed down to mono.
+    """Parses the bytes of a WAV file, and mixes them down to mono.
 
-    8, 16, 24 and 32-bit integers, 32 and 64-bit floats, A-law and µ-law, any rate and number of channels,
-    plain or WAVE_FORMAT_EXTENSIBLE, RIFF or RF64; a data size that was never filled in means "to the end".
+    Supported: 8, 16, 24 and 32-bit integers, 32 and 64-bit floats, A-law and µ-law, any number of channels,
+    1 to 768 kHz, plain or WAVE_FORMAT_EXTENSIBLE, RIFF or RF64. If the data size was never filled in, the
+    data extends to the end of the file.
 
     Raises:
-        InputError: It is no WAV file, or of another kind.
+        InputError: It is not a WAV file, or has an unsupported format.
     """
     try:
         return _parse(data)
     except struct.error:
-        raise InputError("its WAV header is cut short") from None
+        raise InputError("its WAV header is truncated") from None
 
 
 def write_wav(path: Path | str, pcm: NDArray[np.int16], rate_hz: int) -> None:
@@ -92,7 +93,7 @@ def write_wav(path: Path | str, pcm: NDArray[np.int16], rate_hz: int) -> None:
         InputError: The file cannot be written.
     """
     try:
-        # Opened here: what wave opens itself it leaves half-made when that fails, and complains of later.
+        # Opened here: if `wave` opens the file and that fails, its half-made object complains later.
         with Path(path).open("wb") as raw, wave.open(raw, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
@@ -103,7 +104,7 @@ def write_wav(path: Path | str, pcm: NDArray[np.int16], rate_hz: int) -> None:
 
 
 def write_float_wav(path: Path | str, samples: NDArray[np.float32], rate_hz: int) -> None:
-    """Writes mono float32 as it is, beyond full scale too.
+    """Writes mono float32 unchanged, including samples beyond full scale.
 
     Raises:
         InputError: The file cannot be written.
@@ -111,7 +112,7 @@ def write_float_wav(path: Path | str, samples: NDArray[np.float32], rate_hz: int
     audio = samples.astype("<f4").tobytes()
     form = struct.pack("<HHIIHHH", FLOAT, 1, rate_hz, 4 * rate_hz, 4, 32, 0)
     chunks = struct.pack("<4sI", b"fmt ", len(form)) + form
-    chunks += struct.pack("<4sII", b"fact", 4, len(samples))  # every kind but PCM has one
+    chunks += struct.pack("<4sII", b"fact", 4, len(samples))  # required for every format but PCM
     chunks += struct.pack("<4sI", b"data", len(audio)) + audio
     try:
         Path(path).write_bytes(struct.pack("<4sI4s", b"RIFF", 4 + len(chunks), b"WAVE") + chunks)
@@ -120,19 +121,19 @@ def write_float_wav(path: Path | str, samples: NDArray[np.float32], rate_hz: int
 
 
 def to_pcm(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Float samples, full scale ±1.0, as int16; beyond full scale they are clipped."""
+    """Converts float samples (full scale ±1.0) to int16. Samples beyond full scale are clipped."""
     scaled: NDArray[np.float32] = np.clip(np.rint(samples * np.float32(32768.0)), -32768, 32767)
     return scaled.astype(np.int16)
 
 
 def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
-    """The same sound at another rate: linear phase, no delay, flat to 95 % of the narrower band."""
+    """Resamples to another rate: linear phase, no delay, flat to 95 % of the narrower band."""
     if from_hz == to_hz or len(samples) == 0:
         return samples
     divisor = math.gcd(from_hz, to_hz)
     step = from_hz // divisor
     edge = math.ceil(EDGE_S * from_hz / step) * step
-    # Whole steps make both lengths integers; small factors make the FFT fast.
+    # Whole steps make both lengths integers. Small prime factors make the FFT fast.
     length_in = _smooth_at_least(math.ceil((len(samples) + 2 * edge) / step)) * step
     length_out = length_in // step * (to_hz // divisor)
     padded = np.zeros(length_in)
@@ -150,7 +151,7 @@ def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[
 
 def _parse(data: bytes) -> Sound:
     if len(data) < 12 or data[:4] not in (b"RIFF", b"RF64") or data[8:12] != b"WAVE":
-        raise InputError("this is no WAV file; convert it first, e.g. `ffmpeg -i FILE out.wav`")
+        raise InputError("this is not a WAV file; convert it first, e.g. `ffmpeg -i FILE out.wav`")
     form: tuple[int, int, int, int] | None = None
     long_size: int | None = None
     at = 12
@@ -163,33 +164,33 @@ def _parse(data: bytes) -> Sound:
             form = _format(data, at, size)
         elif name == b"data":
             if form is None:
-                raise InputError("its audio comes before its format")
+                raise InputError("its data chunk comes before its format chunk")
             if size == 0xFFFFFFFF and long_size is not None:
                 size = long_size
-            elif size in (0, 0xFFFFFFFF):  # written to a pipe: never filled in
+            elif size in (0, 0xFFFFFFFF):  # written to a pipe: the size was never filled in
                 size = len(data) - at
             return _decode(data[at : at + size], *form)
         at += size + size % 2
-    raise InputError("there is no audio in it")
+    raise InputError("it contains no audio")
 
 
 def _format(data: bytes, at: int, size: int) -> tuple[int, int, int, int]:
-    """(kind, channels, rate, bits of a sample's container) of a `fmt ` chunk."""
+    """Parses a `fmt ` chunk to (format code, channels, rate, bits of a sample's container)."""
     kind, channels, rate_hz, _, block = struct.unpack_from("<HHIIH", data, at)
     if kind == EXTENSIBLE and size >= 40:
-        kind = struct.unpack_from("<H", data, at + 24)[0]  # the first bytes of the sub-format's GUID
+        kind = struct.unpack_from("<H", data, at + 24)[0]  # the GUID of the sub-format begins with it
     if channels == 0 or rate_hz == 0 or block == 0 or block % channels:
-        raise InputError(f"its header makes no sense: {channels} channels, {rate_hz} Hz, {block}-byte blocks")
+        raise InputError(f"its header is invalid: {channels} channels, {rate_hz} Hz, {block}-byte blocks")
     if not 1000 <= rate_hz <= 768_000:
-        raise InputError(f"a rate of {rate_hz} Hz is out of reach (1 to 768 kHz)")
-    return kind, channels, rate_hz, block // channels * 8  # 20 bits come in 3 bytes, left-justified
+        raise InputError(f"a rate of {rate_hz} Hz is not supported (1 to 768 kHz)")
+    return kind, channels, rate_hz, block // channels * 8  # 20-bit samples: 3 bytes, left-justified
 
 
 def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> Sound:
     frame = channels * bits // 8
     raw = raw[: len(raw) // frame * frame]
     if len(raw) // frame > LONGEST_S * rate_hz:
-        raise InputError(f"it is longer than a call can be ({LONGEST_S / 60:g} minutes)")
+        raise InputError(f"it is longer than the longest call ({LONGEST_S / 60:g} minutes)")
     match kind, bits:
         case (1, 8):
             samples = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128.0) / 128.0
@@ -211,8 +212,8 @@ def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> So
             samples = _MU_LAW[np.frombuffer(raw, np.uint8)]
         case _:
             raise InputError(
-                f"audio of kind {kind:#06x} with {bits} bits cannot be read (8 to 32-bit integers, "
-                "32 and 64-bit floats, A-law and µ-law can); convert it first, "
+                f"WAV format {kind:#06x} with {bits} bits is not supported (supported: 8 to 32-bit integers, "
+                "32 and 64-bit floats, A-law and µ-law); convert it first, "
                 "e.g. `ffmpeg -i FILE -c:a pcm_s16le out.wav`"
             )
     mono = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
@@ -220,7 +221,7 @@ def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> So
 
 
 def _smooth_at_least(n: int) -> int:
-    """The least number ≥ n without a prime factor above 5."""
+    """Returns the smallest number ≥ n that has no prime factor above 5."""
     best = 1 << (n - 1).bit_length()
     fives = 1
     while fives < best:
@@ -234,7 +235,7 @@ def _smooth_at_least(n: int) -> int:
 
 
 def _g711_tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What each byte of A-law and of µ-law means (ITU-T G.711)."""
+    """Returns the sample value of each byte, for A-law and for µ-law (ITU-T G.711)."""
     code = np.arange(256, dtype=np.int32)
     mu = ~code & 0xFF
     mu_value = ((2 * (mu & 15) + 33) << (mu >> 4 & 7)) - 33

@@ -1,4 +1,4 @@
-"""Each message costs one call into Rust, in either direction."""
+"""A message of sound costs one call into Rust, in either direction. An echoed mark costs two."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ from tests.virtual_time import run
 from pxbridge.engines.client import EngineAddress, Pinned, Unverified
 from pxbridge.engines.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.engines.pool import EnginePool, Prompts, SlotState
-from pxbridge.errors import EngineUntrusted, StoreUnreachable
+from pxbridge.errors import EngineUntrusted, HandshakeFailed, StoreUnreachable
 from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from pxbridge.errors import EngineError
+    from pxbridge.errors import PeerError
 
 KIND, STERN = Prompts("NATF0.pt", "You are kind."), Prompts("NATF0.pt", "You are stern.")
 A, B = EngineAddress("ws://a/api/chat"), EngineAddress("ws://b/api/chat")
@@ -111,7 +111,7 @@ async def pool(
     store: MemoryLeases | None = None,
     there: Callable[[], bool] = lambda: True,
     hears: Callable[[], bool] = lambda: True,
-    refuses: Callable[[], EngineError | None] = lambda: None,
+    refuses: Callable[[], PeerError | None] = lambda: None,
 ) -> AsyncIterator[EnginePool]:
     """A pool whose engines are not there: sessions with them take `PROMPT_S` and nothing else.
 
@@ -367,5 +367,22 @@ def test_failures_to_make_a_session_ahead_of_calls_are_counted() -> None:
             assert b.failures()[str(A)]["ahead"] > 2
             assert f'pxbridge_engine_failures_total{{engine="{A}",phase="ahead"}}' in scraped
             assert f'pxbridge_engine_failures_total{{engine="{A}",phase="call"}} 0.0' in scraped
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"), [(HandshakeFailed("an unknown answer"), 1), (EngineUntrusted("not pinned"), 0)]
+)
+def test_an_error_that_is_not_an_engine_s_is_logged_with_its_traceback(
+    error: PeerError, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with pool(refuses=lambda: error) as b:
+            lease = await b.lease(KIND)
+            with pytest.raises(type(error)):
+                await lease.session()
+            lease.release()
+        assert [record.message for record in caplog.records].count("engine pool: a task failed") == lines
 
     run(main())

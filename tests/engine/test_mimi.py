@@ -84,7 +84,8 @@ def test_slots_with_misses_and_new_callers_are_as_alone(mimi: Mimi) -> None:
         found_sound = mimi.decode(decoder, row, running).numpy()
         for slot in running.nonzero()[:, 0].tolist():
             here = case[slot], at[slot]
-            np.testing.assert_array_equal(found_codes[slot], expected_codes[here[0]][here[1]])
+            if MIMI_CASES[f"gap_{here[0]}"][here[1]] > CLEAR_GAP:
+                np.testing.assert_array_equal(found_codes[slot], expected_codes[here[0]][here[1]])
             np.testing.assert_allclose(found_sound[slot], expected_sound[here[0]][here[1]], rtol=0, atol=1e-5)
             at[slot] += 1
             if at[slot] == len(pcm[0]):

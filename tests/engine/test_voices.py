@@ -283,7 +283,7 @@ def test_a_silent_recording_and_one_that_is_none_are_refused(tmp_path: Path) -> 
     (tmp_path / "text.wav").write_text("no sound")
     with pytest.raises(InputError, match=r"voice silent\.wav: silent"):
         voices(tmp_path).load("silent")
-    with pytest.raises(InputError, match=r"voice text\.wav: this is no WAV file"):
+    with pytest.raises(InputError, match=r"voice text\.wav: this is not a WAV file"):
         voices(tmp_path).load("text")
 
 

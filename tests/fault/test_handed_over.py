@@ -139,4 +139,4 @@ async def test_a_folder_that_cannot_be_written_costs_no_decision_and_is_said_onc
     began_s = asyncio.get_running_loop().time()
     await calls.close()
     assert asyncio.get_running_loop().time() - began_s < handover.RETRY_S / 2, "the end is not held up"
-    assert caplog.text.count("is known to this process only") == 1
+    assert caplog.text.count("only this process knows them") == 1

@@ -117,7 +117,7 @@ async def test_without_the_store_no_other_bridge_is_known(caplog: pytest.LogCapt
     async with store() as server, node(server.url, ONE) as asked, node(server.url, OTHER, 5):
         await server.stop()
         assert await asked.elsewhere(None) is None
-        assert "no other bridge is known now: the lease store does not answer" in caplog.text
+        assert "the lease store does not answer: calls cannot be sent to other bridges" in caplog.text
 
 
 async def ask(bridge: BridgeProcess) -> str:

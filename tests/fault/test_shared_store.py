@@ -63,8 +63,11 @@ async def test_without_the_store_a_bridge_knows_its_own_calls_and_says_what_it_c
         assert await ours.look_up("CA1") == ("+911",)
         assert await ours.look_up("CA2") is None
         await ours.close()
-    assert "handed over is known to this process only: the lease store does not answer" in caplog.text
-    assert "only what this process knows is known of a hand-over" in caplog.text
+    assert (
+        "hand-overs cannot be stored; only this process knows them: the lease store does not answer"
+        in caplog.text
+    )
+    assert "the hand-over store does not answer; using this process's memory" in caplog.text
 
 
 async def test_a_call_that_comes_back_at_another_bridge_is_no_longer_handed_over() -> None:

@@ -64,7 +64,7 @@ def ask(
 
 
 class Port:
-    """A gate, and its clocks."""
+    """Access control, and its clocks."""
 
     def __init__(self, keys: Iterable[bytes] = (KEY,), **options: Any) -> None:
         self.clock, self.wall = Clock(), Clock()
@@ -341,6 +341,15 @@ def test_an_address_has_only_so_many_calls_at_a_time() -> None:
 
 
 # What is told
+
+
+def test_a_refusal_says_in_plain_words_what_is_wrong() -> None:
+    port = Port()
+    told = {why: bytes(port.access.refuse(why, EXOTEL).body).decode() for why in Refused}
+    assert told[Refused.NO_PROOF] == told[Refused.WRONG_CREDENTIALS] == "authentication required\n"
+    assert told[Refused.RATE] == told[Refused.CALLS] == "too many requests\n"
+    tokens = {told[why] for why in (Refused.BAD_TOKEN, Refused.EXPIRED, Refused.USED)}
+    assert tokens == {told[Refused.NETWORK]} == {"forbidden\n"}
 
 
 def test_refusals_are_logged_summed_up_and_without_what_was_tried(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 from bridges import LATE_MS
-from gate import CPU_OF_LIBOPUS, LIMITS, MOST_LATE_MS, Judged, Limit, Verdict, judge
+from gate import (
+    CPU_OF_LIBOPUS,
+    EXIT_NOT_JUDGED,
+    EXIT_SLOWER,
+    LIMITS,
+    MOST_LATE_MS,
+    Judged,
+    Limit,
+    Verdict,
+    exit_status,
+    judge,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +82,18 @@ def test_live_calls_are_not_judged_on_a_machine_that_had_no_time_for_them() -> N
     for late_ms, expected in ((MOST_LATE_MS / 10, Verdict.OVER), (MOST_LATE_MS * 10, Verdict.TOO_BUSY)):
         sides = [measured("CPU", side, 1.0, **{LATE_MS: late_ms}) for side in ("ours", "plain")]
         assert verdict(limit, *sides).verdict is expected
+
+
+def test_a_gate_that_could_not_judge_neither_fails_nor_passes() -> None:
+    limit = Limit("CPU", 0.25)
+
+    def judged(*verdicts: Verdict) -> list[Judged]:
+        return [Judged(limit, 1.0, 1.0, each) for each in verdicts]
+
+    assert exit_status(False, judged(Verdict.KEPT, Verdict.REPORTED)) == 0
+    assert exit_status(False, judged(Verdict.KEPT, Verdict.TOO_BUSY)) == EXIT_NOT_JUDGED
+    assert exit_status(False, judged(Verdict.OVER, Verdict.TOO_BUSY)) == EXIT_SLOWER
+    assert exit_status(True, judged(Verdict.KEPT)) == EXIT_SLOWER
 
 
 def test_fifty_milliseconds_more_are_over_the_limits_of_delays() -> None:

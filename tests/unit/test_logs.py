@@ -65,7 +65,7 @@ def test_a_call_tells_where_it_came_from_and_whoever_never_starts_one_can_be_tol
 def test_who_logs_of_a_call_elsewhere_names_it() -> None:
     stream = io.StringIO()
     with logging_to(stream, "info", "json"):
-        logging.getLogger("pxbridge.telephony.exotel.webhooks").info("Exotel says", extra={"call": "CA1"})
+        logging.getLogger("pxbridge.telephony.exotel.webhooks").info("Exotel reports", extra={"call": "CA1"})
     assert json.loads(stream.getvalue())["call"] == "CA1"
 
 

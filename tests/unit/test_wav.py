@@ -98,13 +98,13 @@ def test_a_size_that_is_not_true_means_to_the_end(tmp_path: Path, size: int) -> 
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "no WAV file"),
-        (b"OggS" + bytes(60), "no WAV file.*ffmpeg"),
-        (wav(0x55, 16, b"mp3 "), "kind 0x0055.*ffmpeg"),
-        (wav(1, 16, b"")[:30], "cut short"),
-        (wav(1, 16, b"")[:40], "no audio"),
-        (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "before its format"),
-        (wav(1, 16, b"ab", channels=0), "makes no sense"),
+        (b"", "not a WAV file"),
+        (b"OggS" + bytes(60), "not a WAV file.*ffmpeg"),
+        (wav(0x55, 16, b"mp3 "), "format 0x0055.*ffmpeg"),
+        (wav(1, 16, b"")[:30], "truncated"),
+        (wav(1, 16, b"")[:40], "contains no audio"),
+        (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "before its format chunk"),
+        (wav(1, 16, b"ab", channels=0), "header is invalid"),
     ],
 )
 def test_what_is_no_usable_wav_is_refused_with_its_name(tmp_path: Path, data: bytes, problem: str) -> None:

@@ -42,7 +42,7 @@ async def engine(reply: bytes | None, tls: ssl.SSLContext | None = None) -> Asyn
 
 @pytest.mark.parametrize(
     ("reply", "wrong"),
-    [(HTTP, None), (b"SSH-2.0-OpenSSH", "speaks no HTTP"), (b"", "speaks no HTTP")],
+    [(HTTP, None), (b"SSH-2.0-OpenSSH", "does not speak HTTP"), (b"", "does not speak HTTP")],
 )
 async def test_any_answer_in_http_will_do(reply: bytes, wrong: str | None) -> None:
     async with engine(reply) as url:
@@ -54,7 +54,7 @@ async def test_an_engine_that_hangs_or_is_not_there_is_told_apart() -> None:
         assert await what_is_wrong(EngineAddress(url), 0.05) == "does not answer within 0.05 s"
     assert await what_is_wrong(EngineAddress(url)) == "does not answer (Connection refused)"
     told = await what_is_wrong(EngineAddress("ws://a..b"))
-    assert told is not None and told.startswith("has no name that can be looked up")
+    assert told is not None and told.startswith("has a host name that is not valid")
 
 
 async def test_an_engine_that_nobody_vouches_for_is_said_to_be_just_that(

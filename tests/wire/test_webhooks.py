@@ -269,9 +269,9 @@ async def test_what_exotel_says_of_the_streams_end_is_logged_once(
     async with flow() as f:
         for _ in range(3):
             assert (await f.ask("/exotel/passthru?" + urlencode({"CallSid": "CA1", **query}))).status == 200
-    lines = [line for line in caplog.records if "Exotel says" in line.getMessage()]
+    lines = [line for line in caplog.records if "Exotel reports" in line.getMessage()]
     assert [line.getMessage() for line in lines] == [
-        "Exotel says: stream failed, disconnected by bot, error: E1"
+        "Exotel reports: stream failed, disconnected by bot, error: E1"
     ]
     assert [line.__dict__["call"] for line in lines] == ["CA1"]
 

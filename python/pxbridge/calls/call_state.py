@@ -1,4 +1,4 @@
-"""What is known of a call: where it stands, what was said, how it ended."""
+"""The state of a call: its phase, the agent's words, and how it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pxbridge.calls.delay import DelayHistory
 
 
 class Phase(StrEnum):
-    """Where a call stands::
+    """The phases of a call::
 
     starting ──▶ prompting ──▶ live ──▶ leaving ──▶ ended
                     │  ▲        │ ▲
@@ -19,47 +19,47 @@ class Phase(StrEnum):
     """
 
     STARTING = "starting"
-    """The phone has not said `start`."""
+    """The carrier has not sent its start message."""
     PROMPTING = "prompting"
     """An engine is being prompted; the caller hears the persona's greeting, or silence."""
     WAITING = "waiting"
-    """No engine is free: announcements and music."""
+    """No engine is free. The caller hears announcements and music."""
     LIVE = "live"
     """Caller and agent talk."""
     FAILOVER = "failover"
-    """The engine is gone and another is sought."""
+    """The engine was lost and another one is being leased."""
     LEAVING = "leaving"
-    """The last words are being heard."""
+    """The caller hears the last words."""
     ENDED = "ended"
 
 
 class Outcome(StrEnum):
-    """What became of a call, in one of a few words."""
+    """How a call ended."""
 
     LIVE = "live"
-    """It goes on."""
+    """It has not ended."""
     COMPLETED = "completed"
-    """It was held, and ended by the caller, the agent or the flow."""
+    """The caller spoke with an agent. The caller, the agent or the flow ended it."""
     HANDED_OVER = "handed_over"
-    """It went on to a person."""
+    """It was handed over to a person."""
     ABANDONED = "abandoned"
     """The caller left before an agent spoke."""
     REPLACED = "replaced"
-    """A second connection for the same call went on."""
+    """A second connection for the same call replaced it."""
     NO_ENGINE = "no_engine"
     """No engine was free."""
     ENGINE_FAILED = "engine_failed"
-    """None came up."""
+    """No engine could be used."""
     ENGINE_LOST = "engine_lost"
-    """The engine went in mid-call and was not replaced."""
+    """The engine was lost during the call and was not replaced."""
     PHONE_LOST = "phone_lost"
-    """The line died, or broke off, without a close."""
+    """The phone's connection was lost without a close."""
     NO_START = "no_start"
-    """Whoever connected did not speak Exotel's protocol."""
+    """The peer did not speak a carrier's protocol."""
     STOPPED = "stopped"
     """The bridge was stopped."""
     FAULT = "fault"
-    """An error of the bridge's own, which its log has."""
+    """An error of the bridge itself. It is in the log."""
 
 
 class Party(Enum):
@@ -77,10 +77,10 @@ class Ending:
     Args:
         by: Who ended it.
         reason: For a person, in a log.
-        code: The close code the phone's side gets (RFC 6455 §7.4).
-        last_words: Whether what has been said is to be heard before the socket closes.
-        sentence: Whether a live agent is to end its sentence first.
-        outcome: What became of the call, where that does not follow from who ended it and when.
+        code: The close code for the phone's side (RFC 6455 §7.4).
+        last_words: Whether the caller hears what was said before the socket closes.
+        sentence: Whether a live agent ends its sentence first.
+        outcome: The outcome, if it does not follow from who ended the call and when.
     """
 
     by: Party
@@ -93,14 +93,13 @@ class Ending:
 
 @dataclass(slots=True)
 class CallRecord:
-    """What is known of a call when it has ended.
+    """Everything known of a call.
 
-    Times are in seconds on the call's clock; `stats` are the line's counters (see `Uplink.stats` and
-    `Downlink.stats`).
+    Times are in seconds on the call's clock. `stats` are the line's counters (`pxbridge.audio.Line.stats`).
     """
 
     key: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Ours: who connects may never name a call, and two connections may carry the same one."""
+    """Our own id. A peer may never name its call, and two connections may name the same one."""
     peer: str = ""
     """The address that the connection came from."""
     call_id: str = "-"

@@ -1,10 +1,10 @@
-"""How late the caller hears the agent's answer, and where that time goes: read off the line's counters.
+"""How late the caller hears the agent's answer, and in which part: computed from the line's counters.
 
-What a mouth says is late at an ear by the sum of five waits, in the order of a sample's way. The model works
-in frames of 80 ms: its first sample waits for its last, and when the answer is queued at Exotel its last
-sample waits for its first; the queue is measured with the new frame in it, so the frame is counted once.
-Of the phone's chunks counts what does not fill such a frame. Networks and codecs come on top and are not seen
-from here (2.5 ms of look-ahead in each Opus encoder).
+The delay from mouth to ear is the sum of five waits, listed in the order in which a sample passes them. The
+model works in frames of 80 ms. The frame's first sample waits for its last one. When the answer is queued at
+the carrier, the frame's last sample waits for its first. The queue is measured with the new frame in it, so
+the frame is counted once. Of a phone's chunk only the part that fills no frame counts. Networks and codecs
+add to this and cannot be measured here (each Opus encoder looks 2.5 ms ahead).
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ TAKEN_OUT: Mapping[Direction, tuple[str, ...]] = {
 """Counters of audio that one side sent and the other did not get."""
 
 UNHEARD: Mapping[Direction, tuple[str, ...]] = {"uplink": ("dropped", "gated"), "downlink": ()}
-"""Counters of what nobody was to hear: said before an engine was ready, or while the line opened."""
+"""Counters of audio that is dropped on purpose: before an engine is ready, and while the line opens."""
 
 EXACT_PPM = 5.0
-"""What a minute's measurement may be wrong by."""
+"""The error of a measurement of one minute."""
 
 _US = 1e-6
 _FRAME_US = 80_000
 
 
 def _chunk_wait_us(chunk_us: float) -> float:
-    """How long a frame's last sample waits for its chunk's last one, on average over their beat.
+    """How long a frame's last sample waits for its chunk's last one, averaged over all their positions.
 
     Frames of 80 ms end at every multiple of the greatest common divisor within chunks of 100: 0, 20, 40, 60
     and 80 ms before a chunk's end. Chunks that fill frames add nothing.
@@ -82,7 +82,7 @@ def _chunk_wait_us(chunk_us: float) -> float:
 
 
 def parts_s(stats: Stats) -> dict[str, float]:
-    """The waits as they are now, in seconds, by `Part.name`; without those not known yet."""
+    """The waits now, in seconds, by `Part.name`. Waits that are not known yet are left out."""
     known = {}
     for part in PARTS:
         value = stats.get(part.direction, {}).get(part.counter)
@@ -92,7 +92,7 @@ def parts_s(stats: Stats) -> dict[str, float]:
 
 
 def first_audio_s(stats: Stats, started_s: float | None) -> float | None:
-    """From Exotel's `start` to the first audio of the engine at the caller's ear; None before."""
+    """From the carrier's start message to the first audio of the engine at the caller's ear; None before."""
     at_us = stats.get("downlink", {}).get("first_audio_us")
     return None if at_us is None or started_s is None else at_us * _US - started_s
 
@@ -105,7 +105,7 @@ def drift(ppm: float) -> str:
 
 
 def changed_s(stats: Stats, counters: Mapping[Direction, tuple[str, ...]], rate_hz: int) -> float:
-    """How much audio these counters (`PUT_IN`, `TAKEN_OUT`, `UNHEARD`) tell of, in seconds."""
+    """How much audio these counters (`PUT_IN`, `TAKEN_OUT`, `UNHEARD`) count, in seconds."""
     if not rate_hz:
         return 0.0
     total = sum(
@@ -120,8 +120,8 @@ class DelayHistory:
 
     Attributes:
         samples_s: For each part, and for ``mouth_to_ear``, what was measured, in seconds.
-        newest_s: The newest of each; nothing if the engine has said nothing since the reading before, as the
-            counters then tell of a delay that nobody has.
+        newest_s: The newest of each. Empty if the engine has sent nothing since the last reading, because the
+            counters then describe no delay that a caller has.
     """
 
     samples_s: dict[str, array[float]] = field(default_factory=dict)

@@ -1,8 +1,11 @@
 """Notices an engine that has stopped without closing: it is sent sound, and sends none.
 
 Such an engine may be dead, or its network may be stalled. If another engine is free, it is given up soon. If
-none is free, it may come back, so the call waits for it, and the caller meanwhile hears what covers any other
-gap.
+none is free, it may come back. The call then waits for it, and the caller meanwhile hears what covers any
+other gap.
+
+The event `EngineSilent` of the line is no help here. It comes after a second, when the line stops sending old
+sound to the engine. When to give an engine up depends on the pool, and takes longer.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class EngineWatch:
         self._patient_s = patient_s
         self._clock = asyncio.get_running_loop().time
         self._sent_s, self._came_s = line.engine_audio_s
-        self._owed_s = 0.0
+        self._outstanding_s = 0.0
         self._wakeup = wakeups.wakeup(self._check)
         self._wakeup.set(self._clock() + CHECK_EVERY_S)
 
@@ -83,14 +86,16 @@ class EngineWatch:
         self._wakeup.set(self._clock() + CHECK_EVERY_S)
         sent_s, came_s = self._line.engine_audio_s
         if came_s > self._came_s:
-            self._sent_s, self._came_s, self._owed_s = sent_s, came_s, 0.0
+            self._sent_s, self._came_s, self._outstanding_s = sent_s, came_s, 0.0
         elif sent_s - self._sent_s >= MIN_FED_S:
-            self._owed_s += CHECK_EVERY_S
-        if self._owed_s >= self._silent_s:
+            self._outstanding_s += CHECK_EVERY_S
+        if self._outstanding_s >= self._silent_s:
             if self._is_lost():
                 self.stop()
-                name, owed_s = self._session.engine, self._owed_s
-                self._on_lost(EngineLost(f"{name}: it is sent sound and has sent none for {owed_s:g} s"))
+                name, outstanding_s = self._session.engine, self._outstanding_s
+                self._on_lost(
+                    EngineLost(f"{name}: it is sent sound and has sent none for {outstanding_s:g} s")
+                )
                 return
             self._cover_gap()
         else:
@@ -99,7 +104,7 @@ class EngineWatch:
             self._on_pause()
 
     def _is_lost(self) -> bool:
-        return self._owed_s >= self._patient_s or self._engines.has_free_besides(self._session.engine)
+        return self._outstanding_s >= self._patient_s or self._engines.has_free_besides(self._session.engine)
 
     def _cover_gap(self) -> None:
         if not self._gap.covered:

@@ -1,8 +1,7 @@
-"""What happens in a call, for whoever watches: logs, metrics, records, the console, a simulated phone.
+"""Events of a call, for its subscribers: logs, metrics, records, the console, a simulated phone.
 
-A call tells each thing once, when it happens, and does not know who listens. A watcher is called from the
-event loop between two packets of somebody's voice: it must be quick, must not block, and what it raises is
-logged and otherwise ignored.
+A call emits each event once, when it happens, and does not know its subscribers. A subscriber is called from
+the event loop: it must be quick and must not block. An exception that it raises is logged and ignored.
 """
 
 from __future__ import annotations
@@ -19,39 +18,39 @@ if TYPE_CHECKING:
 
 
 CURRENT_CALL: ContextVar[CallRecord | None] = ContextVar("current_call", default=None)
-"""The call that what runs now belongs to: its tasks, and what its sockets set off."""
+"""The call to which the running code belongs: its tasks, and the callbacks of its sockets."""
 
 
 class Kind(StrEnum):
-    """What happened; in brackets what `Event.detail` holds."""
+    """Kinds of events. The keys of `Event.detail` are in brackets."""
 
     STARTED = "started"
-    """Exotel's `start` came (caller, called, custom)."""
+    """The carrier's start message came (caller, called, custom)."""
     PERSONA = "persona"
-    """Whom the caller speaks with was chosen (name, and record: whether the call is to be recorded)."""
+    """The persona was chosen (name, and record: whether the call is recorded)."""
     PHASE = "phase"
-    """The call stands elsewhere now (phase: see `calls.record.Phase`; and maybe the reason)."""
+    """The call is in another phase (phase: see `pxbridge.calls.call_state.Phase`; sometimes reason)."""
     ENGINE_TRIED = "engine tried"
-    """An engine was leased and is being prompted, or was ahead of the call (engine, warm)."""
+    """An engine was leased. It is being prompted, or was prompted before the call (engine, warm)."""
     ENGINE_FAILED = "engine failed"
-    """It did not come up (engine, reason)."""
+    """The engine could not be used (engine, reason)."""
     LIVE = "live"
-    """Phone and engine are joined (engine, prompt_s, and warm: prompted before the call)."""
+    """Phone and engine are connected (engine, prompt_s, and warm: prompted before the call)."""
     HEARD = "heard"
-    """An engine's first sound went to the phone (engine, after_s: since `start`, or since the loss of the
-    engine before it)."""
+    """An engine's first sound went to the phone (engine, after_s: since the start message, or since the loss
+    of the engine before it)."""
     WORDS = "words"
     """The agent said something (text)."""
     KEY = "key"
     """The caller pressed a key (digit)."""
     ACTION = "action"
-    """A key or a phrase set something off (by, action)."""
+    """A key, a phrase or an operator caused an action (by, action)."""
     NOTE = "note"
-    """Something an operator should know (text)."""
+    """A message for the operator (text)."""
     COUNTERS = "counters"
-    """Every second while the call goes on; `CallRecord.stats` is fresh."""
+    """Every second of a live call. `CallRecord.stats` is up to date."""
     ENGINE_LOST = "engine lost"
-    """The engine is gone in mid-call (engine, reason)."""
+    """The engine was lost during the call (engine, reason)."""
     ENDED = "ended"
     """The call is over (by, reason); `CallRecord.stats` is complete."""
 
@@ -72,10 +71,10 @@ class Event:
 
 
 class Subscriber(Protocol):
-    """Whoever wants to know what happens in calls."""
+    """A function that receives the events of calls."""
 
     def __call__(self, record: CallRecord, event: Event) -> None:
-        """Told each event of each call, in order; `record` is the call's, as it is now."""
+        """Called for each event of each call, in order. `record` is the call's record at that moment."""
         ...
 
 

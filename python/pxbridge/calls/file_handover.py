@@ -1,8 +1,8 @@
-"""Which calls go on to a person, in a file that outlives the bridge's process.
+"""Hand-over decisions in a file, which outlives the bridge's process.
 
-A deploy ends calls, and that is when agents hand over most; the flow asks when the next process is there. The
-file is a SQLite database of its own in the state folder: records may be off, or their disk full of them. A
-thread of its own goes at it, so that no call waits for a disk.
+A deployment ends calls, and agents then hand many of them over. The flow asks when the next process is
+running. The file is a SQLite database of its own in the state folder, because records may be off, or may have
+filled their disk. A thread reads and writes it, so that no call waits for a disk.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 FILE: Final = "handovers.db"
 
 BUSY_S: Final = 0.5
-"""So long one process waits for another's transaction; ours take milliseconds."""
+"""The longest wait for another process's transaction. Transactions take milliseconds."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS handovers (
-    call TEXT PRIMARY KEY,     -- Exotel's CallSid
+    call TEXT PRIMARY KEY,     -- the carrier's id of the call
     decided_at REAL NOT NULL,  -- seconds since the epoch
     numbers TEXT NOT NULL      -- JSON: a list, maybe empty
 )
@@ -54,7 +54,7 @@ class FileHandOverStore:
         self._database: sqlite3.Connection | None = None
 
     async def put(self, call_sid: str, numbers: Sequence[str] | None) -> None:
-        """Keeps a decision, or that there is none; raises `StoreUnreachable`."""
+        """Stores a decision, or deletes it (None); raises `StoreUnreachable`."""
         await self._do(lambda database: self._put(database, call_sid, numbers))
 
     async def get(self, call_sid: str) -> tuple[str, ...] | None:

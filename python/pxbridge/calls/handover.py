@@ -1,15 +1,14 @@
-"""Which calls go on to a person, remembered from the agent's last word until Exotel's flow asks.
+"""Hand-over decisions, kept until the carrier's flow asks for them.
 
-Closing the socket ends our part of a call; where the flow goes next it asks over HTTP, seconds later and
-perhaps more than once (`pxbridge.telephony.exotel.webhooks`). So a decision is stored before the socket
-closes, under the call's SID, and is not used up by being read. A flow may bring the same call back to the
-agent, if nobody answered: that stream's outcome is the one that counts then, and `begin` forgets the one
-before.
+Closing the socket ends our part of a call. The flow then asks over HTTP where to go next: seconds later, and
+perhaps more than once. So a decision is stored before the socket closes, under the call's id, and reading it
+does not delete it. If nobody answers, the flow may bring the same call back to the agent. Then only the new
+stream's outcome counts, and `begin` deletes the decision before it.
 
-The flow may ask after a restart, or another bridge than had the call. So decisions are put on a shelf too,
-which outlives the process: a file in the state folder (`pxbridge.calls.file_handover`), or the store that
-bridges share (`pxbridge.calls.redis_handover`). It is asked each time, as somebody else may have changed what
-is on it; this process's own memory answers for what could not be put there yet, and when the shelf does not.
+The flow may ask after a restart, or it may ask another bridge. So decisions are also written to a store that
+outlives the process: a file in the state folder (`pxbridge.calls.file_handover`), or the store that bridges
+share (`pxbridge.calls.redis_handover`). Each question goes to the store, because another bridge may have
+changed it. This process's memory answers for a decision that is not stored yet, and while the store fails.
 """
 
 from __future__ import annotations
@@ -27,35 +26,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT_S: Final = 3600.0
-"""The flow asks within seconds, and again if it rings a second number: an hour is the longest of a stream."""
+"""The flow asks within seconds, and again if it rings a second number. A stream lasts an hour at most."""
 
 MAX_KEPT: Final = 10_000
-"""Far more than are handed over in an hour by one process; beyond it the oldest is forgotten."""
+"""Far more than one process hands over in an hour. If there are more, the oldest is deleted."""
 
 ANSWER_TIMEOUT_S: Final = 1.0
-"""Exotel waits 2 s for a webhook: what the shelf has not said by then, memory has to."""
+"""A flow waits 2 s for a webhook. After this the answer comes from memory."""
 
 RETRY_S: Final = 1.0
-"""How long to wait before a shelf that failed is tried again."""
+"""From a failure of the store to the next try."""
 
 FLOW_ASKS_S: Final = 5.0
-"""A bridge that ends is there for so long after a call that it handed over: the flow asks within 2 s."""
+"""A bridge that stops stays up for this long after it handed a call over. The flow asks within 2 s."""
 
 RECENT_S: Final = 30.0
-"""A decision that is no older may not have been asked for: last words come after it, then the question."""
+"""The flow may not have asked yet about a younger decision: the last words come first, then the question."""
 
 CLOSE_TIMEOUT_S: Final = 3.0
-"""So long putting the last decisions on the shelf may take when the bridge ends."""
+"""The longest time for storing the last decisions when the bridge stops."""
 
 
 class HandOverStore(Protocol):
-    """Where decisions outlive the process, each for `KEPT_S`."""
+    """A store that outlives the process. It keeps each decision for `KEPT_S`."""
 
     async def put(self, call_sid: str, numbers: Sequence[str] | None) -> None:
-        """Keeps a decision, or (None) that there is none.
+        """Stores a decision; None deletes it.
 
         Raises:
-            StoreUnreachable: It could not be kept.
+            StoreUnreachable: It could not be stored.
         """
         ...
 
@@ -63,12 +62,12 @@ class HandOverStore(Protocol):
         """The decision about a call.
 
         Raises:
-            StoreUnreachable: Nobody can tell.
+            StoreUnreachable: The store does not answer.
         """
         ...
 
     async def close(self) -> None:
-        """Gives back what it holds."""
+        """Closes connections and files."""
         ...
 
 
@@ -77,14 +76,14 @@ class HandOvers:
 
     Args:
         clock: Seconds, monotonic.
-        store: Where they outlive it; None if they need not. Closed with this.
+        store: Outlives the process; None to keep decisions in memory alone. Closed with this object.
     """
 
     def __init__(self, clock: Callable[[], float], store: HandOverStore | None = None) -> None:
         self._clock = clock
         self._store = store
         self._decided: dict[str, tuple[float, tuple[str, ...]]] = {}  # the oldest first
-        self._unstored: dict[str, int] = {}  # calls whose last change is not on the shelf, and which it is
+        self._unstored: dict[str, int] = {}  # calls whose last change is not stored, and its number
         self._changes = 0
         self._storing: asyncio.Task[None] | None = None
         self._failing = False
@@ -94,7 +93,7 @@ class HandOvers:
         return len(self._decided)
 
     def begin(self, call_sid: str) -> None:
-        """A stream of a call begins: what became of an earlier one no longer counts."""
+        """A stream of a call begins: the outcome of an earlier stream no longer counts."""
         if call_sid:
             self._decided.pop(call_sid, None)
             self._store_soon(call_sid)
@@ -103,8 +102,8 @@ class HandOvers:
         """Hand a call over; the last decision about a call holds. Call it before its socket closes.
 
         Args:
-            call_sid: Exotel's SID of the call; one without is not remembered, as nobody can ask for it.
-            numbers: Whom the flow shall ring (E.164); none leaves that to its Connect applet.
+            call_sid: The carrier's id of the call. Without one nothing is stored: no flow can ask for it.
+            numbers: Whom the flow rings (E.164). If there are none, the flow decides.
         """
         if not call_sid:
             return
@@ -120,14 +119,14 @@ class HandOvers:
 
     @property
     def awaits_question(self) -> bool:
-        """Whether a flow may ask soon, or again, whom a call of this process goes on to."""
+        """Whether a flow may still ask about a recent hand-over of this process."""
         if not self._decided:
             return False
         decided_s, _ = self._decided[next(reversed(self._decided))]
         return decided_s + RECENT_S > self._clock()
 
     async def look_up(self, call_sid: str) -> tuple[str, ...] | None:
-        """The numbers a call was handed over to, by whichever process had it; ``None`` if it was not."""
+        """The numbers that a call was handed over to, by any process; ``None`` if it was not."""
         if self._store is None or call_sid in self._unstored:
             return self.find(call_sid)
         try:
@@ -135,19 +134,19 @@ class HandOvers:
                 return await self._store.get(call_sid)
         except (StoreUnreachable, TimeoutError) as error:
             log.error(
-                "only what this process knows is known of a hand-over: %s",
+                "the hand-over store does not answer; using this process's memory: %s",
                 error or "no answer in time",
                 extra={"call": call_sid},
             )
             return self.find(call_sid)
 
     def find(self, call_sid: str) -> tuple[str, ...] | None:
-        """The numbers a call was handed over to by this process; ``None`` if it was not."""
+        """The numbers that this process handed a call over to; ``None`` if it did not."""
         decided_s, numbers = self._decided.get(call_sid, (0.0, None))
         return None if decided_s + KEPT_S <= self._clock() else numbers
 
     async def close(self) -> None:
-        """Puts the last decisions on the shelf, for a bounded time, and closes it."""
+        """Stores the last decisions, for a bounded time, and closes the store."""
         self._closing.set()
         if self._storing is not None:
             await asyncio.wait([self._storing], timeout=CLOSE_TIMEOUT_S)
@@ -168,16 +167,16 @@ class HandOvers:
             self._storing = asyncio.create_task(self._store_all(self._store), name="hand-overs")
 
     async def _store_all(self, store: HandOverStore) -> None:
-        """One after the other, in the order in which they changed, until none is left."""
+        """Stores decisions one by one, in the order in which they changed."""
         while self._unstored:
             is_last_try = self._closing.is_set()
             call_sid, change = next(iter(self._unstored.items()))
             try:
                 await store.put(call_sid, self.find(call_sid))
             except StoreUnreachable as error:
-                if not self._failing and self._decided:  # else there is nothing that could be lost
+                if not self._failing and self._decided:  # otherwise nothing can be lost
                     self._failing = True
-                    log.error("what calls are handed over is known to this process only: %s", error)
+                    log.error("hand-overs cannot be stored; only this process knows them: %s", error)
                 if is_last_try:
                     return
                 with contextlib.suppress(TimeoutError):
@@ -186,6 +185,6 @@ class HandOvers:
                 continue
             if self._failing:
                 self._failing = False
-                log.warning("what calls are handed over is kept again")
+                log.warning("hand-overs are stored again")
             if self._unstored.get(call_sid) == change:
                 del self._unstored[call_sid]

@@ -1,8 +1,8 @@
-"""Tells a simulated phone what its call is like from inside: the agent's words and the line's counters.
+"""Sends a simulated phone details of its own call: the agent's words and the line's counters.
 
-Exotel's wire carries sound and nothing else, so `pxbridge call` asks for more with a header of its own when
-it dials. Exotel cannot send that header and so never gets these messages, which are not in its protocol.
-Who asks learns only about the call that it is a party to.
+A carrier's wire carries sound only, so `pxbridge call` asks for more with a header of its own when it dials.
+Carriers do not send that header, and never get these messages, which are not in their protocols. A peer gets
+the details of its own call only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pxbridge.websocket import WebSocket
 
 OBSERVE_HEADER: Final = "Pxbridge-Observe"
-"""Sent with any value by whoever wants to be told."""
+"""A peer that sends this header, with any value, gets the messages."""
 
 OBSERVED_EVENT: Final = "pxbridge"
 """The `event` of every message sent for it: ``{"event": "pxbridge", "kind": ..., "at_s": ..., ...}``.
@@ -29,12 +29,12 @@ OBSERVED_EVENT: Final = "pxbridge"
 `kind` is one of `calls.events.Kind`, or ``stats`` with the counters of both directions."""
 
 STATS_EVERY_S: Final = 0.093
-"""Often enough for a picture of the call; it is asked for by people who test, not by callers. A tenth of
-`pulse.EVERY_S`, for the same reason: what they read is to be the same."""
+"""Often enough to draw the call. Only tests ask for it, no callers. A tenth of `stats_sampler.EVERY_S`, so
+that both read the same values."""
 
 
 class Observer:
-    """Watches one call for the phone at its other end.
+    """A subscriber to one call, for the phone at its other end.
 
     Args:
         socket: The phone's.
@@ -50,11 +50,11 @@ class Observer:
 
     @staticmethod
     def wanted(socket: WebSocket) -> bool:
-        """Whether the one who dialled asked for it."""
+        """Whether the peer asked for it."""
         return OBSERVE_HEADER in socket.headers
 
     def __call__(self, record: CallRecord, event: Event) -> None:
-        """Passes an event on; the counters follow by themselves between the first and the last."""
+        """Sends an event. The counters follow on a timer, from the first event to the last."""
         if event.kind is Kind.STARTED:
             self._began_s = event.at_s
             self._send_stats()
@@ -63,7 +63,7 @@ class Observer:
             if self._timer is not None:
                 self._timer.cancel()
         if event.kind is Kind.COUNTERS:
-            return  # its own come oftener
+            return  # the timer sends them more often
         self._send(event.kind.value, event.at_s, dict(event.detail))
 
     def _send_stats(self) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pxbridge.commands import engine_options
 from pxbridge.commands.output import require_writable
-from pxbridge.errors import InputError
+from pxbridge.errors import InputError, PromptTooLong
 from pxbridge.personaplex.config import SAMPLE_RATE_HZ
 from pxbridge.personaplex.prompt import Prompt
 from pxbridge.personaplex.stepper import Sampling
@@ -178,7 +178,6 @@ async def _converse(
     assembled: Assembled, prompt: Prompt, sampling: Sampling, sound: Sound, console: Console
 ) -> Spoken:
     """The conversation itself, which Ctrl-C ends after a step."""
-    from pxbridge.errors import PromptTooLong
     from pxbridge.personaplex.offline import Spoken, converse, steps_of
 
     steps = []

@@ -1,1 +1,1 @@
-"""Engines as calls see them: the pool, its slots and leases, one session with an engine, and the probe."""
+"""The pool of engines, its slots and leases, the session with an engine, and the health probe."""

@@ -1,15 +1,16 @@
-"""One session with an engine: opened, prompted, talked to, and told apart when it fails.
+"""One session with an engine: it is opened, prompted and used, and its failures are classified.
 
-The one idea: an engine's failures look alike on the wire (it closes, or it says nothing), and what they
-mean depends on when they happen. So a session lives in phases, and each phase has errors of its own::
+An engine's failures look alike on the wire: it closes the connection, or it sends nothing. Their meaning
+depends on when they happen. So a session has phases, and each phase has its own errors::
 
     connecting ──▶ prompting ──▶ live ──▶ ended
         │              │           └─ EngineLost
         │              └─ EngineRejected, EngineBusy
         └─ EngineUnreachable, EngineUntrusted, EngineRefused
 
-Nothing is sent before the engine's handshake: NVIDIA's server throws away what comes earlier, an Ogg header
-too, and is deaf from then on. In a live session nothing is awaited per message, in either direction.
+Nothing is sent before the engine's handshake. NVIDIA's server discards earlier messages. If it discards the
+Ogg header, it cannot decode the rest of the stream. A live session awaits nothing per message, in either
+direction.
 """
 
 from __future__ import annotations
@@ -46,33 +47,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""For the name's resolution, TCP, TLS and the upgrade."""
+"""Covers name resolution, TCP, TLS and the upgrade."""
 HANDSHAKE_TIMEOUT_S: Final = 60.0
-"""For the prompts. A long text prompt takes a real engine several seconds; a busy one never answers."""
+"""Covers the prompts. A real engine needs seconds for a long text prompt. A busy one never answers."""
 
 
 @dataclass(frozen=True)
 class SystemTrust:
-    """Trusts what the system's certificate authorities have signed.
+    """Trusts certificates signed by the system's certificate authorities.
 
-    They are read when they are first needed: 20 ms of work, in which no call is heard. Engines share that.
+    The authorities are loaded on first use. Loading takes 20 ms and blocks the event loop, so all calls stall
+    for that time. The result is kept, and engines share it.
     """
 
     @functools.cached_property
     def context(self) -> tls.SSLContext:
-        """What to connect with."""
+        """The TLS context for the connection."""
         return tls.create_default_context()
 
 
 @dataclass(frozen=True)
 class CaFile:
-    """Trusts what the certificates in a PEM file have signed, and nothing else."""
+    """Trusts only certificates signed by those in a PEM file."""
 
     path: Path
 
     @functools.cached_property
     def context(self) -> tls.SSLContext:
-        """What to connect with.
+        """The TLS context for the connection.
 
         Raises:
             OSError: The file cannot be read.
@@ -83,7 +85,7 @@ class CaFile:
 
 @dataclass(frozen=True)
 class Pinned:
-    """Trusts one certificate, whoever signed it and whatever name it is for.
+    """Trusts one certificate. Its issuer and its host name are not checked.
 
     Attributes:
         sha256: Fingerprint of the certificate, 64 lower-case hex digits.
@@ -93,17 +95,17 @@ class Pinned:
 
     @functools.cached_property
     def context(self) -> tls.SSLContext:
-        """What to connect with; the certificate is checked afterwards."""
+        """The TLS context for the connection. The certificate is checked after the TLS handshake."""
         return _unchecked_context()
 
 
 @dataclass(frozen=True)
 class Unverified:
-    """Trusts anybody, whoever sits between can listen: for a laboratory. Every connection's log says so."""
+    """Checks no certificate, so a man in the middle can listen. For a laboratory. Each connection warns."""
 
     @functools.cached_property
     def context(self) -> tls.SSLContext:
-        """What to connect with."""
+        """The TLS context for the connection."""
         return _unchecked_context()
 
 
@@ -112,24 +114,24 @@ Trust = SystemTrust | CaFile | Pinned | Unverified
 
 @dataclass(frozen=True)
 class EngineAddress:
-    """Where an engine is, and how it proves to be that.
+    """An engine's URL, and how its identity is checked.
 
     Attributes:
-        url: Its `/api/chat`, `ws` or `wss`.
-        trust: For `wss`: whose certificate is taken.
+        url: The URL of its `/api/chat`, with the scheme `ws` or `wss`.
+        trust: Which certificates are accepted, for `wss`.
     """
 
     url: str
     trust: Trust = field(default_factory=SystemTrust)
 
     def __str__(self) -> str:
-        """The address as it may be logged: its user, password and query left out."""
+        """The URL without its user, password and query, so that it may be logged."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def tls_context(self) -> tls.SSLContext | None:
-        """What to connect with, None for `ws`.
+        """The TLS context for the connection; None for `ws`.
 
         Raises:
             OSError: The CA file cannot be read.
@@ -138,20 +140,20 @@ class EngineAddress:
         return self.trust.context if urlsplit(self.url).scheme == "wss" else None
 
     def check_certificate(self, certificate: bytes) -> None:
-        """Takes or refuses the engine's certificate (DER), before anything is sent.
+        """Checks the engine's certificate (DER), before anything is sent.
 
         Raises:
-            EngineUntrusted: It is not the pinned one.
+            EngineUntrusted: It is not the pinned certificate.
         """
         match self.trust:
             case Pinned(sha256):
                 seen = hashlib.sha256(certificate).hexdigest()
                 if seen != sha256:
                     raise EngineUntrusted(
-                        f"{self}: its certificate has the SHA-256 fingerprint {seen}, and {sha256} is pinned"
+                        f"{self}: its certificate has the SHA-256 fingerprint {seen}, but {sha256} is pinned"
                     )
             case Unverified():
-                log.warning("%s: its certificate is not checked; whoever sits between can listen", self)
+                log.warning("%s: its certificate is not checked; a man in the middle could listen", self)
             case _:
                 pass  # the TLS context has checked it
 
@@ -162,20 +164,19 @@ class _Phase(enum.Enum):
     ENDED = enum.auto()
 
 
-# Between the handshake and `listen` an engine sends its header pages and nothing else, as nothing was said
-# to it.
+# Between the handshake and `listen` an engine sends only its header pages, because it has received no audio.
 _MAX_EARLY_MESSAGES: Final = 64
 
 
 class Session:
-    """A conversation with an engine, live from the moment you get it. Made by :func:`open_session`.
+    """A conversation with an engine. :func:`open_session` returns it live.
 
     Attributes:
-        engine: Where it is.
+        engine: The engine's address.
         prompt_s: How long the engine took for its prompts, from the upgrade to its handshake.
-        frames: Counts messages that were none.
-        unexpected: Messages that came as text, or before `listen` and too many.
-        reported: What the engine said last in an error message, None while it has not.
+        frames: Reads messages, and counts those that are empty or of an unknown kind.
+        unexpected: Number of text messages, and of messages beyond the limit before `listen`.
+        reported: The engine's last error message; None if it sent none.
     """
 
     def __init__(self, engine: EngineAddress, connection: WebSocket, voice_prompt: str) -> None:
@@ -190,7 +191,7 @@ class Session:
         self._text = TextReader()
         self._phase = _Phase.PROMPTING
         self._began_s = loop.time()
-        self._prompted: asyncio.Future[str | None] = loop.create_future()  # why not; None if it is
+        self._prompted: asyncio.Future[str | None] = loop.create_future()  # why rejected; None: ready
         self._closed_by_us = False
         self._end: EngineLost | None = None
         self._early: list[bytes] = []
@@ -202,12 +203,12 @@ class Session:
 
     @property
     def odd_messages(self) -> int:
-        """Messages that no engine should send. Harmless; their number is logged at the end."""
+        """Number of messages that no engine should send. They are harmless. Logged at the end."""
         return self.frames.empty + self.frames.unknown + self.unexpected
 
     @property
     def is_live(self) -> bool:
-        """Whether `send_audio` would send."""
+        """Whether `send_audio` still sends."""
         return self._phase is _Phase.LIVE and self._connection.is_open
 
     def listen(
@@ -217,14 +218,14 @@ class Session:
         on_text: Callable[[str], None],
         on_close: Callable[[EngineLost | None], None],
     ) -> None:
-        """Takes the session over. What came before, its header pages, is handed over at once.
+        """Subscribes to the session. Messages that came earlier (header pages) are delivered at once.
 
-        All three are called from inside the event loop's read: they must be quick and must not block.
+        All three are called from the event loop while it reads: they must be quick and must not block.
 
         Args:
             on_audio: Called with bytes of the engine's Ogg Opus stream.
-            on_text: Called with each piece of what the agent says.
-            on_close: Called once, when the session has ended; with None if we ended it.
+            on_text: Called with each piece of the agent's text.
+            on_close: Called once, when the session has ended. Its argument is None if this side ended it.
         """
         self._on_audio, self._on_text = on_audio, on_text
         early, self._early = self._early, []
@@ -236,21 +237,21 @@ class Session:
             self._on_close = on_close
 
     def send_audio(self, ogg: bytes) -> None:
-        """Sends bytes of our Ogg Opus stream: its header pages first. Never waits; nothing once it ended."""
+        """Sends bytes of our Ogg Opus stream, header pages first. Never waits. Ignored after the end."""
         self._connection.send(_AUDIO + ogg)
 
     def close(self) -> None:
-        """Ends the session; `on_close` tells when it has ended, soon in any case. Nothing else is told."""
+        """Ends the session. `on_close` follows, within a bounded time. No other callback is called."""
         self._closed_by_us = True
-        self._on_audio = self._on_text = _ignore  # whoever listened is free to go
+        self._on_audio = self._on_text = _ignore  # releases the subscriber's callbacks
         self._connection.close()
 
     def abort(self) -> None:
-        """Cuts a session that is closing, whose engine does not answer."""
+        """Cuts the connection of a session whose engine does not answer the close."""
         self._connection.abort("the bridge has no more time")
 
     async def answers(self, timeout_s: float) -> bool:
-        """Whether the engine answers a ping in time; nobody hears of it."""
+        """Whether the engine answers a WebSocket ping in time. The conversation does not notice."""
         answered = asyncio.Event()
         self._connection.on_pong = lambda _trip_s: answered.set()
         self._connection.ping()
@@ -270,16 +271,17 @@ class Session:
 
         Raises:
             EngineRejected: The engine closed or reported an error instead.
-            EngineBusy: It said nothing.
+            EngineBusy: It sent nothing in time.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 rejected = await self._prompted
         except TimeoutError:
             raise EngineBusy(
-                f"{self.engine}: no word within {timeout_s:g} s: it has another conversation, or is very slow"
+                f"{self.engine}: no handshake within {timeout_s:g} s: "
+                "it is in another conversation, or very slow"
             ) from None
-        # Made here: an error that this object kept would keep it, by the frames that it was raised through.
+        # Raised here and not stored: a stored error would keep this object alive through its traceback.
         if rejected is not None:
             raise EngineRejected(f"{self.engine}: {rejected}")
 
@@ -296,7 +298,7 @@ class Session:
             if not self._prompted.done():
                 self._prompted.set_result(None)
         elif message[:1] == _ERROR and self._phase is _Phase.PROMPTING:
-            self._reject(f"it reported: {_text_of(message[1:])}")
+            self._reject(f"it reported an error: {_text_of(message[1:])}")
         elif len(self._early) < _MAX_EARLY_MESSAGES:
             self._early.append(message)
         else:
@@ -315,9 +317,9 @@ class Session:
                     self._on_text(piece)
             case Kind.ERROR:
                 self.reported = _text_of(frame.payload)
-                log.warning("%s: it reported: %s", self.engine, self.reported)
+                log.warning("%s: it reported an error: %s", self.engine, self.reported)
             case _:
-                pass  # a second handshake, control, metadata, ping: nothing that a caller could notice
+                pass  # a second handshake, control, metadata, ping: without effect on the caller
 
     def _reject(self, why: str) -> None:
         if not self._prompted.done():
@@ -327,21 +329,21 @@ class Session:
         was, self._phase = self._phase, _Phase.ENDED
         if self.odd_messages:
             log.warning(
-                "%s: %d of its messages were none that an engine sends: is it PersonaPlex?",
+                "%s: received %d messages that no engine should send; is this PersonaPlex?",
                 self.engine,
                 self.odd_messages,
             )
         how = _how_it_closed(closed)
         if was is _Phase.PROMPTING:
             self._reject(
-                f"it {how} while it read its prompts; the likely reasons: it does not know the voice "
+                f"it {how} while it read its prompts; likely reasons: it does not know the voice "
                 f"{self._voice_prompt!r}, it could not read the text prompt, or it was restarted"
             )
             return
         if not self._closed_by_us:
-            reported = "" if self.reported is None else f", after it reported: {self.reported}"
+            reported = "" if self.reported is None else f", after it reported an error: {self.reported}"
             self._end = EngineLost(f"{self.engine}: it {how}{reported}")
-        # Its owner usually holds this object and is held by its callbacks: let go of each other.
+        # Break the reference cycle: the owner holds this object, and the callback holds the owner.
         on_close, self._on_close = self._on_close, _ignore
         on_close(self._end)
 
@@ -363,23 +365,23 @@ async def open_session(
 ) -> Session:
     """Connects to an engine and waits until it has read its prompts. Call the session's `listen` next.
 
-    If it is cancelled, the connection is closed, so that the engine is free again.
+    Cancelling closes the connection, so that the engine is free again.
 
     Args:
-        engine: Where it is and how it is trusted.
-        voice_prompt: A voice the engine has, `NATF0.pt`.
+        engine: Its URL, and how its identity is checked.
+        voice_prompt: A voice that the engine has, such as `NATF0.pt`.
         text_prompt: Who the agent is; not empty.
-        connect_timeout_s: For everything up to the upgrade.
-        handshake_timeout_s: For the prompts.
-        connected: Called when it has accepted the upgrade, before its prompts.
-        limits: What the connection is held to.
+        connect_timeout_s: Limit for everything up to the upgrade.
+        handshake_timeout_s: Limit for the prompts.
+        connected: Called when the engine has accepted the upgrade, before it reads its prompts.
+        limits: Limits of the WebSocket connection.
 
     Raises:
-        ValueError: A prompt is empty, or the URL is none.
+        ValueError: A prompt is empty, or the URL is invalid.
         EngineUnreachable: No connection.
-        EngineUntrusted: Its certificate is not trusted; the error names its fingerprint.
+        EngineUntrusted: Its certificate is not trusted. The error names its fingerprint.
         EngineRefused: It answered the upgrade with an HTTP error.
-        EngineBusy: It accepted and said nothing until `handshake_timeout_s` had passed.
+        EngineBusy: It accepted, then sent nothing for `handshake_timeout_s`.
         EngineRejected: It closed or reported an error during its prompts.
     """
     url = chat_wire.chat_url(engine.url, voice_prompt, text_prompt)
@@ -415,7 +417,7 @@ async def _connect(
         ) from problem
     except tls.SSLError as problem:
         raise EngineUnreachable(
-            f"{engine}: TLS failed ({problem.reason or problem}); does it speak plain ws:// there?"
+            f"{engine}: TLS failed ({problem.reason or problem}); does this port speak plain ws://?"
         ) from problem
     except websocket.HandshakeRefused as problem:
         raise EngineRefused(_refusal(engine, problem, url), problem.status) from problem
@@ -424,25 +426,25 @@ async def _connect(
     except TimeoutError as problem:
         raise EngineUnreachable(f"{engine}: no connection within {timeout_s:g} s") from problem
     except ConnectionResetError as problem:
-        hint = "; does it speak plain ws:// there?" if engine.tls_context is not None else ""
-        raise EngineUnreachable(f"{engine}: it hung up{hint}") from problem
+        hint = "; does this port speak plain ws://?" if engine.tls_context is not None else ""
+        raise EngineUnreachable(f"{engine}: it closed the connection{hint}") from problem
     except OSError as problem:
         raise EngineUnreachable(f"{engine}: {problem.strerror or problem}") from problem
-    except UnicodeError as problem:  # of the codec for host names
-        raise EngineUnreachable(f"{engine}: no host can have this name") from problem
+    except UnicodeError as problem:  # from the host name codec (IDNA)
+        raise EngineUnreachable(f"{engine}: its host name is not valid") from problem
 
 
-# aiohttp, which NVIDIA's server stands on, takes no longer request line; percent-encoding makes nine bytes
-# of a letter of most scripts.
+# NVIDIA's server uses aiohttp, which rejects a longer request line. Percent-encoding makes nine bytes of one
+# letter in most scripts.
 _MAX_REQUEST_LINE_BYTES: Final = 8190
 
 
 def _refusal(engine: EngineAddress, problem: websocket.HandshakeRefused, url: str) -> str:
     hint = ""
     if len(url) > _MAX_REQUEST_LINE_BYTES:
-        hint = f"; the text prompt makes a URL of {len(url)} bytes, and it may take {_MAX_REQUEST_LINE_BYTES}"
+        hint = f"; the text prompt makes a URL of {len(url)} bytes; the limit is {_MAX_REQUEST_LINE_BYTES}"
     elif problem.status == 404:
-        hint = f"; an engine answers at {chat_wire.CHAT_PATH}"
+        hint = f"; an engine's path is {chat_wire.CHAT_PATH}"
     return f"{engine}: {problem}{hint}"
 
 
@@ -451,9 +453,10 @@ _TLS_PORT: Final = 443
 
 
 async def _told_fingerprint(engine: EngineAddress) -> str:
-    """What an operator needs to pin an untrusted certificate: after a failed check TLS does not tell it.
+    """Returns a hint with the fingerprint of an untrusted certificate, so that an operator can pin it.
 
-    So connect once more, without a check, and send nothing.
+    TLS does not reveal a certificate whose check failed. So connect again without a check, and send nothing.
+    Returns an empty string if that fails.
     """
     parts = urlsplit(engine.url)
     with contextlib.suppress(OSError):
@@ -465,7 +468,7 @@ async def _told_fingerprint(engine: EngineAddress) -> str:
             writer.transport.abort()
         if certificate:
             seen = hashlib.sha256(certificate).hexdigest()
-            return f"; its SHA-256 fingerprint is {seen}: compare that with the engine's own, then pin it"
+            return f"; its SHA-256 fingerprint is {seen}: compare it with the engine's own, then pin it"
     return ""
 
 
@@ -478,7 +481,7 @@ def _unchecked_context() -> tls.SSLContext:
 
 def _how_it_closed(closed: Closed) -> str:
     if closed.error is not None:
-        return f"is gone ({closed.error})"
+        return f"disconnected ({closed.error})"
     return f"closed with {closed.code}" + (f" ({closed.reason})" if closed.reason else "")
 
 

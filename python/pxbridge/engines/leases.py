@@ -1,16 +1,16 @@
-"""Who may use an engine's slot: leases, and the store that remembers them.
+"""Leases: which bridge may use an engine's slot, and the store that records this.
 
-NVIDIA's server takes one conversation and keeps a second one waiting without a word, so whoever shares
-engines must know that a slot is theirs before they connect. One bridge needs no store for that. Several
-bridges share one (`pxbridge.engines.redis_leases`), and then a lease is a promise with an end: it expires
-unless its holder renews it, so that the slots of a bridge that was killed come free by themselves.
+NVIDIA's server takes one conversation at a time. It accepts a second connection and never answers it. So a
+bridge that shares engines must hold a slot's lease before it connects. A single bridge keeps its leases in
+memory. Several bridges share a store (`pxbridge.engines.redis_leases`). There, a lease expires unless its
+holder renews it, so the slots of a killed bridge are freed without help.
 
-Every lease has a *token*, which nobody else knows, and a *fence*, a number that rises with every lease given.
-Only the token's holder can renew or release. A holder who learns that somebody else holds the slot now has
-been fenced off, and leaves the engine.
+Every lease has a *token* and a *fence*. Only the holder knows the token. Renewing and releasing need it. The
+fence is a number that rises with every lease granted. A holder that learns that another bridge holds the slot
+has been fenced off, and leaves the engine.
 
-A lease also says what it is used for. One that only keeps a session warm goes to a call of another bridge
-that has none: that bridge *wants* it, its holder learns so with the next renewal, and gives it back.
+A lease also records its use. A lease that only keeps a session warm can be given up for a call of another
+bridge. That bridge *wants* the slot. The holder learns this at its next renewal, and releases the lease.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 
 class Grant(NamedTuple):
-    """A lease as the store gave it.
+    """A lease as the store granted it.
 
     Attributes:
-        key: Which slot of which engine.
-        token: Known to its holder alone.
-        fence: Higher than that of every lease given before it.
+        key: The name of the slot, which includes its engine.
+        token: Known only to the holder.
+        fence: Higher than the fence of every earlier lease.
     """
 
     key: str
@@ -50,24 +50,24 @@ class Use(StrEnum):
 
     CALL = "call"
     WARM = "warm"
-    """For a session that no call has yet."""
+    """For a session that is prompted before any call needs it."""
 
 
 class Refusal(StrEnum):
-    """Why a lease is not to be had."""
+    """Why a lease was not granted."""
 
     CALL = "call"
-    """Somebody has it for a call."""
+    """Another holder uses it for a call."""
     WARM = "warm"
-    """Somebody keeps a session warm with it, and would give it back to a call."""
+    """Another holder keeps a session warm with it, and would release it for a call."""
     WANTED = "wanted"
-    """It is free, and promised to a call."""
+    """The slot is free, but reserved for a call."""
     SETTLING = "settling"
-    """The store has forgotten who has what, and is being told."""
+    """The store has lost its data, and waits until the holders have renewed their leases."""
 
 
 class Renewal(Enum):
-    """What became of an attempt to renew a lease."""
+    """The result of renewing a lease."""
 
     HELD = "held"
     WANTED = "held, and a call of another bridge waits for it"
@@ -75,36 +75,36 @@ class Renewal(Enum):
 
 
 class LeaseStore(Protocol):
-    """Remembers leases. Every method may raise `pxbridge.errors.StoreUnreachable`."""
+    """Records leases. Every method may raise `pxbridge.errors.StoreUnreachable`."""
 
     @property
     def renew_every_s(self) -> float | None:
-        """How often leases must be renewed; None: never, for nobody shares the store."""
+        """How often leases must be renewed. None: never, because no other bridge shares the store."""
         ...
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
-        """A lease on a slot, or why there is none."""
+        """Returns a lease on a slot, or the reason why it is refused."""
         ...
 
     async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
-        """Puts leases' ends off. One that has expired is taken again if nobody else has it."""
+        """Extends leases. An expired lease is taken again if the slot has no other holder."""
         ...
 
     async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
-        """Who has these slots, one by one; None: nobody."""
+        """Returns how each of these slots is held, in their order; None: it is free."""
         ...
 
     async def want(self, key: str) -> None:
-        """Asks whoever keeps a session warm in this slot to give it back; to be repeated while it is so."""
+        """Asks the holder of a warm session to release this slot. Repeat it while the slot is needed."""
         ...
 
     async def release(self, grant: Grant) -> None:
-        """Gives a lease back; one that is somebody else's by now is left alone."""
+        """Releases a lease. Does nothing if the slot has another holder by now."""
         ...
 
 
 class MemoryLeases:
-    """The store of a bridge that shares its engines with nobody."""
+    """The store of a bridge that does not share its engines."""
 
     renew_every_s: float | None = None
 
@@ -113,7 +113,7 @@ class MemoryLeases:
         self._fences = itertools.count(1)
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
-        """A lease on a slot, or why there is none."""
+        """Returns a lease on a slot, or the reason why it is refused."""
         if key in self._held:
             return Refusal(self._held[key][1])
         grant = Grant(key, secrets.token_hex(8), next(self._fences))
@@ -121,35 +121,35 @@ class MemoryLeases:
         return grant
 
     async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
-        """Whether they are still held: they never expire."""
+        """Returns whether each lease is still held. Leases in memory never expire."""
         return [
             Renewal.HELD if self._held.get(grant.key, (None,))[0] == grant else Renewal.LOST
             for grant, _ in held
         ]
 
     async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
-        """Who has these slots."""
+        """Returns how each of these slots is held."""
         return [Refusal(self._held[key][1]) if key in self._held else None for key in keys]
 
     async def want(self, key: str) -> None:
-        """Nothing to do: there is nobody else."""
+        """Does nothing: there is no other bridge."""
 
     async def release(self, grant: Grant) -> None:
-        """Gives a lease back."""
+        """Releases a lease."""
         if self._held.get(grant.key, (None,))[0] == grant:
             del self._held[grant.key]
 
 
 class WatchedLeases:
-    """A store, and whether it answers; said once when it stops to, and once when it does again.
+    """Wraps a store and tracks whether it answers. Logs once when it stops, and once when it answers again.
 
     Args:
         store: The store.
-        clock: Seconds, monotonic.
+        clock: Returns seconds, monotonic.
 
     Attributes:
-        gone_since_s: When it stopped to answer; None while it does.
-        failures: How often it did not answer.
+        gone_since_s: When it stopped answering; None while it answers.
+        failures: Number of requests that it did not answer.
     """
 
     def __init__(self, store: LeaseStore, clock: Callable[[], float]) -> None:
@@ -161,27 +161,27 @@ class WatchedLeases:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it is outside of this process, and may be gone."""
+        """Whether the store is outside this process, so that it can fail."""
         return self.renew_every_s is not None
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
-        """As `LeaseStore` says."""
+        """See `LeaseStore`."""
         return await self._watched(self._store.acquire(key, use))
 
     async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
-        """As `LeaseStore` says."""
+        """See `LeaseStore`."""
         return await self._watched(self._store.renew(held))
 
     async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
-        """As `LeaseStore` says."""
+        """See `LeaseStore`."""
         return await self._watched(self._store.look(keys))
 
     async def want(self, key: str) -> None:
-        """As `LeaseStore` says."""
+        """See `LeaseStore`."""
         await self._watched(self._store.want(key))
 
     async def release(self, grant: Grant) -> None:
-        """As `LeaseStore` says."""
+        """See `LeaseStore`."""
         await self._watched(self._store.release(grant))
 
     async def _watched(self, answer: Awaitable[T]) -> T:
@@ -191,7 +191,7 @@ class WatchedLeases:
             self.failures += 1
             if self.gone_since_s is None:
                 self.gone_since_s = self._clock()
-                log.error("%s: calls go on, and no engine is leased until it does", error)
+                log.error("%s: live calls continue; no engine can be leased until it answers", error)
             raise
         if self.gone_since_s is not None:
             log.warning("the lease store answers again, after %.1f s", self._clock() - self.gone_since_s)

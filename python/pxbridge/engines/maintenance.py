@@ -1,6 +1,7 @@
-"""What is done for engines beside any call: leases are renewed, and engines are asked whether they are there.
+"""Background jobs for engines: they renew leases and probe engines.
 
-A bridge whose leases nobody renews any more loses its calls: whatever becomes of a round, the next one comes.
+If leases are not renewed, the bridge loses its calls. So a failed run of a job must not stop the next one
+(`pxbridge.periodic`).
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ log = logging.getLogger(__name__)
 PROBE_EVERY_S: Final = 5.0
 
 SOON_S: Final = 0.25
-"""Until the store is asked again when it did not answer, or when a caller waits for what it says."""
+"""The pause before the store is asked again, if it did not answer or if a caller waits for a slot."""
 
 
 class Probes:
-    """Asks engines whether they are there, and those with which a session waits whether they still have it.
+    """Probes engines, and pings the engines of warm sessions.
 
-    A live call is a better proof, and its conversation notices by itself when the engine falls silent.
+    A live call is better proof that an engine works than a probe. If the engine stops sending, the call's
+    conversation notices.
 
     Args:
         transitions: The engines.
-        what_is_wrong: With one, in words that go on from its name; None if it is there.
+        what_is_wrong: The probe. Returns what is wrong with an engine, as words that follow its name in a
+            sentence; None if the engine answers.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Probes:
         self._what_is_wrong = what_is_wrong
 
     async def run_once(self) -> None:
-        """Asks all of them."""
+        """Probes all engines, then waits until the next probe is due."""
         await asyncio.gather(*(self._probe(engine) for engine in tuple(self._transitions.engines)))
         await asyncio.sleep(PROBE_EVERY_S)
 
@@ -63,14 +66,14 @@ class Probes:
         else:
             engine.probes_failed += 1
             if engine.probes_failed >= PROBES_TO_FAIL > was_failed:
-                log.warning("%s %s: no call goes there until that has changed", engine.address, wrong)
+                log.warning("%s %s: it gets no calls until it answers again", engine.address, wrong)
 
     async def _ping(self, slot: Slot) -> None:
-        """Lets a warm session go that has no other end any more: a hung engine, a firewall that forgot it."""
+        """Drops a warm session whose engine hangs, or whose connection a firewall has forgotten."""
         match slot.state:
             case Warm(session=session) as warm:
                 if not await session.answers(TIMEOUT_S) and slot.state is warm:
-                    log.warning("%s: its warm session does not answer, and goes", slot.engine.address)
+                    log.warning("%s: its warm session does not answer and is dropped", slot.engine.address)
                     self._transitions.failed(slot, Stage.AHEAD)
                     slot.engine.probes_failed += 1
                     self._transitions.cool(slot)
@@ -79,12 +82,12 @@ class Probes:
 
 
 class Renewals:
-    """Renews leases, gives back those that a call of another bridge needs more, and learns who has the rest.
+    """Renews leases, releases warm slots that another bridge wants, and refreshes how other slots are held.
 
     Args:
-        transitions: Whose.
-        every_s: How often.
-        callers_wait: Whether somebody here waits for a slot.
+        transitions: The engines.
+        every_s: How often leases are renewed.
+        callers_wait: Whether a caller of this bridge waits for a slot.
     """
 
     def __init__(
@@ -95,11 +98,11 @@ class Renewals:
         self._callers_wait = callers_wait
 
     async def run_once(self) -> None:
-        """Renews all that are held, and looks at all others."""
+        """Renews all leases held here, looks up all other slots, then waits until the next run is due."""
         try:
             await self._renew()
             await self._look()
-        except StoreUnreachable:  # which is told already
+        except StoreUnreachable:  # WatchedLeases has logged it
             await asyncio.sleep(min(SOON_S, self._every_s))
         else:
             await asyncio.sleep(min(SOON_S, self._every_s) if self._callers_wait() else self._every_s)
@@ -116,14 +119,14 @@ class Renewals:
             if renewal is Renewal.LOST:
                 self._transitions.fence_off(slot)
             elif renewal is Renewal.WANTED and slot.ahead is not None:
-                log.info("%s: its warm session goes, for a call of another bridge", slot.engine.address)
+                log.info("%s: its warm session is dropped for a call of another bridge", slot.engine.address)
                 self._transitions.cool(slot)
 
     async def _look(self) -> None:
-        """Looks even where there is nothing to be seen, so that it is known whether the store answers."""
+        """Looks up slots not held here. Asks even if there are none, to learn whether the store answers."""
         slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, Idle | Elsewhere)]
         states = [slot.state for slot in slots]
         refusals = await self._transitions.store.look([slot.key for slot in slots])
         for slot, state, refusal in zip(slots, states, refusals, strict=True):
-            if slot.state is state:  # else what was seen may have been our own
+            if slot.state is state:  # otherwise the answer may describe our own lease
                 self._transitions.seen(slot, refusal)

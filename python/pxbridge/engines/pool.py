@@ -1,7 +1,7 @@
-"""The engines as calls see them: who gets a slot, who waits for one, and what is known of all.
+"""The pool of engines: it assigns slots to calls, queues calls that wait, and reports the state of all slots.
 
-What changes (a slot comes free, a session is ready) wakes those who wait, in the order in which they came;
-only conversations whose engine died go ahead of them. A slot's states are `pxbridge.engines.slots`'.
+A change (a slot is freed, a session is ready) wakes the waiting calls. They are served in order of arrival.
+Only a conversation whose engine died goes ahead of them. `pxbridge.engines.slots` defines a slot's states.
 """
 
 from __future__ import annotations
@@ -45,22 +45,23 @@ if TYPE_CHECKING:
 __all__ = ["EnginePool", "Lease", "Place", "PoolLimits", "Prompts", "SlotState"]
 
 RETRY_S: Final = 0.25
-"""How often the first in the queue looks again, for what nobody tells: a breaker's pause, another bridge."""
+"""How often the first call in the queue polls. No event tells of a breaker's pause or of another bridge."""
 
 PROMISED_S: Final = 10.0
-"""Exotel dials at once when it was told where to, and gives up a handshake after so long."""
+"""How long a promised slot is kept. Exotel connects at once after it gets the URL. It gives up a handshake
+after this long."""
 
 NONE: Final[frozenset[EngineAddress]] = frozenset()
 
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """What an operator may set.
+    """Limits of the pool that an operator can set.
 
     Attributes:
-        warm_max_age_s: A warm session older than this is replaced: proxies and firewalls forget
-            connections on which nothing is said.
-        max_waiting: Calls that wait for a slot at the same time.
+        warm_max_age_s: A warm session older than this is replaced, because proxies and firewalls forget
+            idle connections.
+        max_waiting: Most calls that may wait for a slot at the same time.
     """
 
     warm_max_age_s: float = 600.0
@@ -69,10 +70,10 @@ class PoolLimits:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """Where a call stands among those that want an engine: whoever came first has the lower number.
+    """A call's place in the queue for an engine. An earlier call has a lower number.
 
     Attributes:
-        since_s: When it began to wait; None while it does not.
+        since_s: When it began to wait; None while it does not wait.
     """
 
     number: int
@@ -80,11 +81,11 @@ class Place:
 
 
 class Lease:
-    """One slot, held by one call until `release`, or until another bridge has it.
+    """One slot, held by one call until `release` or `lost`, or until another bridge takes over its lease.
 
     Attributes:
-        engine: Whose slot it is.
-        warm: Whether its session was prompted ahead.
+        engine: The engine that the slot belongs to.
+        warm: Whether its session was prompted ahead of the call.
     """
 
     def __init__(self, transitions: SlotTransitions, slot: Slot, leave: Callable[[Slot], None]) -> None:
@@ -97,46 +98,47 @@ class Lease:
 
     @property
     def _held(self) -> Slot | None:
-        """The slot, while it is ours."""
+        """The slot, while this lease holds it."""
         slot = self._slot
         return slot if slot is not None and slot.grant == self._grant else None
 
     async def session(self) -> Session:
-        """The slot's session, prompted; its owner listens to it next.
+        """Returns the slot's prompted session. Call its `listen` next.
 
         Raises:
-            EngineError: It did not come up, which counts against the engine.
+            EngineError: It could not be opened. This counts against the engine.
         """
         if (slot := self._held) is None:
-            raise EngineLost(f"{self.engine}: its lease went to another bridge, or was given back")
+            raise EngineLost(f"{self.engine}: its lease went to another bridge, or was released")
         return await self._transitions.session(slot)
 
     def lost(self) -> None:
-        """Gives the slot back, its live session gone, which counts against the engine."""
+        """Releases the slot after its live session was lost. This counts against the engine."""
         if (slot := self._held) is not None:
             self._transitions.lost(slot)
         self._slot = None
 
     def release(self) -> None:
-        """Gives the slot back. Its session is closed, but one in the making may be of use to another call."""
+        """Releases the slot. An open session is closed. One that is being opened may serve another call."""
         if (slot := self._held) is not None:
             self._leave(slot)
         self._slot = None
 
 
 class EnginePool:
-    """Engines, shared by the calls of a process, and by several processes if the store is.
+    """Engines that the calls of a process share. Several processes share them through a shared store.
 
-    `async with pool:` keeps sessions warm and engines watched; without it, leases work and nothing else.
+    `async with pool:` runs the background jobs: warm sessions, probes and lease renewals. Without it, only
+    leases work.
 
     Args:
         addresses: The engines.
-        capacity: Conversations each takes at once (NVIDIA's server: 1).
-        open_session: How a slot gets its session.
-        store: Who remembers leases.
-        warm: How many sessions to keep prompted ahead, by what they are told.
+        capacity: Conversations that each engine takes at once (NVIDIA's server: 1).
+        open_session: Opens a slot's session.
+        store: Records leases; by default in memory.
+        warm: How many sessions to keep prompted ahead of calls, by their prompts.
         limits: See `PoolLimits`.
-        what_is_wrong: With an engine; `probe.what_is_wrong`.
+        what_is_wrong: The probe; see `probe.what_is_wrong`.
     """
 
     def __init__(
@@ -163,10 +165,10 @@ class EnginePool:
             self._jobs["renewals"] = renewals.run_once
         self._maintenance: list[asyncio.Task[None]] = []
         self._turn = 0
-        self._promised: deque[float] = deque()  # until when
-        self._urgent = 0  # conversations without an engine
+        self._promised: deque[float] = deque()  # when each promise ends
+        self._urgent = 0  # conversations whose engine died
         self._places = itertools.count(1)
-        self._queue: list[Place] = []  # of those who wait, in the order in which they came
+        self._queue: list[Place] = []  # the places of waiting calls, in order of arrival
         self.replace_engines(addresses)
         self.keep_warm(warm or {})
 
@@ -186,27 +188,27 @@ class EnginePool:
         await self._transitions.close()
 
     def abort(self) -> None:
-        """Cuts the sessions whose engines do not answer their close: there is no more time."""
+        """Cuts sessions whose engines have not answered the close, because there is no time left to wait."""
         self._transitions.abort()
 
     def replace_engines(self, addresses: Sequence[EngineAddress]) -> None:
-        """Uses these engines from now on. What a call has or is getting goes on to its end."""
+        """Uses these engines from now on. Sessions that calls have or are opening continue to their end."""
         self._transitions.replace(addresses)
 
     def keep_warm(self, warm: Mapping[Prompts, int]) -> None:
-        """Keeps these sessions prompted ahead from now on, and lets others go."""
+        """Keeps these sessions prompted ahead from now on, and closes others."""
         self._warming.want(warm)
 
-    # -- what is known --------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a slot."""
+        """Number of calls that wait for a slot."""
         return len(self._queue)
 
     @property
     def free(self) -> int:
-        """Slots that a call could have now or in a moment, less those that were promised to calls."""
+        """Number of slots that a call could get now or shortly, minus the slots promised to calls."""
         now_s = self._transitions.clock()
         while self._promised and self._promised[0] <= now_s:
             self._promised.popleft()
@@ -214,7 +216,7 @@ class EnginePool:
         return max(0, takeable - len(self._promised))
 
     def promise(self) -> None:
-        """A call is about to come: a slot is kept for it for a while, as far as `free` goes."""
+        """Reserves a slot in the count `free` for a call that is about to arrive, for `PROMISED_S`."""
         self._promised.append(self._transitions.clock() + PROMISED_S)
 
     def _is_takeable(self, slot: Slot) -> bool:
@@ -240,17 +242,17 @@ class EnginePool:
 
     @property
     def store_gone_s(self) -> float | None:
-        """For how long the store that bridges share has not answered; None while it does."""
+        """Seconds since the shared store stopped answering; None while it answers."""
         since_s = self._store.gone_since_s
         return None if since_s is None else self._transitions.clock() - since_s
 
     @property
     def store_failures(self) -> int | None:
-        """How often that store did not answer; None where there is none."""
+        """Number of requests that the shared store did not answer; None without a shared store."""
         return self._store.failures if self._store.is_shared else None
 
     def failures(self) -> dict[str, dict[str, int]]:
-        """For each engine, by name: how often it failed, and when."""
+        """Returns each engine's number of failures, by the engine's name and the stage."""
         known = {engine: 0 for engine, _ in self._transitions.failures} | self.snapshot()
         return {
             engine: {stage.value: self._transitions.failures[engine, stage] for stage in Stage}
@@ -258,18 +260,18 @@ class EnginePool:
         }
 
     def snapshot(self) -> dict[str, dict[str, int]]:
-        """For each engine, by name: how many of its slots are in which state; every state is named."""
+        """Returns each engine's number of slots, by the engine's name and the state, zeros included."""
         return {
             str(address): {state.value: states.count(state) for state in SlotState}
             for address, states in self.engines()
         }
 
     def states(self) -> Counter[SlotState]:
-        """How many slots are in each state."""
+        """Returns the number of slots in each state."""
         return Counter(state for _, states in self.engines() for state in states)
 
     def engines(self) -> list[tuple[EngineAddress, list[SlotState]]]:
-        """Each engine and its slots' states."""
+        """Returns each engine with the states of its slots."""
         now_s = self._transitions.clock()
         return [(e.address, [slot.shown(now_s) for slot in e.slots]) for e in self._transitions.engines]
 
@@ -280,7 +282,7 @@ class EnginePool:
     # -- leases ---------------------------------------------------------------------------------------
 
     def place(self) -> Place:
-        """The place of a call that has just come, behind all others'."""
+        """Returns a place behind all others, for a call that has just arrived."""
         return Place(next(self._places))
 
     def _is_first(self, place: Place) -> bool:
@@ -289,18 +291,18 @@ class EnginePool:
     async def lease(
         self, prompts: Prompts, avoid: frozenset[EngineAddress] = NONE, place: Place | None = None
     ) -> Lease:
-        """A slot, at once.
+        """Returns a lease on a slot without waiting in the queue.
 
         Args:
-            prompts: What its engine is or will be told.
+            prompts: The prompts for its engine.
             avoid: Engines already tried for this call.
-            place: The call's; None: it has just come.
+            place: The call's place; None: it has just arrived.
 
         Raises:
-            NoEngineFree: There is none, or others who came before wait for one.
+            NoEngineFree: No slot is free, or earlier calls wait for one.
         """
         if self._promised and not avoid:
-            self._promised.popleft()  # it has come
+            self._promised.popleft()  # the promised call has arrived
         first = self._is_first(place or self.place())
         if first and (lease := await self._take(prompts, avoid)) is not None:
             return lease
@@ -308,19 +310,19 @@ class EnginePool:
         raise NoEngineFree(f"no engine is free ({states})")
 
     async def lease_in_turn(self, prompts: Prompts, place: Place | None = None) -> Lease:
-        """A slot as soon as there is one for those who came before and one more; the caller bounds the time.
+        """Waits in the queue, then returns a lease on a slot. The caller limits the time.
 
         Args:
-            prompts: What its engine is told.
-            place: The call's; None: it has just come. One that waited already is not turned away.
+            prompts: The prompts for its engine.
+            place: The call's place; None: it has just arrived. A call that has waited before is not refused.
 
         Raises:
-            NoEngineFree: Too many wait already.
+            NoEngineFree: Too many calls wait already.
         """
         place = place or self.place()
         if place.since_s is None:
             if self.waiting >= self._limits.max_waiting:
-                raise NoEngineFree(f"{self.waiting} calls wait for an engine already")
+                raise NoEngineFree(f"{self.waiting} calls already wait for an engine")
             place.since_s = self._transitions.clock()
         bisect.insort(self._queue, place, key=lambda each: each.number)
         try:
@@ -333,15 +335,15 @@ class EnginePool:
                 await self._transitions.changes.wait(RETRY_S)
         finally:
             self._queue.remove(place)
-            self._transitions.changes.happened()  # for the next of them
+            self._transitions.changes.happened()  # wakes the next call in the queue
 
     async def lease_ahead(self, prompts: Prompts, told: Prompts, avoid: frozenset[EngineAddress]) -> Lease:
-        """A slot as soon as there is one, ahead of all who wait: for a conversation whose engine died.
+        """Waits for a slot ahead of the queue, for a conversation whose engine died.
 
         Args:
-            prompts: What the lost engine was told: a session that was prompted ahead with it is taken first,
-                for nothing else is as quick.
-            told: What any other is to be told: what has been said so far, too.
+            prompts: The prompts of the lost engine. A session prompted ahead with them is taken first,
+                because nothing else is as quick.
+            told: The prompts for any other session. They include what has been said so far.
             avoid: Engines to take only if there is no other.
         """
         self._urgent += 1
@@ -361,12 +363,12 @@ class EnginePool:
             self._urgent -= 1
 
     async def _ask_for_warm(self) -> None:
-        """Has another bridge give back a slot, if there is one in which it only keeps a session warm."""
+        """Asks another bridge to release a slot in which it only keeps a session warm, if there is one."""
         now_s = self._transitions.clock()
         for slot in self._transitions.slots():
             match slot.state:
                 case Elsewhere(refusal=Refusal.WARM) if slot.engine.is_healthy(now_s):
-                    with contextlib.suppress(StoreUnreachable):  # which is told already
+                    with contextlib.suppress(StoreUnreachable):  # WatchedLeases has logged it
                         await self._store.want(slot.key)
                     return
                 case _:
@@ -376,7 +378,7 @@ class EnginePool:
         return any(s.ahead == prompts and isinstance(s.state, kind) for s in self._transitions.slots())
 
     async def _take(self, prompts: Prompts, avoid: frozenset[EngineAddress]) -> Lease | None:
-        """The best slot that can be had now."""
+        """Leases the best slot that is available now; None if there is none."""
         tried: set[Slot] = set()
         while True:
             now_s = self._transitions.clock()
@@ -398,7 +400,7 @@ class EnginePool:
             return Lease(self._transitions, slot, self._leave)
 
     def _leave(self, slot: Slot) -> None:
-        """A call lets go of a slot. Where nothing looks after what is ahead of calls, it is closed."""
+        """Releases a call's slot. A session that is being opened is kept if the background jobs run."""
         if self._maintenance and isinstance(slot.state, Opening):
             self._warming.adopt(slot)
         else:

@@ -1,16 +1,16 @@
 """Leases that several bridges share, in Redis or Valkey.
 
-Each lease is a hash that expires: its holder's token, its fence, what it is used for. What must not be torn
-apart (compare and renew, compare and delete, give and count) is a script that the server runs as a whole.
+Each lease is a hash that expires. It holds the holder's token, the fence and the use. Operations that must be
+atomic (compare and renew, compare and delete, grant and count) are scripts that the server runs as a whole.
 
-**A store that forgets.** A server that keeps nothing on disk is empty after a restart, and whoever came first
-would get the engine of a call that goes on elsewhere. So there is a key that says that the store remembers.
-Whoever finds it missing writes it, and from then on nothing is given for as long as a lease lives: by then
-each holder has renewed what it holds, which writes it down again, or has lost it. The fences of what is
-renewed raise the store's own counter, so that it never falls below what is in use.
+**A store that loses its data.** A server without persistence is empty after a restart. Then the first bridge
+to ask would get an engine whose call goes on at another bridge. So one key records that the store has its
+data. The first script that finds the key missing writes it. From then on, no lease is granted for one lease
+lifetime. Within that time each holder has renewed its leases, which writes them again, or has lost them. The
+fences of renewed leases raise the store's fence counter, so that it never falls below a fence in use.
 
-**A lease that was given back stays so.** A renewal may be on its way, and overtake nothing or everything:
-a token that was released is remembered for a lease's life, and renews nothing any more.
+**A released lease stays released.** A renewal may still be on its way, and may arrive before or after the
+release. So the store remembers a released token for one lease lifetime, and refuses to renew it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RENEWALS_PER_LIFE: Final = 3
-"""So two of them in a row may fail."""
+"""Renewals within one lease lifetime: two in a row may fail."""
 
 LONGEST_RENEWAL_S: Final = 1.0
-"""A caller of another bridge waits so long, at most, until a warm session's holder learns of it."""
+"""A bridge learns at its next renewal that another bridge wants its warm slot: at most this much later."""
 
 WANTED_S: Final = 3.0
-"""A wish that is not repeated is forgotten: longer than its holder needs to learn of it and to close."""
+"""A request for a warm slot expires unless repeated. Longer than its holder needs to notice and close."""
 
-# Each script begins with this; its first two keys are REMEMBERS and SETTLING, its first argument a lease's
-# life in milliseconds.
+# Each script run by `_eval` begins with this. Its first two keys are REMEMBERS and SETTLING. Its first
+# argument is the lease lifetime in milliseconds.
 _NOTICE_LOSS: Final = """
 if redis.call('exists', KEYS[1]) == 0 then
   redis.call('set', KEYS[1], 1)
@@ -42,7 +42,7 @@ if redis.call('exists', KEYS[1]) == 0 then
 end
 local settling = redis.call('exists', KEYS[2]) == 1
 """
-# KEYS: fence, lease, wanted. ARGV: token, use. A number is a fence, a text a refusal.
+# KEYS: fence, lease, wanted. ARGV: token, use. Returns a number (the fence) or a string (the refusal).
 _ACQUIRE: Final = (
     _NOTICE_LOSS
     + """
@@ -57,7 +57,7 @@ redis.call('del', KEYS[5])
 return fence
 """
 )
-# KEYS: fence, and for each: lease, wanted, released. ARGV: for each: token, fence, use.
+# KEYS: fence, then for each lease: lease, wanted, released. ARGV: for each lease: token, fence, use.
 _RENEW: Final = (
     _NOTICE_LOSS
     + """
@@ -106,8 +106,8 @@ class RedisLeases:
     """Leases in a Redis or Valkey server. Every method may raise `pxbridge.errors.StoreUnreachable`.
 
     Args:
-        store: The server; whoever opened it closes it.
-        ttl_s: A lease's life: so long after a bridge was killed its slots come free.
+        store: The server. Its owner closes it.
+        ttl_s: Lease lifetime. Slots of a killed bridge are freed after this long.
     """
 
     def __init__(self, store: RedisStore, *, ttl_s: float) -> None:
@@ -116,7 +116,7 @@ class RedisLeases:
         self.renew_every_s: float | None = min(ttl_s / RENEWALS_PER_LIFE, LONGEST_RENEWAL_S)
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
-        """A lease on a slot, or why there is none."""
+        """Returns a lease on a slot, or the reason why it is refused."""
         token = secrets.token_hex(16)
         keys = (FENCE, _lease(key), _wanted(key))
         async with self._store.answer():
@@ -124,7 +124,7 @@ class RedisLeases:
         return Grant(key, token, answer) if isinstance(answer, int) else Refusal(answer.decode())
 
     async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
-        """Puts leases' ends off; takes one again if it has expired and nobody else has it."""
+        """Extends leases. An expired lease is taken again if the slot has no other holder."""
         keys: list[str] = [FENCE]
         arguments: list[str] = []
         for grant, use in held:
@@ -135,24 +135,24 @@ class RedisLeases:
         return [_RENEWALS[answer] for answer in answers]
 
     async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
-        """Who has these slots."""
+        """Returns how each of these slots is held."""
         async with self._store.answer():
             answers = await self._eval(_LOOK, [_lease(key) for key in keys], ())
         return [Refusal(answer.decode()) if answer else None for answer in answers]
 
     async def want(self, key: str) -> None:
-        """Asks for a slot in which another bridge keeps a session warm."""
+        """Asks another bridge to release a slot in which it keeps a session warm."""
         async with self._store.answer():
             await self._store.client.set(_wanted(key), 1, px=round(WANTED_S * 1000))
 
     async def release(self, grant: Grant) -> None:
-        """Gives a lease back; one that is somebody else's by now is left alone."""
+        """Releases a lease. Does nothing if the slot has another holder by now."""
         keys = (_lease(grant.key), _released(grant.token))
         async with self._store.answer():
             await self._store.client.eval(_RELEASE, len(keys), *keys, grant.token, self._ttl_ms)
 
     async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
-        """Runs a script that notices whether the store has forgotten."""
+        """Runs a script that detects whether the store has lost its data."""
         client = self._store.client
         return await client.eval(script, 2 + len(keys), REMEMBERS, SETTLING, *keys, self._ttl_ms, *arguments)
 

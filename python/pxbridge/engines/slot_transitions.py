@@ -1,8 +1,8 @@
-"""Each slot's way from state to state: its lease, its session, and what both cost the engine's name.
+"""A slot's transitions from state to state, with its lease, its session, and the engine's failure count.
 
-Whoever decides which slot is used for what (`pxbridge.engines.pool` for calls, `warming` ahead of them,
-`upkeep` for leases and health) does it through here, so that a slot's lease and its session come and go
-together.
+Three modules decide how slots are used: `pxbridge.engines.pool` for calls, `warming` ahead of calls, and
+`maintenance` for leases and health. All three change slots only through this module, so that a slot's lease
+and its session are acquired and released together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pxbridge.engines.slots import (
     Stage,
     Warm,
 )
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, PeerError, StoreUnreachable
+from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -43,17 +43,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COOLING_S: Final = 0.1
-"""From a session's end until its slot is given to somebody else: NVIDIA's server leaves its loops first."""
+"""The pause between a session's end and its slot's release. NVIDIA's server needs it to end its loops."""
 
 PROVEN_S: Final = 5.0
-"""A session that has lived so long shows that its engine works; one that comes up and dies does not."""
+"""A session that stays up this long proves that its engine works. A shorter one proves nothing."""
 
 CLOSING_S: Final = 5.0
-"""How long the end waits for sessions to close."""
+"""How long `close` waits for sessions to close."""
 
 
 class Opener(Protocol):
-    """Connects an engine and prompts it, and calls `connected` between the two."""
+    """Connects to an engine, calls `connected`, then prompts the engine."""
 
     def __call__(
         self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None], /
@@ -63,20 +63,20 @@ class Opener(Protocol):
 
 
 class Changes:
-    """Wakes those who wait for something to change."""
+    """Wakes tasks that wait for a change of the pool."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
 
     def happened(self) -> None:
-        """Wakes everybody."""
+        """Wakes all waiting tasks."""
         waiting, self._waiting = self._waiting, []
         for change in waiting:
             if not change.done():
                 change.set_result(None)
 
     async def wait(self, timeout_s: float) -> None:
-        """Waits until something changed, or for so long."""
+        """Waits for the next change, at most `timeout_s`."""
         change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(change)
         await asyncio.wait([change], timeout=timeout_s)
@@ -86,17 +86,17 @@ class Changes:
 
 
 class SlotTransitions:
-    """The engines.
+    """Holds the engines and changes the state of their slots.
 
     Args:
-        capacity: Conversations each takes at once.
-        open_session: How a slot gets its session.
-        store: Who remembers leases.
+        capacity: Conversations that each engine takes at once.
+        open_session: Opens a slot's session.
+        store: Records leases.
 
     Attributes:
-        engines: All of them, with those that are used to their end though nobody names them any more.
-        changes: A slot came free, a session is ready.
-        failures: How often each engine failed, by its name and when that was.
+        engines: All engines, including those removed from the settings that still have a busy slot.
+        changes: Signals that a slot was freed or that a session is ready.
+        failures: Number of failures, by the engine's name and the stage.
     """
 
     def __init__(self, capacity: int, open_session: Opener, store: WatchedLeases) -> None:
@@ -110,7 +110,7 @@ class SlotTransitions:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: set[Session] = set()
         self._accepted: set[str] = set()
-        """Voices that some engine has taken: a rejection of any other says nothing about the engine."""
+        """Voices that some engine has accepted. Rejecting any other voice does not count as a fault."""
 
     def slots(self) -> Iterator[Slot]:
         """All slots."""
@@ -118,10 +118,10 @@ class SlotTransitions:
             yield from engine.slots
 
     def replace(self, addresses: Sequence[EngineAddress]) -> None:
-        """Uses these engines from now on. What a call has or is getting goes on to its end.
+        """Uses these engines from now on. Sessions that calls have or are opening continue to their end.
 
-        An engine is its URL: one that is trusted in another way now is still as taken as it was. A session
-        that was made ahead is for the calls to come, so it has to be one that they would open.
+        An engine is identified by its URL. A new trust setting does not free its slots. A session made ahead
+        of calls is closed, unless a call would open one in the same way now.
         """
         known = {engine.address.url: engine for engine in self.engines}
         for address in addresses:
@@ -140,7 +140,7 @@ class SlotTransitions:
         self.changes.happened()
 
     def _is_current(self, slot: Slot) -> bool:
-        """Whether a session that is ahead of calls could be opened in the same way now."""
+        """Whether a session made ahead of calls would be opened in the same way now."""
         engine = slot.engine
         match slot.state:
             case Preparing(attempt=attempt):
@@ -154,12 +154,12 @@ class SlotTransitions:
         self.engines = [engine for engine in self.engines if not engine.retired or engine.busy]
 
     def abort(self) -> None:
-        """Waits for no closing handshake any more."""
+        """Cuts all sessions that are still waiting for the closing handshake."""
         for session in self._closing:
             session.abort()
 
     async def close(self) -> None:
-        """Lets go of what no call has, and waits for what closes."""
+        """Closes sessions that no call has, and waits for all that are closing."""
         for slot in self.slots():
             if isinstance(slot.state, Preparing | Warm):
                 self.cool(slot)
@@ -171,7 +171,10 @@ class SlotTransitions:
     # -- leases -------------------------------------------------------------------------------------------
 
     async def ask(self, slot: Slot, use: Use) -> Grant | None:
-        """The lease of a slot that is not used here, None if it is not to be had; used at once."""
+        """Asks the store for the lease of an idle slot. Returns None if it is refused or the store is down.
+
+        The caller must use the grant at once, before it awaits anything.
+        """
         if self.store.gone_since_s is not None:
             return None
         slot.state = Asking()
@@ -199,7 +202,7 @@ class SlotTransitions:
         return None
 
     async def _give_up(self, slot: Slot, asking: asyncio.Task[Grant | Refusal]) -> None:
-        """Whoever asked is gone; the lease may come all the same."""
+        """Releases a lease that the store grants after its request was cancelled."""
         await asyncio.wait([asking])
         if asking.exception() is None and isinstance(grant := asking.result(), Grant):
             slot.state = Cooling(grant)
@@ -208,7 +211,7 @@ class SlotTransitions:
             self._idle(slot)
 
     def seen(self, slot: Slot, refusal: Refusal | None) -> None:
-        """What the store says of a slot that nobody here has."""
+        """Records how the store says that a slot without a lease here is held."""
         match slot.state:
             case Elsewhere() if refusal is None:
                 self._idle(slot)
@@ -218,18 +221,18 @@ class SlotTransitions:
                 pass
 
     def _refused(self, slot: Slot, refusal: Refusal) -> None:
-        # One that is promised to a call is nobody's yet: our own calls may be quicker.
+        # A wanted slot has no holder yet, so a call of this bridge may still get it.
         slot.state = Idle() if refusal is Refusal.WANTED else Elsewhere(refusal)
         self._forget_retired()
 
     async def _release(self, slot: Slot) -> None:
         grant = slot.grant
-        slot.state = Releasing()  # before it is on its way: nobody may renew it now
+        slot.state = Releasing()  # before the request is sent, so that it is not renewed meanwhile
         try:
             if grant is not None:
                 await self.store.release(grant)
         except StoreUnreachable:
-            log.warning("%s: its lease was not given back, and will expire", slot.engine.address)
+            log.warning("%s: its lease could not be released and will expire", slot.engine.address)
         finally:
             self._idle(slot)
 
@@ -239,8 +242,8 @@ class SlotTransitions:
         self.changes.happened()
 
     def fence_off(self, slot: Slot) -> None:
-        """Leaves a slot that is another bridge's by now. A call takes its session for lost."""
-        log.error("%s: its lease is another bridge's now", slot.engine.address)
+        """Gives up a slot that another bridge holds by now. A call that has it treats its session as lost."""
+        log.error("%s: another bridge has taken over its lease", slot.engine.address)
         self.cool(slot)
         if isinstance(slot.state, Cooling):
             slot.state = Cooling(None)
@@ -248,40 +251,40 @@ class SlotTransitions:
     # -- sessions -----------------------------------------------------------------------------------------
 
     def prepare(self, slot: Slot, grant: Grant, prompts: Prompts) -> Preparing:
-        """Begins to make a session ahead of any call."""
+        """Starts to open a session ahead of any call."""
         attempt = self._attempt(slot, prompts)
         slot.state = preparing = Preparing(grant, attempt, self.clock())
         return preparing
 
     def open(self, slot: Slot, grant: Grant, prompts: Prompts) -> None:
-        """Begins to make a session for a call."""
+        """Starts to open a session for a call."""
         slot.state = Opening(grant, self._attempt(slot, prompts))
 
     def take(self, slot: Slot, prompts: Prompts) -> None:
-        """Gives what was made ahead to a call."""
+        """Gives a session made ahead, or still being made, to a call."""
         match slot.state:
             case Warm(grant, ready, session) if ready == prompts:
                 slot.state = Live(grant, session, self.clock())
             case Warm(grant, _, session):
-                # Another persona's next call would have had it; this call is now.
+                # The session has another persona's prompts. The call that needs a slot now comes first.
                 session.close()
                 slot.state = Opening(grant, self._attempt(slot, prompts, after=session))
             case Preparing(grant, attempt):
                 slot.state = Opening(grant, attempt)
             case _:
-                raise RuntimeError(f"nothing was made ahead: {slot.state}")
+                raise RuntimeError(f"no session was made ahead in this slot: {slot.state}")
 
     def warmed(self, slot: Slot, preparing: Preparing, session: Session) -> Warm:
-        """What was made ahead is ready."""
+        """Records that a session made ahead is ready."""
         slot.state = warm = Warm(preparing.grant, preparing.attempt.prompts, session, self.clock())
         self.changes.happened()
         return warm
 
     async def session(self, slot: Slot) -> Session:
-        """The session that a call's slot has or is getting.
+        """Returns the session of a call's slot, once it is open.
 
         Raises:
-            EngineError: It did not come up.
+            EngineError: It could not be opened.
         """
         match slot.state:
             case Live(session=session):
@@ -294,14 +297,17 @@ class SlotTransitions:
                 try:
                     session = task.result()
                 finally:
-                    del task  # an error knows this frame, and the task knows the error
+                    del task  # breaks a reference cycle: task, error, traceback, this frame
                 slot.state = Live(grant, session, self.clock())
                 return session
             case _:
                 raise EngineLost(f"{slot.engine.address}: its lease went to another bridge")
 
     def put_ahead(self, slot: Slot) -> Preparing | None:
-        """What is made for a call that is gone may be another's; None, and it ends, if that cannot be."""
+        """Keeps a session that is being opened for a call that has ended, for another call.
+
+        Returns None, and ends the session, if it failed or no call would open one in the same way now.
+        """
         match slot.state:
             case Opening(grant, attempt):
                 slot.state = preparing = Preparing(grant, attempt, self.clock())
@@ -315,18 +321,18 @@ class SlotTransitions:
         return None
 
     def lost(self, slot: Slot) -> None:
-        """A call's session died under it."""
+        """Records that a call's session was lost, and frees the slot."""
         self._proven(slot)
         self.failed(slot, Stage.CALL)
         self.cool(slot)
 
     def leave(self, slot: Slot) -> None:
-        """A call lets go of its slot."""
+        """Frees the slot of a call that no longer needs it."""
         self._proven(slot)
         self.cool(slot)
 
     def failed(self, slot: Slot, stage: Stage, *, fault: bool = True) -> None:
-        """A session did not come up, or was lost; whether that may be the engine's fault."""
+        """Counts a session that could not be opened or was lost. `fault`: this counts against the engine."""
         self.failures[str(slot.engine.address), stage] += 1
         if fault:
             slot.engine.breaker.failed(self.clock())
@@ -339,14 +345,14 @@ class SlotTransitions:
                 pass
 
     def cool(self, slot: Slot) -> None:
-        """Ends what a slot is used for."""
+        """Ends a slot's session or attempt, then releases its lease."""
         match slot.state:
             case Preparing(grant, attempt) | Opening(grant, attempt):
                 slot.state = Cooling(grant)
                 self.spawn(self._cooling(slot, attempt, None))
             case Warm(grant=grant, session=session) | Live(grant=grant, session=session):
                 slot.state = Cooling(grant)
-                session.close()  # now, so that a call that has let go of it hears no more of it
+                session.close()  # at once: a call that has given it up must get no more callbacks
                 self.spawn(self._cooling(slot, None, session))
             case _:
                 pass
@@ -358,7 +364,7 @@ class SlotTransitions:
             await asyncio.wait([task])
             if not task.cancelled() and task.exception() is None:
                 session = task.result()
-            # Its error knows the frames that it came through, and they know the attempt.
+            # Breaks a reference cycle: the task holds its error, whose frames hold the attempt.
             del attempt.task, task
         if session is not None:
             session.close()
@@ -376,7 +382,7 @@ class SlotTransitions:
         return attempt
 
     async def _make(self, slot: Slot, attempt: Attempt, after: Session | None) -> Session:
-        """A session, once the one before it has closed."""
+        """Opens a session, after the slot's previous session has closed."""
 
         def connected() -> None:
             attempt.connected = True
@@ -390,8 +396,8 @@ class SlotTransitions:
             stage = Stage.AHEAD if isinstance(slot.state, Preparing) else Stage.SETUP
             fault = not isinstance(error, EngineRejected) or voice in self._accepted
             self.failed(slot, stage, fault=fault)
-            # A timeout may be among what it came of. That knows this task, which will keep the error, which
-            # comes to know everyone that it is raised through: a whole call.
+            # Its cause may be a timeout, which refers to this task. The task keeps the error, and the error's
+            # traceback refers to every frame that it is raised through: a whole call would stay in memory.
             error.__cause__ = error.__context__ = None
             raise
         slot.engine.loaded = attempt.prompts
@@ -401,7 +407,7 @@ class SlotTransitions:
     # -- tasks --------------------------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Runs something beside everything else; what goes wrong in it is logged."""
+        """Runs a coroutine as a task of the pool. Failures are logged, except an engine's or the store's."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -410,5 +416,5 @@ class SlotTransitions:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, PeerError):
+        if error is not None and not isinstance(error, EngineError | StoreUnreachable):
             log.error("engine pool: a task failed", exc_info=error)

@@ -1,8 +1,8 @@
-"""Engines and their slots: what is known of each, and the states that a slot can be in.
+"""Engines and their slots: the data kept about each, and the states of a slot.
 
-NVIDIA's server takes one conversation and keeps a second one waiting without a word, so a slot is leased from
-before anybody connects until its session has closed. It is in one state at a time, and a state has what
-belongs to it and nothing else::
+NVIDIA's server takes one conversation at a time. It accepts a second connection and never answers it. So a
+slot's lease is acquired before connecting, and kept until the session has closed. A slot is in one state at a
+time, and each state carries its own data::
 
     Idle ──▶ Asking ──┬──▶ Preparing ──▶ Warm ──▶ Live ──▶ Cooling ──▶ Releasing ──▶ Idle
      │ ▲        │     │     │     ▲        │       ▲
@@ -10,10 +10,10 @@ belongs to it and nothing else::
     Elsewhere ◀─┘     └──▶ Opening ◀───────┘       │
                               └────────────────────┘
 
-*Preparing* and *Warm* are ahead of any call: connected and prompted before it comes, so that the agent speaks
-at once instead of after seconds of prompts. Such a session needs nothing to stay so: an engine steps only on
-the caller's audio, and nothing is sent before the call begins, not even the Ogg header. *Opening* and *Live*
-are a call's. Every state from *Preparing* to *Cooling* holds the slot's lease.
+*Preparing* and *Warm* are ahead of any call: the session is connected and prompted before a call comes. Then
+the agent speaks at once, instead of after seconds of prompts. A warm session needs no upkeep: an engine steps
+only on the caller's audio, and nothing is sent before the call begins, not even the Ogg header. *Opening* and
+*Live* belong to a call. Every state from *Preparing* to *Cooling* holds the slot's lease.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
     from pxbridge.engines.leases import Grant, Refusal
 
 PROBES_TO_FAIL: Final = 2
-"""One lost answer is a busy event loop."""
+"""A single lost answer may only mean that the engine's event loop is busy."""
 
 
 class Prompts(NamedTuple):
-    """What an engine is told before a conversation; sessions with the same are interchangeable."""
+    """The prompts that start a conversation. Sessions with equal prompts are interchangeable."""
 
     voice_prompt: str
     text_prompt: str
 
 
 class SlotState(StrEnum):
-    """A slot's state as it is shown.
+    """A slot's state as metrics and the console show it.
 
-    *Elsewhere* is what another bridge has; *unhealthy* is a slot that nobody here has and whose engine is not
-    to be used.
+    *Elsewhere*: another bridge holds the slot. *Unhealthy*: this bridge does not hold the slot, and its
+    engine must not be used.
     """
 
     IDLE = "idle"
@@ -60,25 +60,25 @@ class SlotState(StrEnum):
 
 
 class Stage(StrEnum):
-    """When an engine failed."""
+    """At which stage an engine failed."""
 
     AHEAD = "ahead"
-    """Before any call: while a session was made ready, or while it waited."""
+    """Before any call: while a session was prompted ahead, or while it was warm."""
     SETUP = "setup"
-    """While it was opened for a call."""
+    """While a session was opened for a call."""
     CALL = "call"
-    """In a call."""
+    """During a call."""
 
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A session in the making.
+    """A session that is being opened.
 
     Attributes:
-        address: Whom it is opened with, as it was trusted then.
-        prompts: What the engine is told.
-        connected: Whether it has accepted the upgrade, and reads its prompts.
-        task: Makes it.
+        address: The engine's address and trust setting when the attempt began.
+        prompts: The prompts for the engine.
+        connected: Whether the engine has accepted the upgrade and is reading the prompts.
+        task: The task that opens the session.
     """
 
     address: EngineAddress
@@ -89,24 +89,24 @@ class Attempt:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Idle:
-    """Nobody here has it."""
+    """This bridge does not hold the slot. As far as it knows, no other bridge does."""
 
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Elsewhere:
-    """Another bridge has it, as far as is known."""
+    """Another bridge holds the slot, as far as this bridge knows."""
 
     refusal: Refusal
 
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Asking:
-    """The store is being asked for its lease."""
+    """The store is being asked for the slot's lease."""
 
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Preparing:
-    """A session is made ahead of any call."""
+    """A session is being opened ahead of any call."""
 
     grant: Grant
     attempt: Attempt
@@ -115,7 +115,7 @@ class Preparing:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Warm:
-    """A session waits for its call."""
+    """A prompted session is ready for a call."""
 
     grant: Grant
     prompts: Prompts
@@ -125,7 +125,7 @@ class Warm:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Opening:
-    """A session is made for a call."""
+    """A session is being opened for a call."""
 
     grant: Grant
     attempt: Attempt
@@ -133,7 +133,7 @@ class Opening:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Live:
-    """A call has its session."""
+    """A call uses the session."""
 
     grant: Grant
     session: Session
@@ -142,10 +142,10 @@ class Live:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Cooling:
-    """Its session closes.
+    """The session is closing.
 
     Attributes:
-        grant: None if the lease is another bridge's by now.
+        grant: The lease; None if another bridge has taken it over.
     """
 
     grant: Grant | None
@@ -153,7 +153,7 @@ class Cooling:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Releasing:
-    """Its lease is on its way back, and is nobody's here."""
+    """The lease is being released. It must not be used or renewed any more."""
 
 
 Ahead = Preparing | Warm
@@ -165,9 +165,9 @@ class Slot:
     """Room for one conversation.
 
     Attributes:
-        engine: Whose it is.
-        key: Its name in the store of leases.
-        state: See the module.
+        engine: The engine that the slot belongs to.
+        key: The slot's name in the lease store.
+        state: See the module's docstring.
     """
 
     engine: Engine
@@ -176,7 +176,7 @@ class Slot:
 
     @property
     def grant(self) -> Grant | None:
-        """Its lease, if it is held here."""
+        """The slot's lease, if this bridge holds it."""
         match self.state:
             case Preparing() | Warm() | Opening() | Live() | Cooling():
                 return self.state.grant
@@ -185,12 +185,12 @@ class Slot:
 
     @property
     def use(self) -> Use:
-        """What its lease is used for."""
+        """The use that the slot's lease is recorded with."""
         return Use.WARM if isinstance(self.state, Preparing | Warm) else Use.CALL
 
     @property
     def ahead(self) -> Prompts | None:
-        """What its session was or is being told, if that is ahead of any call."""
+        """The prompts of a session that is made ahead of any call; None in other states."""
         match self.state:
             case Preparing(attempt=attempt):
                 return attempt.prompts
@@ -201,7 +201,7 @@ class Slot:
 
     @property
     def attempt(self) -> Attempt | None:
-        """The session that is in the making, for whomever."""
+        """The session that is being opened, for a call or ahead of calls."""
         match self.state:
             case Preparing() | Opening():
                 return self.state.attempt
@@ -209,7 +209,7 @@ class Slot:
                 return None
 
     def shown(self, now_s: float) -> SlotState:
-        """Its state, as it is shown."""
+        """The slot's state as it is shown."""
         match self.state:
             case Idle() | Elsewhere() if not self.engine.is_healthy(now_s):
                 return SlotState.UNHEALTHY
@@ -231,16 +231,16 @@ class Slot:
 
 @dataclass(eq=False, slots=True)
 class Engine:
-    """What is known of an engine.
+    """An engine, and the data kept about it.
 
     Attributes:
-        address: Where it is and how it is trusted now.
+        address: Its URL and its current trust setting.
         breaker: Its failures.
-        probes_failed: In a row.
-        loaded: What it was told last: its voice may still be in its memory.
-        turn: When it was last leased, so that equals take turns.
-        retired: It is not to be used any more, but for what it was begun with.
-        slots: Its room.
+        probes_failed: Failed probes in a row.
+        loaded: The last prompts that it read. It may still have their voice in memory.
+        turn: Sequence number of its last lease. Otherwise equal engines take turns by it.
+        retired: It was removed from the settings. Only sessions that have begun may still use it.
+        slots: Its slots.
     """
 
     address: EngineAddress
@@ -252,33 +252,33 @@ class Engine:
     slots: list[Slot] = field(default_factory=list)
 
     def is_healthy(self, now_s: float) -> bool:
-        """Whether a session may be tried."""
+        """Whether a session may be opened with it now."""
         return not self.retired and self.probes_failed < PROBES_TO_FAIL and self.breaker.allows(now_s)
 
     @property
     def awaits_verdict(self) -> bool:
-        """It is on trial, and whether a session comes up at all is just being found out."""
+        """Whether its trial session is being opened right now, so that no second one may start."""
         states = [slot.state for slot in self.slots]
         opening = any(isinstance(state, Asking | Preparing | Opening) for state in states)
         return self.breaker.on_trial and opening and not any(isinstance(s, Warm | Live) for s in states)
 
     @property
     def busy(self) -> int:
-        """Slots that this bridge has."""
+        """Number of its slots that this bridge uses."""
         return sum(not isinstance(slot.state, Idle | Elsewhere) for slot in self.slots)
 
 
 def rank(slot: Slot, prompts: Prompts, now_s: float) -> tuple[float, ...] | None:
-    """How well a slot suits a call that wants these prompts: lower is better; None: it is not to be had.
+    """How well a slot suits a call with these prompts: lower is better. None: the slot is not available.
 
-    Ready sessions first, then the engine that knows the persona, then the one that failed least.
+    Ready sessions come first, then engines that have the persona loaded, then those with fewest failures.
     """
     engine = slot.engine
     match slot.state:
         case Warm(session=session) if session.is_live:
             kind = 0 if slot.ahead == prompts else 3
         case Preparing() if slot.ahead == prompts:
-            kind = 1  # sooner there than a new one
+            kind = 1  # ready sooner than a new session
         case Idle() if engine.is_healthy(now_s) and not engine.awaits_verdict:
             kind = 2
         case _:

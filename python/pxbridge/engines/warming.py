@@ -1,6 +1,6 @@
-"""Which sessions are made ahead of calls: as many for each persona as are wanted, and none too old.
+"""Warm sessions: keeps the wanted number of sessions prompted ahead for each persona, and replaces old ones.
 
-Callers come first: nothing is made ahead while one of them waits for a slot.
+Callers come first: no session is made ahead while a caller waits for a slot.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_EVERY_S: Final = 1.0
-"""How often sessions are counted although nothing happened: for their age."""
-
+"""How often sessions are checked for their age, without any change in the pool."""
 
 SPARE_S: Final = 1.0
-"""A session that nobody wants stays so long: the call that left it may be back on another connection."""
+"""How long a surplus session is kept. The call that left it may come back on another connection."""
 
 
 class Warming:
-    """Keeps sessions ready.
+    """Keeps sessions prompted ahead of calls.
 
     Args:
-        transitions: Where.
+        transitions: The engines.
         max_age_s: A session older than this is replaced.
-        callers_wait: Whether somebody needs a slot more.
+        callers_wait: Whether a caller waits for a slot.
     """
 
     def __init__(
@@ -45,22 +44,22 @@ class Warming:
         self._callers_wait = callers_wait
         self._wanted: dict[Prompts, int] = {}
         self._called: dict[Prompts, int] = {}
-        """In which order they were called last."""
+        """Prompts, with the sequence number of their last call."""
         self._calls = 0
         self._breakers: dict[Prompts, Breaker] = {}
 
     def want(self, wanted: Mapping[Prompts, int]) -> None:
-        """Keeps so many sessions from now on, by what they are told; those beyond it go."""
+        """Sets how many sessions to keep for each pair of prompts. Closes surplus sessions at once."""
         self._wanted = dict(wanted)
         self._drop_surplus(older_than_s=0.0)
         self._transitions.changes.happened()
 
     def _drop_surplus(self, older_than_s: float) -> None:
-        """Lets sessions go beyond those that are wanted."""
+        """Closes surplus sessions that are at least this old."""
         ahead: dict[Prompts, list[tuple[bool, float, Slot]]] = {}
         for slot in self._transitions.slots():
             if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None:
-                order = isinstance(slot.state, Preparing), slot.state.since_s, slot  # ready ones stay
+                order = isinstance(slot.state, Preparing), slot.state.since_s, slot  # ready ones first
                 ahead.setdefault(slot.ahead, []).append(order)
         for prompts, slots in ahead.items():
             slots.sort(key=lambda each: each[:2])
@@ -69,18 +68,21 @@ class Warming:
                     self._transitions.cool(slot)
 
     def adopt(self, slot: Slot) -> None:
-        """Looks after a session in the making whose call is gone: for a moment, or as one that is wanted."""
+        """Takes over a session that is being opened, after its call has ended.
+
+        It is kept as a wanted session, or closed as surplus after `SPARE_S`.
+        """
         if (preparing := self._transitions.put_ahead(slot)) is not None:
             self._transitions.spawn(self._see_through(slot, preparing))
 
     def called(self, prompts: Prompts) -> None:
-        """There was a call for these. Where engines are few, those that are called last are kept ready."""
+        """Records a call for these prompts. If engines are few, the most recently called come first."""
         if prompts in self._wanted:
             self._calls += 1
             self._called[prompts] = self._calls
 
     async def run_once(self) -> None:
-        """Makes what is missing, replaces what is old, and waits until there may be more to do."""
+        """Starts missing sessions, closes surplus and old ones, then waits for a change in the pool."""
         by_call = sorted(self._wanted.items(), key=lambda each: -self._called.get(each[0], 0))
         for prompts, wanted in by_call:
             breaker = self._breakers.setdefault(prompts, Breaker())
@@ -94,7 +96,7 @@ class Warming:
         await self._transitions.changes.wait(CHECK_EVERY_S)
 
     async def _prepare(self, prompts: Prompts) -> bool:
-        """Begins to prompt a slot that nobody has, if there is one."""
+        """Starts a session in an idle slot. Returns whether it did."""
         now_s = self._transitions.clock()
         ranked = [
             (order, slot)
@@ -103,7 +105,7 @@ class Warming:
         ]
         for _, slot in sorted(ranked, key=lambda each: each[0]):
             if rank(slot, prompts, now_s) is None or slot.ahead is not None:
-                continue  # somebody was quicker
+                continue  # it was taken while the store was asked
             if (grant := await self._transitions.ask(slot, Use.WARM)) is None:
                 continue
             preparing = self._transitions.prepare(slot, grant, prompts)
@@ -118,9 +120,9 @@ class Warming:
         return sum(slot.ahead == prompts for slot in self._transitions.slots())
 
     async def _see_through(self, slot: Slot, preparing: Preparing) -> None:
-        """From a session's first prompt until its call comes, or it dies."""
+        """Follows a session from its opening until a call takes it or it ends."""
         task, prompts = preparing.attempt.task, preparing.attempt.prompts
-        await asyncio.wait([task])  # not awaited itself: its error would keep this frame
+        await asyncio.wait([task])  # do not await the task itself: its error would keep this frame alive
         if slot.state is not preparing:
             return
         if task.cancelled() or task.exception() is not None:
@@ -137,12 +139,12 @@ class Warming:
         await warm.session.wait_closed()
         if slot.state is warm:
             engine = warm.session.engine
-            log.warning("%s: a session that was prompted ahead is gone; another takes its place", engine)
+            log.warning("%s: a session prompted ahead was lost; another one replaces it", engine)
             self._transitions.failed(slot, Stage.AHEAD)
             self._transitions.cool(slot)
 
     def _renew_oldest(self) -> None:
-        """Lets one session go that is too old, if none is just being prompted: never all at once."""
+        """Closes the oldest session if it is too old and none is being prompted. So never all at once."""
         states = [slot.state for slot in self._transitions.slots()]
         if any(isinstance(state, Preparing) for state in states):
             return

@@ -1,1 +1,1 @@
-"""The port that carriers dial, who may come in there, and what a call needs of any carrier."""
+"""The port that carriers dial, its access control, and the interface of a carrier."""

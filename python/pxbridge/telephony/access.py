@@ -1,20 +1,22 @@
-"""Who may come in at the telephony port.
+"""Access control of the telephony port.
 
-An address is held to a number of requests first, so that nobody can try passwords all day. Where networks
-are named, nobody else gets further. Then a proof is asked for, where any is set up:
+First, requests are limited per address, so that passwords cannot be guessed by trying. Second, if networks
+are configured, addresses outside them are refused. Third, if credentials or tokens are configured, a request
+must carry one of them:
 
-- a Basic credential, which a carrier sends if the URL that it dials has ``USER:PASSWORD@`` in it, or
-- a signed token in the path, ``/PREFIX/t/TOKEN/...``. It is in the path because that is the one place that
-  every carrier passes on: some drop a URL's query on some routes. A token that a webhook made is for one call
-  and expires within a minute. One that an operator made (``pxbridge token``) is good for the whole port, for
-  as long as it says.
+- a Basic credential. A carrier sends it if the URL that it dials contains ``USER:PASSWORD@``.
+- a signed token in the path, ``/PREFIX/t/TOKEN/...``. The path is the only part of a URL that every carrier
+  passes on; some carriers drop the query on some routes. A token made by a webhook is for one call and
+  expires within a minute. A token made by an operator (``pxbridge token``) is valid for the whole port until
+  the expiry that it carries.
 
 A token is ``SCOPE.EXPIRY.PERSONA.NONCE.SIGNATURE``: a letter, seconds since 1970 in hexadecimal, the persona
-or nothing, 96 random bits, and the HMAC-SHA-256 (RFC 2104) of all before it. Whoever holds it may read it and
-cannot change it. Secrets are compared in constant time, every one of them each time.
+or nothing, 96 random bits, and the HMAC-SHA-256 (RFC 2104) of everything before it. The holder of a token can
+read it but cannot change it. Secrets are compared in constant time. Each check compares against all of them.
 
-Behind a proxy every connection has the proxy's address. The client's is then taken from ``X-Forwarded-For``,
-from the right: each trusted proxy vouches for the entry that it appended, and for nothing to the left of it.
+Behind a proxy every connection has the proxy's address. The client's address is then taken from
+``X-Forwarded-For``, read from the right: a trusted proxy vouches for the entry that it appended, and not for
+the entries to its left.
 """
 
 from __future__ import annotations
@@ -54,27 +56,27 @@ _TOKEN: Final = re.compile(
 _NONCE_BYTES: Final = 12  # 96 bits: 16 characters of base64
 
 CALL_TOKEN_USES: Final = 4
-"""Of a token that was made for one call: a carrier tries a handshake twice, and a proxy may repeat
-each once."""
+"""How often the token of one call may be used: a carrier tries a handshake twice, and a proxy may repeat
+each attempt once."""
 
 MAX_TOKENS: Final = 100_000
-"""Call tokens whose uses are counted: all that a minute brings, at the highest rate of requests."""
+"""Call tokens whose uses are counted: at the highest rate of requests, all tokens of one minute."""
 
 BURST_S: Final = 10.0
-"""An address may spend so many seconds' worth of its requests at once."""
+"""Largest burst of one address, as seconds of its request rate."""
 
 
 class Scope(StrEnum):
-    """What a token opens."""
+    """What a token gives access to."""
 
     CALL = "c"
-    """The socket of one call."""
+    """The WebSocket of one call."""
     PORT = "d"
-    """The sockets of calls, and the webhooks."""
+    """The WebSockets of all calls, and the webhooks."""
 
 
 class Refused(StrEnum):
-    """Why somebody was not let in, as metrics and logs name it."""
+    """Why a request was refused. Metrics use the name, logs the value."""
 
     RATE = "too many requests"
     CALLS = "too many calls from one address"
@@ -92,7 +94,7 @@ _ANSWERS: Final = {
     Refused.NETWORK: (403, []),
     Refused.NO_PROOF: (401, [("WWW-Authenticate", 'Basic realm="pxbridge", charset="UTF-8"')]),
     Refused.WRONG_CREDENTIALS: (401, [("WWW-Authenticate", 'Basic realm="pxbridge", charset="UTF-8"')]),
-    # One answer for every fault of a token: which one it is helps only who forges.
+    # Every fault of a token gets the same answer: the exact fault would help only a forger.
     Refused.BAD_TOKEN: (403, []),
     Refused.EXPIRED: (403, []),
     Refused.USED: (403, []),
@@ -101,12 +103,12 @@ _ANSWERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Somebody who was let in.
+    """An admitted request.
 
     Args:
-        address: Where from: a proxy's client, if a trusted proxy says so.
-        path: What was asked for, without its query and without a token.
-        persona_name: Whom the token was made for; ``None`` if it leaves that open, or if there is none.
+        address: The client's address; behind a trusted proxy, the address that the proxy reports.
+        path: The requested path, without its query and without a token.
+        persona_name: The persona that the token names; ``None`` if it names none, or if there is no token.
     """
 
     address: str
@@ -115,7 +117,7 @@ class Visitor:
 
 
 def without_token(path: str) -> str:
-    """A path as it would be without the token in it."""
+    """A path with its token removed."""
     found = TOKEN_PATH.fullmatch(path)
     return path if found is None else found["prefix"] + (found["rest"] or "")
 
@@ -124,7 +126,7 @@ class Signer:
     """Makes tokens and checks them.
 
     Args:
-        keys: The first signs, all are accepted.
+        keys: The first key signs. Signatures of all keys are accepted.
         now: Seconds since 1970.
     """
 
@@ -133,29 +135,29 @@ class Signer:
         self.use(keys)
 
     def use(self, keys: Sequence[bytes]) -> None:
-        """Replace the keys. Tokens signed with a key that is no longer among them are refused."""
+        """Replace the keys. A token signed with a removed key is refused."""
         if not keys:
             raise ValueError("a signer needs a key")
         self._keys = tuple(keys)
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        """What another bridge can tell these keys by, the signing one first; it gives none away."""
+        """Identifiers of the keys, the signing key's first. Other bridges compare them. Not secret."""
         return tuple(hmac.digest(key, b"pxbridge mark 1", hashlib.sha256)[:8].hex() for key in self._keys)
 
     @property
     def key_id(self) -> str:
-        """That of the key that signs."""
+        """The identifier of the signing key."""
         return self.key_ids[0]
 
     def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
-        """A new token, good from now on for `ttl_s`."""
+        """A new token that expires after `ttl_s`."""
         expiry = math.ceil(self._now() + ttl_s)
         signed = f"{scope}.{expiry:x}.{persona_name or ''}.{secrets.token_urlsafe(_NONCE_BYTES)}"
         return f"{signed}.{_sign(self._keys[0], signed)}"
 
     def check(self, token: str) -> tuple[Scope, str | None, str] | Refused:
-        """What a token opens, for whom, and its nonce; or what is wrong with it."""
+        """A token's scope, persona and nonce; or the reason for which it is refused."""
         found = _TOKEN.fullmatch(token)
         if found is None:
             return Refused.BAD_TOKEN
@@ -175,19 +177,19 @@ def _sign(key: bytes, text: str) -> str:
 
 
 class AccessControl:
-    """Decides about each request; see the module.
+    """Admits or refuses each request, by the rules in the module's docstring.
 
     Args:
-        signer: Of tokens.
+        signer: Checks tokens.
         clock: Seconds, monotonic.
-        credentials: ``USER:PASSWORD`` each.
-        tokens_prove: Whether nobody comes in without a token (or a credential).
-        networks: Who may come in at all; none for everybody.
-        proxies: Whose ``X-Forwarded-*`` headers are believed.
-        requests_per_minute: From one address. This machine's own are not counted: they are those of a tunnel
-            or proxy that was not named, and so of everybody.
-        calls_per_address: At the same time; ``None`` for any number.
-        call_later: Calls something after so many seconds; the event loop does if it is left out.
+        credentials: Accepted credentials, each ``USER:PASSWORD``.
+        tokens_prove: Whether a request needs a token (or a credential).
+        networks: Networks whose addresses are admitted; empty admits every address.
+        proxies: Networks of proxies whose ``X-Forwarded-*`` headers are trusted.
+        requests_per_minute: Limit per address. Requests from the loopback address are not limited: they come
+            from a tunnel or a proxy that is not configured, and so from many clients.
+        calls_per_address: Limit of simultaneous calls per address; ``None`` for no limit.
+        call_later: Calls a function after a delay in seconds; by default, the event loop's.
     """
 
     def __init__(
@@ -204,7 +206,7 @@ class AccessControl:
         call_later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self.refused: Counter[Refused] = Counter()
-        """How often each reason was given."""
+        """Number of refused requests by reason."""
         self._signer = signer
         self._clock = clock
         self._calls: Counter[str] = Counter()
@@ -229,7 +231,7 @@ class AccessControl:
         requests_per_minute: int = 600,
         calls_per_address: int | None = None,
     ) -> None:
-        """Replace the rules for those who come from now on; the arguments are the constructor's."""
+        """Replace the rules for later requests. The arguments are the constructor's."""
         self._credentials = [_digest(credential.encode()) for credential in credentials]
         self._tokens_prove = tokens_prove
         self._networks = tuple(networks)
@@ -238,11 +240,11 @@ class AccessControl:
         self._calls_per_address = calls_per_address
 
     def is_proxy(self, request: Request) -> bool:
-        """Whether a request comes through a proxy that is believed."""
+        """Whether a request comes through a trusted proxy."""
         return _is_in(parsed_address(request.address), self._proxies)
 
     def client(self, request: Request) -> str:
-        """The address a request comes from, as far as those who vouch for it are trusted."""
+        """The client's address. ``X-Forwarded-For`` is followed only as far as the proxies are trusted."""
         address = parsed_address(request.address)
         if address is None:
             return request.address
@@ -250,16 +252,16 @@ class AccessControl:
         while hops and _is_in(address, self._proxies):
             before = parsed_address(_without_port(hops.pop().strip()))
             if before is None:
-                break  # the proxy does not know, or the entry is not its own
+                break  # the proxy does not know the address, or the entry is not the proxy's own
             address = before
         return str(address)
 
     def admit(self, request: Request, *, webhook: bool) -> Visitor | Response:
-        """Lets somebody in, or answers that they may not.
+        """Admits a request, or returns the HTTP refusal.
 
         Args:
-            request: What was asked for.
-            webhook: Whether it is for a webhook, which a call's token does not open.
+            request: The request.
+            webhook: Whether the request is for a webhook. A call's token gives no access to webhooks.
         """
         address = self.client(request)
         path = request.path.partition("?")[0]
@@ -274,7 +276,7 @@ class AccessControl:
             if isinstance(checked, Refused):
                 return self.refuse(checked, address)
             return Visitor(address, without_token(path), checked)
-        # A webhook of a flow cannot be asked for a token that only a webhook makes.
+        # With networks set, a webhook needs no token: a flow gets its token only from a webhook.
         asks = self._credentials or (self._tokens_prove and not (webhook and self._networks))
         if not asks:
             return visitor
@@ -286,7 +288,7 @@ class AccessControl:
         return self.refuse(Refused.WRONG_CREDENTIALS, address)
 
     def too_many_calls(self, visitor: Visitor) -> Response | None:
-        """The answer to a call, if there are too many from its address."""
+        """The HTTP refusal if the address has too many calls; else ``None``."""
         if self._calls_per_address is None:
             return None
         if self._calls[counted_as(visitor.address)] < self._calls_per_address:
@@ -294,26 +296,26 @@ class AccessControl:
         return self.refuse(Refused.CALLS, visitor.address)
 
     def begin_call(self, address: str) -> None:
-        """A call from an address has begun; `end_call` ends it."""
+        """Count a call that has begun, until `end_call`."""
         self._calls[counted_as(address)] += 1
 
     def end_call(self, address: str) -> None:
-        """A call that was begun is over."""
+        """Count the end of a call that `begin_call` counted."""
         key = counted_as(address)
         self._calls[key] -= 1
         if self._calls[key] <= 0:
             del self._calls[key]
 
     def refuse(self, why: Refused, address: str) -> Response:
-        """The answer to somebody who is not let in; counted, and logged now and then."""
+        """The HTTP refusal. Counts it, and logs it at a limited rate."""
         self.refused[why] += 1
         self._throttle.add(why.value, address)
         status, headers = _ANSWERS[why]
-        text = {401: "who are you?\n", 429: "not so fast\n"}.get(status, "not for you\n")
+        text = {401: "authentication required\n", 429: "too many requests\n"}.get(status, "forbidden\n")
         return text_response(status, text, headers)
 
     def _check_token(self, token: str, *, webhook: bool) -> str | Refused | None:
-        """The persona of a token that opens what was asked for, or why it does not."""
+        """The persona of a token that gives access, or the reason for which the token is refused."""
         checked = self._signer.check(token)
         if isinstance(checked, Refused):
             return checked
@@ -343,16 +345,16 @@ class AccessControl:
 
 
 def _log(refused: Counter[str], last: str) -> None:
-    log.warning("refused at the door (%s), the last from %s", in_words(refused), last)
+    log.warning("telephony port: refused requests (%s), the last from %s", in_words(refused), last)
 
 
 def _digest(secret: bytes) -> bytes:
-    """What is compared instead of a secret, so that not even its length can be timed."""
+    """A digest to compare instead of the secret, so that timing does not reveal even the secret's length."""
     return hashlib.sha256(secret).digest()
 
 
 def _without_port(hop: str) -> str:
-    """An entry of X-Forwarded-For without quotes, brackets and port."""
+    """An ``X-Forwarded-For`` entry without quotes, brackets and port."""
     hop = hop.strip('"')
     if hop.startswith("["):
         return hop[1:].partition("]")[0]

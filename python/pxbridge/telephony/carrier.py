@@ -1,13 +1,13 @@
-"""What a call needs of any carrier.
+"""The interface between a call and a carrier.
 
-A carrier brings phone calls to us over a WebSocket. Its messages and its rules differ from every other
-carrier's; this module is what they have in common. An adapter is a package beside this module, such as
+A carrier connects phone calls to the bridge over a WebSocket. Every carrier has its own messages and rules.
+This module defines what a call uses of any of them. An adapter is a package beside this module, such as
 `pxbridge.telephony.exotel`. It makes one `Carrier` for each connection, so an adapter may keep state from
 message to message: the stream's id, or a codec.
 
-A message from the carrier is either sound or an event. Sound goes through the call's `PhoneLine`, which reads
-it in Rust in one step. Everything else goes through `Carrier.parse` and becomes one of the events below.
-`parse` never raises: what cannot be understood is `Malformed`, and is counted.
+A message from the carrier is either audio or an event. Audio goes through the call's `PhoneLine`, which reads
+it in Rust in one step. Every other message goes through `Carrier.parse` and becomes one of the events below.
+`parse` never raises: a message that it cannot read becomes `Malformed`, and is counted.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 
     LineEvent = AgentHeard | AllPlayed | EngineSilent | RateMismatch
     Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]
-    """Samples, and for each of their pieces when it began, in seconds, and how many samples it has."""
+    """Samples, and for each piece of them its start time in seconds and its number of samples."""
 
 LINE_RATES_HZ: Final = (8000, 16000, 24000)
 """The sample rates that a line can have."""
 
 Encoding = Literal["pcm16", "mulaw"]
-"""Of a line's sound: 16-bit little-endian PCM, or G.711 µ-law."""
+"""Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law."""
 
 PlayoutProfile = Literal["standard", "strict", "low-delay"]
-"""What an account at a carrier wants of payloads; `PlayoutProfile` in `rust/core/src/downlink/playout.rs`."""
+"""Size and timing of payloads for an account; `PlayoutProfile` in `rust/core/src/downlink/playout.rs`."""
 
 _NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-# -- what a carrier tells ---------------------------------------------------------------------------------
+# -- events of a carrier ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class MediaFormat:
-    """A line's sound; always mono.
+    """The format of a line's audio; always mono.
 
     Attributes:
         rate_hz: 8000, 16000 or 24000.
-        encoding: Of a payload's bytes, in both directions.
+        encoding: Encoding of a payload's bytes, in both directions.
     """
 
     rate_hz: int
@@ -64,17 +64,17 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The call begins: who calls whom, and what the sound is.
+    """The call begins: the two numbers, and the format of the audio.
 
     Attributes:
-        call_id: The carrier's name for the phone call. Two connections for one call have the same; empty if
-            the carrier gave none.
-        stream_id: The carrier's name for this connection's stream of sound.
-        caller: The number that calls; empty if it is withheld.
+        call_id: The carrier's identifier of the phone call. Two connections of one call have the same
+            identifier. Empty if the carrier gave none.
+        stream_id: The carrier's identifier of this connection's audio stream.
+        caller: The number of the caller; empty if it is withheld.
         called: The number that was dialled.
-        parameters: What the carrier's call flow passes on, by name.
-        media: The line's sound.
-        notes: What an operator should know, one sentence each: what was said and could not be used.
+        parameters: Parameters that the carrier's call flow passes on, by name.
+        media: The format of the line's audio.
+        notes: Values in the message that could not be used, for the operator; one sentence each.
     """
 
     call_id: str
@@ -88,7 +88,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """Sound. A call gets this event only before `Start`; afterwards Rust reads the sound."""
+    """Audio. A call gets this event only before `Start`; afterwards Rust reads the audio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +100,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Everything that was sent before the mark of this name has been played, or was cleared."""
+    """All audio that was sent before the mark of this name has been played, or was cleared."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """The carrier asks us to drop what we have queued for the caller."""
+    """The carrier asks us to drop the audio that is queued for the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Stop:
     """The carrier ends the call.
 
     Attributes:
-        reason: In the carrier's words; may be empty.
+        reason: The reason in the carrier's words; may be empty.
     """
 
     reason: str = ""
@@ -126,7 +126,7 @@ class Unknown:
     """An event that the adapter does not know. It is counted and ignored.
 
     Attributes:
-        event: Its name, printable and bounded.
+        event: The event's name, printable and bounded.
     """
 
     event: str
@@ -134,7 +134,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Not a message of this carrier at all. It is counted and ignored."""
+    """A message that is not in the carrier's format. It is counted and ignored."""
 
     reason: str
 
@@ -149,26 +149,27 @@ class AfterClose(enum.Enum):
     """What happens to the phone call when we close the socket."""
 
     FLOW_GOES_ON = "the carrier's call flow goes on"
-    """The flow's next step runs. That step may connect the caller to a person."""
+    """The next step of the flow runs. That step may connect the caller to a person."""
     HANGS_UP = "the call is over"
-    """Nothing can follow, so a call cannot be handed over to a person."""
+    """No step follows, so a call cannot be handed over to a person."""
 
 
 class PacedBy(enum.Enum):
-    """Who sends sound at the speed at which it is heard."""
+    """Which side paces the audio, so that it is sent in real time."""
 
     BRIDGE = "the bridge"
-    """What is sent faster than real time queues up at the carrier, and delays all that follows."""
+    """Audio that is sent faster than real time queues at the carrier and delays all later audio."""
     CARRIER = "the carrier"
-    """The carrier takes what it is given, and says when its queue is full."""
+    """The carrier accepts audio at any speed, and reports when its queue is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadRule:
-    """Which payloads a carrier plays without a gap.
+    """The payloads that a carrier plays without a gap.
 
     Attributes:
-        packet_ms: A payload is a whole number of packets of this length. A shorter rest costs a gap.
+        packet_ms: A payload must be a whole number of packets of this length. A shorter remainder is
+            heard as a gap.
         max_bytes: The largest payload, before any text encoding.
     """
 
@@ -178,14 +179,21 @@ class PayloadRule:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What a carrier does with what it is sent.
+    """Facts about a carrier.
+
+    The bridge acts on only one of them: `after_close` decides whether a call can be handed over to a person.
+    No code of the bridge reads the others. They document the carrier for the author of an adapter and for
+    readers; changing one here changes nothing that is sent. The Rust core implements the behaviour: the
+    downlink sends audio in real time and only in whole packets of 20 ms, and the carrier's `MediaWriter`
+    writes media, marks and clears. It reports when the carrier has no marks. No code checks
+    `PayloadRule.max_bytes`.
 
     Attributes:
-        returns_marks: Whether the carrier sends a mark back once the sound before it has been played.
+        returns_marks: Whether the carrier sends a mark back once the audio before the mark has been played.
         marks_after_clear: Whether pending marks come back after a clear; None where that is not documented.
-        can_clear: Whether the carrier can be told to drop what it has queued.
-        paced_by: Who keeps the sound at the speed at which it is heard.
-        payload: Which payloads it takes.
+        can_clear: Whether the carrier can drop its queued audio when we ask for it.
+        paced_by: Which side paces the audio.
+        payload: The payloads that the carrier plays without a gap.
         after_close: What happens to the phone call when we close the socket.
     """
 
@@ -197,20 +205,20 @@ class Behaviour:
     after_close: AfterClose
 
 
-# -- a line: the sound of one call --------------------------------------------------------------------------
+# -- a line: the audio of one call --------------------------------------------------------------------------
 
 
 class LineOutput(Protocol):
-    """Everything that follows from one input of a `PhoneLine`."""
+    """The result of one input to a `PhoneLine`."""
 
     @property
     def to_phone(self) -> Sequence[tuple[bytes, bool]]:
-        """Messages for the phone's socket, in their order, and for each whether it is text."""
+        """Messages for the phone's socket, in order, each with a flag that is true for a text message."""
         ...
 
     @property
     def to_engine(self) -> bytes:
-        """Bytes for the engine; may be none."""
+        """Bytes for the engine; may be empty."""
         ...
 
     @property
@@ -220,23 +228,23 @@ class LineOutput(Protocol):
 
     @property
     def wake_s(self) -> float:
-        """When `PhoneLine.poll` is due if nothing arrives before; infinity for never."""
+        """When `PhoneLine.poll` is due if no input comes earlier; infinity for never."""
         ...
 
     @property
     def events(self) -> Sequence[LineEvent]:
-        """What happened."""
+        """Events that this input caused."""
         ...
 
 
 class PhoneLine(Protocol):
-    """The sound of one call in both directions, with this carrier's messages on the phone's side.
+    """The audio of one call in both directions, with this carrier's messages on the phone's side.
 
-    `pxbridge.audio.Line` is one, and tells what each method does. Times are on the event loop's clock.
+    `pxbridge.audio.Line` implements it and documents each method. Times are on the event loop's clock.
     """
 
     def phone_message(self, message: bytes, now_s: float, is_text: bool) -> LineOutput | None:
-        """A message from the phone; None if it is not sound."""
+        """A message from the phone; None if it is not audio."""
         ...
 
     def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:
@@ -252,7 +260,7 @@ class PhoneLine(Protocol):
         ...
 
     def poll(self, now_s: float) -> LineOutput:
-        """What is due although nothing arrived."""
+        """Does the work that is due by time alone."""
         ...
 
     def open_engine(self, now_s: float) -> LineOutput:
@@ -264,45 +272,45 @@ class PhoneLine(Protocol):
         ...
 
     def play(self, pcm: NDArray[np.float32], now_s: float) -> LineOutput:
-        """Queues the bridge's own sound, at the line's rate."""
+        """Queues the bridge's own audio (an announcement), at the line's rate."""
         ...
 
     def fade_out(self, now_s: float) -> LineOutput:
-        """Ends the bridge's own sound."""
+        """Ends the bridge's own audio."""
         ...
 
     def flush(self, now_s: float) -> LineOutput:
-        """Drops what the caller has not heard."""
+        """Drops the audio that the caller has not heard yet."""
         ...
 
     def finish(self, now_s: float) -> LineOutput:
-        """Nothing more will be said."""
+        """Tells the line that no more audio follows."""
         ...
 
     def playing_s(self, now_s: float) -> float:
-        """How long the bridge's own sound will still be heard."""
+        """How long the bridge's own audio will still be heard, seconds."""
         ...
 
     @property
     def paused_s(self) -> float | None:
-        """How long the agent has paused; None while it has not spoken."""
+        """How long the agent has paused, seconds; None until it has spoken."""
         ...
 
     @property
     def exchanged_s(self) -> tuple[float, float]:
-        """Seconds of sound that engines were sent, and that came from them."""
+        """Seconds of audio sent to engines, and received from them."""
         ...
 
     def keep_audio(self) -> None:
-        """From now on keeps what caller and agent say."""
+        """Keeps the audio of caller and agent from now on."""
         ...
 
     def take_said(self, now_s: float) -> Audio:
-        """What the caller has said since the last time."""
+        """The caller's audio since the last call of this method."""
         ...
 
     def take_heard(self, now_s: float) -> Audio:
-        """What the caller has heard since the last time."""
+        """The audio that the caller has heard since the last call of this method."""
         ...
 
     def stats(self) -> dict[str, dict[str, float]]:
@@ -314,11 +322,11 @@ class PhoneLine(Protocol):
 
 
 class Carrier(Protocol):
-    """One connection of a carrier's: reads its events, carries its sound, and says how it behaves."""
+    """One connection of a carrier: reads its events, opens its line, and states the carrier's behaviour."""
 
     @property
     def name(self) -> str:
-        """The carrier, for people: ``Exotel``."""
+        """The carrier's name as people read it: ``Exotel``."""
         ...
 
     @property
@@ -327,11 +335,11 @@ class Carrier(Protocol):
         ...
 
     def parse(self, message: bytes, *, is_text: bool) -> Event:
-        """Reads one message that is not sound. Never raises.
+        """Reads one message that is not audio. Never raises.
 
         Args:
             message: The message's payload.
-            is_text: Whether it came as a WebSocket text message.
+            is_text: Whether the message came as a WebSocket text message.
         """
         ...
 
@@ -339,19 +347,19 @@ class Carrier(Protocol):
         """What an operator can do about a line with a wrong rate, as the end of a sentence.
 
         Args:
-            rate_hz: The rate that the line seems to have.
+            rate_hz: The rate that was measured on the line.
         """
         ...
 
     def open_line(
         self, start: Start, *, profile: PlayoutProfile, gate_ms: int, max_backlog_ms: int
     ) -> PhoneLine:
-        """The line of a call that has just begun.
+        """Opens the line of a call that has just begun.
 
         Args:
-            start: What `parse` gave for the call's first event.
-            profile: How large payloads are, and how close to their time they are sent.
-            gate_ms: How much of the phone's first audio is replaced by silence.
-            max_backlog_ms: The most of late audio that is still worth hearing.
+            start: The call's `Start`, from `parse`.
+            profile: Size and timing of payloads.
+            gate_ms: Length of the phone's first audio that is replaced by silence.
+            max_backlog_ms: Upper limit of late audio that is still played.
         """
         ...

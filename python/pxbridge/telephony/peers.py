@@ -1,11 +1,11 @@
-"""The bridges that share a store, as places for a call that one of them cannot take.
+"""Bridges that share a store: a full bridge sends a call to another one.
 
-A bridge that was told by which name the internet reaches it says there how many calls it could take now,
-again and again, and is forgotten when it has said nothing for a while. Whoever is asked for a URL by a flow
-and has no room itself names the one with the most, and counts the call there until that one speaks again: so
-a burst is spread. It is a good guess and no promise, as bridges that share engines tell of the same free
-ones: a caller who comes in vain waits there. Only bridges that accept this one's tokens and know the call's
-persona come into question.
+A bridge that knows its public URL announces in the store, at short intervals, how many calls it can take. An
+announcement expires if it is not renewed. When a call flow asks a full bridge for a URL, that bridge returns
+the URL of the bridge with the most room, and subtracts the call from that room. The next announcement sets
+the room anew. So a burst of calls is spread. The room is an estimate, not a reservation: bridges that share
+engines announce the same free engines. A caller who finds no free engine waits at the other bridge. Only
+bridges that accept this bridge's tokens and know the call's persona are considered.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY_S: Final = 2.0
-"""A bridge says how much room it has."""
+"""Interval of the announcements."""
 
 LIFETIME_INTERVALS: Final = 3.5
-"""What it said counts for so many times as long: it may fail to say so twice."""
+"""Lifetime of an announcement in such intervals: two announcements in a row may fail."""
 
 WITHDRAW_TIMEOUT_S: Final = 0.3
-"""A bridge that ends tells the others, if that takes no longer; else it is forgotten."""
+"""Timeout for withdrawing the announcement when a bridge stops. Without it, the announcement expires."""
 
 _BRIDGES: Final = f"{PREFIX}nodes"
 _URL: Final = re.compile(r"wss?://[^\s/?#]+(?:/[^\s?#]*)?")
 
-# One call less can be taken there; negative: there was no room, or is no such bridge any more.
+# Subtracts one call from a bridge's room. Negative: the bridge has no room, or no longer exists.
 _TAKE: Final = """
 if redis.call('exists', KEYS[1]) == 0 then return -1 end
 return redis.call('hincrby', KEYS[1], 'room', -1)
@@ -50,15 +50,14 @@ return redis.call('hincrby', KEYS[1], 'room', -1)
 
 
 class PeerBridges:
-    """This bridge among those that share a store.
+    """This bridge, among the bridges that share a store.
 
     Args:
-        store: Where they tell each other; whoever opened it closes it.
-        url: By which the internet reaches this one, ``wss://host``; several may have the same, behind a
-            balancer.
-        signer: Of this one's tokens.
-        personas: Names of those that this one knows.
-        every_s: How often it says how much room it has.
+        store: The shared store. The caller that opened it closes it.
+        url: Public URL of this bridge, ``wss://host``. Bridges behind one load balancer may share a URL.
+        signer: Makes this bridge's tokens.
+        personas: Returns the names of the personas that this bridge knows.
+        every_s: Interval of the announcements.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class PeerBridges:
 
     @contextlib.asynccontextmanager
     async def announced(self, room: Callable[[], int]) -> AsyncIterator[None]:
-        """While the block runs, the others know how many calls could come here; not after it."""
+        """Announces this bridge's room while the block runs, and withdraws the announcement at its end."""
         self._room = room
         telling = asyncio.create_task(repeat("announcements", self._run_once), name="announcements")
         try:
@@ -93,20 +92,21 @@ class PeerBridges:
                     await self._withdraw()
 
     def leave(self) -> None:
-        """Send no more calls here: the others learn of it at once."""
+        """Withdraws the announcement at once, so that the other bridges send no more calls here."""
         self._room = None
         self._left.set()
 
     async def elsewhere(self, persona_name: str | None) -> str | None:
-        """Where another bridge takes a call for this persona: its ``wss://host``. The call is counted there.
+        """The ``wss://host`` of another bridge that has room for a call with this persona.
 
-        None if there is none, or if the store does not answer.
+        The call is subtracted from that bridge's room. None if there is no such bridge, or if the store does
+        not answer.
         """
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self._find(persona_name)
         except (StoreUnreachable, TimeoutError):
-            log.warning("no other bridge is known now: the lease store does not answer")
+            log.warning("the lease store does not answer: calls cannot be sent to other bridges")
             return None
 
     async def _find(self, persona_name: str | None) -> str | None:
@@ -115,11 +115,11 @@ class PeerBridges:
             names = {member.decode(errors="replace") for member in await client.smembers(_BRIDGES)}
         rooms: list[tuple[int, str, str]] = []
         for name in names - {self._name}:
-            with contextlib.suppress(StoreUnreachable):  # another version's; or gone, which shows below
+            with contextlib.suppress(StoreUnreachable):  # an unreadable entry, or the store is down
                 async with self._store.answer():
                     told = await client.hgetall(_key(name))
                     if not told:
-                        await client.srem(_BRIDGES, name)  # forgotten; if it is back it says so itself
+                        await client.srem(_BRIDGES, name)  # expired; if it returns, it adds itself again
                     elif (room := self._room_of(told, persona_name)) > 0:
                         rooms.append((room, name, told[b"url"].decode()))
         for _, name, url in sorted(rooms, reverse=True):
@@ -130,19 +130,19 @@ class PeerBridges:
         return None
 
     def _room_of(self, told: dict[bytes, bytes], persona_name: str | None) -> int:
-        """For how many such calls another bridge has room; none if what it said is not understood."""
+        """Number of such calls that another bridge can take; 0 if its announcement cannot be used."""
         try:
             trusts_us = self._signer.key_id.encode() in told[b"marks"].split()
             knows = persona_name is None or persona_name in json.loads(told[b"personas"])
             is_url = _URL.fullmatch(told[b"url"].decode()) is not None
             return int(told[b"room"]) if trusts_us and knows and is_url else 0
-        except (KeyError, TypeError, ValueError, RecursionError):  # another version's
+        except (KeyError, TypeError, ValueError, RecursionError):  # of another version
             return 0
 
     async def _run_once(self) -> None:
         if self._room is None:
             await self._withdraw()
-            await asyncio.Event().wait()  # there is no more to say
+            await asyncio.Event().wait()  # nothing more to announce
         else:
             await self._announce(self._room())
             with contextlib.suppress(TimeoutError):
@@ -156,7 +156,7 @@ class PeerBridges:
             "marks": " ".join(self._signer.key_ids),
             "personas": json.dumps(sorted(self._personas())),
         }
-        with contextlib.suppress(StoreUnreachable):  # whoever leases engines there says so
+        with contextlib.suppress(StoreUnreachable):  # the lease code logs that the store is down
             async with self._store.answer():
                 pipeline: Any = self._store.client.pipeline(transaction=True)
                 pipeline.hset(_key(self._name), mapping=told)

@@ -1,7 +1,7 @@
-"""What the telephony server needs of any carrier: which paths are its calls, and which are its webhooks.
+"""The interface between the telephony server and a carrier: its paths for calls and its paths for webhooks.
 
-The server chooses the carrier by the path alone, never by looking at the first message. Each carrier has a
-prefix of its own, such as ``/exotel``.
+The server chooses the carrier by the path alone, never by the first message. Each carrier has its own prefix,
+such as ``/exotel``.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from pxbridge.websocket import Request, Response
 
 PERSONA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""A persona's name is one word, so that it can stand in a file, a log and a URL unchanged."""
+"""A persona's name is one word, so that it can be used unchanged in a file, a log and a URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallPath:
-    """A path that a call comes in by.
+    """The path of a call.
 
     Attributes:
-        persona_name: Whom the path asks for; None if it leaves that open.
+        persona_name: The persona that the path names; None if it names none.
     """
 
     persona_name: str | None = None
@@ -34,47 +34,47 @@ class CallPath:
 
 @dataclass(frozen=True, slots=True)
 class WebhookPath:
-    """A path that a carrier's call flow asks over HTTP."""
+    """The path of a webhook: a carrier's call flow requests it over HTTP."""
 
 
 Route = CallPath | WebhookPath
 
 
 class CarrierRoutes(Protocol):
-    """One carrier's part of the server."""
+    """One carrier's paths, calls and webhooks."""
 
     @property
     def max_message_bytes(self) -> int:
-        """The carrier's longest message."""
+        """Size of the carrier's longest message."""
         ...
 
     def find(self, path: str) -> Route | None:
-        """What a path leads to; None if it is none of this carrier's.
+        """The route of a path; None if the path is not one of this carrier's.
 
         Args:
-            path: Without its query, and without a token.
+            path: The path, without its query and without a token.
         """
         ...
 
     def carrier(self, query: str) -> Carrier:
-        """The carrier of a call that is about to come in.
+        """The carrier object for a call that is about to be accepted.
 
         Args:
-            query: Of the call's URL.
+            query: The query of the call's URL.
 
         Raises:
-            ValueError: The query asks for something that does not exist. The text is the answer.
+            ValueError: The query has an unsupported value. The error's text becomes the HTTP body.
         """
         ...
 
     def answer(
         self, request: Request, visitor: Visitor, full: Sequence[str]
     ) -> Response | Awaitable[Response]:
-        """The answer to a webhook.
+        """The HTTP response to a webhook request.
 
         Args:
-            request: What was asked.
-            visitor: Who asked.
-            full: Reasons why the server takes no call; none if it does.
+            request: The request.
+            visitor: The admitted request's address, path and persona.
+            full: Reasons why the server accepts no call; empty if it accepts calls.
         """
         ...

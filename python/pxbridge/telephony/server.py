@@ -1,18 +1,18 @@
 """The telephony server: the port that carriers dial.
 
-It answers requests and owns calls' tasks; it does not know what a call is. Every accepted WebSocket goes to
-the call's owner, a coroutine function given at construction, which runs as one task. When that task ends, for
-whatever reason, its socket is closed. When the server ends, none of its tasks is left.
+It answers requests and owns the tasks of calls; it does not know what a call does. Every accepted WebSocket
+is given to the owner, a coroutine function given at construction, which runs as one task per call. When the
+task ends, its socket is closed, whatever the reason. When the server ends, all its tasks have ended.
 
 ======================  ================================================================================
 ``/PREFIX/...``         a carrier's calls and webhooks (`pxbridge.telephony.routes`)
-``/PREFIX/t/TOKEN...``  the same, with a proof in the path (`pxbridge.telephony.access`)
+``/PREFIX/t/TOKEN...``  the same, with a signed token in the path (`pxbridge.telephony.access`)
 ``/livez``              200 as long as the event loop runs
-``/readyz``             200 if another call can be taken, else 503 with the reasons, one a line
+``/readyz``             200 if another call can be taken, else 503 with the reasons, one per line
 anything else           404
 ======================  ================================================================================
 
-Everybody may ask for health; access control decides about all other requests.
+The two health paths need no credentials. Access control decides about all other requests.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_CALLS: Final = 100
-"""More than one process carries well; a limit is there so that overload refuses calls instead of spoiling
+"""More calls than one process handles well. The limit makes overload refuse calls instead of degrading
 them."""
 
 OPEN_TIMEOUT_S: Final = 10.0
-"""For the handshakes. Carriers give a handshake about 10 s, so an older attempt is not worth keeping."""
+"""Timeout of the handshakes. Carriers give up on a handshake after about 10 s."""
 
 PING_INTERVAL_S: Final = 20.0
 """How often the round trip to an idle phone is measured. Carriers do not promise pongs, so a missing pong
-never ends a call: the call itself notices when no sound comes."""
+never ends a call: the call itself detects missing audio."""
 
 _UNLIMITED: Final = 10**9
 
@@ -61,13 +61,13 @@ _INTERNAL_ERROR: Final = 1011
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A phone call at the door, let in.
+    """An admitted phone call.
 
     Args:
-        socket: The phone's, just accepted.
-        carrier: Reads this socket's messages, and says how the carrier behaves.
-        persona_name: Whom the URL's path asks for; ``None`` if it leaves that to the bridge.
-        peer: The address the call came from, of the proxy's client if a trusted proxy says so.
+        socket: The phone's WebSocket, just accepted.
+        carrier: Reads this socket's messages, and states the carrier's behaviour.
+        persona_name: The persona that the token or the URL's path names; ``None`` lets the bridge choose.
+        peer: The client's address; behind a trusted proxy, the address that the proxy reports.
     """
 
     socket: WebSocket
@@ -77,14 +77,14 @@ class Arrival:
 
 
 class TelephonyServer:
-    """The open door; made by `listen`.
+    """The telephony port; made by `listen`.
 
     Args:
-        owner: Given each call that is let in.
-        not_ready: Reasons, beside the door's own, why no call can be taken now. Strangers read them.
-        max_calls: Calls at the same time; one more is refused with 503 before its upgrade.
-        access: Who may come in.
-        carriers: Whose calls and webhooks come in here.
+        owner: Called with each admitted call.
+        not_ready: Further reasons why no call can be taken now, beside the port's own. They are public.
+        max_calls: Limit of simultaneous calls. One more is refused with 503 before its upgrade.
+        access: Access control.
+        carriers: The carriers whose calls and webhooks this port serves.
     """
 
     def __init__(
@@ -110,40 +110,40 @@ class TelephonyServer:
 
     @property
     def refusals(self) -> dict[str, int]:
-        """How many were not let in, by why."""
+        """Number of refused calls and requests by reason."""
         return {"full": self.refused} | {why.name.lower(): self.access.refused[why] for why in Refused}
 
     @property
     def live_calls(self) -> int:
-        """Calls whose owner's task has not ended."""
+        """Number of calls whose task has not ended."""
         return len(self._calls)
 
     @property
     def room(self) -> int:
-        """For how many more calls the door is open."""
+        """Number of further calls that the port accepts now."""
         return 0 if self._draining else self._max_calls - len(self._calls)
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The TCP port number."""
         if self.server is None:
-            raise RuntimeError("the listener is not listening yet")
+            raise RuntimeError("the telephony port is not open yet")
         return self.server.port
 
     def not_ready(self) -> list[str]:
-        """Reasons why no call can be taken now; none means ready."""
+        """Reasons why no call can be taken now; empty if the bridge is ready."""
         return [*self.full(), *self._not_ready()]
 
     def abort(self) -> None:
-        """Cut every connection, closing handshakes under way too."""
+        """Cut every connection, including those in their closing handshake."""
         if self.server is not None:
             for connection in self.server.connections:
-                connection.abort("the bridge has no more time")
+                connection.abort("the bridge is stopping")
 
     async def drain(self) -> None:
-        """Take no new call, and wait until the last one has ended.
+        """Refuse new calls, and wait until the last call has ended.
 
-        Requests are answered on: ``/readyz`` now says why no call comes through.
+        Requests are still answered: ``/readyz`` states that the bridge is draining.
         """
         self._draining = True
         await self._no_calls.wait()
@@ -165,7 +165,7 @@ class TelephonyServer:
         return self._accept_call(routes, route, query, visitor)
 
     def _find(self, path: str) -> tuple[CarrierRoutes, Route] | None:
-        """Which carrier a path belongs to, and what it leads to."""
+        """The carrier that a path belongs to, and the path's route."""
         for routes in self._carriers:
             if (route := routes.find(path)) is not None:
                 return routes, route
@@ -200,11 +200,11 @@ class TelephonyServer:
         return lambda socket: self._begin(Arrival(socket, carrier, persona_name, visitor.address))
 
     def full(self) -> list[str]:
-        """Why the door itself takes no more calls; nothing while it does."""
+        """Reasons why the port itself accepts no more calls; empty if it accepts calls."""
         if self._draining:
             return ["draining: no new calls"]
         if self.room <= 0:
-            return [f"all {self._max_calls} calls are taken"]
+            return [f"all {self._max_calls} calls are in use"]
         return []
 
     def _begin(self, arrival: Arrival) -> None:
@@ -222,15 +222,15 @@ class TelephonyServer:
 
     async def _call(self, arrival: Arrival) -> None:
         socket = arrival.socket
-        code = _GOING_AWAY  # if this task is cancelled, which is what the end of the listener does
+        code = _GOING_AWAY  # if this task is cancelled, as it is when the server ends
         try:
             await self._owner(arrival)
             code = 1000
         except Exception:
             code = _INTERNAL_ERROR
-            log.exception("%s: a call failed", socket.peer)
+            log.exception("%s: the call failed with an unexpected error", socket.peer)
         finally:
-            socket.close(code)  # unless its owner has already closed it
+            socket.close(code)  # no effect if the owner has already closed it
 
     async def _end(self) -> None:
         if self.server is not None:
@@ -258,24 +258,25 @@ async def listen(
     open_timeout_s: float = OPEN_TIMEOUT_S,
     limits: websocket.Limits | None = None,
 ) -> AsyncIterator[TelephonyServer]:
-    """Listen for calls while the block runs; at its end, calls that still live are cancelled (see
+    """Listen for calls while the block runs. At its end, calls that are still live are cancelled (see
     `TelephonyServer.drain`).
 
     Args:
-        owner: Called with each call that is let in. It sets the socket's ``on_message``; the socket is closed
-            when it returns (1000), raises (1011, logged) or is cancelled (1001), unless it did so itself.
+        owner: Called with each admitted call. It sets the socket's ``on_message``. The socket is closed when
+            the owner returns (1000), raises (1011, logged) or is cancelled (1001), unless the owner has
+            already closed it.
         host: Address to listen on; ``None`` for all.
         port: Port; 0 for any free one.
-        carriers: Whose calls and webhooks come in here.
-        not_ready: For ``/readyz``, which anyone may ask: reasons why no call can be taken now.
-        max_calls: Calls at the same time.
-        access: Who may come in; by default everybody, as often as they like.
-        ssl: Serve TLS with it.
-        open_timeout_s: For the handshakes.
-        limits: What an open WebSocket is held to; by default, room for the carriers' longest message.
+        carriers: The carriers whose calls and webhooks this port serves.
+        not_ready: Further reasons why no call can be taken now, for ``/readyz``, which is public.
+        max_calls: Limit of simultaneous calls.
+        access: Access control; by default every request is admitted, without a rate limit.
+        ssl: The context to serve TLS with; ``None`` serves plain TCP.
+        open_timeout_s: Timeout of the handshakes.
+        limits: Limits of an open WebSocket; by default they allow the carriers' longest message.
 
     Raises:
-        OSError: The address cannot be listened on.
+        OSError: The address or port cannot be bound.
     """
     if access is None:
         signer = Signer([secrets.token_bytes(32)], time.time)

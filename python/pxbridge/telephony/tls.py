@@ -1,8 +1,9 @@
-"""TLS that the telephony port serves itself, with a certificate that may change under it.
+"""TLS on the telephony port, with a certificate that is reloaded when its files change.
 
-Certificates are replaced every few weeks, by a program that writes new files. The server's context is asked
-for a chain once per handshake, so a new chain put into it holds for the next one, and live calls notice
-nothing. Files that do not fit together, as while they are being replaced, change nothing and are tried again.
+Certificates are replaced every few weeks, by a program that writes new files. OpenSSL takes the chain from
+the server's context at each handshake. So a chain loaded into the context is used from the next handshake on,
+and live calls are not affected. Certificate and key may not match while they are being replaced: such files
+are ignored and tried again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_EVERY_S: Final = 10.0
-"""A certificate is renewed weeks before it expires: nobody waits for this."""
+"""A certificate is renewed weeks before it expires, so a short delay does no harm."""
 
 
 class ServingTls:
@@ -26,11 +27,11 @@ class ServingTls:
 
     Args:
         cert_file: The certificate and its chain, PEM.
-        key_file: Its key, PEM; ``None`` if `cert_file` has it too.
+        key_file: The private key, PEM; ``None`` if it is in `cert_file`.
 
     Raises:
         OSError: A file cannot be read.
-        ssl.SSLError: They hold no certificate and key that belong together.
+        ssl.SSLError: The files do not contain a certificate and its key.
     """
 
     def __init__(self, cert_file: Path, key_file: Path | None = None) -> None:
@@ -38,31 +39,32 @@ class ServingTls:
         self._key_file = key_file
         self._seen = self._stamps()
         self.context = _context(cert_file, key_file)
-        """For the server; the same for as long as it runs."""
+        """The server's context. It stays the same object while the server runs."""
 
     def reload(self) -> bool:
-        """Take over changed files; whether there were any that could be."""
+        """Load the files if they changed. Returns whether a new certificate was loaded."""
         try:
             stamps = self._stamps()
             if stamps == self._seen:
                 return False
-            _context(self._cert_file, self._key_file)  # a context that refuses a key keeps half of the pair
+            # Try the files in another context first: a failed load leaves a context with half of the pair.
+            _context(self._cert_file, self._key_file)
             self.context.load_cert_chain(self._cert_file, self._key_file)
         except OSError as error:  # ssl.SSLError is one
-            log.warning("the changed TLS certificate cannot be used, the old one stays: %s", _problem(error))
+            log.warning("TLS: the changed certificate cannot be used; the old one stays: %s", _problem(error))
             return False
         self._seen = stamps
-        log.info("TLS: the certificate in %s was read again", self._cert_file)
+        log.info("TLS: reloaded the certificate in %s", self._cert_file)
         return True
 
     async def follow(self) -> None:
-        """Look at the files again and again, for ever."""
+        """Check the files every `CHECK_EVERY_S`, without end."""
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
             self.reload()
 
     def _stamps(self) -> list[tuple[int, int, int]]:
-        """What changes when a file is written or replaced."""
+        """Inode, modification time and size of each file: they change when a file is written or replaced."""
         files = [self._cert_file] if self._key_file is None else [self._cert_file, self._key_file]
         stats = [file.stat() for file in files]
         return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
@@ -70,7 +72,7 @@ class ServingTls:
 
 def _context(cert_file: Path, key_file: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: the older ones are not to be spoken
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996 deprecates older versions
     # A key with a passphrase would make OpenSSL ask for it at the terminal.
     context.load_cert_chain(cert_file, key_file, password=lambda: b"")
     return context
@@ -78,5 +80,5 @@ def _context(cert_file: Path, key_file: Path | None) -> ssl.SSLContext:
 
 def _problem(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return "it is not a PEM certificate with the key that belongs to it"
+        return "not a PEM certificate with its matching key"
     return f"{error.filename}: {error.strerror}"

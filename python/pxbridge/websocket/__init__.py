@@ -1,18 +1,18 @@
 """WebSockets without a task, queue or timer per message: a shell around `websockets`' sans-I/O protocol.
 
-The protocol object of `websockets` turns bytes into frames and frames into bytes; this file gives it a
-transport. A message is handed to ``on_message`` from inside ``data_received``, and ``send`` writes to the
-transport before it returns, so a message costs no task switch. What has to be bounded is bounded here: the
-handshake, the closing, the size of a message, and how much a peer that does not read may leave queued.
-Nothing is ever compressed: speech does not shrink, and the attempt costs more than the call.
+The protocol object of `websockets` turns bytes into frames and frames into bytes. This package connects it to
+a transport. ``data_received`` calls ``on_message`` directly, and ``send`` writes to the transport before it
+returns, so a message costs no task switch. This package bounds the handshake, the closing, the size of a
+message, and the bytes queued for a peer that does not read. It never compresses: speech hardly compresses,
+and trying costs more CPU time than the rest of a call.
 
-Nearly every message in a call is one frame that arrives in one read. That case is read, and every message is
-written, by a few lines here: in a paced call the code is never warm, and going through the library's objects
-for it cost a third of the whole (benches/websocket_cpu.py). Everything else is the protocol object's: the
-handshake, fragments, frames in pieces, control frames, and whatever breaks the rules.
+Nearly every message in a call is one frame that arrives in one read. A short fast path reads this case and
+writes every message. In a paced call the code is never in the CPU's caches, and going through the library's
+objects cost a third of the total CPU time (benches/websocket_cpu.py). The protocol object does the rest: the
+handshake, fragmented messages, frames that arrive in pieces, control frames, and protocol errors.
 
-`connection` is one open connection, `frames` the lines that read and write it, `serving` the server's end and
-`dialling` the client's.
+`connection` is one open connection, `frames` is the fast path, `serving` is the server's side and `dialling`
+is the client's side.
 """
 
 from websockets.datastructures import Headers

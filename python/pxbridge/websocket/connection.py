@@ -1,6 +1,6 @@
-"""One open connection, either side: a shell around `websockets`' sans-I/O protocol.
+"""One connection, either side: a shell around `websockets`' sans-I/O protocol.
 
-A connection lives in four phases, one after the other, and one timer serves them all::
+A connection goes through four phases. One timer serves all of them::
 
     OPENING ──▶ OPEN ──▶ CLOSING ──▶ CLOSED
        │          │                     ▲
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The library logs every frame with its payload at DEBUG and two lines per connection at INFO. Payloads are
+# The library logs every frame with its payload at DEBUG, and two lines per connection at INFO. Payloads are
 # people's voices and must never be logged.
 wire_log = logging.getLogger("pxbridge.websocket.wire")
 wire_log.setLevel(logging.WARNING)
 
 PEER_STOPPED_READING: Final = "peer stopped reading"
-"""``Closed.error`` of a connection given up because what we sent was not taken."""
+"""``Closed.error`` of a connection that was cut because the peer did not read our data."""
 NO_PONG: Final = "peer did not answer a ping"
-"""``Closed.error`` of a connection given up after ``Limits.pong_timeout_s``."""
+"""``Closed.error`` of a connection that was cut after ``Limits.pong_timeout_s``."""
 
-_ABNORMAL: Final = 1006  # RFC 6455 §7.4.1: what is reported where no close frame came; never sent
+_ABNORMAL: Final = 1006  # RFC 6455 §7.4.1: reported if no close frame came; never sent
 _INTERNAL_ERROR: Final = 1011
-_MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of payload less the code
+_MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of payload, less 2 for the code
 
-# How much the kernel may keep for a peer that does not read. Left alone it grows to megabytes: minutes of a
-# call. 64 KiB is a second of the fattest line (24 kHz in base64), and over a round trip of 300 ms still three
-# times its rate.
+# Size of the kernel's send buffer. By default it grows to megabytes for a peer that does not read: minutes of
+# a call. 64 KiB holds one second of the line with the highest rate (24 kHz in base64). With a round trip of
+# 300 ms it still allows three times that rate.
 _KERNEL_SEND_BUFFER_BYTES: Final = 64 * 1024
 
-# Any byte that the kernel did not take counts as "not drained". One, not zero: with zero, asyncio's TLS
-# transport calls pause and resume in turn at every write.
+# One byte that the kernel did not take counts as "not drained". The value is 1 and not 0: with 0, asyncio's
+# TLS transport would call pause and resume in turn at every write.
 _HIGH_WATER_BYTES: Final = 1
 
 _PING_PAYLOAD = struct.Struct("!d")
@@ -62,20 +62,20 @@ _PING_PAYLOAD = struct.Struct("!d")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one open connection is held to."""
+    """Limits of one open connection."""
 
     max_message_bytes: int = 256 * 1024
     """A longer message, in one frame or many, ends the connection with 1009."""
     max_queued_bytes: int = 256 * 1024
-    """More than this waiting to be sent means that the peer has stopped reading."""
+    """If more bytes than this wait to be sent, the peer counts as not reading."""
     send_timeout_s: float = 5.0
-    """The same if the queue did not run empty for so long, however small it is."""
+    """If the queue is not empty for this long, whatever its size, the peer counts as not reading."""
     close_timeout_s: float = 3.0
     """How long a closing handshake may take before the connection is cut."""
     ping_interval_s: float | None = 20.0
-    """How often the round trip is measured; ``None``: never."""
+    """Interval of the pings that measure the round trip; ``None``: no pings."""
     pong_timeout_s: float | None = None
-    """Hang up when nothing at all came for so long after a ping; ``None``: never, pings only measure."""
+    """Cut the connection if no data comes for this long after a ping. ``None``: never; pings only measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ class Closed:
     """How a connection ended.
 
     Attributes:
-        code: Of the close frame that began the closing, ours or the peer's; 1006 when there was none.
-        reason: The text of that frame.
-        error: ``None`` after a complete closing handshake, otherwise what went wrong.
-        by_peer: Whether the peer began it, by a close frame or by going away.
+        code: Code of the close frame that began the closing, ours or the peer's; 1006 if there was none.
+        reason: The text of that close frame.
+        error: ``None`` after a complete closing handshake; otherwise the fault.
+        by_peer: Whether the peer began the closing, by a close frame or by going away.
     """
 
     code: int
@@ -96,7 +96,7 @@ class Closed:
 
 
 class Phase(enum.Enum):
-    """Where a connection is in its life."""
+    """The phase of a connection."""
 
     OPENING = enum.auto()
     OPEN = enum.auto()
@@ -111,15 +111,15 @@ def _ignore(*_: object) -> None:
 class WebSocket(asyncio.Protocol):
     """One connection, either side. Use it from its event loop only.
 
-    Nothing is read from the peer before ``on_message`` is set, so no message is lost between the opening and
-    the moment its owner is ready.
+    Nothing is read from the peer before ``on_message`` is set. So no message is lost between the opening and
+    the moment at which the owner is ready.
 
     Attributes:
-        path: What the client asked for, query included.
-        headers: Of the client's request.
-        peer: Who is at the other end, as ``address:port``.
-        rtt_s: Round trip of the last ping that was answered, seconds.
-        on_pong: Called with that round trip whenever a ping is answered.
+        path: The path and query of the client's request.
+        headers: The headers of the client's request.
+        peer: The other side's ``address:port``.
+        rtt_s: Round trip of the last answered ping, seconds; ``None`` before the first.
+        on_pong: Called with the round trip when a ping is answered.
     """
 
     def __init__(self, protocol: WireProtocol, limits: Limits, open_timeout_s: float) -> None:
@@ -135,15 +135,15 @@ class WebSocket(asyncio.Protocol):
         self._between_frames = False
         self._transport: asyncio.Transport | None = None
         self._phase = Phase.OPENING
-        self._deadline = loop.time() + open_timeout_s  # of the phases OPENING and CLOSING
+        self._deadline = loop.time() + open_timeout_s  # of the phase OPENING or CLOSING
         self._timer: asyncio.TimerHandle | None = None
         self._undrained_since: float | None = None
         self._pinged_at = loop.time()
-        self._heard = True  # anything at all since the ping of `_silent_since`
+        self._heard = True  # whether any data came since the ping at `_silent_since`
         self._silent_since = self._pinged_at
-        self._partial: bytearray | None = None  # a message whose last fragment has not come yet
+        self._partial: bytearray | None = None  # a message whose last fragment has not arrived yet
         self._partial_is_text = False
-        self._early: list[tuple[bytes, bool]] = []  # what came with the handshake, before on_message was set
+        self._early: list[tuple[bytes, bool]] = []  # messages that arrived before on_message was set
         self._on_message: Callable[[bytes, bool], None] | None = None
         self._on_close: Callable[[Closed], None] = _ignore
         self.on_pong: Callable[[float], None] = _ignore
@@ -153,14 +153,14 @@ class WebSocket(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"<WebSocket {self.peer} {self._phase.name.lower()}>"
 
-    # What its owner uses
+    # For the owner of the connection
 
     @property
     def on_message(self) -> Callable[[bytes, bool], None] | None:
-        """Called with every message: its payload, and whether it came as text (its UTF-8 is not checked).
+        """Called with the payload of every message, and whether it is text. The UTF-8 is not checked.
 
-        It is called from inside the event loop's read, so it must be quick and must not block. If it raises,
-        this connection, and nothing else, is closed with 1011.
+        It is called from the event loop: it must be quick and must not block. If it raises, only this
+        connection is closed, with 1011.
         """
         return self._on_message
 
@@ -179,7 +179,7 @@ class WebSocket(asyncio.Protocol):
 
     @property
     def on_close(self) -> Callable[[Closed], None]:
-        """Called once, when the connection is gone; at once if it already is."""
+        """Called once when the connection has ended; immediately if it has already ended."""
         return self._on_close
 
     @on_close.setter
@@ -191,24 +191,24 @@ class WebSocket(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether ``send`` would send."""
+        """Whether ``send`` sends."""
         return self._phase is Phase.OPEN
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes that were sent here and that the kernel has not taken yet."""
+        """Bytes that were passed to ``send`` and that the kernel has not taken yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def send(self, data: bytes, *, text: bool = False) -> None:
-        """Send one message; never waits.
+        """Send one message. Never waits.
 
-        A peer that leaves more than ``max_queued_bytes`` lying, or anything for ``send_timeout_s``, is cut
-        off with the error `PEER_STOPPED_READING`. On a connection that is not open the message is dropped:
-        ``on_close`` has told, or will.
+        If more than ``max_queued_bytes`` are queued, or if any byte is queued for ``send_timeout_s``, the
+        connection is cut with the error `PEER_STOPPED_READING`. On a connection that is not open, the message
+        is dropped: ``on_close`` has been called or will be called.
 
         Args:
             data: The payload; UTF-8 if `text`.
-            text: Send a text message rather than a binary one.
+            text: Send a text message instead of a binary one.
         """
         if self._phase is Phase.OPEN and self._transport is not None:
             self._transport.write(whole_frame(TEXT if text else BINARY, data, masked=self._masks))
@@ -216,7 +216,7 @@ class WebSocket(asyncio.Protocol):
                 self.abort(PEER_STOPPED_READING)
 
     def ping(self) -> None:
-        """Measure the round trip now; `on_pong` tells. The next regular ping is an interval later."""
+        """Send a ping now; `on_pong` gets the round trip. The next regular ping is one interval later."""
         if self._phase is not Phase.OPEN or self._transport is None:
             return
         self._pinged_at = now = self._loop.time()
@@ -225,13 +225,13 @@ class WebSocket(asyncio.Protocol):
         self._transport.write(whole_frame(PING, _PING_PAYLOAD.pack(now), masked=self._masks))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin the closing handshake; no message is delivered after this.
+        """Begin the closing handshake. No message is delivered after this.
 
         If the peer does not answer within ``close_timeout_s`` the connection is cut.
 
         Args:
             code: A close code that may be sent (RFC 6455 §7.4).
-            reason: Cut to the 123 bytes a close frame can hold.
+            reason: Truncated to the 123 bytes that a close frame can hold.
         """
         if self._phase is Phase.OPENING:
             self.abort("closed before it was open")
@@ -245,7 +245,7 @@ class WebSocket(asyncio.Protocol):
         """Cut the connection at once, without a closing handshake.
 
         Args:
-            error: What ``Closed.error`` shall say.
+            error: The text for ``Closed.error``.
         """
         if self._phase is Phase.CLOSED:
             return
@@ -256,10 +256,10 @@ class WebSocket(asyncio.Protocol):
             self._transport.abort()
 
     async def wait_closed(self) -> Closed:
-        """Wait until the connection is gone, and tell how it ended."""
+        """Wait until the connection has ended. Returns how it ended."""
         return await asyncio.shield(self._closed)
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast("asyncio.Transport", transport)
@@ -269,8 +269,9 @@ class WebSocket(asyncio.Protocol):
         self._arm(self._deadline)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        # Nearly every message takes these lines. Each function that they called would cost more than what it
-        # did: at some fifty messages a second and call, no code stays in the processor's caches.
+        # The fast path, which nearly every message takes. It makes few function calls: with about fifty
+        # messages per second and phone call, no code stays in the CPU's caches. A function
+        # call would then cost more than its work.
         self._heard = True
         receive = self._on_message
         if self._between_frames and receive is not None and self._phase is Phase.OPEN:
@@ -287,7 +288,7 @@ class WebSocket(asyncio.Protocol):
         self._read(data)
 
     def _read(self, data: bytes) -> None:
-        """Reads what is not one message in one frame."""
+        """Reads all data that is not one message in one frame."""
         self._feed(data)
         self._between_frames = is_between_frames(self._protocol)
 
@@ -297,7 +298,7 @@ class WebSocket(asyncio.Protocol):
         self._protocol.receive_eof()
         self._take_events()
         self._begin_closing()
-        # Returning None lets the transport close once what is queued has gone out.
+        # Returning None lets the transport close after it has sent its queue.
 
     def pause_writing(self) -> None:  # noqa: D102
         self._undrained_since = self._loop.time()
@@ -313,13 +314,13 @@ class WebSocket(asyncio.Protocol):
             self._timer = None
         closed = self._how_it_ended(exc)
         on_close = self._on_close
-        # Its owner usually holds this object and is held by its callbacks: let go, so that nothing waits for
-        # a garbage collection.
+        # The owner usually refers to this object, and the callbacks here refer to the owner. Drop
+        # them, so that the cycle does not wait for garbage collection.
         self._on_close = self._on_message = self.on_pong = _ignore
         self._early.clear()
         self._partial = None
         self._transport = None
-        # The protocol refers to itself: by a generator, and by the frames of what that has raised.
+        # The protocol refers to itself through a generator and through the tracebacks of raised errors.
         self._protocol.parser.close()
         for fault in (self._protocol.parser_exc, self._protocol.handshake_exc):
             if fault is not None:
@@ -329,7 +330,7 @@ class WebSocket(asyncio.Protocol):
         try:
             on_close(closed)
         except Exception:
-            log.exception("%s: on_close failed", self.peer)
+            log.exception("%s: on_close raised an error", self.peer)
 
     # Bytes in, events and bytes out
 
@@ -380,11 +381,11 @@ class WebSocket(asyncio.Protocol):
             self._not_handled(exc)
 
     def _not_handled(self, exc: Exception) -> None:
-        log.error("%s: a message could not be handled", self.peer, exc_info=exc)
-        self._fail(f"handling a message failed: {exc!r}")
+        log.error("%s: on_message raised an error; closing the connection", self.peer, exc_info=exc)
+        self._fail(f"on_message raised: {exc!r}")
 
     def _fail(self, error: str) -> None:
-        """Close because of a fault of ours."""
+        """Close because of a fault on our side."""
         self._error = self._error or error
         self._protocol.fail(_INTERNAL_ERROR, "internal error")
         self._flush()
@@ -398,8 +399,8 @@ class WebSocket(asyncio.Protocol):
             if data:
                 transport.write(data)
             elif transport.can_write_eof():
-                # Half-closed, not closed: closing with the peer's bytes unread would send a reset, and that
-                # would overtake what we still have to say.
+                # Half-close only. Closing while bytes of the peer are unread would send a reset, and the peer
+                # could lose our last bytes.
                 transport.write_eof()
             else:
                 transport.close()
@@ -425,7 +426,7 @@ class WebSocket(asyncio.Protocol):
         self._phase = Phase.CLOSING
         self._deadline = self._loop.time() + self._limits.close_timeout_s
         self._arm(self._deadline)
-        self._resume_reading()  # the peer's close frame must be read, whether or not messages ever were
+        self._resume_reading()  # to read the peer's close frame, even if on_message was never set
 
     def _resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -457,7 +458,7 @@ class WebSocket(asyncio.Protocol):
     # Time
 
     def _arm(self, at: float) -> None:
-        """See to it that `_wake` runs at or before `at`; an earlier wake re-arms by itself."""
+        """Ensures that `_wake` runs at or before `at`. An earlier wake re-arms the timer itself."""
         if at == math.inf:
             return
         if self._timer is not None:
@@ -471,7 +472,7 @@ class WebSocket(asyncio.Protocol):
         self._arm(self._due(self._loop.time()))
 
     def _due(self, now: float) -> float:
-        """Do what is due at `now`; tell when to look again, infinity for never."""
+        """Does the work that is due at `now`. Returns when to check again; infinity for never."""
         limits = self._limits
         if self._phase is Phase.OPENING:
             if now < self._deadline:
@@ -482,7 +483,7 @@ class WebSocket(asyncio.Protocol):
             if now < self._deadline:
                 return self._deadline
             if self._transport is not None:
-                self._transport.abort()  # `_how_it_ended` knows whether the closing handshake was complete
+                self._transport.abort()  # `_how_it_ended` reports an incomplete closing handshake
             return math.inf
         due = math.inf
         if self._undrained_since is not None:
@@ -503,14 +504,14 @@ class WebSocket(asyncio.Protocol):
         return due
 
     def _take_pong(self, payload: bytes) -> None:
-        # Only the answer to the newest ping: an older or an unasked one says nothing about the line now.
+        # Only the pong of the newest ping counts. An older or unsolicited pong does not measure the line now.
         if payload == _PING_PAYLOAD.pack(self._pinged_at):
             self.rtt_s = self._loop.time() - self._pinged_at
             self.on_pong(self.rtt_s)
 
 
 def _address(name: object) -> str:
-    """A socket's address for people: ``192.0.2.1:40000``, ``[2001:db8::1]:40000``."""
+    """A socket's address as text: ``192.0.2.1:40000``, ``[2001:db8::1]:40000``."""
     if isinstance(name, tuple) and len(name) >= 2:
         host, port = name[0], name[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
@@ -518,10 +519,10 @@ def _address(name: object) -> str:
 
 
 def _bound_kernel(sock: socket.socket | None, send_timeout_s: float) -> None:
-    """Make the kernel send at once, keep little for a peer that does not read, and give up on it in time."""
+    """Sets socket options: send at once, a small send buffer, and a timeout for data that is not taken."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_SEND_BUFFER_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere send_timeout_s alone has to notice
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere only send_timeout_s detects this
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout_s * 1000))

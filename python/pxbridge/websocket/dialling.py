@@ -1,4 +1,4 @@
-"""The client's end."""
+"""The client's side of a WebSocket."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from websockets.http11 import Request as Handshake
     from websockets.http11 import Response
 
-_MAX_QUOTED_BYTES: Final = 200  # of an HTTP error's body, in our error's text
+_MAX_QUOTED_BYTES: Final = 200  # length of an HTTP error's body in our error's text
 
 
 class _Dialled(WebSocket):
-    """The client's end."""
+    """A connection on the client's side."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class _Dialled(WebSocket):
         check_certificate: Callable[[bytes], None] | None,
         limits: Limits,
     ) -> None:
-        super().__init__(protocol, limits, math.inf)  # `connect` keeps the time of the opening
+        super().__init__(protocol, limits, math.inf)  # `connect` limits the time of the opening
         self.path, self.headers = request.path, request.headers
         self._client_protocol = protocol
         self._request = request
@@ -49,14 +49,14 @@ class _Dialled(WebSocket):
             except Exception as exc:
                 self._refuse(exc)
                 return
-        # Only now: the request may carry credentials.
+        # Only after the check: the request may contain credentials.
         self._client_protocol.send_request(self._request)
         self._flush()
 
     def eof_received(self) -> None:
         super().eof_received()
         if not self.opened.done():
-            self._refuse(HandshakeFailed("the server hung up instead of answering the upgrade"))
+            self._refuse(HandshakeFailed("the server closed the connection without answering the upgrade"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -97,30 +97,30 @@ async def connect(
     open_timeout_s: float = 10.0,
     limits: Limits | None = None,
 ) -> WebSocket:
-    """Open a WebSocket to `url`. Set its ``on_message`` next: until then nothing is read.
+    """Open a WebSocket to `url`. Then set its ``on_message``: nothing is read before.
 
     Args:
         url: ``ws://`` or ``wss://``; ``user:password@`` in it becomes a Basic ``Authorization`` header.
-        ssl: For ``wss://``: whom to trust; the system's certificate authorities by default.
-        server_hostname: The name the certificate has to be for, where it is not the URL's.
-        check_certificate: Called with the server's certificate (DER) before a byte of the request is sent;
-            what it raises is raised here. For pinning.
-        headers: Added to the request.
-        open_timeout_s: For everything from the name's resolution to the upgrade.
-        limits: What the open connection is held to.
+        ssl: TLS context for ``wss://``; by default, the system's certificate authorities are trusted.
+        server_hostname: The name in the certificate, if it is not the URL's host.
+        check_certificate: For pinning. Called with the server's certificate (DER) before any byte of the
+            request is sent. Its exception is raised from here.
+        headers: Further headers of the request.
+        open_timeout_s: Timeout for everything from name resolution to the upgrade.
+        limits: Limits of the open connection.
 
     Raises:
-        ValueError: `url` is not a WebSocket URL, or TLS is asked for and the URL is ``ws://``.
-        OSError: No connection: refused, reset, no such host.
+        ValueError: `url` is not a WebSocket URL, or a TLS option is given with a ``ws://`` URL.
+        OSError: The connection failed: refused, reset, or unknown host.
         ssl.SSLError: TLS failed; `ssl.SSLCertVerificationError` for a certificate that is not trusted.
-        TimeoutError: It took longer than `open_timeout_s`.
+        TimeoutError: Opening took longer than `open_timeout_s`.
         HandshakeRefused: The server answered with an HTTP error.
-        HandshakeFailed: The server answered with something else.
+        HandshakeFailed: The server answered with anything else, or the connection was lost.
     """
     try:
         uri = parse_uri(url)
     except InvalidURI as exc:
-        # Without the URL itself: it may hold a password.
+        # The text leaves out the URL: it may contain a password.
         raise ValueError(f"not a WebSocket URL: {exc.msg}") from None
     if not uri.secure and (ssl is not None or check_certificate is not None):
         raise ValueError("TLS needs a wss:// URL")
@@ -145,7 +145,7 @@ async def connect(
     except BaseException:
         connection.abort("given up while opening")
         if not connection.opened.cancel() and not connection.opened.cancelled():
-            connection.opened.exception()  # else asyncio reports it as never looked at
+            connection.opened.exception()  # else asyncio logs that the exception was never retrieved
         raise
     finally:
-        del connection  # it keeps the error that is raised here, which keeps this frame
+        del connection  # it refers to the raised error, which refers to this frame

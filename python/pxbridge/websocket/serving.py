@@ -1,11 +1,11 @@
-"""The server's end: the listening socket, requests before any upgrade, and what bounds a stranger.
+"""The server's side: the listening socket, requests before any upgrade, and the limits for unknown clients.
 
-A request is either answered as plain HTTP or taken over as a WebSocket; a ``POST`` has its body read first,
-which the protocol object knows nothing of.
+A request is either answered as plain HTTP or taken over as a WebSocket. The body of a ``POST`` is read here
+first, because the protocol object does not support bodies.
 
-Connections are accepted here and not by `asyncio`'s own server, which knows of a TLS connection only when its
-handshake is over: whoever connects counts from the first moment, so that those who say nothing cannot use up
-the process's descriptors.
+Connections are accepted here and not by `asyncio`'s own server, which reports a TLS connection only after its
+handshake. Here a connection counts as soon as it is accepted, so that silent connections cannot use up the
+process's file descriptors.
 """
 
 from __future__ import annotations
@@ -38,37 +38,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""A longer head of a request is refused: Exotel's URL has at most 600 characters, and proxies add a dozen
-headers."""
+"""Limit of a request's head; a longer head is refused. Exotel's URL has at most 600 characters, and proxies
+add about a dozen headers."""
 MAX_BODY_BYTES: Final = 16 * 1024
-"""A longer body is refused: Exotel posts a form of some twenty fields."""
+"""Limit of a request's body; a longer body is refused. Exotel posts a form of about twenty fields."""
 MAX_OPENING: Final = 512
-"""Handshakes under way at the same time, where there are descriptors enough. For one more, the oldest is cut:
-an honest one takes a round trip or two, and whoever opens connections to say nothing must not keep others
-out."""
+"""Limit of simultaneous handshakes, if there are enough file descriptors. One more cuts the oldest handshake:
+a normal handshake takes one or two round trips, and silent connections must not keep others out."""
 
 OPENING_SHARE: Final = 4
-"""One in so many of the process's descriptors is for them at most: calls and engines need the others."""
+"""Handshakes use at most the process's file descriptors divided by this. Calls and engines need the rest."""
 
 BACKLOG: Final = 1024
-"""Connections that the kernel holds for us: one is taken in each turn of the loop."""
+"""Connections that the kernel queues for us. Each turn of the event loop accepts one."""
 ACCEPT_AGAIN_S: Final = 0.5
-"""The pause after no descriptor or memory was left for another connection."""
+"""Pause in accepting after the process ran out of file descriptors or memory."""
 
 _UNUSABLE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""What binding to an address of a kind says that this machine does not have: IPv6, often."""
+"""Errors of binding to an address family that this machine does not have; often IPv6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked for, before any upgrade.
+    """A client's request, before any upgrade.
 
     Attributes:
-        path: The path and the query, as they came: untrusted, not decoded, and maybe with a secret in them.
-        headers: By name in any case.
+        path: The path and query as received: untrusted, not decoded, and they may contain a secret.
+        headers: The headers; names are case-insensitive.
         method: ``GET`` for an upgrade.
-        address: The address at the other end of the connection, without its port.
-        body: Of a ``POST``, at most `MAX_BODY_BYTES`.
+        address: The address of the connection's other side, without its port.
+        body: The body of a ``POST``, at most `MAX_BODY_BYTES`.
     """
 
     path: str
@@ -79,11 +78,11 @@ class Request:
 
 
 Handler = Callable[[WebSocket], None]
-"""Takes over a connection that has just opened: sets its callbacks, now or soon."""
+"""Takes over a connection that has just opened: sets its callbacks, immediately or soon."""
 
 Accept = Callable[[Request], Response | Awaitable[Response] | Handler]
-"""Decides about a request: an HTTP answer, now or before the handshake's time is over, or who takes the
-WebSocket."""
+"""Decides about a request. Returns an HTTP response, an awaitable of one (within the handshake's timeout), or
+the handler that takes the WebSocket."""
 
 
 _POST: Final = b"POST "
@@ -93,7 +92,7 @@ _CONTENT_LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*([^\r\n]*?)[ \
 
 
 def _content_length(head: bytes) -> int | None:
-    """The length of the body that follows a request's head; ``None`` if that is not told in one plain way."""
+    """The declared length of a request's body, 0 without one; ``None`` if it is not one plain number."""
     if _TRANSFER_ENCODING.search(head):
         return None
     found = _CONTENT_LENGTH.findall(head)
@@ -103,14 +102,14 @@ def _content_length(head: bytes) -> int | None:
 
 
 def _has_body(head: bytes) -> bool:
-    """Whether something follows a request's head. Some clients say that nothing does, with a length of 0."""
+    """Whether a body follows a request's head. Some clients send a length of 0, which is no body."""
     return bool(_TRANSFER_ENCODING.search(head)) or any(
         length.strip(b"0") for length in _CONTENT_LENGTH.findall(head)
     )
 
 
 class _Accepted(WebSocket):
-    """The server's end."""
+    """A connection on the server's side."""
 
     def __init__(
         self, server: Server, arrived: object, accept: Accept, limits: Limits, open_timeout_s: float
@@ -119,15 +118,15 @@ class _Accepted(WebSocket):
         super().__init__(protocol, limits, open_timeout_s)
         self._server = server
         self.arrived = arrived
-        """What the server knows it by until it has opened."""
+        """The server's key for this connection until it has opened."""
         self._accept = accept
         self._server_protocol = protocol
         self._address = ""
-        self._head = bytearray()  # what came of the request, until all of its head has
-        self._body: bytearray | None = None  # of a POST, once its head has come
+        self._head = bytearray()  # the received part of the request, until its head is complete
+        self._body: bytearray | None = None  # of a POST, after its head
         self._body_bytes = 0
-        self._fed = 0  # how much of the head the protocol object has
-        self._answering: asyncio.Task[None] | None = None  # an answer that is not there yet
+        self._fed = 0  # length of the head that was given to the protocol object
+        self._answering: asyncio.Task[None] | None = None  # waits for an asynchronous response
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -146,14 +145,15 @@ class _Accepted(WebSocket):
         if self._phase is not Phase.OPENING:
             super()._read(data)
         elif self._answering is not None:
-            pass  # one request a connection
+            pass  # one request per connection
         elif self._body is not None:
             self._take_body(data)
         else:
             self._take_head(data)
 
-    # The protocol object knows no bodies, and would read what follows the request as frames before we have
-    # answered it. So it is given the head alone, as it comes, and that of a POST when the body has come too.
+    # The protocol object does not support bodies: it would read the bytes after a request's head as frames,
+    # before we have answered. So it gets only the head, as the bytes arrive. It gets the head of a POST when
+    # the body is complete.
 
     def _take_head(self, data: bytes) -> None:
         head = self._head
@@ -164,7 +164,7 @@ class _Accepted(WebSocket):
             if found >= 0 and end <= MAX_HEAD_BYTES:
                 self._begin_body(end)
         elif found >= 0 and end <= MAX_HEAD_BYTES and _has_body(bytes(head[:end])):
-            self._answer("", text_response(400, "only a POST has a body here\n"))
+            self._answer("", text_response(400, "only a POST may have a body\n"))
         elif not _POST.startswith(head):
             fit = min(end, MAX_HEAD_BYTES)
             fed, self._fed = self._fed, fit
@@ -174,13 +174,13 @@ class _Accepted(WebSocket):
                 head.clear()
                 self._feed(rest)
         if end > MAX_HEAD_BYTES and self._is_undecided():
-            self._answer("", text_response(431, "the request's head is too long\n"))
+            self._answer("", text_response(431, "the request line and headers are too long\n"))
 
     def _begin_body(self, end: int) -> None:
         head, rest = bytes(self._head[:end]), bytes(self._head[end:])
         length = _content_length(head)
         if length is None:
-            self._answer("", text_response(411, "a body needs one Content-Length\n"))
+            self._answer("", text_response(411, "a body needs exactly one Content-Length header\n"))
         elif length > MAX_BODY_BYTES:
             self._answer("", text_response(413, f"the body is longer than {MAX_BODY_BYTES} bytes\n"))
         else:
@@ -198,7 +198,7 @@ class _Accepted(WebSocket):
             self._feed(bytes(self._head))
 
     def _is_undecided(self) -> bool:
-        """Whether the request has neither been answered nor been found to be none."""
+        """Whether the request is neither answered nor found invalid."""
         return self._phase is Phase.OPENING and not self._server_protocol.eof_sent
 
     def _handshake(self, event: Handshake | Response) -> None:
@@ -210,7 +210,7 @@ class _Accepted(WebSocket):
         try:
             answer = self._accept(asked)
         except Exception:
-            # Without the path: there may be a token in it.
+            # The path is not logged: it may contain a token.
             log.exception("%s: a request could not be answered", self.peer)
             answer = text_response(500, "internal error\n")
         if isinstance(answer, Response):
@@ -230,8 +230,8 @@ class _Accepted(WebSocket):
         try:
             answer(self)
         except Exception as exc:
-            log.exception("%s: a connection could not be taken over", self.peer)
-            self._fail(f"taking over failed: {exc!r}")
+            log.exception("%s: the handler of a new WebSocket raised an error", self.peer)
+            self._fail(f"the handler raised: {exc!r}")
 
     async def _answer_later(self, method: str, answer: Awaitable[Response]) -> None:
         try:
@@ -257,12 +257,12 @@ class _Accepted(WebSocket):
 
 
 class Server:
-    """A listening socket and the connections that came in through it.
+    """A listening socket and its connections.
 
     Args:
-        make: What becomes of a connection.
-        ssl: Serve TLS with it.
-        handshake_s: What TLS's handshake may take.
+        make: Makes the connection object for an accepted socket.
+        ssl: The context to serve TLS with; ``None`` serves plain TCP.
+        handshake_s: Timeout of the TLS handshake.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ class Server:
         """The listening sockets."""
         self._connections: set[_Accepted] = set()
         self._arriving: set[asyncio.Task[None]] = set()
-        self._opening: dict[object, Callable[[], object]] = {}  # what cuts it; the oldest first
+        self._opening: dict[object, Callable[[], object]] = {}  # the function that cuts each; oldest first
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most_opening = MAX_OPENING
         if descriptors != resource.RLIM_INFINITY:
@@ -287,22 +287,22 @@ class Server:
 
     @property
     def connections(self) -> frozenset[WebSocket]:
-        """Connections that are open or closing; those still in their handshake are not among them."""
+        """Connections that are open or closing, without those still in their handshake."""
         return frozenset(c for c in self._connections if c._phase is not Phase.OPENING)
 
     @property
     def port(self) -> int:
-        """The port it listens on: the chosen one where 0 was asked for."""
+        """The TCP port number. If 0 was requested, the port that the kernel chose."""
         return int(self.sockets[0].getsockname()[1])
 
     async def listen(self, host: str | None, port: int) -> None:
-        """Begin to accept; raises `OSError` where that cannot be."""
+        """Begin to accept connections. Raises `OSError` if the address or port cannot be bound."""
         self.sockets = await _bind(host, port)
         for listening in self.sockets:
             self._loop.add_reader(listening, self._accept, listening)
 
     def close(self) -> None:
-        """Accept nobody any more. Open connections stay open: how they end is for their owners to say."""
+        """Stop accepting, and cut handshakes. Open connections stay open until their owners close them."""
         for listening in self.sockets:
             self._loop.remove_reader(listening)
             listening.close()
@@ -313,13 +313,13 @@ class Server:
             cut()
 
     async def wait_closed(self) -> None:
-        """Wait until the last connection is gone."""
+        """Wait until the last connection has ended."""
         await self._empty.wait()
         if self._arriving:
             await asyncio.wait(self._arriving)
             await self._empty.wait()
 
-    # -- connections that have not asked for anything yet ----------------------------------------------
+    # -- connections before their request --------------------------------------------------------------
 
     def _accept(self, listening: socket.socket) -> None:
         try:
@@ -327,9 +327,9 @@ class Server:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._cut.add(f"no room for another connection ({error.strerror})")
+            self._cut.add(f"could not accept a connection ({error.strerror})")
             if self._opening:
-                self._cut_oldest()  # its descriptor comes free in a turn or two
+                self._cut_oldest()  # frees its descriptor within a turn or two of the event loop
                 return
             self._loop.remove_reader(listening)
             self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again, listening)
@@ -341,7 +341,7 @@ class Server:
         self._opening[arrived] = lambda: _hang_up(arrived)
         if len(self._opening) > self._most_opening:
             self._cut_oldest()
-            self._cut.add("cut, as too many handshakes were under way")
+            self._cut.add("cut because of too many handshakes")
 
     def _cut_oldest(self) -> None:
         cut = self._opening.pop(next(iter(self._opening)))
@@ -352,25 +352,25 @@ class Server:
             self._loop.add_reader(listening, self._accept, listening)
 
     async def _arrive(self, arrived: socket.socket) -> None:
-        """From an accepted socket to a connection that can ask for something."""
+        """Turns an accepted socket into a connection that can send a request."""
         handshake_s = None if self._ssl is None else self._handshake_s
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._make(self, arrived), arrived, ssl=self._ssl, ssl_handshake_timeout=handshake_s
             )
-        except OSError as error:  # ssl.SSLError is one, and so is what is too late
+        except OSError as error:  # includes ssl.SSLError and the timeout
             self._opening.pop(arrived, None)
-            log.debug("a connection came to nothing: %r", error)
+            log.debug("a connection failed before its request: %r", error)
 
-    # -- what connections tell -------------------------------------------------------------------------
+    # -- called by connections -------------------------------------------------------------------------
 
     def _add(self, connection: _Accepted) -> None:
         self._connections.add(connection)
         self._empty.clear()
         if connection.arrived in self._opening:
-            self._opening[connection.arrived] = lambda: connection.abort("its handshake was cut")
+            self._opening[connection.arrived] = lambda: connection.abort("cut during its handshake")
         else:
-            connection.abort("it was cut when it had just come")
+            connection.abort("cut before its request")
 
     def _opened(self, connection: _Accepted) -> None:
         self._opening.pop(connection.arrived, None)
@@ -383,20 +383,20 @@ class Server:
 
 
 def _log_cut(counts: Counter[str], _last: str) -> None:
-    log.warning("connections at the door: %s", in_words(counts))
+    log.warning("new connections: %s", in_words(counts))
 
 
 def _hang_up(arrived: socket.socket) -> None:
-    """Ends a connection that its transport has, or is about to have: that sees the end and closes it."""
+    """Shuts a socket down. Its transport, which may not exist yet, sees the end and closes it."""
     with contextlib.suppress(OSError):
         arrived.shutdown(socket.SHUT_RDWR)
 
 
 async def _bind(host: str | None, port: int) -> tuple[socket.socket, ...]:
-    """Sockets that listen on every address that `host` means, IPv6 apart from IPv4.
+    """Sockets that listen on every address of `host`, with separate sockets for IPv6 and IPv4.
 
     Raises:
-        OSError: There is none, or one of them cannot be had.
+        OSError: There is no usable address, or one of them cannot be bound.
     """
     bound: list[socket.socket] = []
     unusable: OSError | None = None
@@ -445,17 +445,17 @@ async def serve(
     """Listen for WebSockets, and for plain HTTP requests that `accept` answers.
 
     Args:
-        accept: Called with each request, before any upgrade. It returns an HTTP answer (see `text_response`),
-            after which the connection is closed, or an awaitable of one, or the handler that takes the
-            WebSocket over. If it raises, the answer is 500.
+        accept: Called with each request, before any upgrade. It returns an HTTP response (see
+            `text_response`), an awaitable of one, or the handler that takes over the WebSocket. The
+            connection is closed after a response. If it raises, the response is 500.
         host: Address or name to listen on; ``None`` for all.
         port: Port; 0 for any free one.
-        ssl: Serve TLS with it.
-        open_timeout_s: For TLS's handshake and then again for the WebSocket's.
-        limits: What an open connection is held to.
+        ssl: The context to serve TLS with; ``None`` serves plain TCP.
+        open_timeout_s: Timeout of the TLS handshake, and again of the WebSocket handshake.
+        limits: Limits of an open connection.
 
     Raises:
-        OSError: The address cannot be listened on.
+        OSError: The address or port cannot be bound.
     """
     held_to = limits or Limits()
     server = Server(
@@ -468,7 +468,7 @@ async def serve(
 
 
 def text_response(status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> Response:
-    """A plain-text HTTP answer, after which the connection is closed."""
+    """A plain-text HTTP response. The connection is closed after it."""
     body = text.encode()
     fields = Headers(
         [

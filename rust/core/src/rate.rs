@@ -8,6 +8,8 @@ pub const FRAME_MS: u32 = 80;
 pub const FRAME_US: i64 = FRAME_MS as i64 * 1000;
 /// A telephone's packet, and one Opus frame towards the engine. Carriers play whole packets, and four make a frame.
 pub const PACKET_MS: u32 = 20;
+/// The same in microseconds.
+pub(crate) const PACKET_US: i64 = PACKET_MS as i64 * 1000;
 /// The length of a backlog that is allowed falls to nothing in this time: 3 s after a stall the call is as it was.
 pub const CATCH_UP_US: u64 = 2_300_000;
 

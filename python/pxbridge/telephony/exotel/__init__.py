@@ -1,1 +1,1 @@
-"""Exotel: its messages, and what its flows ask over HTTP."""
+"""Exotel: its messages, and the webhooks of its call flows."""

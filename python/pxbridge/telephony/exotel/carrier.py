@@ -1,4 +1,4 @@
-"""Exotel as a carrier: its messages become the events of `pxbridge.telephony.carrier`."""
+"""The adapter for Exotel: turns its messages into the events of `pxbridge.telephony.carrier`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BEHAVIOUR: Final = carrier.Behaviour(
     payload=carrier.PayloadRule(packet_ms=20, max_bytes=100_000),
     after_close=carrier.AfterClose.FLOW_GOES_ON,
 )
-"""Exotel cuts what it is sent into packets of 20 ms and plays one every 20 ms. Closing the socket ends our
-applet of its flow, and the next applet runs."""
+"""Exotel cuts audio that it receives into packets of 20 ms and plays one every 20 ms. Closing the socket ends
+our applet of the flow, and the next applet runs."""
 
 
 class ExotelCarrier:
-    """One connection of Exotel's; a `pxbridge.telephony.carrier.Carrier`.
+    """One connection of Exotel; a `pxbridge.telephony.carrier.Carrier`.
 
     Args:
-        url_rate_hz: The sample rate that the URL named; None if it named none.
+        url_rate_hz: The sample rate in the URL; None if the URL has none.
     """
 
     name: Final = "Exotel"
@@ -77,7 +77,7 @@ class ExotelCarrier:
     def open_line(
         self, start: carrier.Start, *, profile: PlayoutProfile, gate_ms: int, max_backlog_ms: int
     ) -> Line:
-        """The line of a call that has just begun."""
+        """Opens the line of a call that has just begun."""
         return Line(
             start.media.rate_hz,
             carrier="exotel",

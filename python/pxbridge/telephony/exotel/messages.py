@@ -1,12 +1,12 @@
 """Exotel's JSON messages, both directions, without I/O.
 
-Exotel's documentation, its samples and its live streams spell the same field in several ways, so a field is
-looked up by its folded name (``stream_sid`` = ``streamSid`` = ``Stream-SID``), in the event's nested object
-first and at the top level then. What can be understood is understood; what cannot be becomes `Malformed`, to
-be counted: `parse` raises nothing, whatever a peer sends.
+Exotel's documentation, its samples and its live streams spell the same field in several ways. So a field is
+looked up by its folded name (``stream_sid`` = ``streamSid`` = ``Stream-SID``), first in the event's nested
+object, then at the top level. `parse` never raises: an unreadable message becomes `Malformed`, which is
+counted.
 
-Audio does not pass here during a call (Rust reads and writes ``media`` in one step); `Media` and its builders
-serve the simulated phone and the tests.
+Audio of a call does not go through this module: Rust reads and writes ``media`` in one step. `Media` and its
+builders serve the simulated phone and the tests.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LINE_RATES_HZ: Final = (8000, 16000, 24000)
-"""The sample rates Exotel's streams have."""
+"""The sample rates that Exotel's streams can have."""
 DEFAULT_LINE_RATE_HZ: Final = 8000
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
-"""Exotel's largest payload is 100 kB, 134 kB in base64; the rest is room for the JSON around it."""
+"""Exotel's largest payload is 100 kB, which is 134 kB in base64. The rest is for the JSON around it."""
 
-_MAX_SID_CHARS: Final = 128  # Exotel's have 32 to 40
+_MAX_SID_CHARS: Final = 128  # Exotel's SIDs have 32 to 40
 _MAX_VALUE_CHARS: Final = 2048  # a custom parameter came from a URL of at most 600 characters
 _MAX_CUSTOM_PARAMETERS: Final = 64
 _MAX_EVENT_CHARS: Final = 64
-_MAX_INTEGER: Final = 2**63 - 1  # whatever counts beyond this is no counter
+_MAX_INTEGER: Final = 2**63 - 1  # a larger number is not a counter
 
 _BOM: Final = "\ufeff"
 _DTMF_DIGITS: Final = frozenset("0123456789*#ABCD")
@@ -45,7 +45,7 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class StopReason(enum.Enum):
-    """Why the stream ended, as far as Exotel's wording tells."""
+    """Why the stream ended, according to Exotel's wording."""
 
     MOVED_ON = "stopped"
     """The call goes on with the flow's next applet."""
@@ -64,14 +64,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Who calls whom, and what the audio will be.
+    """The stream begins: the two numbers, and the format of the audio.
 
     Attributes:
         caller: Exotel's ``from``.
         called: Exotel's ``to``.
         custom: Custom parameters that have a value; names as sent.
-        encoding: As sent; see `mulaw`.
-        sample_rate: Of ``media_format``, as sent; `line_rate` judges it.
+        encoding: The encoding as sent; `mulaw` interprets it.
+        sample_rate: The rate in ``media_format``, as sent; `line_rate` interprets it.
     """
 
     stream_sid: str = ""
@@ -88,7 +88,7 @@ class Start:
 
     @property
     def call_id(self) -> str:
-        """What identifies the call: its SID, else its leg's, else the stream's."""
+        """The call's identifier: its SID, else its leg's, else the stream's."""
         return self.call_sid or self.leg_sid or self.stream_sid
 
     @property
@@ -103,8 +103,8 @@ class Media:
     """Audio.
 
     Attributes:
-        payload: Decoded bytes, up to the first character that is no base64.
-        malformed: Whether there was such a character, or no payload at all.
+        payload: Decoded bytes, up to the first character that is not base64.
+        malformed: Whether the payload had such a character, or was missing.
     """
 
     stream_sid: str = ""
@@ -126,7 +126,7 @@ class Dtmf:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Everything sent before the mark of this name has been played."""
+    """All audio that was sent before the mark of this name has been played."""
 
     name: str
     stream_sid: str = ""
@@ -134,14 +134,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """Drop what is queued and not yet playing."""
+    """Drop the audio that is queued and not yet playing."""
 
     stream_sid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The stream is over.
+    """The stream has ended.
 
     Attributes:
         wording: The reason as sent.
@@ -156,14 +156,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """An event nobody told us about: counted and ignored."""
+    """An event of an unknown name. It is counted and ignored."""
 
     event: str
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """No message of Exotel's at all: counted and ignored."""
+    """A message that is not in Exotel's format. It is counted and ignored."""
 
     reason: str
 
@@ -172,10 +172,10 @@ Event = Connected | Start | Media | Dtmf | Mark | Clear | Stop | Unknown | Malfo
 
 
 def parse(message: bytes | str) -> Event:
-    """Read one message. Raises nothing: what is not understood is `Unknown` or `Malformed`."""
+    """Read one message. Never raises: a message that it cannot read is `Unknown` or `Malformed`."""
     if len(message) > MAX_MESSAGE_BYTES:
         return Malformed(f"{len(message)} is more than {MAX_MESSAGE_BYTES} bytes")
-    # A bad byte in a caller's name must not cost the call.
+    # Invalid UTF-8 in a caller's name must not end the call.
     text = (
         message if isinstance(message, str) else message.decode("utf-8", errors="replace").removeprefix(_BOM)
     )
@@ -191,7 +191,7 @@ def parse(message: bytes | str) -> Event:
 
 
 def parse_rate(value: object) -> int | None:
-    """A sample rate in Hz out of ``8000``, ``"8000"``, ``"8000Hz"``, ``"16kHz"``, ``"16k"``; else
+    """A sample rate in Hz, read from ``8000``, ``"8000"``, ``"8000Hz"``, ``"16kHz"`` or ``"16k"``; else
     ``None``.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -209,11 +209,11 @@ _RATE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LineRate:
-    """The sample rate a stream is taken to have.
+    """The sample rate that is used for a stream.
 
     Attributes:
-        source: Who said so: ``url``, ``media_format``, ``custom_parameters`` or ``default``.
-        notes: What was said and could not be used, one sentence each; for the log.
+        source: Where the rate was found: ``url``, ``media_format``, ``custom_parameters`` or ``default``.
+        notes: Rates that could not be used, one sentence each; for the log.
     """
 
     rate_hz: int
@@ -222,7 +222,7 @@ class LineRate:
 
 
 def line_rate(url_rate: object, start: Start) -> LineRate:
-    """Decide on the line's sample rate: the URL's, the start message's, a custom parameter's, or 8000.
+    """The line's sample rate: the first valid one of URL, start message, custom parameter, and 8000.
 
     Args:
         url_rate: The value of ``sample-rate`` or ``sample_rate`` in the URL's query, or ``None``.
@@ -237,7 +237,7 @@ def line_rate(url_rate: object, start: Start) -> LineRate:
         rate_hz = parse_rate(value)
         if rate_hz in LINE_RATES_HZ:
             return LineRate(rate_hz, source, tuple(notes))
-        notes.append(f"{source} says {str(value)[:_MAX_EVENT_CHARS]!r}, which is not a rate of Exotel's")
+        notes.append(f"{source} says {str(value)[:_MAX_EVENT_CHARS]!r}, which is not a sample rate of Exotel")
     return LineRate(DEFAULT_LINE_RATE_HZ, "default", tuple(notes))
 
 
@@ -255,7 +255,7 @@ def _event(top: dict[str, Any]) -> Event:
 
 
 class _Fields:
-    """One message's fields by folded name, those of its nested object before those beside it."""
+    """One message's fields by folded name. Those of its nested object take precedence over the top level."""
 
     def __init__(self, top: dict[str, Any], nested: str) -> None:
         outer = _folded(top)
@@ -371,11 +371,11 @@ def _fold_any(name: str) -> str:
 
 _fold_known: Final = functools.lru_cache(maxsize=256)(_fold_any)
 _MAX_KNOWN_NAME_CHARS: Final = 32
-"""Longer names are not remembered: whoever connects chooses them."""
+"""Longer names are not remembered, because the peer chooses them."""
 
 
 def _folded(fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields` by folded name; of two spellings of one field, the first that has a value."""
+    """`fields` by folded name. If a field has several spellings, the first one with a value is used."""
     folded: dict[str, Any] = {}
     for name, value in fields.items():
         key = _fold(name)
@@ -385,10 +385,10 @@ def _folded(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: object, max_chars: int) -> str:
-    """A scalar as one printable line: it will stand in logs, and be sent back."""
+    """A scalar as one printable line, because it is logged and sent back."""
     if value is None or isinstance(value, dict | list | bool):
         return ""
-    text = str(value)[:max_chars]  # first, so that the work is bounded
+    text = str(value)[:max_chars]  # truncated first, to bound the work
     if not text.isprintable():  # lone surrogates are not
         text = "".join(c if c.isprintable() else " " for c in text)
     return text.strip()
@@ -408,7 +408,7 @@ def _integer(value: object) -> int | None:
 
 
 def _custom(value: object) -> Mapping[str, str]:
-    """Custom parameters that have a value: ``{"key": ""}`` is how Exotel says that there are none."""
+    """Custom parameters that have a value. Exotel sends ``{"key": ""}`` if there are none."""
     if isinstance(value, str):
         value = _custom_text(value[:MAX_MESSAGE_BYTES])
     if not isinstance(value, dict):
@@ -424,7 +424,7 @@ def _custom(value: object) -> Mapping[str, str]:
 
 
 def _custom_text(value: str) -> object:
-    """Custom parameters that came as a string: an object in JSON, or a query."""
+    """Custom parameters that were sent as a string: a JSON object, or a query string."""
     if value.lstrip().startswith("{"):
         try:
             return json.loads(value)
@@ -440,14 +440,14 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/]*")
 
 
 def _decode(payload: object) -> tuple[bytes, bool]:
-    """The bytes of a base64 text up to its first character that is none, and whether that was its end."""
+    """The bytes of a base64 text up to the first invalid character, and whether the whole text was valid."""
     if not isinstance(payload, str):
         return b"", False
     text = payload.strip()
     found = _BASE64.match(text)
     digits = found[0] if found else ""
     clean = not text[len(digits) :].strip("=")
-    if len(digits) % 4 == 1:  # six bits are no byte
+    if len(digits) % 4 == 1:  # the last 6 bits are not a byte
         digits, clean = digits[:-1], False
     try:
         return base64.b64decode(digits + "=" * (-len(digits) % 4)), clean
@@ -459,14 +459,14 @@ def _decode(payload: object) -> tuple[bytes, bool]:
 
 
 def media(stream_sid: str, payload: bytes, *, sequence: int, chunk: int, timestamp_ms: int) -> str:
-    """Audio for the caller; in a call Rust builds these.
+    """Audio for the caller. In a real call, Rust builds this message.
 
     Args:
-        stream_sid: The stream's, from its `Start`.
-        payload: A multiple of 320 bytes, or the caller hears a hole of 20 ms.
-        sequence: Counts every message of the stream, from 1.
-        chunk: Counts its media messages, from 1.
-        timestamp_ms: Of the payload's first sample since the stream began.
+        stream_sid: The SID of the stream, from its `Start`.
+        payload: A multiple of 320 bytes; otherwise the caller hears a gap of 20 ms.
+        sequence: Number of this message among all messages of the stream, from 1.
+        chunk: Number of this message among the stream's media messages, from 1.
+        timestamp_ms: Time of the payload's first sample since the stream began.
     """
     audio = {"chunk": str(chunk), "timestamp": str(timestamp_ms), "payload": _encode(payload)}
     return _json(
@@ -475,12 +475,12 @@ def media(stream_sid: str, payload: bytes, *, sequence: int, chunk: int, timesta
 
 
 def mark(stream_sid: str, name: str) -> str:
-    """Ask Exotel to tell when everything sent so far has been played."""
+    """Ask Exotel to send a mark back when all audio sent so far has been played."""
     return _json({"event": "mark", "stream_sid": stream_sid, "mark": {"name": name}})
 
 
 def clear(stream_sid: str) -> str:
-    """Ask Exotel to drop what it has queued."""
+    """Ask Exotel to drop its queued audio."""
     return _json({"event": "clear", "stream_sid": stream_sid})
 
 
@@ -488,7 +488,7 @@ def clear(stream_sid: str) -> str:
 
 
 class Base64(enum.Enum):
-    """How a payload is written; all of it has been seen."""
+    """How a payload is encoded. All of these have been observed."""
 
     PADDED = "padded"
     UNPADDED = "unpadded"
@@ -498,23 +498,23 @@ class Base64(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How a simulated Exotel writes its messages: each field one variation seen in the wild.
+    """How a simulated Exotel writes its messages. Each field is a variation observed in real streams.
 
     Attributes:
         camel_case: ``streamSid`` instead of ``stream_sid``.
-        flat: The event's fields at top level, with no nested object.
+        flat: The event's fields are at the top level, without a nested object.
         text_numbers: ``"7"`` instead of ``7``.
         leg_sid: ``leg_sid`` instead of ``call_sid``.
         rate: How the sample rate is written: a format over ``hz`` and ``khz``, such as ``{hz}Hz``,
             ``{khz}kHz``; empty leaves it out.
-        encoding: Any of Exotel's names for the encoding.
-        empty_custom: What stands for "no custom parameters": ``missing``, ``null`` or ``key`` (``{"key":
+        encoding: One of Exotel's names for the encoding.
+        empty_custom: How "no custom parameters" is written: ``missing``, ``null`` or ``key`` (``{"key":
             ""}``).
         base64: How payloads are written.
         payload: ``payload`` or ``Payload``.
         flat_dtmf: ``{"event": "dtmf", "digit": "5"}``.
-        stop_reason: What ``stop`` gives: ``callended``, ``callEnd``, ``closed``, ``stopped``.
-        extras: With what nobody needs: ``protocol``, ``version``, ``track``, timestamps.
+        stop_reason: The reason in ``stop``: ``callended``, ``callEnd``, ``closed``, ``stopped``.
+        extras: Adds fields that the bridge ignores: ``protocol``, ``version``, ``track``, timestamps.
     """
 
     camel_case: bool = False
@@ -537,7 +537,7 @@ class Spelling:
 
 
 class Exotel:
-    """Builds one stream's messages as Exotel would, numbering them.
+    """Builds and numbers one stream's messages as Exotel does.
 
     Args:
         stream_sid: The stream's SID.
@@ -551,7 +551,7 @@ class Exotel:
         self._chunk = 0
 
     def connected(self) -> str:
-        """The greeting; it is not numbered."""
+        """The ``connected`` message. It has no sequence number."""
         extras = {"protocol": "Call", "version": "1.0.0"} if self.spelling.extras else {}
         return _json({"event": "connected", **extras})
 
@@ -565,7 +565,7 @@ class Exotel:
         custom: Mapping[str, str] = _NOTHING,
         rate_hz: int = DEFAULT_LINE_RATE_HZ,
     ) -> str:
-        """The stream's beginning."""
+        """The stream begins."""
         spelling = self.spelling
         fields: dict[str, Any] = {
             "stream_sid": self.stream_sid,
@@ -593,7 +593,7 @@ class Exotel:
 
         Args:
             payload: PCM16LE mono at the line's rate, or µ-law if the spelling's encoding says so.
-            timestamp_ms: Of its first sample since the stream began.
+            timestamp_ms: Time of the payload's first sample since the stream began.
         """
         self._chunk += 1
         fields: dict[str, Any] = {
@@ -606,21 +606,21 @@ class Exotel:
         return self._numbered("media", fields)
 
     def dtmf(self, digit: str, duration_ms: int = 100) -> str:
-        """A key pressed."""
+        """The caller pressed a key."""
         if self.spelling.flat_dtmf:
             return _json({"event": "dtmf", "digit": digit})
         return self._numbered("dtmf", {"digit": digit, "duration": self._number(duration_ms)})
 
     def mark(self, name: str) -> str:
-        """A mark of ours has been reached."""
+        """The phone has played all audio before one of our marks."""
         return self._numbered("mark", {"name": name})
 
     def clear(self) -> str:
-        """Undocumented in this direction, and seen."""
+        """A ``clear`` from Exotel: undocumented in this direction, but observed."""
         return _json(self._spelt({"event": "clear", "stream_sid": self.stream_sid}))
 
     def stop(self, *, call_sid: str, account_sid: str = "exotel", reason: str = "callended") -> str:
-        """The stream's end."""
+        """The stream ends."""
         return self._numbered("stop", {"call_sid": call_sid, "account_sid": account_sid, "reason": reason})
 
     def _numbered(self, event: str, fields: dict[str, Any]) -> str:
@@ -646,7 +646,7 @@ class Exotel:
 
 
 class _Verbatim(dict[str, str]):
-    """An object whose names are the customer's own and are never respelt."""
+    """An object with the customer's own names, which are never respelt."""
 
 
 def _camel(name: str) -> str:

@@ -2,8 +2,8 @@
 
 ====================  ==================================================================================
 ``/``, ``/exotel``    Exotel's WebSocket; ``?sample-rate=`` 8000, 16000 or 24000 sets the line's rate
-``/exotel/PERSONA``   the same, for callers who shall speak with that persona
-``/exotel/url`` ...   what flows ask (`pxbridge.telephony.exotel.webhooks`)
+``/exotel/PERSONA``   the same; the caller speaks with that persona
+``/exotel/url`` ...   webhooks of call flows (`pxbridge.telephony.exotel.webhooks`)
 ====================  ==================================================================================
 """
 
@@ -17,7 +17,6 @@ from pxbridge.telephony.exotel.carrier import ExotelCarrier
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
 from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH
 from pxbridge.telephony.routes import PERSONA_NAME, CallPath, WebhookPath
-from pxbridge.websocket import text_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -34,7 +33,7 @@ class ExotelRoutes:
     """Exotel's paths; a `pxbridge.telephony.routes.CarrierRoutes`.
 
     Args:
-        webhooks: Answers what flows ask; None: there are no webhooks.
+        webhooks: Answers the webhooks of call flows; None serves no webhooks.
     """
 
     max_message_bytes: Final = MAX_MESSAGE_BYTES
@@ -43,47 +42,46 @@ class ExotelRoutes:
         self._webhooks = webhooks
 
     def find(self, path: str) -> Route | None:
-        """What a path leads to; None if it is none of Exotel's."""
+        """The route of a path; None if the path is not one of Exotel's."""
         if WEBHOOK_PATH.fullmatch(path) is not None:
             return None if self._webhooks is None else WebhookPath()
         call = _CALL_PATH.fullmatch(path)
         return None if call is None else CallPath(call["persona"])
 
     def carrier(self, query: str) -> ExotelCarrier:
-        """The carrier of a call that is about to come in.
+        """The carrier object for a call that is about to be accepted.
 
         Raises:
-            ValueError: The query names a sample rate that does not exist; the text says how to fix that.
+            ValueError: The query has a sample rate that Exotel does not offer. The text says how to fix it.
         """
         return ExotelCarrier(_rate_hz(query))
 
     def answer(
         self, request: Request, visitor: Visitor, full: Sequence[str]
     ) -> Response | Awaitable[Response]:
-        """The answer to a webhook.
+        """The HTTP response to a webhook request.
 
         Args:
-            request: What was asked.
-            visitor: Who asked.
-            full: Reasons why the server takes no call; none if it does.
+            request: The request.
+            visitor: The admitted request's address, path and persona.
+            full: Reasons why the server accepts no call; empty if it accepts calls.
         """
-        if self._webhooks is None:
-            return text_response(404, "not found\n")
+        assert self._webhooks is not None  # noqa: S101  without webhooks, `find` returns no WebhookPath
         return self._webhooks.answer(request, visitor, full)
 
 
 def _rate_hz(query: str) -> int | None:
-    """The sample rate that a URL's query names; None if it names none.
+    """The sample rate in a URL's query; None if it has none.
 
     Raises:
-        ValueError: It names one that does not exist; the text says how to fix that.
+        ValueError: Exotel does not offer the rate. The text says how to fix it.
     """
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name.lower().replace("_", "").replace("-", "") == "samplerate":
             rate_hz = parse_rate(value)
             if rate_hz not in LINE_RATES_HZ:
                 raise ValueError(
-                    f"sample-rate={value[:20]} is not a rate of Exotel's streams: "
+                    f"sample-rate={value[:20]} is not a sample rate of Exotel's streams: "
                     "write sample-rate=8000, 16000 or 24000 into the applet's URL, or leave it out"
                 )
             return rate_hz

@@ -1,18 +1,20 @@
-"""What a flow asks over HTTP before, after and beside its stream.
+"""Exotel's webhooks: the HTTP requests that a call flow makes before and after its stream.
 
 ======================  ================================================================================
-``/exotel/url``         Before the stream: where is it to go? ``{"url": "wss://..."}``, with a token for
-                        one call in its path: to this bridge, or to another if this one has no room
-                        (`pxbridge.telephony.peers`); 503 if none has, so that the flow can go elsewhere.
-                        ``/exotel/url/PERSONA`` or ``?persona=`` names the persona, 404 if there is none
-                        such; else the dialled number chooses one (``CallTo`` or ``To``).
+``/exotel/url``         Before the stream: returns the stream's URL, ``{"url": "wss://..."}``, with a token
+                        for one call in its path. The URL leads to this bridge, or to another bridge if this
+                        one is full (`pxbridge.telephony.peers`). 503 if all are full, so that the flow can
+                        take another branch. ``/exotel/url/PERSONA`` or ``?persona=`` names the persona; 404
+                        if it does not exist. Without a name, the dialled number (``CallTo`` or ``To``)
+                        chooses the persona.
 ``/exotel/passthru``    After the stream (Passthru applet): 302, branch B, if the call was handed over to a
                         person; 200, branch A, if it was not.
-``/exotel/connect``     Then (Connect applet): whom to ring, ``{"destination": {"numbers": [...]}}``, or 404.
+``/exotel/connect``     After branch B (Connect applet): the numbers to ring,
+                        ``{"destination": {"numbers": [...]}}``, or 404.
 ======================  ================================================================================
 
-Exotel asks by GET with a query; a POST with a form or a JSON object is taken too. Its documentation, its
-samples and what it sends disagree about the names' case, so their case does not count.
+Exotel sends a GET with a query. A POST with a form or a JSON object is accepted too. Exotel's documentation,
+samples and requests differ in the case of parameter names, so the case is ignored.
 """
 
 from __future__ import annotations
@@ -44,14 +46,14 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:
 
 _MAX_PARAMETERS: Final = 100
 _MAX_NAME_CHARS: Final = 64
-_MAX_VALUE_CHARS: Final = 1024  # a recording's URL is the longest of them
+_MAX_VALUE_CHARS: Final = 1024  # the longest value is a recording's URL
 
 MAX_REPORTED: Final = 10_000
-"""Streams whose reports are remembered, so that a repeated one is logged once."""
+"""Number of streams whose reports are remembered, so that a repeated report is logged once."""
 
 
 def _as_asked(asked: str | None, _called: str) -> str | None:
-    """Any persona may be named, and no number chooses one."""
+    """The default choice: accepts any persona name; a dialled number chooses none."""
     return asked
 
 
@@ -60,12 +62,12 @@ def _nothing() -> None:
 
 
 async def nowhere(_persona_name: str | None) -> str | None:
-    """No other bridge is known."""
+    """The default: there is no other bridge."""
     return None
 
 
 async def _to_nobody(_call_sid: str) -> None:
-    """No call is handed over."""
+    """The default: no call was handed over."""
 
 
 class Webhooks:
@@ -73,16 +75,19 @@ class Webhooks:
 
     Args:
         signer: Makes the tokens of calls.
-        access: Knows which proxies are believed.
-        token_ttl_s: How long a URL lets its call in.
-        public_url: ``wss://host`` that Exotel reaches this bridge by; ``None``: as a trusted proxy says.
-        serves_tls: Whether this port serves TLS itself, so that the host it was asked by is its own.
-        choose: The persona that a call's URL shall name, by the one asked for and the dialled number; None
-            leaves it open. Raises `LookupError` if there is none such.
-        busy: Reasons why no engine could take a call now; none if one could.
-        promise: Told of each call that is let in: it is about to come.
-        elsewhere: Another bridge's ``wss://host`` that takes a call for this persona and accepts our tokens.
-        handed_over: The numbers a call was handed over to, by its SID; ``None`` if it was not.
+        access: Knows the trusted proxies.
+        token_ttl_s: Lifetime of the token in a call's URL.
+        public_url: ``wss://host`` by which Exotel reaches this bridge. ``None``: taken from the headers of a
+            trusted proxy, or from ``Host`` if `serves_tls`.
+        serves_tls: Whether this port serves TLS itself. Then ``Host`` names this bridge.
+        choose: Returns the persona to put into a call's URL, given the requested persona and the dialled
+            number; ``None`` puts none. Raises `LookupError` if the persona does not exist.
+        busy: Reasons why no engine can take a call now; empty if one can.
+        promise: Called each time a URL to this bridge is given out: a call is about to arrive.
+        elsewhere: Returns ``wss://host`` of another bridge that takes a call for this persona and accepts our
+            tokens; ``None`` if there is none.
+        handed_over: Returns the numbers that a call was handed over to, by the call's SID; ``None`` if it was
+            not handed over.
     """
 
     def __init__(
@@ -114,12 +119,12 @@ class Webhooks:
     def answer(
         self, request: Request, visitor: Visitor, full: Sequence[str]
     ) -> Response | Awaitable[Response]:
-        """The answer to a webhook.
+        """The HTTP response to a webhook request.
 
         Args:
-            request: What was asked.
-            visitor: By whom; `visitor.path` matches `WEBHOOK_PATH`.
-            full: Reasons why the listener takes no call.
+            request: The request.
+            visitor: The admitted request; `visitor.path` matches `WEBHOOK_PATH`.
+            full: Reasons why the server accepts no call; empty if it accepts calls.
         """
         if request.method not in ("GET", "HEAD", "POST"):
             return text_response(405, "GET or POST\n", [("Allow", "GET, HEAD, POST")])
@@ -140,7 +145,7 @@ class Webhooks:
         self, request: Request, parameters: Mapping[str, str], persona_name: str | None, full: Sequence[str]
     ) -> Response | Awaitable[Response]:
         if persona_name is not None and not PERSONA_NAME.fullmatch(persona_name):
-            return _json(400, {"error": "persona is not a name"})
+            return _json(400, {"error": "the persona's name is not valid"})
         try:
             persona_name = self._choose(persona_name, parameters.get("callto") or parameters.get("to") or "")
         except LookupError as error:
@@ -152,9 +157,9 @@ class Webhooks:
         base = self._base_url(request)
         if base is None:
             log.warning(
-                "/exotel/url cannot be answered: set PXBRIDGE_PUBLIC_URL, or name the proxy that asks"
+                "/exotel/url: the public URL is not known; set PXBRIDGE_PUBLIC_URL or name the trusted proxy"
             )
-            return _json(503, {"error": "this bridge was not told by which name it is reached"})
+            return _json(503, {"error": "the public URL of this bridge is not known"})
         self._promise()
         return self._url_at(base, persona_name, rate_hz)
 
@@ -164,7 +169,7 @@ class Webhooks:
         base = await self._elsewhere(persona_name)
         if base is None:
             return _json(503, {"error": "; ".join(reasons)}, [("Retry-After", "10")])
-        log.info("a call is sent to %s: %s", base, "; ".join(reasons))
+        log.info("a call is sent to the bridge at %s, not to this one: %s", base, "; ".join(reasons))
         return self._url_at(base, persona_name, rate_hz)
 
     def _url_at(self, base: str, persona_name: str | None, rate_hz: int | None) -> Response:
@@ -180,8 +185,8 @@ class Webhooks:
             return text_response(400, "CallSid is missing\n")
         self._log_report(call_sid, parameters)
         if await self._handed_over(call_sid) is None:
-            return text_response(200, "A: the call is over\n")
-        return text_response(302, "B: hand the call over\n")
+            return text_response(200, "A: not handed over\n")
+        return text_response(302, "B: handed over\n")
 
     async def _connect(self, parameters: Mapping[str, str]) -> Response:
         call_sid = parameters.get("callsid", "")
@@ -189,11 +194,11 @@ class Webhooks:
             return _json(400, {"error": "CallSid is missing"})
         numbers = await self._handed_over(call_sid)
         if not numbers:
-            return _json(404, {"error": "this call was handed over to no number"})
+            return _json(404, {"error": "the call was not handed over to a number"})
         return _json(200, {"destination": {"numbers": list(numbers)}})
 
     def _log_report(self, call_sid: str, parameters: Mapping[str, str]) -> None:
-        """Logs how Exotel says a stream ended, once."""
+        """Logs Exotel's report of how a stream ended, once per stream."""
         told = {name: parameters.get(f"stream[{name}]", "") for name in ("status", "disconnectedby", "error")}
         key = call_sid, parameters.get("stream[streamsid]", "")
         if key in self._reported or not any(told.values()):
@@ -202,15 +207,15 @@ class Webhooks:
         if len(self._reported) > MAX_REPORTED:
             del self._reported[next(iter(self._reported))]
         log.info(
-            "Exotel says: stream %s, disconnected by %s%s",
+            "Exotel reports: stream %s, disconnected by %s%s",
             told["status"] or "ended",
-            told["disconnectedby"] or "nobody it knows",
+            told["disconnectedby"] or "an unknown side",
             f", error: {told['error']}" if told["error"] else "",
             extra={"call": call_sid},
         )
 
     def _base_url(self, request: Request) -> str | None:
-        """The URL that reached us, as far as we were told it by someone we believe."""
+        """This bridge's public URL: the configured one, else from a trusted proxy or our TLS port."""
         if self._public_url is not None:
             return self._public_url
         headers = request.headers
@@ -224,13 +229,13 @@ class Webhooks:
 
 
 def read_parameters(request: Request) -> dict[str, str]:
-    """A request's parameters: of its query, its form or its JSON object, by name in lower case.
+    """A request's parameters from its query, form or JSON object, by lower-case name.
 
     ``Stream={"Status": ...}`` is read as ``Stream[Status]=...``. Values are one printable line of at most
     1024 characters.
 
     Raises:
-        ValueError: There are too many, or the body is not what it says it is.
+        ValueError: There are too many parameters, or the body does not have its declared type.
     """
     query = request.path.partition("?")[2]
     pairs: list[tuple[str, Any]] = list(_pairs(query))
@@ -275,14 +280,14 @@ def _object(text: str | bytes, *, strict: bool = True) -> dict[str, Any]:
 
 
 def _line(value: object, most_chars: int = _MAX_VALUE_CHARS) -> str:
-    """A scalar as one printable line, bounded: it will stand in logs."""
+    """A scalar as one printable line of bounded length, because it is logged."""
     if value is None or isinstance(value, dict | list | bool):
         return ""
     return "".join(c if c.isprintable() else " " for c in str(value)[:most_chars]).strip()
 
 
 def _single_value(headers: Headers, name: str) -> str:
-    """A header's value; empty if it is missing or there are several."""
+    """A header's value; empty if the header is missing or repeated."""
     values = headers.get_all(name)
     return values[0].strip() if len(values) == 1 else ""
 

@@ -71,12 +71,16 @@ impl RateCheck {
         }
         if stalls > 0 && !again {
             // Late audio does not mean another rate. But a line whose rate is too high looks stalled, too.
-            *self = Self::Measuring {
-                since_us: until_us,
-                until_us: until_us + MEASURED_AGAIN_US,
-                received,
-                again: true,
-            };
+            let again_until_us = until_us + MEASURED_AGAIN_US;
+            if now_us < again_until_us {
+                *self = Self::Measuring {
+                    since_us: until_us,
+                    until_us: again_until_us,
+                    received,
+                    again: true,
+                };
+            }
+            // Else nothing came in all that time, and there is nothing to measure.
             return None;
         }
         Some(Event::RateMismatch {
@@ -84,5 +88,59 @@ impl RateCheck {
             measured_hz: measured_hz.round() as u32,
             likely_hz,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: LineRate = LineRate::KHZ_16;
+    const CHUNK_US: u64 = 100_000;
+
+    /// Chunks of 100 ms at the line's true rate, but for those in the gap, which are lost or come together at its end.
+    fn judged(true_hz: u64, gap_us: std::ops::Range<u64>, burst: bool) -> Option<Event> {
+        let mut check = RateCheck::New;
+        check.start(0);
+        let chunk = true_hz / 10;
+        let (mut received, mut late, mut stalls, mut event) = (0, 0, 0, None);
+        for number in 1..300 {
+            let now_us = number * CHUNK_US;
+            if gap_us.contains(&now_us) {
+                late += u64::from(burst);
+                stalls = 1;
+                continue;
+            }
+            for _ in 0..=std::mem::take(&mut late) {
+                event = event.or(check.observe(received, stalls, RATE, now_us));
+                received += chunk;
+            }
+        }
+        event
+    }
+
+    #[test]
+    fn a_line_that_says_16_khz_and_sends_8_is_told() {
+        let event = judged(8_000, 0..0, false);
+        assert!(
+            matches!(event, Some(Event::RateMismatch { likely_hz: 8_000, .. })),
+            "{event:?}"
+        );
+    }
+
+    #[test]
+    fn a_stall_of_any_length_is_no_other_rate() {
+        for end_s in [3, 5, 12, 13, 20] {
+            let event = judged(16_000, CHUNK_US * 8..end_s * 1_000_000, true);
+            assert_eq!(event, None, "a stall until {end_s} s");
+        }
+    }
+
+    #[test]
+    fn a_phone_that_was_silent_for_the_whole_time_is_not_judged() {
+        for end_s in [12, 13, 20] {
+            let event = judged(16_000, CHUNK_US * 8..end_s * 1_000_000, false);
+            assert_eq!(event, None, "nothing until {end_s} s");
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! *Slack* is what the phone's side holds anyway, because of its start offset. It counts as a part of the margin.
 
 use crate::phone_path::ping_rtt::{ENOUGH, PingRtt, VARY_US};
+use crate::rate::PACKET_US;
 
 /// An underrun's margin is kept for this long at first: jitter which is over costs no delay 10 s later.
 const FIRST_HOLD_US: u64 = 6_000_000;
@@ -19,7 +20,7 @@ const LONGEST_HOLD_US: u64 = 60_000_000;
 /// Both, where the smallest delay is wanted.
 const SHORT_HOLD_US: u64 = 600_000;
 /// A margin is released in steps of one packet...
-const STEP_US: i64 = 20_000;
+const STEP_US: i64 = PACKET_US;
 /// ...so many in the time of a hold: the longer it was kept, the longer a step is watched for an underrun.
 const STEPS_IN_HOLD: u64 = 6;
 /// The largest margin. A playback that has become longer by more was lengthened by a stall, and is shortened at once.

@@ -49,10 +49,11 @@ use crate::phone_path::jitter_margin::JitterMargin;
 use crate::phone_path::ping_rtt::PingRtt;
 use crate::phone_path::remote_playback::RemotePlayback;
 use crate::phone_path::start_offset::StartOffset;
+use crate::rate::PACKET_US;
 
 /// The phone plays on a grid of packets, and what begins anew waits for its next point: the baseline of each such
 /// piece differs by up to this.
-const GRID_US: i64 = 20_000;
+const GRID_US: i64 = PACKET_US;
 /// A change beyond this is a stall's, as jitter does not make it.
 const LARGE_US: i64 = 250_000;
 
