@@ -1,7 +1,7 @@
-"""What the bridge itself can be heard saying: announcements, hold music, the short sound over a gap.
+"""The bridge's own sounds: announcements, hold music, and the short sound that marks a gap.
 
-They are shipped as Ogg Opus and decoded once for each rate of a line. A persona's greeting is a file of the
-operator's own.
+They are shipped as Ogg Opus, and are decoded once for each sample rate. A persona's greeting is a file that
+the operator provides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sound(StrEnum):
     """A sound's file in ``pxbridge/assets``, without its ending."""
 
     HOLD_MUSIC = "hold-music"
-    """Soft, and made to be repeated without a seam."""
+    """Soft. It can be repeated without an audible seam."""
     PLEASE_WAIT = "please-wait"
     """"All our lines are busy at the moment. Please stay on the line.\""""
     STILL_WAITING = "still-waiting"
@@ -34,7 +34,7 @@ class Sound(StrEnum):
     ALL_BUSY = "all-busy"
     """"All our lines are still busy. Please try again later. Goodbye.\""""
     GAP = "gap"
-    """Two soft notes, where the agent breaks off."""
+    """Two soft notes, played when the agent breaks off."""
     ONE_MOMENT = "one-moment"
     """"One moment, please.\""""
     SORRY = "sorry"
@@ -43,7 +43,7 @@ class Sound(StrEnum):
 
 @functools.cache
 def sound(name: Sound, rate_hz: int) -> NDArray[np.float32]:
-    """A sound's samples at a line's rate; shared by all calls."""
+    """The samples of a sound at a line's rate. All calls share them."""
     ogg = (resources.files("pxbridge") / "assets" / f"{name}.ogg").read_bytes()
     pcm = OggOpusReader(rate_hz).read(ogg)
     pcm.setflags(write=False)
@@ -51,16 +51,16 @@ def sound(name: Sound, rate_hz: int) -> NDArray[np.float32]:
 
 
 def load(rate_hz: int) -> None:
-    """Decodes all of them, 40 ms of work: no call has to wait for it, then. May be called from any thread."""
+    """Decodes all sounds ahead, so that no call waits for it (40 ms). May be called from any thread."""
     for name in Sound:
         sound(name, rate_hz)
 
 
 def greeting(path: Path, rate_hz: int) -> NDArray[np.float32]:
-    """A persona's greeting at a line's rate; read again when its file has changed.
+    """The samples of a persona's greeting at a line's rate. The file is read again when it has changed.
 
     Raises:
-        InputError: The file cannot be read, or is no audio.
+        InputError: The file cannot be read, or holds no audio.
     """
     try:
         changed_ns = path.stat().st_mtime_ns

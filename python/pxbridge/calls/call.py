@@ -1,6 +1,6 @@
 """One phone call, from its socket to its end.
 
-A call ends exactly once, by whoever is first: the phone, the engine or the bridge (`Call._finish`). Every
+A call ends exactly once: the phone, the engine or the bridge ends it (`Call._finish`). Every
 task of the call belongs to one `asyncio.TaskGroup`, and nothing of it is left when `Call.run` returns.
 
 This file holds policy: when the call begins and ends, and what an event means. Its sound goes through
@@ -42,7 +42,7 @@ __all__ = ["Call", "CallRecord", "Ending", "Party", "Phase"]
 log = logging.getLogger("pxbridge.call")
 
 START_TIMEOUT_S = 10.0
-"""A carrier sends its start message right after the handshake. Whoever does not is not a carrier."""
+"""A carrier sends its start message right after the handshake. A client that does not is no carrier."""
 
 LAST_WORDS_S = 10.0
 """The longest that the end of a call waits until the caller has heard the last words."""
@@ -138,7 +138,7 @@ class Call:
                 ending = await self._ending
                 await self._leave(ending, conversation)
                 watch.cancel()
-        except Exception:  # a fault of ours; whoever owns the call reports it
+        except Exception:  # a fault of pxbridge; the owner of the call reports it
             ending = Ending(Party.BRIDGE, "internal error", 1011, outcome=Outcome.FAULT)
             raise
         finally:

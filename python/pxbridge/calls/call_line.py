@@ -127,7 +127,7 @@ class CallLine:
         """Connects phone and engine, until `disconnect`.
 
         Args:
-            session: Live, and listened to by nobody.
+            session: A live session that has no listener yet.
             on_close: Called once when the session ends; with None if the bridge ended it.
         """
         self._session = session

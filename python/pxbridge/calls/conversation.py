@@ -124,7 +124,7 @@ class Conversation:
             lease, session = await self._first_engine()
         except NoEngineFree as busy:
             self._say_last(Sound.ALL_BUSY)
-            # 1000, as for any other end: Exotel's flow goes on to its next applet.
+            # Close code 1000, as for any other end: the carrier's flow goes on with its next step.
             reason = f"all lines are busy: {busy}"
             return Ending(Party.BRIDGE, reason, last_words=True, outcome=Outcome.NO_ENGINE)
         except EngineError as error:
@@ -139,7 +139,7 @@ class Conversation:
                 lease, session = await self._next_engine(loss, lease.engine)
             except TimeoutError:
                 self._say_last(Sound.SORRY)
-                reason = f"{loss}; no other came up within {self._limits.failover_timeout_s:g} s"
+                reason = f"{loss}; no other engine came up within {self._limits.failover_timeout_s:g} s"
                 return Ending(Party.ENGINE, reason, 1011, last_words=True)
 
     def _greet(self) -> None:
@@ -151,18 +151,18 @@ class Conversation:
             self._emit(Kind.NOTE, text=f"the greeting cannot be played: {error}")
 
     def _say_last(self, name: Sound) -> None:
-        """Heard to its end before the socket closes, for whoever asks for the last words."""
+        """Plays an announcement as the call's last words."""
         self._line.fade_out()
         self._line.play(announcements.sound(name, self._line.rate_hz))
 
     # -- prompting ------------------------------------------------------------------------------------
 
     async def _first_engine(self) -> tuple[Lease, Session]:
-        """The first engine that comes up, at once or in turn.
+        """The first engine that comes up: at once, or after waiting in turn.
 
         Raises:
             EngineRejected: Every engine refused the persona.
-            NoEngineFree: None was free for as long as the caller may wait, or too many wait already.
+            NoEngineFree: No engine came free in time, or too many callers wait already.
         """
         self._enter(Phase.PROMPTING)
         if (taken_over := await self._same_engine()) is not None:
@@ -183,10 +183,10 @@ class Conversation:
                     failure = error
                     tried |= {lease.engine}
         finally:
-            del failure  # it knows this frame, and with it the whole call
+            del failure  # it refers to this frame, and so to the whole call
 
     async def _same_engine(self) -> tuple[Lease, Session] | None:
-        """What the connection before had: its session if that is still in the making, or else its slot."""
+        """The engine of the earlier connection: its session if that is still being made, else its slot."""
         if self._continuation.released is not None:
             await self._continuation.released.wait()
         if not self._continuation.engaged:
@@ -198,13 +198,13 @@ class Conversation:
         return None
 
     async def _lease_ahead(self, avoid: frozenset[EngineAddress]) -> Lease:
-        """An engine for a conversation under way."""
+        """A lease for a conversation that is under way."""
         informed = continue_prompts(self._persona, self._continuation.said + "".join(self._record.words))
         soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
         return await self._engines.lease_ahead(self._prompts if soonest else informed, informed, avoid)
 
     async def _prompt(self, lease: Lease) -> Session:
-        """A lease's session; the lease is given back if there is none."""
+        """The session of a lease. Without a session, the lease is given back."""
         engine = str(lease.engine)
         self._record.engine = engine
         self._emit(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
@@ -219,7 +219,7 @@ class Conversation:
     # -- waiting --------------------------------------------------------------------------------------
 
     async def _wait(self, why: EngineError) -> tuple[Lease, Session]:
-        """An engine when it is the caller's turn, with announcements and music until then."""
+        """An engine in the caller's turn. Until then the caller hears announcements and music."""
         self._enter(Phase.WAITING, reason=str(why))
         try:
             since_s = self._continuation.place.since_s
@@ -232,11 +232,11 @@ class Conversation:
                         return lease, await self._prompt(lease)
                     await asyncio.sleep(BETWEEN_TRIES_S)
         except TimeoutError:
-            raise NoEngineFree(f"none was free within {self._limits.max_wait_s:g} s ({why})") from None
+            raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None
 
     @contextlib.asynccontextmanager
     async def _in_background(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """The caller hears `work` meanwhile; what is queued of it plays on, until an engine speaks."""
+        """Runs `work` while the block runs. What it has queued plays on until an engine speaks."""
         task = asyncio.create_task(work)
         try:
             yield

@@ -1,8 +1,7 @@
-"""Phone numbers as they may be written down, and as they may be rung.
+"""Phone numbers: how they are written in logs and records, and which can be dialled.
 
-A hash without a key hides nothing: there are so few phone numbers that all of them can be tried. So the hash
-is keyed, with a key of this installation; the same caller has the same hash in every call, and nobody without
-the key can tell who that is.
+A hash without a key hides nothing, because all phone numbers can be tried. So the hash uses a key of this
+installation. The same caller has the same hash in every call, and the number cannot be found without the key.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 SHOWN_DIGITS = 4
-"""Of a number, at its end: enough to tell two callers apart, too few to call one."""
+"""The last digits of a number: enough to tell two callers apart, too few to call one."""
 
 HASH_BYTES = 8
 
 MIN_DIGITS, MAX_DIGITS = 3, 15
-"""An emergency number; ITU-T E.164's longest."""
+"""An emergency number has 3 digits; the longest number of ITU-T E.164 has 15."""
 
 MAX_NUMBERS = 10
-"""A call is handed over to no more: they are rung one after the other."""
+"""The most numbers that a call is handed over to: they are rung one after the other."""
 
 MAX_CHARS = 64
-"""Characters: E.164 has 15 digits, a SIP address more; the rest is nobody's number."""
+"""What is longer is cut. A number of E.164 has 15 digits; a SIP address is longer."""
 
 
 class Form(StrEnum):
@@ -35,10 +34,10 @@ class Form(StrEnum):
 
 
 def dialable(written: object) -> str:
-    """A number that a flow can ring, without what people put between its digits.
+    """A number that a call flow can dial, without spaces, brackets, dots and dashes.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is not a phone number.
     """
     if isinstance(written, str):
         number = written.translate(str.maketrans("", "", " -()."))
@@ -53,15 +52,15 @@ class Numbers:
     """Writes numbers in one form.
 
     Args:
-        form: Which.
-        key: Of the hash; at most 64 bytes.
+        form: How a number is written.
+        key: The key of the hash; at most 64 bytes.
     """
 
     form: Form = Form.MASKED
     key: bytes = b""
 
     def __call__(self, number: str) -> str:
-        """The number, as it may be written; empty for none."""
+        """The number in this form; empty if there is no number."""
         number = "".join(each if each.isprintable() else "?" for each in number[:MAX_CHARS])
         if not number:
             return ""

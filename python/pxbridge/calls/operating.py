@@ -1,7 +1,7 @@
-"""What an operator may do to a call that goes on: hand it over to a person, or end it.
+"""What an operator can do to a live call: hand it over to a person, or end it.
 
-It is done as a key or a phrase would do it: the agent ends its sentence, which is heard, then the socket
-closes and the flow goes on. Who did it stands in the call's events.
+Both work as a key or a phrase does: the agent finishes its sentence, the caller hears it, the socket closes,
+and the carrier's call flow goes on. The call's events say which operator did it.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from pxbridge.calls.phrases import Action
 
 MIN_NAME_CHARS: Final = 3
-"""The beginning of a CallSid that is shorter was not meant to name one call."""
+"""A shorter beginning of a call's id could match a call by accident."""
 
 
 class LiveCall(Protocol):
-    """What is needed of a call."""
+    """The part of a call that this module needs."""
 
     record: CallRecord
 
     def operate(self, action: Action, by: str) -> bool:
-        """Does what was asked; False if the call ends already."""
+        """Performs the action. False if the call is ending already."""
         ...
 
 
 def operate(calls: Iterable[LiveCall], name: str, action: Action, operator: str) -> str:
-    """Does something to one live call.
+    """Performs an action on one live call.
 
     Args:
-        calls: Those that go on.
-        name: The call's CallSid, or the beginning of it.
-        action: What is to be done.
-        operator: Who asks, as it will stand in the call's record.
+        calls: The live calls.
+        name: The call's id, or the beginning of it.
+        action: What to do.
+        operator: Who asks; written into the call's record.
 
     Returns:
-        The call's CallSid.
+        The call's id.
 
     Raises:
-        NoSuchCall: None begins so.
-        CallConflict: Several do, or the call ends already.
+        NoSuchCall: No live call's id begins with `name`.
+        CallConflict: Several ids begin with it, or the call is ending already.
     """
     call = _find(calls, name)
     if not call.operate(action, f"the operator {operator}".rstrip()):
-        raise CallConflict(f"{call.record.call_id} ends already")
+        raise CallConflict(f"{call.record.call_id} is ending already")
     return call.record.call_id
 
 
@@ -56,12 +56,12 @@ def _find(calls: Iterable[LiveCall], name: str) -> LiveCall:
     started = [call for call in calls if call.record.started_s is not None]
     exactly = [call for call in started if call.record.call_id == name]
     if not exactly and len(name) < MIN_NAME_CHARS:
-        raise NoSuchCall(f"{name!r} is too little of a call's id: give at least {MIN_NAME_CHARS} of it")
+        raise NoSuchCall(f"{name!r} is too short for a call's id: give at least {MIN_NAME_CHARS} characters")
     found = exactly or [call for call in started if call.record.call_id.startswith(name)]
     if not found:
         raise NoSuchCall(f"no live call's id begins with {name!r}")
     if exactly:
-        return exactly[-1]  # of two connections for one call the newer goes on
+        return exactly[-1]  # if one call has two connections, the newer one continues
     if len({call.record.call_id for call in found}) > 1:
-        raise CallConflict(f"{len(found)} live calls' ids begin with {name!r}: give more of it")
+        raise CallConflict(f"{len(found)} live calls' ids begin with {name!r}: give more characters")
     return found[-1]

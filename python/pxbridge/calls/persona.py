@@ -1,12 +1,12 @@
 """Who the caller speaks with: voice, text prompt, greeting, limits, and what keys and words set off.
 
-Personas stand in the TOML file as ``[personas.NAME]`` (`pxbridge.settings.persona_file` reads them); the
-settings' own voice and text prompt make the default one. A call's persona is the one that is named most
-expressly: by the URL's path, by the stream's custom parameter ``persona``, by the number that was dialled.
+Personas are sections ``[personas.NAME]`` of the TOML file (`pxbridge.settings.persona_file` reads them). The
+settings' own voice and text prompt make the default persona. A call's persona is named, in this order of
+precedence, by the URL's path, by the custom parameter ``persona``, or by the dialled number.
 
-A text prompt may hold the fields ``{from}``, ``{to}`` and ``{custom.NAME}``. What is put in their places, and
-what a flow gives as ``voice_prompt`` or ``text_prompt``, comes through the telephone network from strangers:
-it is made printable, bounded, and loses the characters that have a meaning here or in the engine's prompt.
+A text prompt may contain the fields ``{from}``, ``{to}`` and ``{custom.NAME}``. Their values, and a call
+flow's ``voice_prompt`` and ``text_prompt``, come through the telephone network from strangers. So such text
+is made printable and bounded, and loses the characters that have a meaning here or in the engine's prompt.
 """
 
 from __future__ import annotations
@@ -37,55 +37,56 @@ __all__ = [
 ]
 
 VOICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.(?:pt|wav)")
-"""What a voice prompt may be called: NVIDIA's server joins it to a folder, so no separators and no dots."""
+"""A valid voice prompt. NVIDIA's server joins it to a folder's path, so it has no separators and no dots."""
 
 DEFAULT_NAME = "default"
 
 TEXT_PROMPT_LIMIT = 2000
-"""Characters. Each token costs 80 ms of prompting and of the model's window of 3000 steps; NVIDIA's longest
-example has some 600 characters."""
+"""In characters. Each token costs 80 ms of prompting, and one step of the model's window of 3000. NVIDIA's
+longest example has some 600 characters."""
 
 FIELD_LIMIT = 100
-"""Characters that one field may bring into a prompt: a name, an order's number, not instructions."""
+"""In characters: enough for a name or the number of an order, too little for instructions."""
 
 SHOWN = 80
-"""Characters of what a stranger wrote that a note may repeat."""
+"""How many characters of a stranger's text a note repeats."""
 
 NATIONAL_DIGITS = 10
-"""Numbers whose last ten digits agree are the same: India's national numbers, with 0, +91 or nothing before
-them, as Exotel writes them now so and now so."""
+"""Two numbers are the same if their last ten digits agree. These are India's national numbers; carriers write
+them with 0, with +91 or with nothing before them."""
 
 _FIELD = re.compile(r"\{(from|to|custom\.([A-Za-z0-9_-]{1,64}))\}")
 _BRACED = re.compile(r"\{[^{}]*\}?|\}")
 _MEANINGFUL = str.maketrans("", "", "{}<>")
-"""Braces make fields; angle brackets make the marks that the engine puts around a prompt (``<system>``)."""
+"""Braces make fields. Angle brackets make the tags that the engine puts around a prompt (``<system>``)."""
 
 
 class FailoverPrefers(StrEnum):
-    """What matters more of an engine that takes over a call in which another died."""
+    """What matters more when an engine dies in a call and another takes over."""
 
     SOONEST = "soonest"
-    """That it is heard soon: a session that was prompted ahead is taken, and knows nothing of the call."""
+    """The caller hears an agent soon: takes a session that was prompted ahead, which knows nothing of the
+    call."""
     INFORMED = "informed"
-    """That it knows what the agent has said: it is prompted for this call, and the caller waits."""
+    """The agent knows what was said: prompts an engine for this call, while the caller waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """One agent, as callers meet it.
+    """One agent that callers speak with.
 
     Args:
         voice_prompt: File name of a voice the engine has (``NATF0.pt``).
-        text_prompt: What the agent is told about itself; the engine wraps it in ``<system>`` marks. Before
-            `for_call` it may hold fields.
-        name: Its name in the file.
+        text_prompt: Tells the agent who it is. The engine wraps it in ``<system>`` tags. Before `for_call` it
+            may contain fields.
+        name: The persona's name in the file.
         greeting: A WAV or Ogg Opus file that is played to the caller first.
-        max_duration_s: The longest that a call goes on; None for as long as the caller likes.
+        max_duration_s: The longest duration of a call; None for no limit.
         keys: What a DTMF key does, by digit.
-        phrases: What the agent's words set off.
+        phrases: What phrases in the agent's words set off.
         record: Whether calls are recorded.
         warm: Sessions to keep connected and prompted ahead of calls.
-        failover_prefers: Which engine goes on when one died in a call.
+        failover_prefers: Which engine goes on when one dies in a call.
     """
 
     voice_prompt: str
@@ -105,21 +106,21 @@ class Persona:
         return _FIELD.search(self.text_prompt) is None
 
     def spotter(self) -> PhraseSpotter:
-        """What finds this persona's phrases in the words of one call."""
+        """A spotter of this persona's phrases, for one call."""
         return PhraseSpotter(self.phrases)
 
     def for_call(
         self, custom: Mapping[str, str], *, caller: str = "", called: str = ""
     ) -> tuple[Persona, list[str]]:
-        """This persona as one call has it: fields filled in, and changed by custom parameters.
+        """This persona for one call: with its fields filled in, and changed by custom parameters.
 
-        The flow may write ``voice_prompt`` and ``text_prompt`` for the default persona only: one that has a
-        name is what its file says.
+        A call flow may set ``voice_prompt`` and ``text_prompt`` for the default persona only. A named persona
+        is always as its file says.
 
         Args:
-            custom: ``start.custom_parameters``.
-            caller: ``start.from``.
-            called: ``start.to``.
+            custom: The custom parameters of the call's start message.
+            caller: The number that calls.
+            called: The number that was dialled.
 
         Returns:
             The persona, without fields, and a note for the log for each parameter that was refused or cut.
@@ -150,11 +151,11 @@ class Persona:
 
 
 class Personas(Mapping[str, Persona]):
-    """Every persona of a process by name; which one a call gets.
+    """All personas of a process, by name; decides which one a call gets.
 
     Args:
-        default: Whom callers meet unless something names another.
-        others: The named ones.
+        default: The persona of a call that names no other.
+        others: The named personas.
         numbers: Which persona answers at which dialled number (see `number_key`).
     """
 
@@ -181,12 +182,12 @@ class Personas(Mapping[str, Persona]):
         """The persona of a call: by path, else custom parameter, else dialled number, else the default.
 
         Args:
-            path: The name in the URL's path, if there was one.
+            path: The name in the URL's path; None if there is none.
             called: The number that was dialled.
-            custom: ``start.custom_parameters``; ``persona`` is looked at.
+            custom: The custom parameters of the call's start message; only ``persona`` counts.
 
         Returns:
-            The persona, and a note for the log for each name that no persona has.
+            The persona, and a note for the log for each unknown name.
         """
         notes: list[str] = []
         for where, name in (("the URL's path", path), ("the parameter persona", custom.get("persona"))):
@@ -199,12 +200,12 @@ class Personas(Mapping[str, Persona]):
         return (self._personas[name] if name else self.default), notes
 
     def name_for(self, asked: str | None, called: str) -> str | None:
-        """The persona that a URL made for one call shall name: the one asked for, else by the dialled number.
+        """The persona to name in a URL for one call: the one that is asked for, else by the dialled number.
 
-        None leaves it to the call itself, whose parameters may still name one.
+        None leaves the choice to the call, whose parameters may still name a persona.
 
         Raises:
-            LookupError: The one that is asked for does not exist.
+            LookupError: The persona that is asked for does not exist.
         """
         if asked is None:
             return self._numbers.get(number_key(called))
@@ -214,18 +215,18 @@ class Personas(Mapping[str, Persona]):
 
 
 def number_key(number: str) -> str:
-    """What of a phone number tells it from others, however it is written."""
+    """The digits that identify a phone number, however it is written."""
     return "".join(c for c in number if c in "0123456789").lstrip("0")[-NATIONAL_DIGITS:]
 
 
 def clean(text: str, limit: int) -> str:
-    """A stranger's text as it may stand in a prompt: one printable line of at most `limit` characters."""
+    """A stranger's text made safe for a prompt: one printable line of at most `limit` characters."""
     printable = "".join(c if c.isprintable() else " " for c in text.translate(_MEANINGFUL))
     return " ".join(printable.split())[:limit].rstrip()
 
 
 def template_fault(text_prompt: str) -> str | None:
-    """What is wrong with a text prompt that may hold fields, and the mend; None if nothing is."""
+    """What is wrong with a text prompt that may contain fields, and how to fix it; None if nothing is."""
     if len(text_prompt) > TEXT_PROMPT_LIMIT:
         return f"has {len(text_prompt)} characters; an engine is told at most {TEXT_PROMPT_LIMIT}"
     for braced in _BRACED.findall(text_prompt):

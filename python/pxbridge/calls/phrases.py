@@ -1,8 +1,8 @@
-"""The agent's own words, watched for the phrases that mean something: "goodbye", "I will put you through".
+"""Finds phrases in the agent's words that set something off: "goodbye", "I will put you through".
 
-An engine sends its words in pieces that break anywhere ("good", "bye"), with its own idea of capitals and
-punctuation. So only letters and digits count, spaces within a phrase do not, and a phrase must begin and end
-where words do: "goodbye" is found in "Good-bye!", and not in "goodbyes".
+An engine sends its words in pieces that break anywhere ("good", "bye"), with its own capitals and
+punctuation. So only letters and digits are compared, and spaces within a phrase are ignored. A phrase must
+begin and end at the boundary of a word: "goodbye" is found in "Good-bye!", and not in "goodbyes".
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 APOSTROPHES = frozenset("'’ʼ＇`´")
-"""Within a word: they neither count nor part it, so that "I'll" is one word however it is typed."""
+"""Ignored within a word, so that "I'll" is one word whichever apostrophe is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The call ends, once the agent's words have been heard."""
+    """The call ends after the caller has heard the agent's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +28,27 @@ class HandOver:
     """The call goes to a person.
 
     Args:
-        numbers: Whom to ring, in E.164 form (``+91...``), at the same time or in turn as the flow has it.
+        numbers: The numbers to dial, in E.164 form (``+91...``). The carrier's call flow decides whether they
+            ring together or in turn.
     """
 
     numbers: tuple[str, ...]
 
 
 Action = End | HandOver
-"""What a phrase of the agent's or a key of the caller's sets off."""
+"""What a phrase of the agent or a key of the caller sets off."""
 
 
 def letters(text: str) -> str:
-    """What of a text counts in a comparison: its letters and digits, in one case."""
+    """The letters and digits of a text, in one case: what is compared."""
     return "".join(_folded(text)).replace(" ", "")
 
 
 class PhraseSpotter:
-    """Finds phrases in words that come piece by piece.
+    """Finds phrases in words that arrive piece by piece.
 
     Args:
-        phrases: What to look for, and what each sets off. The longest that matches wins.
+        phrases: The phrases, and what each sets off. If several match, the longest wins.
     """
 
     def __init__(self, phrases: Mapping[str, Action]) -> None:
@@ -58,17 +59,17 @@ class PhraseSpotter:
         self._longest = len(self._phrases[0][0]) if self._phrases else 0
         self._heard = ""
         self._begins: list[bool] = []
-        """For each letter of `_heard`, whether a word begins with it."""
+        """For each letter of `_heard`: whether a word begins with it."""
         self._in_word = False
 
     def feed(self, piece: str) -> Action | None:
-        """Hears another piece of the agent's words.
+        """Takes another piece of the agent's words.
 
-        A phrase counts when it is known that its last word is over: with the space, the full stop or the
-        new word after it, or with `pause`.
+        A phrase is complete when its last word is over: at the space, the full stop or the new word after it,
+        or at `pause`.
 
         Returns:
-            What the first phrase that was completed sets off.
+            What the first phrase that was completed sets off; None if none was.
         """
         action: Action | None = None
         if not self._phrases:
@@ -83,7 +84,7 @@ class PhraseSpotter:
         return action
 
     def pause(self) -> Action | None:
-        """The agent has stopped speaking, so its last word is over, whatever came after it or did not."""
+        """The agent has stopped speaking, so its last word is over. Returns what that sets off."""
         return self._word_ended() if self._in_word else None
 
     def _word_ended(self) -> Action | None:
@@ -96,7 +97,7 @@ class PhraseSpotter:
 
 
 def _folded(text: str) -> Iterator[str]:
-    """Letter by letter, wherever a text is cut; a space for all that parts words."""
+    """The letters of a text, one by one, with a space for each character that separates words."""
     for written in text:
         if written in APOSTROPHES:
             continue

@@ -1,6 +1,6 @@
-"""Which calls go on to a person, known to every bridge that shares a store.
+"""Which calls are handed over to a person, for all bridges that share a store.
 
-A load balancer sends the flow's question to any of them. A decision is a key that expires.
+A load balancer may send the flow's question to any bridge. Each decision is a key that expires.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class RedisHandOverStore:
     """The decisions of several bridges: a `pxbridge.calls.handover.HandOverStore`.
 
     Args:
-        store: Where the bridges tell each other; whoever opened it closes it.
+        store: The shared store. Its owner closes it.
     """
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
 
     async def put(self, call_sid: str, numbers: Sequence[str] | None) -> None:
-        """Keeps a decision, or that there is none; raises `StoreUnreachable`."""
+        """Stores a decision, or deletes it; raises `StoreUnreachable`."""
         async with self._store.answer():
             if numbers is None:
                 await self._store.client.delete(_key(call_sid))
@@ -42,7 +42,7 @@ class RedisHandOverStore:
         return None if told is None else tuple(json.loads(told))
 
     async def close(self) -> None:
-        """Holds nothing of its own."""
+        """Does nothing: the store belongs to its owner."""
 
 
 def _key(call_sid: str) -> str:

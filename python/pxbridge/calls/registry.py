@@ -1,4 +1,4 @@
-"""All calls of a process: each socket that the listener accepts becomes one, under one roof."""
+"""All calls of a process. Each socket that the telephony server accepts becomes one."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge.registry")
 
 SERVICE_RESTART = 1012
-"""RFC 6455's registry of close codes: whoever calls again is answered."""
+"""Of RFC 6455's registry of close codes: the service restarts, and a new call will be answered."""
 
 LONGEST_SENTENCE_S = 8.0
-"""An agent that talks on for longer than this, when its call is to end, is cut short."""
+"""An agent that speaks for longer than this when its call has to end is cut off."""
 
 PAUSE_POLL_S = 0.08
-"""How often the agent's pause is looked for: once in each of the model's frames."""
+"""How often to check whether the agent pauses: once per frame of the model."""
 
 
 class CallRegistry:
-    """Keeps the calls of a process and lets each phone call be held once.
+    """Runs the calls of a process, and lets each phone call have one connection.
 
     Args:
         engines: Where calls lease their engines.
-        personas: Whom callers can speak with; may be exchanged (`personas`) for the calls to come.
-        subscribers: Told everything that happens in every call.
-        call_subscribers: Make a watcher for each call, told what happens in it before the others.
+        personas: Whom callers can speak with. `personas` may be replaced; new calls use the new ones.
+        subscribers: Get every event of every call.
+        call_subscribers: Each makes a subscriber for one call. It gets the call's events before the others.
         handovers: Where calls note that they go on to a person.
         limits: How long things may take in a call.
-        playout: How calls' sound is kept in time; may be exchanged (`playout`) for the calls to come.
+        playout: How calls' sound is kept in time. `playout` may be replaced; new calls use the new one.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class CallRegistry:
 
     @property
     def live(self) -> int:
-        """How many calls there are."""
+        """The number of calls."""
         return len(self._calls)
 
     def __iter__(self) -> Iterator[Call]:
-        """The calls that there are."""
+        """All calls."""
         return iter(tuple(self._calls))
 
     async def handle(self, arrival: Arrival) -> None:
-        """Holds one call, from its accepted socket to its end."""
+        """Runs one call, from its accepted socket to its end."""
         subscribers: list[Subscriber] = []
 
         def emit(record: CallRecord, event: Event) -> None:
@@ -93,7 +93,7 @@ class CallRegistry:
                 try:
                     subscriber(record, event)
                 except Exception:
-                    log.exception("a watcher failed at %r", event.kind.value)
+                    log.exception("a subscriber failed at %r", event.kind.value)
 
         call = Call(
             arrival,
@@ -135,13 +135,13 @@ class CallRegistry:
         if not call.record.call_id:
             return
         if (older := self._by_id.get(key)) is not None:
-            log.warning("connected a second time; the newer connection goes on")
+            log.warning("the carrier connected a second time; the newer connection goes on")
             call.take_over(older)
             older.end("replaced by a second connection for the same call", outcome=Outcome.REPLACED)
         self._by_id[key] = call
 
     async def close(self, code: int = SERVICE_RESTART) -> None:
-        """Ends every call, the agent's sentence said and heard, and waits until they are gone."""
+        """Ends every call after the agent's sentence, and waits until all have ended."""
         async with asyncio.TaskGroup() as tasks:
             for call in tuple(self._calls):
                 tasks.create_task(self._end_with_sentence(call, code))

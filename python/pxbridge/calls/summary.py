@@ -1,4 +1,4 @@
-"""A call in one line: what logs, records, metrics and the console tell of it, under the same names."""
+"""A call's figures, under the names that logs, records, metrics and the console share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BY_CODE = {
     1008: Outcome.NO_START,
     1012: Outcome.STOPPED,
 }
-"""What the close code tells of a call that the bridge ended (RFC 6455 §7.4)."""
+"""The outcome of a call that the bridge ended, by its close code (RFC 6455 §7.4)."""
 
 
 def outcome(record: CallRecord) -> Outcome:
-    """What became of a call."""
+    """The outcome of a call."""
     ending = record.ending
     if ending is None:
         return Outcome.LIVE
@@ -36,12 +36,12 @@ def outcome(record: CallRecord) -> Outcome:
 
 
 def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any]:
-    """A call's figures, by name with their unit; None for what is not known.
+    """A call's figures, by name with their unit; None for those that are not known.
 
     Args:
-        record: The call, over or not.
+        record: The call, live or ended.
         numbers: How phone numbers are written.
-        now_s: On the call's clock; counts while the call goes on.
+        now_s: The time on the call's clock; the end of a live call's duration.
     """
     stats, history = record.stats, record.delay
     ended_s = now_s if record.ending is None else record.ended_s
