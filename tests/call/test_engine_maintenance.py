@@ -371,16 +371,14 @@ def test_failures_to_make_a_session_ahead_of_calls_are_counted() -> None:
     run(main())
 
 
-@pytest.mark.parametrize(
-    ("error", "lines"), [(HandshakeFailed("an unknown answer"), 1), (EngineUntrusted("not pinned"), 0)]
-)
+@pytest.mark.parametrize(("kind", "lines"), [(HandshakeFailed, 1), (EngineUntrusted, 0)])
 def test_an_error_that_is_not_an_engine_s_is_logged_with_its_traceback(
-    error: PeerError, lines: int, caplog: pytest.LogCaptureFixture
+    kind: type[PeerError], lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with pool(refuses=lambda: error) as b:
+        async with pool(refuses=lambda: kind("not as expected")) as b:
             lease = await b.lease(KIND)
-            with pytest.raises(type(error)):
+            with pytest.raises(kind):
                 await lease.session()
             lease.release()
         assert [record.message for record in caplog.records].count("engine pool: a task failed") == lines
