@@ -192,7 +192,7 @@ async def test_a_store_that_is_gone_and_back_ends_no_call() -> None:
         assert not later.done()
         await server.start()
         await later
-        assert bridge.log.count("no engine is leased until it does") == 1, "which is said once"
+        assert bridge.log.count("no engine can be leased until it answers") == 1, "which is said once"
         assert bridge.log.count('"call ended"') == 0
         assert bridge.log.count('"engine lost"') == 0
 
