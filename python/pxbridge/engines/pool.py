@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
-    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.address import EngineAddress
+    from pxbridge.engines.session import Session
     from pxbridge.engines.slot_transitions import Opener
 
 __all__ = ["EnginePool", "Lease", "Place", "PoolLimits", "Prompts", "SlotState"]

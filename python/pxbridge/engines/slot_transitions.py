@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
     from typing import Any
 
-    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Use, WatchedLeases
+    from pxbridge.engines.session import Session
 
 log = logging.getLogger(__name__)
 
