@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from pxbridge import websocket
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Script
-from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.exotel.spelling import Exotel
 from pxbridge.telephony.server import OPEN_TIMEOUT_S, Arrival
 from pxbridge.websocket import serving
 

@@ -20,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 from pxbridge import cli, settings
 from pxbridge.app import lifecycle
 from pxbridge.telephony.access import Scope, Signer
-from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.exotel.spelling import Exotel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
