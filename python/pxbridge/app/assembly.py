@@ -32,12 +32,13 @@ from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import state_folder, url_host
 from pxbridge.simulation.rehearsal import Rehearsal
-from pxbridge.telephony.access import AccessControl, Signer
+from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
 from pxbridge.telephony.tls import ServingTls
+from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge import websocket
-from pxbridge.telephony.access import AccessControl, Refused, Signer, without_token
+from pxbridge.telephony.access import AccessControl
+from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
+from pxbridge.telephony.tokens import Signer, without_token
 
 if TYPE_CHECKING:
     import ssl as tls
