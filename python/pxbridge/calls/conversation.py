@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from pxbridge.calls.persona import Persona
     from pxbridge.calls.wakeup_timer import WakeupTimer
     from pxbridge.engines.address import EngineAddress
-    from pxbridge.engines.pool import EnginePool, Lease
+    from pxbridge.engines.lease import Lease
+    from pxbridge.engines.pool import EnginePool
     from pxbridge.engines.session import Session
 
 GREETING_REST_S: Final = 0.1
