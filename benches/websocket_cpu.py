@@ -34,7 +34,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from pxbridge import websocket
-from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.exotel.spelling import Exotel
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event

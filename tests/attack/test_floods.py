@@ -26,9 +26,9 @@ from websockets.exceptions import ConnectionClosed
 from pxbridge import websocket
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Script
-from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.exotel.spelling import Exotel
 from pxbridge.telephony.server import OPEN_TIMEOUT_S, Arrival
-from pxbridge.websocket import serving
+from pxbridge.websocket import serving, sockets
 
 if TYPE_CHECKING:
     import socket
@@ -291,8 +291,8 @@ def test_when_no_descriptor_is_left_it_is_said_once_and_calls_come_again(
     async def full(host: str | None, port: int) -> tuple[Full, ...]:
         return tuple(map(Full, await bind(host, port)))
 
-    bind = serving._bind
-    monkeypatch.setattr(serving, "_bind", full)
+    bind = sockets.bind
+    monkeypatch.setattr(serving, "bind", full)
 
     async def main() -> None:
         async with (

@@ -19,8 +19,8 @@ from websockets.exceptions import InvalidStatus
 
 from pxbridge import cli, settings
 from pxbridge.app import lifecycle
-from pxbridge.telephony.access import Scope, Signer
-from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.exotel.spelling import Exotel
+from pxbridge.telephony.tokens import Scope, Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

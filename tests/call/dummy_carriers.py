@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pxbridge.telephony.access import Visitor
-    from pxbridge.telephony.carrier import Audio, Event, LineEvent, LineOutput, PlayoutProfile
+    from pxbridge.telephony.carrier import Event, PlayoutProfile
+    from pxbridge.telephony.phone_line import Audio, LineEvent, LineOutput
     from pxbridge.telephony.routes import Route
     from pxbridge.websocket import Request, Response
 

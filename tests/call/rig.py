@@ -17,7 +17,8 @@ from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.registry import CallRegistry
-from pxbridge.engines.client import EngineAddress, Session, open_session
+from pxbridge.engines.address import EngineAddress
+from pxbridge.engines.client import open_session
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.ops.logs import CallLog
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.events import Subscriber
     from pxbridge.calls.handover import HandOvers
     from pxbridge.calls.playout_options import PlayoutOptions
+    from pxbridge.engines.session import Session
     from pxbridge.simulation.faults import Fault
     from pxbridge.simulation.network import Network
     from pxbridge.telephony.routes import CarrierRoutes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.virtual_time import run
 
-from pxbridge.engines.client import EngineAddress, Pinned, Unverified
+from pxbridge.engines.address import EngineAddress, Pinned, Unverified
 from pxbridge.engines.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.engines.pool import EnginePool, Prompts, SlotState
 from pxbridge.errors import EngineUntrusted, HandshakeFailed, StoreUnreachable

@@ -28,7 +28,8 @@ from pxbridge.calls.call import Call
 from pxbridge.calls.conversation import Conversation
 from pxbridge.calls.persona import Personas
 from pxbridge.calls.stats_sampler import StatsSampler
-from pxbridge.engines.pool import Lease, SlotState
+from pxbridge.engines.lease import Lease
+from pxbridge.engines.pool import SlotState
 from pxbridge.records.recording import Recorder
 from pxbridge.simulation import faults
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call

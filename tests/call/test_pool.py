@@ -8,7 +8,7 @@ import pytest
 from tests.call.rig import bridge
 from tests.virtual_time import run
 
-from pxbridge.engines.client import EngineAddress
+from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.pool import Prompts, SlotState
 from pxbridge.engines.probe import what_is_wrong
 from pxbridge.errors import EngineRejected, NoEngineFree

@@ -23,7 +23,8 @@ from tests.virtual_time import run
 from pxbridge import cli
 from pxbridge.calls.events import Kind
 from pxbridge.calls.registry import CallRegistry
-from pxbridge.engines.client import EngineAddress, open_session
+from pxbridge.engines.address import EngineAddress
+from pxbridge.engines.client import open_session
 from pxbridge.engines.pool import EnginePool
 from pxbridge.personaplex.engine import Engine
 from pxbridge.personaplex.input_recorder import InputRecorder
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.events import Event
-    from pxbridge.engines.client import Session as EngineSession
     from pxbridge.engines.pool import Prompts
+    from pxbridge.engines.session import Session as EngineSession
     from pxbridge.personaplex.scheduler import Frame, Work
     from pxbridge.personaplex.stepper import Step
 

@@ -21,7 +21,8 @@ from tests.virtual_time import run
 from pxbridge import cli
 from pxbridge.doctor import Verdict
 from pxbridge.doctor.conformance import Target, examine_wire
-from pxbridge.engines.client import EngineAddress, Pinned, open_session
+from pxbridge.engines.address import EngineAddress, Pinned
+from pxbridge.engines.client import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,8 @@ from tests.fault.store import PROGRAM, store
 
 from pxbridge.redis_store import RedisStore
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
-from pxbridge.telephony.access import Signer
 from pxbridge.telephony.peers import PeerBridges
+from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

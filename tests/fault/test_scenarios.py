@@ -62,7 +62,8 @@ from pxbridge.errors import CallRefused
 from pxbridge.redis_store import PREFIX
 from pxbridge.settings import Settings
 from pxbridge.simulation.phone import SPELLINGS, Ended, HangUp, Line, Phone, Script, place_call
-from pxbridge.telephony.exotel.messages import MAX_MESSAGE_BYTES, Exotel, Spelling
+from pxbridge.telephony.exotel.messages import MAX_MESSAGE_BYTES
+from pxbridge.telephony.exotel.spelling import Exotel, Spelling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ from tests.virtual_time import run
 
 from pxbridge.doctor import Verdict
 from pxbridge.doctor.conformance import Target, examine_wire
-from pxbridge.engines.client import EngineAddress
+from pxbridge.engines.address import EngineAddress
 from pxbridge.personaplex.server import Rules
 from pxbridge.simulation import faults
 from pxbridge.simulation.rehearsal import Mode, Rehearsal

@@ -19,7 +19,8 @@ from tests.virtual_time import run
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge import chat_wire
-from pxbridge.engines.client import EngineAddress, open_session
+from pxbridge.engines.address import EngineAddress
+from pxbridge.engines.client import open_session
 from pxbridge.personaplex.server import Rules
 from pxbridge.personaplex.session import LIMITS, Control, Live, Session
 from pxbridge.simulation.strict_ogg import PageWriter, page_crc

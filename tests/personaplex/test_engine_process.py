@@ -19,7 +19,8 @@ from tests.personaplex.rig import PERSONA, Client, FakeText, FakeTokenizer, Fake
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from pxbridge.engines.client import EngineAddress, Pinned, open_session
+from pxbridge.engines.address import EngineAddress, Pinned
+from pxbridge.engines.client import open_session
 from pxbridge.errors import ConfigError, EngineUntrusted, InputError
 from pxbridge.personaplex.certificate import certificate_in
 from pxbridge.personaplex.config import LmConfig, MimiConfig

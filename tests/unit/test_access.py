@@ -14,15 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge.rate_limit import MAX_ADDRESSES
-from pxbridge.telephony.access import (
-    CALL_TOKEN_USES,
-    AccessControl,
-    Refused,
-    Scope,
-    Signer,
-    Visitor,
-    without_token,
-)
+from pxbridge.telephony.access import CALL_TOKEN_USES, AccessControl, Visitor
+from pxbridge.telephony.refusals import Refused
+from pxbridge.telephony.tokens import Scope, Signer, without_token
 from pxbridge.websocket import Headers, Request, Response
 
 if TYPE_CHECKING:

@@ -48,5 +48,5 @@ def test_no_carrier_is_named_outside_of_its_place(file: Path) -> None:
 
 
 def test_the_carriers_own_files_would_be_found() -> None:
-    assert carrier_names(PYTHON / "telephony" / "exotel" / "messages.py")
+    assert carrier_names(PYTHON / "telephony" / "exotel" / "carrier.py")
     assert carrier_names(RUST / "core" / "src" / "carrier" / "exotel.rs")

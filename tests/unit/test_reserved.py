@@ -3,9 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxbridge.telephony.access import TOKEN_PATH
 from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH
 from pxbridge.telephony.reserved import RESERVED_WORDS
+from pxbridge.telephony.tokens import TOKEN_PATH
 
 
 def is_taken(name: str) -> bool:

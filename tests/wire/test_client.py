@@ -18,15 +18,8 @@ from websockets.utils import accept_key
 
 from pxbridge import chat_wire
 from pxbridge.audio import OggOpusReader, OggOpusWriter
-from pxbridge.engines.client import (
-    CaFile,
-    EngineAddress,
-    Pinned,
-    Session,
-    SystemTrust,
-    Unverified,
-    open_session,
-)
+from pxbridge.engines.address import CaFile, EngineAddress, Pinned, SystemTrust, Unverified
+from pxbridge.engines.client import open_session
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
@@ -41,6 +34,8 @@ from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from pxbridge.engines.session import Session
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 PATIENCE_S = 10.0  # only ever spent by a test that fails

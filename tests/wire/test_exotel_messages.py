@@ -15,11 +15,9 @@ from pxbridge.telephony.exotel.messages import (
     Clear,
     Connected,
     Dtmf,
-    Exotel,
     Malformed,
     Mark,
     Media,
-    Spelling,
     Start,
     Stop,
     StopReason,
@@ -28,6 +26,7 @@ from pxbridge.telephony.exotel.messages import (
     parse,
     parse_rate,
 )
+from pxbridge.telephony.exotel.spelling import Exotel, Spelling
 
 NESTED_START = {
     "event": "start",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from pxbridge.engines.client import CaFile, EngineAddress, Pinned, Unverified
+from pxbridge.engines.address import CaFile, EngineAddress, Pinned, Unverified
 from pxbridge.engines.probe import what_is_wrong
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from pxbridge.engines.client import Trust
+    from pxbridge.engines.address import Trust
 
 HTTP = b"HTTP/1.1 404 Not Found\r\n\r\n"
 

@@ -15,8 +15,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pxbridge.telephony import server
-from pxbridge.telephony.exotel.messages import Exotel, Media, Start, parse
+from pxbridge.telephony.exotel.messages import Media, Start, parse
 from pxbridge.telephony.exotel.routes import ExotelRoutes
+from pxbridge.telephony.exotel.spelling import Exotel
 
 if TYPE_CHECKING:
     from pxbridge.telephony.routes import CarrierRoutes

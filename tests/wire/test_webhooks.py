@@ -19,10 +19,11 @@ from websockets.asyncio.client import connect
 
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.persona import Persona, Personas, number_key
-from pxbridge.telephony.access import AccessControl, Signer
+from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, read_parameters
 from pxbridge.telephony.server import Arrival, TelephonyServer, listen
+from pxbridge.telephony.tokens import Signer
 from pxbridge.websocket import Headers, Request
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from pxbridge.websocket import (
     serve,
     text_response,
 )
-from pxbridge.websocket.serving import _Accepted
+from pxbridge.websocket.accepted import Accepted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -1092,11 +1092,11 @@ def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[lis
 
 
 @settings(deadline=None)
-def accepted(take: Handler) -> _Accepted:
+def accepted(take: Handler) -> Accepted:
     """A server's connection, with no socket under it."""
 
-    def make(server: Server, arrived: object) -> _Accepted:
-        return _Accepted(server, arrived, lambda _request: take, Limits(ping_interval_s=None), math.inf)
+    def make(server: Server, arrived: object) -> Accepted:
+        return Accepted(server, arrived, lambda _request: take, Limits(ping_interval_s=None), math.inf)
 
     server = Server(make, None, 1.0)
     server._opening["it"] = lambda: None

@@ -22,14 +22,8 @@ from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.redis_handover import RedisHandOverStore
 from pxbridge.calls.registry import CallRegistry
-from pxbridge.engines.client import (
-    CaFile,
-    EngineAddress,
-    Pinned,
-    SystemTrust,
-    Unverified,
-    open_session,
-)
+from pxbridge.engines.address import CaFile, EngineAddress, Pinned, SystemTrust, Unverified
+from pxbridge.engines.client import open_session
 from pxbridge.engines.leases import MemoryLeases
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.engines.redis_leases import RedisLeases
@@ -38,20 +32,22 @@ from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.redis_store import RedisStore
 from pxbridge.settings import state_folder, url_host
 from pxbridge.simulation.rehearsal import Rehearsal
-from pxbridge.telephony.access import AccessControl, Signer
+from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
 from pxbridge.telephony.tls import ServingTls
+from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
-    from pxbridge.engines.client import Session, Trust
+    from pxbridge.engines.address import Trust
     from pxbridge.engines.leases import LeaseStore
+    from pxbridge.engines.session import Session
     from pxbridge.engines.slot_transitions import Opener
     from pxbridge.ops.logs import Writer
     from pxbridge.settings import Loaded, Settings

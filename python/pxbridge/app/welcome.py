@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pxbridge
-from pxbridge.engines.client import EngineAddress
+from pxbridge.engines.address import EngineAddress
 from pxbridge.settings import Settings
 
 EXAMPLE_WAV = Path("tests/vectors/speech_8k.wav")

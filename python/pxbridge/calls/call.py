@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.phrases import PhraseSpotter
     from pxbridge.calls.wakeup_timer import WakeupTimer
     from pxbridge.engines.pool import EnginePool
-    from pxbridge.telephony.carrier import Audio, LineEvent
+    from pxbridge.telephony.phone_line import Audio, LineEvent
     from pxbridge.telephony.server import Arrival
     from pxbridge.websocket import Closed
 

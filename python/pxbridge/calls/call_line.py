@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pxbridge.calls.wakeup_timer import WakeupTimer
-    from pxbridge.engines.client import Session
+    from pxbridge.engines.session import Session
     from pxbridge.errors import EngineLost
-    from pxbridge.telephony.carrier import Audio, LineEvent, LineOutput, PhoneLine
+    from pxbridge.telephony.phone_line import Audio, LineEvent, LineOutput, PhoneLine
     from pxbridge.websocket import WebSocket
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from pxbridge.calls.persona import Persona
-    from pxbridge.engines.pool import Place
+    from pxbridge.engines.lease import Place
 
 MAX_SAID_CHARS: Final = 600
 """How much of what the agent has said the next engine is told: some 150 tokens, 12 s of its 240 s."""

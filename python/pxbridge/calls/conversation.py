@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from pxbridge.calls.events import Emit
     from pxbridge.calls.persona import Persona
     from pxbridge.calls.wakeup_timer import WakeupTimer
-    from pxbridge.engines.client import EngineAddress, Session
-    from pxbridge.engines.pool import EnginePool, Lease
+    from pxbridge.engines.address import EngineAddress
+    from pxbridge.engines.lease import Lease
+    from pxbridge.engines.pool import EnginePool
+    from pxbridge.engines.session import Session
 
 GREETING_REST_S: Final = 0.1
 """The agent is connected when so little of the persona's greeting is left: its first sound comes later."""

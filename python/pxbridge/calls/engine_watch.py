@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pxbridge.calls.events import Emit
     from pxbridge.calls.waiting import GapCover
     from pxbridge.calls.wakeup_timer import WakeupTimer
-    from pxbridge.engines.client import Session
     from pxbridge.engines.pool import EnginePool
+    from pxbridge.engines.session import Session
 
 CHECK_EVERY_S: Final = 0.5
 """How often a live engine is looked at."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge import settings
 from pxbridge.errors import ConfigError, InputError
-from pxbridge.telephony.access import Scope, Signer
 from pxbridge.telephony.routes import PERSONA_NAME
+from pxbridge.telephony.tokens import Scope, Signer
 
 if TYPE_CHECKING:
     import argparse

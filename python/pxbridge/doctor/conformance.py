@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pxbridge.engines.client import EngineAddress
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.websocket import Closed
 
     Pcm = NDArray[np.float32]

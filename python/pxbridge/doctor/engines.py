@@ -17,8 +17,8 @@ import numpy as np
 from pxbridge.app.assembly import EngineOpener, engine_addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.doctor.finding import Finding, good, note, wrong
-from pxbridge.engines.client import EngineAddress, Unverified
-from pxbridge.engines.pool import EnginePool, Lease, Prompts
+from pxbridge.engines.address import EngineAddress, Unverified
+from pxbridge.engines.pool import EnginePool, Prompts
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pxbridge.calls.persona import Personas
-    from pxbridge.engines.client import Session
+    from pxbridge.engines.lease import Lease
     from pxbridge.engines.leases import LeaseStore
+    from pxbridge.engines.session import Session
     from pxbridge.settings import Loaded, Settings
 
 ENGINE_HZ: Final = 24_000

@@ -18,7 +18,7 @@ from pxbridge.errors import StoreUnreachable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pxbridge.engines.client import EngineAddress
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.slot_transitions import SlotTransitions
 
 log = logging.getLogger(__name__)

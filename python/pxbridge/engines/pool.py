@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from pxbridge.engines import probe
+from pxbridge.engines.lease import Lease, Place
 from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
 from pxbridge.engines.slot_transitions import SlotTransitions
 from pxbridge.engines.slots import (
     Elsewhere,
     Idle,
-    Live,
     Opening,
     Preparing,
     Prompts,
@@ -32,17 +32,17 @@ from pxbridge.engines.slots import (
     rank,
 )
 from pxbridge.engines.warming import Warming
-from pxbridge.errors import EngineLost, NoEngineFree, StoreUnreachable
+from pxbridge.errors import NoEngineFree, StoreUnreachable
 from pxbridge.periodic import repeat
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
-    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.slot_transitions import Opener
 
-__all__ = ["EnginePool", "Lease", "Place", "PoolLimits", "Prompts", "SlotState"]
+__all__ = ["EnginePool", "PoolLimits", "Prompts", "SlotState"]
 
 RETRY_S: Final = 0.25
 """How often the first call in the queue polls. No event tells of a breaker's pause or of another bridge."""
@@ -66,63 +66,6 @@ class PoolLimits:
 
     warm_max_age_s: float = 600.0
     max_waiting: int = 20
-
-
-@dataclass(eq=False, slots=True)
-class Place:
-    """A call's place in the queue for an engine. An earlier call has a lower number.
-
-    Attributes:
-        since_s: When it began to wait; None while it does not wait.
-    """
-
-    number: int
-    since_s: float | None = None
-
-
-class Lease:
-    """One slot, held by one call until `release` or `lost`, or until another bridge takes over its lease.
-
-    Attributes:
-        engine: The engine that the slot belongs to.
-        warm: Whether its session was prompted ahead of the call.
-    """
-
-    def __init__(self, transitions: SlotTransitions, slot: Slot, leave: Callable[[Slot], None]) -> None:
-        self.engine = slot.engine.address
-        self.warm = isinstance(slot.state, Live)
-        self._transitions = transitions
-        self._slot: Slot | None = slot
-        self._grant = slot.grant
-        self._leave = leave
-
-    @property
-    def _held(self) -> Slot | None:
-        """The slot, while this lease holds it."""
-        slot = self._slot
-        return slot if slot is not None and slot.grant == self._grant else None
-
-    async def session(self) -> Session:
-        """Returns the slot's prompted session. Call its `listen` next.
-
-        Raises:
-            EngineError: It could not be opened. This counts against the engine.
-        """
-        if (slot := self._held) is None:
-            raise EngineLost(f"{self.engine}: its lease went to another bridge, or was released")
-        return await self._transitions.session(slot)
-
-    def lost(self) -> None:
-        """Releases the slot after its live session was lost. This counts against the engine."""
-        if (slot := self._held) is not None:
-            self._transitions.lost(slot)
-        self._slot = None
-
-    def release(self) -> None:
-        """Releases the slot. An open session is closed. One that is being opened may serve another call."""
-        if (slot := self._held) is not None:
-            self._leave(slot)
-        self._slot = None
 
 
 class EnginePool:

@@ -12,11 +12,11 @@ import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from pxbridge.engines.client import Unverified
+from pxbridge.engines.address import Unverified
 from pxbridge.errors import EngineUntrusted
 
 if TYPE_CHECKING:
-    from pxbridge.engines.client import EngineAddress
+    from pxbridge.engines.address import EngineAddress
 
 PATH: Final = "/"
 TIMEOUT_S: Final = 5.0

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from pxbridge.engines.changes import Changes
 from pxbridge.engines.leases import Grant, Refusal
 from pxbridge.engines.slots import (
     Asking,
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
     from typing import Any
 
-    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Use, WatchedLeases
+    from pxbridge.engines.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -60,29 +62,6 @@ class Opener(Protocol):
     ) -> Awaitable[Session]:
         """Returns the prompted session, or raises an `EngineError`."""
         ...
-
-
-class Changes:
-    """Wakes tasks that wait for a change of the pool."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def happened(self) -> None:
-        """Wakes all waiting tasks."""
-        waiting, self._waiting = self._waiting, []
-        for change in waiting:
-            if not change.done():
-                change.set_result(None)
-
-    async def wait(self, timeout_s: float) -> None:
-        """Waits for the next change, at most `timeout_s`."""
-        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(change)
-        await asyncio.wait([change], timeout=timeout_s)
-        if not change.done():
-            change.cancel()
-            self._waiting = [each for each in self._waiting if each is not change]
 
 
 class SlotTransitions:

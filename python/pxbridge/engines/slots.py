@@ -28,8 +28,9 @@ from pxbridge.engines.leases import Use
 if TYPE_CHECKING:
     import asyncio
 
-    from pxbridge.engines.client import EngineAddress, Session
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Grant, Refusal
+    from pxbridge.engines.session import Session
 
 PROBES_TO_FAIL: Final = 2
 """A single lost answer may only mean that the engine's event loop is busy."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Event
     from pxbridge.records.recording_files import Format, RecordingFile
-    from pxbridge.telephony.carrier import Audio
+    from pxbridge.telephony.phone_line import Audio
 
 log = logging.getLogger("pxbridge.recording")
 

@@ -5,14 +5,12 @@ are configured, addresses outside them are refused. Third, if credentials or tok
 must carry one of them:
 
 - a Basic credential. A carrier sends it if the URL that it dials contains ``USER:PASSWORD@``.
-- a signed token in the path, ``/PREFIX/t/TOKEN/...``. The path is the only part of a URL that every carrier
-  passes on; some carriers drop the query on some routes. A token made by a webhook is for one call and
-  expires within a minute. A token made by an operator (``pxbridge token``) is valid for the whole port until
-  the expiry that it carries.
+- a signed token in the path, ``/PREFIX/t/TOKEN/...`` (`pxbridge.telephony.tokens`). The path is the only part
+  of a URL that every carrier passes on; some carriers drop the query on some routes. A token made by a
+  webhook is for one call and expires within a minute. A token made by an operator (``pxbridge token``) is
+  valid for the whole port until the expiry that it carries.
 
-A token is ``SCOPE.EXPIRY.PERSONA.NONCE.SIGNATURE``: a letter, seconds since 1970 in hexadecimal, the persona
-or nothing, 96 random bits, and the HMAC-SHA-256 (RFC 2104) of everything before it. The holder of a token can
-read it but cannot change it. Secrets are compared in constant time. Each check compares against all of them.
+Secrets are compared in constant time. Each check compares against all of them.
 
 Behind a proxy every connection has the proxy's address. The client's address is then taken from
 ``X-Forwarded-For``, read from the right: a trusted proxy vouches for the entry that it appended, and not for
@@ -26,16 +24,14 @@ import binascii
 import hashlib
 import hmac
 import logging
-import math
-import re
-import secrets
 from collections import Counter
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.rate_limit import RateLimiter, counted_as, parsed_address
+from pxbridge.telephony.refusals import ANSWERS, Refused
+from pxbridge.telephony.tokens import TOKEN_PATH, Scope, Signer, without_token
 from pxbridge.websocket import text_response
 
 if TYPE_CHECKING:
@@ -48,12 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKEN_PATH: Final = re.compile(r"(?P<prefix>/[^/]+)/t/(?P<token>[^/]*)(?P<rest>/.*)?", re.DOTALL)
-_TOKEN: Final = re.compile(
-    r"(?P<signed>(?P<scope>[cd])\.(?P<expiry>[0-9a-f]{1,12})\.(?P<persona>[A-Za-z0-9_-]{0,64})"
-    r"\.(?P<nonce>[A-Za-z0-9_-]{16}))\.(?P<signature>[A-Za-z0-9_-]{43})"
-)
-_NONCE_BYTES: Final = 12  # 96 bits: 16 characters of base64
 
 CALL_TOKEN_USES: Final = 4
 """How often the token of one call may be used: a carrier tries a handshake twice, and a proxy may repeat
@@ -64,41 +54,6 @@ MAX_TOKENS: Final = 100_000
 
 BURST_S: Final = 10.0
 """Largest burst of one address, as seconds of its request rate."""
-
-
-class Scope(StrEnum):
-    """What a token gives access to."""
-
-    CALL = "c"
-    """The WebSocket of one call."""
-    PORT = "d"
-    """The WebSockets of all calls, and the webhooks."""
-
-
-class Refused(StrEnum):
-    """Why a request was refused. Metrics use the name, logs the value."""
-
-    RATE = "too many requests"
-    CALLS = "too many calls from one address"
-    NETWORK = "address not allowed"
-    NO_PROOF = "no credentials"
-    WRONG_CREDENTIALS = "wrong credentials"
-    BAD_TOKEN = "forged or foreign token"  # noqa: S105
-    EXPIRED = "expired token"
-    USED = "token used too often"
-
-
-_ANSWERS: Final = {
-    Refused.RATE: (429, [("Retry-After", "10")]),
-    Refused.CALLS: (429, [("Retry-After", "60")]),
-    Refused.NETWORK: (403, []),
-    Refused.NO_PROOF: (401, [("WWW-Authenticate", 'Basic realm="pxbridge", charset="UTF-8"')]),
-    Refused.WRONG_CREDENTIALS: (401, [("WWW-Authenticate", 'Basic realm="pxbridge", charset="UTF-8"')]),
-    # Every fault of a token gets the same answer: the exact fault would help only a forger.
-    Refused.BAD_TOKEN: (403, []),
-    Refused.EXPIRED: (403, []),
-    Refused.USED: (403, []),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,66 +69,6 @@ class Visitor:
     address: str
     path: str
     persona_name: str | None = None
-
-
-def without_token(path: str) -> str:
-    """A path with its token removed."""
-    found = TOKEN_PATH.fullmatch(path)
-    return path if found is None else found["prefix"] + (found["rest"] or "")
-
-
-class Signer:
-    """Makes tokens and checks them.
-
-    Args:
-        keys: The first key signs. Signatures of all keys are accepted.
-        now: Seconds since 1970.
-    """
-
-    def __init__(self, keys: Sequence[bytes], now: Callable[[], float]) -> None:
-        self._now = now
-        self.use(keys)
-
-    def use(self, keys: Sequence[bytes]) -> None:
-        """Replace the keys. A token signed with a removed key is refused."""
-        if not keys:
-            raise ValueError("a signer needs a key")
-        self._keys = tuple(keys)
-
-    @property
-    def key_ids(self) -> tuple[str, ...]:
-        """Identifiers of the keys, the signing key's first. Other bridges compare them. Not secret."""
-        return tuple(hmac.digest(key, b"pxbridge mark 1", hashlib.sha256)[:8].hex() for key in self._keys)
-
-    @property
-    def key_id(self) -> str:
-        """The identifier of the signing key."""
-        return self.key_ids[0]
-
-    def make(self, scope: Scope, ttl_s: float, persona_name: str | None = None) -> str:
-        """A new token that expires after `ttl_s`."""
-        expiry = math.ceil(self._now() + ttl_s)
-        signed = f"{scope}.{expiry:x}.{persona_name or ''}.{secrets.token_urlsafe(_NONCE_BYTES)}"
-        return f"{signed}.{_sign(self._keys[0], signed)}"
-
-    def check(self, token: str) -> tuple[Scope, str | None, str] | Refused:
-        """A token's scope, persona and nonce; or the reason for which it is refused."""
-        found = _TOKEN.fullmatch(token)
-        if found is None:
-            return Refused.BAD_TOKEN
-        good = False
-        for key in self._keys:
-            good |= hmac.compare_digest(_sign(key, found["signed"]), found["signature"])
-        if not good:
-            return Refused.BAD_TOKEN
-        if int(found["expiry"], 16) < self._now():
-            return Refused.EXPIRED
-        return Scope(found["scope"]), found["persona"] or None, found["nonce"]
-
-
-def _sign(key: bytes, text: str) -> str:
-    digest = hmac.digest(key, b"pxbridge token 1\n" + text.encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 class AccessControl:
@@ -310,7 +205,7 @@ class AccessControl:
         """The HTTP refusal. Counts it, and logs it at a limited rate."""
         self.refused[why] += 1
         self._throttle.add(why.value, address)
-        status, headers = _ANSWERS[why]
+        status, headers = ANSWERS[why]
         text = {401: "authentication required\n", 429: "too many requests\n"}.get(status, "forbidden\n")
         return text_response(status, text, headers)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from pxbridge.redis_store import RedisStore
-    from pxbridge.telephony.access import Signer
+    from pxbridge.telephony.tokens import Signer
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ task ends, its socket is closed, whatever the reason. When the server ends, all 
 
 ======================  ================================================================================
 ``/PREFIX/...``         a carrier's calls and webhooks (`pxbridge.telephony.routes`)
-``/PREFIX/t/TOKEN...``  the same, with a signed token in the path (`pxbridge.telephony.access`)
+``/PREFIX/t/TOKEN...``  the same, with a signed token in the path (`pxbridge.telephony.tokens`)
 ``/livez``              200 as long as the event loop runs
 ``/readyz``             200 if another call can be taken, else 503 with the reasons, one per line
 anything else           404
@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge import websocket
-from pxbridge.telephony.access import AccessControl, Refused, Signer, without_token
+from pxbridge.telephony.access import AccessControl
+from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
+from pxbridge.telephony.tokens import Signer, without_token
 
 if TYPE_CHECKING:
     import ssl as tls

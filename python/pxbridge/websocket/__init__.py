@@ -11,27 +11,27 @@ writes every message. In a paced call the code is never in the CPU's caches, and
 objects cost a third of the total CPU time (benches/websocket_cpu.py). The protocol object does the rest: the
 handshake, fragmented messages, frames that arrive in pieces, control frames, and protocol errors.
 
-`connection` is one open connection, `frames` is the fast path, `serving` is the server's side and `dialling`
-is the client's side.
+`connection` is one open connection, `limits` what it is held to, and `frames` its reader and writer of
+frames. `accepted` is the server's end of a connection, `requests` what it can ask for before its upgrade, and
+`serving` the listening socket. `dialling` is the client's end. `sockets` sets up what the kernel does.
 """
 
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 from pxbridge.errors import HandshakeFailed, HandshakeRefused
-from pxbridge.websocket.connection import NO_PONG, PEER_STOPPED_READING, Closed, Limits, WebSocket
+from pxbridge.websocket.connection import WebSocket
 from pxbridge.websocket.dialling import connect
-from pxbridge.websocket.serving import (
+from pxbridge.websocket.limits import NO_PONG, PEER_STOPPED_READING, Closed, Limits
+from pxbridge.websocket.requests import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
-    MAX_OPENING,
     Accept,
     Handler,
     Request,
-    Server,
-    serve,
     text_response,
 )
+from pxbridge.websocket.serving import MAX_OPENING, Server, serve
 
 __all__ = [
     "MAX_BODY_BYTES",

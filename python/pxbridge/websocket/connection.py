@@ -13,9 +13,7 @@ import asyncio
 import enum
 import logging
 import math
-import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from websockets.datastructures import Headers
@@ -23,6 +21,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Side
 
 from pxbridge.websocket.frames import BINARY, PING, PONG, TEXT, is_between_frames, lone_frame, whole_frame
+from pxbridge.websocket.limits import NO_PONG, PEER_STOPPED_READING, Closed, Limits
+from pxbridge.websocket.sockets import bound_kernel, peer_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,19 +38,11 @@ log = logging.getLogger(__name__)
 wire_log = logging.getLogger("pxbridge.websocket.wire")
 wire_log.setLevel(logging.WARNING)
 
-PEER_STOPPED_READING: Final = "peer stopped reading"
-"""``Closed.error`` of a connection that was cut because the peer did not read our data."""
-NO_PONG: Final = "peer did not answer a ping"
-"""``Closed.error`` of a connection that was cut after ``Limits.pong_timeout_s``."""
 
 _ABNORMAL: Final = 1006  # RFC 6455 §7.4.1: reported if no close frame came; never sent
 _INTERNAL_ERROR: Final = 1011
 _MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of payload, less 2 for the code
 
-# Size of the kernel's send buffer. By default it grows to megabytes for a peer that does not read: minutes of
-# a call. 64 KiB holds one second of the line with the highest rate (24 kHz in base64). With a round trip of
-# 300 ms it still allows three times that rate.
-_KERNEL_SEND_BUFFER_BYTES: Final = 64 * 1024
 
 # One byte that the kernel did not take counts as "not drained". The value is 1 and not 0: with 0, asyncio's
 # TLS transport would call pause and resume in turn at every write.
@@ -58,41 +50,6 @@ _HIGH_WATER_BYTES: Final = 1
 
 _PING_PAYLOAD = struct.Struct("!d")
 """A ping carries the time at which it was sent, so its pong tells the round trip."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one open connection."""
-
-    max_message_bytes: int = 256 * 1024
-    """A longer message, in one frame or many, ends the connection with 1009."""
-    max_queued_bytes: int = 256 * 1024
-    """If more bytes than this wait to be sent, the peer counts as not reading."""
-    send_timeout_s: float = 5.0
-    """If the queue is not empty for this long, whatever its size, the peer counts as not reading."""
-    close_timeout_s: float = 3.0
-    """How long a closing handshake may take before the connection is cut."""
-    ping_interval_s: float | None = 20.0
-    """Interval of the pings that measure the round trip; ``None``: no pings."""
-    pong_timeout_s: float | None = None
-    """Cut the connection if no data comes for this long after a ping. ``None``: never; pings only measure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """How a connection ended.
-
-    Attributes:
-        code: Code of the close frame that began the closing, ours or the peer's; 1006 if there was none.
-        reason: The text of that close frame.
-        error: ``None`` after a complete closing handshake; otherwise the fault.
-        by_peer: Whether the peer began the closing, by a close frame or by going away.
-    """
-
-    code: int
-    reason: str
-    error: str | None
-    by_peer: bool
 
 
 class Phase(enum.Enum):
@@ -264,8 +221,8 @@ class WebSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=0)
-        self.peer = _address(transport.get_extra_info("peername"))
-        _bound_kernel(transport.get_extra_info("socket"), self._limits.send_timeout_s)
+        self.peer = peer_name(transport.get_extra_info("peername"))
+        bound_kernel(transport.get_extra_info("socket"), self._limits.send_timeout_s)
         self._arm(self._deadline)
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
@@ -508,21 +465,3 @@ class WebSocket(asyncio.Protocol):
         if payload == _PING_PAYLOAD.pack(self._pinged_at):
             self.rtt_s = self._loop.time() - self._pinged_at
             self.on_pong(self.rtt_s)
-
-
-def _address(name: object) -> str:
-    """A socket's address as text: ``192.0.2.1:40000``, ``[2001:db8::1]:40000``."""
-    if isinstance(name, tuple) and len(name) >= 2:
-        host, port = name[0], name[1]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return str(name or "unknown")
-
-
-def _bound_kernel(sock: socket.socket | None, send_timeout_s: float) -> None:
-    """Sets socket options: send at once, a small send buffer, and a timeout for data that is not taken."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_SEND_BUFFER_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere only send_timeout_s detects this
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout_s * 1000))

@@ -12,7 +12,8 @@ from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
 from pxbridge.errors import HandshakeFailed, HandshakeRefused
-from pxbridge.websocket.connection import Limits, WebSocket, wire_log
+from pxbridge.websocket.connection import WebSocket, wire_log
+from pxbridge.websocket.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from pxbridge.simulation.player import ClearedMarks
-from pxbridge.telephony.exotel.messages import Base64, Spelling
+from pxbridge.telephony.exotel.spelling import Base64, Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

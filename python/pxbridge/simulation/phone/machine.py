@@ -21,7 +21,7 @@ from pxbridge.simulation.phone.caller import Caller, Mood, Script
 from pxbridge.simulation.phone.line import HangUp, Line
 from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 from pxbridge.simulation.player import SILENT_DBFS, Player, level_dbfs
-from pxbridge.telephony.exotel.messages import Exotel
+from pxbridge.telephony.exotel.spelling import Exotel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,15 +26,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from pxbridge.telephony.access import Scope
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, parse_rate
 from pxbridge.telephony.routes import PERSONA_NAME
+from pxbridge.telephony.tokens import Scope
 from pxbridge.websocket import Headers, Response, text_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from pxbridge.telephony.access import AccessControl, Signer, Visitor
+    from pxbridge.telephony.access import AccessControl, Visitor
+    from pxbridge.telephony.tokens import Signer
     from pxbridge.websocket import Request
 
 log = logging.getLogger(__name__)
