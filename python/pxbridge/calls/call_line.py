@@ -76,8 +76,8 @@ class CallLine:
 
     def _apply(self, output: LineOutput) -> None:
         """Does what follows from one input."""
-        for message, is_text in output.to_phone:
-            self._phone.send(message, text=is_text)
+        if output.to_phone:
+            self._phone.send_all(output.to_phone)
         if (ogg := output.to_engine) and self._session is not None:
             self._session.send_audio(ogg)
         if output.ping:
