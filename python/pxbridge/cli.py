@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # The commands, and their descriptions in `--help`.
 COMMANDS = {
+    "init": "write a first file of settings with fresh secrets: it asks, or takes flags",
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
     "bench": "place many simulated calls at once and measure what they cost and how late they are",
     "calls": "list calls, show one of them, or hand over or end a live one",
