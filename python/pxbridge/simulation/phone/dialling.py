@@ -127,7 +127,7 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
     try:
         return await connect(
             url,
-            ssl=tls,
+            ssl=True if tls is None and url.lower().startswith("wss:") else tls,
             additional_headers=headers,
             compression=None,  # like Exotel; it would only take time
             proxy=None,
