@@ -8,8 +8,8 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz readme \
-        clean help
+.PHONY: run test test-rust test-python test-engine engine-venvs interop bore lint gate bench soak build wheel fuzz \
+        readme clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -128,6 +128,14 @@ OPUS_RECORDER := opus-recorder@8.0.5
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
 	touch $@
+
+# A tunnel program that works on loopback, for the tests of tunnels. Here it takes a minute and a half to build.
+BORE := target/tools/bin/bore
+bore: $(BORE)
+$(BORE):
+	sh .ci/tools $(PYTHON)
+	echo "Building bore, a tunnel program for tests"
+	cargo install -q --locked --root target/tools --target-dir target/tools/build bore-cli@0.6.0
 
 # torch is large: uv unpacks it once into its cache, and each environment that holds it gets links to that copy.
 engine-venvs: .venv-engine/.done .venv-moshi/.done

@@ -21,6 +21,7 @@ from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
+from pxbridge.commands import tunnel_option
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ COMMANDS = {
     "check-config": "show the settings and where each one comes from, or the first error in them",
     "doctor": "find problems of settings, engines and machine, and say how to fix them",
     "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
+    "tunnel": "give a bridge or an engine on this machine a public address, by cloudflared, ngrok or bore",
     "token": "print a URL with a signed token in its path, for calls without a password",
 }
 
@@ -47,6 +49,7 @@ examples:
   pxbridge                              serve calls; without an engine, with the rehearsal engine
   pxbridge --engines wss://gpu1:8998    serve calls with a PersonaPlex server
   pxbridge --config pxbridge.toml --host 0.0.0.0
+  pxbridge init && pxbridge --config pxbridge.toml --tunnel
   pxbridge call --wav question.wav --out heard.wav
 """
 
@@ -85,6 +88,7 @@ def _serve(words: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"pxbridge {pxbridge.__version__}")
     settings.add_arguments(parser)
+    tunnel_option.add_option(parser)
     args = _parse(parser, words)
 
     def read() -> settings.Loaded:
@@ -92,6 +96,10 @@ def _serve(words: Sequence[str]) -> int:
 
     loaded = read()
     # Imported here, so that `--help` and an error in the settings answer at once.
+    if args.tunnel is not None:
+        from pxbridge.commands import tunnel
+
+        return asyncio.run(tunnel.serve(loaded, args.tunnel, _console(), read))
     from pxbridge.app import lifecycle
 
     return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
