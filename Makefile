@@ -8,7 +8,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine engine-venvs interop bore lint gate bench soak build wheel fuzz \
+.PHONY: run test test-rust test-python test-engine test-deploy engine-venvs interop bore lint gate bench soak build wheel fuzz \
         readme clean help
 .DELETE_ON_ERROR:
 .SILENT:
@@ -27,6 +27,10 @@ test-python: build interop
 
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
+
+# Needs the packages of .ci/deploy-packages, and root: images are built and run without a daemon.
+test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
+	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
 lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 	$(BIN)/ruff check -q
@@ -120,6 +124,13 @@ OPUS_RECORDER := opus-recorder@8.0.5
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
 	PATH=$(CURDIR)/$(@D)/bin:$$PATH $(@D)/bin/npm install --silent --no-audit --no-fund --prefix $(@D) $(OPUS_RECORDER)
+	touch $@
+
+.venv-deploy/.done: tests/deploy/tools.txt
+	echo "Making the test environment $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
 	touch $@
 
 .venv-%/.done: tests/interop/%.txt
