@@ -4,7 +4,8 @@
 ``add_arguments(parser)`` and ``async def run(args, console) -> int``, which returns the exit status. To add a
 command, add its module and its line in :data:`COMMANDS`.
 
-Exit status: 0 success; 1 failure; 2 a setting, an argument or a file cannot be used; 130 interrupted.
+Exit status: 0 success; 1 failure; 2 a setting, an argument or a file cannot be used; 130 interrupted;
+141 its output was closed, as by `| head`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ COMMANDS = {
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 _EXAMPLES = """\
 examples:
@@ -58,14 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (the process's own if None); returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words and words[0] in COMMANDS:
-            return _command(words[0], words[1:])
-        return _serve(words)
+        status = _command(words[0], words[1:]) if words and words[0] in COMMANDS else _serve(words)
+        sys.stdout.flush()
+        return status
     except PxbridgeError as error:
         _console(stderr=True).print(f"pxbridge: {error}", markup=False, soft_wrap=True)
         return EXIT_FAILED if isinstance(error, PeerError) else EXIT_UNUSABLE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`... | head`). Python writes what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 class _Parser(argparse.ArgumentParser):
