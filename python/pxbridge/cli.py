@@ -22,6 +22,7 @@ from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
+from pxbridge.commands import tunnel_option
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 
 # The commands, and their descriptions in `--help`.
 COMMANDS = {
+    "init": "write a first file of settings with fresh secrets: it asks, or takes flags",
     "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
     "bench": "place many simulated calls at once and measure what they cost and how late they are",
     "calls": "list calls, show one of them, or hand over or end a live one",
     "check-config": "show the settings and where each one comes from, or the first error in them",
     "doctor": "find problems of settings, engines and machine, and say how to fix them",
     "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
+    "tunnel": "give a bridge or an engine on this machine a public address, by cloudflared, ngrok or bore",
     "token": "print a URL with a signed token in its path, for calls without a password",
 }
 
@@ -48,6 +51,7 @@ examples:
   pxbridge                              serve calls; without an engine, with the rehearsal engine
   pxbridge --engines wss://gpu1:8998    serve calls with a PersonaPlex server
   pxbridge --config pxbridge.toml --host 0.0.0.0
+  pxbridge init && pxbridge --config pxbridge.toml --tunnel
   pxbridge call --wav question.wav --out heard.wav
 """
 
@@ -90,6 +94,7 @@ def _serve(words: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"pxbridge {pxbridge.__version__}")
     settings.add_arguments(parser)
+    tunnel_option.add_option(parser)
     args = _parse(parser, words)
 
     def read() -> settings.Loaded:
@@ -97,6 +102,10 @@ def _serve(words: Sequence[str]) -> int:
 
     loaded = read()
     # Imported here, so that `--help` and an error in the settings answer at once.
+    if args.tunnel is not None:
+        from pxbridge.commands import tunnel
+
+        return asyncio.run(tunnel.serve(loaded, args.tunnel, _console(), read))
     from pxbridge.app import lifecycle
 
     return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
