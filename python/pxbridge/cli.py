@@ -92,8 +92,9 @@ def _serve(words: Sequence[str]) -> int:
     loaded = read()
     # Imported here, so that `--help` and an error in the settings answer at once.
     from pxbridge.app import lifecycle
+    from pxbridge.app.deadline import Deadline
 
-    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
+    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
 
 
 def _command(name: str, words: Sequence[str]) -> int:
