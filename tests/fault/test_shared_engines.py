@@ -54,7 +54,7 @@ async def given(store: RedisLeases, key: str = "engine#0", use: Use = Use.CALL) 
 
 
 async def tried(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer of a store that has just started: connections are new, and it may still read what it kept."""
+    """The answer of a store that has just started, and may still read what it kept."""
     while True:
         with contextlib.suppress(StoreUnreachable):
             return await ask()
