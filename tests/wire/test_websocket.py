@@ -1026,6 +1026,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.written = bytearray()
         self.ended = False
+        self.reads = True
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -1046,10 +1047,16 @@ class Wire(asyncio.Transport):
         self.ended = True
 
     def pause_reading(self) -> None:
-        pass
+        self.reads = False
 
     def resume_reading(self) -> None:
-        pass
+        self.reads = True
+
+    async def deliver(self, data: bytes, end: WebSocket) -> None:
+        """Delivers bytes as soon as the connection reads."""
+        while not self.reads:
+            await asyncio.sleep(0)  # the next turn of the loop
+        end.data_received(data)
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -1123,8 +1130,9 @@ def test_any_split_of_the_bytes_gives_the_same_messages(
         wire = Wire()
         end.connection_made(wire)
         for begin, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-            end.data_received(stream[begin:stop])
-        assert wire.ended
+            await wire.deliver(stream[begin:stop], end)
+        while not wire.ended:
+            await asyncio.sleep(0)
         end.eof_received()
         end.connection_lost(None)
         return received, await end.wait_closed(), wire.written.count(b"\x8a\x07between")

@@ -63,6 +63,7 @@ class Accepted(WebSocket):
         protocol = ServerProtocol(max_size=limits.max_message_bytes, logger=wire_log)
         super().__init__(protocol, limits, open_timeout_s)
         self._server = server
+        self.on_flooded = server._count_flood
         self.arrived = arrived
         """The server's key for this connection until it has opened."""
         self._accept = accept
@@ -118,7 +119,7 @@ class Accepted(WebSocket):
             self._feed(bytes(head[fed:fit]))
             if self._phase is not Phase.OPENING:
                 head.clear()
-                self._feed(rest)
+                super()._read(rest)
         if end > MAX_HEAD_BYTES and self._is_undecided():
             self._answer("", text_response(431, "the request line and headers are too long\n"))
 
