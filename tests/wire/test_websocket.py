@@ -1054,7 +1054,7 @@ class Wire(asyncio.Transport):
 
     async def deliver(self, data: bytes, end: WebSocket) -> None:
         """Delivers bytes as soon as the connection reads."""
-        while not self.reads:
+        while not self.reads:  # noqa: ASYNC110
             await asyncio.sleep(0)  # the next turn of the loop
         end.data_received(data)
 
@@ -1131,7 +1131,7 @@ def test_any_split_of_the_bytes_gives_the_same_messages(
         end.connection_made(wire)
         for begin, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
             await wire.deliver(stream[begin:stop], end)
-        while not wire.ended:
+        while not wire.ended:  # noqa: ASYNC110
             await asyncio.sleep(0)
         end.eof_received()
         end.connection_lost(None)
