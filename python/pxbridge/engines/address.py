@@ -85,15 +85,29 @@ class EngineAddress:
     Attributes:
         url: The URL of its `/api/chat`, with the scheme `ws` or `wss`.
         trust: Which certificates are accepted, for `wss`.
+        token: The engine's token, a secret; None: it needs none, or the URL has a user and a password.
     """
 
     url: str
     trust: Trust = field(default_factory=SystemTrust)
+    token: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """The URL without its user, password and query, so that it may be logged."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether the engine is shown a token or a password."""
+        return self.token is not None or "@" in urlsplit(self.url).netloc
+
+    @property
+    def bearer(self) -> list[tuple[str, str]]:
+        """The header with the token; none if the URL has a user, who is sent instead of it."""
+        if self.token is None or "@" in urlsplit(self.url).netloc:
+            return []
+        return [("Authorization", f"Bearer {self.token}")]
 
     @property
     def tls_context(self) -> tls.SSLContext | None:
