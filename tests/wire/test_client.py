@@ -258,8 +258,8 @@ async def test_an_engine_that_says_it_is_busy_or_restarts_is_full_and_rejects_no
 
 async def test_what_an_engine_says_with_its_refusal_is_told() -> None:
     said = {
-        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n": b'{"error": "full", "reason": "all 4 slots"}',
-        b"HTTP/1.1 400 Bad Request\r\n": b'{"parameter": "voice_prompt", "reason": "there is no voice \'X\'"}',
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n": b'{"reason": "all 4 slots"}',
+        b"HTTP/1.1 400 Bad Request\r\n": b'{"parameter": "voice_prompt", "reason": "no voice \'X\'"}',
         b"HTTP/1.1 401 Unauthorized\r\n": b"no\n",
     }
     answers = [head + b"Content-Length: %d\r\n\r\n" % len(body) + body for head, body in said.items()]
@@ -271,10 +271,10 @@ async def test_what_an_engine_says_with_its_refusal_is_told() -> None:
 
     async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
         address = EngineAddress(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/api/chat")
-        with pytest.raises(EngineFull, match="answered 503: all 4 slots$") as full:
+        with pytest.raises(EngineFull, match=r"answered 503: all 4 slots$") as full:
             await opened(address)
         assert full.value.retry_after_s == 5.0
-        with pytest.raises(EngineRejected, match="voice_prompt there is no voice 'X'"):
+        with pytest.raises(EngineRejected, match="voice_prompt no voice 'X'"):
             await opened(address)
         with pytest.raises(EngineRefused, match="answered 401: no; it needs a token: set PXBRIDGE_ENGINE_TO"):
             await opened(address)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import logging
 import ssl as tls
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pxbridge.errors import EngineUntrusted
 
@@ -98,9 +99,11 @@ class EngineAddress:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
-    def has_secret(self) -> bool:
-        """Whether the engine is shown a token or a password."""
-        return self.token is not None or "@" in urlsplit(self.url).netloc
+    def token_hint(self) -> str:
+        """The fix if the engine does not let us in."""
+        if self.token is None and "@" not in urlsplit(self.url).netloc:
+            return "it needs a token: set PXBRIDGE_ENGINE_TOKEN to the one that it was started with"
+        return "its token is another one: PXBRIDGE_ENGINE_TOKEN must be the same here and there"
 
     @property
     def bearer(self) -> list[tuple[str, str]]:
@@ -108,6 +111,15 @@ class EngineAddress:
         if self.token is None or "@" in urlsplit(self.url).netloc:
             return []
         return [("Authorization", f"Bearer {self.token}")]
+
+    @property
+    def credentials(self) -> list[tuple[str, str]]:
+        """The header that proves who we are, whether by the token or by the URL's user; none without."""
+        parts = urlsplit(self.url)
+        if parts.username is None:
+            return self.bearer
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return [("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")]
 
     @property
     def tls_context(self) -> tls.SSLContext | None:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """Covers name resolution, TCP, TLS and the upgrade."""
-TOKEN_MISSING: Final = "it needs a token: set PXBRIDGE_ENGINE_TOKEN to the one that it was started with"
-TOKEN_WRONG: Final = "its token is another one: PXBRIDGE_ENGINE_TOKEN must be the same here and there"
-
 HANDSHAKE_TIMEOUT_S: Final = 60.0
 """Covers the prompts. A real engine needs seconds for a long text prompt. A busy one never answers."""
 
@@ -140,7 +137,7 @@ def _refusal(engine: EngineAddress, problem: websocket.HandshakeRefused, url: st
     elif status == 404:
         text += f"; an engine's path is {chat_wire.CHAT_PATH}"
     elif status == _UNAUTHORIZED:
-        text += f"; {TOKEN_WRONG if engine.has_secret else TOKEN_MISSING}"
+        text += f"; {engine.token_hint}"
     if status in _REJECTED:
         return EngineRejected(text, status)
     return EngineRefused(text, status)
