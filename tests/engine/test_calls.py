@@ -126,9 +126,12 @@ async def bridge_to(url: str, records: list[CallRecord]) -> AsyncIterator[str]:
     """A bridge with this engine; what a phone dials."""
 
     async def open_engine(
-        address: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        address: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        moved: Callable[[int], None] | None = None,
     ) -> EngineSession:
-        return await open_session(address, *prompts, connected=connected)
+        return await open_session(address, *prompts, connected=connected, moved=moved)
 
     def keep(record: CallRecord, event: Event) -> None:
         if event.kind is Kind.ENDED:

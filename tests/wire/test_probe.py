@@ -119,7 +119,7 @@ async def test_an_engine_that_wants_another_token_says_how_to_mend_it() -> None:
     refusal = http(401, b'{"error": "token", "reason": "the token is wrong"}')
     async with engine(refusal) as url:
         told = await probe(EngineAddress(url, token="a-secret"))
-        assert isinstance(told, Wrong) and "must be the same here and there" in told.what
+        assert isinstance(told, Wrong) and "must be the same here and there" in told.what and told.token
     async with engine(http(401, b"a proxy of NVIDIA's server says no")) as url:
         assert await probe(EngineAddress(url)) is None, "it is there; a conversation may be let in"
 

@@ -206,7 +206,13 @@ class EngineOpener:
         self.settings = settings
 
     async def __call__(
-        self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        self,
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        /,
+        *,
+        moved: Callable[[int], None] | None = None,
     ) -> Session:
         """Opens a session; raises as `open_session` does."""
         return await open_session(
@@ -215,6 +221,7 @@ class EngineOpener:
             connect_timeout_s=self.settings.engine_connect_timeout_s,
             handshake_timeout_s=self.settings.engine_handshake_timeout_s,
             connected=connected,
+            moved=moved,
         )
 
 

@@ -34,9 +34,11 @@ class Wrong:
 
     Attributes:
         what: What is wrong, as words that follow its name in a sentence.
+        token: Whether it is our token. An engine counts wrong ones, and then lets nobody in from our address.
     """
 
     what: str
+    token: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def _read(engine: EngineAddress, answer: Answer) -> Found:
         return None
     if not isinstance(told, dict):
         return None
-    if answer.status == 401 and told.get("error") == "token":
-        return Wrong(f"does not let us in ({engine.token_hint})")
+    if answer.status in (401, 429) and told.get("error") == "token":
+        return Wrong(f"does not let us in ({engine.token_hint})", token=True)
     slots, free, line, waiting = (_count(told.get(name)) for name in ("slots", "free", "line", "waiting"))
     if slots is None or free is None or not 1 <= slots <= MAX_SLOTS:
         return None

@@ -21,7 +21,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pxbridge.chat_wire import FrameReader, Kind, TextReader
+from pxbridge.chat_wire import FrameReader, Kind, TextReader, queue_place
 from pxbridge.errors import EngineBusy, EngineFull, EngineLost, EngineRejected
 
 if TYPE_CHECKING:
@@ -64,7 +64,13 @@ class Session:
         reported: The engine's last error message; None if it sent none.
     """
 
-    def __init__(self, engine: EngineAddress, connection: WebSocket, voice_prompt: str) -> None:
+    def __init__(
+        self,
+        engine: EngineAddress,
+        connection: WebSocket,
+        voice_prompt: str,
+        moved: Callable[[int], None] | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.engine = engine
         self.prompt_s = 0.0
@@ -77,6 +83,8 @@ class Session:
         self._phase = _Phase.PROMPTING
         self._began_s = loop.time()
         self._prompted: asyncio.Future[_Rejection | None] = loop.create_future()  # None: ready
+        self._moved = moved
+        self._limit: asyncio.Timeout | None = None
         self._closed_by_us = False
         self._end: EngineLost | None = None
         self._early: list[bytes] = []
@@ -129,6 +137,7 @@ class Session:
         """Ends the session. `on_close` follows, within a bounded time. No other callback is called."""
         self._closed_by_us = True
         self._on_audio = self._on_text = _ignore  # releases the subscriber's callbacks
+        self._moved = None
         self._connection.close()
 
     def abort(self) -> None:
@@ -152,7 +161,7 @@ class Session:
         await self._connection.wait_closed()
 
     async def prompted(self, timeout_s: float) -> None:
-        """Waits for the engine's handshake. For :func:`open_session`.
+        """Waits for the engine's handshake, without a limit while in the engine's line. For `open_session`.
 
         Raises:
             EngineRejected: The engine closed or reported an error instead.
@@ -160,7 +169,8 @@ class Session:
             EngineBusy: It sent nothing in time.
         """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
+                self._limit = limit
                 rejected = await self._prompted
         except TimeoutError:
             raise EngineBusy(
@@ -186,6 +196,11 @@ class Session:
         elif message[:1] == _ERROR and self._phase is _Phase.PROMPTING:
             said = _text_of(message[1:])
             self._reject(_kind_of_words(said), f"it reported an error: {said}")
+        elif message[:1] == _METADATA and self._phase is _Phase.PROMPTING and self._moved is not None:
+            if (place := queue_place(message[1:])) is not None and not self._prompted.done():
+                if self._limit is not None:
+                    self._limit.reschedule(None)
+                self._moved(place)
         elif len(self._early) < _MAX_EARLY_MESSAGES:
             self._early.append(message)
         else:
@@ -242,6 +257,8 @@ class Session:
 _HANDSHAKE: Final = bytes([Kind.HANDSHAKE])
 
 _AUDIO: Final = bytes([Kind.AUDIO])
+
+_METADATA: Final = bytes([Kind.METADATA])
 
 _ERROR: Final = bytes([Kind.ERROR])
 

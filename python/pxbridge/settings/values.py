@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The bridge writes the prompts into the query itself. NVIDIA's server crashes on any `seed`.
-_RESERVED_ENGINE_QUERY = {"voice_prompt", "text_prompt", "seed"}
+_RESERVED_ENGINE_QUERY = {"voice_prompt", "text_prompt", "seed", "queue"}
 _ENGINE_SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 _ENGINE_PATH = "/api/chat"
 
