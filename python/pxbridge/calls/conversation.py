@@ -236,9 +236,10 @@ class Conversation:
             since_s = self._continuation.place.since_s
             waited_s = 0.0 if since_s is None else self._clock() - since_s
             left_s = self._limits.max_wait_s - waited_s
-            async with self._in_background(play_hold_music(self._line)), asyncio.timeout(left_s):
+            place = self._continuation.place
+            music = play_hold_music(self._line, lambda: self._engines.position(place))
+            async with self._in_background(music), asyncio.timeout(left_s):
                 while True:
-                    place = self._continuation.place
                     lease = await self._engines.lease_in_turn(self._prompts, place)
                     with contextlib.suppress(EngineError):
                         session = await self._prompt(lease)
