@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+_LIST_METAVARS = {"engines": "URL[,URL]", "engine_fingerprint": "SHA256[,SHA256]"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a flag for each setting. Flags that are not used are absent from the parsed namespace."""
     group = parser.add_argument_group(
@@ -48,9 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=about
             )
         elif get_origin(field.annotation) is tuple:
-            metavar = "URL[,URL]" if name == "engines" else "NETWORK[,NETWORK]"
             group.add_argument(
-                flag(name), metavar=metavar, action="append", default=argparse.SUPPRESS, help=about
+                flag(name),
+                metavar=_LIST_METAVARS.get(name, "NETWORK[,NETWORK]"),
+                action="append",
+                default=argparse.SUPPRESS,
+                help=about,
             )
         else:
             group.add_argument(
