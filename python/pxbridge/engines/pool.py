@@ -285,19 +285,19 @@ class EnginePool:
                 raise NoEngineFree(f"{self.waiting} calls already wait for an engine")
             place.since_s = self._transitions.clock()
         bisect.insort(self._queue, place, key=lambda each: each.number)
-        standing: _InLine | None = None
+        in_line: _InLine | None = None
         try:
             while True:
                 if self._is_first(place) and not self._urgent:
                     if (lease := await self._take(prompts, NONE)) is not None:
                         return lease
                     await self._ask_for_warm()
-                    if standing is None or not standing.is_ours:
-                        standing = await self._stand_in_line(prompts, place)
+                    if in_line is None or not in_line.is_ours:
+                        in_line = await self._stand_in_line(prompts, place)
                 await self._transitions.changes.wait(RETRY_S)
         finally:
-            if standing is not None and standing.is_ours:
-                self._transitions.cool(standing.slot)
+            if in_line is not None and in_line.is_ours:
+                self._transitions.cool(in_line.slot)
             place.in_line = None
             self._queue.remove(place)
             self._transitions.changes.happened()  # wakes the next call in the queue
