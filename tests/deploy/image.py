@@ -186,5 +186,7 @@ async def output(image: Image, *words: str, environ: Mapping[str, str] | None = 
     """Runs words in a container instead of its entry point; the exit status and what it printed."""
     async with image.runs(entrypoint=list(words), environ=environ) as container:
         status = await container.ends()
-        await until(lambda: container.process.stdout is None or container.process.stdout.at_eof(), "all is read")
+        await until(
+            lambda: container.process.stdout is None or container.process.stdout.at_eof(), "all is read"
+        )
     return status, container.log

@@ -54,9 +54,7 @@ def test_the_bridges_image_is_small(bridge: Image, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", ["bridge", "engine"])
-def test_an_images_configuration_is_what_runtimes_ask_for(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_an_images_configuration_is_what_runtimes_ask_for(name: str, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(name).config
     assert config["User"] == "10001:10001"
     assert isinstance(config["Entrypoint"], list) and config["Entrypoint"][0] == "pxbridge"
@@ -115,7 +113,9 @@ client's `/api/chat` of the container's console and hear the greeting."""
 async def test_it_takes_calls_answers_health_and_drains(bridge: Image) -> None:
     port = free_port()
     async with bridge.runs(environ=settings(port)) as container:
-        await until(lambda: container.said(" takes calls at ") or container.process.returncode, "it has started")
+        await until(
+            lambda: container.said(" takes calls at ") or container.process.returncode, "it has started"
+        )
         assert container.user == USER
         assert await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/livez") == (200, "alive\n")
         assert await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/readyz") == (200, "ready\n")

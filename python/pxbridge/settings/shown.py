@@ -32,6 +32,8 @@ SECTIONS: Final = {
 }
 """Each section of the settings, by the setting that begins it."""
 
+_LIST_METAVARS: Final = {"engines": "URL[,URL]", "engine_fingerprint": "SHA256[,SHA256]"}
+
 
 def sections() -> dict[str, dict[str, FieldInfo]]:
     """The settings by section, in the order of their definition."""
@@ -79,7 +81,7 @@ def _add_flags(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> N
             flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=about
         )
     elif get_origin(field.annotation) is tuple:
-        metavar = "URL[,URL]" if name == "engines" else "NETWORK[,NETWORK]"
+        metavar = _LIST_METAVARS.get(name, "NETWORK[,NETWORK]")
         group.add_argument(
             flag(name), metavar=metavar, action="append", default=argparse.SUPPRESS, help=about
         )
