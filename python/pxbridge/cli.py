@@ -179,7 +179,7 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pxbridge serve",
         usage="pxbridge [serve] [settings]",
-        description="Serves phone calls. Each setting can also be PXBRIDGE_NAME in the environment, or name in\n"
+        description="Serves phone calls. A setting can also be PXBRIDGE_NAME in the environment, or name in\n"
         "a TOML file (`port = 5060`). A flag wins over the environment, and the environment over the file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
