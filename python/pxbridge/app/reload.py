@@ -49,6 +49,7 @@ RELOADED = {
     "engine_fingerprint",
     "engine_handshake_timeout_s",
     "engine_insecure",
+    "engine_token",
     "failover_prefers",
     "gate_ms",
     "handshakes_per_minute",

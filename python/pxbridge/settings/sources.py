@@ -18,10 +18,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
 from pxbridge.errors import ConfigError
+from pxbridge.settings.access import is_loopback
 from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, from_file, is_secret, variable
 from pxbridge.settings.files import expanded, parse_toml, read_text
 from pxbridge.settings.values import Right
@@ -116,6 +118,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
 
     settings = _check(given)
     _check_trust(settings, given, notes)
+    _check_token(settings, given, notes)
     if settings.tls_key_file is not None and settings.tls_cert_file is None:
         one = given["tls_key_file"]
         fix = f"set {variable('tls_cert_file')} to its certificate"
@@ -254,13 +257,18 @@ def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[st
     ways = [
         name
         for name in ("engine_insecure", "engine_fingerprint", "engine_ca_file")
-        if getattr(settings, name) not in (None, False)
+        if getattr(settings, name)
     ]
     if len(ways) > 1:
         one, other = given[ways[0]], given[ways[1]]
         raise ConfigError(
             one.written, one.source, f"contradicts {other.written} ({other.source}); keep one of the two"
         )
+    pinned, engines = len(settings.engine_fingerprint), len(settings.engines)
+    if pinned > 1 and pinned != engines:
+        one = given["engine_fingerprint"]
+        problem = f"has {pinned} fingerprints for {engines} engines; give one for all, or one for each"
+        raise ConfigError(one.written, one.source, problem)
     if settings.engine_insecure:
         one = given["engine_insecure"]
         notes.append(
@@ -270,6 +278,20 @@ def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[st
     if ways and not any(url.startswith("wss:") for url in settings.engines):
         one = given[ways[0]]
         notes.append(f"{one.written} ({one.source}) has no effect: no engine's URL begins with wss://")
+
+
+def _check_token(settings: Settings, given: Mapping[str, _Given], notes: list[str]) -> None:
+    """A token without effect, and one that crosses the network in plain text, are noted."""
+    if settings.engine_token is None:
+        return
+    one = given["engine_token"]
+    parts = [urlsplit(url) for url in settings.engines]
+    if not parts:
+        notes.append(f"{one.written} ({one.source}) has no effect: {variable('engines')} names no engine")
+    if any(url.scheme == "ws" and not is_loopback(url.hostname or "") for url in parts):
+        notes.append(
+            f"{one.written} ({one.source}) crosses the network unencrypted to engines at ws://; use wss://"
+        )
 
 
 def _not_right(name: str, value: object) -> str:

@@ -121,6 +121,11 @@ class TelephonyServer:
         return {"full": self.refused} | {why.name.lower(): self.access.refused[why] for why in Refused}
 
     @property
+    def flooded(self) -> int:
+        """Number of connections that were closed because the phone sent too much."""
+        return 0 if self.server is None else self.server.flooded
+
+    @property
     def live_calls(self) -> int:
         """Number of calls whose task has not ended."""
         return len(self._calls)
