@@ -156,11 +156,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
         try:
             result = work()
         except Exception as error:
-            report(done.set_exception, error)
+            settle_soon(done.set_exception, error)
         else:
-            report(done.set_result, result)
+            settle_soon(done.set_result, result)
 
-    def report(settle: Callable[[Any], None], outcome: object) -> None:
+    def settle_soon(settle: Callable[[Any], None], outcome: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle_unless_cancelled, settle, outcome)
 

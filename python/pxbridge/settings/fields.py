@@ -295,7 +295,8 @@ class Settings(BaseModel):
         description="Keep a record of each call in the state folder. `pxbridge calls` shows them.",
     )
     keep_days: Annotated[float, Within("a number of days", 0, 36_500, above=True)] = Field(
-        default=90.0, description="Records and recordings older than this are deleted."
+        default=90.0,
+        description="Records and recordings older than this are deleted, each hour at most a day's worth.",
     )
     keep_mb: Annotated[int, Within("a whole number", 1, 100_000_000)] = Field(
         default=2000,
