@@ -28,6 +28,7 @@ from pxbridge.calls import announcements
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.handover import FLOW_ASKS_S
 from pxbridge.calls.registry import LONGEST_SENTENCE_S
+from pxbridge.ops import descriptors
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.settings import check_access
@@ -79,6 +80,7 @@ async def run(
     personas = read_personas(loaded)
     check_console(loaded)
     notes = [*loaded.notes, *check_access(loaded)]
+    descriptors.raise_limit()
     systemd = Notifier(os.environ)
     async with contextlib.AsyncExitStack() as stack:
         log_writer = stack.enter_context(logging_to(None, settings.log_level, settings.log_format))
