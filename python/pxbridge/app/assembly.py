@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pxbridge.engines.session import Session
     from pxbridge.engines.slot_transitions import Opener
     from pxbridge.ops.logs import Writer
+    from pxbridge.ops.loop_lag import Shedding
     from pxbridge.settings import Loaded, Settings
     from pxbridge.telephony.server import TelephonyServer
 
@@ -71,6 +72,7 @@ class Bridge:
         handovers: The calls that go on to a person.
         server: The telephony port.
         peers: The other bridges that share the store; None without them.
+        shedding: Whether new calls are refused because the process is overloaded.
     """
 
     url: str
@@ -82,6 +84,7 @@ class Bridge:
     handovers: HandOvers
     server: TelephonyServer
     peers: PeerBridges | None
+    shedding: Shedding
 
     @contextlib.asynccontextmanager
     async def announced(self) -> AsyncIterator[None]:
@@ -126,7 +129,9 @@ async def assembled(
         )
         access = Access(settings)
         peers = _peers(settings, store, access.signer, registry)
-        server = await stack.enter_async_context(_listen(loaded, registry, pool, handovers, access, peers))
+        server = await stack.enter_async_context(
+            _listen(loaded, registry, pool, handovers, access, peers, observed.shedding)
+        )
         observed.metrics.count_by(
             "reason",
             "pxbridge_door_refusals",
@@ -146,7 +151,9 @@ async def assembled(
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{server.port}/exotel"
-        yield Bridge(url, console_url, opener, pool, access, registry, handovers, server, peers)
+        yield Bridge(
+            url, console_url, opener, pool, access, registry, handovers, server, peers, observed.shedding
+        )
 
 
 # Engines
@@ -336,6 +343,7 @@ async def _listen(
     handovers: HandOvers,
     access: Access,
     peers: PeerBridges | None,
+    shedding: Shedding,
 ) -> AsyncIterator[TelephonyServer]:
     settings = loaded.settings
     tls = serving_tls(loaded)
@@ -360,6 +368,7 @@ async def _listen(
                     settings.port,
                     carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(pool.snapshot(), pool.store_gone_s),
+                    overloaded=shedding.reasons,
                     max_calls=settings.max_calls,
                     access=access.control,
                     ssl=None if tls is None else tls.context,

@@ -92,6 +92,7 @@ async def run(
         await asyncio.to_thread(announcements.load, USUAL_LINE_HZ)
         stack.enter_context(_frozen_garbage_collector())
         await stack.enter_async_context(bridge.announced())
+        bridge.shedding.restart()
         systemd.ready(f"takes calls at {bridge.url}")
         console.print(welcome(settings, bridge.url, bridge.console_url), markup=False, soft_wrap=True)
         if ready is not None:
