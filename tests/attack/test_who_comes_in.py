@@ -202,6 +202,24 @@ async def test_an_overloaded_bridge_says_so_everywhere_and_takes_no_call(
         assert late in (await fetch(f"127.0.0.1:{console_port}", "/readyz"))[1]
 
 
+async def test_whoever_asks_for_urls_and_never_calls_keeps_no_call_out() -> None:
+    user = f"asha:{PASSWORD}"
+    async with deployed(PXBRIDGE_MAX_CALLS="1", PXBRIDGE_WARM_SESSIONS="0") as where:
+
+        async def url(query: str) -> tuple[int, dict[str, str]]:
+            status, body = await fetch(where, f"/exotel/url{query}", user=user)
+            return status, json.loads(body)
+
+        for _ in range(5):  # a monitor
+            assert (await url(""))[0] == 200
+            assert (await url("?reserve=no&CallSid=monitor"))[0] == 200
+        for _ in range(5):  # a flow that tries again
+            assert (await url("?CallSid=CA1"))[0] == 200
+        taken = {"error": "every engine is taken, or reserved by 1 URL not used yet"}
+        assert await url("?CallSid=CA2") == (503, taken)
+        assert await url("") == (503, taken)
+
+
 async def test_one_address_has_only_so_many_calls() -> None:
     async with deployed(PXBRIDGE_MAX_CALLS_PER_ADDRESS="1") as where:
         headers = {

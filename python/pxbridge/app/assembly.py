@@ -13,6 +13,7 @@ import secrets
 import ssl
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pxbridge.app.observability import observability
@@ -354,8 +355,8 @@ async def _listen(
         public_url=settings.public_url,
         serves_tls=tls is not None,
         choose=lambda asked, called: registry.personas.name_for(asked, called),
-        busy=lambda: () if pool.free else ("every engine is taken",),
-        promise=pool.promise,
+        busy=partial(_busy, pool),
+        promise=pool.promises.make,
         handed_over=handovers.look_up,
         elsewhere=nowhere if peers is None else peers.elsewhere,
     )
@@ -380,6 +381,19 @@ async def _listen(
             following = asyncio.create_task(tls.follow(), name="TLS certificate")
             stack.callback(following.cancel)
         yield server
+
+
+def _busy(pool: EnginePool, call: str | None) -> tuple[str, ...]:
+    """Why no engine can take this call now; empty if one can."""
+    if pool.free_for(call):
+        return ()
+    match pool.promises.besides(call):
+        case 0:
+            return ("every engine is taken",)
+        case 1:
+            return ("every engine is taken, or reserved by 1 URL not used yet",)
+        case others:
+            return (f"every engine is taken, or reserved by {others} URLs not used yet",)
 
 
 def serving_tls(loaded: Loaded) -> ServingTls | None:
