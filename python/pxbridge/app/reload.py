@@ -56,6 +56,8 @@ RELOADED = {
     "max_backlog_ms",
     "max_calls_per_address",
     "playout_profile",
+    "shed_above_lag_ms",
+    "shed_below_lag_ms",
     "text_prompt",
     "token_keys",
     "trusted_proxies",
@@ -119,6 +121,7 @@ class Reloader:
         bridge.pool.keep_warm(warm_sessions(personas))
         bridge.opener.settings = settings
         bridge.access.use(settings)
+        bridge.shedding.use(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
         if settings.engines:
             bridge.pool.replace_engines(engine_addresses(settings))
 

@@ -170,6 +170,15 @@ class Settings(BaseModel):
     max_calls: Annotated[int, Within("a whole number", 1, 100_000)] = Field(
         default=100, description="Calls at the same time. Further calls are rejected."
     )
+    shed_above_lag_ms: Annotated[float, Within("a number of milliseconds", 0, 10_000)] = Field(
+        default=40.0,
+        description="New calls are refused while the event loop is later than this (95th percentile of 5 s): "
+        "the machine has more calls than it can serve, and all callers would hear gaps. 0: never.",
+    )
+    shed_below_lag_ms: Annotated[float, Within("a number of milliseconds", 1, 10_000)] = Field(
+        default=20.0,
+        description="After that, new calls are accepted again when the event loop is less late than this.",
+    )
     playout_profile: Annotated[
         PlayoutProfile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
     ] = Field(
