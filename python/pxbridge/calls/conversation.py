@@ -28,6 +28,7 @@ from pxbridge.engines.pool import Prompts
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
+    EngineFull,
     EngineLost,
     EngineRejected,
     InputError,
@@ -241,11 +242,15 @@ class Conversation:
             async with self._in_background(music), asyncio.timeout(left_s):
                 while True:
                     lease = await self._engines.lease_in_turn(self._prompts, place)
-                    with contextlib.suppress(EngineError):
+                    try:
                         session = await self._prompt(lease)
-                        place.since_s = None
-                        return lease, session
-                    await asyncio.sleep(BETWEEN_TRIES_S)
+                    except EngineFull:
+                        continue  # back in its place at once: the pool knows when to try the engine again
+                    except EngineError:
+                        await asyncio.sleep(BETWEEN_TRIES_S)
+                        continue
+                    place.since_s = None
+                    return lease, session
         except TimeoutError:
             raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None
 
