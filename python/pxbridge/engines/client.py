@@ -41,6 +41,7 @@ async def open_session(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     connected: Callable[[], None] | None = None,
+    flooded: Callable[[], None] | None = None,
     moved: Callable[[int], None] | None = None,
     limits: websocket.Limits | None = None,
 ) -> Session:
@@ -55,6 +56,7 @@ async def open_session(
         connect_timeout_s: Limit for everything up to the upgrade.
         handshake_timeout_s: Limit for the prompts.
         connected: Called when the engine has accepted the upgrade, before it reads its prompts.
+        flooded: Called if the connection is closed because the engine sent too much.
         moved: With it, a full engine that has a line puts the session into it, and this is called with each
             place in the line, 1 for the next. There is no limit to the time in the line.
         limits: Limits of the WebSocket connection.
@@ -71,6 +73,8 @@ async def open_session(
     """
     url = chat_wire.chat_url(engine.url, voice_prompt, text_prompt, queue=moved is not None)
     connection = await _connect(engine, url, connect_timeout_s, limits)
+    if flooded is not None:
+        connection.on_flooded = flooded
     session = Session(engine, connection, voice_prompt, moved)
     if connected is not None:
         connected()
