@@ -7,12 +7,13 @@ If leases are not renewed, the bridge loses its calls. So a failed run of a job 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.leases import Renewal
 from pxbridge.engines.probe import TIMEOUT_S
-from pxbridge.engines.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Slot, Stage, Warm
+from pxbridge.engines.slots import PROBES_TO_FAIL, Engine, Live, Slot, Stage, Warm
 from pxbridge.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE_EVERY_S: Final = 5.0
+
+IDLE_LOOKED_UP: Final = 256
+"""How many idle slots are looked up at each renewal. So a bridge with thousands of slots asks for all of them
+within half a minute. It learns of a slot that is taken meanwhile when it asks for its lease."""
 
 SOON_S: Final = 0.25
 """The pause before the store is asked again, if it did not answer or if a caller waits for a slot."""
@@ -46,25 +51,52 @@ class Probes:
     ) -> None:
         self._transitions = transitions
         self._what_is_wrong = what_is_wrong
+        self._began = False
+        self._probing: dict[Engine, asyncio.Task[None]] = {}
 
     async def run_once(self) -> None:
-        """Probes all engines, then waits until the next probe is due."""
-        await asyncio.gather(*(self._probe(engine) for engine in tuple(self._transitions.engines)))
-        await asyncio.sleep(PROBE_EVERY_S)
+        """Probes all engines, then waits until the next probe is due.
+
+        The first time all at once. After that they are spread over the interval, because a hundred probes at
+        once would make calls wait. No engine waits for the answer of another one.
+        """
+        engines = tuple(self._transitions.directory.engines)
+        apart_s = PROBE_EVERY_S / max(1, len(engines)) if self._began else 0.0
+        self._began = True
+        began_s = self._transitions.clock()
+        try:
+            for number, engine in enumerate(engines):
+                if apart_s:
+                    await asyncio.sleep(began_s + number * apart_s - self._transitions.clock())
+                if engine not in self._probing:
+                    self._probing[engine] = asyncio.create_task(self._probe(engine))
+            await asyncio.sleep(began_s + PROBE_EVERY_S - self._transitions.clock())
+        except asyncio.CancelledError:
+            for probe in self._probing.values():
+                probe.cancel()
+            raise
 
     async def _probe(self, engine: Engine) -> None:
+        try:
+            await self._ask(engine)
+        except Exception:
+            log.exception("%s: its probe failed; there will be another one", engine.address)
+        finally:
+            del self._probing[engine]
+
+    async def _ask(self, engine: Engine) -> None:
         was_failed = engine.probes_failed
         wrong, *_ = await asyncio.gather(
-            self._what_is_wrong(engine.address), *(self._ping(slot) for slot in engine.slots)
+            self._what_is_wrong(engine.address), *(self._ping(slot) for slot in engine.used)
         )
-        if wrong is None or any(isinstance(slot.state, Live) for slot in engine.slots):
-            if engine.probes_failed >= PROBES_TO_FAIL:
+        if wrong is None or any(isinstance(slot.state, Live) for slot in engine.used):
+            answers_again = engine.probes_failed >= PROBES_TO_FAIL
+            engine.probe_answered()
+            if answers_again:
                 log.info("%s answers again", engine.address)
-                engine.breaker.retry_soon()
                 self._transitions.changes.happened()
-            engine.probes_failed = 0
         else:
-            engine.probes_failed += 1
+            engine.probe_failed()
             if engine.probes_failed >= PROBES_TO_FAIL > was_failed:
                 log.warning("%s %s: it gets no calls until it answers again", engine.address, wrong)
 
@@ -75,7 +107,7 @@ class Probes:
                 if not await session.answers(TIMEOUT_S) and slot.state is warm:
                     log.warning("%s: its warm session does not answer and is dropped", slot.engine.address)
                     self._transitions.failed(slot, Stage.AHEAD)
-                    slot.engine.probes_failed += 1
+                    slot.engine.probe_failed()
                     self._transitions.cool(slot)
             case _:
                 pass
@@ -96,6 +128,8 @@ class Renewals:
         self._transitions = transitions
         self._every_s = every_s
         self._callers_wait = callers_wait
+        self._looked = False
+        self._turn = 0
 
     async def run_once(self) -> None:
         """Renews all leases held here, looks up all other slots, then waits until the next run is due."""
@@ -108,7 +142,7 @@ class Renewals:
             await asyncio.sleep(min(SOON_S, self._every_s) if self._callers_wait() else self._every_s)
 
     async def _renew(self) -> None:
-        held = [(slot, slot.grant) for slot in self._transitions.slots()]
+        held = [(slot, slot.grant) for slot in self._transitions.directory.used]
         mine = [(slot, grant) for slot, grant in held if grant is not None]
         renewals = (
             await self._transitions.store.renew([(grant, slot.use) for slot, grant in mine]) if mine else []
@@ -123,10 +157,33 @@ class Renewals:
                 self._transitions.cool(slot)
 
     async def _look(self) -> None:
-        """Looks up slots not held here. Asks even if there are none, to learn whether the store answers."""
-        slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, Idle | Elsewhere)]
+        """Looks up slots not held here. Asks even if there are none, to learn whether the store answers.
+
+        All that other bridges hold, and as many of the idle ones as `IDLE_LOOKED_UP`. The first time all, so
+        that no call has to try what others hold already.
+        """
+        directory = self._transitions.directory
+        slots = [*directory.elsewhere, *self._next_idle()]
         states = [slot.state for slot in slots]
         refusals = await self._transitions.store.look([slot.key for slot in slots])
+        self._looked = True
         for slot, state, refusal in zip(slots, states, refusals, strict=True):
             if slot.state is state:  # otherwise the answer may describe our own lease
                 self._transitions.seen(slot, refusal)
+
+    def _next_idle(self) -> list[Slot]:
+        """The idle slots that are looked up next."""
+        engines = tuple(self._transitions.directory.engines)
+        if not self._looked:
+            return [slot for engine in engines for slot in engine.idle]
+        idle: list[Slot] = []
+        for _ in engines:
+            self._turn = (self._turn + 1) % len(engines)
+            engine = engines[self._turn]
+            next_ones = list(itertools.islice(engine.idle, IDLE_LOOKED_UP - len(idle)))
+            for slot in next_ones:
+                engine.idle.move_to_end(slot)  # the next time, others come first
+            idle += next_ones
+            if len(idle) == IDLE_LOOKED_UP:
+                break
+        return idle

@@ -10,37 +10,28 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from pxbridge.engines import probe
 from pxbridge.engines.lease import Lease, Place
-from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
+from pxbridge.engines.leases import LeaseStore, MemoryLeases, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
 from pxbridge.engines.slot_transitions import SlotTransitions
-from pxbridge.engines.slots import (
-    Elsewhere,
-    Idle,
-    Opening,
-    Preparing,
-    Prompts,
-    Slot,
-    SlotState,
-    Stage,
-    Warm,
-    rank,
-)
+from pxbridge.engines.slots import Opening, Preparing, Prompts, SlotState, Stage, Warm
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import NoEngineFree, StoreUnreachable
 from pxbridge.periodic import repeat
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.slot_transitions import Opener
+    from pxbridge.engines.slots import Slot
 
 __all__ = ["EnginePool", "PoolLimits", "Prompts", "SlotState"]
 
@@ -155,33 +146,23 @@ class EnginePool:
         now_s = self._transitions.clock()
         while self._promised and self._promised[0] <= now_s:
             self._promised.popleft()
-        takeable = sum(self._is_takeable(slot) for slot in self._transitions.slots())
+        directory = self._transitions.directory
+        takeable = sum(_is_ready_soon(slot) for slot in directory.ahead)
+        if self._store.gone_since_s is None:
+            takeable += directory.free_idle(now_s) + len(directory.kept_warm_elsewhere(now_s))
         return max(0, takeable - len(self._promised))
 
     def promise(self) -> None:
         """Reserves a slot in the count `free` for a call that is about to arrive, for `PROMISED_S`."""
         self._promised.append(self._transitions.clock() + PROMISED_S)
 
-    def _is_takeable(self, slot: Slot) -> bool:
-        match slot.state:
-            case Warm(session=session):
-                return session.is_live
-            case Preparing():
-                return True
-            case Idle() | Elsewhere(refusal=Refusal.WARM):
-                asked = self._store.gone_since_s is None
-                return asked and slot.engine.is_healthy(self._transitions.clock())
-            case _:
-                return False
-
     def has_free_besides(self, engine: EngineAddress) -> bool:
         """Whether another engine could be leased now."""
-        return any(
-            slot.engine.address != engine
-            and self._is_takeable(slot)
-            and not isinstance(slot.state, Elsewhere)
-            for slot in self._transitions.slots()
-        )
+        directory = self._transitions.directory
+        if any(slot.engine.address != engine and _is_ready_soon(slot) for slot in directory.ahead):
+            return True
+        asked = self._store.gone_since_s is None
+        return asked and directory.has_idle_besides(engine, self._transitions.clock())
 
     @property
     def store_gone_s(self) -> float | None:
@@ -204,19 +185,19 @@ class EnginePool:
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """Returns each engine's number of slots, by the engine's name and the state, zeros included."""
+        now_s = self._transitions.clock()
         return {
-            str(address): {state.value: states.count(state) for state in SlotState}
-            for address, states in self.engines()
+            str(engine.address): {state.value: count for state, count in engine.counts(now_s).items()}
+            for engine in self._transitions.directory.engines
         }
 
     def states(self) -> Counter[SlotState]:
         """Returns the number of slots in each state."""
-        return Counter(state for _, states in self.engines() for state in states)
+        return self._transitions.directory.states(self._transitions.clock())
 
-    def engines(self) -> list[tuple[EngineAddress, list[SlotState]]]:
-        """Returns each engine with the states of its slots."""
-        now_s = self._transitions.clock()
-        return [(e.address, [slot.shown(now_s) for slot in e.slots]) for e in self._transitions.engines]
+    def engines(self) -> list[EngineAddress]:
+        """Returns the engines, including those removed from the settings that a call still uses."""
+        return [engine.address for engine in self._transitions.directory.engines]
 
     @property
     def _callers_wait(self) -> bool:
@@ -307,29 +288,22 @@ class EnginePool:
 
     async def _ask_for_warm(self) -> None:
         """Asks another bridge to release a slot in which it only keeps a session warm, if there is one."""
-        now_s = self._transitions.clock()
-        for slot in self._transitions.slots():
-            match slot.state:
-                case Elsewhere(refusal=Refusal.WARM) if slot.engine.is_healthy(now_s):
-                    with contextlib.suppress(StoreUnreachable):  # WatchedLeases has logged it
-                        await self._store.want(slot.key)
-                    return
-                case _:
-                    pass
+        for slot in self._transitions.directory.kept_warm_elsewhere(self._transitions.clock()):
+            with contextlib.suppress(StoreUnreachable):  # WatchedLeases has logged it
+                await self._store.want(slot.key)
+            return
 
     def _is_ahead(self, prompts: Prompts, kind: type[Warm | Preparing]) -> bool:
-        return any(s.ahead == prompts and isinstance(s.state, kind) for s in self._transitions.slots())
+        ahead = self._transitions.directory.ahead
+        return any(slot.ahead == prompts and isinstance(slot.state, kind) for slot in ahead)
 
     async def _take(self, prompts: Prompts, avoid: frozenset[EngineAddress]) -> Lease | None:
         """Leases the best slot that is available now; None if there is none."""
         tried: set[Slot] = set()
         while True:
-            now_s = self._transitions.clock()
-            slots = [s for s in self._transitions.slots() if s not in tried and s.engine.address not in avoid]
-            ranked = [(order, s) for s in slots if (order := rank(s, prompts, now_s)) is not None]
-            if not ranked:
+            slot = self._transitions.directory.best(prompts, self._transitions.clock(), avoid, tried)
+            if slot is None:
                 return None
-            _, slot = min(ranked, key=lambda each: each[0])
             tried.add(slot)
             if slot.ahead is not None:
                 self._transitions.take(slot, prompts)
@@ -339,7 +313,7 @@ class EnginePool:
                 continue
             self._warming.called(prompts)
             self._turn += 1
-            slot.engine.turn = self._turn
+            slot.engine.leased(self._turn)
             return Lease(self._transitions, slot, self._leave)
 
     def _leave(self, slot: Slot) -> None:
@@ -348,3 +322,12 @@ class EnginePool:
             self._warming.adopt(slot)
         else:
             self._transitions.leave(slot)
+
+
+def _is_ready_soon(slot: Slot) -> bool:
+    """Whether a call could use the session that is made ahead in this slot."""
+    match slot.state:
+        case Warm(session=session):
+            return session.is_live
+        case _:
+            return True

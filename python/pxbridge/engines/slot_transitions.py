@@ -14,31 +14,31 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.engines.changes import Changes
 from pxbridge.engines.leases import Grant, Refusal
+from pxbridge.engines.slot_directory import SlotDirectory
 from pxbridge.engines.slots import (
     Asking,
     Attempt,
     Cooling,
     Elsewhere,
-    Engine,
     Idle,
     Live,
     Opening,
     Preparing,
     Prompts,
     Releasing,
-    Slot,
     Stage,
     Warm,
 )
 from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from typing import Any
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Use, WatchedLeases
     from pxbridge.engines.session import Session
+    from pxbridge.engines.slots import Slot
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Opener(Protocol):
 
 
 class SlotTransitions:
-    """Holds the engines and changes the state of their slots.
+    """Changes the state of slots.
 
     Args:
         capacity: Conversations that each engine takes at once.
@@ -73,13 +73,13 @@ class SlotTransitions:
         store: Records leases.
 
     Attributes:
-        engines: All engines, including those removed from the settings that still have a busy slot.
+        directory: All engines, including those removed from the settings that still have a busy slot.
         changes: Signals that a slot was freed or that a session is ready.
         failures: Number of failures, by the engine's name and the stage.
     """
 
     def __init__(self, capacity: int, open_session: Opener, store: WatchedLeases) -> None:
-        self.engines: list[Engine] = []
+        self.directory = SlotDirectory()
         self.changes = Changes()
         self.failures: Counter[tuple[str, Stage]] = Counter()
         self.store = store
@@ -91,31 +91,27 @@ class SlotTransitions:
         self._accepted: set[str] = set()
         """Voices that some engine has accepted. Rejecting any other voice does not count as a fault."""
 
-    def slots(self) -> Iterator[Slot]:
-        """All slots."""
-        for engine in self.engines:
-            yield from engine.slots
-
     def replace(self, addresses: Sequence[EngineAddress]) -> None:
         """Uses these engines from now on. Sessions that calls have or are opening continue to their end.
 
         An engine is identified by its URL. A new trust setting does not free its slots. A session made ahead
         of calls is closed, unless a call would open one in the same way now.
         """
-        known = {engine.address.url: engine for engine in self.engines}
+        known = {engine.address.url: engine for engine in self.directory.engines}
         for address in addresses:
             engine = known.pop(address.url, None)
             if engine is None:
-                engine = Engine(address)
-                engine.slots = [Slot(engine, f"{address}#{n}") for n in range(self._capacity)]
-                self.engines.append(engine)
-            engine.address, engine.retired = address, False
+                engine = self.directory.add(address)
+                for number in range(self._capacity):
+                    engine.add_slot(f"{address}#{number}")
+            engine.address = address
+            engine.retire(False)
         for engine in known.values():
-            engine.retired = True
-        for slot in self.slots():
+            engine.retire(True)
+        for slot in tuple(self.directory.ahead):
             if not self._is_current(slot):
                 self.cool(slot)
-        self._forget_retired()
+        self.directory.forget_retired()
         self.changes.happened()
 
     def _is_current(self, slot: Slot) -> bool:
@@ -129,9 +125,6 @@ class SlotTransitions:
             case _:
                 return True
 
-    def _forget_retired(self) -> None:
-        self.engines = [engine for engine in self.engines if not engine.retired or engine.busy]
-
     def abort(self) -> None:
         """Cuts all sessions that are still waiting for the closing handshake."""
         for session in self._closing:
@@ -139,9 +132,8 @@ class SlotTransitions:
 
     async def close(self) -> None:
         """Closes sessions that no call has, and waits for all that are closing."""
-        for slot in self.slots():
-            if isinstance(slot.state, Preparing | Warm):
-                self.cool(slot)
+        for slot in tuple(self.directory.ahead):
+            self.cool(slot)
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
             for task in late:
@@ -202,7 +194,11 @@ class SlotTransitions:
     def _refused(self, slot: Slot, refusal: Refusal) -> None:
         # A wanted slot has no holder yet, so a call of this bridge may still get it.
         slot.state = Idle() if refusal is Refusal.WANTED else Elsewhere(refusal)
-        self._forget_retired()
+        if refusal is Refusal.SETTLING:  # the store would say so of each slot
+            for engine in self.directory.engines:
+                for idle in tuple(engine.idle):
+                    idle.state = Elsewhere(refusal)
+        self.directory.forget_retired()
 
     async def _release(self, slot: Slot) -> None:
         grant = slot.grant
@@ -217,7 +213,7 @@ class SlotTransitions:
 
     def _idle(self, slot: Slot) -> None:
         slot.state = Idle()
-        self._forget_retired()
+        self.directory.forget_retired()
         self.changes.happened()
 
     def fence_off(self, slot: Slot) -> None:
@@ -314,12 +310,12 @@ class SlotTransitions:
         """Counts a session that could not be opened or was lost. `fault`: this counts against the engine."""
         self.failures[str(slot.engine.address), stage] += 1
         if fault:
-            slot.engine.breaker.failed(self.clock())
+            slot.engine.failed(self.clock())
 
     def _proven(self, slot: Slot) -> None:
         match slot.state:
             case Live(since_s=since_s) if self.clock() - since_s >= PROVEN_S:
-                slot.engine.breaker.worked()
+                slot.engine.worked()
             case _:
                 pass
 
@@ -379,7 +375,7 @@ class SlotTransitions:
             # traceback refers to every frame that it is raised through: a whole call would stay in memory.
             error.__cause__ = error.__context__ = None
             raise
-        slot.engine.loaded = attempt.prompts
+        slot.engine.has_read(attempt.prompts)
         self._accepted.add(voice)
         return session
 
