@@ -133,6 +133,12 @@ async def assembled(
             "Refused requests to the telephony port, by reason.",
             lambda: server.refusals,
         )
+        observed.metrics.count_by(
+            "winner",
+            "pxbridge_engine_hedges",
+            "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
+            lambda: pool.hedges,
+        )
         console_url = await stack.enter_async_context(
             observed.console(
                 lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)], registry
@@ -164,7 +170,9 @@ async def _pool(
                 open_session=opener,
                 store=lease_store(settings, store),
                 warm=warm_sessions(personas),
-                limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
+                limits=PoolLimits(
+                    settings.warm_max_age_s, settings.max_waiting, settings.engine_hedge_after_s
+                ),
             )
         )
 

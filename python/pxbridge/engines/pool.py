@@ -10,33 +10,36 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections import deque
+import statistics
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from pxbridge.engines import probe
+from pxbridge.engines.hedge import Winner
 from pxbridge.engines.lease import Lease, Place
 from pxbridge.engines.leases import LeaseStore, MemoryLeases, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
 from pxbridge.engines.slot_transitions import SlotTransitions
-from pxbridge.engines.slots import Opening, Preparing, Prompts, SlotState, Stage, Warm
+from pxbridge.engines.slots import Opening, Preparing, Prompts, Slot, SlotState, Stage, Warm
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import NoEngineFree, StoreUnreachable
 from pxbridge.periodic import repeat
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from types import TracebackType
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.slot_transitions import Opener
-    from pxbridge.engines.slots import Slot
 
 __all__ = ["EnginePool", "PoolLimits", "Prompts", "SlotState"]
 
 RETRY_S: Final = 0.25
 """How often the first call in the queue polls. No event tells of a breaker's pause or of another bridge."""
+
+HEDGE_AFTER_USUAL: Final = 2.0
+"""A second engine is asked no sooner than this many times what engines usually take for their prompts."""
 
 PROMISED_S: Final = 10.0
 """How long a promised slot is kept. Exotel connects at once after it gets the URL. It gives up a handshake
@@ -53,10 +56,12 @@ class PoolLimits:
         warm_max_age_s: A warm session older than this is replaced, because proxies and firewalls forget
             idle connections.
         max_waiting: Most calls that may wait for a slot at the same time.
+        hedge_after_s: A call that waits for its engine longer than this asks a second one; 0: never.
     """
 
     warm_max_age_s: float = 600.0
     max_waiting: int = 20
+    hedge_after_s: float = 3.0
 
 
 class EnginePool:
@@ -73,6 +78,9 @@ class EnginePool:
         warm: How many sessions to keep prompted ahead of calls, by their prompts.
         limits: See `PoolLimits`.
         what_is_wrong: The probe; see `probe.what_is_wrong`.
+
+    Attributes:
+        hedges: How often calls asked a second engine, by the engine that they got.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class EnginePool:
         limits: PoolLimits | None = None,
         what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]] = probe.what_is_wrong,
     ) -> None:
+        self.hedges: Counter[str] = Counter(dict.fromkeys(Winner, 0))
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
         self._transitions = SlotTransitions(capacity, open_session, self._store)
@@ -286,6 +295,39 @@ class EnginePool:
         finally:
             self._urgent -= 1
 
+    @property
+    def hedge_after_s(self) -> float | None:
+        """How long a call waits for its engine before it asks a second one; None: for ever.
+
+        Longer than the setting if engines usually take longer.
+        """
+        if not self._limits.hedge_after_s:
+            return None
+        opened_in_s = self._transitions.opened_in_s
+        usual_s = statistics.median(opened_in_s) if opened_in_s else 0.0
+        return max(self._limits.hedge_after_s, HEDGE_AFTER_USUAL * usual_s)
+
+    async def hedge(self, prompts: Prompts, avoid: Collection[EngineAddress], place: Place) -> Lease | None:
+        """Leases an idle slot for a call whose engine keeps it waiting.
+
+        Returns None if no slot is idle, if other calls wait for one, or if the free ones are promised.
+
+        Args:
+            prompts: The prompts for its engine.
+            avoid: Engines that the call has asked already.
+            place: The call's place. Calls that came later do not count.
+        """
+        tried = set[Slot]()
+        while not self._urgent and self._is_first(place) and self.free:
+            clock, directory = self._transitions.clock, self._transitions.directory
+            if (slot := directory.best_idle(prompts, clock(), avoid, tried)) is None:
+                break
+            tried.add(slot)
+            if (grant := await self._transitions.ask(slot, Use.CALL)) is not None:
+                self._transitions.open(slot, grant, prompts)
+                return self._leased(slot)
+        return None
+
     async def _ask_for_warm(self) -> None:
         """Asks another bridge to release a slot in which it only keeps a session warm, if there is one."""
         for slot in self._transitions.directory.kept_warm_elsewhere(self._transitions.clock()):
@@ -312,9 +354,12 @@ class EnginePool:
             else:
                 continue
             self._warming.called(prompts)
-            self._turn += 1
-            slot.engine.leased(self._turn)
-            return Lease(self._transitions, slot, self._leave)
+            return self._leased(slot)
+
+    def _leased(self, slot: Slot) -> Lease:
+        self._turn += 1
+        slot.engine.leased(self._turn)
+        return Lease(self._transitions, slot, self._leave)
 
     def _leave(self, slot: Slot) -> None:
         """Releases a call's slot. A session that is being opened is kept if the background jobs run."""

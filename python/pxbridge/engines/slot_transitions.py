@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.engines.changes import Changes
@@ -54,6 +54,10 @@ CLOSING_S: Final = 5.0
 """How long `close` waits for sessions to close."""
 
 
+OPENINGS_KEPT: Final = 16
+"""How many openings tell how long an engine usually takes for its prompts."""
+
+
 class Opener(Protocol):
     """Connects to an engine, calls `connected`, then prompts the engine."""
 
@@ -76,12 +80,14 @@ class SlotTransitions:
         directory: All engines, including those removed from the settings that still have a busy slot.
         changes: Signals that a slot was freed or that a session is ready.
         failures: Number of failures, by the engine's name and the stage.
+        opened_in_s: How long the latest sessions took to open.
     """
 
     def __init__(self, capacity: int, open_session: Opener, store: WatchedLeases) -> None:
         self.directory = SlotDirectory()
         self.changes = Changes()
         self.failures: Counter[tuple[str, Stage]] = Counter()
+        self.opened_in_s: deque[float] = deque(maxlen=OPENINGS_KEPT)
         self.store = store
         self.clock = asyncio.get_running_loop().time
         self._capacity = capacity
@@ -306,6 +312,12 @@ class SlotTransitions:
         self._proven(slot)
         self.cool(slot)
 
+    def outrun(self, slot: Slot) -> None:
+        """Frees the slot of an engine that kept a call waiting for longer than another one."""
+        log.warning("%s: it keeps a call waiting, and another engine was ready sooner", slot.engine.address)
+        self.failed(slot, Stage.SETUP)
+        self.cool(slot)
+
     def failed(self, slot: Slot, stage: Stage, *, fault: bool = True) -> None:
         """Counts a session that could not be opened or was lost. `fault`: this counts against the engine."""
         self.failures[str(slot.engine.address), stage] += 1
@@ -365,6 +377,7 @@ class SlotTransitions:
         if after is not None:
             await after.wait_closed()
         voice = attempt.prompts.voice_prompt
+        began_s = self.clock()
         try:
             session = await self._open_session(attempt.address, attempt.prompts, connected)
         except EngineError as error:
@@ -375,6 +388,7 @@ class SlotTransitions:
             # traceback refers to every frame that it is raised through: a whole call would stay in memory.
             error.__cause__ = error.__context__ = None
             raise
+        self.opened_in_s.append(self.clock() - began_s)
         slot.engine.has_read(attempt.prompts)
         self._accepted.add(voice)
         return session
