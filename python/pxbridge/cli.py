@@ -15,16 +15,17 @@ import difflib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
 import pxbridge
 from pxbridge import settings
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
+from pxbridge.host_lookups import LookupLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
 # The commands, and their descriptions in `--help`.
 COMMANDS = {
@@ -93,7 +94,7 @@ def _serve(words: Sequence[str]) -> int:
     # Imported here, so that `--help` and an error in the settings answer at once.
     from pxbridge.app import lifecycle
 
-    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
+    return _run(lifecycle.run(loaded, _console(), read_again=read))
 
 
 def _command(name: str, words: Sequence[str]) -> int:
@@ -107,7 +108,12 @@ def _command(name: str, words: Sequence[str]) -> int:
     module = importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}")
     module.add_arguments(parser)
     args = _parse(parser, words)
-    return int(asyncio.run(module.run(args, _console())))
+    return int(_run(module.run(args, _console())))
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=LookupLoop) as runner:
+        return runner.run(main)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
