@@ -63,7 +63,7 @@ class Work:
 
 @contextlib.asynccontextmanager
 async def pool(
-    engines: int, slots: int, *, warm: int = 0, store: LeaseStore | None = None, there: bool = True
+    engines: int, slots: int, *, warm: int = 0, store: LeaseStore | None = None
 ) -> AsyncIterator[EnginePool]:
     """A pool of engines that are not there, with `USED` live calls and `warm` sessions."""
 
@@ -74,8 +74,8 @@ async def pool(
         await asyncio.sleep(PROMPT_S)
         return FakeSession(engine, prompts, lambda: True)
 
-    async def what_is_wrong(_engine: EngineAddress) -> str | None:
-        return None if there else "is not there"
+    async def probe(_engine: EngineAddress) -> None:
+        """It answers."""
 
     async with EnginePool(
         [EngineAddress(f"ws://engine{number}/api/chat") for number in range(engines)],
@@ -83,7 +83,7 @@ async def pool(
         open_session=open_session,  # type: ignore[arg-type]
         store=store,
         warm={KIND: warm},
-        what_is_wrong=what_is_wrong,
+        probe_engine=probe,
     ) as running:
         for _ in range(USED):
             await (await running.lease(STERN)).session()

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = Path(__file__).parents[2] / "python" / "pxbridge"
 
-LEAVES: Final = {"errors", "redis_store", "rate_limit", "log_throttle", "periodic", "wav", "host_lookups"}
+LEAVES: Final = {
+    *("errors", "file_identity", "host_lookups", "log_throttle"),
+    *("periodic", "rate_limit", "redis_store", "wav"),
+}
 """Modules that know nothing of the product. They may know each other."""
 
 _LOW: Final = {"", "audio", "chat_wire", *LEAVES}
@@ -32,7 +35,7 @@ _TOP: Final = {"app", *_ROW, *_MIDDLE, "simulation"}
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "__main__": {"cli"},
     "cli": {"", "commands", "app", "settings", "errors", "host_lookups"},
-    "commands": {"doctor", "personaplex", *_TOP},
+    "commands": {"doctor", "personaplex", "tunnel", *_TOP},
     "doctor": _TOP,
     "app": _TOP - {"app"},
     # In one row: the console's client reads the settings; the others do not know each other.
@@ -51,6 +54,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         *("", "audio", "chat_wire", "errors", "log_throttle", "rate_limit", "wav", "websocket"),
         *("ops.logs", "ops.metrics"),
     },
+    # A tunnel leads to a port, and knows nothing of the program behind it.
+    "tunnel": {"websocket", "errors"},
     "audio": {"_native"},
     "chat_wire": set(),
     "": {"_native"},

@@ -26,7 +26,14 @@ from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.waiting import GapCover, keep_company, play_hold_music
 from pxbridge.engines.hedge import soonest
 from pxbridge.engines.pool import Prompts
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
+from pxbridge.errors import (
+    EngineBusy,
+    EngineError,
+    EngineLost,
+    EngineRejected,
+    InputError,
+    NoEngineFree,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -114,6 +121,7 @@ class Conversation:
         self._clock = asyncio.get_running_loop().time
         self._gap = GapCover(line)
         self._greets = False  # the persona's greeting may still be playing
+        self._may_wait = False  # an engine was busy, and did not refuse the persona
 
     async def run(self) -> Ending:
         """Runs to the call's end, engine after engine; returns how it ended. Cancel it to end it earlier."""
@@ -199,7 +207,7 @@ class Conversation:
                         self._prompts, frozenset(tried), self._continuation.place
                     )
                 except NoEngineFree as none_free:
-                    if isinstance(failure, EngineRejected):
+                    if isinstance(failure, EngineRejected) and not self._may_wait:
                         raise failure from none_free  # waiting would not make the persona better
                     raise NoEngineFree(str(failure or none_free)) from None
                 try:
@@ -261,6 +269,7 @@ class Conversation:
         self._emit(Kind.ENGINE_TRIED, engine=self._record.engine, warm=lease.warm)
 
     def _engine_failed(self, lease: Lease, error: EngineError) -> None:
+        self._may_wait |= isinstance(error, EngineBusy)
         self._emit(Kind.ENGINE_FAILED, engine=str(lease.engine), reason=str(error))
 
     # -- waiting --------------------------------------------------------------------------------------
@@ -273,11 +282,15 @@ class Conversation:
             since_s = self._continuation.place.since_s
             waited_s = 0.0 if since_s is None else self._clock() - since_s
             left_s = self._limits.max_wait_s - waited_s
-            async with self._in_background(play_hold_music(self._line)), asyncio.timeout(left_s):
+            place = self._continuation.place
+            music = play_hold_music(self._line, lambda: self._engines.position(place))
+            async with self._in_background(music), asyncio.timeout(left_s):
                 while True:
-                    lease = await self._engines.lease_in_turn(self._prompts, self._continuation.place)
+                    lease = await self._engines.lease_in_turn(self._prompts, place)
                     with contextlib.suppress(EngineError):
-                        return await self._prompt(lease, self._prompts, set())
+                        lease, session = await self._prompt(lease, self._prompts, set())
+                        place.since_s = None
+                        return lease, session
                     await asyncio.sleep(BETWEEN_TRIES_S)
         except TimeoutError:
             raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None

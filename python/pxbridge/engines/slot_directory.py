@@ -16,7 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pxbridge.engines.leases import Refusal
-from pxbridge.engines.slots import Elsewhere, Engine, Idle, Preparing, Slot, SlotState, Warm, rank
+from pxbridge.engines.slots import Elsewhere, Engine, Idle, Preparing, Slot, SlotState, Taken, Warm, rank
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -81,6 +81,7 @@ class SlotDirectory:
         used: The slots that this bridge uses.
         ahead: Those of them with a session that is made ahead of calls.
         elsewhere: The slots that other bridges hold.
+        taken: The slots in which engines have conversations of others.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,7 @@ class SlotDirectory:
         self.used: dict[Slot, None] = {}
         self.ahead: dict[Slot, None] = {}
         self.elsewhere: dict[Slot, None] = {}
+        self.taken: dict[Slot, None] = {}
         self._numbers = itertools.count()
         self._changed: dict[Engine, None] = {}  # to be arranged before the next question
         self._broken: dict[Engine, None] = {}  # engines that are not sound
@@ -110,21 +112,28 @@ class SlotDirectory:
         self._arrange()
         for engine in [engine for engine in self._broken if engine.retired and not engine.used]:
             del self._broken[engine], self.engines[engine]
-            for slot in engine.elsewhere:
-                del self.elsewhere[slot]
+            for slot in engine.slots:
+                self.slot_removed(slot)
 
     def slot_moved(self, slot: Slot) -> None:
         """A slot has changed its state."""
+        known = slot.engine in self.engines
         for group, belongs in (
-            (self.used, not isinstance(slot.state, Idle | Elsewhere)),
+            (self.used, not isinstance(slot.state, Idle | Elsewhere | Taken)),
             (self.ahead, isinstance(slot.state, Preparing | Warm)),
-            (self.elsewhere, isinstance(slot.state, Elsewhere) and slot.engine in self.engines),
+            (self.elsewhere, isinstance(slot.state, Elsewhere) and known),
+            (self.taken, isinstance(slot.state, Taken) and known),
         ):
             if belongs:
                 group[slot] = None
             else:
                 group.pop(slot, None)
         self.engine_changed(slot.engine)
+
+    def slot_removed(self, slot: Slot) -> None:
+        """A slot that this bridge does not use no longer exists."""
+        self.elsewhere.pop(slot, None)
+        self.taken.pop(slot, None)
 
     def engine_changed(self, engine: Engine) -> None:
         """Something that the order depends on has changed."""
@@ -229,7 +238,9 @@ class SlotDirectory:
     def states(self, now_s: float) -> Counter[SlotState]:
         """The number of slots in each state as they are shown."""
         self._arrange()
-        states = Counter(slot.shown(now_s) for group in (self.used, self.elsewhere) for slot in group)
+        states = Counter(
+            slot.shown(now_s) for group in (self.used, self.elsewhere, self.taken) for slot in group
+        )
         for engine in self._broken:
             healthy = engine.is_healthy(now_s)
             states[SlotState.IDLE if healthy else SlotState.UNHEALTHY] += len(engine.idle)

@@ -8,8 +8,10 @@ and its session are acquired and released together.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter, deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.engines.changes import Changes
@@ -27,9 +29,10 @@ from pxbridge.engines.slots import (
     Prompts,
     Releasing,
     Stage,
+    Taken,
     Warm,
 )
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
+from pxbridge.errors import EngineError, EngineFull, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -37,8 +40,9 @@ if TYPE_CHECKING:
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Use, WatchedLeases
+    from pxbridge.engines.probe import Told
     from pxbridge.engines.session import Session
-    from pxbridge.engines.slots import Slot
+    from pxbridge.engines.slots import Engine, Slot
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +57,31 @@ PROVEN_S: Final = 5.0
 CLOSING_S: Final = 5.0
 """How long `close` waits for sessions to close."""
 
-
 OPENINGS_KEPT: Final = 16
 """How many openings tell how long an engine usually takes for its prompts."""
+
+RETRY_FULL_S: Final = 1.0
+LONGEST_RETRY_FULL_S: Final = 30.0
+"""How long an engine that said that it is full gets no calls, if it tells nothing of itself: as long as its
+Retry-After says, up to the second of these; the first without one."""
 
 
 class Opener(Protocol):
     """Connects to an engine, calls `connected`, then prompts the engine."""
 
     def __call__(
-        self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None], /
+        self,
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        /,
+        *,
+        moved: Callable[[int], None] | None = None,
     ) -> Awaitable[Session]:
-        """Returns the prompted session, or raises an `EngineError`."""
+        """Returns the prompted session, or raises an `EngineError`.
+
+        With `moved` it waits in the engine's line if the engine is full, and calls it with its place there.
+        """
         ...
 
 
@@ -72,7 +89,7 @@ class SlotTransitions:
     """Changes the state of slots.
 
     Args:
-        capacity: Conversations that each engine takes at once.
+        capacity: Conversations that each engine takes at once that does not tell.
         open_session: Opens a slot's session.
         store: Records leases.
 
@@ -108,8 +125,7 @@ class SlotTransitions:
             engine = known.pop(address.url, None)
             if engine is None:
                 engine = self.directory.add(address)
-                for number in range(self._capacity):
-                    engine.add_slot(f"{address}#{number}")
+                engine.resize(self._capacity)
             engine.address = address
             engine.retire(False)
         for engine in known.values():
@@ -130,6 +146,83 @@ class SlotTransitions:
                 return not engine.retired and session.engine == engine.address
             case _:
                 return True
+
+    # -- what engines tell ---------------------------------------------------------------------------------
+
+    def follow(self, engine: Engine, told: Told, conversations: int) -> None:
+        """Takes over what an engine tells of itself.
+
+        Args:
+            engine: The engine.
+            told: What it tells.
+            conversations: Those that this bridge had with it when it was asked.
+        """
+        before = engine.closed
+        engine.is_full = False
+        if told != engine.told:
+            engine.tells(told)
+        if told.closed != before:
+            self._log_closed(engine)
+        if told.is_leaving:
+            for slot in tuple(engine.used):
+                if slot.ahead is not None:
+                    self.cool(slot)  # the engine ends when its conversations have ended
+        self._resize(engine, told.slots)
+        # A conversation that has just begun or ended may be counted by the engine and not here, or the other
+        # way round. The higher count here errs towards trying: a full engine refuses at once.
+        ours = max(conversations, engine.conversations)
+        self._mark_taken(engine, told.slots - told.free - ours - len(engine.elsewhere))
+
+    def unfollow(self, engine: Engine) -> None:
+        """An engine tells nothing of itself, or no more: its slots are those of the settings."""
+        if engine.told is not None:
+            engine.tells(None)
+            engine.is_full = False
+            self._resize(engine, self._capacity)
+            self._mark_taken(engine, 0)
+
+    def _log_closed(self, engine: Engine) -> None:
+        if engine.closed is None:
+            log.info("%s takes calls again", engine.address)
+        else:
+            log.warning("%s says: %s; it gets no calls until it is ready", engine.address, engine.closed)
+
+    def _resize(self, engine: Engine, count: int) -> None:
+        before = len(engine.slots)
+        if before == count:
+            return
+        engine.resize(count)
+        if len(engine.slots) != before:
+            log.info("%s takes %d conversations at once", engine.address, count)
+
+    def _mark_taken(self, engine: Engine, strangers: int) -> None:
+        """Marks as many slots as taken as the engine has conversations of others."""
+        surplus = len(engine.slots) - (self._capacity if engine.told is None else engine.told.slots)
+        count = max(0, strangers) + surplus
+        missing = count - len(engine.taken)
+        for slot in tuple(itertools.islice(reversed(engine.idle), max(0, missing))):
+            slot.state = Taken()
+        for slot in tuple(itertools.islice(engine.taken, max(0, -missing))):
+            slot.state = Idle()
+        if missing:
+            self.changes.happened()
+
+    def _full(self, engine: Engine, retry_after_s: float | None) -> None:
+        """An engine said that it is full. It gets no more calls until it tells otherwise, or for a pause."""
+        engine.is_full = True
+        for slot in tuple(engine.idle):
+            slot.state = Taken()
+        if engine.told is not None:
+            engine.tells(replace(engine.told, has_line=False))
+            engine.probe_at_s = min(engine.probe_at_s, self.clock() + RETRY_FULL_S)
+            return
+        pause_s = RETRY_FULL_S if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_FULL_S)
+        asyncio.get_running_loop().call_later(pause_s, self._retry_full, engine)
+
+    def _retry_full(self, engine: Engine) -> None:
+        if engine.told is None and engine.is_full:
+            engine.is_full = False
+            self._mark_taken(engine, 0)
 
     def abort(self) -> None:
         """Cuts all sessions that are still waiting for the closing handshake."""
@@ -192,7 +285,7 @@ class SlotTransitions:
         match slot.state:
             case Elsewhere() if refusal is None:
                 self._idle(slot)
-            case Idle() | Elsewhere() if refusal is not None:
+            case Idle() | Elsewhere() | Taken() if refusal is not None:
                 self._refused(slot, refusal)
             case _:
                 pass
@@ -218,7 +311,7 @@ class SlotTransitions:
             self._idle(slot)
 
     def _idle(self, slot: Slot) -> None:
-        slot.state = Idle()
+        slot.state = Taken() if slot.engine.is_full else Idle()
         self.directory.forget_retired()
         self.changes.happened()
 
@@ -231,9 +324,11 @@ class SlotTransitions:
 
     # -- sessions -----------------------------------------------------------------------------------------
 
-    def prepare(self, slot: Slot, grant: Grant, prompts: Prompts) -> Preparing:
-        """Starts to open a session ahead of any call."""
-        attempt = self._attempt(slot, prompts)
+    def prepare(
+        self, slot: Slot, grant: Grant, prompts: Prompts, moved: Callable[[int], None] | None = None
+    ) -> Preparing:
+        """Starts to open a session ahead of any call. With `moved` it waits in the engine's line."""
+        attempt = self._attempt(slot, prompts, moved=moved)
         slot.state = preparing = Preparing(grant, attempt, self.clock())
         return preparing
 
@@ -363,8 +458,14 @@ class SlotTransitions:
             await asyncio.sleep(COOLING_S)
         await self._release(slot)
 
-    def _attempt(self, slot: Slot, prompts: Prompts, after: Session | None = None) -> Attempt:
-        attempt = Attempt(slot.engine.address, prompts)
+    def _attempt(
+        self,
+        slot: Slot,
+        prompts: Prompts,
+        after: Session | None = None,
+        moved: Callable[[int], None] | None = None,
+    ) -> Attempt:
+        attempt = Attempt(slot.engine.address, prompts, moved)
         attempt.task = self.spawn(self._make(slot, attempt, after))
         return attempt
 
@@ -379,7 +480,13 @@ class SlotTransitions:
         voice = attempt.prompts.voice_prompt
         began_s = self.clock()
         try:
-            session = await self._open_session(attempt.address, attempt.prompts, connected)
+            line = {} if attempt.moved is None else {"moved": attempt.moved}
+            session = await self._open_session(attempt.address, attempt.prompts, connected, **line)
+        except EngineFull as error:
+            self.failed(slot, Stage.BUSY, fault=False)
+            self._full(slot.engine, error.retry_after_s)
+            error.__cause__ = error.__context__ = None  # as below
+            raise
         except EngineError as error:
             stage = Stage.AHEAD if isinstance(slot.state, Preparing) else Stage.SETUP
             fault = not isinstance(error, EngineRejected) or voice in self._accepted
@@ -388,7 +495,8 @@ class SlotTransitions:
             # traceback refers to every frame that it is raised through: a whole call would stay in memory.
             error.__cause__ = error.__context__ = None
             raise
-        self.opened_in_s.append(self.clock() - began_s)
+        if attempt.moved is None:  # the time in an engine's line does not count
+            self.opened_in_s.append(self.clock() - began_s)
         slot.engine.has_read(attempt.prompts)
         self._accepted.add(voice)
         return session

@@ -8,16 +8,21 @@ time, and each state carries its own data::
      │ ▲        │     │     │     ▲        │       ▲
      ▼ │        │     │     ▼     │        │       │
     Elsewhere ◀─┘     └──▶ Opening ◀───────┘       │
-                              └────────────────────┘
+    Taken                     └────────────────────┘
 
 *Preparing* and *Warm* are ahead of any call: the session is connected and prompted before a call comes. Then
 the agent speaks at once, instead of after seconds of prompts. A warm session needs no upkeep: an engine steps
 only on the caller's audio, and nothing is sent before the call begins, not even the Ogg header. *Opening* and
 *Live* belong to a call. Every state from *Preparing* to *Cooling* holds the slot's lease.
+
+An engine that tells how many conversations it takes has as many slots. Those in which it has conversations
+that neither this bridge nor the lease store knows of are *Taken*. So are all idle slots of an engine that
+says that it is full.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -28,9 +33,11 @@ from pxbridge.engines.leases import Use
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Grant, Refusal
+    from pxbridge.engines.probe import Told
     from pxbridge.engines.session import Session
     from pxbridge.engines.slot_directory import SlotDirectory
 
@@ -48,8 +55,8 @@ class Prompts(NamedTuple):
 class SlotState(StrEnum):
     """A slot's state as metrics and the console show it.
 
-    *Elsewhere*: another bridge holds the slot. *Unhealthy*: this bridge does not hold the slot, and its
-    engine must not be used.
+    *Elsewhere*: another bridge, or another client of the engine, holds the slot. *Unhealthy*: this bridge
+    does not hold the slot, and its engine must not be used.
     """
 
     IDLE = "idle"
@@ -71,6 +78,8 @@ class Stage(StrEnum):
     """While a session was opened for a call."""
     CALL = "call"
     """During a call."""
+    BUSY = "busy"
+    """It said that it is full or restarting. This is no fault of the engine."""
 
 
 @dataclass(eq=False, slots=True)
@@ -80,12 +89,14 @@ class Attempt:
     Attributes:
         address: The engine's address and trust setting when the attempt began.
         prompts: The prompts for the engine.
+        moved: Called with its place in the engine's line. None: it does not stand in line.
         connected: Whether the engine has accepted the upgrade and is reading the prompts.
         task: The task that opens the session.
     """
 
     address: EngineAddress
     prompts: Prompts
+    moved: Callable[[int], None] | None = None
     connected: bool = False
     task: asyncio.Task[Session] = field(init=False)
 
@@ -100,6 +111,11 @@ class Elsewhere:
     """Another bridge holds the slot, as far as this bridge knows."""
 
     refusal: Refusal
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class Taken:
+    """The engine says that it has a conversation here that neither this bridge nor the lease store knows."""
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -160,7 +176,7 @@ class Releasing:
 
 
 Ahead = Preparing | Warm
-State = Idle | Elsewhere | Asking | Preparing | Warm | Opening | Live | Cooling | Releasing
+State = Idle | Elsewhere | Taken | Asking | Preparing | Warm | Opening | Live | Cooling | Releasing
 
 
 class Slot:
@@ -200,7 +216,16 @@ class Slot:
     @property
     def use(self) -> Use:
         """The use that the slot's lease is recorded with."""
-        return Use.WARM if isinstance(self.state, Preparing | Warm) else Use.CALL
+        return Use.WARM if self.ahead is not None and not self.in_line else Use.CALL
+
+    @property
+    def in_line(self) -> bool:
+        """Whether its session waits in the engine's line, for a call that waits here."""
+        match self.state:
+            case Preparing(attempt=attempt):
+                return attempt.moved is not None
+            case _:
+                return False
 
     @property
     def ahead(self) -> Prompts | None:
@@ -225,11 +250,11 @@ class Slot:
     def shown(self, now_s: float) -> SlotState:
         """The slot's state as it is shown."""
         match self.state:
-            case Idle() | Elsewhere() if not self.engine.is_healthy(now_s):
+            case Idle() | Elsewhere() | Taken() if not self.engine.is_healthy(now_s):
                 return SlotState.UNHEALTHY
             case Idle():
                 return SlotState.IDLE
-            case Elsewhere():
+            case Elsewhere() | Taken():
                 return SlotState.ELSEWHERE
             case Asking():
                 return SlotState.CONNECTING
@@ -251,11 +276,16 @@ class Engine:
         slots: Its slots.
         idle: Those that are idle, in the order in which they became so.
         elsewhere: Those that another bridge holds.
+        taken: Those in which the engine has conversations of others.
         used: The others: those that this bridge uses.
         breaker: Its failures.
         probes_failed: Failed probes in a row.
         loaded: The last prompts that it read. It may still have their voice in memory.
         turn: Sequence number of its last lease. Otherwise equal engines take turns by it.
+        told: What it tells of itself; None: nothing.
+        is_full: It has said so, and nothing else since.
+        probe_at_s: When its next probe is due.
+        probe_pause_s: The least pause before it.
         retired: It was removed from the settings. Only sessions that have begun may still use it.
     """
 
@@ -264,19 +294,29 @@ class Engine:
         self.slots: list[Slot] = []
         self.idle: OrderedDict[Slot, None] = OrderedDict()
         self.elsewhere: dict[Slot, None] = {}
+        self.taken: dict[Slot, None] = {}
         self.used: dict[Slot, None] = {}
         self.breaker = Breaker()
         self.probes_failed = 0
         self.loaded: Prompts | None = None
         self.turn = 0
+        self.told: Told | None = None
+        self.is_full = False
+        self.probe_at_s = -math.inf
+        self.probe_pause_s = 0.0
         self.retired = False
         self._directory = directory
 
-    def add_slot(self, key: str) -> None:
-        """Adds an idle slot."""
-        slot = Slot(self, key)
-        self.slots.append(slot)
-        self.idle[slot] = None
+    def resize(self, count: int) -> None:
+        """Adds idle slots, or removes the last ones as far as this bridge does not use them."""
+        while len(self.slots) < count:
+            slot = Slot(self, f"{self.address}#{len(self.slots)}")
+            self.slots.append(slot)
+            self.idle[slot] = None
+        while len(self.slots) > count and self.slots[-1] not in self.used:
+            slot = self.slots.pop()
+            del self._group(slot.state)[slot]
+            self._directory.slot_removed(slot)
         self._directory.engine_changed(self)
 
     def _group(self, state: State) -> dict[Slot, None]:
@@ -285,6 +325,8 @@ class Engine:
                 return self.idle
             case Elsewhere():
                 return self.elsewhere
+            case Taken():
+                return self.taken
             case _:
                 return self.used
 
@@ -331,19 +373,33 @@ class Engine:
         self.loaded = prompts
         self._directory.engine_changed(self)
 
+    def tells(self, told: Told | None) -> None:
+        """It tells this of itself; None: nothing, or no more."""
+        self.told = told
+        self._directory.engine_changed(self)
+
     def retire(self, retired: bool) -> None:
         """It was removed from the settings, or is in them again."""
         self.retired = retired
         self._directory.engine_changed(self)
 
     @property
+    def closed(self) -> str | None:
+        """Why it takes no new conversation although it has room, as it says itself; None if it takes them."""
+        return None if self.told is None else self.told.closed
+
+    @property
+    def _works(self) -> bool:
+        return not self.retired and self.closed is None and self.probes_failed < PROBES_TO_FAIL
+
+    @property
     def is_sound(self) -> bool:
         """Whether it is healthy whatever the time, and may open several sessions at once."""
-        return not self.retired and self.probes_failed < PROBES_TO_FAIL and not self.breaker.on_trial
+        return self._works and not self.breaker.on_trial
 
     def is_healthy(self, now_s: float) -> bool:
         """Whether a session may be opened with it now."""
-        return not self.retired and self.probes_failed < PROBES_TO_FAIL and self.breaker.allows(now_s)
+        return self._works and self.breaker.allows(now_s)
 
     @property
     def awaits_verdict(self) -> bool:
@@ -359,6 +415,11 @@ class Engine:
         """Number of its slots that this bridge uses."""
         return len(self.used)
 
+    @property
+    def conversations(self) -> int:
+        """Number of conversations that this bridge has with it, those that wait in its line excluded."""
+        return self.busy - sum(slot.in_line for slot in self.used)
+
     def counts(self, now_s: float) -> dict[SlotState, int]:
         """Its number of slots in each state as they are shown, zeros included."""
         counts = dict.fromkeys(SlotState, 0)
@@ -366,7 +427,8 @@ class Engine:
             counts[slot.shown(now_s)] += 1
         healthy = self.is_healthy(now_s)
         counts[SlotState.IDLE if healthy else SlotState.UNHEALTHY] += len(self.idle)
-        counts[SlotState.ELSEWHERE if healthy else SlotState.UNHEALTHY] += len(self.elsewhere)
+        others = len(self.elsewhere) + len(self.taken)
+        counts[SlotState.ELSEWHERE if healthy else SlotState.UNHEALTHY] += others
         return counts
 
 
@@ -380,7 +442,7 @@ def rank(slot: Slot, prompts: Prompts, now_s: float) -> tuple[float, ...] | None
     match slot.state:
         case Warm(session=session) if session.is_live:
             kind = 0 if slot.ahead == prompts else 3
-        case Preparing() if slot.ahead == prompts:
+        case Preparing() if slot.ahead == prompts and not slot.in_line:
             kind = 1  # ready sooner than a new session
         case Idle() if engine.is_healthy(now_s) and not engine.awaits_verdict:
             kind = 2
