@@ -16,7 +16,7 @@ import difflib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
@@ -24,9 +24,10 @@ import pxbridge
 from pxbridge import settings
 from pxbridge.commands import tunnel_option
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
+from pxbridge.host_lookups import LookupLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
 # The commands, and their descriptions in `--help`.
 COMMANDS = {
@@ -105,11 +106,11 @@ def _serve(words: Sequence[str]) -> int:
     if args.tunnel is not None:
         from pxbridge.commands import tunnel
 
-        return asyncio.run(tunnel.serve(loaded, args.tunnel, _console(), read))
+        return _run(tunnel.serve(loaded, args.tunnel, _console(), read))
     from pxbridge.app import lifecycle
     from pxbridge.app.deadline import Deadline
 
-    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
+    return _run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
 
 
 def _command(name: str, words: Sequence[str]) -> int:
@@ -123,7 +124,12 @@ def _command(name: str, words: Sequence[str]) -> int:
     module = importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}")
     module.add_arguments(parser)
     args = _parse(parser, words)
-    return int(asyncio.run(module.run(args, _console())))
+    return int(_run(module.run(args, _console())))
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=LookupLoop) as runner:
+        return runner.run(main)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
