@@ -357,7 +357,7 @@ class _CurrentState:
             yield slots
             failures = CounterMetricFamily(
                 "pxbridge_engine_failures",
-                "Sessions that failed or were lost: ahead of a call, at its setup, during it, or engine busy.",
+                "Sessions that failed or were lost, by when; busy: the engine said so.",
                 labels=["engine", "phase"],
             )
             for engine, phases in metrics._engines.failures().items():
