@@ -195,3 +195,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_phone_that_holds_again_and_again_gathers_no_delay() {
+    for chunk_ms in ALL_CHUNKS_MS {
+        let mut call = Call::new(chunk_ms, 320);
+        call.breathless = true;
+        call.from_phone.jitter_us = 4 * MS;
+        for hold in 0..10 {
+            let from_us = (10 + 30 * hold) * S + hold * 7 * MS;
+            call.held.push((from_us, from_us + 5 * S));
+        }
+        let heard = play(&call);
+        let before_ms = heard.delay_ms(0.95, 5 * S, 10 * S);
+        let after_ms = heard.delay_ms(0.95, 300 * S, 310 * S);
+        heard.tell(&format!("{chunk_ms} ms chunks"), 300 * S, 310 * S);
+        assert!(
+            after_ms <= before_ms + 40.0,
+            "{chunk_ms} ms chunks: {before_ms} ms, {after_ms} after"
+        );
+        let (_, speech_ms) = heard.taken_out_ms(0, 320 * S);
+        assert!(
+            speech_ms <= 10 * STEP_MS,
+            "{chunk_ms} ms chunks: {speech_ms} ms taken out"
+        );
+    }
+}
