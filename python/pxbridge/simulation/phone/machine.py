@@ -225,7 +225,8 @@ class Phone:
         self.said_dbfs = level_dbfs(pcm)
         self.chunks_sent += 1
         payload = encode_mu_law(pcm) if self._mu_law else pcm.astype("<i2")
-        self._put(self._exotel.media(payload.tobytes(), round(from_s * 1000)), at_s)
+        if not self.network.loses(from_s):
+            self._put(self._exotel.media(payload.tobytes(), round(from_s * 1000)), at_s)
         if self.caller.mood is Mood.GONE:
             self._hang_up(at_s)
 
