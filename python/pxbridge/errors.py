@@ -26,7 +26,8 @@ The tree::
         │   └── HandshakeRefused     it answered the upgrade with an HTTP error
         ├── CallFailed           a simulated call that could not be placed
         │   └── CallRefused      the server answered its upgrade with an HTTP error
-        └── BenchFailed          a process that a bench needs did not start
+        ├── BenchFailed          a process that a bench needs did not start
+        └── TunnelFailed         a tunnel did not open, or is lost
 
 Bad media is counted, never raised. What a peer does wrong ends at most its own call. A fault of pxbridge's
 own is none of these: it is an ordinary exception, and is logged with its traceback.
@@ -195,3 +196,7 @@ class CallRefused(CallFailed):
 
 class BenchFailed(PeerError):
     """A process at the other end of a bench did not start, or did not answer."""
+
+
+class TunnelFailed(PeerError):
+    """A tunnel program did not open its tunnel, or lost it. It is started again."""

@@ -145,7 +145,10 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
     [
         (["--host=0.0.0.0"], "PXBRIDGE_ENGINE_TOKEN"),
         (["--cpu-offload"], "it cannot keep real time"),
-        (["--gradio-tunnel"], "cloudflared"),
+        (["--gradio-tunnel"], "PXBRIDGE_ENGINE_TOKEN (environment): is not set; a tunnel lets"),
+        (["--tunnel=bore"], "PXBRIDGE_ENGINE_TOKEN (environment): is not set; a tunnel lets"),
+        (["--tunnel", "--ssl=/tmp"], "--ssl (command line): does not go with --tunnel"),
+        (["--gradio-tunnel-token=x"], "--tunnel opens a tunnel"),
         (["--slots=none"], "--slots none: a number from 1 on, or auto, is needed"),
         (["--port=70000"], "70000 is no port"),
         (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),

@@ -133,6 +133,12 @@ async def assembled(
             "Refused requests to the telephony port, by reason.",
             lambda: server.refusals,
         )
+        observed.metrics.count_by(
+            "peer",
+            "pxbridge_floods",
+            "Connections closed because the other side sent too much, by side.",
+            lambda: {"phone": server.flooded, "engine": opener.flooded},
+        )
         console_url = await stack.enter_async_context(
             observed.console(
                 lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)], registry
@@ -200,10 +206,14 @@ class EngineOpener:
 
     Args:
         settings: A reload replaces them.
+
+    Attributes:
+        flooded: How many sessions were closed because the engine sent too much.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.flooded = 0
 
     async def __call__(
         self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
@@ -215,7 +225,11 @@ class EngineOpener:
             connect_timeout_s=self.settings.engine_connect_timeout_s,
             handshake_timeout_s=self.settings.engine_handshake_timeout_s,
             connected=connected,
+            flooded=self._count_flood,
         )
+
+    def _count_flood(self) -> None:
+        self.flooded += 1
 
 
 # The store that bridges share

@@ -39,6 +39,7 @@ async def open_session(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     connected: Callable[[], None] | None = None,
+    flooded: Callable[[], None] | None = None,
     limits: websocket.Limits | None = None,
 ) -> Session:
     """Connects to an engine and waits until it has read its prompts. Call the session's `listen` next.
@@ -52,6 +53,7 @@ async def open_session(
         connect_timeout_s: Limit for everything up to the upgrade.
         handshake_timeout_s: Limit for the prompts.
         connected: Called when the engine has accepted the upgrade, before it reads its prompts.
+        flooded: Called if the connection is closed because the engine sent too much.
         limits: Limits of the WebSocket connection.
 
     Raises:
@@ -64,6 +66,8 @@ async def open_session(
     """
     url = chat_wire.chat_url(engine.url, voice_prompt, text_prompt)
     connection = await _connect(engine, url, connect_timeout_s, limits)
+    if flooded is not None:
+        connection.on_flooded = flooded
     session = Session(engine, connection, voice_prompt)
     if connected is not None:
         connected()

@@ -33,7 +33,7 @@ from pxbridge.engines.slots import (
 )
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import NoEngineFree, StoreUnreachable
-from pxbridge.periodic import repeat
+from pxbridge.periodic import repeat, stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -124,9 +124,7 @@ class EnginePool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._maintenance:
-            task.cancel()
-        await asyncio.gather(*self._maintenance, return_exceptions=True)
+        await stop(self._maintenance)
         self._maintenance.clear()
         await self._transitions.close()
 

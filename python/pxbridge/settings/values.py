@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from annotated_types import Ge, GroupedMetadata, Gt, Le
 from pydantic import SecretStr
 
+from pxbridge.settings.files import check_regular, expanded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -256,7 +258,8 @@ def certificates(value: object) -> object:
     """The path of a PEM file that holds at least one certificate."""
     if not isinstance(value, str | Path):
         return value
-    path = Path(value).expanduser()
+    path = expanded(value)
+    check_regular(path)  # OpenSSL would look for a certificate in /dev/zero without end
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError:  # an OSError too
@@ -313,4 +316,4 @@ def strip(value: object) -> object:
 
 def folder(value: object) -> object:
     """A path. ``~`` is replaced by the home folder."""
-    return Path(value).expanduser() if isinstance(value, str) and value.strip() else value
+    return expanded(value) if isinstance(value, str) and value.strip() else value

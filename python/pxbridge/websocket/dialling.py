@@ -66,8 +66,8 @@ class _Dialled(WebSocket):
                 exc or HandshakeFailed(self._error or "the connection was lost before it was open")
             )
 
-    def _take_events(self) -> None:
-        super()._take_events()
+    def _take_events(self) -> int:
+        taken = super()._take_events()
         fault = self._protocol.handshake_exc
         if fault is not None and not self.opened.done():
             if isinstance(fault, InvalidStatus):
@@ -76,6 +76,7 @@ class _Dialled(WebSocket):
                 self._refuse(HandshakeRefused(response.status_code, body))
             else:
                 self._refuse(HandshakeFailed(f"not a WebSocket server: {fault}"))
+        return taken
 
     def _handshake(self, event: Handshake | Response) -> None:
         if self._protocol.handshake_exc is None and not self.opened.done():
