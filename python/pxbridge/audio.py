@@ -15,6 +15,7 @@ from pxbridge._native import (
     OggOpusWriter,
     OpusDecoder,
     OpusEncoder,
+    OddPayloads,
     RateMismatch,
     Resampler,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "OggOpusWriter",
     "OpusDecoder",
     "OpusEncoder",
+    "OddPayloads",
     "RateMismatch",
     "Resampler",
 ]
