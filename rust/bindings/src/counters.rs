@@ -28,7 +28,8 @@ pub fn stream(dict: &Bound<'_, PyDict>, stats: StreamStats) -> PyResult<()> {
         backward_pages,
         crc_errors,
         junk_bytes,
-        broken_packets
+        broken_packets,
+        other_pages
     );
     counters!(
         dict,
