@@ -79,8 +79,8 @@ _BYTE_PIECE: Final = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 class TextReader:
     """Decodes text payloads: space marks become spaces, and byte pieces become characters.
 
-    A character that is spelled or split over several messages is returned with the last of them. One reader serves
-    one session.
+    A character that is spelled or split over several messages is returned with the last of them. One reader
+    serves one session.
     """
 
     __slots__ = ("_bytes",)

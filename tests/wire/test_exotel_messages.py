@@ -146,7 +146,9 @@ def test_any_other_word_means_pcm_and_is_told(encoding: str) -> None:
     assert len(read.notes) == 1 and repr(encoding) in read.notes[0]
 
 
-@pytest.mark.parametrize("encoding", ["audio/x-alaw", "ALAW", "a-law", "PCMA", "audio/PCMA", "pcma/8000", "G711_alaw"])
+@pytest.mark.parametrize(
+    "encoding", ["audio/x-alaw", "ALAW", "a-law", "PCMA", "audio/PCMA", "pcma/8000", "G711_alaw"]
+)
 def test_a_law_is_recognised(encoding: str) -> None:
     assert payload_encoding(encoding) == PayloadEncoding("alaw")
 
@@ -178,7 +180,9 @@ def test_any_encoding_is_read_refused_or_told(encoding: str) -> None:
 def test_tracks_beside_the_callers_are_told() -> None:
     assert other_tracks(started(tracks=["inbound"]).tracks) == ()
     assert other_tracks(started().tracks) == ()
-    assert "also carries the track outbound" in other_tracks(started(tracks=["inbound", "outbound"]).tracks)[0]
+    assert (
+        "also carries the track outbound" in other_tracks(started(tracks=["inbound", "outbound"]).tracks)[0]
+    )
     assert "only the track outbound" in other_tracks(started(tracks="outbound").tracks)[0]
 
 

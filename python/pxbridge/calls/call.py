@@ -398,7 +398,9 @@ class Call:
                 self._all_played.set()
             case OddPayloads(halves=halves):
                 read = "put together with the next payload" if halves else "dropped"
-                self.emit(Kind.NOTE, text=f"the phone's payloads end within a sample: the last byte is {read}")
+                self.emit(
+                    Kind.NOTE, text=f"the phone's payloads end within a sample: the last byte is {read}"
+                )
             case RateMismatch(claimed_hz=claimed_hz, measured_hz=measured_hz, likely_hz=likely_hz):
                 self.emit(
                     Kind.NOTE,

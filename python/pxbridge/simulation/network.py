@@ -1,9 +1,9 @@
 """Bad networks between a simulated phone and the bridge, described by a line of text.
 
-Media runs over TCP, so a bad network between Exotel and us loses and reorders nothing. It only delivers later,
-and what was held up arrives in a burst. The caller's audio can be lost before it, between the phone and Exotel.
-A link is therefore one function from the time when a message is sent to the time when it
-arrives, and that time never decreases. The same seed gives the same network.
+Media runs over TCP, so a bad network between Exotel and us loses and reorders nothing. It only delivers
+later, and what was held up arrives in a burst. A link is therefore one function from the time when a message
+is sent to the time when it arrives, and that time never decreases. The same seed gives the same network. The
+caller's audio can be lost before it, between the phone and Exotel.
 
 The grammar; separate faults with `;`::
 
@@ -32,8 +32,8 @@ from typing import NoReturn
 from pxbridge.errors import InputError
 
 GRAMMAR = (
-    "stall D at T [up|down]; lose D at T; jitter D [up|down] [from T to T]; delay D [up|down]; drift ±Nppm; cut at T "
-    "(D and T like 40ms, 1.5s, 2min)"
+    "stall D at T [up|down]; lose D at T; jitter D [up|down] [from T to T]; delay D [up|down]; "
+    "drift ±Nppm; cut at T (D and T like 40ms, 1.5s, 2min)"
 )
 MAX_DRIFT_PPM = 10_000.0
 """One percent. Real clocks stay within 100 ppm; a larger difference is a wrong sample rate, not a drift."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from pxbridge.simulation.network import Direction, Network
 from pxbridge.simulation.phone.caller import Caller, Mood, Script
-from pxbridge.simulation.phone.line import HangUp, Line
 from pxbridge.simulation.phone.g711 import decode_a_law, decode_mu_law, encode_a_law, encode_mu_law
+from pxbridge.simulation.phone.line import HangUp, Line
 from pxbridge.simulation.player import SILENT_DBFS, Player, level_dbfs
 from pxbridge.telephony.exotel.spelling import Exotel
 

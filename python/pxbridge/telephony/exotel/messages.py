@@ -96,6 +96,7 @@ class Start:
         """The call's identifier: its SID, else its leg's, else the stream's."""
         return self.call_sid or self.leg_sid or self.stream_sid
 
+
 @dataclass(frozen=True, slots=True)
 class Media:
     """Audio.
@@ -240,7 +241,7 @@ def line_rate(url_rate: object, start: Start) -> LineRate:
 
 
 _G711: Final[tuple[tuple[re.Pattern[str], Encoding], ...]] = (
-    (re.compile("mu-?law|[uµμ]-?law|pcmu(?![a-z])"), "mulaw"),  # noqa: RUF001 - both letters are in use
+    (re.compile("mu-?law|[uµμ]-?law|pcmu(?![a-z])"), "mulaw"),
     (re.compile("(?<![a-z])a-?law|pcma(?![a-z])"), "alaw"),
 )
 _LINEAR: Final = re.compile("raw|slin|linear|lpcm|pcm|l16|s16|base64")
@@ -284,8 +285,8 @@ class PayloadEncoding:
 def payload_encoding(sent: str) -> PayloadEncoding:
     """Interprets the encoding in ``media_format``.
 
-    Exotel sends PCM16LE mono and has many names for it. So a word that names no codec means that, too. G.711 has
-    several names as well: ``audio/x-mulaw``, ``PCMU``, ``audio/x-alaw``, ``pcma``.
+    Exotel sends PCM16LE mono and has many names for it. So a word that names no codec means that, too. G.711
+    has several names as well: ``audio/x-mulaw``, ``PCMU``, ``audio/x-alaw``, ``pcma``.
     """
     folded = sent.lower().replace("_", "-").replace(" ", "-").replace(".", "")
     for pattern, encoding in _G711:
