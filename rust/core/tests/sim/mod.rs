@@ -375,12 +375,12 @@ impl Simulation {
         match event {
             Event::Captured => {
                 let (from_us, end_us) = (self.chunk_end_us - self.call.chunk_ms * MS, self.chunk_end_us);
-                let ends_in = |span: &&(u64, u64)| (span.0..span.1).contains(&end_us);
+                let ends_in = |times: &&(u64, u64)| (times.0..times.1).contains(&end_us);
                 if let Some(&(_, begins_us)) = self.call.held.iter().find(ends_in) {
                     self.record_chunk(begins_us);
                     return;
                 }
-                if !self.call.lost.iter().any(|span| ends_in(&span)) {
+                if !self.call.lost.iter().any(|times| ends_in(&times)) {
                     self.sent_chunks_us.push(from_us);
                     let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
                     self.at(arrives_us, Event::ToLine(self.chunk()));
