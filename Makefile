@@ -28,7 +28,7 @@ test-python: build interop
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
 
-# Needs the packages of .ci/deploy-packages, and root: images are built and run without a daemon.
+# Needs buildah, mmdebstrap, promtool and root: images are built and run without a daemon.
 test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
 	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 

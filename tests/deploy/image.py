@@ -1,4 +1,4 @@
-"""Builds and runs images without a daemon: buildah with chroot isolation, and `unshare` in place of a runtime.
+"""Builds and runs images without a daemon: buildah with chroot isolation, `unshare` in place of a runtime.
 
 What a runtime does with an image's configuration is done here by hand: its user, environment, entry point and
 volumes, on a read-only root with a process namespace of its own, so that the program is process 1.
@@ -186,5 +186,7 @@ async def output(image: Image, *words: str, environ: Mapping[str, str] | None = 
     """Runs words in a container instead of its entry point; the exit status and what it printed."""
     async with image.runs(entrypoint=list(words), environ=environ) as container:
         status = await container.ends()
-        await until(lambda: container.process.stdout is None or container.process.stdout.at_eof(), "all is read")
+        await until(
+            lambda: container.process.stdout is None or container.process.stdout.at_eof(), "all is read"
+        )
     return status, container.log

@@ -6,7 +6,6 @@ import asyncio
 import re
 import shutil
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from pxbridge.simulation.phone import Ended, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.deploy.image import Image
 
@@ -54,9 +54,7 @@ def test_the_bridges_image_is_small(bridge: Image, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", ["bridge", "engine"])
-def test_an_images_configuration_is_what_runtimes_ask_for(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_an_images_configuration_is_what_runtimes_ask_for(name: str, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(name).config
     assert config["User"] == "10001:10001"
     assert isinstance(config["Entrypoint"], list) and config["Entrypoint"][0] == "pxbridge"
@@ -108,14 +106,16 @@ async def phone_call(port: int) -> None:
 
 
 CALLS = [phone_call]
-"""Kinds of calls through the image. A browser's call belongs here as soon as the console takes one: open the web
-client's `/api/chat` of the container's console and hear the greeting."""
+"""Kinds of calls through the image. A browser's call belongs here as soon as the console takes one: open
+`/api/chat` of the container's console, and hear the greeting."""
 
 
 async def test_it_takes_calls_answers_health_and_drains(bridge: Image) -> None:
     port = free_port()
     async with bridge.runs(environ=settings(port)) as container:
-        await until(lambda: container.said(" takes calls at ") or container.process.returncode, "it has started")
+        await until(
+            lambda: container.said(" takes calls at ") or container.process.returncode, "it has started"
+        )
         assert container.user == USER
         assert await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/livez") == (200, "alive\n")
         assert await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/readyz") == (200, "ready\n")

@@ -95,7 +95,11 @@ def test_every_alert_says_what_to_do_and_has_a_test() -> None:
 
 
 def test_a_wrong_name_would_be_found(scraped: Labels) -> None:
-    for wrong in ("pxbridge_holes", 'pxbridge_calls_total{outcome="lost"}', "sum by (colour) (pxbridge_info)"):
+    for wrong in (
+        "pxbridge_holes",
+        'pxbridge_calls_total{outcome="lost"}',
+        "sum by (colour) (pxbridge_info)",
+    ):
         with pytest.raises(AssertionError):
             test_a_query_names_what_is_scraped(Query("wrong", wrong), scraped)
 

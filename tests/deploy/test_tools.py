@@ -1,7 +1,8 @@
-"""What the tools of their trade say of `deploy/`: hadolint, Docker Compose, the Compose schema and promtool."""
+"""What hadolint, Docker Compose, the Compose schema and promtool say of `deploy/`."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -59,9 +60,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def configuration(prepared: Path) -> dict[str, Any]:
     """The compose file as Docker Compose reads it, with everything filled in."""
-    written = run(
-        TOOLS / "docker-compose", "-f", prepared / "compose.yaml", "config", "--format", "json"
-    )
+    written = run(TOOLS / "docker-compose", "-f", prepared / "compose.yaml", "config", "--format", "json")
     found: dict[str, Any] = json.loads(written)
     return found
 
@@ -149,9 +148,14 @@ def test_promtool_accepts_every_query_of_the_dashboards(tmp_path: Path) -> None:
     run("promtool", "check", "rules", file)
 
 
-async def test_promtool_accepts_what_is_scraped(tmp_path: Path) -> None:
-    for text in (await a_bridges(tmp_path), an_engines()):
+def test_promtool_accepts_what_is_scraped(tmp_path: Path) -> None:
+    for text in (asyncio.run(a_bridges(tmp_path)), an_engines()):
         checked = subprocess.run(
-            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False
+            ["promtool", "check", "metrics"],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pxbridge import cli, settings
+from pxbridge.commands import tunnel_option
 from pxbridge.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def parse(words: list[str]) -> None:
     parser.add_argument("--version", action="store_true")
     if name is None:
         settings.add_arguments(parser)
+        tunnel_option.add_option(parser)
     else:
         words = words[1:]
         importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}").add_arguments(parser)
