@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -141,6 +142,9 @@ class Image:
             try:
                 yield container
             finally:
+                # Its program first: it has changed its user, so the kernel no longer ends it with its parent.
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):
+                    container.tell(signal.SIGKILL)
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import io
 import os
 import re
 import signal
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
+from rich.console import Console
 from tests.fault.processes import free_port, program, until
-from tests.personaplex.test_engine_process import running
+from tests.personaplex.fake_model import FakeStepper
+from tests.personaplex.rig import PERSONA
+from tests.personaplex.test_engine_process import loaded, running
 from tests.tunnel.conftest import LOGIN
 from tests.tunnel.terminal import on_a_terminal
 from tests.tunnel.test_programs import QUICK, bridge_port, is_running, kept_open
 
-from pxbridge import cli
-from pxbridge.personaplex.serve import Options
+from pxbridge import cli, websocket
+from pxbridge.commands import engine_serve
+from pxbridge.personaplex.serve import Options, prepare, serve
 from pxbridge.simulation.phone import Phone, Script, place_call
 from pxbridge.tunnel import target
 from pxbridge.tunnel.cloudflared import Cloudflared
@@ -144,3 +152,27 @@ async def test_an_engines_port_is_found_out_and_needs_its_token(around: Environm
         async with program("pxbridge", "tunnel", environ=environ) as tunnel:
             assert await tunnel.ends() == cli.EXIT_UNUSABLE
         assert "PXBRIDGE_ENGINE_TOKEN (environment): is not set" in tunnel.log
+
+
+async def test_an_engine_with_a_tunnel_of_its_own_is_reached_through_it(
+    around: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in around.variables.items():
+        if not name.startswith("PXBRIDGE_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PXBRIDGE_ENGINE_TOKEN", "s3cret")
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=True, width=200)
+    asked = argparse.Namespace(tunnel="cloudflared", host="127.0.0.1", port=0)
+    beside = engine_serve.tunnel_beside(asked, console)
+    prepared = prepare(Options(port=0, token="s3cret"))
+    serving = asyncio.create_task(serve(loaded(FakeStepper(1)), prepared, beside.start))
+    await until(lambda: "/api/chat" in printed.getvalue(), "the URL is printed")
+    (url,) = re.findall(r"wss://bridge:s3cret@localhost:\d+/api/chat", printed.getvalue())
+    session = await websocket.connect(f"{url}?{urlencode(PERSONA)}")
+    session.close(1000)
+    await session.wait_closed()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await serving == 0
+    await beside.stop()
+    assert not is_running(around.starts()[0]["pid"])
