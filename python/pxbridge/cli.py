@@ -107,8 +107,9 @@ def _serve(words: Sequence[str]) -> int:
 
         return asyncio.run(tunnel.serve(loaded, args.tunnel, _console(), read))
     from pxbridge.app import lifecycle
+    from pxbridge.app.deadline import Deadline
 
-    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read))
+    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
 
 
 def _command(name: str, words: Sequence[str]) -> int:

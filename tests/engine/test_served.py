@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.engine import tiny
-from tests.engine.test_calls import served
+from tests.engine.test_calls import CHECKPOINT, served
 from tests.virtual_time import run
 
 from pxbridge import cli
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_S = 120.0
-CHECKPOINT = [
-    f"--moshi-weight={tiny.LM_FILE}",
-    f"--mimi-weight={tiny.MIMI_FILE}",
-    f"--tokenizer={tiny.TOKENIZER_FILE}",
-    f"--lm-config={tiny.LM_JSON}",
-    f"--mimi-config={tiny.MIMI_JSON}",
-    "--device=cpu",
-]
 
 
 def test_the_engine_conforms_with_its_model(tmp_path: Path) -> None:

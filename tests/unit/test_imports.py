@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = Path(__file__).parents[2] / "python" / "pxbridge"
 
-LEAVES: Final = {"errors", "redis_store", "rate_limit", "log_throttle", "periodic", "wav"}
+LEAVES: Final = {"errors", "file_identity", "redis_store", "rate_limit", "log_throttle", "periodic", "wav"}
 """Modules that know nothing of the product. They may know each other."""
 
 _LOW: Final = {"", "audio", "chat_wire", *LEAVES}

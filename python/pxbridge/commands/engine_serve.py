@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,8 +187,8 @@ def _options(args: argparse.Namespace) -> Options:
     if args.queue < 0:
         raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and (not token.strip() or token != token.strip() or not token.isascii()):
-        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces around it")
+    if token is not None and re.fullmatch(r"[\x21-\x7e]+", token) is None:
+        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
     return Options(
         host=args.host,
         port=args.port,
@@ -197,6 +198,7 @@ def _options(args: argparse.Namespace) -> Options:
         ssl=args.ssl,
         static=folder_of(args.static),
         record_input=args.record_input,
+        model_arguments=tuple(engine_options.model_arguments(args)),
         line=args.queue,
         drain_s=args.drain_s,
         defaults=Defaults(args.default_voice_prompt, args.default_text_prompt),
@@ -209,8 +211,7 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     from functools import partial
 
     from pxbridge.personaplex import device
-    from pxbridge.personaplex.assembly import assemble
-    from pxbridge.personaplex.memory import footprint
+    from pxbridge.personaplex.assembly import assemble, footprint_of
     from pxbridge.personaplex.personas import FilePersonas
     from pxbridge.personaplex.serve import Loaded
     from pxbridge.personaplex.slots import plan
@@ -219,13 +220,7 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     lm, mimi = engine_options.configurations(args)
     options = engine_options.model_options(args, lm)
     planned = plan(
-        footprint(
-            lm,
-            mimi,
-            context=options.context,
-            weights=options.weights,
-            item_bytes=2 if options.device == "cuda" else 4,
-        ),
+        footprint_of(lm, mimi, options),
         device.free_bytes(options.device),
         context=options.context,
         device=options.device,
