@@ -113,7 +113,11 @@ class Image:
 
     @contextlib.asynccontextmanager
     async def runs(
-        self, *command: str, entrypoint: list[str] | None = None, environ: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        entrypoint: list[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        network: bool = True,
     ) -> AsyncIterator[Container]:
         """A container; ends with the block.
 
@@ -121,13 +125,15 @@ class Image:
             command: In place of the image's own.
             entrypoint: In place of the image's own.
             environ: What is added to the image's environment.
+            network: Whether it has this machine's network, instead of none.
         """
         words = [*(entrypoint or self.config["Entrypoint"]), *(command or self.config.get("Cmd") or ())]
         variables = dict(each.split("=", 1) for each in self.config["Env"]) | dict(environ or {})
         with tempfile.TemporaryDirectory() as folder:
             script = self._script(Path(folder), words, variables)
             process = await asyncio.create_subprocess_exec(
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script),
+                *("unshare", "--mount", "--pid", "--fork", *(() if network else ("--net",))),
+                *("sh", "-c", script),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
@@ -186,9 +192,9 @@ class Container(Program):
         os.kill(self.pid, number)
 
 
-async def output(image: Image, *words: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
+async def output(image: Image, *words: str, network: bool = True) -> tuple[int, str]:
     """Runs words in a container instead of its entry point; the exit status and what it printed."""
-    async with image.runs(entrypoint=list(words), environ=environ) as container:
+    async with image.runs(entrypoint=list(words), network=network) as container:
         status = await container.ends()
         await until(
             lambda: container.process.stdout is None or container.process.stdout.at_eof(), "all is read"
