@@ -40,8 +40,8 @@ VOICES: Final = tuple(f"{kind}{number}.pt" for kind, count in _NVIDIAS for numbe
 """NVIDIA's voices, for engines that do not tell theirs."""
 
 MAX_PROMPT_BYTES: Final = 7500
-"""Percent-encoded. An engine's request line has 8,190 bytes (aiohttp, websockets), with everything else in it.
-A longer one is refused, which would count against the engine."""
+"""Percent-encoded. An engine's request line has 8,190 bytes (aiohttp, websockets), with everything else in
+it. A longer one is refused, which would count against the engine."""
 
 ASK_VOICES_EVERY_S: Final = 60.0
 """An engine's voices change when its operator changes them."""
