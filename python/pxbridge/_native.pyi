@@ -273,7 +273,7 @@ class Line:
     def phone_message(self, message: bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
         """A message from the phone. Releases the GIL.
 
-        None: it is not media, and nothing has changed. Read it as an event.
+        None: it is neither media nor a mark that came back, and nothing has changed. Read it as an event.
         """
 
     def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ class CallRegistry:
         self.personas = personas
         self.playout = playout or PlayoutOptions()
         self._subscribers = tuple(subscribers)
+        self._numbers = itertools.count()
         self._call_subscribers = tuple(call_subscribers)
         self._wakeups = WakeupTimer()
         self._calls: set[Call] = set()
@@ -112,7 +114,7 @@ class CallRegistry:
         )
         CURRENT_CALL.set(call.record)
         subscribers += [
-            StatsSampler(call.stats, emit, self._wakeups),
+            StatsSampler(call.stats, emit, self._wakeups, next(self._numbers)),
             *(subscribe(call) for subscribe in self._call_subscribers),
             *self._subscribers,
         ]

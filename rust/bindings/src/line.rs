@@ -283,7 +283,7 @@ impl Line {
 
     /// A message from the phone. Releases the GIL.
     ///
-    /// None: it is not media, and nothing has changed. Read it as an event.
+    /// None: it is neither media nor a mark that came back, and nothing has changed. Read it as an event.
     #[pyo3(signature = (message, now_s, is_text=true))]
     fn phone_message(
         &mut self,

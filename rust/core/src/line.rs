@@ -145,10 +145,13 @@ impl Line {
         }
     }
 
-    /// A message from the phone. `None`: it is not media, and nothing has changed.
+    /// A message from the phone. `None`: it is neither media nor a mark that came back, and nothing has changed.
     pub fn phone_message(&mut self, message: Message<'_>, now_us: u64) -> Option<&LineOutput> {
         self.phone_pcm.clear();
-        let frame = self.reader.read(message, &mut self.phone_pcm)?;
+        let Some(frame) = self.reader.read(message, &mut self.phone_pcm) else {
+            let name = self.reader.returned_mark(message)?;
+            return Some(self.mark_played(name, now_us));
+        };
         self.begin(now_us);
         self.media.messages += 1;
         self.media.malformed += u64::from(frame.malformed);

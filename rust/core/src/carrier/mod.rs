@@ -111,6 +111,13 @@ pub trait MediaReader: Debug + Send {
     /// Reads a message and appends its samples, at the line's rate. `None` if it is no media: then nothing was
     /// appended. It never fails and never panics, whatever the message holds.
     fn read(&mut self, message: Message<'_>, pcm: &mut Vec<f32>) -> Option<MediaFrame>;
+
+    /// The name of the mark that a message, which is no media, brings back. `None`: it is another event, or it must be
+    /// read with more care than here. Marks are most of what a phone sends beside its sound.
+    fn returned_mark<'a>(&self, message: Message<'a>) -> Option<&'a str> {
+        let _ = message;
+        None
+    }
 }
 
 /// Writes messages for a carrier.
