@@ -9,7 +9,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz readme \
-        clean help
+        openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -81,6 +81,9 @@ $(VENV)/.fuzz: $(VENV)/.built
 
 readme: build          ## README's table of settings, from the settings
 	$(BIN)/python .ci/readme.py
+
+openapi: build         ## client/openapi.json, from the console's own models
+	$(BIN)/python .ci/openapi.py
 
 clean:                 ## what was built here, and nothing else
 	rm -rf $(VENV) .venv-* dist target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
