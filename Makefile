@@ -8,7 +8,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz readme \
+.PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz docs docs-tables \
         openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
@@ -79,14 +79,21 @@ $(VENV)/.fuzz: $(VENV)/.built
 	$(BIN)/python $(PIP) --group fuzz
 	touch $@
 
-readme: build          ## README's table of settings, from the settings
-	$(BIN)/python .ci/readme.py
+docs-tables: build     ## the documentation's tables of settings and of persona keys, from the code
+	$(BIN)/python .ci/docs_tables.py
+
+docs: $(VENV)/.docs    ## the documentation as web pages, in site/; fails on a broken link
+	$(BIN)/mkdocs build -q --clean
+
+$(VENV)/.docs: $(VENV)/.built
+	$(BIN)/python $(PIP) --group docs
+	touch $@
 
 openapi: build         ## client/openapi.json, from the console's own models
 	$(BIN)/python .ci/openapi.py
 
 clean:                 ## what was built here, and nothing else
-	rm -rf $(VENV) .venv-* dist target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-* dist site target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/pxbridge/*.so
 

@@ -141,7 +141,8 @@ def check_console(loaded: Loaded) -> None:
         ConfigError: The console listens on a public address and asks for no login.
     """
     settings = loaded.settings
-    if settings.console_port and not settings.console_credentials and not is_loopback(settings.console_host):
+    proves = settings.console_credentials or settings.console_tokens
+    if settings.console_port and not proves and not is_loopback(settings.console_host):
         raise ConfigError(
             *loaded.origins["console_host"],
             f"{settings.console_host} is open to the network and the console asks for no login; "
