@@ -8,8 +8,8 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine engine-venvs interop lint gate bench soak build wheel fuzz docs docs-tables \
-        openapi clean help
+.PHONY: run test test-rust test-python test-engine test-deploy engine-venvs interop bore lint gate bench soak build wheel fuzz \
+        docs docs-tables openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -27,6 +27,10 @@ test-python: build interop
 
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
+
+# Needs the packages of .ci/deploy-packages, and root: images are built and run without a daemon.
+test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
+	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
 lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 	$(BIN)/ruff check -q
@@ -132,12 +136,27 @@ OPUS_RECORDER := opus-recorder@8.0.5
 	PATH=$(CURDIR)/$(@D)/bin:$$PATH $(@D)/bin/npm install --silent --no-audit --no-fund --prefix $(@D) $(OPUS_RECORDER)
 	touch $@
 
+.venv-deploy/.done: tests/deploy/tools.txt
+	echo "Making the test environment $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	touch $@
+
 .venv-%/.done: tests/interop/%.txt
 	echo "Making the test environment $(@D)"
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
 	touch $@
+
+# A tunnel program that works on loopback, for the tests of tunnels. Here it takes a minute and a half to build.
+BORE := target/tools/bin/bore
+bore: $(BORE)
+$(BORE):
+	sh .ci/tools $(PYTHON)
+	echo "Building bore, a tunnel program for tests"
+	cargo install -q --locked --root target/tools --target-dir target/tools/build bore-cli@0.6.0
 
 # torch is large: uv unpacks it once into its cache, and each environment that holds it gets links to that copy.
 engine-venvs: .venv-engine/.done .venv-moshi/.done

@@ -118,6 +118,19 @@ def metadata(value: object) -> bytes:
     return b"\x04" + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def queue_place(payload: bytes) -> int | None:
+    """Returns the place in an engine's line, 1 for the next, of a metadata payload that tells it.
+
+    `pxbridge engine` sends ``{"queue": {"place": 2}}``. Returns None for any other metadata.
+    """
+    try:
+        place = json.loads(payload)["queue"]["place"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    is_place = isinstance(place, int) and not isinstance(place, bool) and place >= 1
+    return place if is_place else None
+
+
 def error(message: str) -> bytes:
     """Builds an error message: why the engine cannot continue, for people."""
     return b"\x05" + message.encode()
@@ -128,7 +141,7 @@ def ping() -> bytes:
     return b"\x06"
 
 
-def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
+def chat_url(url: str, voice_prompt: str, text_prompt: str, *, queue: bool = False) -> str:
     """Returns the URL for one session.
 
     Both prompts are mandatory. NVIDIA's server accepts a client without one, then crashes the session.
@@ -137,9 +150,10 @@ def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
         url: The engine's URL, `wss://host:8998/api/chat`. Its query is kept, for example a proxy's token.
         voice_prompt: A voice that the engine has: `NATF0.pt`, or a `.wav` file on the engine.
         text_prompt: Who the agent is. The server wraps it in `<system>` tags.
+        queue: Whether to wait in line if the engine is full. Only `pxbridge engine` knows this.
 
     Raises:
-        ValueError: A prompt is empty, or the URL sets a prompt or a seed.
+        ValueError: A prompt is empty, or the URL sets a prompt, a seed or the queue.
     """
     if not voice_prompt.strip():
         raise ValueError("voice_prompt is empty, which crashes NVIDIA's server; try NATF0.pt")
@@ -150,7 +164,7 @@ def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
         if name in _RESERVED:
             raise ValueError(f"an engine's URL cannot set {name}: {_RESERVED[name]}")
     prompts = urlencode({"voice_prompt": voice_prompt, "text_prompt": text_prompt})
-    query = "&".join(filter(None, (parts.query, prompts)))
+    query = "&".join(filter(None, (parts.query, prompts, "queue=1" if queue else "")))
     return urlunsplit(parts._replace(query=query, fragment=""))
 
 
@@ -158,4 +172,5 @@ _RESERVED: Final = {
     "voice_prompt": "it comes with each session",
     "text_prompt": "it comes with each session",
     "seed": "it crashes the session in NVIDIA's server",
+    "queue": "the bridge asks for it when all engines are full",
 }
