@@ -156,11 +156,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
         try:
             result = work()
         except Exception as error:
-            tell(done.set_exception, error)
+            report(done.set_exception, error)
         else:
-            tell(done.set_result, result)
+            report(done.set_result, result)
 
-    def tell(settle: Callable[[Any], None], outcome: object) -> None:
+    def report(settle: Callable[[Any], None], outcome: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle_unless_cancelled, settle, outcome)
 
