@@ -74,7 +74,13 @@ async def console(
     view = LiveView(registry, pool, not_ready, observed.numbers, rehearsal=rehearsal, clock=clock)
     registry.subscribe(view)
     live = Live(view.snapshot)
-    talks = Talks(server.take, lambda: registry.personas, lambda: ask_voices(engines()), rehearsal=rehearsal)
+    talks = Talks(
+        server.take,
+        lambda: registry.personas,
+        lambda: ask_voices(engines()),
+        lambda: pool.takes_sampling,
+        rehearsal=rehearsal,
+    )
     console = Console(
         observed.metrics.scrape,
         observed.recent_calls.calls,

@@ -237,6 +237,11 @@ class EnginePool:
     def _callers_wait(self) -> bool:
         return bool(self.waiting or self._urgent)
 
+    @property
+    def takes_sampling(self) -> bool:
+        """Whether an engine here draws tokens as a session asks for."""
+        return any(engine.told is not None for engine in self._transitions.engines)
+
     # -- leases ---------------------------------------------------------------------------------------
 
     def place(self) -> Place:
