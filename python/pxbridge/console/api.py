@@ -61,7 +61,8 @@ class Endpoint:
         asks: The model of the JSON body; None without a body.
         gives: The model of the answer, or its media type if it is no JSON; None for an empty answer.
         status: The status of that answer.
-        refusals: The statuses of other answers, which are `models.Refused`.
+        refusals: The statuses of other answers, which are `models.Refused`, beside those of a client that is
+            not let in.
         public: Whether it needs no login.
     """
 
@@ -91,7 +92,7 @@ ENDPOINTS: Final = (
         public=True,
     ),
     Endpoint("DELETE", "/api/session", "log_out", "End this browser's session", status=204, public=True),
-    Endpoint("GET", "/api/talk", "talk", "What can be talked with", gives=models.Talk, refusals=(401,)),
+    Endpoint("GET", "/api/talk", "talk", "What can be talked with", gives=models.Talk),
     Endpoint(
         "GET",
         "/api/calls",
@@ -108,7 +109,7 @@ ENDPOINTS: Final = (
         asks=models.EndCall,
         gives=models.Done,
         status=202,
-        refusals=(*_BODY, 401, 404, 409),
+        refusals=(*_BODY, 404, 409),
     ),
     Endpoint(
         "POST",
@@ -118,7 +119,7 @@ ENDPOINTS: Final = (
         asks=models.HandOverCall,
         gives=models.Done,
         status=202,
-        refusals=(*_BODY, 401, 404, 409),
+        refusals=(*_BODY, 404, 409),
     ),
     Endpoint(
         "GET",
@@ -126,9 +127,9 @@ ENDPOINTS: Final = (
         "recording",
         "A call's recording, WAV or Ogg Opus: the caller left, the agent right. Takes Range requests",
         gives="audio/wav",
-        refusals=(401, 404),
+        refusals=(404,),
     ),
-    Endpoint("GET", "/api/openapi.json", "openapi", "This document", gives=JSON, refusals=(401,)),
+    Endpoint("GET", "/api/openapi.json", "openapi", "This document", gives=JSON),
 )
 
 

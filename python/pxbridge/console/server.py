@@ -23,6 +23,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 import pxbridge
 from pxbridge.chat_wire import CHAT_PATH
@@ -258,6 +259,22 @@ def _as_response(request: web.Request, refusal: Refusal) -> web.Response:
     return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
 
 
+class _NotOurFault(logging.Filter):
+    """Drops what the HTTP library says about requests that it cannot read: anybody could fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is about a fault of this process."""
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _library_log() -> logging.Logger:
+    """Where the HTTP library reports errors."""
+    library_log = logging.getLogger("pxbridge.console.http")
+    if not library_log.filters:
+        library_log.addFilter(_NotOurFault())
+    return library_log
+
+
 @contextlib.asynccontextmanager
 async def serve(
     console: Console, host: str, port: int, ssl: tls.SSLContext | None = None
@@ -279,6 +296,7 @@ async def serve(
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
         max_line_size=MAX_LINE_BYTES,
+        logger=_library_log(),
     )
     await runner.setup()
     try:
