@@ -9,7 +9,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: run test test-rust test-python test-engine test-deploy engine-venvs interop bore lint gate bench soak build wheel fuzz \
-        docs docs-tables clean help
+        docs docs-tables openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -92,6 +92,9 @@ docs: $(VENV)/.docs    ## the documentation as web pages, in site/; fails on a b
 $(VENV)/.docs: $(VENV)/.built
 	$(BIN)/python $(PIP) --group docs
 	touch $@
+
+openapi: build         ## client/openapi.json, from the console's own models
+	$(BIN)/python .ci/openapi.py
 
 clean:                 ## what was built here, and nothing else
 	rm -rf $(VENV) .venv-* dist site target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
