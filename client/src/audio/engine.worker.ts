@@ -109,7 +109,14 @@ function level(pcm: Float32Array): number {
 }
 
 function connect(url: string, handlers: SocketHandlers): Socket {
-  const socket = new WebSocket(url);
+  let socket: WebSocket;
+  try {
+    socket = new WebSocket(url);
+  } catch (error) {
+    // Not a WebSocket's address, or not one that a page with HTTPS may ask.
+    setTimeout(() => handlers.closed(1006, error instanceof Error ? error.message : ""));
+    return { send: () => undefined, close: () => undefined, waitingBytes: 0 };
+  }
   socket.binaryType = "arraybuffer";
   socket.onopen = () => handlers.opened();
   socket.onmessage = ({ data }: MessageEvent<ArrayBuffer | string>) => {
