@@ -1,9 +1,8 @@
 /** Before a talk: who the agent is, which voice it has, and what one speaks and listens with. */
 
-import { RadioGroup } from "radix-ui";
 import { useId } from "react";
 import type { Devices } from "../audio/microphone";
-import { Badge, Button, classes, Field, FIELD, Panel, Toggle } from "../ui/parts";
+import { Badge, Button, Card, CardGroup, classes, Field, FIELD, Panel, Toggle } from "../ui/parts";
 import { DEFAULT_SAMPLING, type Offer, PRESETS, type Sampling, type Setup, voiceGroup, voiceName } from "./setup";
 
 interface Props {
@@ -65,34 +64,31 @@ function isRecorded(setup: Setup, offer: Offer): boolean {
 
 type PartProps = Pick<Props, "setup" | "offer" | "onChange">;
 
-const CARD =
-  "rounded-xl border border-line bg-panel text-left transition hover:border-edge data-[state=checked]:border-accent data-[state=checked]:bg-tint data-[state=checked]:ring-1 data-[state=checked]:ring-accent";
-
 function Personas({ setup, offer, onChange }: PartProps) {
   const OWN = "";
   return (
     <Panel title="Who answers">
-      <RadioGroup.Root
-        aria-label="Who answers"
+      <CardGroup
+        label="Who answers"
         value={setup.persona ?? OWN}
-        onValueChange={(name) => onChange({ persona: name === OWN ? null : name })}
+        onChange={(name) => onChange({ persona: name === OWN ? null : name })}
         className="grid gap-2 sm:grid-cols-2"
       >
-        <RadioGroup.Item value={OWN} className={classes(CARD, "p-3")}>
+        <Card value={OWN} className="p-3">
           <span className="block text-sm font-semibold">An agent of your own</span>
           <span className="line-clamp-2 text-xs text-soft">Choose a voice, and say who it is.</span>
-        </RadioGroup.Item>
+        </Card>
         {offer.personas.map((persona) => (
-          <RadioGroup.Item key={persona.name} value={persona.name} className={classes(CARD, "p-3")}>
+          <Card key={persona.name} value={persona.name} className="p-3">
             <span className="flex items-center gap-2 text-sm font-semibold">
               {persona.name} {persona.recorded && <Badge tone="warn">recorded</Badge>}
             </span>
             <span className="line-clamp-2 text-xs text-soft">
               {voiceName(persona.voice)} · {persona.prompt}
             </span>
-          </RadioGroup.Item>
+          </Card>
         ))}
-      </RadioGroup.Root>
+      </CardGroup>
     </Panel>
   );
 }
@@ -140,21 +136,21 @@ function Voices({ setup, offer, onChange }: PartProps) {
   for (const voice of offer.voices) groups.set(voiceGroup(voice), [...(groups.get(voiceGroup(voice)) ?? []), voice]);
   return (
     <Panel title="Voice">
-      <RadioGroup.Root aria-label="Voice" value={setup.voice} onValueChange={(voice) => onChange({ voice })} className="grid gap-x-6 gap-y-3 sm:grid-cols-2">
+      <CardGroup label="Voice" value={setup.voice} onChange={(voice) => onChange({ voice })} className="grid gap-x-6 gap-y-3 sm:grid-cols-2">
         {[...groups].map(([group, voices]) => (
           <div key={group}>
             <p className="mb-1 text-xs font-medium text-soft">{group}</p>
-            <div className="grid grid-cols-[repeat(auto-fill,minmax(5.25rem,1fr))] gap-1.5">
+            <div className="grid grid-cols-4 xl:grid-cols-5 gap-1.5">
               {voices.map((voice) => (
-                <RadioGroup.Item key={voice} value={voice} className={classes(CARD, "px-2 py-1.5")}>
+                <Card key={voice} value={voice} className="px-2 py-1.5">
                   <VoiceMark voice={voice} />
                   <span className="block text-xs font-medium">{voiceName(voice)}</span>
-                </RadioGroup.Item>
+                </Card>
               ))}
             </div>
           </div>
         ))}
-      </RadioGroup.Root>
+      </CardGroup>
     </Panel>
   );
 }

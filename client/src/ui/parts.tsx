@@ -1,6 +1,6 @@
 /** Small parts that every page uses. They only render. */
 
-import { Switch as RadixSwitch } from "radix-ui";
+import { RadioGroup, Switch as RadixSwitch } from "radix-ui";
 import { type ButtonHTMLAttributes, type ReactNode, useEffect, useId, useRef } from "react";
 
 export function classes(...names: (string | false | null | undefined)[]): string {
@@ -100,6 +100,30 @@ export function Toggle({ label, hint, checked, onChange }: { label: string; hint
         <RadixSwitch.Thumb className="block size-4.5 translate-x-0.5 rounded-full bg-edge transition data-[state=checked]:translate-x-5.5 data-[state=checked]:bg-on-accent" />
       </RadixSwitch.Root>
     </div>
+  );
+}
+
+/** Cards of which one is chosen; arrow keys move between them. */
+export function CardGroup({ label, value, onChange, className, children }: { label: string; value: string; onChange: (value: string) => void; className?: string; children: ReactNode }) {
+  return (
+    <RadioGroup.Root aria-label={label} value={value} onValueChange={onChange} className={className}>
+      {children}
+    </RadioGroup.Root>
+  );
+}
+
+export function Card({ value, className, children }: { value: string; className?: string; children: ReactNode }) {
+  return (
+    <RadioGroup.Item
+      value={value}
+      className={classes(
+        "rounded-xl border border-line bg-panel text-left transition hover:border-edge",
+        "data-[state=checked]:border-accent data-[state=checked]:bg-tint data-[state=checked]:ring-1 data-[state=checked]:ring-accent",
+        className,
+      )}
+    >
+      {children}
+    </RadioGroup.Item>
   );
 }
 
