@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 import textwrap
@@ -260,3 +261,24 @@ def test_the_stub_leaves_no_class_or_member_out() -> None:
         if isinstance(cls := getattr(audio, name), type):
             members = {member for member in vars(cls) if not member.startswith("__")}
             assert {(name, ""), *((name, member) for member in members)} <= told
+
+
+def signatures() -> list[tuple[str, str, list[str]]]:
+    """Each function of each public class with the names of its parameters, as the stub file has them."""
+    stubs = ast.parse(resources.files("pxbridge").joinpath("_native.pyi").read_text(encoding="utf-8"))
+    return [
+        (
+            node.name,
+            item.name,
+            [arg.arg for arg in (*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs)],
+        )
+        for node in stubs.body
+        if isinstance(node, ast.ClassDef)
+        for item in node.body
+        if isinstance(item, ast.FunctionDef) and not item.decorator_list and not item.name.startswith("__")
+    ]
+
+
+@pytest.mark.parametrize(("name", "member", "parameters"), signatures())
+def test_the_stub_names_the_parameters_as_they_are(name: str, member: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(getattr(audio, name), member)).parameters) == parameters

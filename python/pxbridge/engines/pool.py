@@ -228,6 +228,10 @@ class EnginePool:
         """Returns a place behind all others, for a call that has just arrived."""
         return Place(next(self._places))
 
+    def place_in_line(self, place: Place) -> int:
+        """A place among those that wait for a slot: 1 is the next; 0 if it does not wait."""
+        return self._queue.index(place) + 1 if place in self._queue else 0
+
     def _is_first(self, place: Place) -> bool:
         return not self._queue or place.number <= self._queue[0].number
 

@@ -54,6 +54,39 @@ fn only(messages: &Messages) -> &[u8] {
     message.bytes
 }
 
+fn returned_mark(message: &str) -> Option<&str> {
+    ExotelReader::new(Encoding::Pcm16).returned_mark(Message::text(message.as_bytes()))
+}
+
+#[test]
+fn a_mark_that_comes_back_is_read_whatever_stands_beside_it() {
+    for message in [
+        r#"{"event":"mark","mark":{"name":"p-7"}}"#,
+        r#"{"event": "Mark", "sequence_number": 4, "stream_sid": "S", "mark": {"Name": "p-7", "x": [1]}}"#,
+        r#"{"mark":{"name":"p-6","name":"p-7"},"streamSid":"S","event":"mark"}"#,
+    ] {
+        assert_eq!(returned_mark(message), Some("p-7"), "{message}");
+    }
+}
+
+#[test]
+fn a_mark_in_another_spelling_is_left_to_the_reader_of_events() {
+    for message in [
+        r#"{"event":"mark","name":"p-7"}"#,
+        r#"{"event":"mark","mark":"p-7"}"#,
+        r#"{"event":"mark","mark":{"name":7}}"#,
+        r#"{"event":"mark","mark":{"name":""}}"#,
+        r#"{"event":"mark","mark":{"name":"p\u002d7"}}"#,
+        r#"{"event":"mark","mark":{"name":"p-7"},"mark":{}}"#,
+        r#"{"event":"mark","mark":{"name":"p-7"}"#,
+        r#"{"event":"clear","mark":{"name":"p-7"}}"#,
+        r#"{"mark":{"name":"p-7"}}"#,
+        "",
+    ] {
+        assert_eq!(returned_mark(message), None, "{message}");
+    }
+}
+
 fn read(message: &str) -> (Option<MediaFrame>, Vec<f32>) {
     let mut out = Vec::new();
     (read_media(message.as_bytes(), Encoding::Pcm16, &mut out), out)

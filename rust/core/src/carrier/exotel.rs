@@ -72,10 +72,40 @@ impl MediaReader for ExotelReader {
             malformed: whole.is_none() || !clean || samples == 0,
         })
     }
+
+    /// `{"event": "mark", "mark": {"name": "..."}}`, and no other spelling: a mark that we sent needs no escapes.
+    fn returned_mark<'a>(&self, message: Message<'a>) -> Option<&'a str> {
+        let mut event = None;
+        let mut name = None;
+        Scanner::new(message.bytes).object(|scanner, key| {
+            if is(key, b"event") {
+                event = Some(scanner.value()?);
+                return is_event(event, b"mark").then_some(());
+            }
+            if is(key, b"mark") && scanner.peek() == Some(b'{') {
+                name = None;
+                return scanner.object(|scanner, key| {
+                    let value = scanner.value()?;
+                    if is(key, b"name") {
+                        name = value.text();
+                    }
+                    Some(())
+                });
+            }
+            scanner.value().map(drop)
+        })?;
+        let name =
+            name.filter(|name| is_event(event, b"mark") && !name.is_empty() && !name.contains(&b'\\'))?;
+        std::str::from_utf8(name).ok()
+    }
 }
 
 fn is_media(event: Option<Value>) -> bool {
-    matches!(event, Some(Value::Text(name)) if name.eq_ignore_ascii_case(b"media"))
+    is_event(event, b"media")
+}
+
+fn is_event(event: Option<Value>, name: &[u8]) -> bool {
+    matches!(event, Some(Value::Text(text)) if text.eq_ignore_ascii_case(name))
 }
 
 /// The values of interest, as they stand in the message.
