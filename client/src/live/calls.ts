@@ -1,10 +1,10 @@
 /** How calls and engines are told to an operator. */
 
-import type { Call, Engine } from "../api/schema";
+import type { LiveCall, LiveEngine } from "../api/schema";
 
 type Tone = "plain" | "good" | "warn" | "bad";
 
-export const PHASES: Record<Call["phase"], { label: string; tone: Tone }> = {
+export const PHASES: Record<string, { label: string; tone: Tone }> = {
   starting: { label: "starting", tone: "plain" },
   waiting: { label: "in line", tone: "warn" },
   prompting: { label: "prompting", tone: "plain" },
@@ -13,12 +13,12 @@ export const PHASES: Record<Call["phase"], { label: string; tone: Tone }> = {
   leaving: { label: "ending", tone: "plain" },
 };
 
-export function engineTone({ state }: Engine): Tone {
+export function engineTone({ state }: LiveEngine): Tone {
   return state === "ready" ? "good" : state === "unhealthy" ? "bad" : "plain";
 }
 
 /** What an operator has asked for, and what has not happened yet. */
-export function askedText({ operator_asked }: Call): string {
+export function askedText({ operator_asked }: LiveCall): string {
   return operator_asked === "end" ? "hang-up asked" : operator_asked === "hand over" ? "hand-over asked" : "";
 }
 

@@ -1,16 +1,16 @@
 /** Live calls and engines, for an operator. */
 
-import { useMutation } from "@tanstack/react-query";
-import { type FormEvent, useEffect, useState } from "react";
+import { useMutation, useQuery } from "@tanstack/react-query";
+import { type FormEvent, type ReactNode, useEffect, useState } from "react";
 import { Redirect } from "wouter";
-import { post } from "../api/client";
+import { post, sessionQuery } from "../api/client";
 import { type Live, useLive } from "../api/live";
-import type { Call, Engine, Snapshot } from "../api/schema";
+import type { LiveCall, LiveEngine, Snapshot } from "../api/schema";
 import { clock, counted, milliseconds } from "../ui/format";
 import { Badge, Button, classes, Dialog, Field, FIELD, Notice, Panel } from "../ui/parts";
 import { engineTone, askedText, parseNumbers, PHASES } from "./calls";
 
-type Asked = { action: "end" | "hand over"; call: Call } | null;
+type Asked = { action: "end" | "hand over"; call: LiveCall } | null;
 
 export default function LivePage() {
   const { state, snapshot } = useLive();
@@ -121,7 +121,7 @@ const CELL = "py-2 pr-3 align-middle max-md:flex max-md:items-center max-md:just
 /** A phone's cards have no head, so each cell says what it is. */
 const NAMED = "max-md:before:text-xs max-md:before:text-soft max-md:before:content-[attr(data-name)]";
 
-function CallRow({ call, at, onAsk }: { call: Call; at: number; onAsk: (asked: Asked) => void }) {
+function CallRow({ call, at, onAsk }: { call: LiveCall; at: number; onAsk: (asked: Asked) => void }) {
   const name = call.caller || call.carrier;
   const phase = PHASES[call.phase];
   return (
@@ -171,7 +171,7 @@ function CallRow({ call, at, onAsk }: { call: Call; at: number; onAsk: (asked: A
 }
 
 /** Who speaks now, and how much each has spoken. */
-function Speakers({ call: { caller_speaks, agent_speaks, caller_share, agent_share } }: { call: Call }) {
+function Speakers({ call: { caller_speaks, agent_speaks, caller_share, agent_share } }: { call: LiveCall }) {
   const side = (name: string, speaks: boolean, share: number) => (
     <span className="grid grid-cols-[3.25rem_3.5rem] items-center gap-1.5 text-xs">
       <span className={speaks ? "font-semibold text-accent" : "text-soft"}>
@@ -194,7 +194,7 @@ function Speakers({ call: { caller_speaks, agent_speaks, caller_share, agent_sha
   );
 }
 
-function Engines({ engines, rehearsal }: { engines: readonly Engine[]; rehearsal: boolean }) {
+function Engines({ engines, rehearsal }: { engines: readonly LiveEngine[]; rehearsal: boolean }) {
   return (
     <Panel title="Engines" aside={rehearsal ? <Badge tone="warn">rehearsal: no model</Badge> : counted(engines.length, "engine")}>
       {engines.length === 0 && <p className="text-sm text-soft">There is no engine.</p>}
@@ -226,7 +226,7 @@ function Engines({ engines, rehearsal }: { engines: readonly Engine[]; rehearsal
 const MOST_DOTS = 64;
 
 /** A dot for each slot: full for calls, half for sessions that are prompted ahead. */
-function Slots({ engine: { slots, taken, warm } }: { engine: Engine }) {
+function Slots({ engine: { slots, taken, warm } }: { engine: LiveEngine }) {
   if (slots > MOST_DOTS) return null;
   return (
     <p aria-hidden="true" className="mt-2 flex flex-wrap gap-1">
@@ -240,16 +240,39 @@ function Slots({ engine: { slots, taken, warm } }: { engine: Engine }) {
 // What an operator does.
 
 interface DialogProps {
-  call: Call;
+  call: LiveCall;
   live: Snapshot | null;
   onClose: () => void;
 }
 
+const NAME_KEY = "pxbridge operator";
+
+/** Who asks: the user of the login, or, without logins, whoever one says one is. */
+function useOperator(): { by: string; field: ReactNode } {
+  const { data: session } = useQuery(sessionQuery);
+  const [name, setName] = useState(() => localStorage.getItem(NAME_KEY) ?? "");
+  if (session?.user) return { by: session.user, field: null };
+  const change = (written: string) => {
+    setName(written);
+    localStorage.setItem(NAME_KEY, written);
+  };
+  const field = (
+    <Field label="Your name">
+      {(id) => (
+        <input id={id} value={name} onChange={(event) => change(event.target.value)} maxLength={64} autoComplete="name" placeholder="for the call's record" className={classes(FIELD, "h-11")} />
+      )}
+    </Field>
+  );
+  return { by: name.trim(), field };
+}
+
 function EndDialog({ call, live, onClose }: DialogProps) {
-  const end = useMutation({ mutationFn: () => post("/api/calls/end", { call: call.id }), onSuccess: onClose });
+  const { by, field } = useOperator();
+  const end = useMutation({ mutationFn: () => post("/api/calls/end", { call: call.id, by }), onSuccess: onClose });
   return (
     <Dialog title={`Hang up ${call.caller || "this call"}?`} onClose={onClose}>
-      <p className="mt-2 text-sm text-soft">The call ends when the agent has finished its sentence. Your name is kept with it.</p>
+      <p className="mt-2 mb-4 text-sm text-soft">The call ends when the agent has finished its sentence. Your name is kept with it.</p>
+      {field}
       <Outcome call={call} live={live} error={end.error} />
       <div className="mt-5 flex justify-end gap-2">
         <Button onClick={onClose} autoFocus>
@@ -266,7 +289,8 @@ function EndDialog({ call, live, onClose }: DialogProps) {
 function HandOverDialog({ call, live, onClose }: DialogProps) {
   const [written, write] = useState("");
   const numbers = parseNumbers(written);
-  const handOver = useMutation({ mutationFn: () => post("/api/calls/hand-over", { call: call.id, numbers }), onSuccess: onClose });
+  const { by, field } = useOperator();
+  const handOver = useMutation({ mutationFn: () => post("/api/calls/hand-over", { call: call.id, numbers, by }), onSuccess: onClose });
   const submit = (event: FormEvent) => {
     event.preventDefault();
     handOver.mutate();
@@ -282,11 +306,22 @@ function HandOverDialog({ call, live, onClose }: DialogProps) {
             <Notice tone="warn" title="A browser cannot be connected to a phone: for this caller the call ends." />
           </div>
         )}
-        <Field label="Numbers, separated by commas">
-          {(id) => (
-            <input id={id} inputMode="tel" value={written} onChange={(event) => write(event.target.value)} placeholder="+91 80 1234 5678" className={classes(FIELD, "h-11")} autoFocus />
-          )}
-        </Field>
+        <div className="space-y-4">
+          <Field label="Numbers, separated by commas">
+            {(id) => (
+              <input
+                id={id}
+                inputMode="tel"
+                value={written}
+                onChange={(event) => write(event.target.value)}
+                placeholder="+91 80 1234 5678"
+                className={classes(FIELD, "h-11")}
+                autoFocus
+              />
+            )}
+          </Field>
+          {field}
+        </div>
         <Outcome call={call} live={live} error={handOver.error} />
         <div className="mt-5 flex justify-end gap-2">
           <Button onClick={onClose}>Keep the call</Button>
@@ -299,7 +334,7 @@ function HandOverDialog({ call, live, onClose }: DialogProps) {
   );
 }
 
-function Outcome({ call, live, error }: { call: Call; live: Snapshot | null; error: Error | null }) {
+function Outcome({ call, live, error }: { call: LiveCall; live: Snapshot | null; error: Error | null }) {
   const [wasThere, setWasThere] = useState(true);
   const isThere = live?.calls.some(({ key }) => key === call.key) ?? true;
   useEffect(() => {

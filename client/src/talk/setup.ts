@@ -1,6 +1,6 @@
 /** Who is talked to and how: what the page lets choose, and the URL that asks for it. */
 
-import type { Persona, Talk } from "../api/schema";
+import type { Talk, TalkPersona } from "../api/schema";
 
 export const VOICES = ["NATF", "NATM"].flatMap((family) => [0, 1, 2, 3].map((each) => `${family}${each}.pt`)).concat(
   ["VARF", "VARM"].flatMap((family) => [0, 1, 2, 3, 4].map((each) => `${family}${each}.pt`)),
@@ -67,7 +67,7 @@ export interface Offer {
   promptLimit: number;
   samples: boolean;
   /** The bridge's personas but the default one. */
-  personas: readonly Persona[];
+  personas: readonly TalkPersona[];
   recorded: boolean;
   rehearsal: boolean;
   voice: string;
