@@ -13,7 +13,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: run test test-rust test-python test-engine test-client engine-venvs interop lint gate bench soak build client \
-        wheel fuzz readme clean help
+        wheel fuzz readme openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -91,6 +91,9 @@ $(VENV)/.fuzz: $(VENV)/.built
 
 readme: build          ## README's table of settings, from the settings
 	$(BIN)/python .ci/readme.py
+
+openapi: build         ## client/openapi.json, from the console's own models
+	$(BIN)/python .ci/openapi.py
 
 clean:                 ## what was built here, and nothing else
 	rm -rf client/node_modules python/pxbridge/console/static

@@ -113,14 +113,14 @@ class Tab:
         await self.press("Talk")
         await self.see("listening")
 
-    async def recording(self, to: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    async def recording(self, to: Path) -> tuple[NDArray[np.int16], NDArray[np.int16], int]:
         """Downloads the talk: what the caller said, what the caller heard, and their rate."""
         async with self.page.expect_download() as downloading:
             await self.press("Download")
         await (await downloading.value).save_as(to)
         with wave.open(str(to)) as file:
             assert (file.getnchannels(), file.getsampwidth()) == (2, 2)
-            both = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2) / 32768.0
+            both = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
             return both[:, 0], both[:, 1], file.getframerate()
 
 

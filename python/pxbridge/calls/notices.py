@@ -87,5 +87,4 @@ class Notices:
             self._timer = None
 
     def _notify(self, notice: carrier.Notice) -> None:
-        for message, is_text in self._carrier.notice(notice):
-            self._socket.send(message, text=is_text)
+        self._socket.send_all(self._carrier.notice(notice))

@@ -55,7 +55,6 @@ MAX_SESSIONS: Final = 1000
 """More operators than any installation has. The one that was unused for longest makes room."""
 
 _TOKEN_BYTES: Final = 32
-_PORTS: Final = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 
 
 class Refused(StrEnum):
@@ -259,14 +258,15 @@ class Access:
         """Whether a page that is not of this console makes a browser send a request that could do harm."""
         is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
         changes = request.method not in ("GET", "HEAD", "OPTIONS") or is_socket
-        origin = request.headers.get("Origin")
-        if origin is not None and (authority := _authority_of(origin)) and authority in self._origins:
+        written = request.headers.get("Origin")
+        origin = None if written is None else _authority_of(written)
+        if origin and origin in self._origins:
             return False
         site = request.headers.get("Sec-Fetch-Site", "none").lower()
         mode = request.headers.get("Sec-Fetch-Mode", "").lower()
         if site in ("cross-site", "same-site") and (changes or mode != "navigate"):
             return True
-        return changes and origin is not None and _authority_of(origin) != _authority(request.host, origin)
+        return changes and origin is not None and (not origin or origin != _authority(request.host))
 
     def _refuse(
         self, why: Refused, address: str, status: int, text: str, headers: Mapping[str, str] | None = None
@@ -305,19 +305,17 @@ def _digest(secret: str) -> bytes:
 
 
 def _authority_of(origin: str) -> str:
-    """``host:port`` of an origin, without its scheme's own port; empty for what is no origin."""
+    """``host:port`` of an origin, without a usual port; empty for what is no origin."""
     try:
         parts = urlsplit(origin)
     except ValueError:
         return ""
-    if parts.scheme not in _PORTS or not parts.netloc:
-        return ""
-    return parts.netloc.lower().removesuffix(_PORTS[parts.scheme])
+    return _authority(parts.netloc) if parts.scheme in ("http", "https") else ""
 
 
-def _authority(host: str, origin: str) -> str:
-    """``host:port`` of a Host header, as `_authority_of` writes that of an origin with the same scheme."""
-    return host.lower().removesuffix(_PORTS.get(urlsplit(origin).scheme, ""))
+def _authority(host: str) -> str:
+    """``host:port`` as a Host header has it, without a usual port."""
+    return host.lower().removesuffix(":80").removesuffix(":443")
 
 
 def _name(host: str) -> str:
