@@ -87,7 +87,7 @@ class Tab:
 
     async def see(self, state: str, timeout_ms: float = PATIENCE_MS) -> None:
         """Waits until the talk is in this state."""
-        await self.page.wait_for_selector(f'[data-state="{state}"]', timeout=timeout_ms)
+        await self.page.wait_for_selector(f'[data-talk="{state}"]', timeout=timeout_ms)
 
     async def press(self, name: str) -> None:
         """Presses the button of this name."""

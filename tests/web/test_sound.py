@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from tests.call.rig import speech
+from tests.fault.network import relay
 from tests.fault.processes import QUIET, free_port, program, until
 from tests.web.browser import RATE_HZ, tab, write_microphone
 
@@ -82,3 +83,56 @@ async def test_the_bridge_adds_little_to_a_talk(voice: Path, tmp_path: Path) -> 
                 print(name, delays_ms[name], await t.figures())
                 assert t.complaints == []
     assert delays_ms["bridge"] <= MOST_OF_A_RELAY * delays_ms["straight"], delays_ms
+
+
+STALL_S = 1.5
+BACK_WITHIN_S = 3.0
+NEARLY_MS = 60.0
+"""What a busy machine's jitter may leave in the playout's target."""
+
+
+async def test_a_stall_of_the_socket_leaves_the_delay_as_it_was(voice: Path, tmp_path: Path) -> None:
+    async with bridge_and_echo() as (page, _), relay(int(page.rpartition(":")[2])) as between:
+        async with tab(voice) as t:
+            await prepare(t, f"http://127.0.0.1:{between.port}/talk")
+            await asyncio.sleep(5.0)
+            stalled_at_s = (await t.recording(tmp_path / "before.wav"))[0].size / 24_000
+            for way in between.ways:
+                if way.transport is not None:
+                    way.transport.pause_reading()
+            await asyncio.sleep(STALL_S)
+            for way in between.ways:
+                if way.transport is not None:
+                    way.transport.resume_reading()
+            await asyncio.sleep(BACK_WITHIN_S + 5.0)
+            heard = await hearing(t, tmp_path / "heard.wav")
+            assert t.complaints == []
+    before = [each.delay_s for each in heard.delays if each.at_s < stalled_at_s - 0.5]
+    after = [each.delay_s for each in heard.delays if each.at_s > stalled_at_s + STALL_S + BACK_WITHIN_S]
+    assert len(before) > 3
+    assert len(after) > 3
+    assert 1000 * (np.median(after) - np.median(before)) < NEARLY_MS
+
+
+async def test_a_page_that_stalls_delays_no_sound(voice: Path) -> None:
+    async with bridge_and_echo() as (page, _), tab(voice) as t:
+        await prepare(t, f"{page}/talk")
+        await asyncio.sleep(3.0)
+        counts = [await gaps(t)]
+        for busy_ms in (0, 200):
+            await t.page.evaluate(STALLS, busy_ms)
+            counts.append(await gaps(t))
+        calm, stalling = counts[1] - counts[0], counts[2] - counts[1]
+        assert stalling <= calm + 1, counts
+        assert t.complaints == []
+
+
+# Ten times the main thread does nothing else for so many milliseconds.
+STALLS = """async (busyMs) => {
+  for (let stall = 0; stall < 10; stall++) {
+    const until = performance.now() + busyMs;
+    while (performance.now() < until);
+    await new Promise((done) => setTimeout(done, 400 - busyMs));
+  }
+  await new Promise((done) => setTimeout(done, 600));
+}"""

@@ -36,6 +36,8 @@ export interface Metadata {
   place?: number;
   /** The agent was lost in mid-call, or another one goes on. */
   agent?: "lost" | "back";
+  /** What was not played yet is to be dropped: the agent was interrupted. */
+  clear?: boolean;
   callId?: string;
   recorded?: boolean;
 }
@@ -76,6 +78,7 @@ function parseMetadata(payload: Uint8Array): Metadata | null {
   const metadata: Metadata = {};
   if (isRecord(told.queue) && Number.isInteger(told.queue.place)) metadata.place = told.queue.place as number;
   if (told.agent === "lost" || told.agent === "back") metadata.agent = told.agent;
+  if (told.clear === true) metadata.clear = true;
   if (isRecord(told.call)) {
     if (typeof told.call.id === "string") metadata.callId = told.call.id;
     if (typeof told.call.recorded === "boolean") metadata.recorded = told.call.recorded;

@@ -52,6 +52,7 @@ class Scene {
     },
     tell: (event) => this.events.push(event),
     play: (pcm) => this.played.push(pcm),
+    clear: () => (this.played = []),
   });
 
   pass(ms: number): void {
@@ -117,6 +118,14 @@ describe("a conversation", () => {
     scene.peer.tells(Kind.audio, writer.headers());
     scene.peer.tells(Kind.audio, writer.packet(PACKET, 960));
     expect(scene.played).toEqual([Float32Array.from(PACKET)]);
+  });
+
+  it("drops what was not played when the bridge says so", () => {
+    live();
+    const writer = new OggOpusWriter(1, 24000, 0);
+    scene.peer.tells(Kind.audio, writer.packet(PACKET, 960));
+    scene.peer.tells(Kind.metadata, { clear: true });
+    expect(scene.played).toEqual([]);
   });
 
   it("says that the agent was lost, and that it is back", () => {

@@ -53,6 +53,8 @@ export interface Surroundings {
   tell(event: ConversationEvent): void;
   /** Sound to play, at 48 kHz. */
   play(pcm: Float32Array): void;
+  /** Drops sound that was not played yet. */
+  clear(): void;
 }
 
 /** WebSocket close codes (RFC 6455 §7.4) as the wire uses them. */
@@ -227,7 +229,8 @@ export class Conversation {
         break;
       }
       case Kind.metadata: {
-        const { place, agent, callId, recorded } = message.metadata;
+        const { place, agent, callId, recorded, clear } = message.metadata;
+        if (clear) this.around.clear();
         if (place !== undefined && this.state.name !== "listening") {
           this.setState(place > 0 ? { name: "queued", place } : { name: "preparing" });
         }

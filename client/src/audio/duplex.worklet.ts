@@ -17,8 +17,8 @@ export interface DuplexBlock {
   stats: PlayoutStats;
 }
 
-/** To the worklet: sound to play, at the context's rate. */
-export type DuplexInput = Float32Array;
+/** To the worklet: sound to play, at the context's rate, or to drop what was not played yet. */
+export type DuplexInput = Float32Array | "clear";
 
 // What TypeScript's own library does not know: the scope of an audio worklet.
 declare const sampleRate: number;
@@ -44,7 +44,10 @@ class Duplex extends AudioWorkletProcessor {
         return;
       }
       this.worker = data;
-      data.onmessage = ({ data: pcm }: MessageEvent<DuplexInput>) => this.buffer.push(pcm);
+      data.onmessage = ({ data: input }: MessageEvent<DuplexInput>) => {
+        if (input === "clear") this.buffer.clear();
+        else this.buffer.push(input);
+      };
     };
   }
 

@@ -4,7 +4,7 @@
 
 import { CODEC_RATE_HZ, makeCodec, PACKET_MS } from "./codec.ts";
 import { Conversation, type ConversationEvent, type Socket, type SocketHandlers, type WireFigures } from "./conversation.ts";
-import type { DuplexBlock } from "./duplex.worklet.ts";
+import type { DuplexBlock, DuplexInput } from "./duplex.worklet.ts";
 import type { PlayoutStats } from "./playout-buffer.ts";
 import { Resampler } from "./resampler.ts";
 import { StereoRecording } from "./stereo-recording.ts";
@@ -60,8 +60,9 @@ class Talk {
       tell: (event) => page.postMessage(event),
       play: (pcm) => {
         const sound = this.toContext.process(pcm);
-        duplex.postMessage(sound, [sound.buffer]);
+        duplex.postMessage(sound satisfies DuplexInput, [sound.buffer]);
       },
+      clear: () => duplex.postMessage("clear" satisfies DuplexInput),
     });
     duplex.onmessage = ({ data }: MessageEvent<DuplexBlock>) => this.block(data);
     void this.conversation.start();

@@ -111,6 +111,28 @@ describe("the playout buffer", () => {
     expect(buffer.stats.targetMs).toBeLessThan(100);
   });
 
+  it("takes the silence that a waiting caller is sent each second for no stream", () => {
+    const { buffer } = played({ seconds: 20, chunkMs: 20, lateMs: (chunk) => chunk * 980, sound: (samples) => new Float32Array(samples) });
+    expect(buffer.stats).toMatchObject({ underruns: 0 });
+    expect(buffer.stats.targetMs).toBeLessThanOrEqual(60);
+  });
+
+  it("stops without a click when it is cleared", () => {
+    let cleared = false;
+    const { heard, buffer } = played({
+      seconds: 1.2,
+      lateMs: (chunk) => (chunk > 8 ? 1000 : 0),
+      each: (buffer, nowMs) => {
+        if (nowMs > 750 && !cleared) {
+          buffer.clear();
+          cleared = true;
+        }
+      },
+    });
+    expect(buffer.stats.depthMs).toBe(0);
+    expect(steepest(heard)).toBeLessThan(2 * steepest(vowel(RATE)));
+  });
+
   it("makes finite sound of bounded depth, whatever comes when", () => {
     fc.assert(
       fc.property(

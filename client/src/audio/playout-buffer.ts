@@ -31,8 +31,8 @@ const LONGEST_PERIOD_MS = 15;
 /** How like each other two periods must be for one of them to be taken out unheard. */
 const LIKENESS = 0.6;
 const CONCEAL_MS = 60;
-/** After so long without sound, what comes next is a new beginning. */
-const RESTART_AFTER_MS = 1000;
+/** After so long without sound, what comes next is a new beginning. A bridge whose caller waits sends 20 ms a second. */
+const RESTART_AFTER_MS = 700;
 /** For so long a level must not have been needed, before it is taken out. */
 const SURPLUS_WINDOW_MS = 250;
 /** What is always left of a surplus. */
@@ -55,7 +55,18 @@ export interface PlayoutStats {
   insertedMs: number;
 }
 
-type State = { name: "waiting" } | { name: "playing" } | { name: "concealing"; forMs: number; period: Float32Array };
+interface Concealing {
+  name: "concealing";
+  forMs: number;
+  /** What is repeated. */
+  period: Float32Array;
+  /** From the last sample played to where the repetition begins: faded out, so that nothing jumps. */
+  step: number;
+  /** Nothing is missing: what was to be played was dropped. */
+  isMeant: boolean;
+}
+
+type State = { name: "waiting" } | { name: "playing" } | Concealing;
 
 export class PlayoutBuffer {
   private readonly meter = new LatenessMeter();
@@ -108,6 +119,13 @@ export class PlayoutBuffer {
     this.append(pcm);
   }
 
+  /** Drops what was not played yet: the agent was interrupted. */
+  clear(): void {
+    this.counts.dropped += this.available;
+    this.readIndex = this.writeIndex;
+    if (this.state.name === "playing") this.state = this.concealment(this.history, true);
+  }
+
   /** Fills `out` with the next sound, whatever there is. */
   pull(out: Float32Array): void {
     if (this.state.name === "waiting" && this.heldMs >= this.meter.targetMs) {
@@ -116,7 +134,7 @@ export class PlayoutBuffer {
     }
     if (this.state.name === "concealing" && this.available >= out.length) {
       this.fadeFromConcealment(this.state);
-      this.counts.underruns++; // not before: a pause in the stream is none
+      if (!this.state.isMeant) this.counts.underruns++; // not before: a pause in the stream is none
       this.state = { name: "playing" };
     }
     if (this.state.name === "playing") {
@@ -143,8 +161,7 @@ export class PlayoutBuffer {
         out[at]! *= 1 - this.fadeIn-- / this.samples(FADE_MS);
       }
       if (made === out.length) return;
-      // The rest of this piece was not played yet, so history ends with the piece's first part.
-      this.state = { name: "concealing", forMs: 0, period: lastPeriod(this.recent(out.subarray(0, made)), this.rateHz) };
+      this.state = this.concealment(this.recent(out.subarray(0, made)), false);
     }
     const rest = out.subarray(made);
     if (this.state.name === "concealing") this.conceal(this.state, rest);
@@ -159,19 +176,35 @@ export class PlayoutBuffer {
     return whole;
   }
 
-  private conceal(state: { forMs: number; period: Float32Array }, out: Float32Array): void {
+  /** Repeats the last pitch period of what was played; what has none is repeated by the longest. */
+  private concealment(played: Float32Array, isMeant: boolean): Concealing {
+    const length = pitchPeriod(played.slice().reverse(), this.rateHz) ?? this.samples(LONGEST_PERIOD_MS);
+    const start = played.length - length;
+    const period = played.slice(start);
+    // Its end goes over into what precedes its beginning, so that it can be repeated.
+    const fade = Math.min(this.samples(FADE_MS), length, start);
+    for (let at = 0; at < fade; at++) {
+      const weight = (at + 1) / fade;
+      const index = length - fade + at;
+      period[index] = (1 - weight) * period[index]! + weight * played[start - fade + at]!;
+    }
+    return { name: "concealing", forMs: 0, period, step: played.at(-1)! - period.at(-1)!, isMeant };
+  }
+
+  private conceal(state: Concealing, out: Float32Array): void {
     const from = this.samples(state.forMs);
     const fade = this.samples(CONCEAL_MS);
     for (let at = 0; at < out.length; at++) {
       const gain = Math.max(0, 1 - (from + at) / fade);
-      out[at] = gain * state.period[(from + at) % state.period.length]!;
+      const step = state.step * Math.max(0, 1 - (from + at) / this.samples(FADE_MS));
+      out[at] = gain * state.period[(from + at) % state.period.length]! + step;
     }
     state.forMs += this.ms(out.length);
     this.counts.concealed += Math.min(out.length, Math.max(0, fade - from));
   }
 
   /** Lets the concealment go over into the sound that has come. */
-  private fadeFromConcealment(state: { forMs: number; period: Float32Array }): void {
+  private fadeFromConcealment(state: Concealing): void {
     const length = Math.min(this.samples(FADE_MS), this.available);
     const expected = new Float32Array(length);
     const concealed = this.counts.concealed;
@@ -321,11 +354,4 @@ function mostAlike(pcm: Float32Array, from: number, to: number, window: number, 
     if (likeness > bestLikeness) [best, bestLikeness] = [lag, likeness];
   }
   return [best, bestLikeness];
-}
-
-/** The last pitch period of what was played; what has none is repeated by the longest. */
-function lastPeriod(played: Float32Array, rateHz: number): Float32Array {
-  const backwards = played.slice().reverse();
-  const period = pitchPeriod(backwards, rateHz) ?? Math.round((LONGEST_PERIOD_MS * rateHz) / 1000);
-  return played.slice(played.length - period);
 }

@@ -119,7 +119,7 @@ function Status({ snapshot, isBare }: { snapshot: TalkSnapshot; isBare: boolean 
   }
   return (
     <div className="mt-3">
-      <div role="status" data-state={state.name}>
+      <div role="status" data-talk={state.name}>
         <h1 className={classes("text-xl font-semibold", state.name === "ended" && state.isFault && "text-danger")}>{title}</h1>
         {detail && <p className="mx-auto mt-1 max-w-md text-sm text-soft">{detail}</p>}
       </div>

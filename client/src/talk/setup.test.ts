@@ -35,6 +35,7 @@ describe("the setup of a talk", () => {
     expect(problemOf(setup, bare)).toBeNull();
     expect(problemOf({ ...setup, prompt: "  " }, bare)).toMatch("Say who");
     expect(problemOf({ ...setup, prompt: "x".repeat(2001) }, bare)).toMatch("2000");
+    expect(problemOf({ ...setup, prompt: "न".repeat(900) }, bare)).toMatch("ASCII");
     expect(problemOf({ ...setup, sampling: { ...DEFAULT_SAMPLING, seed: "-1" } }, bare)).toMatch("seed");
   });
 

@@ -7,6 +7,8 @@ export const VOICES = ["NATF", "NATM"].flatMap((family) => [0, 1, 2, 3].map((eac
 );
 export const DEFAULT_VOICE = "NATF0.pt";
 export const DEFAULT_PROMPT_LIMIT = 2000;
+/** An engine takes requests of 8190 bytes, and the prompt is a part of one. */
+const LONGEST_ENCODED = 7500;
 
 export interface Preset {
   name: string;
@@ -137,6 +139,7 @@ export function chatUrl(base: URL, setup: Setup, offer: Offer): string {
 export function problemOf(setup: Setup, offer: Offer): string | null {
   if (setup.persona === null) {
     if (!setup.prompt.trim()) return "Say who the agent is, or choose an example.";
+    if (encodeURIComponent(setup.prompt).length > LONGEST_ENCODED) return "The prompt is too long for an engine's request: each letter beyond ASCII counts several times.";
     if (setup.prompt.length > offer.promptLimit) return `The prompt is longer than ${offer.promptLimit} characters.`;
   }
   if (offer.samples && !/^\d{0,18}$/.test(setup.sampling.seed.trim())) return "The seed is a whole number, or empty for a random one.";
