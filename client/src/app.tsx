@@ -38,13 +38,10 @@ export function App() {
             </Route>
             <Route>
               <Page title="Not found" open>
-                <Notice tone="plain" title="There is no such page.">
-                  <p>
-                    <a className="underline" href="/talk">
-                      Talk to the agent
-                    </a>
-                  </p>
-                </Notice>
+                <h1 className="py-8 text-2xl font-semibold">There is no such page.</h1>
+                <a className="text-accent underline" href="/talk">
+                  Talk to the agent
+                </a>
               </Page>
             </Route>
           </Switch>

@@ -171,10 +171,14 @@ describe("a conversation", () => {
     expect(scene.peers).toHaveLength(1);
   });
 
-  it("ends well when the agent ends it", () => {
+  it.each([
+    ["", "The agent ended the call."],
+    ["the persona's longest call is over", "The persona's longest call is over."],
+    ["ended by the operator asha", "An operator ended the call."],
+  ])("ends well when the other side ends it: %j", (reason, told) => {
     live();
-    scene.peer.to.closed(1000, "limit");
-    expect(scene.state).toEqual({ name: "ended", isFault: false, reason: "The call reached its longest duration." });
+    scene.peer.to.closed(1000, reason);
+    expect(scene.state).toEqual({ name: "ended", isFault: false, reason: told });
   });
 
   it("closes its socket when the caller hangs up, in each state", () => {

@@ -183,7 +183,7 @@ export class Conversation {
     this.socket?.close(NORMAL);
     this.connection++; // nothing more is heard of this one
     const told = this.errorText || reason;
-    if (code === NORMAL) return this.end(false, ENDINGS[reason] ?? (reason || "The agent ended the call."));
+    if (code === NORMAL) return this.end(false, endingOf(reason));
     if (code === POLICY_VIOLATION || code === TRY_AGAIN_LATER) return this.end(true, told || "The engine refused the call.");
     const mayComeBack = this.wasLive || code === SERVICE_RESTART || this.attempt > 0;
     const retryAfterMs = RETRY_AFTER_MS[this.attempt];
@@ -308,14 +308,12 @@ export class Conversation {
   }
 }
 
-/** Reasons of normal endings that the bridge gives in one word. */
-const ENDINGS: Record<string, string> = {
-  agent: "The agent ended the call.",
-  caller: "You ended the call.",
-  operator: "An operator ended the call.",
-  limit: "The call reached its longest duration.",
-  "handed over": "The call was handed over to a person. A browser cannot follow it there.",
-};
+/** Why a call ended well, for whoever was in it. An operator's name is for the records, not for callers. */
+function endingOf(reason: string): string {
+  if (!reason) return "The agent ended the call.";
+  if (reason.startsWith("ended by the operator")) return "An operator ended the call.";
+  return `${reason[0]!.toUpperCase()}${reason.slice(1)}${/[.!?]$/.test(reason) ? "" : "."}`;
+}
 
 const NO_ANSWER: Record<number, string> = {
   [ABNORMAL]: "Nothing answers there, or it refused the connection. Is the engine running, and may this page reach it?",

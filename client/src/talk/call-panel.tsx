@@ -162,7 +162,7 @@ function Controls({ session, snapshot }: { session: TalkSession; snapshot: TalkS
 
 function Captions({ snapshot: { captions, state } }: { snapshot: TalkSnapshot }) {
   const end = useRef<HTMLLIElement>(null);
-  const list = useRef<HTMLOListElement>(null);
+  const list = useRef<HTMLDivElement>(null);
   const last = captions.at(-1)?.text;
   useEffect(() => {
     const box = list.current;
@@ -172,14 +172,16 @@ function Captions({ snapshot: { captions, state } }: { snapshot: TalkSnapshot })
   return (
     <Panel title="What the agent says">
       {captions.length === 0 && <p className="text-sm text-soft">{state.name === "ended" ? "The agent said nothing." : "Its words appear here."}</p>}
-      <ol ref={list} role="log" aria-live="polite" aria-label="Captions" tabIndex={0} className="max-h-80 space-y-2 overflow-y-auto">
-        {captions.map((caption, at) => (
-          <li key={caption.id} ref={at === captions.length - 1 ? end : undefined} className="flex gap-3">
-            <span className="w-12 shrink-0 text-right text-sm leading-6 text-soft tabular-nums">{clock(caption.atS)}</span>
-            <span className="min-w-0 leading-6 break-words">{caption.text}</span>
-          </li>
-        ))}
-      </ol>
+      <div ref={list} role="log" aria-live="polite" aria-label="Captions" tabIndex={0} className="max-h-80 overflow-y-auto">
+        <ol className="space-y-2">
+          {captions.map((caption, at) => (
+            <li key={caption.id} ref={at === captions.length - 1 ? end : undefined} className="flex gap-3">
+              <span className="w-12 shrink-0 text-right text-sm leading-6 text-soft tabular-nums">{clock(caption.atS)}</span>
+              <span className="min-w-0 leading-6 break-words">{caption.text}</span>
+            </li>
+          ))}
+        </ol>
+      </div>
     </Panel>
   );
 }
