@@ -17,6 +17,11 @@ export function engineTone({ state }: LiveEngine): Tone {
   return state === "ready" ? "good" : state === "unhealthy" ? "bad" : "plain";
 }
 
+/** Whom the operator reads of: a browser has no number. */
+export function callerOf({ caller, carrier }: LiveCall): string {
+  return caller || (carrier === "browser" ? "a browser" : "unknown number");
+}
+
 /** What an operator has asked for, and what has not happened yet. */
 export function askedText({ operator_asked }: LiveCall): string {
   return operator_asked === "end" ? "hang-up asked" : operator_asked === "hand over" ? "hand-over asked" : "";

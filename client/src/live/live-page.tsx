@@ -8,7 +8,7 @@ import { type Live, useLive } from "../api/live";
 import type { LiveCall, LiveEngine, Snapshot } from "../api/schema";
 import { clock, counted, milliseconds } from "../ui/format";
 import { Badge, Button, classes, Dialog, Field, FIELD, Notice, Panel } from "../ui/parts";
-import { engineTone, askedText, parseNumbers, PHASES } from "./calls";
+import { askedText, callerOf, engineTone, parseNumbers, PHASES } from "./calls";
 
 type Asked = { action: "end" | "hand over"; call: LiveCall } | null;
 
@@ -122,13 +122,13 @@ const CELL = "py-2 pr-3 align-middle max-md:flex max-md:items-center max-md:just
 const NAMED = "max-md:before:text-xs max-md:before:text-soft max-md:before:content-[attr(data-name)]";
 
 function CallRow({ call, at, onAsk }: { call: LiveCall; at: number; onAsk: (asked: Asked) => void }) {
-  const name = call.caller || call.carrier;
+  const name = callerOf(call);
   const phase = PHASES[call.phase];
   return (
     <tr data-call={call.id} className="border-t border-line max-md:block max-md:rounded-xl max-md:border max-md:p-3">
       <th scope="row" className={classes(CELL, "font-medium")}>
         <span>
-          <span className="block tabular-nums">{call.caller || "unknown"}</span>
+          <span className="block tabular-nums">{name}</span>
           <span className="block text-xs font-normal text-soft">
             {call.carrier}
             {call.called && ` → ${call.called}`}
@@ -270,7 +270,7 @@ function EndDialog({ call, live, onClose }: DialogProps) {
   const { by, field } = useOperator();
   const end = useMutation({ mutationFn: () => post("/api/calls/end", { call: call.id, by }), onSuccess: onClose });
   return (
-    <Dialog title={`Hang up ${call.caller || "this call"}?`} onClose={onClose}>
+    <Dialog title={`Hang up ${callerOf(call)}?`} onClose={onClose}>
       <p className="mt-2 mb-4 text-sm text-soft">The call ends when the agent has finished its sentence. Your name is kept with it.</p>
       {field}
       <Outcome call={call} live={live} error={end.error} />
@@ -296,7 +296,7 @@ function HandOverDialog({ call, live, onClose }: DialogProps) {
     handOver.mutate();
   };
   return (
-    <Dialog title={`Hand ${call.caller || "this call"} over to a person?`} onClose={onClose}>
+    <Dialog title={`Hand ${callerOf(call)} over to a person?`} onClose={onClose}>
       <form onSubmit={submit}>
         <p className="mt-2 mb-4 text-sm text-soft">
           The agent finishes its sentence and leaves. The call flow rings these numbers, or its own if you leave this empty. Your name is kept with the call.

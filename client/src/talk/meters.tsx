@@ -38,7 +38,7 @@ function useLevel(session: TalkSession, of: LevelName, draw: (share: number) => 
 export function LevelMeter({ session, of, label, dimmed = false }: { session: TalkSession; of: LevelName; label: string; dimmed?: boolean }) {
   const bar = useRef<HTMLDivElement>(null);
   useLevel(session, of, (share) => {
-    if (bar.current) bar.current.style.transform = `scaleX(${share.toFixed(3)})`;
+    if (bar.current) bar.current.style.scale = `${share.toFixed(3)} 1`;
   });
   return (
     <div>
@@ -55,10 +55,10 @@ export function Presence({ session, active }: { session: TalkSession; active: bo
   const disc = useRef<HTMLDivElement>(null);
   const ring = useRef<HTMLDivElement>(null);
   useLevel(session, "playedLevel", (share) => {
-    if (disc.current) disc.current.style.transform = `scale(${(0.7 + 0.3 * share).toFixed(3)})`;
+    if (disc.current) disc.current.style.scale = (0.7 + 0.3 * share).toFixed(3);
   });
   useLevel(session, "heardLevel", (share) => {
-    if (ring.current) ring.current.style.transform = `scale(${(0.8 + 0.2 * share).toFixed(3)})`;
+    if (ring.current) ring.current.style.scale = (0.8 + 0.2 * share).toFixed(3);
   });
   return (
     <div aria-hidden="true" className={classes("relative mx-auto grid size-36 place-items-center transition-opacity motion-reduce:hidden", !active && "opacity-40")}>

@@ -18,7 +18,7 @@ interface Props {
 export function SetupPanel({ setup, offer, devices, problem, onChange, onStart }: Props) {
   return (
     <form
-      className="grid gap-4 lg:grid-cols-[1fr_20rem]"
+      className="flex flex-col gap-4 lg:grid lg:grid-cols-[1fr_20rem]"
       onSubmit={(event) => {
         event.preventDefault();
         if (problem === null) onStart();
@@ -35,24 +35,25 @@ export function SetupPanel({ setup, offer, devices, problem, onChange, onStart }
         )}
         {offer.samples && <SamplingFields sampling={setup.sampling} offer={offer} onChange={(sampling) => onChange({ sampling })} />}
       </div>
-      <div className="space-y-4 lg:sticky lg:top-4 lg:self-start">
+      {/* On a phone the button stays in sight: there it is a part of the form itself, and not of a column. */}
+      <div className="contents lg:sticky lg:top-4 lg:block lg:space-y-4 lg:self-start">
         <Panel title="Sound">
           <DeviceFields setup={setup} devices={devices} onChange={onChange} />
         </Panel>
+        <p className="px-1 text-sm text-soft">
+          {isRecorded(setup, offer) ? "The bridge records this call. " : ""}
+          The agent hears you from the moment it says so, and you may interrupt it at any time.
+        </p>
         <div className="sticky bottom-3 z-10 space-y-2 lg:static">
-          <Button look="main" large type="submit" className="w-full shadow-lg lg:shadow-none" disabled={problem !== null}>
-            <MicrophoneIcon /> Talk
-          </Button>
           {problem !== null && (
             <p role="status" className="rounded-lg bg-warn-tint px-3 py-2 text-sm text-warn">
               {problem}
             </p>
           )}
+          <Button look="main" large type="submit" className="w-full shadow-lg lg:shadow-none" disabled={problem !== null}>
+            <MicrophoneIcon /> Talk
+          </Button>
         </div>
-        <p className="px-1 text-sm text-soft">
-          {isRecorded(setup, offer) ? "The bridge records this call. " : ""}
-          The agent hears you from the moment it says so, and you may interrupt it at any time.
-        </p>
       </div>
     </form>
   );
