@@ -12,8 +12,8 @@ PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine test-client engine-venvs interop lint gate bench soak build client \
-        wheel fuzz readme openapi clean help
+.PHONY: run test test-rust test-python test-engine test-client test-deploy engine-venvs interop bore lint gate bench soak \
+        build client wheel fuzz docs docs-tables openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -35,6 +35,10 @@ test-client: client    ## lint and unit tests of the web client; tests/web drive
 
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
+
+# Needs the packages of .ci/deploy-packages, and root: images are built and run without a daemon.
+test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
+	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
 lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 	$(BIN)/ruff check -q
@@ -89,15 +93,22 @@ $(VENV)/.fuzz: $(VENV)/.built
 	$(BIN)/python $(PIP) --group fuzz
 	touch $@
 
-readme: build          ## README's table of settings, from the settings
-	$(BIN)/python .ci/readme.py
+docs-tables: build     ## the documentation's tables of settings and of persona keys, from the code
+	$(BIN)/python .ci/docs_tables.py
+
+docs: $(VENV)/.docs    ## the documentation as web pages, in site/; fails on a broken link
+	$(BIN)/mkdocs build -q --clean
+
+$(VENV)/.docs: $(VENV)/.built
+	$(BIN)/python $(PIP) --group docs
+	touch $@
 
 openapi: build         ## client/openapi.json, from the console's own models
 	$(BIN)/python .ci/openapi.py
 
 clean:                 ## what was built here, and nothing else
 	rm -rf client/node_modules python/pxbridge/console/static
-	rm -rf $(VENV) .venv-* dist target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-* dist site target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/pxbridge/*.so
 
@@ -153,12 +164,27 @@ OPUS_RECORDER := opus-recorder@8.0.5
 	PATH=$(CURDIR)/$(@D)/bin:$$PATH $(@D)/bin/npm install --silent --no-audit --no-fund --prefix $(@D) $(OPUS_RECORDER)
 	touch $@
 
+.venv-deploy/.done: tests/deploy/tools.txt
+	echo "Making the test environment $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	touch $@
+
 .venv-%/.done: tests/interop/%.txt
 	echo "Making the test environment $(@D)"
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
 	touch $@
+
+# A tunnel program that works on loopback, for the tests of tunnels. Here it takes a minute and a half to build.
+BORE := target/tools/bin/bore
+bore: $(BORE)
+$(BORE):
+	sh .ci/tools $(PYTHON)
+	echo "Building bore, a tunnel program for tests"
+	cargo install -q --locked --root target/tools --target-dir target/tools/build bore-cli@0.6.0
 
 # torch is large: uv unpacks it once into its cache, and each environment that holds it gets links to that copy.
 engine-venvs: .venv-engine/.done .venv-moshi/.done

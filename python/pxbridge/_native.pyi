@@ -20,6 +20,7 @@ OPTIMISED: bool
 """False for a debug build, which is many times slower."""
 
 Pcm = NDArray[np.int16] | NDArray[np.float32]
+_Bytes = bytes | bytearray | memoryview
 _Pcm = TypeVar("_Pcm", NDArray[np.int16], NDArray[np.float32])
 Application = Literal["voip", "audio", "lowdelay"]
 
@@ -86,6 +87,10 @@ class OpusEncoder:
     def lookahead_samples(self) -> int:
         """The delay from the input to the decoded sound, in samples."""
 
+    @property
+    def clipped_samples(self) -> int:
+        """Samples beyond full scale so far, which were clipped."""
+
 class OpusDecoder:
     """Reads Opus packets of any mode, frame size and channel count.
 
@@ -96,9 +101,9 @@ class OpusDecoder:
 
     def __init__(self, rate_hz: int = 24000, channels: int = 1) -> None: ...
     @overload
-    def decode(self, packet: bytes, out: None = None) -> NDArray[np.float32]: ...
+    def decode(self, packet: _Bytes, out: None = None) -> NDArray[np.float32]: ...
     @overload
-    def decode(self, packet: bytes, out: _Pcm) -> _Pcm:
+    def decode(self, packet: _Bytes, out: _Pcm) -> _Pcm:
         """The samples of one packet, at most 120 ms; `out` must have room for that. Releases the GIL.
 
         A packet that cannot be decoded is concealed for as long as the one before it lasted.
@@ -131,6 +136,10 @@ class OggOpusWriter:
         channels: Literal[1, 2] = 1,
         serial: int | None = None,
     ) -> None: ...
+    @property
+    def clipped_samples(self) -> int:
+        """Samples beyond full scale so far, which were clipped."""
+
     def headers(self) -> bytes:
         """The two header pages. They are sent once, before any audio."""
 
@@ -150,9 +159,9 @@ class OggOpusReader:
 
     def __init__(self, rate_hz: int = 24000) -> None: ...
     @overload
-    def read(self, data: bytes, out: None = None) -> NDArray[np.float32]: ...
+    def read(self, data: _Bytes, out: None = None) -> NDArray[np.float32]: ...
     @overload
-    def read(self, data: bytes, out: _Pcm) -> _Pcm:
+    def read(self, data: _Bytes, out: _Pcm) -> _Pcm:
         """All samples that these bytes complete. What does not fit into `out` comes first the next time.
 
         Releases the GIL.
@@ -270,13 +279,13 @@ class Line:
         barge_in_ms: int | None = None,
         serial: int | None = None,
     ) -> None: ...
-    def phone_message(self, message: bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
+    def phone_message(self, message: _Bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
         """A message from the phone. Releases the GIL.
 
         None: it is neither media nor a mark that came back, and nothing has changed. Read it as an event.
         """
 
-    def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:
+    def engine_audio(self, ogg: _Bytes, now_s: float) -> LineOutput:
         """Bytes of the engine's Ogg Opus stream, in any split. Releases the GIL."""
 
     def mark_played(self, name: str, now_s: float) -> LineOutput:

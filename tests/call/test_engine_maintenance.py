@@ -12,6 +12,7 @@ from tests.virtual_time import run
 from pxbridge.engines.address import EngineAddress, Pinned, Unverified
 from pxbridge.engines.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.engines.pool import EnginePool, Prompts, SlotState
+from pxbridge.engines.probe import Wrong
 from pxbridge.errors import EngineUntrusted, HandshakeFailed, StoreUnreachable
 from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.metrics import Metrics
@@ -19,6 +20,7 @@ from pxbridge.ops.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from pxbridge.engines.probe import Found
     from pxbridge.errors import PeerError
 
 KIND, STERN = Prompts("NATF0.pt", "You are kind."), Prompts("NATF0.pt", "You are stern.")
@@ -122,7 +124,10 @@ async def pool(
     """
 
     async def open_session(
-        engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        moved: Callable[[int], None] | None = None,
     ) -> FakeSession:
         connected()
         await asyncio.sleep(PROMPT_S)
@@ -130,8 +135,8 @@ async def pool(
             raise refusal
         return FakeSession(engine, prompts, hears)
 
-    async def what_is_wrong(_engine: EngineAddress) -> str | None:
-        return None if there() else "is not there"
+    async def probe_engine(_engine: EngineAddress) -> Found:
+        return None if there() else Wrong("is not there")
 
     async with EnginePool(
         engines,
@@ -139,7 +144,7 @@ async def pool(
         open_session=open_session,  # type: ignore[arg-type]
         store=store,
         warm=warm,
-        what_is_wrong=what_is_wrong,
+        probe_engine=probe_engine,
     ) as running:
         yield running
 

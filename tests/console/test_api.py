@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 import pytest
-from tests.call.rig import bridge, speech
+from tests.call.rig import speech
 from tests.console.rig import served
 from tests.fault.processes import until
 
@@ -248,8 +248,3 @@ async def test_snapshots_come_five_a_second_and_say_what_is_not_ready() -> None:
             pass
         draining.cancel()
         await live.close()
-
-
-async def test_a_place_in_line_is_that_of_the_pool() -> None:
-    async with bridge() as b:
-        assert b.pool.place_in_line(b.pool.place()) == 0

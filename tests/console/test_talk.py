@@ -16,7 +16,7 @@ from pxbridge.calls.call_state import Outcome, Party
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.summary import outcome
-from pxbridge.chat_wire import Kind
+from pxbridge.chat_wire import Kind, sampling_query
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Line, Script
@@ -227,3 +227,51 @@ def test_a_phone_and_a_browser_talk_at_once_and_have_the_same_delays() -> None:
 
 def words_at_8k() -> np.ndarray:
     return np.concatenate([speech(8000), speech(8000)])
+
+
+@pytest.mark.parametrize(
+    ("given", "query"),
+    [
+        ({}, ""),
+        # As NVIDIA's web client always sends: the defaults, which a session that was prompted ahead has.
+        ({"text_temperature": "0.7", "text_topk": "25", "audio_temperature": "0.8", "audio_topk": "250"}, ""),
+        ({"seed": "-1"}, ""),
+        (
+            {"text_temperature": "0", "audio_topk": "1", "seed": "42"},
+            "text_temperature=0&audio_topk=1&seed=42",
+        ),
+        ({"text_temperature": " .55 ", "more": "x"}, "text_temperature=0.55"),
+    ],
+)
+def test_how_tokens_are_drawn_is_asked_for_in_one_way(given: dict[str, str], query: str) -> None:
+    assert sampling_query(given) == query
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text_temperature", "11"), ("text_temperature", "-1"), ("text_temperature", "nan"),
+        ("audio_temperature", "1e9"), ("text_topk", "0"), ("audio_topk", "501"), ("text_topk", "1.5"),
+        ("seed", "-2"), ("seed", str(2**63)), ("seed", "1&text_prompt=x"), ("seed", "9" * 5000),
+    ],
+)  # fmt: skip
+def test_a_wrong_number_is_refused_before_an_engine_is_asked(name: str, value: str) -> None:
+    async def main() -> Talker:
+        async with served() as s:
+            talker = Talker(words(), {name: value})
+            await talker.talk(s.port)
+            assert s.bridge.prompted == []
+            return talker
+
+    talker = run(main())
+    assert talker.close_code == 1008
+    assert talker.errors[0].startswith(f"{name} is ")
+
+
+def test_an_engine_that_tells_nothing_of_itself_is_asked_for_no_seed() -> None:
+    async def main() -> list[str]:
+        async with served() as s:
+            await Talker(words(0.2), {"seed": "7", "text_temperature": "0.5"}).talk(s.port)
+            return [each.sampling for each in s.bridge.prompted]
+
+    assert run(main()) == [""]

@@ -18,6 +18,7 @@ engine floods, sends garbage Ogg       the agent; not the flood
 engine's certificate is not trusted    the agent of another; the first is told no prompt
 phone does not read                    nothing that could be known; it is given up after 5 s
 phone sends garbage                    the agent, unless it breaks the WebSocket's rules (1002)
+phone floods                           undisturbed neighbours; it is closed (1008): `tests/attack`
 chunks of 100 kB; longer messages      the agent; the line is closed (1009)
 every spelling, odd chunks             the agent
 second connection for a call           the agent on the new one, the close (1000) on the old one

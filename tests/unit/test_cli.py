@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
 import pytest
 
 import pxbridge
 from pxbridge import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,3 +57,12 @@ def test_a_bad_setting_stops_the_start_with_one_line(
     assert capsys.readouterr().err == (
         "pxbridge: PXBRIDGE_PORT (environment): '[b]' is not a port number from 0 (any free one) to 65535\n"
     )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pxbridge", "calls", "--json", "--state-dir", str(tmp_path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (cli.EXIT_BROKEN_PIPE, "")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGE: Final = Path(__file__).parents[2] / "python" / "pxbridge"
 
-LEAVES: Final = {"errors", "redis_store", "rate_limit", "log_throttle", "periodic", "wav"}
+LEAVES: Final = {"errors", "file_identity", "redis_store", "rate_limit", "log_throttle", "periodic", "wav"}
 """Modules that know nothing of the product. They may know each other."""
 
 _LOW: Final = {"", "audio", "chat_wire", *LEAVES}
@@ -32,7 +32,7 @@ _TOP: Final = {"app", *_ROW, *_MIDDLE, "simulation"}
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "__main__": {"cli"},
     "cli": {"", "commands", "app", "settings", "errors"},
-    "commands": {"doctor", "personaplex", *_TOP},
+    "commands": {"doctor", "personaplex", "tunnel", *_TOP},
     "doctor": _TOP,
     "app": _TOP - {"app"},
     # In one row: the console's client reads the settings; the others do not know each other.
@@ -51,6 +51,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
         *("", "audio", "chat_wire", "errors", "log_throttle", "rate_limit", "wav", "websocket"),
         *("ops.logs", "ops.metrics"),
     },
+    # A tunnel leads to a port, and knows nothing of the program behind it.
+    "tunnel": {"websocket", "errors"},
     "audio": {"_native"},
     "chat_wire": set(),
     "": {"_native"},

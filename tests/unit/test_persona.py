@@ -184,9 +184,9 @@ def test_a_greeting_is_read_again_when_its_file_has_changed(tmp_path: Path) -> N
         announcements.greeting(file, 8000)
 
 
-def test_readme_shows_the_keys_as_they_are() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert persona_file.markdown_table() in readme, "run `make readme`"
+def test_the_documentation_shows_the_keys_as_they_are() -> None:
+    page = (ROOT / "docs" / "personas.md").read_text(encoding="utf-8")
+    assert persona_file.markdown_table() in page, "run `make docs-tables`"
 
 
 # -- whom a call gets ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.async_api import ViewportSize
 from tests.call.rig import speech
 from tests.fault.processes import until
 from tests.web.browser import AXE, Tab, console, tab
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.console.rig import Served
 
-PHONE = {"width": 375, "height": 812}
+PHONE: ViewportSize = {"width": 375, "height": 812}
 LOGIN = "asha:a long password"
 
 
@@ -28,9 +29,7 @@ async def violations(t: Tab) -> list[Any]:
     # Through the debugger: the page's own policy allows no script from elsewhere.
     await t.page.evaluate(AXE.read_text())
     found = await t.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        (each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]
-    ]
+    return [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]]
 
 
 async def overflow(t: Tab) -> int:
@@ -40,7 +39,11 @@ async def overflow(t: Tab) -> int:
 
 async def show_talk(t: Tab, s: Served) -> None:
     await t.page.goto(f"{s.url}/talk")
-    await t.page.locator("summary", has_text="Sampling").or_(t.page.get_by_label("Who the agent is")).first.wait_for()
+    await (
+        t.page.locator("summary", has_text="Sampling")
+        .or_(t.page.get_by_label("Who the agent is"))
+        .first.wait_for()
+    )
 
 
 async def show_call(t: Tab, s: Served) -> None:
@@ -61,7 +64,9 @@ async def show_live(t: Tab, s: Served) -> None:
 
 
 async def show_live_call(t: Tab, s: Served) -> None:
-    talker = asyncio.create_task(place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line())))
+    talker = asyncio.create_task(
+        place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line()))
+    )
     await t.page.goto(f"{s.url}/live")
     await t.page.get_by_role("button", name="Hand over").click()
     await t.page.wait_for_selector("dialog[open]")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pxbridge.simulation.mouth_to_ear import Hearing
 
 MOST_OF_A_RELAY = 1.5
-"""A talk through the bridge may take this much longer than one straight with an engine, both echoing at once."""
+"""So much longer a talk through the bridge may take than one straight with the same engine."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def gaps(t: Tab) -> int:
 
 
 TRIES = 3
-"""A machine that is busy with other things disturbs one run or another; what the bridge does is in all of them."""
+"""A busy machine disturbs one run or another; what the bridge does is in all of them."""
 
 
 async def test_the_bridge_adds_little_to_a_talk(voice: Path, tmp_path: Path) -> None:
@@ -100,21 +100,24 @@ NEARLY_MS = 60.0
 
 
 async def test_a_stall_of_the_socket_leaves_the_delay_as_it_was(voice: Path, tmp_path: Path) -> None:
-    async with bridge_and_echo() as (page, _), relay(int(page.rpartition(":")[2])) as between:
-        async with tab(voice) as t:
-            await prepare(t, f"http://127.0.0.1:{between.port}/talk")
-            await asyncio.sleep(5.0)
-            stalled_at_s = (await t.recording(tmp_path / "before.wav"))[0].size / 24_000
-            for way in between.ways:
-                if way.transport is not None:
-                    way.transport.pause_reading()
-            await asyncio.sleep(STALL_S)
-            for way in between.ways:
-                if way.transport is not None:
-                    way.transport.resume_reading()
-            await asyncio.sleep(BACK_WITHIN_S + 5.0)
-            heard = await hearing(t, tmp_path / "heard.wav")
-            assert t.complaints == []
+    async with (
+        bridge_and_echo() as (page, _),
+        relay(int(page.rpartition(":")[2])) as between,
+        tab(voice) as t,
+    ):
+        await prepare(t, f"http://127.0.0.1:{between.port}/talk")
+        await asyncio.sleep(5.0)
+        stalled_at_s = (await t.recording(tmp_path / "before.wav"))[0].size / 24_000
+        for way in between.ways:
+            if way.transport is not None:
+                way.transport.pause_reading()
+        await asyncio.sleep(STALL_S)
+        for way in between.ways:
+            if way.transport is not None:
+                way.transport.resume_reading()
+        await asyncio.sleep(BACK_WITHIN_S + 5.0)
+        heard = await hearing(t, tmp_path / "heard.wav")
+        assert t.complaints == []
     before = [each.delay_s for each in heard.delays if each.at_s < stalled_at_s - 0.5]
     after = [each.delay_s for each in heard.delays if each.at_s > stalled_at_s + STALL_S + BACK_WITHIN_S]
     assert len(before) > 3

@@ -1,4 +1,4 @@
-"""What the page says while it does not talk: waiting, failing over, reconnecting, muted, without a microphone."""
+"""What the page says: waiting, failing over, reconnecting, muted, without a microphone."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ async def test_an_engine_that_is_not_there_is_told_without_trying_for_ever() -> 
         assert "Nothing answers there" in await t.page.locator("[data-talk]").inner_text()
 
 
-NO_SUCH = """navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("told by a test", "NAME"))"""
+NO_SUCH = """navigator.mediaDevices.getUserMedia = () =>
+    Promise.reject(new DOMException("told by a test", "NAME"));"""
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
+from tests.fault.processes import until
 from tests.web.browser import console, tab
 
 from pxbridge.simulation.parrot import greeting
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
-if TYPE_CHECKING:
-    import pytest
-
 GREETING = "".join(text for _, text in greeting().words).strip()
-
-
-async def until(condition: object, timeout_s: float = 20.0) -> None:
-    """Waits for what another party does in its own time."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.02)
 
 
 async def test_a_talk_through_the_bridge_from_the_first_click_to_the_last() -> None:
@@ -34,7 +24,7 @@ async def test_a_talk_through_the_bridge_from_the_first_click_to_the_last() -> N
         figures = await t.figures()
         assert int(figures["packets"].split(",")[0]) - before >= 2 * 45
         assert figures["lost"] == "0, 0"
-        await until(lambda: s.bridge.registry.live == 1)
+        await until(lambda: s.bridge.registry.live == 1, "the call is known")
         await asyncio.sleep(2.5)
         assert GREETING.startswith((await t.captions())[:20])
         await t.press("Hang up")
@@ -49,11 +39,11 @@ async def test_a_talk_through_the_bridge_from_the_first_click_to_the_last() -> N
 async def test_a_talk_straight_with_an_engine() -> None:
     async with console() as s, Rehearsal(mode=Mode.PARROT) as engine, tab() as t:
         await t.talk(f"{s.url}/talk?engine={engine.url}")
-        await until(lambda: engine.conversing == 1)
+        await until(lambda: engine.conversing == 1, "the engine talks")
         await asyncio.sleep(4.0)
         assert GREETING.startswith((await t.captions())[:20])
         await t.press("Hang up")
-        await until(lambda: engine.clients == 0)
+        await until(lambda: engine.clients == 0, "the socket is closed")
         assert await t.page.evaluate("window.tracks.map(track => track.readyState)") == ["ended"]
         assert t.complaints == []
         assert t.origins() == {f"127.0.0.1:{s.port}", f"127.0.0.1:{engine.port}"}

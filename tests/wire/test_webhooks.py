@@ -87,7 +87,7 @@ class Flow:
             f"Host: {host}",
             *(f"{name}: {value}" for name, value in headers),
         ]
-        if body:
+        if body and "Transfer-Encoding" not in dict(headers):
             lines.append(f"Content-Length: {len(body)}")
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         try:
@@ -238,6 +238,9 @@ async def test_parameters_are_taken_in_any_case_by_get_and_by_post(name: str) ->
         query = urlencode({name: "CA1", "From": "+911"})
         assert (await f.ask(f"/exotel/passthru?{query}")).status == 302
         assert (await f.ask("/exotel/passthru", FORM, method="POST", body=query.encode())).status == 302
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in query.encode()) + b"0\r\n\r\n"
+        chunked = "Transfer-Encoding", "chunked"
+        assert (await f.ask("/exotel/passthru", FORM, chunked, method="POST", body=chunks)).status == 302
         as_json = json.dumps({name: "CA1"}).encode()
         kind = "Content-Type", "application/json; charset=utf-8"
         assert (await f.ask("/exotel/passthru", kind, method="POST", body=as_json)).status == 302

@@ -133,6 +133,12 @@ async def assembled(
             "Refused requests to the telephony port, by reason.",
             lambda: server.refusals,
         )
+        observed.metrics.count_by(
+            "peer",
+            "pxbridge_floods",
+            "Connections closed because the other side sent too much, by side.",
+            lambda: {"phone": server.flooded, "engine": opener.flooded},
+        )
         console_url = await stack.enter_async_context(
             console(
                 loaded,
@@ -176,19 +182,26 @@ async def _pool(
 
 
 def engine_addresses(settings: Settings) -> list[EngineAddress]:
-    """The engines that the settings name, each with how its certificate is trusted."""
-    trust = _trust(settings)
-    return [EngineAddress(url, trust) for url in settings.engines]
+    """The engines that the settings name, each with how its certificate is trusted, and the token."""
+    token = None if settings.engine_token is None else settings.engine_token.get_secret_value()
+    return [
+        EngineAddress(url, trust, token)
+        for url, trust in zip(settings.engines, _trusts(settings), strict=True)
+    ]
 
 
-def _trust(settings: Settings) -> Trust:
+def _trusts(settings: Settings) -> list[Trust]:
+    """How each engine's certificate is trusted. Engines that are trusted alike share one object."""
+    count = len(settings.engines)
     if settings.engine_insecure:
-        return Unverified()
-    if settings.engine_fingerprint is not None:
-        return Pinned(settings.engine_fingerprint)
+        return [Unverified()] * count
+    if len(settings.engine_fingerprint) == count:
+        return [Pinned(each) for each in settings.engine_fingerprint]
+    if settings.engine_fingerprint:
+        return [Pinned(settings.engine_fingerprint[0])] * count
     if settings.engine_ca_file is not None:
-        return CaFile(settings.engine_ca_file)
-    return SystemTrust()
+        return [CaFile(settings.engine_ca_file)] * count
+    return [SystemTrust()] * count
 
 
 def warm_sessions(personas: Personas) -> dict[Prompts, int]:
@@ -206,13 +219,23 @@ class EngineOpener:
 
     Args:
         settings: A reload replaces them.
+
+    Attributes:
+        flooded: How many sessions were closed because the engine sent too much.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.flooded = 0
 
     async def __call__(
-        self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        self,
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        /,
+        *,
+        moved: Callable[[int], None] | None = None,
     ) -> Session:
         """Opens a session; raises as `open_session` does."""
         return await open_session(
@@ -221,7 +244,12 @@ class EngineOpener:
             connect_timeout_s=self.settings.engine_connect_timeout_s,
             handshake_timeout_s=self.settings.engine_handshake_timeout_s,
             connected=connected,
+            flooded=self._count_flood,
+            moved=moved,
         )
+
+    def _count_flood(self) -> None:
+        self.flooded += 1
 
 
 # The store that bridges share

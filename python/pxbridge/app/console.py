@@ -74,7 +74,13 @@ async def console(
     view = LiveView(registry, pool, not_ready, observed.numbers, rehearsal=rehearsal, clock=clock)
     registry.subscribe(view)
     live = Live(view.snapshot)
-    talks = Talks(server.take, lambda: registry.personas, lambda: ask_voices(engines()), rehearsal=rehearsal)
+    talks = Talks(
+        server.take,
+        lambda: registry.personas,
+        lambda: ask_voices(engines()),
+        lambda: pool.takes_sampling,
+        rehearsal=rehearsal,
+    )
     console = Console(
         observed.metrics.scrape,
         observed.recent_calls.calls,
@@ -141,7 +147,8 @@ def check_console(loaded: Loaded) -> None:
         ConfigError: The console listens on a public address and asks for no login.
     """
     settings = loaded.settings
-    if settings.console_port and not settings.console_credentials and not is_loopback(settings.console_host):
+    proves = settings.console_credentials or settings.console_tokens
+    if settings.console_port and not proves and not is_loopback(settings.console_host):
         raise ConfigError(
             *loaded.origins["console_host"],
             f"{settings.console_host} is open to the network and the console asks for no login; "

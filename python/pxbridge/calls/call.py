@@ -449,7 +449,7 @@ class Call:
     @property
     def place_in_line(self) -> int:
         """The place among the calls that wait for an engine: 1 is the next; 0 if this one does not wait."""
-        return self._engines.place_in_line(self._continuation.place)
+        return self._engines.position(self._continuation.place) or 0
 
     def keep_audio(self) -> Callable[[], tuple[Audio, Audio]]:
         """From now on keeps what caller and agent say, for a recording. The result fetches both."""

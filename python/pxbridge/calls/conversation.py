@@ -25,7 +25,14 @@ from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.waiting import GapCover, play_hold_music
 from pxbridge.engines.pool import Prompts
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, InputError, NoEngineFree
+from pxbridge.errors import (
+    EngineBusy,
+    EngineError,
+    EngineLost,
+    EngineRejected,
+    InputError,
+    NoEngineFree,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -105,7 +112,7 @@ class Conversation:
         self._engines = engines
         self._persona = persona
         self._wakeups = wakeups
-        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
+        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt, persona.sampling)
         self._limits = limits
         self._continuation = continuation
         self._emit = emit
@@ -171,18 +178,20 @@ class Conversation:
             return taken_over
         tried: frozenset[EngineAddress] = frozenset()
         failure: EngineError | None = None
+        may_wait = False
         try:
             while True:
                 try:
                     lease = await self._engines.lease(self._prompts, tried, self._continuation.place)
                 except NoEngineFree as none_free:
-                    if isinstance(failure, EngineRejected):
+                    if isinstance(failure, EngineRejected) and not may_wait:
                         raise failure from none_free  # waiting would not make the persona better
                     return await self._wait(failure or none_free)
                 try:
                     return lease, await self._prompt(lease)
                 except EngineError as error:
                     failure = error
+                    may_wait |= isinstance(error, EngineBusy)
                     tried |= {lease.engine}
         finally:
             del failure  # it refers to this frame, and so to the whole call
@@ -227,11 +236,15 @@ class Conversation:
             since_s = self._continuation.place.since_s
             waited_s = 0.0 if since_s is None else self._clock() - since_s
             left_s = self._limits.max_wait_s - waited_s
-            async with self._in_background(play_hold_music(self._line)), asyncio.timeout(left_s):
+            place = self._continuation.place
+            music = play_hold_music(self._line, lambda: self._engines.position(place))
+            async with self._in_background(music), asyncio.timeout(left_s):
                 while True:
-                    lease = await self._engines.lease_in_turn(self._prompts, self._continuation.place)
+                    lease = await self._engines.lease_in_turn(self._prompts, place)
                     with contextlib.suppress(EngineError):
-                        return lease, await self._prompt(lease)
+                        session = await self._prompt(lease)
+                        place.since_s = None
+                        return lease, session
                     await asyncio.sleep(BETWEEN_TRIES_S)
         except TimeoutError:
             raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None

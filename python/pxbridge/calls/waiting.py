@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from pxbridge.calls.announcements import Sound, sound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pxbridge.calls.call_line import CallLine
 
 REMIND_EVERY_S: Final = 30.0
@@ -36,10 +38,17 @@ async def say(line: CallLine, name: Sound) -> None:
     await line.wait_played()
 
 
-async def play_hold_music(line: CallLine) -> None:
-    """Plays announcements and music for a caller who waits for an engine. Runs until it is cancelled."""
+async def play_hold_music(line: CallLine, position: Callable[[], int | None]) -> None:
+    """Plays announcements and music for a caller who waits for an engine. Runs until it is cancelled.
+
+    Args:
+        line: The call's sound.
+        position: The caller's place in line, 1 for the next; None if it is not known.
+    """
     await say(line, Sound.PLEASE_WAIT)
     while True:
+        if (place := position()) is not None and (words := Sound.place(place)) is not None:
+            await say(line, words)
         await _music(line, REMIND_EVERY_S)
         await say(line, Sound.STILL_WAITING)
 

@@ -54,6 +54,7 @@ class Talks:
         take: Begins a call, or says why none is taken.
         personas: The agents that can be talked with.
         engine_voices: The voices of an engine that tells them; None if none does.
+        takes_sampling: Whether an engine draws tokens as a session asks for.
         rehearsal: Whether the engine is the rehearsal engine.
     """
 
@@ -62,12 +63,14 @@ class Talks:
         take: Callable[[Arrival], list[str]],
         personas: Callable[[], Personas],
         engine_voices: Callable[[], Awaitable[list[str] | None]],
+        takes_sampling: Callable[[], bool] = lambda: False,
         *,
         rehearsal: bool,
     ) -> None:
         self._take = take
         self._personas = personas
         self._engine_voices = engine_voices
+        self._takes_sampling = takes_sampling
         self._rehearsal = rehearsal
         self._voices = list(VOICES)
         self._asked_s = float("-inf")
@@ -101,6 +104,7 @@ class Talks:
         persona, voice, text = (
             carrier.parameters.get(name, "") for name in ("persona", "voice_prompt", "text_prompt")
         )
+        chat_wire.sampling_query(carrier.parameters)
         if persona and persona not in self._personas():
             raise ValueError(f"no persona here is called {persona[:SHOWN]!r}")
         if voice and not VOICE_NAME.fullmatch(voice):
@@ -124,7 +128,7 @@ class Talks:
             voices=voices,
             voice=default.voice_prompt,
             prompt_limit=TEXT_PROMPT_LIMIT,
-            samples=False,
+            samples=self._takes_sampling(),
             personas=[
                 models.TalkPersona(
                     name=each.name,

@@ -22,10 +22,12 @@ class Place:
 
     Attributes:
         since_s: When it began to wait; None while it does not wait.
+        in_line: Its place in the line of an engine, 1 for the next; None while it stands in none.
     """
 
     number: int
     since_s: float | None = None
+    in_line: int | None = None
 
 
 class Lease:

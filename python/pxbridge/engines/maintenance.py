@@ -8,56 +8,86 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.leases import Renewal
-from pxbridge.engines.probe import TIMEOUT_S
-from pxbridge.engines.slots import PROBES_TO_FAIL, Elsewhere, Engine, Idle, Live, Slot, Stage, Warm
+from pxbridge.engines.probe import TIMEOUT_S, Told, Wrong
+from pxbridge.engines.slots import (
+    PROBES_TO_FAIL,
+    Elsewhere,
+    Engine,
+    Idle,
+    Live,
+    Slot,
+    Stage,
+    Taken,
+    Warm,
+)
 from pxbridge.errors import StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pxbridge.engines.address import EngineAddress
+    from pxbridge.engines.probe import Found
     from pxbridge.engines.slot_transitions import SlotTransitions
 
 log = logging.getLogger(__name__)
 
 PROBE_EVERY_S: Final = 5.0
 
+FOLLOW_EVERY_S: Final = 1.0
+"""How often an engine is probed that tells of itself and is closed, or that others share: the bridge learns
+at the next probe that a slot is free."""
+
+WRONG_TOKEN_PAUSE_S: Final = 30.0
+"""An engine takes one wrong token in ten seconds from an address, and other bridges may have ours."""
+
+_NOT_HELD: Final = Idle | Elsewhere | Taken
+
 SOON_S: Final = 0.25
 """The pause before the store is asked again, if it did not answer or if a caller waits for a slot."""
 
 
 class Probes:
-    """Probes engines, and pings the engines of warm sessions.
+    """Probes engines, follows what they tell of themselves, and pings the engines of warm sessions.
 
     A live call is better proof that an engine works than a probe. If the engine stops sending, the call's
     conversation notices.
 
     Args:
         transitions: The engines.
-        what_is_wrong: The probe. Returns what is wrong with an engine, as words that follow its name in a
-            sentence; None if the engine answers.
+        probe: Finds out whether an engine is there, and what it tells.
     """
 
     def __init__(
-        self, transitions: SlotTransitions, what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]]
+        self, transitions: SlotTransitions, probe: Callable[[EngineAddress], Awaitable[Found]]
     ) -> None:
         self._transitions = transitions
-        self._what_is_wrong = what_is_wrong
+        self._probe_one = probe
 
     async def run_once(self) -> None:
-        """Probes all engines, then waits until the next probe is due."""
-        await asyncio.gather(*(self._probe(engine) for engine in tuple(self._transitions.engines)))
-        await asyncio.sleep(PROBE_EVERY_S)
+        """Probes the engines that are due, then waits until others may be."""
+        now_s = self._transitions.clock()
+        due = [engine for engine in self._transitions.engines if engine.probe_at_s <= now_s]
+        for engine in due:
+            engine.probe_at_s = math.inf
+        try:
+            await asyncio.gather(*(self._probe(engine) for engine in due))
+        finally:
+            now_s = self._transitions.clock()
+            for engine in due:
+                pause_s = FOLLOW_EVERY_S if _is_scarce(engine) else PROBE_EVERY_S
+                engine.probe_at_s = now_s + max(pause_s, engine.probe_pause_s)
+        await asyncio.sleep(FOLLOW_EVERY_S)
 
     async def _probe(self, engine: Engine) -> None:
-        was_failed = engine.probes_failed
-        wrong, *_ = await asyncio.gather(
-            self._what_is_wrong(engine.address), *(self._ping(slot) for slot in engine.slots)
+        was_failed, conversations = engine.probes_failed, engine.conversations
+        found, *_ = await asyncio.gather(
+            self._probe_one(engine.address), *(self._ping(slot) for slot in engine.slots)
         )
-        if wrong is None or any(isinstance(slot.state, Live) for slot in engine.slots):
+        if not isinstance(found, Wrong) or any(isinstance(slot.state, Live) for slot in engine.slots):
             if engine.probes_failed >= PROBES_TO_FAIL:
                 log.info("%s answers again", engine.address)
                 engine.breaker.retry_soon()
@@ -66,7 +96,17 @@ class Probes:
         else:
             engine.probes_failed += 1
             if engine.probes_failed >= PROBES_TO_FAIL > was_failed:
-                log.warning("%s %s: it gets no calls until it answers again", engine.address, wrong)
+                log.warning("%s %s: it gets no calls until it answers again", engine.address, found.what)
+        engine.probe_pause_s = 0.0
+        match found:
+            case Told():
+                self._transitions.follow(engine, found, conversations)
+            case None:
+                self._transitions.unfollow(engine)
+            case Wrong(token=True):
+                engine.probe_pause_s = WRONG_TOKEN_PAUSE_S
+            case Wrong():
+                pass
 
     async def _ping(self, slot: Slot) -> None:
         """Drops a warm session whose engine hangs, or whose connection a firewall has forgotten."""
@@ -124,9 +164,16 @@ class Renewals:
 
     async def _look(self) -> None:
         """Looks up slots not held here. Asks even if there are none, to learn whether the store answers."""
-        slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, Idle | Elsewhere)]
+        slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, _NOT_HELD)]
         states = [slot.state for slot in slots]
         refusals = await self._transitions.store.look([slot.key for slot in slots])
         for slot, state, refusal in zip(slots, states, refusals, strict=True):
             if slot.state is state:  # otherwise the answer may describe our own lease
                 self._transitions.seen(slot, refusal)
+
+
+def _is_scarce(engine: Engine) -> bool:
+    """Whether something may change that calls wait for, and only a probe tells of it."""
+    if engine.told is None:
+        return False
+    return engine.closed is not None or any(isinstance(slot.state, Taken) for slot in engine.slots)

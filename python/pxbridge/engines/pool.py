@@ -14,10 +14,10 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from pxbridge.engines import probe
 from pxbridge.engines.lease import Lease, Place
 from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
+from pxbridge.engines.probe import probe
 from pxbridge.engines.slot_transitions import SlotTransitions
 from pxbridge.engines.slots import (
     Elsewhere,
@@ -28,18 +28,21 @@ from pxbridge.engines.slots import (
     Slot,
     SlotState,
     Stage,
+    Taken,
     Warm,
     rank,
 )
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import NoEngineFree, StoreUnreachable
-from pxbridge.periodic import repeat
+from pxbridge.periodic import repeat, stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from pxbridge.engines.address import EngineAddress
+    from pxbridge.engines.leases import Grant
+    from pxbridge.engines.probe import Found
     from pxbridge.engines.slot_transitions import Opener
 
 __all__ = ["EnginePool", "PoolLimits", "Prompts", "SlotState"]
@@ -68,6 +71,19 @@ class PoolLimits:
     max_waiting: int = 20
 
 
+@dataclass(frozen=True, slots=True)
+class _InLine:
+    """A session that waits in an engine's line for a call."""
+
+    slot: Slot
+    grant: Grant
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the session still waits, or is ready; not if a call has taken it or it has ended."""
+        return self.slot.grant == self.grant and self.slot.ahead is not None
+
+
 class EnginePool:
     """Engines that the calls of a process share. Several processes share them through a shared store.
 
@@ -76,12 +92,13 @@ class EnginePool:
 
     Args:
         addresses: The engines.
-        capacity: Conversations that each engine takes at once (NVIDIA's server: 1).
+        capacity: Conversations that each engine takes at once, if it does not tell by itself (NVIDIA's
+            server: 1).
         open_session: Opens a slot's session.
         store: Records leases; by default in memory.
         warm: How many sessions to keep prompted ahead of calls, by their prompts.
         limits: See `PoolLimits`.
-        what_is_wrong: The probe; see `probe.what_is_wrong`.
+        probe_engine: The probe; see `probe.probe`.
     """
 
     def __init__(
@@ -93,7 +110,7 @@ class EnginePool:
         store: LeaseStore | None = None,
         warm: Mapping[Prompts, int] | None = None,
         limits: PoolLimits | None = None,
-        what_is_wrong: Callable[[EngineAddress], Awaitable[str | None]] = probe.what_is_wrong,
+        probe_engine: Callable[[EngineAddress], Awaitable[Found]] = probe,
     ) -> None:
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
@@ -101,7 +118,7 @@ class EnginePool:
         self._warming = Warming(self._transitions, self._limits.warm_max_age_s, lambda: self._callers_wait)
         self._jobs = {
             "warming": self._warming.run_once,
-            "probes": Probes(self._transitions, what_is_wrong).run_once,
+            "probes": Probes(self._transitions, probe_engine).run_once,
         }
         if self._store.renew_every_s is not None:
             renewals = Renewals(self._transitions, self._store.renew_every_s, lambda: self._callers_wait)
@@ -124,9 +141,7 @@ class EnginePool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._maintenance:
-            task.cancel()
-        await asyncio.gather(*self._maintenance, return_exceptions=True)
+        await stop(self._maintenance)
         self._maintenance.clear()
         await self._transitions.close()
 
@@ -167,7 +182,7 @@ class EnginePool:
             case Warm(session=session):
                 return session.is_live
             case Preparing():
-                return True
+                return not slot.in_line
             case Idle() | Elsewhere(refusal=Refusal.WARM):
                 asked = self._store.gone_since_s is None
                 return asked and slot.engine.is_healthy(self._transitions.clock())
@@ -222,15 +237,16 @@ class EnginePool:
     def _callers_wait(self) -> bool:
         return bool(self.waiting or self._urgent)
 
+    @property
+    def takes_sampling(self) -> bool:
+        """Whether an engine here draws tokens as a session asks for."""
+        return any(engine.told is not None for engine in self._transitions.engines)
+
     # -- leases ---------------------------------------------------------------------------------------
 
     def place(self) -> Place:
         """Returns a place behind all others, for a call that has just arrived."""
         return Place(next(self._places))
-
-    def place_in_line(self, place: Place) -> int:
-        """A place among those that wait for a slot: 1 is the next; 0 if it does not wait."""
-        return self._queue.index(place) + 1 if place in self._queue else 0
 
     def _is_first(self, place: Place) -> bool:
         return not self._queue or place.number <= self._queue[0].number
@@ -272,17 +288,52 @@ class EnginePool:
                 raise NoEngineFree(f"{self.waiting} calls already wait for an engine")
             place.since_s = self._transitions.clock()
         bisect.insort(self._queue, place, key=lambda each: each.number)
+        in_line: _InLine | None = None
         try:
             while True:
                 if self._is_first(place) and not self._urgent:
                     if (lease := await self._take(prompts, NONE)) is not None:
-                        place.since_s = None
                         return lease
                     await self._ask_for_warm()
+                    if in_line is None or not in_line.is_ours:
+                        in_line = await self._stand_in_line(prompts, place)
                 await self._transitions.changes.wait(RETRY_S)
         finally:
+            if in_line is not None and in_line.is_ours:
+                self._transitions.cool(in_line.slot)
+            place.in_line = None
             self._queue.remove(place)
             self._transitions.changes.happened()  # wakes the next call in the queue
+
+    async def _stand_in_line(self, prompts: Prompts, place: Place) -> _InLine | None:
+        """Waits in the line of an engine that others have filled. None: no such engine has a line.
+
+        Only the first call in the queue does so: a session that comes out of the line has its prompts.
+        """
+
+        def moved(in_line: int) -> None:
+            place.in_line = in_line
+            self._transitions.changes.happened()
+
+        place.in_line = None
+        now_s = self._transitions.clock()
+        for slot in list(self._transitions.slots()):
+            told = slot.engine.told
+            offers = told is not None and told.has_line and slot.engine.is_healthy(now_s)
+            if not offers or not isinstance(slot.state, Taken):
+                continue
+            if (grant := await self._transitions.ask(slot, Use.CALL)) is not None:
+                preparing = self._transitions.prepare(slot, grant, prompts, moved)
+                self._transitions.spawn(self._warming.see_through(slot, preparing))
+                return _InLine(slot, grant)
+        return None
+
+    def position(self, place: Place) -> int | None:
+        """A waiting call's position, 1 for the next, in this queue and an engine's line; None if none."""
+        if place not in self._queue:
+            return None
+        ahead = self._queue[0].in_line or 1
+        return self._queue.index(place) + ahead
 
     async def lease_ahead(self, prompts: Prompts, told: Prompts, avoid: frozenset[EngineAddress]) -> Lease:
         """Waits for a slot ahead of the queue, for a conversation whose engine died.

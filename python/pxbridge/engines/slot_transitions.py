@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.engines.changes import Changes
@@ -28,9 +29,10 @@ from pxbridge.engines.slots import (
     Releasing,
     Slot,
     Stage,
+    Taken,
     Warm,
 )
-from pxbridge.errors import EngineError, EngineLost, EngineRejected, StoreUnreachable
+from pxbridge.errors import EngineError, EngineFull, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Use, WatchedLeases
+    from pxbridge.engines.probe import Told
     from pxbridge.engines.session import Session
 
 log = logging.getLogger(__name__)
@@ -54,13 +57,28 @@ CLOSING_S: Final = 5.0
 """How long `close` waits for sessions to close."""
 
 
+RETRY_FULL_S: Final = 1.0
+LONGEST_RETRY_FULL_S: Final = 30.0
+"""How long an engine that said that it is full gets no calls, if it tells nothing of itself: as long as its
+Retry-After says, up to the second of these; the first without one."""
+
+
 class Opener(Protocol):
     """Connects to an engine, calls `connected`, then prompts the engine."""
 
     def __call__(
-        self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None], /
+        self,
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        /,
+        *,
+        moved: Callable[[int], None] | None = None,
     ) -> Awaitable[Session]:
-        """Returns the prompted session, or raises an `EngineError`."""
+        """Returns the prompted session, or raises an `EngineError`.
+
+        With `moved` it waits in the engine's line if the engine is full, and calls it with its place there.
+        """
         ...
 
 
@@ -68,7 +86,7 @@ class SlotTransitions:
     """Holds the engines and changes the state of their slots.
 
     Args:
-        capacity: Conversations that each engine takes at once.
+        capacity: Conversations that each engine takes at once that does not tell.
         open_session: Opens a slot's session.
         store: Records leases.
 
@@ -128,6 +146,83 @@ class SlotTransitions:
                 return not engine.retired and session.engine == engine.address
             case _:
                 return True
+
+    # -- what engines tell ---------------------------------------------------------------------------------
+
+    def follow(self, engine: Engine, told: Told, conversations: int) -> None:
+        """Takes over what an engine tells of itself.
+
+        Args:
+            engine: The engine.
+            told: What it tells.
+            conversations: Those that this bridge had with it when it was asked.
+        """
+        before = engine.closed
+        engine.told, engine.is_full = told, False
+        if told.closed != before:
+            self._log_closed(engine)
+        if told.is_leaving:
+            for slot in engine.slots:
+                if slot.ahead is not None:
+                    self.cool(slot)  # the engine ends when its conversations have ended
+        self._resize(engine, told.slots)
+        elsewhere = sum(isinstance(slot.state, Elsewhere) for slot in engine.slots)
+        # A conversation that has just begun or ended may be counted by the engine and not here, or the other
+        # way round. The higher count here errs towards trying: a full engine refuses at once.
+        ours = max(conversations, engine.conversations)
+        self._mark_taken(engine, told.slots - told.free - ours - elsewhere)
+
+    def unfollow(self, engine: Engine) -> None:
+        """An engine tells nothing of itself, or no more: its slots are those of the settings."""
+        if engine.told is not None:
+            engine.told, engine.is_full = None, False
+            self._resize(engine, self._capacity)
+            self._mark_taken(engine, 0)
+
+    def _log_closed(self, engine: Engine) -> None:
+        if engine.closed is None:
+            log.info("%s takes calls again", engine.address)
+        else:
+            log.warning("%s says: %s; it gets no calls until it is ready", engine.address, engine.closed)
+
+    def _resize(self, engine: Engine, count: int) -> None:
+        before = len(engine.slots)
+        while len(engine.slots) < count:
+            engine.slots.append(Slot(engine, f"{engine.address}#{len(engine.slots)}"))
+        while len(engine.slots) > count and isinstance(engine.slots[-1].state, Idle | Elsewhere | Taken):
+            engine.slots.pop()
+        if len(engine.slots) != before:
+            log.info("%s takes %d conversations at once", engine.address, count)
+
+    def _mark_taken(self, engine: Engine, strangers: int) -> None:
+        """Marks as many slots as taken as the engine has conversations of others."""
+        surplus = len(engine.slots) - (self._capacity if engine.told is None else engine.told.slots)
+        count = max(0, strangers) + surplus
+        taken = [slot for slot in engine.slots if isinstance(slot.state, Taken)]
+        idle = [slot for slot in reversed(engine.slots) if isinstance(slot.state, Idle)]
+        for slot in idle[: max(0, count - len(taken))]:
+            slot.state = Taken()
+        for slot in taken[count:]:
+            slot.state = Idle()
+        self.changes.happened()
+
+    def _full(self, engine: Engine, retry_after_s: float | None) -> None:
+        """An engine said that it is full. It gets no more calls until it tells otherwise, or for a pause."""
+        engine.is_full = True
+        for slot in engine.slots:
+            if isinstance(slot.state, Idle):
+                slot.state = Taken()
+        if engine.told is not None:
+            engine.told = replace(engine.told, has_line=False)
+            engine.probe_at_s = min(engine.probe_at_s, self.clock() + RETRY_FULL_S)
+            return
+        pause_s = RETRY_FULL_S if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_FULL_S)
+        asyncio.get_running_loop().call_later(pause_s, self._retry_full, engine)
+
+    def _retry_full(self, engine: Engine) -> None:
+        if engine.told is None and engine.is_full:
+            engine.is_full = False
+            self._mark_taken(engine, 0)
 
     def _forget_retired(self) -> None:
         self.engines = [engine for engine in self.engines if not engine.retired or engine.busy]
@@ -194,7 +289,7 @@ class SlotTransitions:
         match slot.state:
             case Elsewhere() if refusal is None:
                 self._idle(slot)
-            case Idle() | Elsewhere() if refusal is not None:
+            case Idle() | Elsewhere() | Taken() if refusal is not None:
                 self._refused(slot, refusal)
             case _:
                 pass
@@ -216,7 +311,7 @@ class SlotTransitions:
             self._idle(slot)
 
     def _idle(self, slot: Slot) -> None:
-        slot.state = Idle()
+        slot.state = Taken() if slot.engine.is_full else Idle()
         self._forget_retired()
         self.changes.happened()
 
@@ -229,9 +324,11 @@ class SlotTransitions:
 
     # -- sessions -----------------------------------------------------------------------------------------
 
-    def prepare(self, slot: Slot, grant: Grant, prompts: Prompts) -> Preparing:
-        """Starts to open a session ahead of any call."""
-        attempt = self._attempt(slot, prompts)
+    def prepare(
+        self, slot: Slot, grant: Grant, prompts: Prompts, moved: Callable[[int], None] | None = None
+    ) -> Preparing:
+        """Starts to open a session ahead of any call. With `moved` it waits in the engine's line."""
+        attempt = self._attempt(slot, prompts, moved=moved)
         slot.state = preparing = Preparing(grant, attempt, self.clock())
         return preparing
 
@@ -355,8 +452,14 @@ class SlotTransitions:
             await asyncio.sleep(COOLING_S)
         await self._release(slot)
 
-    def _attempt(self, slot: Slot, prompts: Prompts, after: Session | None = None) -> Attempt:
-        attempt = Attempt(slot.engine.address, prompts)
+    def _attempt(
+        self,
+        slot: Slot,
+        prompts: Prompts,
+        after: Session | None = None,
+        moved: Callable[[int], None] | None = None,
+    ) -> Attempt:
+        attempt = Attempt(slot.engine.address, prompts, moved)
         attempt.task = self.spawn(self._make(slot, attempt, after))
         return attempt
 
@@ -370,7 +473,16 @@ class SlotTransitions:
             await after.wait_closed()
         voice = attempt.prompts.voice_prompt
         try:
-            session = await self._open_session(attempt.address, attempt.prompts, connected)
+            line = {} if attempt.moved is None else {"moved": attempt.moved}
+            prompts = attempt.prompts
+            if slot.engine.told is None:
+                prompts = prompts._replace(sampling="")
+            session = await self._open_session(attempt.address, prompts, connected, **line)
+        except EngineFull as error:
+            self.failed(slot, Stage.BUSY, fault=False)
+            self._full(slot.engine, error.retry_after_s)
+            error.__cause__ = error.__context__ = None  # as below
+            raise
         except EngineError as error:
             stage = Stage.AHEAD if isinstance(slot.state, Preparing) else Stage.SETUP
             fault = not isinstance(error, EngineRejected) or voice in self._accepted

@@ -8,16 +8,21 @@ time, and each state carries its own data::
      │ ▲        │     │     │     ▲        │       ▲
      ▼ │        │     │     ▼     │        │       │
     Elsewhere ◀─┘     └──▶ Opening ◀───────┘       │
-                              └────────────────────┘
+    Taken                     └────────────────────┘
 
 *Preparing* and *Warm* are ahead of any call: the session is connected and prompted before a call comes. Then
 the agent speaks at once, instead of after seconds of prompts. A warm session needs no upkeep: an engine steps
 only on the caller's audio, and nothing is sent before the call begins, not even the Ogg header. *Opening* and
 *Live* belong to a call. Every state from *Preparing* to *Cooling* holds the slot's lease.
+
+An engine that tells how many conversations it takes has as many slots. Those in which it has conversations
+that neither this bridge nor the lease store knows of are *Taken*. So are all idle slots of an engine that
+says that it is full.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -27,9 +32,11 @@ from pxbridge.engines.leases import Use
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Grant, Refusal
+    from pxbridge.engines.probe import Told
     from pxbridge.engines.session import Session
 
 PROBES_TO_FAIL: Final = 2
@@ -41,13 +48,16 @@ class Prompts(NamedTuple):
 
     voice_prompt: str
     text_prompt: str
+    sampling: str = ""
+    """How tokens are drawn (`chat_wire.sampling_query`); empty: as the engine does. Only an engine that tells
+    of itself gets it: others ignore it, or crash."""
 
 
 class SlotState(StrEnum):
     """A slot's state as metrics and the console show it.
 
-    *Elsewhere*: another bridge holds the slot. *Unhealthy*: this bridge does not hold the slot, and its
-    engine must not be used.
+    *Elsewhere*: another bridge, or another client of the engine, holds the slot. *Unhealthy*: this bridge
+    does not hold the slot, and its engine must not be used.
     """
 
     IDLE = "idle"
@@ -69,6 +79,8 @@ class Stage(StrEnum):
     """While a session was opened for a call."""
     CALL = "call"
     """During a call."""
+    BUSY = "busy"
+    """It said that it is full or restarting. This is no fault of the engine."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,12 +90,14 @@ class Attempt:
     Attributes:
         address: The engine's address and trust setting when the attempt began.
         prompts: The prompts for the engine.
+        moved: Called with its place in the engine's line. None: it does not stand in line.
         connected: Whether the engine has accepted the upgrade and is reading the prompts.
         task: The task that opens the session.
     """
 
     address: EngineAddress
     prompts: Prompts
+    moved: Callable[[int], None] | None = None
     connected: bool = False
     task: asyncio.Task[Session] = field(init=False)
 
@@ -98,6 +112,11 @@ class Elsewhere:
     """Another bridge holds the slot, as far as this bridge knows."""
 
     refusal: Refusal
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class Taken:
+    """The engine says that it has a conversation here that neither this bridge nor the lease store knows."""
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -158,7 +177,7 @@ class Releasing:
 
 
 Ahead = Preparing | Warm
-State = Idle | Elsewhere | Asking | Preparing | Warm | Opening | Live | Cooling | Releasing
+State = Idle | Elsewhere | Taken | Asking | Preparing | Warm | Opening | Live | Cooling | Releasing
 
 
 @dataclass(eq=False, slots=True)
@@ -187,7 +206,16 @@ class Slot:
     @property
     def use(self) -> Use:
         """The use that the slot's lease is recorded with."""
-        return Use.WARM if isinstance(self.state, Preparing | Warm) else Use.CALL
+        return Use.WARM if self.ahead is not None and not self.in_line else Use.CALL
+
+    @property
+    def in_line(self) -> bool:
+        """Whether its session waits in the engine's line, for a call that waits here."""
+        match self.state:
+            case Preparing(attempt=attempt):
+                return attempt.moved is not None
+            case _:
+                return False
 
     @property
     def ahead(self) -> Prompts | None:
@@ -212,11 +240,11 @@ class Slot:
     def shown(self, now_s: float) -> SlotState:
         """The slot's state as it is shown."""
         match self.state:
-            case Idle() | Elsewhere() if not self.engine.is_healthy(now_s):
+            case Idle() | Elsewhere() | Taken() if not self.engine.is_healthy(now_s):
                 return SlotState.UNHEALTHY
             case Idle():
                 return SlotState.IDLE
-            case Elsewhere():
+            case Elsewhere() | Taken():
                 return SlotState.ELSEWHERE
             case Asking():
                 return SlotState.CONNECTING
@@ -240,6 +268,10 @@ class Engine:
         probes_failed: Failed probes in a row.
         loaded: The last prompts that it read. It may still have their voice in memory.
         turn: Sequence number of its last lease. Otherwise equal engines take turns by it.
+        told: What it tells of itself; None: nothing.
+        is_full: It has said so, and nothing else since.
+        probe_at_s: When its next probe is due.
+        probe_pause_s: The least pause before it.
         retired: It was removed from the settings. Only sessions that have begun may still use it.
         slots: Its slots.
     """
@@ -249,12 +281,22 @@ class Engine:
     probes_failed: int = 0
     loaded: Prompts | None = None
     turn: int = 0
+    told: Told | None = None
+    is_full: bool = False
+    probe_at_s: float = -math.inf
+    probe_pause_s: float = 0.0
     retired: bool = False
     slots: list[Slot] = field(default_factory=list)
 
     def is_healthy(self, now_s: float) -> bool:
         """Whether a session may be opened with it now."""
-        return not self.retired and self.probes_failed < PROBES_TO_FAIL and self.breaker.allows(now_s)
+        works = not self.retired and self.closed is None and self.probes_failed < PROBES_TO_FAIL
+        return works and self.breaker.allows(now_s)
+
+    @property
+    def closed(self) -> str | None:
+        """Why it takes no new conversation although it has room, as it says itself; None if it takes them."""
+        return None if self.told is None else self.told.closed
 
     @property
     def awaits_verdict(self) -> bool:
@@ -266,7 +308,12 @@ class Engine:
     @property
     def busy(self) -> int:
         """Number of its slots that this bridge uses."""
-        return sum(not isinstance(slot.state, Idle | Elsewhere) for slot in self.slots)
+        return sum(not isinstance(slot.state, Idle | Elsewhere | Taken) for slot in self.slots)
+
+    @property
+    def conversations(self) -> int:
+        """Number of conversations that this bridge has with it, those that wait in its line excluded."""
+        return self.busy - sum(slot.in_line for slot in self.slots)
 
 
 def rank(slot: Slot, prompts: Prompts, now_s: float) -> tuple[float, ...] | None:
@@ -278,7 +325,7 @@ def rank(slot: Slot, prompts: Prompts, now_s: float) -> tuple[float, ...] | None
     match slot.state:
         case Warm(session=session) if session.is_live:
             kind = 0 if slot.ahead == prompts else 3
-        case Preparing() if slot.ahead == prompts:
+        case Preparing() if slot.ahead == prompts and not slot.in_line:
             kind = 1  # ready sooner than a new session
         case Idle() if engine.is_healthy(now_s) and not engine.awaits_verdict:
             kind = 2

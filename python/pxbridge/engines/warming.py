@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pxbridge.engines.breaker import Breaker
 from pxbridge.engines.leases import Use
 from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm, rank
+from pxbridge.errors import EngineFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ class Warming:
         """Closes surplus sessions that are at least this old."""
         ahead: dict[Prompts, list[tuple[bool, float, Slot]]] = {}
         for slot in self._transitions.slots():
-            if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None:
+            if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None and not slot.in_line:
                 order = isinstance(slot.state, Preparing), slot.state.since_s, slot  # ready ones first
                 ahead.setdefault(slot.ahead, []).append(order)
         for prompts, slots in ahead.items():
@@ -73,7 +74,7 @@ class Warming:
         It is kept as a wanted session, or closed as surplus after `SPARE_S`.
         """
         if (preparing := self._transitions.put_ahead(slot)) is not None:
-            self._transitions.spawn(self._see_through(slot, preparing))
+            self._transitions.spawn(self.see_through(slot, preparing))
 
     def called(self, prompts: Prompts) -> None:
         """Records a call for these prompts. If engines are few, the most recently called come first."""
@@ -112,14 +113,14 @@ class Warming:
             if self._ready(prompts) > self._wanted.get(prompts, 0):
                 self._transitions.cool(slot)  # the settings changed meanwhile
                 return False
-            self._transitions.spawn(self._see_through(slot, preparing))
+            self._transitions.spawn(self.see_through(slot, preparing))
             return True
         return False
 
     def _ready(self, prompts: Prompts) -> int:
         return sum(slot.ahead == prompts for slot in self._transitions.slots())
 
-    async def _see_through(self, slot: Slot, preparing: Preparing) -> None:
+    async def see_through(self, slot: Slot, preparing: Preparing) -> None:
         """Follows a session from its opening until a call takes it or it ends."""
         task, prompts = preparing.attempt.task, preparing.attempt.prompts
         await asyncio.wait([task])  # do not await the task itself: its error would keep this frame alive
@@ -128,7 +129,8 @@ class Warming:
         if task.cancelled() or task.exception() is not None:
             why = "" if task.cancelled() else task.exception()
             log.warning("a session could not be prompted ahead: %s", why)
-            if prompts in self._wanted:
+            blames_prompts = not isinstance(why, EngineFull) and preparing.attempt.moved is None
+            if prompts in self._wanted and blames_prompts:
                 self._breakers.setdefault(prompts, Breaker()).failed(self._transitions.clock())
             self._transitions.cool(slot)
             return

@@ -29,6 +29,7 @@ from pxbridge.calls import delay
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import Kind
 from pxbridge.calls.summary import outcome
+from pxbridge.periodic import stop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -247,8 +248,7 @@ class Metrics:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await stop([task])
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ from pxbridge.personaplex.stepper import Counters, Sampling, SlotMisused, Step
 from pxbridge.personaplex.varlen import filled_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -183,21 +183,20 @@ class Model:
             self.close(0)
         self._counters, self._prefixes = counters, prefixes
 
-    def encode(self, sound: NDArray[np.float32]) -> NDArray[np.int64]:
+    def encode(self, sound: NDArray[np.float32]) -> Generator[None, None, NDArray[np.int64]]:
         """As `Stepper.encode`."""
         frames = -(-len(sound) // FRAME_SAMPLES)
         padded = np.zeros((frames, 1, FRAME_SAMPLES), np.float32)
         padded.reshape(-1)[: len(sound)] = sound
-        with torch.inference_mode():
-            running = torch.ones(1, dtype=torch.bool, device=self._device)
-            stream = self._mimi.encoder(1)
-            codes = [
-                self._mimi.encode(stream, frame, running)
-                for frame in torch.from_numpy(padded).to(self._device)
-            ]
-            if not codes:
-                return np.empty((0, CODEBOOKS), np.int64)
-            return torch.cat(codes).cpu().numpy()
+        codes = np.empty((frames, CODEBOOKS), np.int64)
+        running = torch.ones(1, dtype=torch.bool, device=self._device)
+        stream = self._mimi.encoder(1)
+        for at, frame in enumerate(padded):
+            with torch.inference_mode():  # not around the loop: others work in this thread between frames
+                found = self._mimi.encode(stream, torch.from_numpy(frame).to(self._device), running)
+                codes[at] = found[0].cpu().numpy()  # waits for the device, so that its time is counted
+            yield
+        return codes
 
     def open(self, slot: int, prompt: Prompt, sampling: Sampling) -> int:
         """As `Stepper.open`."""

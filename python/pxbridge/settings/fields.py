@@ -20,18 +20,19 @@ from pxbridge.settings.values import (
     Secrets,
     Within,
     certificates,
-    fingerprint,
     folder,
     lower,
     mask_url,
     split_credentials,
     split_engines,
+    split_fingerprints,
     split_keys,
     split_networks,
     split_origins,
     split_tokens,
     store_url,
     strip,
+    token,
     websocket_url,
 )
 
@@ -70,17 +71,26 @@ class Settings(BaseModel):
         "None: the rehearsal engine, which greets and repeats what it hears.",
     )
     engine_capacity: Annotated[int, Within("a whole number", 1, 1_000)] = Field(
-        default=1, description="Calls that each engine takes at the same time. NVIDIA's server takes 1."
+        default=1,
+        description="Calls that each engine takes at the same time, if it does not tell by itself, as "
+        "`pxbridge engine` does. NVIDIA's server takes 1.",
     )
     engine_ca_file: Annotated[Path | None, BeforeValidator(certificates), Right("the path of a PEM file")] = (
         Field(
             default=None, description="PEM file of the authority that signed the engines' TLS certificates."
         )
     )
-    engine_fingerprint: Annotated[str | None, BeforeValidator(fingerprint), Right("a fingerprint")] = Field(
+    engine_fingerprint: Annotated[
+        tuple[str, ...], BeforeValidator(split_fingerprints), Right("a fingerprint, or one for each engine")
+    ] = Field(
+        default=(),
+        description="SHA-256 fingerprint of the engines' self-signed TLS certificate, or one fingerprint for "
+        "each of the engines in their order, separated by spaces or commas. No other certificate is trusted.",
+    )
+    engine_token: Annotated[SecretStr | None, BeforeValidator(token), Right("a token")] = Field(
         default=None,
-        description="SHA-256 fingerprint of the engines' self-signed TLS certificate. "
-        "No other certificate is trusted.",
+        description="The token that the engines were started with. An engine whose URL has a user and a "
+        "password gets those instead.",
     )
     engine_insecure: Annotated[bool, Right("true or false")] = Field(
         default=False,

@@ -37,8 +37,8 @@ LIMITS: Final = Limits(max_message_bytes=16 * 1024, ping_interval_s=10.0, pong_t
 """Clients send packets of 20 ms, some hundred bytes each. Browsers answer pings by themselves, even while a
 page sends nothing because it waits for its agent."""
 
-PARAMETERS: Final = ("persona", "voice_prompt", "text_prompt")
-"""What the query may choose. Other parameters, such as the temperatures of NVIDIA's client, are ignored."""
+PARAMETERS: Final = frozenset({"persona", "voice_prompt", "text_prompt", *chat_wire.SAMPLING})
+"""What the query may choose. Other parameters are ignored."""
 
 MAX_PARAMETERS: Final = 64
 

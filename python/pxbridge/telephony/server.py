@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge import websocket
+from pxbridge.periodic import stop
 from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
@@ -54,6 +55,10 @@ OPEN_TIMEOUT_S: Final = 10.0
 PING_INTERVAL_S: Final = 20.0
 """How often the round trip to an idle phone is measured. Carriers do not promise pongs, so a missing pong
 never ends a call: the call itself detects missing audio."""
+
+CLOSING_S: Final = 5.0
+"""How long calls may take to end when the port closes, and their connections to close after them. Then the
+connections are cut."""
 
 _UNLIMITED: Final = 10**9
 
@@ -114,6 +119,11 @@ class TelephonyServer:
     def refusals(self) -> dict[str, int]:
         """Number of refused calls and requests by reason."""
         return {"full": self.refused} | {why.name.lower(): self.access.refused[why] for why in Refused}
+
+    @property
+    def flooded(self) -> int:
+        """Number of connections that were closed because the phone sent too much."""
+        return 0 if self.server is None else self.server.flooded
 
     @property
     def live_calls(self) -> int:
@@ -249,13 +259,12 @@ class TelephonyServer:
     async def _end(self) -> None:
         if self.server is not None:
             self.server.close()
-        calls = list(self._calls)
-        for call in calls:
-            call.cancel()
-        if calls:
-            await asyncio.wait(calls)
+        await stop(self._calls, CLOSING_S)
         if self.server is not None:
-            await self.server.wait_closed()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_S):
+                    await self.server.wait_closed()
+            self.abort()
 
 
 @contextlib.asynccontextmanager

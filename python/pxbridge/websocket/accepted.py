@@ -1,14 +1,12 @@
 """The server's end of one connection: its request, with a body or without, and then the WebSocket.
 
-A request is either answered as plain HTTP or taken over as a WebSocket. The body of a ``POST`` is read here
-first, because the protocol object does not support bodies.
+A request is either answered as plain HTTP or taken over as a WebSocket. There is one request per connection.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
@@ -17,41 +15,19 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from pxbridge.websocket.connection import Phase, WebSocket, wire_log
-from pxbridge.websocket.requests import MAX_BODY_BYTES, MAX_HEAD_BYTES, Request, text_response
+from pxbridge.websocket.request_reader import RequestReader
+from pxbridge.websocket.requests import MAX_HEAD_BYTES, Request, text_response
 
 if TYPE_CHECKING:
     from websockets.http11 import Request as Handshake
 
     from pxbridge.websocket.limits import Closed, Limits
-    from pxbridge.websocket.requests import Accept
+    from pxbridge.websocket.requests import Accept, Handler
     from pxbridge.websocket.serving import Server
 
 log = logging.getLogger(__name__)
 
-_POST: Final = b"POST "
-
-_HEAD_END: Final = b"\r\n\r\n"
-
-_TRANSFER_ENCODING: Final = re.compile(rb"(?i)\r\ntransfer-encoding[ \t]*:")
-
-_CONTENT_LENGTH: Final = re.compile(rb"(?im)^content-length:[ \t]*([^\r\n]*?)[ \t]*\r\n")
-
-
-def _content_length(head: bytes) -> int | None:
-    """The declared length of a request's body, 0 without one; ``None`` if it is not one plain number."""
-    if _TRANSFER_ENCODING.search(head):
-        return None
-    found = _CONTENT_LENGTH.findall(head)
-    if not found:
-        return 0
-    return int(found[0]) if len(found) == 1 and re.fullmatch(rb"[0-9]{1,18}", found[0]) else None
-
-
-def _has_body(head: bytes) -> bool:
-    """Whether a body follows a request's head. Some clients send a length of 0, which is no body."""
-    return bool(_TRANSFER_ENCODING.search(head)) or any(
-        length.strip(b"0") for length in _CONTENT_LENGTH.findall(head)
-    )
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Accepted(WebSocket):
@@ -63,15 +39,15 @@ class Accepted(WebSocket):
         protocol = ServerProtocol(max_size=limits.max_message_bytes, logger=wire_log)
         super().__init__(protocol, limits, open_timeout_s)
         self._server = server
+        self.on_flooded = server._count_flood
         self.arrived = arrived
         """The server's key for this connection until it has opened."""
         self._accept = accept
         self._server_protocol = protocol
         self._address = ""
-        self._head = bytearray()  # the received part of the request, until its head is complete
-        self._body: bytearray | None = None  # of a POST, after its head
-        self._body_bytes = 0
-        self._fed = 0  # length of the head that was given to the protocol object
+        self._reader: RequestReader | None = RequestReader()  # until the request is complete
+        self._body = b""
+        self._early_bytes = b""  # sent before the request is answered
         self._answering: asyncio.Task[None] | None = None  # waits for an asynchronous response
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
@@ -90,58 +66,23 @@ class Accepted(WebSocket):
     def _read(self, data: bytes) -> None:
         if self._phase is not Phase.OPENING:
             super()._read(data)
-        elif self._answering is not None:
-            pass  # one request per connection
-        elif self._body is not None:
-            self._take_body(data)
-        else:
-            self._take_head(data)
+        elif self._reader is not None:
+            self._read_request(self._reader, data)
+        elif len(self._early_bytes) <= MAX_HEAD_BYTES:
+            self._early_bytes += data  # for the WebSocket, if the answer is one; else nobody reads it
 
-    # The protocol object does not support bodies: it would read the bytes after a request's head as frames,
-    # before we have answered. So it gets only the head, as the bytes arrive. It gets the head of a POST when
-    # the body is complete.
-
-    def _take_head(self, data: bytes) -> None:
-        head = self._head
-        head += data
-        found = head.find(_HEAD_END)
-        end = len(head) if found < 0 else found + len(_HEAD_END)
-        if head.startswith(_POST):
-            if found >= 0 and end <= MAX_HEAD_BYTES:
-                self._begin_body(end)
-        elif found >= 0 and end <= MAX_HEAD_BYTES and _has_body(bytes(head[:end])):
-            self._answer("", text_response(400, "only a POST may have a body\n"))
-        elif not _POST.startswith(head):
-            fit = min(end, MAX_HEAD_BYTES)
-            fed, self._fed = self._fed, fit
-            rest = bytes(head[end:])
-            self._feed(bytes(head[fed:fit]))
-            if self._phase is not Phase.OPENING:
-                head.clear()
-                self._feed(rest)
-        if end > MAX_HEAD_BYTES and self._is_undecided():
-            self._answer("", text_response(431, "the request line and headers are too long\n"))
-
-    def _begin_body(self, end: int) -> None:
-        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
-        length = _content_length(head)
-        if length is None:
-            self._answer("", text_response(411, "a body needs exactly one Content-Length header\n"))
-        elif length > MAX_BODY_BYTES:
-            self._answer("", text_response(413, f"the body is longer than {MAX_BODY_BYTES} bytes\n"))
-        else:
-            self._head[:] = _CONTENT_LENGTH.sub(b"", head)
-            self._body, self._body_bytes = bytearray(), length
-            self._take_body(rest)
-
-    def _take_body(self, data: bytes) -> None:
-        body = self._body
-        if body is None:
+    def _read_request(self, reader: RequestReader, data: bytes) -> None:
+        received = reader.receive(data)
+        if received is None:
+            if reader.wants_continue() and self._transport is not None:
+                self._transport.write(_CONTINUE)
             return
-        body += data
-        if len(body) >= self._body_bytes and self._is_undecided():
-            del body[self._body_bytes :]
-            self._feed(bytes(self._head))
+        self._reader = None
+        if isinstance(received, Response):
+            self._answer("", received)
+            return
+        self._body, self._early_bytes = received.body, received.rest
+        self._feed(received.head)  # calls `_handshake`
 
     def _is_undecided(self) -> bool:
         """Whether the request is neither answered nor found invalid."""
@@ -150,9 +91,7 @@ class Accepted(WebSocket):
     def _handshake(self, event: Handshake | Response) -> None:
         request = cast("Handshake", event)
         self.path, self.headers = request.path, request.headers
-        asked = Request(
-            request.path, request.headers, request.method, self._address, bytes(self._body or b"")
-        )
+        asked = Request(request.path, request.headers, request.method, self._address, self._body)
         try:
             answer = self._accept(asked)
         except Exception:
@@ -165,6 +104,9 @@ class Accepted(WebSocket):
         if isinstance(answer, Awaitable):
             self._answering = asyncio.create_task(self._answer_later(request.method, answer))
             return
+        self._upgrade(request, answer)
+
+    def _upgrade(self, request: Handshake, handler: Handler) -> None:
         response = self._server_protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._answer(request.method, response)
@@ -174,10 +116,12 @@ class Accepted(WebSocket):
         self._server._opened(self)
         self._begin_open()
         try:
-            answer(self)
+            handler(self)
         except Exception as exc:
             log.exception("%s: the handler of a new WebSocket raised an error", self.peer)
             self._fail(f"the handler raised: {exc!r}")
+        early_bytes, self._early_bytes = self._early_bytes, b""
+        super()._read(early_bytes)
 
     async def _answer_later(self, method: str, answer: Awaitable[Response]) -> None:
         try:

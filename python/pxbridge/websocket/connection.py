@@ -20,8 +20,9 @@ from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Side
 
+from pxbridge.websocket.allowance import PIECE_BYTES, TURN_BYTES, TURN_FRAMES, Allowance
 from pxbridge.websocket.frames import BINARY, PING, PONG, TEXT, is_between_frames, lone_frame, whole_frame
-from pxbridge.websocket.limits import NO_PONG, PEER_STOPPED_READING, Closed, Limits
+from pxbridge.websocket.limits import FLOODED, NO_PONG, PEER_STOPPED_READING, Closed, Limits
 from pxbridge.websocket.sockets import bound_kernel, peer_name
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ wire_log.setLevel(logging.WARNING)
 
 
 _ABNORMAL: Final = 1006  # RFC 6455 §7.4.1: reported if no close frame came; never sent
+_POLICY_VIOLATION: Final = 1008
 _INTERNAL_ERROR: Final = 1011
 _MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of payload, less 2 for the code
 
@@ -77,6 +79,7 @@ class WebSocket(asyncio.Protocol):
         peer: The other side's ``address:port``.
         rtt_s: Round trip of the last answered ping, seconds; ``None`` before the first.
         on_pong: Called with the round trip when a ping is answered.
+        on_flooded: Called if the connection is closed because the peer sent too much.
     """
 
     def __init__(self, protocol: WireProtocol, limits: Limits, open_timeout_s: float) -> None:
@@ -90,6 +93,9 @@ class WebSocket(asyncio.Protocol):
         self._limits = limits
         self._masks = protocol.side is Side.CLIENT
         self._between_frames = False
+        self._allowance = Allowance(limits, loop.time())
+        self._unread = bytearray()  # received and not parsed yet
+        self._next_turn: asyncio.Handle | None = None  # reads on; until then the transport is paused
         self._transport: asyncio.Transport | None = None
         self._phase = Phase.OPENING
         self._deadline = loop.time() + open_timeout_s  # of the phase OPENING or CLOSING
@@ -104,6 +110,7 @@ class WebSocket(asyncio.Protocol):
         self._on_message: Callable[[bytes, bool], None] | None = None
         self._on_close: Callable[[Closed], None] = _ignore
         self.on_pong: Callable[[float], None] = _ignore
+        self.on_flooded: Callable[[], None] = _ignore
         self._error: str | None = None
         self._closed: asyncio.Future[Closed] = loop.create_future()
 
@@ -132,7 +139,7 @@ class WebSocket(asyncio.Protocol):
         early, self._early = self._early, []
         for payload, is_text in early:
             self._hand_over(payload, is_text)
-        self._resume_reading()
+        self._read_on()
 
     @property
     def on_close(self) -> Callable[[Closed], None]:
@@ -248,6 +255,11 @@ class WebSocket(asyncio.Protocol):
         if self._between_frames and receive is not None and self._phase is Phase.OPEN:
             payload = lone_frame(data, masked=not self._masks)
             if payload is not None and len(payload) <= self._limits.max_message_bytes:
+                allowance = self._allowance
+                allowance.bytes_left -= len(data)
+                allowance.frames_left -= 1
+                if allowance.bytes_left < 0 or allowance.frames_left < 0:
+                    self._slow_down()
                 if data[0] == PONG:
                     self._take_pong(payload)
                     return
@@ -260,12 +272,69 @@ class WebSocket(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         """Reads all data that is not one message in one frame."""
-        self._feed(data)
-        self._between_frames = is_between_frames(self._protocol)
+        self._unread += data
+        if self._next_turn is None:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Reads this turn's share of what has arrived."""
+        self._next_turn = None
+        unread, allowance = self._unread, self._allowance
+        taken = frames = 0
+        while taken < min(len(unread), TURN_BYTES) and frames < TURN_FRAMES and not self._waits_for_owner():
+            piece = bytes(unread[taken : taken + PIECE_BYTES])
+            taken += len(piece)
+            frames += self._feed(piece)
+        if self._phase is Phase.CLOSED:
+            return
+        del unread[:taken]
+        self._between_frames = not unread and is_between_frames(self._protocol)
+        allowance.bytes_left -= taken
+        allowance.frames_left -= frames
+        if allowance.bytes_left < 0 or allowance.frames_left < 0:
+            self._slow_down()
+        self._read_on()
+
+    def _slow_down(self) -> None:
+        """Reads nothing for a while if the peer sends too much, and closes if it does so for too long."""
+        now_s = self._loop.time()
+        pause_s = self._allowance.renew(now_s)
+        if pause_s <= 0.0 or self._phase is Phase.CLOSED or self._next_turn is not None:
+            return
+        self._pause_reading()
+        self._next_turn = self._loop.call_later(pause_s, self._take_turn)
+        since_s = self._allowance.slowed_since_s
+        if since_s is None or now_s < since_s + self._limits.flood_timeout_s:
+            return
+        if self._phase is Phase.OPEN:
+            self._fail(FLOODED, _POLICY_VIOLATION, "too many messages")
+            self.on_flooded()
+
+    def _read_on(self) -> None:
+        """Reads on, unless a later turn does so, or the owner is not ready."""
+        if self._next_turn is not None or self._phase is Phase.CLOSED:
+            return
+        if self._waits_for_owner():
+            self._pause_reading()
+        elif self._unread:
+            self._pause_reading()
+            self._next_turn = self._loop.call_soon(self._take_turn)
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _waits_for_owner(self) -> bool:
+        return self._phase is Phase.OPEN and self._on_message is None
 
     def eof_received(self) -> None:  # noqa: D102
         if self._phase is Phase.CLOSED:
             return
+        if self._unread:  # a transport that does not stop reading at once
+            unread, self._unread = bytes(self._unread), bytearray()
+            self._feed(unread)
         self._protocol.receive_eof()
         self._take_events()
         self._begin_closing()
@@ -283,12 +352,16 @@ class WebSocket(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         closed = self._how_it_ended(exc)
         on_close = self._on_close
         # The owner usually refers to this object, and the callbacks here refer to the owner. Drop
         # them, so that the cycle does not wait for garbage collection.
-        self._on_close = self._on_message = self.on_pong = _ignore
+        self._on_close = self._on_message = self.on_pong = self.on_flooded = _ignore
         self._early.clear()
+        self._unread.clear()
         self._partial = None
         self._transport = None
         # The protocol refers to itself through a generator and through the tracebacks of raised errors.
@@ -305,14 +378,17 @@ class WebSocket(asyncio.Protocol):
 
     # Bytes in, events and bytes out
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> int:
+        """Gives bytes to the parser and takes what comes out. Returns the number of frames."""
         if not data or self._phase is Phase.CLOSED or self._protocol.reader.eof:
-            return
+            return 0
         self._protocol.receive_data(data)
-        self._take_events()
+        return self._take_events()
 
-    def _take_events(self) -> None:
-        for event in self._protocol.events_received():
+    def _take_events(self) -> int:
+        """Takes what the parser has found. Returns the number of frames."""
+        events = self._protocol.events_received()
+        for event in events:
             if not isinstance(event, Frame):
                 self._handshake(event)
                 continue
@@ -334,6 +410,7 @@ class WebSocket(asyncio.Protocol):
         self._flush()
         if self._protocol.close_expected():
             self._begin_closing()
+        return len(events)
 
     def _deliver(self, payload: bytes, is_text: bool) -> None:
         if self._phase is not Phase.OPEN:
@@ -355,10 +432,10 @@ class WebSocket(asyncio.Protocol):
         log.error("%s: on_message raised an error; closing the connection", self.peer, exc_info=exc)
         self._fail(f"on_message raised: {exc!r}")
 
-    def _fail(self, error: str) -> None:
-        """Close because of a fault on our side."""
+    def _fail(self, error: str, code: int = _INTERNAL_ERROR, reason: str = "internal error") -> None:
+        """Close because of a fault: ours, unless the code says otherwise."""
         self._error = self._error or error
-        self._protocol.fail(_INTERNAL_ERROR, "internal error")
+        self._protocol.fail(code, reason)
         self._flush()
         self._begin_closing()
 
@@ -388,8 +465,8 @@ class WebSocket(asyncio.Protocol):
         self._pinged_at = self._loop.time()
         if self._limits.ping_interval_s is not None:
             self._arm(self._pinged_at + self._limits.ping_interval_s)
-        if self._transport is not None and self._on_message is None:
-            self._transport.pause_reading()
+        if self._on_message is None:
+            self._pause_reading()
 
     def _begin_closing(self) -> None:
         if self._phase is Phase.CLOSING or self._phase is Phase.CLOSED:
@@ -397,11 +474,7 @@ class WebSocket(asyncio.Protocol):
         self._phase = Phase.CLOSING
         self._deadline = self._loop.time() + self._limits.close_timeout_s
         self._arm(self._deadline)
-        self._resume_reading()  # to read the peer's close frame, even if on_message was never set
-
-    def _resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._read_on()  # to read the peer's close frame, even if on_message was never set
 
     def _how_it_ended(self, exc: Exception | None) -> Closed:
         protocol = self._protocol

@@ -11,6 +11,9 @@ PEER_STOPPED_READING: Final = "peer stopped reading"
 NO_PONG: Final = "peer did not answer a ping"
 """``Closed.error`` of a connection that was cut after ``Limits.pong_timeout_s``."""
 
+FLOODED: Final = "peer sent too much"
+"""``Closed.error`` of a connection that was closed with 1008 after ``Limits.flood_timeout_s``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -28,6 +31,15 @@ class Limits:
     """Interval of the pings that measure the round trip; ``None``: no pings."""
     pong_timeout_s: float | None = None
     """Cut the connection if no data comes for this long after a ping. ``None``: never; pings only measure."""
+    max_bytes_per_s: int = 512 * 1024
+    """Bytes that are read in a second. The fastest line (24 kHz, 16 bits, in base64) sends 64 KB a second."""
+    max_frames_per_s: int = 1000
+    """Frames that are read in a second, control frames too. A phone or an engine sends at most 100."""
+    burst_s: float = 4.0
+    """So many seconds of these two rates may come at once. A phone whose network stalled for 20 s sends 20 s
+    of audio at once: 1.3 MB and 2000 frames."""
+    flood_timeout_s: float = 10.0
+    """A peer that is slowed to these rates for this long is closed with 1008."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ class Server:
         self._most_opening = MAX_OPENING
         if descriptors != resource.RLIM_INFINITY:
             self._most_opening = max(1, min(MAX_OPENING, descriptors // OPENING_SHARE))
+        self.flooded = 0
+        """Connections that were closed because the peer sent too much."""
         self._cut = LogThrottle(_log_cut)
         self._empty = asyncio.Event()
         self._empty.set()
@@ -156,6 +158,9 @@ class Server:
             self._opening[connection.arrived] = lambda: connection.abort("cut during its handshake")
         else:
             connection.abort("cut before its request")
+
+    def _count_flood(self) -> None:
+        self.flooded += 1
 
     def _opened(self, connection: Accepted) -> None:
         self._opening.pop(connection.arrived, None)

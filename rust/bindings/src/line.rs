@@ -13,9 +13,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::array::Pcm;
+use crate::bytes::Bytes;
 use crate::counters;
 use crate::exclusive::Exclusive;
-use crate::refuse;
+use crate::{refuse, whole};
 
 const US_PER_S: f64 = 1e6;
 
@@ -248,17 +249,21 @@ impl Line {
     #[pyo3(signature = (rate_hz, *, carrier=carrier::DEFAULT, encoding="pcm16", stream_id="", profile="standard", gate_ms=None, max_backlog_ms=None, barge_in_ms=None, serial=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
-        rate_hz: u32,
+        rate_hz: i64,
         carrier: &str,
         encoding: &str,
         stream_id: &str,
         profile: &str,
-        gate_ms: Option<u32>,
-        max_backlog_ms: Option<u32>,
-        barge_in_ms: Option<u32>,
+        gate_ms: Option<i64>,
+        max_backlog_ms: Option<i64>,
+        barge_in_ms: Option<i64>,
         serial: Option<u32>,
     ) -> PyResult<Self> {
-        let rate = LineRate::new(rate_hz).map_err(refuse)?;
+        let optional = |name, value: Option<i64>| value.map(|value| whole::<u32>(name, value)).transpose();
+        let gate_ms = optional("gate_ms", gate_ms)?;
+        let max_backlog_ms = optional("max_backlog_ms", max_backlog_ms)?;
+        let barge_in_ms = optional("barge_in_ms", barge_in_ms)?;
+        let rate = LineRate::new(whole("rate_hz", rate_hz)?).map_err(refuse)?;
         let encoding = Encoding::named(encoding).map_err(refuse)?;
         let carrier = Carrier::named(carrier, stream_id, rate, encoding).map_err(refuse)?;
         let codec = OggOpus::new(rate, serial.unwrap_or_else(crate::random_serial)).map_err(refuse)?;
@@ -288,13 +293,13 @@ impl Line {
     fn phone_message(
         &mut self,
         py: Python<'_>,
-        message: &[u8],
+        message: Bytes<'_>,
         now_s: f64,
         is_text: bool,
     ) -> PyResult<Option<LineOutput>> {
         let inner = self.inner.get();
         let message = Message {
-            bytes: message,
+            bytes: &message,
             is_text,
         };
         py.detach(|| inner.phone_message(message, micros(now_s)))
@@ -303,8 +308,8 @@ impl Line {
     }
 
     /// Bytes of the engine's Ogg Opus stream, in any split. Releases the GIL.
-    fn engine_audio(&mut self, py: Python<'_>, ogg: &[u8], now_s: f64) -> PyResult<LineOutput> {
-        self.step(py, |line| line.engine_audio(ogg, micros(now_s)))
+    fn engine_audio(&mut self, py: Python<'_>, ogg: Bytes<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.engine_audio(&ogg, micros(now_s)))
     }
 
     /// The phone has played everything before this mark. A mark that is not ours is ignored.

@@ -167,6 +167,12 @@ impl OggOpusWriter {
         self.pending.len()
     }
 
+    /// Samples beyond full scale so far, which were clipped.
+    #[must_use]
+    pub fn clipped_samples(&self) -> u64 {
+        self.encoder.clipped_samples()
+    }
+
     /// The encoder's look-ahead, in samples at its rate.
     #[must_use]
     pub fn lookahead_samples(&self) -> usize {
