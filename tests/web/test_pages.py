@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.async_api import ViewportSize
 from tests.call.rig import speech
 from tests.fault.processes import until
 from tests.web.browser import AXE, Tab, console, tab
@@ -18,6 +17,7 @@ from pxbridge.simulation.rehearsal import Mode
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from playwright.async_api import ViewportSize
     from tests.console.rig import Served
 
 PHONE: ViewportSize = {"width": 375, "height": 812}
