@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "python/pxbridge/console/static"
 AXE = ROOT / "client/node_modules/axe-core/axe.min.js"
 CHROMIUM = Path("/usr/bin/chromium")
+HAS_CHROMIUM = CHROMIUM.exists()
 
 RATE_HZ = 48_000
 PATIENCE_MS = 20_000
@@ -142,7 +143,7 @@ async def tab(
         arguments: For chromium, about the microphone.
         context: Of Playwright's browser context.
     """
-    if not CHROMIUM.exists() and not os.environ.get("CI"):
+    if not HAS_CHROMIUM and not os.environ.get("CI"):
         pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
     heard = () if microphone is None else (f"--use-file-for-fake-audio-capture={microphone}",)
     async with async_playwright() as playwright:

@@ -2,7 +2,7 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useState, useSyncExternalStore } from "react";
-import { talkQuery } from "../api/client";
+import { queryClient, sessionQuery, talkQuery } from "../api/client";
 import { TalkSession } from "../audio/talk-session";
 import { Button, Field, FIELD, Notice } from "../ui/parts";
 import { CallPanel } from "./call-panel";
@@ -88,6 +88,11 @@ function Talk({ base, isForeign, offer, mayUseWebCodecs }: { base: URL; isForeig
   }, []);
 
   const { state } = snapshot;
+  const hasFailed = state.name === "ended" && state.isFault;
+  useEffect(() => {
+    // The login may be over, which a refused WebSocket does not tell: then the page goes to the login.
+    if (hasFailed && !isForeign) void queryClient.invalidateQueries(sessionQuery);
+  }, [hasFailed, isForeign]);
   if (!shownSetup && state.name !== "idle" && state.name !== "no microphone") {
     return <CallPanel session={session} snapshot={snapshot} setup={setup} offer={offer} onChange={change} onAgain={start} onSetup={() => showSetup(true)} />;
   }
