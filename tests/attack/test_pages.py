@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -17,11 +18,16 @@ from tests.call.rig import speech
 from tests.console.rig import Served, served
 from tests.console.talker import Talker
 from tests.fault.processes import until
+from tests.virtual_time import run
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from pxbridge.console.auth import SESSION_COOKIE
 from pxbridge.console.live import SLOW_S
 from pxbridge.records.find_recording import find_recording
+from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Line, Script
+from pxbridge.websocket.limits import FLOODED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -339,3 +345,27 @@ async def test_garbage_after_the_upgrade_ends_that_connection_alone() -> None:
         assert (await good.receive()).type is aiohttp.WSMsgType.TEXT
         await good.close()
         await until(lambda: not s.bridge.registry.live, "the talks are over")
+
+
+def test_a_talker_that_floods_is_closed_and_others_hear_nothing_of_it() -> None:
+    async def main() -> tuple[str, Talker]:
+        async with served(slots=2) as s:
+            good = Talker(np.concatenate([np.zeros(24_000, np.int16), speech(24_000), speech(24_000)]))
+            talk = asyncio.create_task(good.talk(s.port))
+            await good.ready.wait()
+            async with connect(f"ws://127.0.0.1:{s.port}/api/chat", ping_interval=None) as flooder:
+                with contextlib.suppress(ConnectionClosed):
+                    while True:  # until it is closed
+                        for _ in range(100):
+                            await flooder.send(b"\x01OggS" + bytes(40))
+                        await asyncio.sleep(0.1)
+            reason = await s.bridge.record()
+            await talk
+            return str(reason.ending and reason.ending.reason), good
+
+    reason, good = run(main())
+    assert reason == f"the line broke off: {FLOODED}"
+    assert good.listened_at_s is not None
+    hearing = listen(good.said, good.player.heard[round(good.listened_at_s * 24_000) :], 24_000)
+    assert hearing.correlation > 0.85
+    assert hearing.dropouts == ()

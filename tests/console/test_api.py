@@ -184,7 +184,14 @@ async def test_a_recording_is_sent_whole_or_in_ranges(state: Path) -> None:
         assert (await answer.read()).endswith(b"later"), "an id's last call"
 
 
-@pytest.mark.parametrize("name", ["k2", "k3", "k4", "k5", "k6", "CA9", "k"])
+async def test_a_recording_in_opus_says_so(state: Path) -> None:
+    find = {"find_recording": lambda call: find_recording(state, call)}
+    async with served(console=find) as s, aiohttp.ClientSession(s.url) as session:
+        answer = await session.get("/api/calls/CA3/recording")
+        assert (answer.status, answer.content_type) == (200, "audio/ogg")
+
+
+@pytest.mark.parametrize("name", ["k2", "k4", "k5", "k6", "CA9", "k"])
 def test_what_was_not_recorded_has_no_recording(state: Path, name: str) -> None:
     assert find_recording(state, name) is None
 

@@ -124,7 +124,7 @@ ENDPOINTS: Final = (
         "GET",
         "/api/calls/{call}/recording",
         "recording",
-        "A call's recording: the caller left, the agent right. Takes Range requests",
+        "A call's recording, WAV or Ogg Opus: the caller left, the agent right. Takes Range requests",
         gives="audio/wav",
         refusals=(401, 404),
     ),
@@ -238,7 +238,8 @@ class Api:
             path = await asyncio.to_thread(self._find_recording, name)
         if path is None:
             return refused(404, "there is no recording of this call")
-        return web.FileResponse(path, headers={"Content-Type": "audio/wav"})
+        content_type = "audio/wav" if path.suffix == ".wav" else "audio/ogg"
+        return web.FileResponse(path, headers={"Content-Type": content_type})
 
     # -- the rest -------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The voices of an engine that tells them: `pxbridge engine` does at ``/voices``, NVIDIA's server does
-not."""
+not.
+"""
 
 from __future__ import annotations
 

@@ -8,10 +8,13 @@ import stat
 from pathlib import Path
 
 from pxbridge.records import database
+from pxbridge.records.recording_files import FILES
+
+SUFFIXES = tuple(kind.suffix for kind in FILES.values())
 
 
 def find_recording(folder: Path, name: str) -> Path | None:
-    """The WAV file of a call's recording; None if there is none.
+    """The file of a call's recording, WAV or Ogg Opus; None if there is none.
 
     The name that is asked for is only compared with those of the records, so it cannot name another file. A
     call that is not recorded any more, or whose file is a link or no file at all, has no recording.
@@ -33,7 +36,7 @@ def find_recording(folder: Path, name: str) -> Path | None:
         except sqlite3.Error:
             return None
     recording = None if row is None else row[0]
-    if not recording or Path(recording).name != recording or not recording.endswith(".wav"):
+    if not recording or Path(recording).name != recording or not recording.endswith(SUFFIXES):
         return None
     path = folder / database.RECORDINGS / recording
     try:

@@ -33,9 +33,18 @@ if TYPE_CHECKING:
 RATE_HZ: Final = 24_000
 """Both streams of the protocol have this rate."""
 
-LIMITS: Final = Limits(max_message_bytes=16 * 1024, ping_interval_s=10.0, pong_timeout_s=30.0)
-"""Clients send packets of 20 ms, some hundred bytes each. Browsers answer pings by themselves, even while a
-page sends nothing because it waits for its agent."""
+LIMITS: Final = Limits(
+    max_message_bytes=16 * 1024,
+    ping_interval_s=10.0,
+    pong_timeout_s=30.0,
+    max_bytes_per_s=64 * 1024,
+    max_frames_per_s=200,
+    burst_s=6.0,
+)
+"""Clients send packets of 20 ms, some hundred bytes each; after a stall of 20 s, a thousand at once. A packet
+of a few bytes may claim 120 ms, so frames are bounded more closely than a phone's: each may cost as much as a
+second of decoding. Browsers answer pings by themselves, even while a page sends nothing because it waits for
+its agent."""
 
 PARAMETERS: Final = frozenset({"persona", "voice_prompt", "text_prompt", *chat_wire.SAMPLING})
 """What the query may choose. Other parameters are ignored."""

@@ -17,7 +17,7 @@ const CLEAR: &[u8] = b"\x04{\"clear\":true}";
 
 /// A message yields at most this much sound. A client sends some packets of 20 ms in one; a packet of one byte can
 /// claim 120 ms, so that a small message could ask for minutes of decoding.
-const MAX_MESSAGE_S: usize = 5;
+const MAX_MESSAGE_S: usize = 1;
 
 /// As towards an engine, but at half the bits: good for a voice, and it leaves room on a mobile line.
 const TOWARDS_BROWSER: EncoderConfig = EncoderConfig {
