@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Page, ViewportSize
 
 FOLDER = Path(__file__).parents[2] / "docs/pictures"
+LOOKED_AT = Path(tempfile.gettempdir())
 COLOURS = 64
 """Enough for flat pages, and a quarter of the bytes."""
 
@@ -39,12 +40,19 @@ DESK: ViewportSize = {"width": 1180, "height": 760}
 PHONE: ViewportSize = {"width": 375, "height": 760}
 
 
+SHOWN = frozenset({"talk-light", "call-dark", "live-light", "talk-phone", "call-phone", "live-phone"})
+"""Those that the documentation shows. The others are to be looked at, in the folder for temporary files."""
+
+
 async def _keep(page: Page, name: str) -> None:
+    folder = FOLDER if name in SHOWN else LOOKED_AT
     picture = await page.screenshot()
-    Image.open(io.BytesIO(picture)).quantize(COLOURS).save(FOLDER / f"{name}.png", optimize=True)
+    Image.open(io.BytesIO(picture)).quantize(COLOURS).save(folder / f"{name}.png", optimize=True)
 
 
-async def _pictures(scheme: Literal["light", "dark"], size: ViewportSize, name: str, microphone: Path) -> None:
+async def _pictures(
+    scheme: Literal["light", "dark"], size: ViewportSize, name: str, microphone: Path
+) -> None:
     async with (
         console((), (), mode=Mode.PARROT, slots=4, personas=PERSONAS) as s,
         tab(microphone, color_scheme=scheme, viewport=size) as t,
