@@ -15,6 +15,8 @@ const PREFERRED_RATE_HZ = 48000;
 /** A pause of the agent's words after which a new caption begins. */
 const CAPTION_PAUSE_MS = 1500;
 const MAX_CAPTION_CHARS = 240;
+/** So long an audio context may take to run. */
+const START_LIMIT_MS = 2000;
 /** At the end, what is still to be heard is played for so long at most. */
 const LAST_WORDS_MS = 1500;
 
@@ -150,6 +152,10 @@ export class TalkSession {
       if (this.running?.context === context) this.change({ suspended: context.state !== "running" });
     };
     void context.resume();
+    // Without a loudspeaker some contexts never run, and tell no change either.
+    setTimeout(() => {
+      if (this.running?.context === context && context.state !== "running") this.change({ suspended: true });
+    }, START_LIMIT_MS);
     void this.useLoudspeaker(options.loudspeakerId);
     void this.updateDevices();
     void this.keepAwake();

@@ -55,7 +55,8 @@ export function CallPanel({ session, snapshot, setup, offer, onChange, onAgain, 
           </Notice>
         )}
         {snapshot.suspended && !isOver && (
-          <Notice tone="warn" title="The system has stopped the sound." live>
+          <Notice tone="warn" title="The system plays no sound." live>
+            <p>The agent hears nothing either. Check that a loudspeaker or headphones are there, and go on.</p>
             <Button onClick={() => session.resume()}>Go on</Button>
           </Notice>
         )}
