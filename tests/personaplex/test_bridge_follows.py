@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.call.test_engines_fail import times_heard
 from tests.personaplex.bridged import bridge_to
+from tests.personaplex.fake_model import Costs
 from tests.personaplex.rig import PERSONA, serving
 from tests.virtual_time import run
 
@@ -139,6 +140,30 @@ def test_a_caller_waits_in_the_line_of_an_engine_that_others_have_filled() -> No
             await becomes(lambda: rig.places.waiting == 0)
             lease.release()
             await becomes(lambda: rig.places.free == 1)
+
+    run(main())
+
+
+def test_a_slot_that_a_call_of_the_bridge_leaves_goes_to_its_own_caller_in_the_engines_line() -> None:
+    async def main() -> None:
+        slow = Costs(chunk_s=0.3)  # a prompt takes longer than it takes until the slot could be leased
+        async with serving(2, line=8, costs=slow) as rig, bridge_to(rig, limits=PATIENT) as b:
+            await becomes(lambda: b.pool.free == 2)
+            ours = await b.pool.lease(KIND)
+            await ours.session()
+            await rig.call()
+            await becomes(lambda: b.pool.free == 0)
+            place = b.pool.place()
+            waits = asyncio.create_task(b.pool.lease_in_turn(STERN, place))
+            await becomes(lambda: place.in_line == 1)
+            behind = await rig.call({**PERSONA, "queue": 1})
+            await asyncio.sleep(1.0)
+            ours.release()
+            lease = await waits
+            assert (await lease.session()).is_live
+            assert behind.handshakes == 0, "whoever came later still waits"
+            lease.release()
+            await behind.live()
 
     run(main())
 

@@ -311,7 +311,10 @@ class SlotTransitions:
             self._idle(slot)
 
     def _idle(self, slot: Slot) -> None:
-        slot.state = Taken() if slot.engine.is_full else Idle()
+        engine = slot.engine
+        # While a call stands in the engine's line, a slot that comes free goes to the line.
+        full = engine.is_full or any(other.in_line for other in engine.used if other is not slot)
+        slot.state = Taken() if full else Idle()
         self.directory.forget_retired()
         self.changes.happened()
 
