@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.call.test_engines_fail import times_heard
-from tests.personaplex.bridged import bridge_to
+from tests.personaplex.bridged import CommonLeases, bridge_to
 from tests.personaplex.fake_model import Costs
 from tests.personaplex.rig import PERSONA, serving
 from tests.virtual_time import run
@@ -288,6 +288,41 @@ def test_two_bridges_without_a_common_store_share_an_engine() -> None:
             assert len(leases) == 4
             assert full <= 2, "each learns of the other at the first refusal"
             for lease in leases:
+                lease.release()
+            await becomes(lambda: one.pool.free == other.pool.free == 4)
+
+    run(main())
+
+
+def test_bridges_with_a_common_store_share_an_engine_and_refuse_each_other_nothing() -> None:
+    async def main() -> None:
+        store = CommonLeases()
+        async with (
+            serving(4) as rig,
+            bridge_to(rig, store=store) as one,
+            bridge_to(rig, store=store) as other,
+        ):
+            await becomes(lambda: one.pool.free == other.pool.free == 4)
+            leases = [await (one, other)[n % 2].pool.lease(KIND) for n in range(4)]
+            for lease in leases:
+                await lease.session()
+            await asyncio.sleep(7.0)
+            assert one.pool.states() == other.pool.states() == {SlotState.LIVE: 2, SlotState.ELSEWHERE: 2}
+            waits = asyncio.create_task(other.pool.lease_in_turn(STERN))
+            await asyncio.sleep(2.0)
+            leases[0].release()
+            async with asyncio.timeout(1.0):
+                late = await waits
+            await late.session()
+            stranger_came = await rig.refused()
+            assert stranger_came.status == 503
+            assert busy(one) == busy(other) == 0
+            leases[1].release()
+            stranger = await rig.call()
+            await becomes(lambda: one.pool.free == other.pool.free == 0)
+            await stranger.hang_up()
+            await becomes(lambda: one.pool.free == other.pool.free == 1)
+            for lease in (*leases[2:], late):
                 lease.release()
             await becomes(lambda: one.pool.free == other.pool.free == 4)
 
