@@ -16,6 +16,7 @@ from tests.virtual_time import run
 from pxbridge.calls.announcements import Sound
 from pxbridge.calls.call_state import Phase
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.pool import Prompts, SlotState
 from pxbridge.errors import EngineFull, NoEngineFree
 from pxbridge.personaplex.server import Rules
@@ -265,6 +266,17 @@ def test_the_token_is_shown_to_probes_and_conversations_and_a_wrong_one_is_told(
 
     with caplog.at_level(logging.INFO):
         run(main(), 300.0)
+
+
+def test_a_token_that_is_mended_by_a_reload_opens_the_engine_at_once() -> None:
+    async def main() -> None:
+        async with serving(2, rules=Rules(token=TOKEN)) as rig, bridge_to(rig, token="another") as b:
+            await becomes(lambda: b.pool.free == 0, within_s=60.0)
+            await asyncio.sleep(2.0)
+            b.pool.replace_engines([EngineAddress(rig.url("").rstrip("?"), token=TOKEN)])
+            await becomes(lambda: b.pool.free == 2, within_s=2.0)
+
+    run(main())
 
 
 def test_two_bridges_without_a_common_store_share_an_engine() -> None:

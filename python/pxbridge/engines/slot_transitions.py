@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections import Counter, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -126,7 +127,9 @@ class SlotTransitions:
             if engine is None:
                 engine = self.directory.add(address)
                 engine.resize(self._capacity)
-            engine.address = address
+            if engine.address != address:
+                engine.address = address
+                engine.probe_at_s = -math.inf  # a token or a certificate may be right now
             engine.retire(False)
         for engine in known.values():
             engine.retire(True)
