@@ -262,7 +262,7 @@ class Line:
 
     Args:
         rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
-        carrier: Whose messages the phone's socket carries: ``exotel``.
+        carrier: Whose messages the phone's socket carries: ``exotel`` or ``browser``.
         encoding: Of the payloads: ``pcm16`` (16-bit little-endian), ``mulaw`` or ``alaw`` (both G.711).
         stream_id: What the carrier calls this stream.
         profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
@@ -359,6 +359,10 @@ class Line:
     @property
     def exchanged_s(self) -> tuple[float, float]:
         """The duration of the audio that engines were sent, and that they sent, in seconds."""
+
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, in seconds."""
 
     def keep_audio(self) -> None:
         """From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of

@@ -114,7 +114,7 @@ class Conversation:
         self._engines = engines
         self._persona = persona
         self._wakeups = wakeups
-        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
+        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt, persona.sampling)
         self._limits = limits
         self._continuation = continuation
         self._emit = emit

@@ -222,6 +222,11 @@ class EnginePool:
     def _callers_wait(self) -> bool:
         return bool(self.waiting or self._urgent)
 
+    @property
+    def takes_sampling(self) -> bool:
+        """Whether an engine here draws tokens as a session asks for."""
+        return any(engine.told is not None for engine in self._transitions.directory.engines)
+
     # -- leases ---------------------------------------------------------------------------------------
 
     def place(self) -> Place:

@@ -100,6 +100,54 @@ def split_credentials(value: object) -> object:
     return secrets
 
 
+def split_tokens(value: object) -> object:
+    """``NAME:TOKEN`` pairs, with tokens too long to be guessed."""
+    secrets = split_secrets(value)
+    for n, secret in enumerate(secrets, 1):
+        name, colon, token = secret.partition(":")
+        if not name or not colon:
+            raise ValueError(f"the {_ordinal(n)} is not of the form NAME:TOKEN")
+        if len(token) < _MIN_KEY_CHARS:
+            raise ValueError(
+                f"the {_ordinal(n)} has a token of {len(token)} characters; use at least {_MIN_KEY_CHARS}, "
+                "for example from `openssl rand -hex 32`"
+            )
+        if not secret.isascii() or not secret.isprintable():
+            raise ValueError(f"the {_ordinal(n)} has characters that a header cannot contain; use ASCII")
+    return secrets
+
+
+def split_origins(value: object) -> object:
+    """Origins of web pages from one string or a list of strings, separated by spaces or commas."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("is not a list of origins such as https://console.example.com")
+    return tuple(_origin(each) for part in parts for each in re.split(r"[\s,]+", part) if each)
+
+
+def _origin(written: str) -> str:
+    """A normalised origin: scheme, host and port."""
+    origin = written.rstrip("/").lower()
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        parts = None  # the error's own text may quote a password
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or port == 0
+        or origin != f"{parts.scheme}://{parts.netloc}"
+        or "@" in parts.netloc
+    ):
+        raise ValueError(
+            f"{mask_url(written)!r} is not an origin; write a scheme and a host such as "
+            "https://console.example.com, with a port if it is not the usual one"
+        )
+    return origin
+
+
 def split_keys(value: object) -> object:
     """Keys that are long enough for signing."""
     secrets = split_secrets(value)

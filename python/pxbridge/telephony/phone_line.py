@@ -113,6 +113,11 @@ class PhoneLine(Protocol):
         """Seconds of audio sent to engines, and received from them."""
         ...
 
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, seconds."""
+        ...
+
     def keep_audio(self) -> None:
         """Keeps the audio of caller and agent from now on."""
         ...

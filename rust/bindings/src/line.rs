@@ -241,7 +241,7 @@ impl LineOutput {
 ///
 /// Args:
 ///     rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
-///     carrier: Whose messages the phone's socket carries: ``exotel``.
+///     carrier: Whose messages the phone's socket carries: ``exotel`` or ``browser``.
 ///     encoding: Of the payloads: ``pcm16`` (16-bit little-endian), ``mulaw`` or ``alaw`` (both G.711).
 ///     stream_id: What the carrier calls this stream.
 ///     profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
@@ -428,6 +428,13 @@ impl Line {
     fn exchanged_s(&mut self) -> (f64, f64) {
         let (sent_us, came_us) = self.inner.get().exchanged_us();
         (in_s(sent_us), in_s(came_us))
+    }
+
+    /// How long the caller has spoken, and the agent, in seconds.
+    #[getter]
+    fn spoken_s(&mut self) -> (f64, f64) {
+        let (caller_us, agent_us) = self.inner.get().spoken_us();
+        (in_s(caller_us), in_s(agent_us))
     }
 
     /// From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of each.

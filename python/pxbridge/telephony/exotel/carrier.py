@@ -32,9 +32,15 @@ class ExotelCarrier:
 
     name: Final = "Exotel"
     behaviour: Final = BEHAVIOUR
+    start: Final = None
+    """Exotel sends it in a message."""
 
     def __init__(self, url_rate_hz: int | None = None) -> None:
         self._url_rate_hz = url_rate_hz
+
+    def notice(self, notice: carrier.Notice) -> tuple[()]:
+        """Nothing: a telephone has no screen."""
+        return ()
 
     def parse(self, message: bytes, *, is_text: bool) -> Event:
         """Reads one message. Never raises."""
