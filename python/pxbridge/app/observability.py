@@ -19,6 +19,7 @@ from pxbridge.calls.operating import operate
 from pxbridge.console.server import Console, serve
 from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
+from pxbridge.ops.loop_lag import Shedding, measured
 from pxbridge.ops.metrics import Metrics
 from pxbridge.records.database import RECORDINGS
 from pxbridge.records.recent_calls import RecentCalls
@@ -52,6 +53,7 @@ class Observability:
         metrics: What Prometheus scrapes.
         subscribers: Get every event of every call.
         call_subscribers: Make a subscriber for each call.
+        shedding: Whether new calls are refused because the process is overloaded.
     """
 
     def __init__(self, metrics: Metrics, recent_calls: RecentCalls, loaded: Loaded) -> None:
@@ -60,6 +62,22 @@ class Observability:
         self.call_subscribers: list[Callable[[Call], Subscriber]] = []
         self._recent_calls = recent_calls
         self._loaded = loaded
+        self.shedding = Shedding(loaded.settings.shed_above_lag_ms, loaded.settings.shed_below_lag_ms)
+        metrics.gauge(
+            "pxbridge_event_loop_lag_p95_seconds",
+            "How late the event loop runs due callbacks: 95th percentile of the last 5 s.",
+            lambda: self.shedding.p95_s,
+        )
+        metrics.gauge(
+            "pxbridge_overloaded",
+            "Whether new calls are refused because the event loop is late: 1 or 0.",
+            lambda: self.shedding.is_shedding,
+        )
+
+    def lag(self, lag_s: float, now_s: float) -> None:
+        """Takes one measurement of the event loop's lag."""
+        self.metrics.lag(lag_s)
+        self.shedding.measured(lag_s, now_s)
 
     @contextlib.asynccontextmanager
     async def console(
@@ -85,8 +103,11 @@ class Observability:
         self.metrics.count_by(
             "reason",
             "pxbridge_console_refusals",
-            "Refused requests to the console, by reason.",
-            lambda: {why.name.lower(): count for why, count in console.refused.items()},
+            "Refused requests to the console, by reason; connections: closed because there were too many.",
+            lambda: {
+                **{why.name.lower(): count for why, count in console.refused.items()},
+                "connections": console.connections.cut,
+            },
         )
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -141,7 +162,7 @@ async def observability(
     observed = Observability(metrics, recent_calls, loaded)
     observed.subscribers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(metrics.loop_lag())
+        await stack.enter_async_context(measured(observed.lag))
         record_writer = None
         keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * BYTES_PER_MB
         if settings.keep_records:

@@ -23,6 +23,7 @@ preflight), and the console never allows it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -37,6 +38,7 @@ from aiohttp import web
 
 from pxbridge.calls.numbers import MAX_NUMBERS, dialable
 from pxbridge.calls.phrases import Action, End, HandOver
+from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, Connections
 from pxbridge.errors import CallConflict, NoSuchCall
 from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.rate_limit import RateLimiter, counted_as
@@ -57,6 +59,9 @@ HEALTH = frozenset({"/livez", "/readyz"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_BODY_BYTES = 64 * 1024
 """Valid requests are a few hundred bytes long."""
+
+BODY_TIMEOUT_S = 10.0
+"""How long the body of a request may take."""
 
 WRONG_LOGINS_PER_S = 0.1
 WRONG_LOGINS_AT_ONCE = 10.0
@@ -105,6 +110,7 @@ class Console:
         self._logins = tuple(login.encode() for login in logins)
         self._wrong = RateLimiter(WRONG_LOGINS_PER_S, WRONG_LOGINS_AT_ONCE, clock)
         self._log_throttle = LogThrottle(_log)
+        self.connections = Connections()
         self.refused = dict.fromkeys(Refused, 0)
         """How many requests were refused, by reason."""
 
@@ -123,7 +129,11 @@ class Console:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             refusal = None if request.path in HEALTH else self._refusal(request)
-            response = refusal or await handler(request)
+            if refusal is not None:
+                response: web.StreamResponse = refusal
+            else:
+                with self.connections.admitted(request):
+                    response = await handler(request)
             response.headers["Cache-Control"] = "no-store"
             response.headers["X-Content-Type-Options"] = "nosniff"
             return response
@@ -205,7 +215,12 @@ class Console:
         if request.content_type != "application/json":
             return _json(415, error="send the request as application/json")
         try:
-            asked = json.loads(await request.read())
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return _json(408, error=f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
+        try:
+            asked = json.loads(body)
             if not isinstance(asked, dict) or not isinstance(asked.get("call"), str):
                 raise ValueError('the body is not a JSON object with "call", the id of a live call')
             call = self._operate(asked["call"], action(asked), self._user(request) or _by(asked))
@@ -249,11 +264,21 @@ async def serve(console: Console, host: str, port: int) -> AsyncIterator[int]:
         OSError: The address cannot be listened on.
     """
     runner = web.AppRunner(
-        console.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
+        console.application(),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=HEAD_TIMEOUT_S,
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101  `setup` made it
     try:
-        await web.TCPSite(runner, host, port).start()
-        yield runner.addresses[0][1]
+        listening = await asyncio.get_running_loop().create_server(
+            console.connections.serve(runner.server), host, port, backlog=BACKLOG
+        )
+        try:
+            yield listening.sockets[0].getsockname()[1]
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()

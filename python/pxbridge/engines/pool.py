@@ -11,7 +11,7 @@ import bisect
 import contextlib
 import itertools
 import statistics
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,6 +20,7 @@ from pxbridge.engines.lease import Lease, Place
 from pxbridge.engines.leases import LeaseStore, MemoryLeases, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
 from pxbridge.engines.probe import probe
+from pxbridge.engines.promises import Promises
 from pxbridge.engines.slot_transitions import SlotTransitions
 from pxbridge.engines.slots import Opening, Preparing, Prompts, Slot, SlotState, Stage, Taken, Warm
 from pxbridge.engines.warming import Warming
@@ -42,10 +43,6 @@ RETRY_S: Final = 0.25
 
 HEDGE_AFTER_USUAL: Final = 2.0
 """A second engine is asked no sooner than this many times what engines usually take for their prompts."""
-
-PROMISED_S: Final = 10.0
-"""How long a promised slot is kept. Exotel connects at once after it gets the URL. It gives up a handshake
-after this long."""
 
 NONE: Final[frozenset[EngineAddress]] = frozenset()
 
@@ -124,7 +121,8 @@ class EnginePool:
             self._jobs["renewals"] = renewals.run_once
         self._maintenance: list[asyncio.Task[None]] = []
         self._turn = 0
-        self._promised: deque[float] = deque()  # when each promise ends
+        self.promises = Promises(self._transitions.clock)
+        """Slots that are reserved, in the count `free`, for calls about to arrive."""
         self._urgent = 0  # conversations whose engine died
         self._places = itertools.count(1)
         self._queue: list[Place] = []  # the places of waiting calls, in order of arrival
@@ -166,18 +164,15 @@ class EnginePool:
     @property
     def free(self) -> int:
         """Number of slots that a call could get now or shortly, minus the slots promised to calls."""
-        now_s = self._transitions.clock()
-        while self._promised and self._promised[0] <= now_s:
-            self._promised.popleft()
-        directory = self._transitions.directory
+        return self.free_for(None)
+
+    def free_for(self, call: str | None) -> int:
+        """As `free`, for a call that may have a promise itself."""
+        now_s, directory = self._transitions.clock(), self._transitions.directory
         takeable = sum(_is_ready_soon(slot) for slot in directory.ahead)
         if self._store.gone_since_s is None:
             takeable += directory.free_idle(now_s) + len(directory.kept_warm_elsewhere(now_s))
-        return max(0, takeable - len(self._promised))
-
-    def promise(self) -> None:
-        """Reserves a slot in the count `free` for a call that is about to arrive, for `PROMISED_S`."""
-        self._promised.append(self._transitions.clock() + PROMISED_S)
+        return max(0, takeable - self.promises.besides(call))
 
     def has_free_besides(self, engine: EngineAddress) -> bool:
         """Whether another engine could be leased now."""
@@ -248,8 +243,8 @@ class EnginePool:
         Raises:
             NoEngineFree: No slot is free, or earlier calls wait for one.
         """
-        if self._promised and not avoid:
-            self._promised.popleft()  # the promised call has arrived
+        if not avoid:
+            self.promises.keep_one()
         first = self._is_first(place or self.place())
         if first and (lease := await self._take(prompts, avoid)) is not None:
             return lease
