@@ -603,9 +603,7 @@ class Soak:
             return []
         broken = []
         if self.floods_closed != self.troubles.floods:
-            broken.append(
-                f"{self.troubles.floods} floods, and {self.floods_closed} of them were closed as such"
-            )
+            broken.append(f"{self.troubles.floods} floods, of which {self.floods_closed} were closed as such")
         if self.holder is not None:
             if self.holder.ended != "hung up":
                 broken.append(f"the call that was held ended: {self.holder.ended}")
