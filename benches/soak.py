@@ -115,6 +115,8 @@ WORSE = 2.0
 """How many times as much of the agent callers may miss beside the troubles as before them."""
 SLACK = 0.005
 """And this share of the time more: five milliseconds of a second."""
+STARVED_MS = 50.0
+"""If this process was later than this once in a hundred wake-ups, nothing is judged: calls time out."""
 HEARD = 0.85
 """The least share of what the phone that holds says that must come back. A bridge that takes the length of
 each hold out of what is said afterwards sends back four fifths of it, in the short form less than half."""
@@ -563,7 +565,9 @@ class Soak:
         return self.late_ms > MOST_LATE_MS
 
     def broken_promises(self) -> list[str]:
-        """Every promise that did not hold."""
+        """Every promise that did not hold, of those that can be judged."""
+        if self.late_ms > STARVED_MS:
+            return []
         broken = [] if self.too_busy else self._broken_at_the_ear()
         broken += self._broken_by_troubles()
         odd = Counter(outcome.ended for outcome in self.outcomes if outcome.ended != "hung up")
@@ -827,6 +831,8 @@ def _report_troubles(result: Soak, troubles: Troubles, console: Console) -> None
             f"{holder.heard_s:.1f} s of its {holder.said_s:.1f} s came back"
         )
     busy = ": too busy to judge what callers heard" if result.too_busy else ""
+    if result.late_ms > STARVED_MS:
+        busy = ": too busy to judge anything"
     console.print(f"of a hundred wake-ups here one was {result.late_ms:.1f} ms late{busy}")
 
 

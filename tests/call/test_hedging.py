@@ -118,8 +118,8 @@ def test_no_slot_is_taken_as_the_second_that_another_call_needs() -> None:
             await asyncio.sleep(5.0)
             place, none = pool.place(), set[EngineAddress]()
             assert pool.states() == {SlotState.WARM: 1, SlotState.IDLE: 1}
-            pool.promises.make("0")
-            pool.promises.make("1")
+            pool.promises.make("one call")
+            pool.promises.make("another call")
             assert await pool.hedge(PROMPTS, none, place) is None, "both are promised"
             await asyncio.sleep(11.0)
             first = await pool.hedge(PROMPTS, none, place)

@@ -104,7 +104,7 @@ async def questions(pool: EnginePool) -> None:
     """What callers, flows and other bridges ask now and then."""
     for _ in range(10):
         assert pool.free
-        pool.promises.make("0")
+        pool.promises.make("a call")
         assert pool.has_free_besides(EngineAddress("ws://engine0/api/chat"))
         assert pool.states()
 

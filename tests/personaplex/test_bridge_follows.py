@@ -66,6 +66,19 @@ def test_an_engine_is_leased_as_often_as_it_tells() -> None:
     run(main())
 
 
+def test_an_engine_that_tells_of_itself_draws_tokens_as_a_call_asks_for() -> None:
+    async def main() -> None:
+        async with serving(1) as rig, bridge_to(rig) as b:
+            await becomes(lambda: b.pool.takes_sampling)
+            lease = await b.pool.lease(KIND._replace(sampling="text_temperature=0.5&seed=42"))
+            await lease.session()
+            _, _, sampling = rig.stepper.opened[-1]
+            assert (sampling.text_temperature, sampling.seed) == (0.5, 42)
+            lease.release()
+
+    run(main())
+
+
 def test_what_others_have_of_an_engine_is_not_offered_and_their_leaving_is_noticed_within_a_second() -> None:
     async def main() -> None:
         async with serving(3) as rig, bridge_to(rig) as b:

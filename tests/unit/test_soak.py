@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gate import MOST_LATE_MS
-from soak import CallOutcome, Gap, Kill, Soak
+from soak import STARVED_MS, CallOutcome, Gap, Kill, Soak
 from soak_troubles import QUIET_AFTER_S, QUIET_BEFORE_S, Troubles
 
 HALF_S, END_S = 300.0, 600.0
@@ -48,6 +48,12 @@ def test_what_callers_hear_is_not_judged_where_the_soak_itself_got_no_processor(
     late = run(*[Gap(400.0 + n, 0.5) for n in range(50)], calls=1, late_ms=MOST_LATE_MS + 1)
     assert late.too_busy
     assert late.broken_promises() == []
+
+
+def test_nothing_is_judged_where_the_soak_itself_starved() -> None:
+    starved = run(late_ms=STARVED_MS + 1)
+    starved.outcomes[0].ended = "timed out during opening handshake"
+    assert starved.broken_promises() == []
 
 
 def test_a_flood_that_was_not_closed_as_one_is_a_broken_promise() -> None:

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import errno
 import secrets
-import ssl
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pxbridge.app.certificates import telephony_tls
+from pxbridge.app.console import console
 from pxbridge.app.observability import observability
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.file_handover import FileHandOverStore
@@ -38,7 +39,6 @@ from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
-from pxbridge.telephony.tls import ServingTls
 from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
@@ -152,8 +152,14 @@ async def assembled(
             lambda: {"phone": server.flooded, "engine": opener.flooded},
         )
         console_url = await stack.enter_async_context(
-            observed.console(
-                lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)], registry
+            console(
+                loaded,
+                observed,
+                registry,
+                pool,
+                server,
+                lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)],
+                lambda: engine_addresses(opener.settings),
             )
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"
@@ -369,7 +375,7 @@ async def _listen(
     shedding: Shedding,
 ) -> AsyncIterator[TelephonyServer]:
     settings = loaded.settings
-    tls = serving_tls(loaded)
+    tls = telephony_tls(loaded)
     webhooks = Webhooks(
         access.signer,
         access.control,
@@ -416,28 +422,6 @@ def _busy(pool: EnginePool, call: str | None) -> tuple[str, ...]:
             return ("every engine is taken, or reserved by 1 URL not used yet",)
         case others:
             return (f"every engine is taken, or reserved by {others} URLs not used yet",)
-
-
-def serving_tls(loaded: Loaded) -> ServingTls | None:
-    """The certificate and key of the telephony port; None if it serves no TLS.
-
-    Raises:
-        ConfigError: A file cannot be read, or the two do not belong together.
-    """
-    cert_file, key_file = loaded.settings.tls_cert_file, loaded.settings.tls_key_file
-    if cert_file is None:
-        return None
-    try:
-        return ServingTls(cert_file, key_file)
-    except ssl.SSLError:
-        problem = "holds no PEM certificate together with its key; set PXBRIDGE_TLS_KEY_FILE too"
-        if key_file is not None:
-            problem = f"and {str(key_file)!r} are no PEM certificate and key that belong together"
-        raise ConfigError(*loaded.origins["tls_cert_file"], f"{str(cert_file)!r} {problem}") from None
-    except OSError as error:
-        wrong = "tls_cert_file" if error.filename == str(cert_file) else "tls_key_file"
-        problem = f"cannot read {error.filename!r}: {error.strerror}"
-        raise ConfigError(*loaded.origins[wrong], problem) from None
 
 
 def _cannot_listen(error: OSError, loaded: Loaded) -> ConfigError:

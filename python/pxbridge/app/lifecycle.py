@@ -25,7 +25,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from pxbridge.app.assembly import assembled
-from pxbridge.app.observability import check_console
+from pxbridge.app.console import check_console
 from pxbridge.app.reload import Reloader
 from pxbridge.app.welcome import welcome
 from pxbridge.calls import announcements

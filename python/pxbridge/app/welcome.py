@@ -43,6 +43,7 @@ def welcome(settings: Settings, url: str, console_url: str | None) -> str:
             f"  PersonaPlex  PXBRIDGE_ENGINES=wss://HOST:8998/api/chat {command}",
         ]
     if console_url is not None:
+        lines += [f"  talk to it   {console_url}/"]
         lines += [f"  watch it     {console_url}/metrics and /api/calls"]
     lines += ["  stop         Ctrl-C", ""]
     return "\n".join(lines)

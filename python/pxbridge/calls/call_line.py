@@ -161,6 +161,11 @@ class CallLine:
         """Seconds of sound that engines were sent and that came from them, since the call's start."""
         return self._line.exchanged_s
 
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, in seconds."""
+        return self._line.spoken_s
+
     # -- the bridge's own sound -----------------------------------------------------------------------
 
     def play(self, pcm: NDArray[np.float32]) -> None:

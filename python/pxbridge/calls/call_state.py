@@ -105,6 +105,8 @@ class CallRecord:
     """The address that the connection came from."""
     call_id: str = "-"
     stream_id: str = ""
+    carrier: str = ""
+    """The carrier's name, in lower case."""
     caller: str = ""
     called: str = ""
     persona: str = ""

@@ -29,6 +29,7 @@ from pxbridge.engines.pool import Prompts
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
+    EngineFull,
     EngineLost,
     EngineRejected,
     InputError,
@@ -113,7 +114,7 @@ class Conversation:
         self._engines = engines
         self._persona = persona
         self._wakeups = wakeups
-        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt)
+        self._prompts = Prompts(persona.voice_prompt, persona.text_prompt, persona.sampling)
         self._limits = limits
         self._continuation = continuation
         self._emit = emit
@@ -287,11 +288,15 @@ class Conversation:
             async with self._in_background(music), asyncio.timeout(left_s):
                 while True:
                     lease = await self._engines.lease_in_turn(self._prompts, place)
-                    with contextlib.suppress(EngineError):
-                        lease, session = await self._prompt(lease, self._prompts, set())
-                        place.since_s = None
-                        return lease, session
-                    await asyncio.sleep(BETWEEN_TRIES_S)
+                    try:
+                        won, session = await self._prompt(lease, self._prompts, set())
+                    except EngineFull:
+                        continue  # back in its place at once: the pool knows when to try the engine again
+                    except EngineError:
+                        await asyncio.sleep(BETWEEN_TRIES_S)
+                        continue
+                    place.since_s = None
+                    return won, session
         except TimeoutError:
             raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None
 

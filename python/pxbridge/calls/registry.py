@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pxbridge.calls.call import Call
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import CURRENT_CALL, Kind
+from pxbridge.calls.notices import Notices
 from pxbridge.calls.observer import Observer
 from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.stats_sampler import StatsSampler
@@ -84,6 +85,10 @@ class CallRegistry:
         """All calls."""
         return iter(tuple(self._calls))
 
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Gives a subscriber every event of every later call."""
+        self._subscribers += (subscriber,)
+
     async def handle(self, arrival: Arrival) -> None:
         """Runs one call, from its accepted socket to its end."""
         subscribers: list[Subscriber] = []
@@ -113,6 +118,8 @@ class CallRegistry:
             *(subscribe(call) for subscribe in self._call_subscribers),
             *self._subscribers,
         ]
+        if arrival.carrier.behaviour.takes_notices:
+            subscribers.append(Notices(arrival, lambda: call.place_in_line))
         if Observer.wanted(arrival.socket):
             subscribers.append(Observer(arrival.socket, call.stats))
         self._calls.add(call)

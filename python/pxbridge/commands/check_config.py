@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from pxbridge import settings
-from pxbridge.app import assembly
-from pxbridge.app.observability import check_console
+from pxbridge.app.certificates import console_tls, telephony_tls
+from pxbridge.app.console import check_console
 from pxbridge.settings import mask_url
 from pxbridge.settings.persona_file import read_personas
 
@@ -76,7 +76,8 @@ def check(loaded: Loaded) -> tuple[Personas, list[str]]:
     personas = read_personas(loaded)
     notes = [*loaded.notes, *settings.check_access(loaded)]
     check_console(loaded)
-    assembly.serving_tls(loaded)
+    telephony_tls(loaded)
+    console_tls(loaded)
     return personas, notes
 
 

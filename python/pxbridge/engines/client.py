@@ -37,6 +37,7 @@ async def open_session(
     engine: EngineAddress,
     voice_prompt: str,
     text_prompt: str,
+    sampling: str = "",
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
@@ -53,6 +54,7 @@ async def open_session(
         engine: Its URL, and how its identity is checked.
         voice_prompt: A voice that the engine has, such as `NATF0.pt`.
         text_prompt: Who the agent is; not empty.
+        sampling: How tokens are drawn; see `chat_wire.sampling_query`.
         connect_timeout_s: Limit for everything up to the upgrade.
         handshake_timeout_s: Limit for the prompts.
         connected: Called when the engine has accepted the upgrade, before it reads its prompts.
@@ -71,7 +73,9 @@ async def open_session(
         EngineRejected: It does not take the persona (400, 404), or closed or reported an error during its
             prompts.
     """
-    url = chat_wire.chat_url(engine.url, voice_prompt, text_prompt, queue=moved is not None)
+    url = chat_wire.chat_url(
+        engine.url, voice_prompt, text_prompt, sampling=sampling, queue=moved is not None
+    )
     connection = await _connect(engine, url, connect_timeout_s, limits)
     if flooded is not None:
         connection.on_flooded = flooded

@@ -69,7 +69,8 @@ class Probes:
         once would make calls wait. No engine waits for the answer of another one.
         """
         began_s = self._transitions.clock()
-        due = [engine for engine in self._transitions.directory.engines if engine.probe_at_s <= began_s]
+        ends_s = began_s + FOLLOW_EVERY_S
+        due = [engine for engine in self._transitions.directory.engines if engine.probe_at_s < ends_s]
         apart_s = FOLLOW_EVERY_S / max(1, len(due)) if self._began else 0.0
         self._began = True
         try:
@@ -78,13 +79,14 @@ class Probes:
                     await asyncio.sleep(began_s + number * apart_s - self._transitions.clock())
                 engine.probe_at_s = math.inf
                 self._probing[engine] = asyncio.create_task(self._probe(engine))
-            await asyncio.sleep(began_s + FOLLOW_EVERY_S - self._transitions.clock())
+            await asyncio.sleep(ends_s - self._transitions.clock())
         except asyncio.CancelledError:
             for probe in self._probing.values():
                 probe.cancel()
             raise
 
     async def _probe(self, engine: Engine) -> None:
+        began_s = self._transitions.clock()
         try:
             await self._ask(engine)
         except Exception:
@@ -92,7 +94,7 @@ class Probes:
         finally:
             del self._probing[engine]
             pause_s = FOLLOW_EVERY_S if _is_scarce(engine) else PROBE_EVERY_S
-            engine.probe_at_s = self._transitions.clock() + max(pause_s, engine.probe_pause_s)
+            engine.probe_at_s = began_s + max(pause_s, engine.probe_pause_s)
 
     async def _ask(self, engine: Engine) -> None:
         was_failed, conversations = engine.probes_failed, engine.conversations

@@ -168,9 +168,10 @@ class EnginePool:
 
     def free_for(self, call: str | None) -> int:
         """As `free`, for a call that may have a promise itself."""
-        now_s, directory = self._transitions.clock(), self._transitions.directory
+        directory = self._transitions.directory
         takeable = sum(_is_ready_soon(slot) for slot in directory.ahead)
         if self._store.gone_since_s is None:
+            now_s = self._transitions.clock()
             takeable += directory.free_idle(now_s) + len(directory.kept_warm_elsewhere(now_s))
         return max(0, takeable - self.promises.besides(call))
 
@@ -220,6 +221,11 @@ class EnginePool:
     @property
     def _callers_wait(self) -> bool:
         return bool(self.waiting or self._urgent)
+
+    @property
+    def takes_sampling(self) -> bool:
+        """Whether an engine here draws tokens as a session asks for."""
+        return any(engine.told is not None for engine in self._transitions.directory.engines)
 
     # -- leases ---------------------------------------------------------------------------------------
 

@@ -481,7 +481,10 @@ class SlotTransitions:
         began_s = self.clock()
         try:
             line = {} if attempt.moved is None else {"moved": attempt.moved}
-            session = await self._open_session(attempt.address, attempt.prompts, connected, **line)
+            prompts = attempt.prompts
+            if slot.engine.told is None:
+                prompts = prompts._replace(sampling="")
+            session = await self._open_session(attempt.address, prompts, connected, **line)
         except EngineFull as error:
             self.failed(slot, Stage.BUSY, fault=False)
             self._full(slot.engine, error.retry_after_s)

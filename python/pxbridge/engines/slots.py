@@ -50,6 +50,9 @@ class Prompts(NamedTuple):
 
     voice_prompt: str
     text_prompt: str
+    sampling: str = ""
+    """How tokens are drawn (`chat_wire.sampling_query`); empty: as the engine does. Only an engine that tells
+    of itself gets it: others ignore it, or crash."""
 
 
 class SlotState(StrEnum):

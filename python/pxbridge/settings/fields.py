@@ -28,6 +28,8 @@ from pxbridge.settings.values import (
     split_fingerprints,
     split_keys,
     split_networks,
+    split_origins,
+    split_tokens,
     store_url,
     strip,
     token,
@@ -288,7 +290,7 @@ class Settings(BaseModel):
         default="127.0.0.1",
         min_length=1,
         pattern=r"^\S+$",
-        description="Address to listen on for the operator's console: metrics, health and calls.",
+        description="Address to listen on for the console: the web pages, metrics, health and calls.",
     )
     console_port: Annotated[int, Right("a port number from 0 (no console) to 65535")] = Field(
         default=5051, ge=0, le=65535, description="Port of the console. 0: no console."
@@ -299,6 +301,28 @@ class Settings(BaseModel):
         default=(),
         description="USER:PASSWORD pairs for the console, separated by spaces. None: no login, and only this "
         "machine can reach it.",
+    )
+    console_tokens: Annotated[Secrets, BeforeValidator(split_tokens), Right("a list of NAME:TOKEN")] = Field(
+        default=(),
+        description="NAME:TOKEN pairs for programs that use the console (Authorization: Bearer TOKEN), "
+        "separated by spaces. The name is noted where a program ends a call.",
+    )
+    console_origins: Annotated[
+        tuple[str, ...], BeforeValidator(split_origins), Right("a list of origins")
+    ] = Field(
+        default=(),
+        description="Other origins by which the console is reached, such as https://console.example.com of a "
+        "proxy, separated by spaces or commas. Their pages may use it, and their hosts are names of it.",
+    )
+    console_tls_cert_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
+        default=None,
+        description="PEM file of the console's certificate and its chain. If set, the console serves TLS, "
+        "which browsers demand before they open a microphone for any host but localhost. The file is read "
+        "again when it changes.",
+    )
+    console_tls_key_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
+        default=None,
+        description="PEM file of the key of the console's certificate, if it is not in the same file.",
     )
     state_dir: Annotated[Path | None, BeforeValidator(folder), Right("the path of a folder")] = Field(
         default=None,

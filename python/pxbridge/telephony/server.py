@@ -110,7 +110,7 @@ class TelephonyServer:
         self._not_ready = not_ready
         self._max_calls = max_calls
         self._overloaded = overloaded
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], WebSocket] = {}
         self._draining = False
         self._no_calls = asyncio.Event()
         self._no_calls.set()
@@ -155,7 +155,7 @@ class TelephonyServer:
     def abort(self) -> None:
         """Cut every connection, including those in their closing handshake."""
         if self.server is not None:
-            for connection in self.server.connections:
+            for connection in {*self.server.connections, *self._calls.values()}:
                 connection.abort("the bridge is stopping")
 
     async def drain(self) -> None:
@@ -220,6 +220,18 @@ class TelephonyServer:
         persona_name = visitor.persona_name or route.persona_name
         return lambda socket: self._begin(Arrival(socket, carrier, persona_name, visitor.address))
 
+    def take(self, arrival: Arrival) -> list[str]:
+        """Begins a call that was admitted at another port. From then on it is a call like any other.
+
+        Returns:
+            Reasons why no call is taken, and this one was not begun; empty if it was.
+        """
+        if full := self.full():
+            self.refused += 1
+            return full
+        self._begin(arrival)
+        return []
+
     def full(self) -> list[str]:
         """Reasons why the port itself accepts no more calls; empty if it accepts calls."""
         if self._draining:
@@ -230,13 +242,13 @@ class TelephonyServer:
 
     def _begin(self, arrival: Arrival) -> None:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
-        self._calls.add(task)
+        self._calls[task] = arrival.socket
         self._no_calls.clear()
         self.access.begin_call(arrival.peer)
         task.add_done_callback(lambda task: self._ended(task, arrival.peer))
 
     def _ended(self, task: asyncio.Task[None], peer: str) -> None:
-        self._calls.discard(task)
+        del self._calls[task]
         self.access.end_call(peer)
         if not self._calls:
             self._no_calls.set()
