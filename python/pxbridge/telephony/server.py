@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from pxbridge.telephony.access import Visitor
+    from pxbridge.telephony.call_tokens import TokenUse
     from pxbridge.telephony.carrier import Carrier
     from pxbridge.telephony.routes import CallPath, CarrierRoutes, Route
     from pxbridge.websocket import Handler, Request, Response, WebSocket
@@ -70,12 +71,14 @@ class Arrival:
         carrier: Reads this socket's messages, and states the carrier's behaviour.
         persona_name: The persona that the token or the URL's path names; ``None`` lets the bridge choose.
         peer: The client's address; behind a trusted proxy, the address that the proxy reports.
+        token_use: The use of a token for one call; ``None`` if it came in without one.
     """
 
     socket: WebSocket
     carrier: Carrier
     persona_name: str | None = None
     peer: str = ""
+    token_use: TokenUse | None = None
 
 
 class TelephonyServer:
@@ -213,7 +216,9 @@ class TelephonyServer:
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
         persona_name = visitor.persona_name or route.persona_name
-        return lambda socket: self._begin(Arrival(socket, carrier, persona_name, visitor.address))
+        return lambda socket: self._begin(
+            Arrival(socket, carrier, persona_name, visitor.address, visitor.token_use)
+        )
 
     def full(self) -> list[str]:
         """Reasons why the port itself accepts no more calls; empty if it accepts calls."""
