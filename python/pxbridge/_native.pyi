@@ -20,6 +20,7 @@ OPTIMISED: bool
 """False for a debug build, which is many times slower."""
 
 Pcm = NDArray[np.int16] | NDArray[np.float32]
+_Bytes = bytes | bytearray | memoryview
 _Pcm = TypeVar("_Pcm", NDArray[np.int16], NDArray[np.float32])
 Application = Literal["voip", "audio", "lowdelay"]
 
@@ -86,6 +87,10 @@ class OpusEncoder:
     def lookahead_samples(self) -> int:
         """The delay from the input to the decoded sound, in samples."""
 
+    @property
+    def clipped_samples(self) -> int:
+        """Samples beyond full scale so far, which were clipped."""
+
 class OpusDecoder:
     """Reads Opus packets of any mode, frame size and channel count.
 
@@ -96,9 +101,9 @@ class OpusDecoder:
 
     def __init__(self, rate_hz: int = 24000, channels: int = 1) -> None: ...
     @overload
-    def decode(self, packet: bytes, out: None = None) -> NDArray[np.float32]: ...
+    def decode(self, packet: _Bytes, out: None = None) -> NDArray[np.float32]: ...
     @overload
-    def decode(self, packet: bytes, out: _Pcm) -> _Pcm:
+    def decode(self, packet: _Bytes, out: _Pcm) -> _Pcm:
         """The samples of one packet, at most 120 ms; `out` must have room for that. Releases the GIL.
 
         A packet that cannot be decoded is concealed for as long as the one before it lasted.
@@ -131,6 +136,10 @@ class OggOpusWriter:
         channels: Literal[1, 2] = 1,
         serial: int | None = None,
     ) -> None: ...
+    @property
+    def clipped_samples(self) -> int:
+        """Samples beyond full scale so far, which were clipped."""
+
     def headers(self) -> bytes:
         """The two header pages. They are sent once, before any audio."""
 
@@ -150,9 +159,9 @@ class OggOpusReader:
 
     def __init__(self, rate_hz: int = 24000) -> None: ...
     @overload
-    def read(self, data: bytes, out: None = None) -> NDArray[np.float32]: ...
+    def read(self, data: _Bytes, out: None = None) -> NDArray[np.float32]: ...
     @overload
-    def read(self, data: bytes, out: _Pcm) -> _Pcm:
+    def read(self, data: _Bytes, out: _Pcm) -> _Pcm:
         """All samples that these bytes complete. What does not fit into `out` comes first the next time.
 
         Releases the GIL.
@@ -193,6 +202,16 @@ class EngineSilent:
     def for_s(self) -> float:
         """How long its answer has been due, in seconds."""
 
+class OddPayloads:
+    """The phone sends 16-bit payloads of an odd length. Told once, when it is known how to read them."""
+
+    __match_args__ = ("halves",)
+    @property
+    def halves(self) -> bool:
+        """Whether the last byte is half of a sample, whose other half begins the next payload. Else it is
+        dropped.
+        """
+
 class RateMismatch:
     """The phone sends at another rate than the line has: voices sound slow and deep, or fast and high."""
 
@@ -209,7 +228,7 @@ class RateMismatch:
     def likely_hz(self) -> int:
         """The possible rate that is nearest to that."""
 
-LineEvent = AgentHeard | AllPlayed | EngineSilent | RateMismatch
+LineEvent = AgentHeard | AllPlayed | EngineSilent | OddPayloads | RateMismatch
 
 class LineOutput:
     """Everything that follows from one input of a `Line`."""
@@ -243,8 +262,8 @@ class Line:
 
     Args:
         rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
-        carrier: Whose messages the phone's socket carries: ``exotel``.
-        encoding: Of the payloads: ``pcm16`` (16-bit little-endian) or ``mulaw`` (G.711).
+        carrier: Whose messages the phone's socket carries: ``exotel`` or ``browser``.
+        encoding: Of the payloads: ``pcm16`` (16-bit little-endian), ``mulaw`` or ``alaw`` (both G.711).
         stream_id: What the carrier calls this stream.
         profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
         gate_ms: This much of the phone's first audio is replaced by silence.
@@ -262,7 +281,7 @@ class Line:
         rate_hz: int,
         *,
         carrier: str = ...,
-        encoding: Literal["pcm16", "mulaw"] = "pcm16",
+        encoding: Literal["pcm16", "mulaw", "alaw"] = "pcm16",
         stream_id: str = "",
         profile: Literal["standard", "strict", "low-delay"] = "standard",
         gate_ms: int | None = None,
@@ -270,13 +289,13 @@ class Line:
         barge_in_ms: int | None = None,
         serial: int | None = None,
     ) -> None: ...
-    def phone_message(self, message: bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
+    def phone_message(self, message: _Bytes, now_s: float, is_text: bool = True) -> LineOutput | None:
         """A message from the phone. Releases the GIL.
 
-        None: it is not media, and nothing has changed. Read it as an event.
+        None: it is neither media nor a mark that came back, and nothing has changed. Read it as an event.
         """
 
-    def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:
+    def engine_audio(self, ogg: _Bytes, now_s: float) -> LineOutput:
         """Bytes of the engine's Ogg Opus stream, in any split. Releases the GIL."""
 
     def mark_played(self, name: str, now_s: float) -> LineOutput:
@@ -340,6 +359,10 @@ class Line:
     @property
     def exchanged_s(self) -> tuple[float, float]:
         """The duration of the audio that engines were sent, and that they sent, in seconds."""
+
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, in seconds."""
 
     def keep_audio(self) -> None:
         """From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of

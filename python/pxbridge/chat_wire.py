@@ -10,8 +10,11 @@ import codecs
 import enum
 import json
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CHAT_PATH: Final = "/api/chat"
 
@@ -73,13 +76,14 @@ class FrameReader:
 # protocol do not.
 _SPACE_MARK: Final = "\u2581"
 # SentencePiece spells a character without a piece of its own in bytes: "é" may come as <0xC3>, <0xA9>.
-_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_PIECE: Final = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
 class TextReader:
     """Decodes text payloads: space marks become spaces, and byte pieces become characters.
 
-    A character that is spelled in several messages is returned with the last of them.
+    A character that is spelled or split over several messages is returned with the last of them. One reader
+    serves one session.
     """
 
     __slots__ = ("_bytes",)
@@ -89,13 +93,9 @@ class TextReader:
 
     def read(self, payload: bytes) -> str:
         """Returns the text that a payload adds to the transcript: a word and space, a part, or nothing."""
-        piece = payload.decode("utf-8", errors="replace")
-        byte = _BYTE_PIECE.fullmatch(piece)
-        if byte is not None:
-            return self._bytes.decode(bytes([int(byte[1], 16)]))
-        broken_off = self._bytes.decode(b"", final=True)
-        self._bytes.reset()
-        return broken_off + piece.replace(_SPACE_MARK, " ")
+        byte = _BYTE_PIECE.fullmatch(payload)
+        piece = self._bytes.decode(payload if byte is None else bytes([int(byte[1], 16)]))
+        return piece.replace(_SPACE_MARK, " ")
 
 
 def handshake() -> bytes:
@@ -118,6 +118,19 @@ def metadata(value: object) -> bytes:
     return b"\x04" + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def queue_place(payload: bytes) -> int | None:
+    """Returns the place in an engine's line, 1 for the next, of a metadata payload that tells it.
+
+    `pxbridge engine` sends ``{"queue": {"place": 2}}``. Returns None for any other metadata.
+    """
+    try:
+        place = json.loads(payload)["queue"]["place"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    is_place = isinstance(place, int) and not isinstance(place, bool) and place >= 1
+    return place if is_place else None
+
+
 def error(message: str) -> bytes:
     """Builds an error message: why the engine cannot continue, for people."""
     return b"\x05" + message.encode()
@@ -128,7 +141,67 @@ def ping() -> bytes:
     return b"\x06"
 
 
-def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
+MOST_TEMPERATURE: Final = 10.0
+MOST_TOP_K: Final = 500
+"""`pxbridge.personaplex.stepper.MAX_TOP_K`."""
+MOST_SEED: Final = 2**63 - 1
+ANY_SEED: Final = -1
+"""The seed of clients that want none."""
+
+SAMPLING: Final = {
+    "text_temperature": 0.7,
+    "text_topk": 25,
+    "audio_temperature": 0.8,
+    "audio_topk": 250,
+    "seed": ANY_SEED,
+}
+"""Parameters of a session that say how the model draws its tokens, each with its default."""
+
+
+def sampling_query(given: Mapping[str, str]) -> str:
+    """Checks how tokens are to be drawn, and returns it as a query. What is the default is left out.
+
+    So sessions that differ in nothing have equal queries, and clients that always send the defaults get
+    sessions that were prompted ahead.
+
+    Args:
+        given: The parameters of `SAMPLING`, as they were written; others are ignored.
+
+    Raises:
+        ValueError: A value cannot be used. The text names it and says what can.
+    """
+    chosen: dict[str, str] = {}
+    for name, default in SAMPLING.items():
+        written = given.get(name, "").strip()
+        if not written:
+            continue
+        value = _number(name, written)
+        if value != default:
+            chosen[name] = f"{value:.10g}" if isinstance(value, float) else str(value)
+    return urlencode(chosen)
+
+
+def _number(name: str, written: str) -> float | int:
+    least, most = {"seed": (ANY_SEED, MOST_SEED)}.get(name, (1, MOST_TOP_K))
+    if name.endswith("_temperature"):
+        if _DECIMAL.fullmatch(written) and float(written) <= MOST_TEMPERATURE:
+            return float(written)
+        raise ValueError(
+            f"{name} is {written[:_SHOWN_CHARS]!r}, and no number from 0 to {MOST_TEMPERATURE:g}"
+        )
+    if _WHOLE.fullmatch(written) and least <= int(written) <= most:
+        return int(written)
+    raise ValueError(f"{name} is {written[:_SHOWN_CHARS]!r}, and no whole number from {least} to {most}")
+
+
+_DECIMAL: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{0,40})?|\.[0-9]{1,40}")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,20}")
+_SHOWN_CHARS: Final = 40
+
+
+def chat_url(
+    url: str, voice_prompt: str, text_prompt: str, *, sampling: str = "", queue: bool = False
+) -> str:
     """Returns the URL for one session.
 
     Both prompts are mandatory. NVIDIA's server accepts a client without one, then crashes the session.
@@ -137,9 +210,11 @@ def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
         url: The engine's URL, `wss://host:8998/api/chat`. Its query is kept, for example a proxy's token.
         voice_prompt: A voice that the engine has: `NATF0.pt`, or a `.wav` file on the engine.
         text_prompt: Who the agent is. The server wraps it in `<system>` tags.
+        sampling: How tokens are drawn (`sampling_query`). Only `pxbridge engine` knows this.
+        queue: Whether to wait in line if the engine is full. Only `pxbridge engine` knows this.
 
     Raises:
-        ValueError: A prompt is empty, or the URL sets a prompt or a seed.
+        ValueError: A prompt is empty, or the URL sets a prompt, a seed or the queue.
     """
     if not voice_prompt.strip():
         raise ValueError("voice_prompt is empty, which crashes NVIDIA's server; try NATF0.pt")
@@ -150,7 +225,7 @@ def chat_url(url: str, voice_prompt: str, text_prompt: str) -> str:
         if name in _RESERVED:
             raise ValueError(f"an engine's URL cannot set {name}: {_RESERVED[name]}")
     prompts = urlencode({"voice_prompt": voice_prompt, "text_prompt": text_prompt})
-    query = "&".join(filter(None, (parts.query, prompts)))
+    query = "&".join(filter(None, (parts.query, prompts, sampling, "queue=1" if queue else "")))
     return urlunsplit(parts._replace(query=query, fragment=""))
 
 
@@ -158,4 +233,5 @@ _RESERVED: Final = {
     "voice_prompt": "it comes with each session",
     "text_prompt": "it comes with each session",
     "seed": "it crashes the session in NVIDIA's server",
+    "queue": "the bridge asks for it when all engines are full",
 }

@@ -18,7 +18,8 @@ The tree::
         │   │   └── EngineUntrusted  its TLS certificate is not the one that we are told to trust
         │   ├── EngineRefused    it answered the upgrade with an HTTP error
         │   ├── EngineBusy       it accepted, then said nothing: it has another conversation
-        │   ├── EngineRejected   it closed, or reported an error, while it read its prompts
+        │   │   └── EngineFull       it says that it is busy, or restarts
+        │   ├── EngineRejected   it does not take the persona, or failed while it read its prompts
         │   ├── EngineLost       it was live and is gone
         │   └── NoEngineFree     every engine is leased, or was tried for this call
         ├── StoreUnreachable     the store that bridges share, or the file in its place, does not answer
@@ -26,7 +27,8 @@ The tree::
         │   └── HandshakeRefused     it answered the upgrade with an HTTP error
         ├── CallFailed           a simulated call that could not be placed
         │   └── CallRefused      the server answered its upgrade with an HTTP error
-        └── BenchFailed          a process that a bench needs did not start
+        ├── BenchFailed          a process that a bench needs did not start
+        └── TunnelFailed         a tunnel did not open, or is lost
 
 Bad media is counted, never raised. What a peer does wrong ends at most its own call. A fault of pxbridge's
 own is none of these: it is an ordinary exception, and is logged with its traceback.
@@ -139,8 +141,32 @@ class EngineBusy(EngineError):
     """The engine accepted and then said nothing: it has another conversation, or is very slow."""
 
 
+class EngineFull(EngineBusy):
+    """The engine says that it is busy or restarting: a status 503, a close with 1012 or 1013, an error.
+
+    This is no fault of the engine.
+
+    Args:
+        message: The error's text.
+        retry_after_s: When it asks to be tried again; None if it does not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class EngineRejected(EngineError):
-    """The engine closed, or reported an error, while it read its prompts."""
+    """The engine does not take the persona, or it closed or reported an error while it read its prompts.
+
+    Args:
+        message: The error's text.
+        status: The HTTP status it answered the upgrade with; None if it failed after that.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class EngineLost(EngineError):
@@ -167,13 +193,15 @@ class HandshakeRefused(HandshakeFailed):
 
     Args:
         status: That HTTP status.
-        text: The beginning of the answer's body.
+        text: What the answer's body says, or its beginning.
+        retry_after_s: The answer's Retry-After in seconds; None without one.
     """
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, retry_after_s: float | None = None) -> None:
         super().__init__(f"the server answered {status}" + (f": {text}" if text else ""))
         self.status = status
         self.text = text
+        self.retry_after_s = retry_after_s
 
 
 class CallFailed(PeerError):
@@ -195,3 +223,7 @@ class CallRefused(CallFailed):
 
 class BenchFailed(PeerError):
     """A process at the other end of a bench did not start, or did not answer."""
+
+
+class TunnelFailed(PeerError):
+    """A tunnel program did not open its tunnel, or lost it. It is started again."""

@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pxbridge.errors import StoreUnreachable
+from pxbridge.periodic import cancellations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S: Final = 2.0
 """A server in the same network answers within 1 ms. The start of a call waits for the answer."""
+
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long closing the connections may take when the process ends."""
 
 PREFIX: Final = "pxbridge:"
 """The prefix of every key, because other programs may use the same server."""
@@ -53,15 +57,25 @@ class RedisStore:
     async def answer(self) -> AsyncIterator[None]:
         """Limits how long the block may wait for answers.
 
+        The library waits with `asyncio.wait_for`, which on Python 3.11 returns the result and drops a
+        cancellation if both come in the same turn of the loop (python/cpython#86296). A task that was
+        cancelled there would go on as if nothing had happened, so its cancellation is raised here.
+
         Raises:
             StoreUnreachable: The server did not answer, or answered with an error.
         """
+        cancelled_before = cancellations()
+        failure = ""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 yield
         except self._failures as error:
             # The library's text is left out: it may contain the server's address and user name.
-            raise StoreUnreachable(f"the lease store does not answer ({type(error).__name__})") from None
+            failure = type(error).__name__
+        if cancellations() > cancelled_before:
+            raise asyncio.CancelledError
+        if failure:
+            raise StoreUnreachable(f"the lease store does not answer ({failure})")
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,6 +83,7 @@ class RedisStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the connections."""
+        """Closes the connections, within `CLOSE_TIMEOUT_S`."""
         with contextlib.suppress(*self._failures):
-            await self.client.aclose()
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.client.aclose()

@@ -21,6 +21,26 @@ from pxbridge.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NOT_FILLED_IN = 0xFFFFFFFF
+"""The size of a chunk whose writer did not know it, or that stands in the chunk ``ds64`` of RF64."""
+_COMMON_CHUNKS = frozenset(
+    (
+        b"fmt ",
+        b"fact",
+        b"data",
+        b"LIST",
+        b"JUNK",
+        b"PEAK",
+        b"bext",
+        b"cue ",
+        b"smpl",
+        b"inst",
+        b"iXML",
+        b"id3 ",
+        b"ID3 ",
+    )
+)
+"""Names by which a chunk is recognised where sizes leave a doubt."""
 PCM, FLOAT, A_LAW, MU_LAW, EXTENSIBLE = 0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE
 LONGEST_S = 3600.0
 """A call lasts at most an hour, so longer audio is refused."""
@@ -74,8 +94,9 @@ def parse_wav(data: bytes) -> Sound:
     """Parses the bytes of a WAV file, and mixes them down to mono.
 
     Supported: 8, 16, 24 and 32-bit integers, 32 and 64-bit floats, A-law and µ-law, any number of channels,
-    1 to 768 kHz, plain or WAVE_FORMAT_EXTENSIBLE, RIFF or RF64. If the data size was never filled in, the
-    data extends to the end of the file.
+    1 to 768 kHz, plain or WAVE_FORMAT_EXTENSIBLE, RIFF or RF64. If the data size was never filled in (ffmpeg
+    and sox write so into a pipe), the data extends to the end of the file. A chunk of odd length may lack its
+    pad byte.
 
     Raises:
         InputError: It is not a WAV file, or has an unsupported format.
@@ -165,13 +186,24 @@ def _parse(data: bytes) -> Sound:
         elif name == b"data":
             if form is None:
                 raise InputError("its data chunk comes before its format chunk")
-            if size == 0xFFFFFFFF and long_size is not None:
+            if size == _NOT_FILLED_IN and long_size:
                 size = long_size
-            elif size in (0, 0xFFFFFFFF):  # written to a pipe: the size was never filled in
-                size = len(data) - at
-            return _decode(data[at : at + size], *form)
-        at += size + size % 2
+            is_unknown = size == _NOT_FILLED_IN or (size == 0 and not _is_chunk(data, at))
+            return _decode(data[at:] if is_unknown else data[at : at + size], *form)
+        at += size
+        if size % 2 and not _is_chunk(data, at):
+            at += 1
     raise InputError("it contains no audio")
+
+
+def _is_chunk(data: bytes, at: int) -> bool:
+    """Whether a chunk with one of the common names begins here and fits into the file."""
+    if at + 8 > len(data):
+        return False
+    name, size = struct.unpack_from("<4sI", data, at)
+    return name in _COMMON_CHUNKS and (
+        at + 8 + size <= len(data) or (name == b"data" and size == _NOT_FILLED_IN)
+    )
 
 
 def _format(data: bytes, at: int, size: int) -> tuple[int, int, int, int]:

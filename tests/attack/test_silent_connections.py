@@ -21,8 +21,9 @@ from tests.fault.flooder import frame, upgrade
 from tests.virtual_time import run
 
 from pxbridge import websocket
+from pxbridge.console.api import BODY_TIMEOUT_S
 from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, MAX_CONNECTIONS
-from pxbridge.console.server import BODY_TIMEOUT_S, Console, serve
+from pxbridge.console.server import Console, serve
 from pxbridge.ops.descriptors import allowed, raise_limit
 from pxbridge.websocket.openings import Openings
 

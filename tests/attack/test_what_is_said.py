@@ -85,7 +85,7 @@ def prompted(custom: Mapping[str, str], path: str = "/exotel", **fields: Any) ->
             await start(b, path, custom_parameters=custom, **fields)
             record = await b.record()
             (prompts,) = b.prompted
-            return Persona(*prompts, name=record.persona)
+            return Persona(prompts.voice_prompt, prompts.text_prompt, name=record.persona)
 
     return run(main())
 

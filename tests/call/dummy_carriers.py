@@ -176,6 +176,10 @@ class DummyLine:
     def exchanged_s(self) -> tuple[float, float]:
         return self._line.exchanged_s
 
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        return self._line.spoken_s
+
     def keep_audio(self) -> None:
         self._line.keep_audio()
 
@@ -195,6 +199,7 @@ class DummyCarrier:
     name: str
     behaviour: carrier.Behaviour
     make_wire: Callable[[int], Wire]
+    start = None
 
     def __init__(self) -> None:
         self._events: dict[str, Callable[[Mapping[str, Any]], Event]] = {
@@ -214,6 +219,9 @@ class DummyCarrier:
             media=carrier.MediaFormat(fields["rate"]),
             parameters={"order": "17"},
         )
+
+    def notice(self, notice: carrier.Notice) -> tuple[()]:
+        return ()
 
     def parse(self, message: bytes, *, is_text: bool) -> Event:
         if not is_text:

@@ -127,10 +127,19 @@ async def bridge(
 
     prompted: list[Prompts] = []
 
-    async def open_engine(address: EngineAddress, prompts: Prompts, connected: Callable[[], None]) -> Session:
+    async def open_engine(
+        address: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        moved: Callable[[int], None] | None = None,
+    ) -> Session:
         prompted.append(prompts)
         return await open_session(
-            address, *prompts, handshake_timeout_s=prompt_s + handshake_timeout_s, connected=connected
+            address,
+            *prompts,
+            handshake_timeout_s=prompt_s + handshake_timeout_s,
+            connected=connected,
+            moved=moved,
         )
 
     async with AsyncExitStack() as stack:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import io
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from rich.console import Console
 from tests.simulated import VECTORS
 from websockets.asyncio.server import ServerConnection, serve
@@ -115,6 +118,41 @@ async def test_a_server_that_speaks_no_websocket_refuses_the_call(capsys: pytest
         status = await call.run(arguments("--url", url), Console(file=io.StringIO()))
     assert status == call.EXIT_REFUSED
     assert "HTTP 404 Not Found: not here" in capsys.readouterr().err
+
+
+LAST_YEAR = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=365)
+
+
+@pytest.mark.parametrize(
+    ("host", "until", "problem"),
+    [
+        ("127.0.0.1", None, "from an unknown authority"),
+        ("voice.example.com", None, "for another"),
+        ("127.0.0.1", LAST_YEAR, "has expired"),
+    ],
+)
+async def test_a_certificate_that_is_not_trusted_is_told_by_what_is_wrong_with_it(
+    host: str,
+    until: datetime.datetime | None,
+    problem: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    authority = trustme.CA()
+    began = None if until is None else until - datetime.timedelta(days=1)
+    server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(host, not_before=began, not_after=until).configure_cert(server_tls)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ca = [] if problem.endswith("authority") else ["--ca", str(tmp_path / "ca.pem")]
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=server_tls
+    ) as server:
+        url = f"wss://user:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}/exotel"
+        status = await call.run(arguments("--url", url, *ca), Console(file=io.StringIO()))
+    assert status == call.EXIT_UNREACHABLE
+    error = capsys.readouterr().err
+    assert problem in error and "certificate" in error and "secret" not in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tests.virtual_time import run
 from pxbridge.engines.address import EngineAddress, Pinned, Unverified
 from pxbridge.engines.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.engines.pool import EnginePool, Prompts, SlotState
+from pxbridge.engines.probe import Wrong
 from pxbridge.errors import EngineUntrusted, HandshakeFailed, StoreUnreachable
 from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.metrics import Metrics
@@ -19,6 +20,7 @@ from pxbridge.ops.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from pxbridge.engines.probe import Found
     from pxbridge.errors import PeerError
 
 KIND, STERN = Prompts("NATF0.pt", "You are kind."), Prompts("NATF0.pt", "You are stern.")
@@ -59,8 +61,10 @@ class Elsewhere(MemoryLeases):
         super().__init__()
         self.theirs: Refusal | None = None
         self.gone = False
+        self.asked = 0
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
+        self.asked += 1
         self._answer()
         return self.theirs or await super().acquire(key, use)
 
@@ -122,7 +126,10 @@ async def pool(
     """
 
     async def open_session(
-        engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        moved: Callable[[int], None] | None = None,
     ) -> FakeSession:
         connected()
         await asyncio.sleep(PROMPT_S)
@@ -130,8 +137,8 @@ async def pool(
             raise refusal
         return FakeSession(engine, prompts, hears)
 
-    async def what_is_wrong(_engine: EngineAddress) -> str | None:
-        return None if there() else "is not there"
+    async def probe_engine(_engine: EngineAddress) -> Found:
+        return None if there() else Wrong("is not there")
 
     async with EnginePool(
         engines,
@@ -139,13 +146,16 @@ async def pool(
         open_session=open_session,  # type: ignore[arg-type]
         store=store,
         warm=warm,
-        what_is_wrong=what_is_wrong,
+        probe_engine=probe_engine,
     ) as running:
         yield running
 
 
 def shown(b: EnginePool) -> dict[str, list[str]]:
-    return {str(engine): [state.value for state in states] for engine, states in b.engines()}
+    return {
+        engine: [state for state, count in counts.items() for _ in range(count)]
+        for engine, counts in b.snapshot().items()
+    }
 
 
 def test_a_round_of_upkeep_that_goes_wrong_is_told_and_the_next_one_comes(
@@ -253,7 +263,7 @@ def test_a_warm_session_whose_connection_was_forgotten_is_replaced() -> None:
         forgotten = False
         async with pool(warm={KIND: 1}, hears=lambda: not forgotten) as b:
             await asyncio.sleep(10.0)
-            (slot,) = b._transitions.slots()
+            (slot,) = b._transitions.directory.used
             before = slot.grant
             forgotten = True
             await asyncio.sleep(11.0)

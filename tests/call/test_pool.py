@@ -10,7 +10,7 @@ from tests.virtual_time import run
 
 from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.pool import Prompts, SlotState
-from pxbridge.engines.probe import what_is_wrong
+from pxbridge.engines.probe import Wrong, probe
 from pxbridge.errors import EngineRejected, NoEngineFree
 from pxbridge.simulation import faults
 
@@ -125,11 +125,10 @@ def test_whether_an_engine_is_there_is_asked_without_a_conversation() -> None:
             await asyncio.sleep(60.0)
             assert b.engines[0].conversations == 0
             assert b.prompted == []
-            assert await what_is_wrong(EngineAddress(b.engines[0].url)) is None
+            assert await probe(EngineAddress(b.engines[0].url)) is None
             await b.engines[0].stop()
-            assert (
-                await what_is_wrong(EngineAddress(b.engines[0].url)) == "does not answer (Connection refused)"
-            )
+            found = await probe(EngineAddress(b.engines[0].url))
+            assert found == Wrong("does not answer (Connection refused)")
 
     run(main())
 
@@ -147,6 +146,6 @@ def test_engines_that_are_replaced_keep_their_live_sessions() -> None:
             other.release()
             lease.release()
             await asyncio.sleep(1.0)
-            assert [engine for engine, _ in b.pool.engines()] == rest
+            assert b.pool.engines() == rest
 
     run(main())

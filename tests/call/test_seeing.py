@@ -303,10 +303,10 @@ def test_the_gap_between_a_lost_engine_and_the_next_is_measured() -> None:
     assert told["pxbridge_call_setup_seconds_count"] == 1
 
 
-def test_readme_names_every_metric() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_names_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
     metrics = Metrics()
     families = {family.name for family in text_string_to_metric_families(metrics.scrape().decode())}
     for name in sorted(families):
         if name.startswith("pxbridge_") and name != "pxbridge_info":
-            assert re.search(rf"`{name.removeprefix('pxbridge_')}(_total)?[`{{]", readme), name
+            assert re.search(rf"`{name.removeprefix('pxbridge_')}(_total)?[`{{]", page), name

@@ -29,13 +29,31 @@ def test_a_caller_who_waits_hears_an_announcement_then_music_then_the_agent() ->
             return second
 
     phone = run(main())
-    assert times_heard(phone, Sound.PLEASE_WAIT) == 1
+    assert times_heard(phone, Sound.PLEASE_WAIT) == times_heard(phone, Sound.PLACE_1) == 1
     music = sound(Sound.HOLD_MUSIC, 8000)[: 3 * 8000]
     (began,) = places(phone.player.heard, music)
-    assert began / 8000 == pytest.approx(4.1, abs=0.5)
+    assert began / 8000 == pytest.approx(5.6, abs=0.5)
     hearing = listen(phone.said, phone.player.heard, 8000)
     assert hearing.correlation > 0.85, "the agent repeats what was said, with no music under it"
     assert not phone.faults
+
+
+def test_callers_are_told_their_place_and_again_when_they_are_reminded() -> None:
+    async def main() -> list[Phone]:
+        async with bridge(limits=CallLimits(max_wait_s=100.0)) as b:
+            talking = asyncio.create_task(b.call(Script(hang_up_at_s=25.0)))
+            calls = []
+            for _ in range(3):
+                await asyncio.sleep(0.5)
+                calls.append(asyncio.create_task(b.call(Script(hang_up_at_s=52.0))))
+            await talking
+            return list(await asyncio.gather(*calls))
+
+    first, second, third = run(main(), 200.0)
+    places = (Sound.PLACE_1, Sound.PLACE_2, Sound.PLACE_3)
+    heard = [[times_heard(phone, place) for place in places] for phone in (first, second, third)]
+    assert heard == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    assert Sound.place(10) is None and Sound.place(0) is None
 
 
 def test_callers_are_served_in_the_order_in_which_they_came() -> None:

@@ -2,7 +2,9 @@
 them.
 
 The model is the tiny checkpoint and works as it ships; only its time is virtual, so that a slow machine
-sees the same calls as a fast one.
+sees the same calls as a fast one. Engine and replay run in float64: a batch and one conversation are rounded
+differently, and in float32 about one in 100,000 of Mimi's codes for the caller falls the other way for it:
+two of its centroids are as close as that. Then the conversations part.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shlex
 import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from tests.call.rig import IMPATIENT, KIND, speech
 from tests.engine import tiny
 from tests.engine.rig import tiny_model
@@ -55,6 +59,14 @@ if TYPE_CHECKING:
 
 CALLS = 8
 TICK_S = 0.03
+CHECKPOINT = [
+    f"--moshi-weight={tiny.LM_FILE}",
+    f"--mimi-weight={tiny.MIMI_FILE}",
+    f"--tokenizer={tiny.TOKENIZER_FILE}",
+    f"--lm-config={tiny.LM_JSON}",
+    f"--mimi-config={tiny.MIMI_JSON}",
+    "--device=cpu",
+]
 CHUNK_S = 0.005
 
 
@@ -71,7 +83,7 @@ class Served:
         shutil.copy(tiny.FOLDER / "voice-0.pt", voices / "NATF0.pt")
         self.voices = voices
         self.records = folder / "records"
-        self.model = tiny_model(slots=CALLS + 1, prefix_bytes=1 << 24)
+        self.model = tiny_model(slots=CALLS + 1, prefix_bytes=1 << 24, dtype=torch.float64)
         tokenizer = Tokenizer(tiny.TOKENIZER_FILE, tiny.LM.text_card)
         personas = FilePersonas(
             Voices(voices, tiny.LM, self.model.encode), tokenizer, self.model.longest_prompt
@@ -80,7 +92,9 @@ class Served:
         self.engine = Engine(
             self.model, telemetry, clock=asyncio.get_running_loop().time, prepare=personas.read_all
         )
-        self.recorder = InputRecorder(self.records)
+        self.recorder = InputRecorder(
+            self.records, [f"--voice-prompt-dir={voices}", "--dtype=float64", *CHECKPOINT]
+        )
         self.server = EngineServer(
             self.engine,
             Places(CALLS + 1, 0),
@@ -126,46 +140,31 @@ async def bridge_to(url: str, records: list[CallRecord]) -> AsyncIterator[str]:
     """A bridge with this engine; what a phone dials."""
 
     async def open_engine(
-        address: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        address: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        moved: Callable[[int], None] | None = None,
     ) -> EngineSession:
-        return await open_session(address, *prompts, connected=connected)
+        return await open_session(address, *prompts, connected=connected, moved=moved)
 
     def keep(record: CallRecord, event: Event) -> None:
         if event.kind is Kind.ENDED:
             records.append(record)
 
-    async with EnginePool([EngineAddress(url)], CALLS + 1, open_session=open_engine) as pool:
+    async with EnginePool([EngineAddress(url)], 1, open_session=open_engine) as pool:
         calls = CallRegistry(pool, KIND, [keep], [], None, IMPATIENT, None)
         async with listen(calls.handle, "127.0.0.1", 0, carriers=[ExotelRoutes()]) as listener:
             yield f"ws://127.0.0.1:{listener.port}/exotel?sample-rate=8000"
 
 
-def replay(serving: Served, name: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What `pxbridge engine offline` makes of a session's record: tokens and sound."""
+def replay(serving: Served, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the command in a session's record makes of it: tokens and sound."""
     about = json.loads((serving.records / f"{name}.json").read_text())
-    out = folder / name
-    status = cli.main(
-        [
-            "engine",
-            "offline",
-            f"--input-wav={serving.records / name}.wav",
-            f"--output-wav={out}.wav",
-            f"--output-text={out}.json",
-            f"--output-tokens={out}.npy",
-            f"--voice-prompt={about['voice_prompt']}",
-            f"--text-prompt={about['text_prompt']}",
-            f"--seed={about['seed']}",
-            f"--voice-prompt-dir={serving.voices}",
-            f"--moshi-weight={tiny.LM_FILE}",
-            f"--mimi-weight={tiny.MIMI_FILE}",
-            f"--tokenizer={tiny.TOKENIZER_FILE}",
-            f"--lm-config={tiny.LM_JSON}",
-            f"--mimi-config={tiny.MIMI_JSON}",
-            "--device=cpu",
-        ]
-    )
-    assert status == 0
-    return np.load(f"{out}.npy"), read_wav(f"{out}.wav").samples
+    program, *arguments = shlex.split(about["replay"])
+    assert program == "pxbridge"
+    with contextlib.chdir(serving.records):
+        assert cli.main([*arguments, "--output-tokens=replayed.npy"]) == 0
+    return np.load(serving.records / "replayed.npy"), read_wav(serving.records / "replayed.wav").samples
 
 
 def test_eight_calls_at_once_one_of_them_cut_are_what_offline_makes_of_each_alone(tmp_path: Path) -> None:
@@ -195,9 +194,8 @@ def test_eight_calls_at_once_one_of_them_cut_are_what_offline_makes_of_each_alon
     (serving,) = kept
     assert len(records) == CALLS
     assert len(serving.steps) == CALLS + 1, "the call whose connection was cut has had two sessions"
-    (tmp_path / "replayed").mkdir()
     for name, steps in serving.steps.items():
-        tokens, sound = replay(serving, name, tmp_path / "replayed")
+        tokens, sound = replay(serving, name)
         np.testing.assert_array_equal(tokens, [[step.text, *step.codes] for step in steps])
         np.testing.assert_allclose(sound, np.concatenate([step.sound for step in steps]), atol=1e-4, rtol=0)
     assert max(len(steps) for steps in serving.steps.values()) > 50

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.engine import tiny
-from tests.engine.test_calls import served
+from tests.engine.test_calls import CHECKPOINT, served
 from tests.virtual_time import run
 
 from pxbridge import cli
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_S = 120.0
-CHECKPOINT = [
-    f"--moshi-weight={tiny.LM_FILE}",
-    f"--mimi-weight={tiny.MIMI_FILE}",
-    f"--tokenizer={tiny.TOKENIZER_FILE}",
-    f"--lm-config={tiny.LM_JSON}",
-    f"--mimi-config={tiny.MIMI_JSON}",
-    "--device=cpu",
-]
 
 
 def test_the_engine_conforms_with_its_model(tmp_path: Path) -> None:
@@ -145,7 +137,10 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
     [
         (["--host=0.0.0.0"], "PXBRIDGE_ENGINE_TOKEN"),
         (["--cpu-offload"], "it cannot keep real time"),
-        (["--gradio-tunnel"], "cloudflared"),
+        (["--gradio-tunnel"], "PXBRIDGE_ENGINE_TOKEN (environment): is not set; a tunnel lets"),
+        (["--tunnel=bore"], "PXBRIDGE_ENGINE_TOKEN (environment): is not set; a tunnel lets"),
+        (["--tunnel", "--ssl=/tmp"], "--ssl (command line): does not go with --tunnel"),
+        (["--gradio-tunnel-token=x"], "--tunnel opens a tunnel"),
         (["--slots=none"], "--slots none: a number from 1 on, or auto, is needed"),
         (["--port=70000"], "70000 is no port"),
         (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),

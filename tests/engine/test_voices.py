@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.engine.rig import tiny_model
 from tests.engine.tiny import FOLDER, LM
 from tests.simulated import VECTORS
 
@@ -22,6 +23,7 @@ from pxbridge.personaplex.voices import PUBLISHED, Voices
 from pxbridge.wav import read_wav, resample, write_float_wav
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,8 +37,9 @@ class Mimi:
     def __init__(self) -> None:
         self.heard: list[NDArray[np.float32]] = []
 
-    def __call__(self, sound: NDArray[np.float32]) -> NDArray[np.int64]:
+    def __call__(self, sound: NDArray[np.float32]) -> Generator[None, None, NDArray[np.int64]]:
         self.heard.append(sound)
+        yield
         return np.full((len(sound) // 1920, 8), len(self.heard), np.int64)
 
 
@@ -259,6 +262,19 @@ def test_a_recording_is_encoded_once_until_its_file_changes(tmp_path: Path) -> N
     recording(tmp_path / "anna.wav", SPEECH[:48_000])
     assert loaded.load("anna").key != first.key
     assert len(mimi.heard) == 2
+
+
+def test_a_recording_is_read_in_parts_and_a_known_one_in_none(tmp_path: Path) -> None:
+    recording(tmp_path / "anna.wav", np.tile(SPEECH, 4))
+    model = tiny_model()
+    loaded = Voices(tmp_path, LM, model.encode)
+    parts = list(loaded.read("anna"))
+    frames = -(-4 * len(SPEECH) // 1920)
+    assert len(parts) > frames, "a frame at a time, and what comes before that in another thread"
+    assert list(loaded.read("anna")) == []
+    voice = loaded.load("anna")
+    assert isinstance(voice, VoiceCodes)
+    assert voice.codes.shape == (frames, 8)
 
 
 def test_equal_recordings_have_equal_keys(tmp_path: Path) -> None:

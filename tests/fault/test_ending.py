@@ -232,7 +232,7 @@ async def test_systemd_hears_that_it_is_ready_turns_reloads_and_stops(tmp_path: 
             await until(lambda: heard("WATCHDOG=1"), "WATCHDOG goes on")
             bridge.signal(signal.SIGTERM)
             assert await bridge.ends() == 0
-            assert heard("STOPPING=1") and heard("EXTEND_TIMEOUT_USEC=88000000")
+            assert heard("STOPPING=1") and heard("EXTEND_TIMEOUT_USEC=98500000")
 
 
 def test_systemd_gives_the_end_the_time_that_it_takes() -> None:

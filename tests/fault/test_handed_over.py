@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.fault.processes import BridgeProcess, bridge_process, fetch, until
 
 from pxbridge.app.lifecycle import LONGEST_ENDING_S
@@ -18,8 +20,6 @@ from pxbridge.simulation.phone import Line, Script
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import pytest
 
 DESK = """
 [personas.default]
@@ -85,6 +85,12 @@ class Clock:
         return self.now_s
 
 
+async def numbers_in(shelf: FileHandOverStore, call_sid: str) -> tuple[str, ...] | None:
+    stored = await shelf.get(call_sid)
+    assert stored is not None
+    return stored.numbers
+
+
 async def test_the_file_is_ours_alone_and_forgets_what_is_old_or_too_much(tmp_path: Path) -> None:
     clock = Clock()
     shelf = FileHandOverStore(tmp_path / "state", clock)
@@ -92,13 +98,13 @@ async def test_the_file_is_ours_alone_and_forgets_what_is_old_or_too_much(tmp_pa
     for file in (tmp_path / "state").iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
     clock.now_s += handover.KEPT_S - 1
-    assert await shelf.get("CA1") == ("+911",)
+    assert await numbers_in(shelf, "CA1") == ("+911",)
     clock.now_s += 1
     assert await shelf.get("CA1") is None
     await shelf.put("CA2", [])
-    assert await shelf.get("CA2") == ()
+    assert await numbers_in(shelf, "CA2") == ()
     await shelf.put("CA2", None)
-    assert await shelf.get("CA2") is None
+    assert await numbers_in(shelf, "CA2") is None
     await shelf.close()
 
 
@@ -107,7 +113,7 @@ async def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shelf = FileHandOverStore(tmp_path, Clock())
     for n in range(5):
         await shelf.put(f"CA{n}", [])
-    assert [await shelf.get(f"CA{n}") for n in range(5)] == [None, None, (), (), ()]
+    assert [await shelf.get(f"CA{n}") is not None for n in range(5)] == [False, False, True, True, True]
     await shelf.close()
 
 
@@ -140,3 +146,42 @@ async def test_a_folder_that_cannot_be_written_costs_no_decision_and_is_said_onc
     await calls.close()
     assert asyncio.get_running_loop().time() - began_s < handover.RETRY_S / 2, "the end is not held up"
     assert caplog.text.count("only this process knows them") == 1
+
+
+@pytest.mark.parametrize("harm", ["file", "folder", "replaced"])
+async def test_a_file_that_is_deleted_or_replaced_is_opened_anew_and_told_what_the_process_knows(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "state"
+    calls = HandOvers(asyncio.get_running_loop().time, FileHandOverStore(folder))
+    calls.decide("CA1", ["+911"])
+    await until(lambda: not calls._unstored, "it is stored")
+    if harm == "file":
+        (folder / file_handover.FILE).unlink()
+    elif harm == "folder":
+        shutil.rmtree(folder)
+    else:
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+    assert await calls.look_up("CA1") == ("+911",)
+    calls.decide("CA2", ["+912"])
+    await calls.close()
+    assert f"{folder / file_handover.FILE} was deleted or replaced; it is opened anew" in caplog.text
+    after = HandOvers(asyncio.get_running_loop().time, FileHandOverStore(folder))
+    assert [await after.look_up(call) for call in ("CA1", "CA2")] == [("+911",), ("+912",)]
+    await after.close()
+
+
+async def test_a_clock_that_was_ahead_for_a_moment_costs_no_decision(tmp_path: Path) -> None:
+    clock = Clock()
+    shelf = FileHandOverStore(tmp_path, clock)
+    for n in range(20):
+        await shelf.put(f"CA{n}", ["+911"])
+    clock.now_s += 365 * 86_400.0
+    await shelf.put("CA20", ["+911"])
+    clock.now_s -= 365 * 86_400.0
+    left = [n for n in range(21) if await shelf.get(f"CA{n}") is not None]
+    assert len(left) >= 21 - file_handover.PURGED_AT_ONCE
+    await shelf.put("CA20", ["+912"])
+    assert await numbers_in(shelf, "CA20") == ("+912",), "a later change is later although the clock is not"
+    await shelf.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from tests.fault.processes import bridge_process, engine_process, until
-from tests.fault.store import PROGRAM, store
+from tests.fault.store import KINDS, PROGRAM, store
 
 from pxbridge.engines.leases import Grant, Refusal, Renewal, Use
 from pxbridge.engines.redis_leases import RedisLeases
@@ -18,13 +19,15 @@ from pxbridge.redis_store import RedisStore
 from pxbridge.simulation.phone import Script
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from tests.fault.processes import BridgeProcess
-    from tests.fault.store import Store
+    from tests.fault.store import Keeps, Store
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs valkey-server or redis-server")
+
+T = TypeVar("T")
 
 TTL_S = 1.0
 LONG_S = 60.0
@@ -48,6 +51,22 @@ async def given(store: RedisLeases, key: str = "engine#0", use: Use = Use.CALL) 
     grant = await store.acquire(key, use)
     assert isinstance(grant, Grant)
     return grant
+
+
+async def tried(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer of a store that has just started, and may still read what it kept."""
+    while True:
+        with contextlib.suppress(StoreUnreachable):
+            return await ask()
+
+
+async def answered(store: RedisLeases, key: str = "engine#0") -> Grant | Refusal:
+    return await tried(lambda: store.acquire(key, Use.CALL))
+
+
+async def renewed(store: RedisLeases, grant: Grant) -> Renewal:
+    (renewal,) = await tried(lambda: store.renew([(grant, Use.CALL)]))
+    return renewal
 
 
 async def test_a_slot_is_leased_once_and_only_its_holder_gives_it_back() -> None:
@@ -89,17 +108,21 @@ async def test_a_renewal_that_comes_after_the_release_takes_nothing_back() -> No
             await given(theirs)
 
 
-async def test_a_store_that_forgot_gives_nothing_until_holders_had_time_to_say_what_they_hold() -> None:
-    async with store() as server:
+@pytest.mark.parametrize("keeps", KINDS)
+async def test_a_store_that_forgot_gives_nothing_until_holders_had_time_to_say_what_they_hold(
+    keeps: Keeps,
+) -> None:
+    async with store(keeps) as server:
         await settled(server.url)
         async with leases(server.url) as ours, leases(server.url, ttl_s=0.5) as theirs:
             await given(ours, "engine#1")
+            await server.save()
             grant = await given(ours)
             await server.stop()
             with pytest.raises(StoreUnreachable):
                 await ours.renew([(grant, Use.CALL)])
             await server.start()
-            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.SETTLING
+            assert await answered(theirs) is Refusal.SETTLING
             assert await theirs.look(["engine#0"]) == [Refusal.SETTLING]
             assert await ours.renew([(grant, Use.CALL)]) == [Renewal.HELD]
             assert await theirs.look(["engine#0"]) == [Refusal.CALL]
@@ -108,6 +131,86 @@ async def test_a_store_that_forgot_gives_nothing_until_holders_had_time_to_say_w
             assert isinstance(answer, Grant)
             assert answer.fence > grant.fence, "fences rise over the loss"
             assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
+
+
+async def test_a_snapshot_of_an_earlier_holder_does_not_end_the_call_of_the_present_one() -> None:
+    async with store("snapshot") as server:
+        await settled(server.url)
+        async with leases(server.url) as ours, leases(server.url) as theirs:
+            before = await given(theirs)
+            await server.save()
+            await theirs.release(before)
+            call = await given(ours)
+            await server.stop()
+            await server.start()
+            assert await answered(theirs) is Refusal.SETTLING, "the old lease counts for nothing"
+            assert await renewed(ours, call) is Renewal.HELD
+            assert await theirs.look(["engine#0"]) == [Refusal.CALL]
+
+
+async def test_of_two_that_believe_they_hold_a_slot_the_later_one_keeps_it_when_the_store_forgot() -> None:
+    async with store() as server:
+        await settled(server.url)
+        async with leases(server.url, ttl_s=0.05) as cut_off, leases(server.url) as holder:
+            early = await given(cut_off)
+            while not isinstance(late := await holder.acquire("engine#0", Use.CALL), Grant):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await server.stop()
+            await server.start()
+            async with leases(server.url) as cut_off:
+                await answered(cut_off, "engine#1")
+                assert await renewed(cut_off, early) is Renewal.HELD, "nobody knows better yet"
+                assert await renewed(holder, late) is Renewal.HELD
+                assert await renewed(cut_off, early) is Renewal.LOST
+
+
+@pytest.mark.parametrize("keeps", KINDS)
+async def test_leases_that_expired_while_the_store_was_gone_are_given_to_nobody_else_at_once(
+    keeps: Keeps,
+) -> None:
+    async with store(keeps) as server:
+        await settled(server.url)
+        async with leases(server.url, ttl_s=0.2) as ours, leases(server.url) as theirs:
+            call = await given(ours)
+            await server.save()
+            await server.stop()
+            await asyncio.sleep(0.3)
+            await server.start()
+            assert await answered(theirs) is Refusal.SETTLING
+            assert await renewed(ours, call) is Renewal.HELD
+
+
+async def test_leases_that_expired_while_the_store_was_frozen_are_given_to_nobody_else_at_once() -> None:
+    async with store() as server:
+        await settled(server.url)
+        async with leases(server.url, ttl_s=0.2) as ours, leases(server.url) as theirs:
+            call = await given(ours)
+            with server.frozen():
+                await asyncio.sleep(0.3)
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.SETTLING
+            assert await renewed(ours, call) is Renewal.HELD
+
+
+async def test_a_store_that_nobody_used_for_long_gives_leases_at_once() -> None:
+    async with store() as server:
+        await settled(server.url)
+        async with leases(server.url, ttl_s=0.05) as ours:
+            await ours.release(await given(ours))
+            await asyncio.sleep(0.2)
+            await given(ours)
+
+
+async def test_a_user_that_may_not_ask_for_the_run_has_leases_all_the_same() -> None:
+    async with store() as server, RedisStore(server.url) as owner:
+        await owner.client.execute_command("ACL", "SETUSER", "bridge", "on", ">pw", "~*", "+@all", "-info")
+        url = server.url.replace("redis://", "redis://bridge:pw@")
+        await settled(url)
+        async with leases(url, ttl_s=0.2) as ours, leases(url) as theirs:
+            call = await given(ours)
+            with server.frozen():
+                await asyncio.sleep(0.3)
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.SETTLING
+            assert await renewed(ours, call) is Renewal.HELD
 
 
 async def test_what_is_kept_warm_is_wanted_by_calls_and_goes_to_nobody_else() -> None:
@@ -140,10 +243,12 @@ def sharing(server: Store, engine: str, **settings: str) -> AbstractAsyncContext
 
 
 @asynccontextmanager
-async def two_bridges(**of_the_other: str) -> AsyncIterator[tuple[Store, BridgeProcess, BridgeProcess]]:
+async def two_bridges(
+    keeps: Keeps = "nothing", **of_the_other: str
+) -> AsyncIterator[tuple[Store, BridgeProcess, BridgeProcess]]:
     """A store and two bridges that share one engine; settings of the second's own may be given."""
     async with (
-        store() as server,
+        store(keeps) as server,
         engine_process() as engine,
         sharing(server, engine) as one,
         sharing(server, engine, **of_the_other) as other,
@@ -197,11 +302,16 @@ async def test_a_store_that_is_gone_and_back_ends_no_call() -> None:
         assert bridge.log.count('"engine lost"') == 0
 
 
-@pytest.mark.parametrize("gone_s", [0.0, 2 * TTL_S], ids=["at once", "after two lives of a lease"])
+@pytest.mark.parametrize(
+    ("keeps", "gone_s"),
+    [("nothing", 0.0), ("nothing", 2 * TTL_S), ("snapshot", 0.0), ("log", 2 * TTL_S)],
+    ids=["at once", "after two lives of a lease", "with a snapshot", "with a log, after two lives"],
+)
 async def test_a_live_call_keeps_its_engine_when_the_store_forgot_and_another_bridge_wants_it(
-    gone_s: float,
+    gone_s: float, keeps: Keeps
 ) -> None:
-    async with two_bridges(warm_sessions="1") as (server, one, other):
+    async with two_bridges(keeps, warm_sessions="1") as (server, one, other):
+        await server.save()
         await one.call()
         waits = await a_caller_waits(other)
         for _ in range(3):

@@ -8,8 +8,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.fault.processes import bridge_process, engine_process, fetch, until
-from tests.fault.store import PROGRAM, store
+from tests.fault.processes import LIMIT_S, bridge_process, engine_process, fetch, until
+from tests.fault.store import KINDS, PROGRAM, store
 
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.redis_handover import RedisHandOverStore
@@ -19,6 +19,8 @@ from pxbridge.simulation.phone import Line, Phone, Script, place_call
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.fault.store import Keeps
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs valkey-server or redis-server")
 
@@ -77,6 +79,23 @@ async def test_a_call_that_comes_back_at_another_bridge_is_no_longer_handed_over
         theirs.begin("CA1")
         await until(lambda: not theirs._unstored, "it is in the store")
         assert await ours.look_up("CA1") is None
+
+
+@pytest.mark.parametrize("keeps", KINDS)
+async def test_a_hand_over_outlives_a_store_that_forgot_it(keeps: Keeps) -> None:
+    async with store(keeps) as server, decisions(server.url) as ours, decisions(server.url) as theirs:
+        ours.decide("CA1", ["+910"])
+        await until(lambda: not ours._unstored, "it is in the store")
+        await server.save()
+        ours.decide("CA1", ["+911"])
+        theirs.begin("CA2")
+        await until(lambda: not ours._unstored and not theirs._unstored, "it is in the store")
+        await server.stop()
+        await server.start()
+        assert await ours.look_up("CA1") == ("+911",)
+        async with asyncio.timeout(LIMIT_S):  # the connections of before are gone
+            while await theirs.look_up("CA1") != ("+911",):  # noqa: ASYNC110 - it is asked
+                await asyncio.sleep(0.01)
 
 
 async def test_the_flow_may_ask_another_bridge_than_had_the_call(tmp_path: Path) -> None:

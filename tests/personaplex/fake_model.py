@@ -14,7 +14,7 @@ from pxbridge.personaplex.prompt import Prompt, VoiceCodes
 from pxbridge.personaplex.stepper import Counters, Sampling, SlotMisused, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from numpy.typing import NDArray
 
@@ -68,7 +68,8 @@ class FakeStepper:
         assert not self._slots
         self.warm = True
 
-    def encode(self, sound: NDArray[np.float32]) -> NDArray[np.int64]:
+    def encode(self, sound: NDArray[np.float32]) -> Generator[None, None, NDArray[np.int64]]:
+        yield from ()
         return np.zeros((-(-len(sound) // FRAME_SAMPLES), 8), np.int64)
 
     def open(self, slot: int, prompt: Prompt, sampling: Sampling) -> int:

@@ -33,7 +33,7 @@ from pxbridge.personaplex.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Generator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -57,7 +57,8 @@ class FakeVoices:
     def names(self) -> list[str]:
         return list(self.there)
 
-    def load(self, name: str) -> Voice:
+    def read(self, name: str) -> Generator[None, None, Voice]:
+        yield from ()
         assert name in self.there, "a name is looked up before anything is read"
         if name in self.damaged:
             raise InputError(f"voice {name}: it is damaged")

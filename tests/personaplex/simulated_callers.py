@@ -19,7 +19,7 @@ from pxbridge.personaplex.stepper import Sampling
 from pxbridge.personaplex.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -63,7 +63,9 @@ class Caller:
         answered: Those that were answered.
     """
 
-    def __init__(self, world: World, slot: int, persona: Callable[[], Prompt]) -> None:
+    def __init__(
+        self, world: World, slot: int, persona: Callable[[], Prompt], voice_parts_s: Sequence[float]
+    ) -> None:
         self.came_s = world.now_s
         self.live_s: float | None = None
         self.failed_because: str | None = None
@@ -72,7 +74,14 @@ class Caller:
         self.begins: Callable[[], None] = lambda: None
         self._world = world
         self._said_s: dict[int, float] = {}
-        self.conversation = world.engine.open(slot, persona, Sampling(), self)
+
+        def in_parts() -> Generator[None, None, Prompt]:
+            for part_s in voice_parts_s:
+                world.stepper.spend(part_s)
+                yield
+            return persona()
+
+        self.conversation = world.engine.open(slot, in_parts, Sampling(), self)
 
     def live(self) -> None:
         self.live_s = self._world.now_s
@@ -137,6 +146,7 @@ class World:
         lateness_s: Callable[[], float] = float,
         frame: Callable[[float], Frame] = lambda _now_s: SPEECH,
         persona: Callable[[], Prompt] = prompt,
+        voice_parts_s: Sequence[float] = (),
     ) -> Caller:
         """Somebody comes now, and says so many frames in real time when it is live.
 
@@ -147,8 +157,9 @@ class World:
             lateness_s: Of each; none overtakes another.
             frame: What it says at a time.
             persona: Gives its prompt.
+            voice_parts_s: What the parts of its voice cost that nobody has used before.
         """
-        caller = Caller(self, slot, persona)
+        caller = Caller(self, slot, persona, voice_parts_s)
 
         def begin() -> None:
             latest_s = 0.0

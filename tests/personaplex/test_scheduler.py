@@ -20,6 +20,7 @@ from pxbridge.personaplex.scheduler import (
     MOST_FRAMES,
     PREFILL_SHARE,
     TICK_EVERY_S,
+    Open,
     Prefill,
     Tick,
     level_dbfs,
@@ -168,6 +169,45 @@ def test_reading_a_prompt_delays_nobody_by_more_than_a_third_of_the_slack() -> N
     assert max(waits_of(callers)) <= max(waits_of(alone)) + third_s + 1e-9
     assert came[0].live_s is not None
     assert came[0].live_s - came[0].came_s < 3.0, "and the prompt is read all the same"
+
+
+@in_world
+def test_a_recording_that_nobody_has_used_before_delays_nobody_by_more_than_a_third_of_the_slack() -> None:
+    part_s = 0.006
+    third_s = PREFILL_SHARE * (FRAME_S - TICK_S)
+    world = World(Costs(tick_s=TICK_S, chunk_s=0.004, position_s=0.0005), slots=33)
+    callers = full_house(world, 30.0, slots=32)
+    came: list[Caller] = []
+    recording = [part_s] * 188  # 15 s of it
+    world.at(8.0, lambda: came.append(world.caller(32, persona=prompt, voice_parts_s=recording)))
+    world.run(30.0)
+    assert max(waits_of(callers)) <= TICK_S + 0.02 + third_s
+    reads = [each for each in world.done if isinstance(each.work, Open) and each.began_s > 8.0]
+    assert max(each.ended_s - each.began_s for each in reads) <= third_s
+    assert came[0].live_s is not None
+    took_s = came[0].live_s - came[0].came_s
+    assert len(recording) * part_s < took_s < 11.0, "and the recording is read all the same"
+    read_s = sum(each.ended_s - each.began_s for each in reads)
+    assert read_s <= third_s / FRAME_S * took_s * 1.05
+
+
+@in_world
+def test_while_nobody_talks_a_recording_is_read_at_full_speed() -> None:
+    world = World()
+    caller = world.caller(0, voice_parts_s=[0.006] * 100)
+    world.run(5.0)
+    assert caller.live_s == pytest.approx(0.6, abs=0.1)
+
+
+@in_world
+def test_a_caller_who_leaves_while_its_voice_is_read_stops_the_reading() -> None:
+    world = World()
+    caller = world.caller(0, voice_parts_s=[0.006] * 100)
+    world.at(0.2, caller.hang_up)
+    other = world.caller(1)
+    world.run(2.0)
+    assert caller.live_s is None and other.live_s is not None
+    assert other.live_s < 0.4
 
 
 @in_world

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 PASSWORD = "correct-horse-battery"
 KEY = "0123456789abcdef" * 4
-SECRETS = {"PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD} ravi:{PASSWORD}2", "PXBRIDGE_TOKEN_KEYS": KEY}
+TOKEN = "f00dfeedf00dfeed"
+SECRETS = {
+    "PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD} ravi:{PASSWORD}2",
+    "PXBRIDGE_TOKEN_KEYS": KEY,
+    "PXBRIDGE_ENGINE_TOKEN": TOKEN,
+}
 
 
 def refusal(flags: Mapping[str, object], environ: Mapping[str, str]) -> ConfigError:
@@ -144,12 +149,15 @@ def test_secrets_show_nowhere(caplog: pytest.LogCaptureFixture) -> None:
         settings.markdown_table(),
     ]
     for text in texts:
-        assert PASSWORD not in text and KEY not in text
+        assert PASSWORD not in text and KEY not in text and TOKEN not in text
 
 
 def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
     for name in Settings.model_fields:
-        if any(word in name for word in ("password", "secret", "credential", "token_key", "api_key")):
+        if any(
+            word in name
+            for word in ("password", "secret", "credential", "token_key", "engine_token", "api_key")
+        ):
             assert settings.is_secret(name), name
 
 

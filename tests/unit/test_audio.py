@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 import textwrap
@@ -27,6 +28,8 @@ from pxbridge.audio import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 RATES_HZ = (8000, 16000, 24000)
@@ -185,7 +188,7 @@ def test_an_out_that_cannot_be_used_is_refused_before_anything_happened() -> Non
         (lambda: OggOpusReader(44100), "44100"),
         (lambda: Line(11025), "11025"),
         (lambda: Line(8000, carrier="pigeon"), "carrier is 'pigeon': expected"),
-        (lambda: Line(8000, encoding="alaw"), "'pcm16' or 'mulaw'"),  # type: ignore[arg-type]
+        (lambda: Line(8000, encoding="opus"), "'pcm16', 'mulaw' or 'alaw'"),  # type: ignore[arg-type]
         (lambda: Line(8000, profile="fast"), "'standard', 'strict' or 'low-delay'"),  # type: ignore[arg-type]
         (lambda: OpusEncoder().encode(sine(0.03)), "720 samples: a packet of this encoder takes exactly 480"),
         (lambda: OpusDecoder().conceal(10**9), "at most"),
@@ -260,3 +263,71 @@ def test_the_stub_leaves_no_class_or_member_out() -> None:
         if isinstance(cls := getattr(audio, name), type):
             members = {member for member in vars(cls) if not member.startswith("__")}
             assert {(name, ""), *((name, member) for member in members)} <= told
+
+
+def signatures() -> list[tuple[str, str, list[str]]]:
+    """Each function of each public class with the names of its parameters, as the stub file has them."""
+    stubs = ast.parse(resources.files("pxbridge").joinpath("_native.pyi").read_text(encoding="utf-8"))
+    return [
+        (
+            node.name,
+            item.name,
+            [arg.arg for arg in (*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs)],
+        )
+        for node in stubs.body
+        if isinstance(node, ast.ClassDef)
+        for item in node.body
+        if isinstance(item, ast.FunctionDef) and not item.decorator_list and not item.name.startswith("__")
+    ]
+
+
+@pytest.mark.parametrize(("name", "member", "parameters"), signatures())
+def test_the_stub_names_the_parameters_as_they_are(name: str, member: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(getattr(audio, name), member)).parameters) == parameters
+
+
+def test_floats_at_the_scale_of_int16_are_clipped_and_counted() -> None:
+    loud = (np.sin(np.arange(24_000) * 2 * np.pi * 440 / 24_000) * 20_000).astype(np.float32)
+    writer, reader = OggOpusWriter(24_000), OggOpusReader(24_000)
+    heard = reader.read(writer.headers() + writer.write(loud) + writer.finish())
+    assert np.sqrt(np.mean(heard**2)) > 0.5, "a mistake in scale is loud, and not silence"
+    assert writer.clipped_samples == np.count_nonzero(np.abs(loud) > 1)
+    encoder = OpusEncoder(24_000)
+    encoder.encode(loud[:480])
+    assert encoder.clipped_samples > 400
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_of_any_kind_are_read(kind: Callable[[bytes], Any]) -> None:
+    pcm = np.zeros(4800, np.int16)
+    writer, reader = OggOpusWriter(24_000), OggOpusReader(24_000)
+    assert len(reader.read(kind(writer.headers() + writer.write(pcm)))) == 4800
+    assert len(OpusDecoder(24_000).decode(kind(OpusEncoder(24_000).encode(pcm[:480])))) == 480
+    line = audio.Line(8000)
+    assert line.phone_message(kind(b"{}"), 0.0) is None
+    line.engine_audio(kind(b"OggS"), 0.0)
+
+
+@pytest.mark.parametrize("wrong", ["text", 7, np.zeros(3, np.float32)])
+def test_what_is_not_bytes_is_refused_by_its_type(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=type(wrong).__name__):
+        OggOpusReader().read(wrong)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Resampler(8000, -1),
+        lambda: Resampler(-8000, 8000),
+        lambda: OggOpusReader(-1),
+        lambda: OggOpusWriter(bitrate_bps=-1),
+        lambda: OpusEncoder(complexity=-1),
+        lambda: OpusDecoder(channels=-1),
+        lambda: audio.Line(-8000),
+        lambda: audio.Line(8000, gate_ms=-1),
+        lambda: OpusDecoder().conceal(-1),
+    ],
+)
+def test_a_number_below_zero_is_an_error_of_value(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"-\d+"):
+        make()

@@ -87,7 +87,7 @@ OLD: Final = (
     Old("upkeep", "maintenance"),
     Old("container", "strict_ogg"),
     Old("crowd", "load_callers"),
-    Old("inside", "call_telemetry"),
+    Old("inside", "call_telemetry", "python"),
     Old("picture", "plot"),
     Old("listening", "mouth_to_ear", "python", MODULES),
     Old("tell", "emit", "python"),
@@ -100,13 +100,15 @@ OLD: Final = (
 def declared(language: str) -> list[tuple[str, str, str]]:
     """What the product declares: (kind, name, file)."""
     if language == "python":
-        reader, roots, ending = python_source.declared, ["python/pxbridge"], "*.py"
+        reader, roots, ending = python_source.declared, ["python/pxbridge"], "*.py*"
     else:
-        reader, roots, ending = rust_source.declared, ["rust/core/src", "rust/bindings/src"], "*.rs"
+        reader, ending = rust_source.declared, "*.rs"
+        roots = ["rust/core/src", "rust/core/tests", "rust/bindings/src", "rust/fuzz/fuzz_targets"]
     return [
         (kind, name, str(file.relative_to(ROOT)))
         for root in roots
         for file in sorted((ROOT / root).rglob(ending))
+        if file.suffix in (".py", ".pyi", ".rs")
         for kind, name in {*reader(file.read_text(encoding="utf-8")), ("module", file.stem)}
     ]
 

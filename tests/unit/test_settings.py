@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge import settings
+from pxbridge.app.assembly import engine_addresses
+from pxbridge.engines.address import Pinned
 from pxbridge.errors import ConfigError
 from pxbridge.settings import Settings, load, mask_url
 from pxbridge.settings.values import Right
@@ -261,8 +263,67 @@ def test_masking_leaves_a_url_without_secrets_as_it_is(host: str) -> None:
 def test_a_fingerprint_is_taken_as_openssl_prints_it(written: str) -> None:
     environ = {"PXBRIDGE_ENGINE_FINGERPRINT": written, "PXBRIDGE_ENGINES": "wss://gpu"}
     loaded = load({}, environ)
-    assert loaded.settings.engine_fingerprint == FINGERPRINT
+    assert loaded.settings.engine_fingerprint == (FINGERPRINT,)
     assert loaded.notes == []
+
+
+OTHER = "cd" * 32
+
+
+def test_one_fingerprint_is_for_all_engines_or_each_has_its_own() -> None:
+    engines = "wss://one wss://two"
+
+    def pins(written: str) -> list[object]:
+        environ = {"PXBRIDGE_ENGINE_FINGERPRINT": written, "PXBRIDGE_ENGINES": engines}
+        return [engine.trust for engine in engine_addresses(load({}, environ).settings)]
+
+    assert pins(FINGERPRINT) == [Pinned(FINGERPRINT)] * 2
+    assert pins(f"SHA256 Fingerprint={':'.join(['AB'] * 32)}, {OTHER}") == [
+        Pinned(FINGERPRINT),
+        Pinned(OTHER),
+    ]
+    assert pins(f"{OTHER} {OTHER}") == [Pinned(OTHER)] * 2
+    error = refusal(
+        {}, {"PXBRIDGE_ENGINE_FINGERPRINT": f"{OTHER},{FINGERPRINT}", "PXBRIDGE_ENGINES": "wss://x"}
+    )
+    assert error.problem == "has 2 fingerprints for 1 engines; give one for all, or one for each"
+
+
+def test_a_list_of_fingerprints_is_a_list_in_a_file(tmp_path: Path) -> None:
+    config = toml(
+        tmp_path, f'engines = ["wss://one", "wss://two"]\nengine_fingerprint = ["{FINGERPRINT}", "{OTHER}"]'
+    )
+    assert load({"config": config}, {}).settings.engine_fingerprint == (FINGERPRINT, OTHER)
+
+
+def test_all_engines_get_the_token(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'engines = ["wss://one", "wss://two"]\nengine_token = "0123456789abcdef"')
+    loaded = load({"config": config}, {})
+    assert [engine.token for engine in engine_addresses(loaded.settings)] == ["0123456789abcdef"] * 2
+    assert loaded.notes == []
+    assert "0123456789abcdef" not in f"{loaded} {engine_addresses(loaded.settings)}"
+
+
+@pytest.mark.parametrize(
+    ("engines", "noted"),
+    [
+        ("ws://gpu", "crosses the network unencrypted to engines at ws://"),
+        ("wss://gpu ws://gpu2", "crosses the network unencrypted to engines at ws://"),
+        ("ws://127.0.0.1 ws://[::1]:8998 wss://gpu", None),
+        ("", "has no effect: PXBRIDGE_ENGINES names no engine"),
+    ],
+)
+def test_a_token_that_the_network_could_read_is_noted(engines: str, noted: str | None) -> None:
+    environ = {"PXBRIDGE_ENGINES": engines, "PXBRIDGE_ENGINE_TOKEN": "0123456789abcdef"}
+    notes = load({}, environ).notes
+    assert (noted is None and notes == []) or (noted is not None and noted in notes[0])
+
+
+@pytest.mark.parametrize("token", ["two words", "n\u00f6", " ", "a\tb"])
+def test_a_token_that_fits_no_header_is_refused_and_not_repeated(token: str) -> None:
+    error = refusal({}, {"PXBRIDGE_ENGINE_TOKEN": token})
+    assert "is not a token of ASCII characters without spaces" in str(error)
+    assert token.strip() == "" or token not in str(error)
 
 
 def test_a_ca_file_is_looked_for_beside_the_file_that_names_it(tmp_path: Path) -> None:
@@ -326,6 +387,6 @@ def test_every_setting_is_described_and_says_what_is_right() -> None:
         assert name == "engines" or any(isinstance(extra, Right) for extra in field.metadata), name
 
 
-def test_readme_shows_the_settings_as_they_are() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert settings.markdown_table() in readme, "run `make readme`"
+def test_the_documentation_shows_the_settings_as_they_are() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert settings.markdown_table() in page, "run `make docs-tables`"

@@ -114,6 +114,39 @@ def test_what_is_no_usable_wav_is_refused_with_its_name(tmp_path: Path, data: by
         read_wav(file)
 
 
+def chunk(name: bytes, data: bytes, size: int | None = None) -> bytes:
+    return name + struct.pack("<I", len(data) if size is None else size) + data
+
+
+FORMAT = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16))
+LIST = chunk(b"LIST", b"INFOISFT" + struct.pack("<I", 6) + b"Lavf60")
+TWO = struct.pack("<hh", 1000, -1000)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "data_size"),
+    [((0, 0, 0), 0xFFFFFFFF), ((0, 0, 0), 0), ((2**64 - 1, 2**64 - 1, 0), 0xFFFFFFFF)],
+)
+def test_a_long_file_that_was_written_to_a_pipe_is_read_to_its_end(
+    sizes: tuple[int, int, int], data_size: int
+) -> None:
+    ds64 = chunk(b"ds64", struct.pack("<QQQI", *sizes, 0))
+    data = b"RF64" + struct.pack("<I", 0xFFFFFFFF) + b"WAVE" + ds64 + FORMAT + chunk(b"data", TWO, data_size)
+    assert len(parse_wav(data).samples) == 2
+
+
+@pytest.mark.parametrize("pad", [b"", b"\0"])
+def test_a_chunk_of_odd_length_may_lack_its_pad_byte(pad: bytes) -> None:
+    odd = chunk(b"LIST", b"INF") + pad
+    data = b"RIFF" + struct.pack("<I", 0) + b"WAVE" + FORMAT + odd + chunk(b"data", TWO)
+    assert to_pcm(parse_wav(data).samples).tolist() == [1000, -1000]
+
+
+def test_an_empty_data_chunk_before_another_chunk_is_empty_and_no_noise() -> None:
+    data = b"RIFF" + struct.pack("<I", 0) + b"WAVE" + FORMAT + chunk(b"data", b"") + LIST
+    assert len(parse_wav(data).samples) == 0
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.wav: No such file"):
         read_wav(tmp_path / "no.wav")

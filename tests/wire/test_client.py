@@ -23,6 +23,7 @@ from pxbridge.engines.client import open_session
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
+    EngineFull,
     EngineLost,
     EngineRefused,
     EngineRejected,
@@ -220,12 +221,84 @@ async def test_an_engine_that_accepts_and_does_not_answer_is_unreachable() -> No
             await opened(address, connect_timeout_s=0.05)
 
 
-@pytest.mark.parametrize("status", [401, 404, 503])
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
 async def test_an_engine_that_refuses_tells_its_status(status: int) -> None:
     async with rehearsal(faults=[faults.RefusesUpgrade(status)]) as engine:
         with pytest.raises(EngineRefused, match=str(status)) as refused:
             await opened(engine)
         assert refused.value.status == status
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_an_engine_that_refuses_the_persona_before_the_upgrade_rejects_it(status: int) -> None:
+    async with rehearsal(faults=[faults.RefusesUpgrade(status)]) as engine:
+        with pytest.raises(EngineRejected, match=str(status)) as rejected:
+            await opened(engine)
+        assert rejected.value.status == status
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.RefusesUpgrade(503),
+        faults.ClosesPrompting(1013, "no slot is free"),
+        faults.ClosesPrompting(1012, "new version"),
+        faults.ClosesPrompting(1001, "the engine ends"),
+        faults.ReportsErrorPrompting("The server is busy."),
+        faults.ReportsErrorPrompting("restarting"),
+    ],
+)
+async def test_an_engine_that_says_it_is_busy_or_restarts_is_full_and_rejects_nothing(
+    fault: faults.Fault,
+) -> None:
+    async with rehearsal(faults=[fault]) as engine:
+        with pytest.raises(EngineFull):
+            await opened(engine)
+
+
+async def test_what_an_engine_says_with_its_refusal_is_told() -> None:
+    said = {
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n": b'{"reason": "all 4 slots"}',
+        b"HTTP/1.1 400 Bad Request\r\n": b'{"parameter": "voice_prompt", "reason": "no voice \'X\'"}',
+        b"HTTP/1.1 401 Unauthorized\r\n": b"no\n",
+    }
+    answers = [head + b"Content-Length: %d\r\n\r\n" % len(body) + body for head, body in said.items()]
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0))
+        writer.close()
+
+    async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
+        address = EngineAddress(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/api/chat")
+        with pytest.raises(EngineFull, match=r"answered 503: all 4 slots$") as full:
+            await opened(address)
+        assert full.value.retry_after_s == 5.0
+        with pytest.raises(EngineRejected, match="voice_prompt no voice 'X'"):
+            await opened(address)
+        with pytest.raises(EngineRefused, match="answered 401: no; it needs a token: set PXBRIDGE_ENGINE_TO"):
+            await opened(address)
+
+
+async def test_an_engine_is_shown_its_token_and_nobody_else_is() -> None:
+    shown: list[bytes] = []
+
+    async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shown.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
+        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}/api/chat"
+        address = EngineAddress(f"ws://{place}", token="a-secret")
+        with pytest.raises(EngineRefused, match="its token is another one") as refused:
+            await opened(address)
+        with pytest.raises(EngineRefused):
+            await opened(EngineAddress(f"ws://me:password@{place}", token="a-secret"))
+    assert b"\r\nAuthorization: Bearer a-secret\r\n" in shown[0]
+    assert b"\r\nAuthorization: Basic bWU6cGFzc3dvcmQ=\r\n" in shown[1]
+    assert b"a-secret" not in shown[1], "the URL's own password goes before the token of all engines"
+    assert "a-secret" not in f"{refused.value} {address} {address!r}"
 
 
 async def test_an_engine_that_another_conversation_has_is_busy() -> None:
@@ -415,5 +488,13 @@ def test_what_may_be_secret_in_an_address_is_not_shown() -> None:
 
 
 def test_every_failure_is_an_engine_error() -> None:
-    failures = [EngineBusy, EngineLost, EngineRefused, EngineRejected, EngineUnreachable, EngineUntrusted]
+    failures = [
+        EngineBusy,
+        EngineFull,
+        EngineLost,
+        EngineRefused,
+        EngineRejected,
+        EngineUnreachable,
+        EngineUntrusted,
+    ]
     assert all(issubclass(failure, EngineError) for failure in failures)

@@ -12,6 +12,7 @@ import socket
 import ssl
 import weakref
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 import pytest
 import trustme
@@ -166,6 +167,20 @@ async def test_the_client_end_carries_any_size_too(ends: Ends, size: int) -> Non
         assert await ends.messages.get() == (b"x" * size, True)
         end.close()
         assert await end.wait_closed() == Closed(1000, "", None, by_peer=False)
+
+
+async def test_messages_that_belong_together_leave_in_one_write(ends: Ends) -> None:
+    async with (
+        serving(ends.accept) as server,
+        websockets.asyncio.client.connect(url(server, "/take")) as peer,
+    ):
+        end = await ends.opened.get()
+        assert end._transport is not None
+        with mock.patch.object(end, "_transport", wraps=end._transport) as transport:
+            end.send_all([(b"{}", True), (b"\x00" * 70_000, False), (b"", False)])
+            end.send_all([])
+            assert transport.write.call_count == 1
+        assert [await peer.recv() for _ in range(3)] == ["{}", b"\x00" * 70_000, b""]
 
 
 async def test_a_threaded_peer_is_served(ends: Ends) -> None:

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import errno
 import secrets
-import ssl
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pxbridge.app.certificates import telephony_tls
+from pxbridge.app.console import console
 from pxbridge.app.observability import observability
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.file_handover import FileHandOverStore
@@ -39,7 +40,6 @@ from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
 from pxbridge.telephony.server import listen
-from pxbridge.telephony.tls import ServingTls
 from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
@@ -142,14 +142,26 @@ async def assembled(
             lambda: server.refusals,
         )
         observed.metrics.count_by(
+            "winner",
+            "pxbridge_engine_hedges",
+            "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
+            lambda: pool.hedges,
+        )
+        observed.metrics.count_by(
             "peer",
             "pxbridge_floods",
             "Connections closed because the other side sent too much, by side.",
             lambda: {"phone": server.flooded, "engine": opener.flooded},
         )
         console_url = await stack.enter_async_context(
-            observed.console(
-                lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)], registry
+            console(
+                loaded,
+                observed,
+                registry,
+                pool,
+                server,
+                lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)],
+                lambda: engine_addresses(opener.settings),
             )
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"
@@ -180,25 +192,34 @@ async def _pool(
                 open_session=opener,
                 store=lease_store(settings, store),
                 warm=warm_sessions(personas),
-                limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
+                limits=PoolLimits(
+                    settings.warm_max_age_s, settings.max_waiting, settings.engine_hedge_after_s
+                ),
             )
         )
 
 
 def engine_addresses(settings: Settings) -> list[EngineAddress]:
-    """The engines that the settings name, each with how its certificate is trusted."""
-    trust = _trust(settings)
-    return [EngineAddress(url, trust) for url in settings.engines]
+    """The engines that the settings name, each with how its certificate is trusted, and the token."""
+    token = None if settings.engine_token is None else settings.engine_token.get_secret_value()
+    return [
+        EngineAddress(url, trust, token)
+        for url, trust in zip(settings.engines, _trusts(settings), strict=True)
+    ]
 
 
-def _trust(settings: Settings) -> Trust:
+def _trusts(settings: Settings) -> list[Trust]:
+    """How each engine's certificate is trusted. Engines that are trusted alike share one object."""
+    count = len(settings.engines)
     if settings.engine_insecure:
-        return Unverified()
-    if settings.engine_fingerprint is not None:
-        return Pinned(settings.engine_fingerprint)
+        return [Unverified()] * count
+    if len(settings.engine_fingerprint) == count:
+        return [Pinned(each) for each in settings.engine_fingerprint]
+    if settings.engine_fingerprint:
+        return [Pinned(settings.engine_fingerprint[0])] * count
     if settings.engine_ca_file is not None:
-        return CaFile(settings.engine_ca_file)
-    return SystemTrust()
+        return [CaFile(settings.engine_ca_file)] * count
+    return [SystemTrust()] * count
 
 
 def warm_sessions(personas: Personas) -> dict[Prompts, int]:
@@ -226,7 +247,13 @@ class EngineOpener:
         self.flooded = 0
 
     async def __call__(
-        self, engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        self,
+        engine: EngineAddress,
+        prompts: Prompts,
+        connected: Callable[[], None],
+        /,
+        *,
+        moved: Callable[[int], None] | None = None,
     ) -> Session:
         """Opens a session; raises as `open_session` does."""
         return await open_session(
@@ -236,6 +263,7 @@ class EngineOpener:
             handshake_timeout_s=self.settings.engine_handshake_timeout_s,
             connected=connected,
             flooded=self._count_flood,
+            moved=moved,
         )
 
     def _count_flood(self) -> None:
@@ -354,7 +382,7 @@ async def _listen(
     shedding: Shedding,
 ) -> AsyncIterator[TelephonyServer]:
     settings = loaded.settings
-    tls = serving_tls(loaded)
+    tls = telephony_tls(loaded)
     webhooks = Webhooks(
         access.signer,
         access.control,
@@ -401,28 +429,6 @@ def _busy(pool: EnginePool, call: str | None) -> tuple[str, ...]:
             return ("every engine is taken, or reserved by 1 URL not used yet",)
         case others:
             return (f"every engine is taken, or reserved by {others} URLs not used yet",)
-
-
-def serving_tls(loaded: Loaded) -> ServingTls | None:
-    """The certificate and key of the telephony port; None if it serves no TLS.
-
-    Raises:
-        ConfigError: A file cannot be read, or the two do not belong together.
-    """
-    cert_file, key_file = loaded.settings.tls_cert_file, loaded.settings.tls_key_file
-    if cert_file is None:
-        return None
-    try:
-        return ServingTls(cert_file, key_file)
-    except ssl.SSLError:
-        problem = "holds no PEM certificate together with its key; set PXBRIDGE_TLS_KEY_FILE too"
-        if key_file is not None:
-            problem = f"and {str(key_file)!r} are no PEM certificate and key that belong together"
-        raise ConfigError(*loaded.origins["tls_cert_file"], f"{str(cert_file)!r} {problem}") from None
-    except OSError as error:
-        wrong = "tls_cert_file" if error.filename == str(cert_file) else "tls_key_file"
-        problem = f"cannot read {error.filename!r}: {error.strerror}"
-        raise ConfigError(*loaded.origins[wrong], problem) from None
 
 
 def _cannot_listen(error: OSError, loaded: Loaded) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Logs, metrics, records, recordings and the console of a process, built from its settings.
+"""Logs, metrics, records and recordings of a process, built from its settings.
 
 None of these may cost a call. A setting that cannot work stops the start. A default that cannot work (the
 usual port is taken, the usual folder cannot be written) is logged, and the bridge runs without that part.
@@ -15,8 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.numbers import Form, Numbers
-from pxbridge.calls.operating import operate
-from pxbridge.console.server import Console, serve
 from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
 from pxbridge.ops.loop_lag import Shedding, measured
@@ -25,15 +23,14 @@ from pxbridge.records.database import RECORDINGS
 from pxbridge.records.recent_calls import RecentCalls
 from pxbridge.records.recording import Recorder, delete_old_recordings
 from pxbridge.records.writer import RecordWriter
-from pxbridge.settings import is_loopback, state_folder, url_host, variable
+from pxbridge.settings import state_folder, variable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Subscriber
-    from pxbridge.calls.operating import LiveCall
     from pxbridge.ops.logs import Writer
     from pxbridge.ops.metrics import Engines
     from pxbridge.settings import Loaded
@@ -54,15 +51,26 @@ class Observability:
         subscribers: Get every event of every call.
         call_subscribers: Make a subscriber for each call.
         shedding: Whether new calls are refused because the process is overloaded.
+        recent_calls: The live calls, and those that ended last.
+        numbers: How phone numbers are written in records and on the console.
+        folder: The folder of records and recordings.
     """
 
-    def __init__(self, metrics: Metrics, recent_calls: RecentCalls, loaded: Loaded) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        recent_calls: RecentCalls,
+        numbers: Numbers,
+        folder: Path,
+        shedding: Shedding,
+    ) -> None:
         self.metrics = metrics
         self.subscribers: list[Subscriber] = [metrics, recent_calls]
         self.call_subscribers: list[Callable[[Call], Subscriber]] = []
-        self._recent_calls = recent_calls
-        self._loaded = loaded
-        self.shedding = Shedding(loaded.settings.shed_above_lag_ms, loaded.settings.shed_below_lag_ms)
+        self.recent_calls = recent_calls
+        self.numbers = numbers
+        self.folder = folder
+        self.shedding = shedding
         metrics.gauge(
             "pxbridge_event_loop_lag_p95_seconds",
             "How late the event loop runs due callbacks: 95th percentile of the last 5 s.",
@@ -78,54 +86,6 @@ class Observability:
         """Takes one measurement of the event loop's lag."""
         self.metrics.lag(lag_s)
         self.shedding.measured(lag_s, now_s)
-
-    @contextlib.asynccontextmanager
-    async def console(
-        self, not_ready: Callable[[], Sequence[str]], calls: Iterable[LiveCall]
-    ) -> AsyncIterator[str | None]:
-        """Serves the console while the block runs, unless its port is 0; gives its URL.
-
-        Args:
-            not_ready: Reasons why no call can be taken now.
-            calls: The live calls, which operators may end or hand over.
-
-        Raises:
-            ConfigError: The address that a setting names cannot be listened on.
-        """
-        settings, origins = self._loaded.settings, self._loaded.origins
-        if settings.console_port == 0:
-            yield None
-            return
-        logins = [login.get_secret_value() for login in settings.console_credentials]
-        console = Console(
-            self.metrics.scrape, self._recent_calls.calls, not_ready, partial(operate, calls), logins
-        )
-        self.metrics.count_by(
-            "reason",
-            "pxbridge_console_refusals",
-            "Refused requests to the console, by reason; connections: closed because there were too many.",
-            lambda: {
-                **{why.name.lower(): count for why, count in console.refused.items()},
-                "connections": console.connections.cut,
-            },
-        )
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                port = await stack.enter_async_context(
-                    serve(console, settings.console_host, settings.console_port)
-                )
-            except OSError as error:
-                name = "console_port" if "console_port" in origins else "console_host"
-                problem = f"cannot listen on {settings.console_host} port {settings.console_port}: "
-                problem += error.strerror or str(error)
-                if name in origins:
-                    raise ConfigError(*origins[name], problem) from None
-                log.warning(
-                    "no console in this process: %s; set %s to a free port", problem, variable("console_port")
-                )
-                yield None
-                return
-            yield f"http://{url_host(settings.console_host)}:{port}"
 
 
 @contextlib.asynccontextmanager
@@ -159,7 +119,8 @@ async def observability(
     )
     numbers = Numbers(settings.record_numbers, key)
     recent_calls = RecentCalls(numbers, asyncio.get_running_loop().time)
-    observed = Observability(metrics, recent_calls, loaded)
+    shedding = Shedding(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
+    observed = Observability(metrics, recent_calls, numbers, folder, shedding)
     observed.subscribers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(measured(observed.lag))
@@ -199,21 +160,6 @@ async def observability(
 def _without_records(_record: CallRecord) -> Callable[[str], None]:
     """Stands for the records of calls if none are kept: the name of a recording is written nowhere."""
     return lambda _name: None
-
-
-def check_console(loaded: Loaded) -> None:
-    """Refuses a console that the network could reach without a login.
-
-    Raises:
-        ConfigError: The console listens on a public address and asks for no login.
-    """
-    settings = loaded.settings
-    if settings.console_port and not settings.console_credentials and not is_loopback(settings.console_host):
-        raise ConfigError(
-            *loaded.origins["console_host"],
-            f"{settings.console_host} is open to the network and the console asks for no login; "
-            f"set {variable('console_credentials')}, or listen on 127.0.0.1",
-        )
 
 
 def _check_folder(folder: Path, origin: tuple[str, str]) -> None:

@@ -1,14 +1,19 @@
 """SIGHUP: changed settings come into force for new calls, without a restart.
 
 Live calls keep what they started with. A setting that cannot change in a running process (`RELOADED` lists
-those that can) keeps its value, and the log names it. Wrong settings change nothing.
+those that can) keeps its value, and the log names it. Settings that are wrong, or cannot be read for any
+reason, change nothing: whatever reading them raises, the old ones stay in force.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import TYPE_CHECKING
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from pxbridge.app.assembly import engine_addresses, playout_options, warm_sessions
 from pxbridge.errors import ConfigError
@@ -17,12 +22,22 @@ from pxbridge.settings.persona_file import read_personas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pxbridge.app.assembly import Bridge
     from pxbridge.calls.persona import Personas
     from pxbridge.settings import Loaded
 
+T = TypeVar("T")
+
 log = logging.getLogger("pxbridge")
+
+READ_TIMEOUT_S = 30.0
+"""Files in a network's folder take a second or two. A file that takes longer, as a pipe does that nobody
+writes to, must not keep later reloads from being tried."""
+
+MAX_PROBLEM_CHARS = 500
+"""A problem quotes the wrong value, which may be a whole file."""
 
 RELOADED = {
     "allow_anonymous",
@@ -34,6 +49,7 @@ RELOADED = {
     "engine_fingerprint",
     "engine_handshake_timeout_s",
     "engine_insecure",
+    "engine_token",
     "failover_prefers",
     "gate_ms",
     "handshakes_per_minute",
@@ -67,10 +83,10 @@ class Reloader:
 
     async def reload(self) -> None:
         """Reads the settings and changes what can be changed. An error is logged and changes nothing."""
-        old = self._loaded.settings
+        old, old_personas = self._loaded.settings, self._bridge.registry.personas
         try:
-            # In a thread, because reading files would hold up the live calls.
-            loaded, personas = await asyncio.to_thread(self._read_all)
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                loaded, personas = await _in_thread(self._read_all)
             new = loaded.settings
             changed = {name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)}
             keep = changed - RELOADED
@@ -78,11 +94,16 @@ class Reloader:
                 keep.add("engines")  # the rehearsal engine starts and ends with the process
             new = new.model_copy(update={name: getattr(old, name) for name in keep})
             check_access(loaded._replace(settings=new))  # with the address that is listened on now
-        except ConfigError as error:
-            log.error("reload: %s; the settings stay as they were", error)
+        except Exception as error:
+            log.error("reload: %s; the settings stay as they were", _why(error))
+            return
+        try:
+            self._use(new, personas)
+        except Exception as error:
+            log.error("reload: %s; the settings stay as they were", _why(error))
+            self._use(old, old_personas)
             return
         self._loaded = loaded._replace(settings=new)
-        self._use(new, personas)
         for note in loaded.notes:
             log.warning("%s", note)
         log.info("reloaded: %d personas; changed settings: %s", len(personas), _list(changed - keep))
@@ -107,3 +128,48 @@ class Reloader:
 
 def _list(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "none"
+
+
+def _why(error: Exception) -> str:
+    """Why a reload failed, in one line."""
+    match error:
+        case ConfigError():
+            return _shortened(str(error))
+        case TimeoutError():
+            return f"reading the files took longer than {READ_TIMEOUT_S:g} s"
+        case _:
+            # A fault of pxbridge's own. Its text is left out, because it may quote a secret.
+            *_, last = traceback.extract_tb(error.__traceback__)
+            return f"{type(error).__name__} at {Path(last.filename).name}, line {last.lineno}"
+
+
+def _shortened(problem: str) -> str:
+    """A problem without its middle, if it is long: its beginning says where, and its end says what."""
+    if len(problem) <= MAX_PROBLEM_CHARS:
+        return problem
+    return f"{problem[: MAX_PROBLEM_CHARS // 2]} ... {problem[-MAX_PROBLEM_CHARS // 2 :]}"
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread that is not waited for when the process ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:
+            settle_soon(done.set_exception, error)
+        else:
+            settle_soon(done.set_result, result)
+
+    def settle_soon(settle: Callable[[Any], None], outcome: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            loop.call_soon_threadsafe(settle_unless_cancelled, settle, outcome)
+
+    def settle_unless_cancelled(settle: Callable[[Any], None], outcome: object) -> None:
+        if not done.cancelled():
+            settle(outcome)
+
+    threading.Thread(target=run, name="reload", daemon=True).start()
+    return await done

@@ -21,7 +21,7 @@ def welcome(settings: Settings, url: str, console_url: str | None) -> str:
         url: What a carrier dials.
         console_url: Where the console is; None if there is none.
     """
-    command = _own_command()
+    command = own_command()
     wav = EXAMPLE_WAV if EXAMPLE_WAV.exists() else "YOUR.wav"
     # `pxbridge call` dials the default address if no other is given.
     is_default = (settings.host, settings.port) == (Settings().host, Settings().port)
@@ -43,12 +43,13 @@ def welcome(settings: Settings, url: str, console_url: str | None) -> str:
             f"  PersonaPlex  PXBRIDGE_ENGINES=wss://HOST:8998/api/chat {command}",
         ]
     if console_url is not None:
+        lines += [f"  talk to it   {console_url}/"]
         lines += [f"  watch it     {console_url}/metrics and /api/calls"]
     lines += ["  stop         Ctrl-C", ""]
     return "\n".join(lines)
 
 
-def _own_command() -> str:
+def own_command() -> str:
     """How to run this program again from this folder, in a shell without the virtual environment."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from enum import StrEnum
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pxbridge.audio import OggOpusReader, Resampler
 from pxbridge.calls.greeting import GREETING_HZ, read_greeting
@@ -39,6 +39,26 @@ class Sound(StrEnum):
     """"One moment, please.\""""
     SORRY = "sorry"
     """"I am sorry, we have a technical problem. Please call again later. Goodbye.\""""
+    PLACE_1 = "place-1"
+    """"You are next in line.\""""
+    PLACE_2 = "place-2"
+    """"You are number two in line.\", and so on."""
+    PLACE_3 = "place-3"
+    PLACE_4 = "place-4"
+    PLACE_5 = "place-5"
+    PLACE_6 = "place-6"
+    PLACE_7 = "place-7"
+    PLACE_8 = "place-8"
+    PLACE_9 = "place-9"
+
+    @classmethod
+    def place(cls, number: int) -> Sound | None:
+        """Says a place in line, 1 for the next; None for one that there is no sound for."""
+        return cls(f"place-{number}") if 1 <= number <= LAST_PLACE else None
+
+
+LAST_PLACE: Final = 9
+"""A caller who is further back is not told the place: it would only say that the wait is long."""
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.audio import AgentHeard, AllPlayed, RateMismatch
+from pxbridge.audio import AgentHeard, AllPlayed, OddPayloads, RateMismatch
 from pxbridge.calls.call_line import CallLine
 from pxbridge.calls.call_state import CallRecord, Ending, Outcome, Party, Phase
 from pxbridge.calls.continuation import Continuation
@@ -41,6 +41,9 @@ __all__ = ["Call", "CallRecord", "Ending", "Party", "Phase"]
 
 log = logging.getLogger("pxbridge.call")
 
+TRY_AGAIN_LATER = 1013
+"""Of the registry of RFC 6455's close codes."""
+
 START_TIMEOUT_S = 10.0
 """A carrier sends its start message right after the handshake. A client that does not is no carrier."""
 
@@ -61,6 +64,9 @@ SENTENCE_POLL_S = 0.1
 LAST_WORD_S = 0.8
 """The agent's words come as text before they come as sound. A pause counts only after the last word's
 sound."""
+
+UNREADABLE = 1003
+"""Close code for audio that cannot be read (RFC 6455 §7.4.1: "a type of data it cannot accept")."""
 
 MAX_UNKNOWN_NOTES = 5
 """Unknown events that a call notes, each name once: enough to learn that there is a new one."""
@@ -130,11 +136,14 @@ class Call:
 
         However it ends, even by cancellation, `record` is complete then.
         """
-        self._socket.on_message = self._on_phone_message  # until the start message
         self._socket.on_close = self._on_phone_closed
         self._socket.on_pong = self._on_pong
         ending = Ending(Party.BRIDGE, "cancelled", 1001)
         try:
+            if (start := self._carrier.start) is None:
+                self._socket.on_message = self._on_phone_message  # until the start message
+            else:
+                self._on_start(start)
             async with asyncio.TaskGroup() as tasks:
                 conversation = tasks.create_task(self._converse(), name="conversation")
                 watch = tasks.create_task(self._watch_phone(), name="watch")
@@ -175,7 +184,7 @@ class Call:
         record.ended_s, record.ending = self._clock(), ending
         record.stats = self.stats()
         self.emit(Kind.ENDED, by=ending.by.value, reason=ending.reason)
-        self._socket.close(ending.code, ending.reason)
+        self._socket.close(self._close_code(ending), ending.reason)
         self._subscriber = _ignore  # the subscribers hold the call
         # Codecs are most of a call's memory. They go now, even if a closing handshake or an error's frames
         # keep the rest for a while.
@@ -266,6 +275,13 @@ class Call:
             if self._line is not None:
                 self._line.takes_own_sound = False
 
+    def _close_code(self, ending: Ending) -> int:
+        """The close code that the carrier gets."""
+        flow_goes_on = self._carrier.behaviour.after_close is carrier.AfterClose.FLOW_GOES_ON
+        if ending.outcome is Outcome.NO_ENGINE and not flow_goes_on:
+            return TRY_AGAIN_LATER  # no flow needs a normal end to go on
+        return ending.code
+
     def take_over(self, older: Call) -> None:
         """Continues a phone call that came in on another connection before, which is about to end."""
         self._continuation = Continuation(
@@ -329,6 +345,8 @@ class Call:
                     self._act(self._persona.keys.get(digit), f"the key {digit}")
             case carrier.Stop(reason=reason):
                 self._finish(Ending(Party.PHONE, f"stop: {reason}" if reason else "stop"))
+            case carrier.Ask(answer=answer, is_text=is_text):
+                self._socket.send(answer, text=is_text)
             case carrier.Connected():
                 pass
             case carrier.Malformed(reason=reason):
@@ -354,9 +372,14 @@ class Call:
         CURRENT_CALL.set(record)  # for everything that this socket will set off
         record.call_id, record.stream_id = start.call_id, start.stream_id
         record.caller, record.called = start.caller, start.called
+        record.carrier = self._carrier.name.lower()
         record.rate_hz, record.started_s = start.media.rate_hz, self._clock()
         if self._handovers is not None:
             self._handovers.begin(start.call_id)
+        if start.refusal:
+            self.emit(Kind.NOTE, text=start.refusal)
+            self._finish(Ending(Party.BRIDGE, start.refusal, UNREADABLE, outcome=Outcome.NO_START))
+            return
         playout = self._playout
         sound = self._carrier.open_line(
             start,
@@ -380,8 +403,11 @@ class Call:
         self._start.set_result(start)
 
     def _on_pong(self, rtt_s: float) -> None:
-        if self._line is not None:
-            self._line.pong(rtt_s)
+        if self._line is None:
+            return
+        if self._carrier.behaviour.waits_for_agent and self.record.live_s is None:
+            self._line.phone_heard_s = self._clock()
+        self._line.pong(rtt_s)
 
     def _on_phone_closed(self, closed: Closed) -> None:
         if closed.error is None:
@@ -400,6 +426,11 @@ class Call:
                 self.emit(Kind.HEARD, engine=self.record.engine, after_s=after_s)
             case AllPlayed():
                 self._all_played.set()
+            case OddPayloads(halves=halves):
+                read = "put together with the next payload" if halves else "dropped"
+                self.emit(
+                    Kind.NOTE, text=f"the phone's payloads end within a sample: the last byte is {read}"
+                )
             case RateMismatch(claimed_hz=claimed_hz, measured_hz=measured_hz, likely_hz=likely_hz):
                 self.emit(
                     Kind.NOTE,
@@ -432,6 +463,16 @@ class Call:
     def stats(self) -> dict[str, dict[str, float]]:
         """The line's counters so far: ``uplink`` and ``downlink``; empty before the start message."""
         return {} if self._line is None else self._line.stats()
+
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, in seconds."""
+        return (0.0, 0.0) if self._line is None else self._line.spoken_s
+
+    @property
+    def place_in_line(self) -> int:
+        """The place among the calls that wait for an engine: 1 is the next; 0 if this one does not wait."""
+        return self._engines.position(self._continuation.place) or 0
 
     def keep_audio(self) -> Callable[[], tuple[Audio, Audio]]:
         """From now on keeps what caller and agent say, for a recording. The result fetches both."""

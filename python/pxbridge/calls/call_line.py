@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 def _ignore(*_: object) -> None:
     pass
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock of a loop. Of asyncio's own loops it is `time.monotonic`, without a Python call around it."""
+    own = type(loop).time is asyncio.BaseEventLoop.time and "time" not in vars(loop)
+    return time.monotonic if own else loop.time
 
 
 class CallLine:
@@ -60,7 +67,7 @@ class CallLine:
         """Whether `play` plays: not once the call is ending, except for what is queued already."""
         self._line = line
         self._phone = phone
-        self._clock = asyncio.get_running_loop().time
+        self._clock = _clock_of(asyncio.get_running_loop())
         self.phone_heard_s = self._clock()
         self._on_other = on_other
         self._on_event = on_event
@@ -76,8 +83,8 @@ class CallLine:
 
     def _apply(self, output: LineOutput) -> None:
         """Does what follows from one input."""
-        for message, is_text in output.to_phone:
-            self._phone.send(message, text=is_text)
+        if output.to_phone:
+            self._phone.send_all(output.to_phone)
         if (ogg := output.to_engine) and self._session is not None:
             self._session.send_audio(ogg)
         if output.ping:
@@ -153,6 +160,11 @@ class CallLine:
     def engine_audio_s(self) -> tuple[float, float]:
         """Seconds of sound that engines were sent and that came from them, since the call's start."""
         return self._line.exchanged_s
+
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, in seconds."""
+        return self._line.spoken_s
 
     # -- the bridge's own sound -----------------------------------------------------------------------
 

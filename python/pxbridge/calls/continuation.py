@@ -51,5 +51,6 @@ def continue_prompts(persona: Persona, words: str) -> Prompts:
     if len(said) > MAX_SAID_CHARS:
         said = "... " + said[-MAX_SAID_CHARS:].partition(" ")[2]
     if not said:
-        return Prompts(persona.voice_prompt, persona.text_prompt)
-    return Prompts(persona.voice_prompt, persona.text_prompt + CONTINUE_PROMPT.format(words=said))
+        return Prompts(persona.voice_prompt, persona.text_prompt, persona.sampling)
+    informed = persona.text_prompt + CONTINUE_PROMPT.format(words=said)
+    return Prompts(persona.voice_prompt, informed, persona.sampling)

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.phrases import Action, End, HandOver, PhraseSpotter
+from pxbridge.chat_wire import sampling_query
 from pxbridge.telephony.routes import PERSONA_NAME
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Persona:
         text_prompt: Tells the agent who it is. The engine wraps it in ``<system>`` tags. Before `for_call` it
             may contain fields.
         name: The persona's name in the file.
+        sampling: How the engine draws tokens (`chat_wire.sampling_query`); empty: as it does by default.
         greeting: A WAV or Ogg Opus file that is played to the caller first.
         max_duration_s: The longest duration of a call; None for no limit.
         keys: What a DTMF key does, by digit.
@@ -92,6 +94,7 @@ class Persona:
     voice_prompt: str
     text_prompt: str
     name: str = DEFAULT_NAME
+    sampling: str = ""
     greeting: Path | None = None
     max_duration_s: float | None = None
     keys: Mapping[str, Action] = field(default_factory=dict, hash=False)
@@ -129,6 +132,10 @@ class Persona:
         values = {"from": caller, "to": called, **{f"custom.{name}": text for name, text in custom.items()}}
         filled = _FIELD.sub(lambda found: clean(values.get(found[1], ""), FIELD_LIMIT), self.text_prompt)
         persona = replace(persona, text_prompt=filled)
+        try:
+            persona = replace(persona, sampling=sampling_query(custom))
+        except ValueError as wrong:
+            notes.append(f"{wrong}: ignored")
         voice, text = custom.get("voice_prompt"), custom.get("text_prompt")
         if self.name != DEFAULT_NAME:
             if voice or text:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.call import Call
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import CURRENT_CALL, Kind
+from pxbridge.calls.notices import Notices
 from pxbridge.calls.observer import Observer
 from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.stats_sampler import StatsSampler
@@ -66,6 +68,7 @@ class CallRegistry:
         self.personas = personas
         self.playout = playout or PlayoutOptions()
         self._subscribers = tuple(subscribers)
+        self._numbers = itertools.count()
         self._call_subscribers = tuple(call_subscribers)
         self._wakeups = WakeupTimer()
         self._calls: set[Call] = set()
@@ -81,6 +84,10 @@ class CallRegistry:
     def __iter__(self) -> Iterator[Call]:
         """All calls."""
         return iter(tuple(self._calls))
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Gives a subscriber every event of every later call."""
+        self._subscribers += (subscriber,)
 
     async def handle(self, arrival: Arrival) -> None:
         """Runs one call, from its accepted socket to its end."""
@@ -107,10 +114,12 @@ class CallRegistry:
         )
         CURRENT_CALL.set(call.record)
         subscribers += [
-            StatsSampler(call.stats, emit, self._wakeups),
+            StatsSampler(call.stats, emit, self._wakeups, next(self._numbers)),
             *(subscribe(call) for subscribe in self._call_subscribers),
             *self._subscribers,
         ]
+        if arrival.carrier.behaviour.takes_notices:
+            subscribers.append(Notices(arrival, lambda: call.place_in_line))
         if Observer.wanted(arrival.socket):
             subscribers.append(Observer(arrival.socket, call.stats))
         self._calls.add(call)

@@ -69,6 +69,7 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "peer": record.peer,
         "call": record.call_id,
         "stream": record.stream_id,
+        "carrier": record.carrier,
         "caller": numbers(record.caller),
         "called": numbers(record.called),
         "persona": record.persona,

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Final
 from pxbridge.calls.announcements import Sound, sound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pxbridge.calls.call_line import CallLine
 
 REMIND_EVERY_S: Final = 30.0
 """How much music is played between two announcements: the caller must not feel forgotten."""
 
-GAP_WITHOUT_WORDS_S: Final = 2.5
+QUIET_S: Final = 1.2
+"""An engine that is prompted within this time needs no explanation. The caller hears something within 2 s."""
+
+GAP_WITHOUT_WORDS_S: Final = 2.0
 """A gap in mid-call that is shorter than this needs no explanation."""
 
 PAUSE_S: Final = 0.1
@@ -36,12 +41,27 @@ async def say(line: CallLine, name: Sound) -> None:
     await line.wait_played()
 
 
-async def play_hold_music(line: CallLine) -> None:
-    """Plays announcements and music for a caller who waits for an engine. Runs until it is cancelled."""
+async def play_hold_music(line: CallLine, position: Callable[[], int | None]) -> None:
+    """Plays announcements and music for a caller who waits for an engine. Runs until it is cancelled.
+
+    Args:
+        line: The call's sound.
+        position: The caller's place in line, 1 for the next; None if it is not known.
+    """
     await say(line, Sound.PLEASE_WAIT)
     while True:
+        if (place := position()) is not None and (words := Sound.place(place)) is not None:
+            await say(line, words)
         await _music(line, REMIND_EVERY_S)
         await say(line, Sound.STILL_WAITING)
+
+
+async def keep_company(line: CallLine) -> None:
+    """Explains the wait if an engine takes long for its prompts, then plays music. Runs until cancelled."""
+    await asyncio.sleep(QUIET_S)
+    await say(line, Sound.ONE_MOMENT)
+    while True:
+        await _music(line, REMIND_EVERY_S)
 
 
 class GapCover:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from pxbridge import settings
-from pxbridge.app import assembly
-from pxbridge.app.observability import check_console
+from pxbridge.app.certificates import console_tls, telephony_tls
+from pxbridge.app.console import check_console
 from pxbridge.settings import mask_url
 from pxbridge.settings.persona_file import read_personas
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from pxbridge.calls.persona import Persona
+    from pxbridge.calls.persona import Persona, Personas
     from pxbridge.settings import Loaded
 
 SECRET = "***"  # noqa: S105 - shown in place of a secret
@@ -44,10 +44,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         ConfigError: The first error, as a start would report it.
     """
     loaded = settings.load(vars(args), os.environ)
-    personas = read_personas(loaded)
-    notes = [*loaded.notes, *settings.check_access(loaded)]
-    check_console(loaded)
-    assembly.serving_tls(loaded)
+    personas, notes = check(loaded)
     if args.json:
         found = {
             "settings": {
@@ -66,7 +63,22 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         console.print(f"persona {name}: {text}  ({origin})", markup=False, soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print("the bridge can start with these settings", markup=False)
     return 0
+
+
+def check(loaded: Loaded) -> tuple[Personas, list[str]]:
+    """The personas, and the warnings for the operator, of settings that a bridge can start with.
+
+    Raises:
+        ConfigError: The first error, as a start would report it.
+    """
+    personas = read_personas(loaded)
+    notes = [*loaded.notes, *settings.check_access(loaded)]
+    check_console(loaded)
+    telephony_tls(loaded)
+    console_tls(loaded)
+    return personas, notes
 
 
 def _values(loaded: Loaded) -> list[tuple[str, Any]]:

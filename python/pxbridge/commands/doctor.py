@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 EXIT_WRONG = 1
 
-TOKEN_VARIABLE = "PXBRIDGE_ENGINE_TOKEN"  # noqa: S105  a variable's name
 """Of the token that `--conformance` shows, where an engine asks for one."""
 
 _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold red"}
@@ -56,7 +55,7 @@ def _examined(args: argparse.Namespace) -> AsyncIterator[Finding]:
     loaded = settings.load({**vars(args), "engines": args.conformance}, os.environ)
     (engine,) = engine_addresses(loaded.settings)
     chosen = loaded.settings
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = engine.token if engine.bearer else None
     return examine_wire(Target(engine, chosen.voice_prompt, chosen.text_prompt, token))
 
 

@@ -64,6 +64,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="full",
         help="int8 halves the memory of most weights, at some loss (default: %(default)s)",
     )
+    group.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32", "float64"],
+        help="of the language model (default: bfloat16 on cuda, float32 on cpu); with float64 Mimi has it "
+        "too, and rounding decides nothing: a replay gives the same tokens whatever else was in the batch",
+    )
 
 
 def sources(args: argparse.Namespace) -> Sources:
@@ -89,6 +95,8 @@ def configurations(args: argparse.Namespace) -> tuple[LmConfig, MimiConfig]:
 
 def model_options(args: argparse.Namespace, lm: LmConfig) -> Options:
     """How the model is run, with one slot; raises InputError."""
+    import torch
+
     from pxbridge.personaplex.assembly import default_device, require_device
     from pxbridge.personaplex.model import Options
 
@@ -97,4 +105,26 @@ def model_options(args: argparse.Namespace, lm: LmConfig) -> Options:
     context = lm.context if args.context is None else args.context
     if context < 2:
         raise InputError(f"--context {context}: a prompt and what follows it need more")
-    return Options(context=context, pin=args.pin, device=device, weights=args.weights)
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    return Options(context=context, pin=args.pin, device=device, dtype=dtype, weights=args.weights)
+
+
+_OF_THE_MODEL = (
+    *("checkpoint", "hf_repo", "moshi_weight", "mimi_weight", "tokenizer", "voice_prompt_dir"),
+    *("lm_config", "mimi_config", "device", "context", "pin", "weights", "dtype"),
+)
+
+
+def model_arguments(args: argparse.Namespace) -> list[str]:
+    """The arguments that lead another command to the same checkpoint, run in the same way."""
+    defaults = {"hf_repo": DEFAULT_REPO, "pin": "near", "weights": "full"}
+    given = {name: getattr(args, name) for name in _OF_THE_MODEL}
+    return [
+        part
+        for name, value in given.items()
+        if value is not None and value != defaults.get(name)
+        for part in (
+            f"--{name.replace('_', '-')}",
+            str(value.resolve() if isinstance(value, Path) else value),
+        )
+    ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pxbridge.commands import engine_options
+from pxbridge.commands import engine_options, tunnel_option
 from pxbridge.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pxbridge.commands.tunnel import Beside
     from pxbridge.personaplex.model import Options as ModelOptions
     from pxbridge.personaplex.personas import FilePersonas
     from pxbridge.personaplex.serve import Loaded, Options, Prepared
@@ -29,6 +31,7 @@ EPILOG = f"""\
 examples:
   pxbridge engine                                 serve on this machine, to this machine
   {TOKEN_VARIABLE}=... pxbridge engine --host 0.0.0.0 --ssl certs
+  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to whoever has the token
 """
 
 
@@ -104,8 +107,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cpu-offload", action="store_true", help="for `pxbridge engine offline`: it cannot keep real time"
     )
-    group.add_argument("--gradio-tunnel", action="store_true", help="says what to use instead")
-    group.add_argument("--gradio-tunnel-token", metavar="TOKEN", help="the same")
+    tunnel_option.add_option(group)
+    group.add_argument(
+        "--gradio-tunnel",
+        dest="tunnel",
+        action="store_const",
+        const=tunnel_option.ANY,
+        help="what NVIDIA's server calls --tunnel",
+    )
+    group.add_argument("--gradio-tunnel-token", metavar="TOKEN", help="says what to use instead")
     engine_options.add_checkpoint_arguments(parser)
     engine_options.add_size_arguments(parser)
     engine_options.add_model_arguments(parser)
@@ -122,10 +132,32 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     from pxbridge.ops.logs import logging_to
     from pxbridge.personaplex.serve import prepare, serve
 
+    beside = None if args.tunnel is None else tunnel_beside(args, console)
     prepared = prepare(_options(args))
     with logging_to(None, args.log_level, args.log_format):
         loaded = _load(args, prepared, console)
-        return await serve(loaded, prepared)
+        if beside is None:
+            return await serve(loaded, prepared)
+        try:
+            return await serve(loaded, prepared, beside.start)
+        finally:
+            await beside.stop()
+
+
+def tunnel_beside(args: argparse.Namespace, console: Console) -> Beside:
+    """The tunnel to the engine, which begins when the engine is ready.
+
+    Raises:
+        ConfigError: The engine asks for no token.
+        InputError: No tunnel program is installed.
+    """
+    from pxbridge.commands import tunnel
+
+    tunnel.engine_target(args.host, args.port, os.environ)
+    programs = tunnel.find_program(args.tunnel, os.environ)
+    return tunnel.Beside(
+        lambda port: tunnel.keep_open(programs, tunnel.engine_target(args.host, port, os.environ), console)
+    )
 
 
 def _refuse_what_is_not_there(args: argparse.Namespace) -> None:
@@ -134,11 +166,14 @@ def _refuse_what_is_not_there(args: argparse.Namespace) -> None:
             "--cpu-offload: it cannot keep real time, as 15 GB would cross the bus in each 80 ms; "
             "--weights int8 halves the weights, and `pxbridge engine offline --cpu-offload` works"
         )
-    if args.gradio_tunnel or args.gradio_tunnel_token:
+    if args.gradio_tunnel_token:
         raise InputError(
-            "--gradio-tunnel: pxbridge has no tunnel of its own yet; from another machine use "
-            f"`ssh -L {args.port}:127.0.0.1:{args.port} THIS-MACHINE`, or for everybody "
-            f"`cloudflared tunnel --url http://127.0.0.1:{args.port}` and a token ({TOKEN_VARIABLE})"
+            "--gradio-tunnel-token: there is no Gradio tunnel, and so no token for its name; --tunnel opens "
+            f"a tunnel, and {TOKEN_VARIABLE} holds the secret that clients must show"
+        )
+    if args.tunnel is not None and args.ssl is not None:
+        raise ConfigError(
+            "--ssl", "command line", "does not go with --tunnel, which serves TLS; leave it out"
         )
 
 
@@ -152,8 +187,8 @@ def _options(args: argparse.Namespace) -> Options:
     if args.queue < 0:
         raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and (not token.strip() or token != token.strip() or not token.isascii()):
-        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces around it")
+    if token is not None and re.fullmatch(r"[\x21-\x7e]+", token) is None:
+        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
     return Options(
         host=args.host,
         port=args.port,
@@ -163,6 +198,7 @@ def _options(args: argparse.Namespace) -> Options:
         ssl=args.ssl,
         static=folder_of(args.static),
         record_input=args.record_input,
+        model_arguments=tuple(engine_options.model_arguments(args)),
         line=args.queue,
         drain_s=args.drain_s,
         defaults=Defaults(args.default_voice_prompt, args.default_text_prompt),
@@ -175,8 +211,7 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     from functools import partial
 
     from pxbridge.personaplex import device
-    from pxbridge.personaplex.assembly import assemble
-    from pxbridge.personaplex.memory import footprint
+    from pxbridge.personaplex.assembly import assemble, footprint_of
     from pxbridge.personaplex.personas import FilePersonas
     from pxbridge.personaplex.serve import Loaded
     from pxbridge.personaplex.slots import plan
@@ -185,13 +220,7 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     lm, mimi = engine_options.configurations(args)
     options = engine_options.model_options(args, lm)
     planned = plan(
-        footprint(
-            lm,
-            mimi,
-            context=options.context,
-            weights=options.weights,
-            item_bytes=2 if options.device == "cuda" else 4,
-        ),
+        footprint_of(lm, mimi, options),
         device.free_bytes(options.device),
         context=options.context,
         device=options.device,

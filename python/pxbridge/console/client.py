@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -35,7 +36,9 @@ async def ask(settings: Settings, path: str, post: dict[str, Any] | None = None)
         raise InputError(
             f"{variable('console_port')} is 0, so this bridge has no console; set a port and restart it"
         )
-    base = f"http://{url_host(settings.console_host)}:{settings.console_port}"
+    tls = _trusting(settings)
+    scheme = "http" if tls is None else "https"
+    base = f"{scheme}://{url_host(settings.console_host)}:{settings.console_port}"
     headers = {}
     if settings.console_credentials:
         login = settings.console_credentials[0].get_secret_value()
@@ -43,7 +46,9 @@ async def ask(settings: Settings, path: str, post: dict[str, Any] | None = None)
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), headers=headers) as session,
-            session.request("GET" if post is None else "POST", base + path, json=post) as answer,
+            session.request(
+                "GET" if post is None else "POST", base + path, json=post, ssl=tls or True
+            ) as answer,
         ):
             if answer.status == _UNAUTHORISED:
                 raise InputError(
@@ -64,3 +69,21 @@ async def ask(settings: Settings, path: str, post: dict[str, Any] | None = None)
     if answer.status >= _FIRST_ERROR:
         raise InputError(str(found.get("error", f"the console answered with status {answer.status}")))
     return found
+
+
+def _trusting(settings: Settings) -> ssl.SSLContext | None:
+    """Trusts the console's own certificate, whatever name it is for; None if the console serves no TLS.
+
+    Raises:
+        InputError: The certificate cannot be read.
+    """
+    if settings.console_tls_cert_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is for the name that people use, and this is the machine itself
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(settings.console_tls_cert_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"cannot read {settings.console_tls_cert_file}: {error.strerror or error}") from None
+    return context

@@ -1,85 +1,72 @@
-"""The console's HTTP server: for operators and their tools, on a port that callers never see.
+"""The console's HTTP server: for operators, their tools and people who talk, on a port that callers never
+see.
 
 ========================  ================================================================================
+``/``, ``/talk`` ...      the web client's pages (`pxbridge.console.static_files`)
+``/api/...``              see `pxbridge.console.api`; JSON
+``/api/chat``             a talk, as PersonaPlex's protocol has it (`pxbridge.console.talk`)
+``/api/live``             live data over a WebSocket (`pxbridge.console.live`)
 ``/metrics``              for Prometheus, in its text format
 ``/livez``                200 as long as the event loop runs
 ``/readyz``               200 if another call can be taken, else 503 with the reasons, one in each line
-``/api/calls``            live and recent calls as JSON: ``{"live": [...], "recent": [...]}``
-``/api/calls/hand-over``  POST ``{"call": "CALL_ID", "numbers": ["+91..."], "by": "asha"}``: hands the call
-over
-                          to a person, once the agent has finished its sentence
-``/api/calls/end``        POST ``{"call": "CALL_ID", "by": "asha"}``: ends it, once the agent has finished its
-                          sentence
 ========================  ================================================================================
 
-If logins are set, all paths but the health checks need one (Basic, RFC 7617), and records name its user.
-Without logins, the console answers only requests to a loopback name, so that no web page can reach it under a
-name of its own that points here (DNS rebinding).
-
-A page of another origin can post forms and text to any address, with the login that the browser remembers. So
-a request that changes something must be JSON. A browser asks before it sends JSON to another origin (CORS
-preflight), and the console never allows it.
+`pxbridge.console.auth` decides who may ask. The health checks, the pages and their files need no login; a
+page without one shows the form for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
-import json
 import logging
 import time
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from pxbridge.calls.numbers import MAX_NUMBERS, dialable
-from pxbridge.calls.phrases import Action, End, HandOver
+import pxbridge
+from pxbridge.chat_wire import CHAT_PATH
+from pxbridge.console.api import ENDPOINTS, OPERATOR, Api, refused
+from pxbridge.console.auth import Access, Refusal, Refused
 from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, Connections
-from pxbridge.errors import CallConflict, NoSuchCall
-from pxbridge.log_throttle import LogThrottle, in_words
-from pxbridge.rate_limit import RateLimiter, counted_as
+from pxbridge.console.live import LIMITS
+from pxbridge.console.sockets import serve_socket
+from pxbridge.console.static_files import ASSETS, INDEX, PAGES, SECURITY_HEADERS, policy
 
 if TYPE_CHECKING:
-    from collections import Counter
+    import ssl as tls
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
+    from pxbridge.console.api import FindRecording, Operate
+    from pxbridge.console.live import Live
+    from pxbridge.console.static_files import File
+    from pxbridge.console.talk import Talks
+
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-    Operate = Callable[[str, Action, str], str]
-    """Applies an operator's action to a call: its id, the action and the operator's name; returns the full
-    id."""
+
+__all__ = ["Console", "Refused", "serve"]
 
 log = logging.getLogger("pxbridge.console")
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-HEALTH = frozenset({"/livez", "/readyz"})
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-MAX_BODY_BYTES = 64 * 1024
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+HEALTH: Final = frozenset({"/livez", "/readyz"})
+MAX_BODY_BYTES: Final = 64 * 1024
 """Valid requests are a few hundred bytes long."""
 
-BODY_TIMEOUT_S = 10.0
-"""How long the body of a request may take."""
+MAX_LINE_BYTES: Final = 64 * 1024
+"""The longest request line. A prompt of 2,000 characters takes nine bytes a character in most scripts."""
 
-WRONG_LOGINS_PER_S = 0.1
-WRONG_LOGINS_AT_ONCE = 10.0
-"""An address may try ten wrong logins, and then one every ten seconds."""
-
-MAX_NAME_CHARS = 64
-"""The longest name of an operator in logs and records."""
-
-SHUTDOWN_S = 1.0
+SHUTDOWN_S: Final = 1.0
 """How long a request in progress may take at the end."""
 
+NOT_BUILT: Final = (
+    "the web client is not in this installation: build it with `make client`.\n"
+    "/metrics, /readyz and /api/calls are here.\n"
+)
 
-class Refused(StrEnum):
-    """Why a request was refused, as the log says it."""
-
-    WRONG_LOGIN = "wrong login"
-    TOO_MANY = "too many wrong logins"
-    NAME = "the Host is not localhost"
+_PUBLIC: Final = frozenset((each.method, each.path) for each in ENDPOINTS if each.public)
 
 
 class Console:
@@ -92,6 +79,12 @@ class Console:
         operate: Applies an operator's action to a call.
         logins: The accepted ``USER:PASSWORD`` pairs; without any, everybody on this machine may ask.
         clock: A monotonic clock, in seconds.
+        tokens: The accepted ``NAME:TOKEN`` pairs, for programs.
+        origins: Other origins by which this console is reached.
+        find_recording: Finds the file of a call's recording.
+        live: Sends live data; None: there is none.
+        talks: Begins talks; None: nobody can be talked with.
+        files: The files of the web client, by path.
     """
 
     def __init__(
@@ -102,17 +95,34 @@ class Console:
         operate: Operate,
         logins: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tokens: Collection[str] = (),
+        origins: Collection[str] = (),
+        find_recording: FindRecording | None = None,
+        live: Live | None = None,
+        talks: Talks | None = None,
+        files: Mapping[str, File] | None = None,
     ) -> None:
         self._scrape = scrape
-        self._calls = calls
         self._not_ready = not_ready
-        self._operate = operate
-        self._logins = tuple(login.encode() for login in logins)
-        self._wrong = RateLimiter(WRONG_LOGINS_PER_S, WRONG_LOGINS_AT_ONCE, clock)
-        self._log_throttle = LogThrottle(_log)
         self.connections = Connections()
-        self.refused = dict.fromkeys(Refused, 0)
+        self._access = Access(logins, tokens, origins, clock=clock, log=log)
+        self._live = live
+        self._talks = talks
+        self._files = files or {}
+        self._api = Api(
+            self._access,
+            calls,
+            operate,
+            find_recording,
+            None if talks is None else talks.offer,
+            pxbridge.__version__,
+        )
+
+    @property
+    def refused(self) -> dict[Refused, int]:
         """How many requests were refused, by reason."""
+        return self._access.refused
 
     def application(self) -> web.Application:
         """The application that aiohttp serves."""
@@ -120,68 +130,80 @@ class Console:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/api/calls", self._api_calls)
-        app.router.add_post("/api/calls/hand-over", self._hand_over)
-        app.router.add_post("/api/calls/end", self._end)
+        for endpoint in ENDPOINTS:
+            app.router.add_route(endpoint.method, endpoint.path, getattr(self._api, endpoint.name))
+        if self._live is not None:
+            app.router.add_get("/api/live", self._serve_live)
+            app.on_shutdown.append(self._close_live)
+        if self._talks is not None:
+            app.router.add_get(CHAT_PATH, self._talks.chat)
+        for path in PAGES:
+            app.router.add_get(path, self._page)
+        for path in self._files:
+            if path not in PAGES:
+                app.router.add_get(path, self._file)
         return app
+
+    # -- who is let in --------------------------------------------------------------------------------
 
     def _guard(self) -> Any:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            refusal = None if request.path in HEALTH else self._refusal(request)
-            if refusal is not None:
-                response: web.StreamResponse = refusal
-            else:
-                with self.connections.admitted(request):
-                    response = await handler(request)
-            response.headers["Cache-Control"] = "no-store"
-            response.headers["X-Content-Type-Options"] = "nosniff"
+            response = await self._answer(request, handler)
+            if not response.prepared:
+                response.headers.setdefault("Cache-Control", "no-store")
+                response.headers.setdefault("Content-Security-Policy", policy(request.path, request.query))
+                response.headers.update(SECURITY_HEADERS)
             return response
 
         return guard
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        address = request.remote or ""
-        if not self._logins:
-            if _name(request.host) in LOOPBACK_NAMES:
-                return None
-            return self._refuse(
-                Refused.NAME,
-                address,
-                403,
-                "forbidden: without a login the console answers only requests to localhost\n",
-            )
-        challenge = {"WWW-Authenticate": 'Basic realm="pxbridge", charset="UTF-8"'}
-        if "Authorization" not in request.headers:  # browsers ask without a login first
-            return web.Response(status=401, text="authentication required\n", headers=challenge)
-        if not self._wrong.has(counted_as(address)):
-            again = {"Retry-After": f"{1 / WRONG_LOGINS_PER_S:.0f}"}
-            return self._refuse(Refused.TOO_MANY, address, 429, "too many wrong logins\n", again)
-        if self._user(request) is not None:
-            return None
-        self._wrong.take(counted_as(address))
-        return self._refuse(Refused.WRONG_LOGIN, address, 401, "authentication required\n", challenge)
-
-    def _refuse(
-        self, why: Refused, address: str, status: int, text: str, headers: Mapping[str, str] | None = None
-    ) -> web.Response:
-        """A refusal; counted, and logged at a limited rate."""
-        self.refused[why] += 1
-        self._log_throttle.add(why.value, address)
-        return web.Response(status=status, text=text, headers=headers)
-
-    def _user(self, request: web.Request) -> str | None:
-        """The user of the request's login; None without a valid login."""
-        scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "basic":
-            return None
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        refusal = None if request.path in HEALTH else self._refusal(request)
+        if refusal is not None:
+            return _as_response(request, refusal)
         try:
-            given = base64.b64decode(encoded.strip(), validate=True)
-        except (binascii.Error, ValueError):
+            with self.connections.admitted(request):
+                return await handler(request)
+        except web.HTTPException as error:
+            if error.status == 404 and self._shows_page(request):
+                return self._sent(request, self._files[f"/{INDEX}"], status=404)
+            headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+            return _as_response(request, Refusal(error.status, f"{error.reason.lower()}\n", headers))
+
+    def _refusal(self, request: web.Request) -> Refusal | None:
+        """Why a request is not answered; None if it is. Notes who asks."""
+        if (refusal := self._access.stranger(request)) is not None:
+            return refusal
+        if self._is_public(request):
             return None
-        # All logins are compared, so that the time does not show which one was nearly right.
-        known = sum(hmac.compare_digest(given, login) for login in self._logins) > 0
-        return given.partition(b":")[0].decode(errors="replace") if known else None
+        operator = self._access.operator(request)
+        if isinstance(operator, Refusal):
+            return operator
+        request[OPERATOR] = operator
+        return None
+
+    def _is_public(self, request: web.Request) -> bool:
+        path = request.path
+        return (
+            (request.method, path) in _PUBLIC
+            or path in PAGES
+            or path in self._files
+            or self._shows_page(request)
+        )
+
+    def _shows_page(self, request: web.Request) -> bool:
+        """Whether a person's browser asks for a page. The client says which address is unknown."""
+        path = request.path
+        return (
+            f"/{INDEX}" in self._files
+            and request.method in ("GET", "HEAD")
+            and "text/html" in request.headers.get("Accept", "")
+            and not path.startswith(("/api/", ASSETS))
+            and path not in ("/metrics", *HEALTH)
+        )
+
+    # -- what is answered -----------------------------------------------------------------------------
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._scrape(), headers={"Content-Type": METRICS_TYPE})
@@ -195,70 +217,79 @@ class Console:
             return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
         return web.Response(text="ready\n")
 
-    async def _api_calls(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._calls())
+    async def _page(self, request: web.Request) -> web.Response:
+        page = self._files.get(f"/{INDEX}")
+        if page is None:
+            return web.Response(status=503, text=NOT_BUILT)
+        return self._sent(request, page)
 
-    async def _hand_over(self, request: web.Request) -> web.Response:
-        def action(asked: dict[str, Any]) -> Action:
-            numbers = asked.get("numbers", [])
-            if not isinstance(numbers, list) or len(numbers) > MAX_NUMBERS:
-                raise ValueError(f"numbers is not a list of at most {MAX_NUMBERS} phone numbers")
-            return HandOver(tuple(map(dialable, numbers)))
+    async def _file(self, request: web.Request) -> web.Response:
+        return self._sent(request, self._files[request.path])
 
-        return await self._do(request, action)
+    def _sent(self, request: web.Request, file: File, status: int = 200) -> web.Response:
+        headers = {
+            "Content-Type": file.content_type,
+            "ETag": file.tag,
+            "Cache-Control": "public, max-age=31536000, immutable" if file.never_changes else "no-cache",
+        }
+        if status == 200 and file.tag in request.headers.get("If-None-Match", ""):
+            return web.Response(status=304, headers=headers)
+        body = file.body
+        if file.compressed is not None:
+            headers["Vary"] = "Accept-Encoding"
+            if "gzip" in request.headers.get("Accept-Encoding", ""):
+                headers["Content-Encoding"] = "gzip"
+                body = file.compressed
+        return web.Response(status=status, body=body, headers=headers)
 
-    async def _end(self, request: web.Request) -> web.Response:
-        return await self._do(request, lambda _: End())
+    async def _serve_live(self, request: web.Request) -> web.StreamResponse:
+        live, session = self._live, request[OPERATOR].session
+        assert live is not None  # noqa: S101  without live data this has no route
 
-    async def _do(self, request: web.Request, action: Callable[[dict[str, Any]], Action]) -> web.Response:
-        """Applies a requested action to a call."""
-        if request.content_type != "application/json":
-            return _json(415, error="send the request as application/json")
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.read()
-        except TimeoutError:
-            return _json(408, error=f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
-        try:
-            asked = json.loads(body)
-            if not isinstance(asked, dict) or not isinstance(asked.get("call"), str):
-                raise ValueError('the body is not a JSON object with "call", the id of a live call')
-            call = self._operate(asked["call"], action(asked), self._user(request) or _by(asked))
-        except (ValueError, RecursionError) as wrong:
-            return _json(400, error=str(wrong))
-        except NoSuchCall as error:
-            return _json(404, error=str(error))
-        except CallConflict as error:
-            return _json(409, error=str(error))
-        return _json(202, call=call)
+        def is_allowed() -> bool:
+            return session is None or self._access.sessions.lives(session)
 
+        return await serve_socket(request, LIMITS, lambda socket: live.subscribe(socket, is_allowed))
 
-def _log(refused: Counter[str], last: str) -> None:
-    log.warning("console refused requests (%s), the last one from %s", in_words(refused), last)
+    async def _close_live(self, _app: web.Application) -> None:
+        if self._live is not None:
+            self._live.close()
 
 
-def _json(status: int, **answer: str) -> web.Response:
-    return web.json_response(answer, status=status)
+def _as_response(request: web.Request, refusal: Refusal) -> web.Response:
+    """A refusal, as JSON where an API answers."""
+    if request.path.startswith("/api/"):
+        return refused(refusal.status, refusal.text.strip(), refusal.headers)
+    return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
 
 
-def _by(asked: dict[str, Any]) -> str:
-    """The name that a client without a login gives itself. It is noted and proves nothing."""
-    by = asked.get("by", "")
-    if not isinstance(by, str):
-        return ""
-    return "".join(each for each in by if each.isprintable())[:MAX_NAME_CHARS].strip()
+class _NotOurFault(logging.Filter):
+    """Drops what the HTTP library says about requests that it cannot read: anybody could fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is about a fault of this process."""
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-def _name(host: str) -> str:
-    """The host of a Host header, without the port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
+def _library_log() -> logging.Logger:
+    """Where the HTTP library reports errors."""
+    library_log = logging.getLogger("pxbridge.console.http")
+    if not library_log.filters:
+        library_log.addFilter(_NotOurFault())
+    return library_log
 
 
 @contextlib.asynccontextmanager
-async def serve(console: Console, host: str, port: int) -> AsyncIterator[int]:
+async def serve(
+    console: Console, host: str, port: int, ssl: tls.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Serves the console while the block runs; gives its port.
+
+    Args:
+        console: What answers.
+        host: The address to listen on.
+        port: The port; 0 for any free one.
+        ssl: The context to serve TLS with; None serves plain TCP.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -269,12 +300,14 @@ async def serve(console: Console, host: str, port: int) -> AsyncIterator[int]:
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=HEAD_TIMEOUT_S,
+        max_line_size=MAX_LINE_BYTES,
+        logger=_library_log(),
     )
     await runner.setup()
     assert runner.server is not None  # noqa: S101  `setup` made it
     try:
         listening = await asyncio.get_running_loop().create_server(
-            console.connections.serve(runner.server), host, port, backlog=BACKLOG
+            console.connections.serve(runner.server), host, port, backlog=BACKLOG, ssl=ssl
         )
         try:
             yield listening.sockets[0].getsockname()[1]

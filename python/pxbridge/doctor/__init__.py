@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pxbridge import settings as configuration
-from pxbridge.app.observability import check_console
+from pxbridge.app.console import check_console
 from pxbridge.doctor import codec, engines, machine, serving
 from pxbridge.doctor.finding import Finding, Verdict, good, note, wrong
 from pxbridge.errors import ConfigError

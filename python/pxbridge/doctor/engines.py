@@ -16,12 +16,15 @@ import numpy as np
 
 from pxbridge.app.assembly import EngineOpener, engine_addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.doctor.engine_figures import figures, judge
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.address import EngineAddress, Unverified
 from pxbridge.engines.pool import EnginePool, Prompts
+from pxbridge.engines.probe import Told, Wrong, probe
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
+    EngineFull,
     EngineRefused,
     EngineRejected,
     EngineUntrusted,
@@ -93,10 +96,25 @@ async def _check_all(
         problem = await _reach(engine, settings.engine_connect_timeout_s)
         if problem is not None:
             yield problem
-        elif bridge_runs or personas is None:
+            continue
+        capacity = settings.engine_capacity
+        match await probe(engine):
+            case Wrong(what):
+                about_token = variable("engine_token") in what
+                fix = f"set {variable('engine_token')} to its token" if about_token else "read its log"
+                yield wrong("engine", f"{engine} {what}", fix)
+                continue
+            case Told() as told:
+                yield judge(engine, told, await figures(engine))
+                capacity = told.free
+                if told.closed is not None or not told.free:
+                    continue  # the finding says so
+            case None:
+                pass
+        if bridge_runs or personas is None:
             yield good("engine", f"{engine} is reachable and trusted")
         else:
-            yield await _converse(engine, personas, settings, leases)
+            yield await _converse(engine, personas, settings, leases, capacity)
 
 
 async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
@@ -227,16 +245,16 @@ async def _duplicates(engines: Sequence[EngineAddress]) -> list[tuple[EngineAddr
 
 
 async def _converse(
-    engine: EngineAddress, personas: Personas, settings: Settings, store: LeaseStore
+    engine: EngineAddress, personas: Personas, settings: Settings, store: LeaseStore, capacity: int
 ) -> Finding:
     """Leases the engine, so that no bridge uses it meanwhile, prompts it and sends it a second of audio.
 
-    Then tries as many conversations at the same time as `engine_capacity` says, and the voices of the other
-    personas.
+    Then tries as many conversations at the same time as it should take (`capacity`), and the voices of the
+    other personas.
     """
     pool = EnginePool(
         [engine],
-        settings.engine_capacity,
+        capacity,
         open_session=EngineOpener(settings),
         store=store,
     )
@@ -247,7 +265,7 @@ async def _converse(
         prompts = Prompts(default.voice_prompt, default.text_prompt)
         leases: list[Lease] = []
         with contextlib.suppress(NoEngineFree):
-            while len(leases) < min(settings.engine_capacity, MAX_CONVERSATIONS):
+            while len(leases) < min(capacity, MAX_CONVERSATIONS):
                 leases.append(await pool.lease(prompts))
         if not leases:
             return note("engine", f"{engine}: another bridge uses it, so no conversation is tried")
@@ -260,8 +278,7 @@ async def _converse(
                 except EngineError as error:
                     return wrong(
                         "engine",
-                        f"{engine} took {n} of {settings.engine_capacity} conversations at the same time: "
-                        f"{error}",
+                        f"{engine} took {n} of {capacity} conversations at the same time: {error}",
                         f"set {variable('engine_capacity')}={n}; NVIDIA's server takes 1",
                     )
         except EngineError as error:
@@ -301,12 +318,16 @@ async def _lacks_voice(pool: EnginePool, engine: EngineAddress, voice: str, name
 def _of_error(error: EngineError) -> Finding:
     """The finding for a conversation that failed."""
     match error:
+        case EngineFull():
+            fix = "try again when it has room, or is ready"
         case EngineBusy():
             fix = (
                 "end its other conversation (another bridge, a browser), or restart it; if it is only slow, "
                 f"raise {variable('engine_handshake_timeout_s')}"
             )
-        case EngineRefused():
+        case EngineRefused(status=401):
+            fix = f"set {variable('engine_token')} to the token that the engine was started with"
+        case EngineRejected(status=404):
             fix = f"correct the path in {variable('engines')}: it is /api/chat"
         case EngineRejected():
             fix = f"set {variable('voice_prompt')} to a voice of the engine; its log says what is missing"

@@ -11,7 +11,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from pxbridge.app.assembly import serving_tls
+from pxbridge.app.certificates import telephony_tls
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.errors import ConfigError
 from pxbridge.settings import variable
@@ -39,7 +39,7 @@ def certificate(loaded: Loaded, now_s: float) -> Iterator[Finding]:
     if cert_file is None:
         return
     try:
-        tls = serving_tls(loaded)
+        tls = telephony_tls(loaded)
     except ConfigError as error:
         yield wrong("tls", f"{error.setting} ({error.source}) is wrong", error.problem)
         return

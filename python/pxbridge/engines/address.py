@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import logging
 import ssl as tls
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pxbridge.errors import EngineUntrusted
 
@@ -85,15 +86,40 @@ class EngineAddress:
     Attributes:
         url: The URL of its `/api/chat`, with the scheme `ws` or `wss`.
         trust: Which certificates are accepted, for `wss`.
+        token: The engine's token, a secret; None: it needs none, or the URL has a user and a password.
     """
 
     url: str
     trust: Trust = field(default_factory=SystemTrust)
+    token: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """The URL without its user, password and query, so that it may be logged."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def token_hint(self) -> str:
+        """The fix if the engine does not let us in."""
+        if self.token is None and "@" not in urlsplit(self.url).netloc:
+            return "it needs a token: set PXBRIDGE_ENGINE_TOKEN to the one that it was started with"
+        return "its token is another one: PXBRIDGE_ENGINE_TOKEN must be the same here and there"
+
+    @property
+    def bearer(self) -> list[tuple[str, str]]:
+        """The header with the token; none if the URL has a user, who is sent instead of it."""
+        if self.token is None or "@" in urlsplit(self.url).netloc:
+            return []
+        return [("Authorization", f"Bearer {self.token}")]
+
+    @property
+    def credentials(self) -> list[tuple[str, str]]:
+        """The header that proves who we are, whether by the token or by the URL's user; none without."""
+        parts = urlsplit(self.url)
+        if parts.username is None:
+            return self.bearer
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return [("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")]
 
     @property
     def tls_context(self) -> tls.SSLContext | None:

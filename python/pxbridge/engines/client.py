@@ -14,7 +14,9 @@ from pxbridge.engines.address import unchecked_context
 from pxbridge.engines.session import Session
 from pxbridge.errors import (
     EngineError,
+    EngineFull,
     EngineRefused,
+    EngineRejected,
     EngineUnreachable,
     EngineUntrusted,
 )
@@ -35,11 +37,13 @@ async def open_session(
     engine: EngineAddress,
     voice_prompt: str,
     text_prompt: str,
+    sampling: str = "",
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     connected: Callable[[], None] | None = None,
     flooded: Callable[[], None] | None = None,
+    moved: Callable[[int], None] | None = None,
     limits: websocket.Limits | None = None,
 ) -> Session:
     """Connects to an engine and waits until it has read its prompts. Call the session's `listen` next.
@@ -50,25 +54,32 @@ async def open_session(
         engine: Its URL, and how its identity is checked.
         voice_prompt: A voice that the engine has, such as `NATF0.pt`.
         text_prompt: Who the agent is; not empty.
+        sampling: How tokens are drawn; see `chat_wire.sampling_query`.
         connect_timeout_s: Limit for everything up to the upgrade.
         handshake_timeout_s: Limit for the prompts.
         connected: Called when the engine has accepted the upgrade, before it reads its prompts.
         flooded: Called if the connection is closed because the engine sent too much.
+        moved: With it, a full engine that has a line puts the session into it, and this is called with each
+            place in the line, 1 for the next. There is no limit to the time in the line.
         limits: Limits of the WebSocket connection.
 
     Raises:
         ValueError: A prompt is empty, or the URL is invalid.
         EngineUnreachable: No connection.
         EngineUntrusted: Its certificate is not trusted. The error names its fingerprint.
-        EngineRefused: It answered the upgrade with an HTTP error.
+        EngineRefused: It answered the upgrade with an HTTP error other than those below.
+        EngineFull: It says that it is busy or restarting (503 before the upgrade).
         EngineBusy: It accepted, then sent nothing for `handshake_timeout_s`.
-        EngineRejected: It closed or reported an error during its prompts.
+        EngineRejected: It does not take the persona (400, 404), or closed or reported an error during its
+            prompts.
     """
-    url = chat_wire.chat_url(engine.url, voice_prompt, text_prompt)
+    url = chat_wire.chat_url(
+        engine.url, voice_prompt, text_prompt, sampling=sampling, queue=moved is not None
+    )
     connection = await _connect(engine, url, connect_timeout_s, limits)
     if flooded is not None:
         connection.on_flooded = flooded
-    session = Session(engine, connection, voice_prompt)
+    session = Session(engine, connection, voice_prompt, moved)
     if connected is not None:
         connected()
     try:
@@ -87,6 +98,7 @@ async def _connect(
             url,
             ssl=engine.tls_context,
             check_certificate=None if engine.tls_context is None else engine.check_certificate,
+            headers=engine.bearer,
             open_timeout_s=timeout_s,
             limits=limits,
         )
@@ -102,7 +114,7 @@ async def _connect(
             f"{engine}: TLS failed ({problem.reason or problem}); does this port speak plain ws://?"
         ) from problem
     except websocket.HandshakeRefused as problem:
-        raise EngineRefused(_refusal(engine, problem, url), problem.status) from problem
+        raise _refusal(engine, problem, url) from problem
     except websocket.HandshakeFailed as problem:
         raise EngineUnreachable(f"{engine}: {problem}") from problem
     except TimeoutError as problem:
@@ -121,13 +133,25 @@ async def _connect(
 _MAX_REQUEST_LINE_BYTES: Final = 8190
 
 
-def _refusal(engine: EngineAddress, problem: websocket.HandshakeRefused, url: str) -> str:
-    hint = ""
+_UNAUTHORIZED: Final = 401
+_BUSY: Final = 503
+_REJECTED: Final = (400, 404)
+
+
+def _refusal(engine: EngineAddress, problem: websocket.HandshakeRefused, url: str) -> EngineError:
+    """The meaning of an HTTP error before the upgrade."""
+    status, text = problem.status, f"{engine}: {problem}"
+    if status == _BUSY:
+        return EngineFull(text, problem.retry_after_s)
     if len(url) > _MAX_REQUEST_LINE_BYTES:
-        hint = f"; the text prompt makes a URL of {len(url)} bytes; the limit is {_MAX_REQUEST_LINE_BYTES}"
-    elif problem.status == 404:
-        hint = f"; an engine's path is {chat_wire.CHAT_PATH}"
-    return f"{engine}: {problem}{hint}"
+        text += f"; the text prompt makes a URL of {len(url)} bytes; the limit is {_MAX_REQUEST_LINE_BYTES}"
+    elif status == 404:
+        text += f"; an engine's path is {chat_wire.CHAT_PATH}"
+    elif status == _UNAUTHORIZED:
+        text += f"; {engine.token_hint}"
+    if status in _REJECTED:
+        return EngineRejected(text, status)
+    return EngineRefused(text, status)
 
 
 _FINGERPRINT_TIMEOUT_S: Final = 3.0

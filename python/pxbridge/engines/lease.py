@@ -22,10 +22,12 @@ class Place:
 
     Attributes:
         since_s: When it began to wait; None while it does not wait.
+        in_line: Its place in the line of an engine, 1 for the next; None while it stands in none.
     """
 
     number: int
     since_s: float | None = None
+    in_line: int | None = None
 
 
 class Lease:
@@ -70,4 +72,19 @@ class Lease:
         """Releases the slot. An open session is closed. One that is being opened may serve another call."""
         if (slot := self._held) is not None:
             self._leave(slot)
+        self._slot = None
+
+    def cancel(self) -> None:
+        """Releases the slot at once. A session that is being opened ends."""
+        if (slot := self._held) is not None:
+            self._transitions.leave(slot)
+        self._slot = None
+
+    def outrun(self) -> None:
+        """Releases the slot at once, as another engine was ready sooner although it was asked later.
+
+        This counts against the engine: it hangs, or is in another conversation.
+        """
+        if (slot := self._held) is not None:
+            self._transitions.outrun(slot)
         self._slot = None

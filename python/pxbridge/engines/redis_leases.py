@@ -3,11 +3,20 @@
 Each lease is a hash that expires. It holds the holder's token, the fence and the use. Operations that must be
 atomic (compare and renew, compare and delete, grant and count) are scripts that the server runs as a whole.
 
-**A store that loses its data.** A server without persistence is empty after a restart. Then the first bridge
-to ask would get an engine whose call goes on at another bridge. So one key records that the store has its
-data. The first script that finds the key missing writes it. From then on, no lease is granted for one lease
-lifetime. Within that time each holder has renewed its leases, which writes them again, or has lost them. The
-fences of renewed leases raise the store's fence counter, so that it never falls below a fence in use.
+**A store that loses its data.** A server is empty after a restart, or it comes back with an older memory: a
+snapshot, or a log that ends before the leases that it has were renewed. Then the first bridge to ask would
+get an engine whose call goes on at another bridge. So what the store remembers belongs to one run of the
+server: one key records the run's id (``run_id`` of INFO), and each lease does. The first script that finds
+another run there makes the store *settle*: no lease is granted for one lease lifetime. Within that time each
+holder has renewed its leases, which writes them again, or has lost them.
+
+The store settles too if it heard from no bridge for a lease lifetime while slots were held: the leases have
+expired, and their holders may only have been cut off from it. If all bridges stop and release what they
+hold, nothing has to settle at the next start. A user that may not call INFO has this protection alone.
+
+While the store settles, the higher fence wins: two bridges may both believe that they hold a slot, and the
+higher fence was granted later. A lease of an earlier run gives way to a higher fence at any time. The fences
+of renewed leases raise the store's fence counter, so that it never falls below a fence in use.
 
 **A released lease stays released.** A renewal may still be on its way, and may arrive before or after the
 release. So the store remembers a released token for one lease lifetime, and refuses to renew it.
@@ -33,27 +42,36 @@ LONGEST_RENEWAL_S: Final = 1.0
 WANTED_S: Final = 3.0
 """A request for a warm slot expires unless repeated. Longer than its holder needs to notice and close."""
 
-# Each script run by `_eval` begins with this. Its first two keys are REMEMBERS and SETTLING. Its first
-# argument is the lease lifetime in milliseconds.
+# Each script run by `_eval` begins with this. Its first keys are the four named here, its first argument is
+# the lease lifetime in milliseconds. `void`: a lease of an earlier run; one of an older version names no run.
 _NOTICE_LOSS: Final = """
-if redis.call('exists', KEYS[1]) == 0 then
-  redis.call('set', KEYS[1], 1)
-  redis.call('set', KEYS[2], 1, 'PX', ARGV[1])
+local remembers, heard, held, settles = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local info = redis.pcall('info', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or 'unknown'
+local silent = redis.call('exists', heard) == 0 and redis.call('exists', held) == 1
+if silent or redis.call('get', remembers) ~= run then
+  redis.call('set', remembers, run)
+  redis.call('set', settles, 1, 'PX', ARGV[1])
+  redis.call('del', held)
 end
-local settling = redis.call('exists', KEYS[2]) == 1
+redis.call('set', heard, 1, 'PX', ARGV[1])
+local settling = redis.call('exists', settles) == 1
+local function void(lease_run) return lease_run and lease_run ~= run end
 """
 # KEYS: fence, lease, wanted. ARGV: token, use. Returns a number (the fence) or a string (the refusal).
 _ACQUIRE: Final = (
     _NOTICE_LOSS
     + """
-local use = redis.call('hget', KEYS[4], 'use')
-if use then return use end
+local fences, lease, wanted, token, use = KEYS[5], KEYS[6], KEYS[7], ARGV[2], ARGV[3]
+local found = redis.call('hmget', lease, 'use', 'run')
+if found[1] and not void(found[2]) then return found[1] end
 if settling then return 'settling' end
-if ARGV[3] == 'warm' and redis.call('exists', KEYS[5]) == 1 then return 'wanted' end
-local fence = redis.call('incr', KEYS[3])
-redis.call('hset', KEYS[4], 'holder', ARGV[2], 'fence', fence, 'use', ARGV[3])
-redis.call('pexpire', KEYS[4], ARGV[1])
-redis.call('del', KEYS[5])
+if use == 'warm' and redis.call('exists', wanted) == 1 then return 'wanted' end
+local fence = redis.call('incr', fences)
+redis.call('hset', lease, 'holder', token, 'fence', fence, 'use', use, 'run', run)
+redis.call('pexpire', lease, ARGV[1])
+redis.call('sadd', held, lease)
+redis.call('del', wanted)
 return fence
 """
 )
@@ -62,21 +80,23 @@ _RENEW: Final = (
     _NOTICE_LOSS
     + """
 local answers = {}
-local highest = tonumber(redis.call('get', KEYS[3]) or '0')
-for n = 1, (#KEYS - 3) / 3 do
-  local lease, wanted, released = KEYS[3 * n + 1], KEYS[3 * n + 2], KEYS[3 * n + 3]
-  local token, fence, use = ARGV[3 * n - 1], ARGV[3 * n], ARGV[3 * n + 1]
-  local holder = redis.call('hget', lease, 'holder')
-  if redis.call('exists', released) == 1 or (holder and holder ~= token) then
+local highest = tonumber(redis.call('get', KEYS[5]) or '0')
+for n = 1, (#KEYS - 5) / 3 do
+  local lease, wanted, released = KEYS[3 * n + 3], KEYS[3 * n + 4], KEYS[3 * n + 5]
+  local token, fence, use = ARGV[3 * n - 1], tonumber(ARGV[3 * n]), ARGV[3 * n + 1]
+  local found = redis.call('hmget', lease, 'holder', 'fence', 'run')
+  local gives_way = found[2] and (settling or void(found[3])) and tonumber(found[2]) < fence
+  if redis.call('exists', released) == 1 or (found[1] and found[1] ~= token and not gives_way) then
     answers[n] = 2
   else
-    redis.call('hset', lease, 'holder', token, 'fence', fence, 'use', use)
+    redis.call('hset', lease, 'holder', token, 'fence', fence, 'use', use, 'run', run)
     redis.call('pexpire', lease, ARGV[1])
-    if tonumber(fence) > highest then highest = tonumber(fence) end
+    redis.call('sadd', held, lease)
+    if fence > highest then highest = fence end
     answers[n] = redis.call('exists', wanted)
   end
 end
-redis.call('set', KEYS[3], string.format('%d', highest))
+redis.call('set', KEYS[5], string.format('%d', highest))
 return answers
 """
 )
@@ -86,18 +106,30 @@ _LOOK: Final = (
     _NOTICE_LOSS
     + """
 local answers = {}
-for n = 3, #KEYS do
-  answers[n - 2] = redis.call('hget', KEYS[n], 'use') or (settling and 'settling') or ''
+for n = 5, #KEYS do
+  local found = redis.call('hmget', KEYS[n], 'use', 'run')
+  local use = not void(found[2]) and found[1]
+  answers[n - 4] = use or (settling and 'settling') or ''
 end
 return answers
 """
 )
+# KEYS: lease, released, held. ARGV: token, the lease lifetime.
 _RELEASE: Final = """
 redis.call('set', KEYS[2], 1, 'PX', ARGV[2])
-if redis.call('hget', KEYS[1], 'holder') == ARGV[1] then redis.call('del', KEYS[1]) end
+local holder = redis.call('hget', KEYS[1], 'holder')
+if not holder or holder == ARGV[1] then
+  redis.call('del', KEYS[1])
+  redis.call('srem', KEYS[3], KEYS[1])
+end
 """
 
 REMEMBERS: Final = f"{PREFIX}remembers"
+"""The id of the server's run that the leases belong to."""
+HEARD: Final = f"{PREFIX}heard"
+"""Exists while bridges ask. It expires after a lease lifetime without any request."""
+HELD: Final = f"{PREFIX}held"
+"""The leases that were granted and not released: a set that outlives them."""
 SETTLING: Final = f"{PREFIX}settling"
 FENCE: Final = f"{PREFIX}fence"
 
@@ -147,14 +179,15 @@ class RedisLeases:
 
     async def release(self, grant: Grant) -> None:
         """Releases a lease. Does nothing if the slot has another holder by now."""
-        keys = (_lease(grant.key), _released(grant.token))
+        keys = (_lease(grant.key), _released(grant.token), HELD)
         async with self._store.answer():
             await self._store.client.eval(_RELEASE, len(keys), *keys, grant.token, self._ttl_ms)
 
     async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
         """Runs a script that detects whether the store has lost its data."""
         client = self._store.client
-        return await client.eval(script, 2 + len(keys), REMEMBERS, SETTLING, *keys, self._ttl_ms, *arguments)
+        common = (REMEMBERS, HEARD, HELD, SETTLING)
+        return await client.eval(script, len(common) + len(keys), *common, *keys, self._ttl_ms, *arguments)
 
 
 def _lease(key: str) -> str:

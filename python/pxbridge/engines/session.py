@@ -5,8 +5,8 @@ depends on when they happen. So a session has phases, and each phase has its own
 
     connecting ──▶ prompting ──▶ live ──▶ ended
         │              │           └─ EngineLost
-        │              └─ EngineRejected, EngineBusy
-        └─ EngineUnreachable, EngineUntrusted, EngineRefused
+        │              └─ EngineRejected, EngineFull, EngineBusy
+        └─ EngineUnreachable, EngineUntrusted, EngineRefused, EngineRejected, EngineFull
 
 Nothing is sent before the engine's handshake. NVIDIA's server discards earlier messages. If it discards the
 Ogg header, it cannot decode the rest of the stream. A live session awaits nothing per message, in either
@@ -18,10 +18,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING, Final
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pxbridge.chat_wire import FrameReader, Kind, TextReader
-from pxbridge.errors import EngineBusy, EngineLost, EngineRejected
+from pxbridge.chat_wire import FrameReader, Kind, TextReader, queue_place
+from pxbridge.errors import EngineBusy, EngineFull, EngineLost, EngineRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,16 @@ class _Phase(enum.Enum):
     ENDED = enum.auto()
 
 
+class _Rejection(NamedTuple):
+    """Why an engine did not become live."""
+
+    kind: type[EngineRejected | EngineFull]
+    why: str
+
+
+BUSY_CODES: Final = (1001, 1012, 1013)
+"""Going away, service restart, try again later (RFC 6455 §7.4.1, IANA's registry of close codes)."""
+
 # Between the handshake and `listen` an engine sends only its header pages, because it has received no audio.
 _MAX_EARLY_MESSAGES: Final = 64
 
@@ -53,7 +64,13 @@ class Session:
         reported: The engine's last error message; None if it sent none.
     """
 
-    def __init__(self, engine: EngineAddress, connection: WebSocket, voice_prompt: str) -> None:
+    def __init__(
+        self,
+        engine: EngineAddress,
+        connection: WebSocket,
+        voice_prompt: str,
+        moved: Callable[[int], None] | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.engine = engine
         self.prompt_s = 0.0
@@ -65,7 +82,9 @@ class Session:
         self._text = TextReader()
         self._phase = _Phase.PROMPTING
         self._began_s = loop.time()
-        self._prompted: asyncio.Future[str | None] = loop.create_future()  # why rejected; None: ready
+        self._prompted: asyncio.Future[_Rejection | None] = loop.create_future()  # None: ready
+        self._moved = moved
+        self._limit: asyncio.Timeout | None = None
         self._closed_by_us = False
         self._end: EngineLost | None = None
         self._early: list[bytes] = []
@@ -118,6 +137,7 @@ class Session:
         """Ends the session. `on_close` follows, within a bounded time. No other callback is called."""
         self._closed_by_us = True
         self._on_audio = self._on_text = _ignore  # releases the subscriber's callbacks
+        self._moved = None
         self._connection.close()
 
     def abort(self) -> None:
@@ -141,14 +161,16 @@ class Session:
         await self._connection.wait_closed()
 
     async def prompted(self, timeout_s: float) -> None:
-        """Waits for the engine's handshake. For :func:`open_session`.
+        """Waits for the engine's handshake, without a limit while in the engine's line. For `open_session`.
 
         Raises:
             EngineRejected: The engine closed or reported an error instead.
+            EngineFull: The same, and it said that it is busy or restarting.
             EngineBusy: It sent nothing in time.
         """
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
+                self._limit = limit
                 rejected = await self._prompted
         except TimeoutError:
             raise EngineBusy(
@@ -157,7 +179,7 @@ class Session:
             ) from None
         # Raised here and not stored: a stored error would keep this object alive through its traceback.
         if rejected is not None:
-            raise EngineRejected(f"{self.engine}: {rejected}")
+            raise rejected.kind(f"{self.engine}: {rejected.why}")
 
     def _take(self, message: bytes, is_text: bool) -> None:
         if self._on_audio is not None and message[:1] == _AUDIO and not is_text:
@@ -172,7 +194,13 @@ class Session:
             if not self._prompted.done():
                 self._prompted.set_result(None)
         elif message[:1] == _ERROR and self._phase is _Phase.PROMPTING:
-            self._reject(f"it reported an error: {_text_of(message[1:])}")
+            said = _text_of(message[1:])
+            self._reject(_kind_of_words(said), f"it reported an error: {said}")
+        elif message[:1] == _METADATA and self._phase is _Phase.PROMPTING and self._moved is not None:
+            if (place := queue_place(message[1:])) is not None and not self._prompted.done():
+                if self._limit is not None:
+                    self._limit.reschedule(None)
+                self._moved(place)
         elif len(self._early) < _MAX_EARLY_MESSAGES:
             self._early.append(message)
         else:
@@ -195,9 +223,9 @@ class Session:
             case _:
                 pass  # a second handshake, control, metadata, ping: without effect on the caller
 
-    def _reject(self, why: str) -> None:
+    def _reject(self, kind: type[EngineRejected | EngineFull], why: str) -> None:
         if not self._prompted.done():
-            self._prompted.set_result(why)
+            self._prompted.set_result(_Rejection(kind, why))
 
     def _closed(self, closed: Closed) -> None:
         was, self._phase = self._phase, _Phase.ENDED
@@ -209,9 +237,13 @@ class Session:
             )
         how = _how_it_closed(closed)
         if was is _Phase.PROMPTING:
+            if closed.code in BUSY_CODES and closed.error is None:
+                self._reject(EngineFull, f"it {how} before its handshake: it is busy, or restarts")
+                return
             self._reject(
+                EngineRejected,
                 f"it {how} while it read its prompts; likely reasons: it does not know the voice "
-                f"{self._voice_prompt!r}, it could not read the text prompt, or it was restarted"
+                f"{self._voice_prompt!r}, it could not read the text prompt, or it was restarted",
             )
             return
         if not self._closed_by_us:
@@ -226,7 +258,21 @@ _HANDSHAKE: Final = bytes([Kind.HANDSHAKE])
 
 _AUDIO: Final = bytes([Kind.AUDIO])
 
+_METADATA: Final = bytes([Kind.METADATA])
+
 _ERROR: Final = bytes([Kind.ERROR])
+
+
+_SAYS_BUSY: Final = re.compile(
+    r"\b(busy|full|overloaded|(re)?starting|draining|warming up|shutting down|try again|retry"
+    r"|no (free )?(slots?|capacity)|too many)\b",
+    re.IGNORECASE,
+)
+
+
+def _kind_of_words(said: str) -> type[EngineRejected | EngineFull]:
+    """Whether an error before the handshake means that the engine is busy, or that it rejects the prompts."""
+    return EngineFull if _SAYS_BUSY.search(said) else EngineRejected
 
 
 def _how_it_closed(closed: Closed) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.breaker import Breaker
 from pxbridge.engines.leases import Use
-from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm, rank
+from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm
+from pxbridge.errors import EngineFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,8 +58,8 @@ class Warming:
     def _drop_surplus(self, older_than_s: float) -> None:
         """Closes surplus sessions that are at least this old."""
         ahead: dict[Prompts, list[tuple[bool, float, Slot]]] = {}
-        for slot in self._transitions.slots():
-            if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None:
+        for slot in self._transitions.directory.ahead:
+            if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None and not slot.in_line:
                 order = isinstance(slot.state, Preparing), slot.state.since_s, slot  # ready ones first
                 ahead.setdefault(slot.ahead, []).append(order)
         for prompts, slots in ahead.items():
@@ -73,7 +74,7 @@ class Warming:
         It is kept as a wanted session, or closed as surplus after `SPARE_S`.
         """
         if (preparing := self._transitions.put_ahead(slot)) is not None:
-            self._transitions.spawn(self._see_through(slot, preparing))
+            self._transitions.spawn(self.see_through(slot, preparing))
 
     def called(self, prompts: Prompts) -> None:
         """Records a call for these prompts. If engines are few, the most recently called come first."""
@@ -97,29 +98,23 @@ class Warming:
 
     async def _prepare(self, prompts: Prompts) -> bool:
         """Starts a session in an idle slot. Returns whether it did."""
-        now_s = self._transitions.clock()
-        ranked = [
-            (order, slot)
-            for slot in self._transitions.slots()
-            if slot.ahead is None and (order := rank(slot, prompts, now_s)) is not None
-        ]
-        for _, slot in sorted(ranked, key=lambda each: each[0]):
-            if rank(slot, prompts, now_s) is None or slot.ahead is not None:
-                continue  # it was taken while the store was asked
+        directory, tried = self._transitions.directory, set[Slot]()
+        while (slot := directory.best_idle(prompts, self._transitions.clock(), tried=tried)) is not None:
+            tried.add(slot)
             if (grant := await self._transitions.ask(slot, Use.WARM)) is None:
                 continue
             preparing = self._transitions.prepare(slot, grant, prompts)
             if self._ready(prompts) > self._wanted.get(prompts, 0):
                 self._transitions.cool(slot)  # the settings changed meanwhile
                 return False
-            self._transitions.spawn(self._see_through(slot, preparing))
+            self._transitions.spawn(self.see_through(slot, preparing))
             return True
         return False
 
     def _ready(self, prompts: Prompts) -> int:
-        return sum(slot.ahead == prompts for slot in self._transitions.slots())
+        return sum(slot.ahead == prompts for slot in self._transitions.directory.ahead)
 
-    async def _see_through(self, slot: Slot, preparing: Preparing) -> None:
+    async def see_through(self, slot: Slot, preparing: Preparing) -> None:
         """Follows a session from its opening until a call takes it or it ends."""
         task, prompts = preparing.attempt.task, preparing.attempt.prompts
         await asyncio.wait([task])  # do not await the task itself: its error would keep this frame alive
@@ -128,7 +123,8 @@ class Warming:
         if task.cancelled() or task.exception() is not None:
             why = "" if task.cancelled() else task.exception()
             log.warning("a session could not be prompted ahead: %s", why)
-            if prompts in self._wanted:
+            blames_prompts = not isinstance(why, EngineFull) and preparing.attempt.moved is None
+            if prompts in self._wanted and blames_prompts:
                 self._breakers.setdefault(prompts, Breaker()).failed(self._transitions.clock())
             self._transitions.cool(slot)
             return
@@ -145,12 +141,10 @@ class Warming:
 
     def _renew_oldest(self) -> None:
         """Closes the oldest session if it is too old and none is being prompted. So never all at once."""
-        states = [slot.state for slot in self._transitions.slots()]
-        if any(isinstance(state, Preparing) for state in states):
+        ahead = self._transitions.directory.ahead
+        if any(isinstance(slot.state, Preparing) for slot in ahead):
             return
-        warm = [
-            (slot.state.since_s, slot) for slot in self._transitions.slots() if isinstance(slot.state, Warm)
-        ]
+        warm = [(slot.state.since_s, slot) for slot in ahead if isinstance(slot.state, Warm)]
         if warm:
             since_s, oldest = min(warm, key=lambda each: each[0])
             if self._transitions.clock() - since_s >= self._max_age_s:

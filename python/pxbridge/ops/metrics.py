@@ -198,7 +198,7 @@ class Metrics:
                 self._calls.labels(each.value)
         # Labels are looked up here once. This is read and added to every second of each call.
         self._parts = [(part.name, self._delay.labels(part.name)) for part in delay.PARTS]
-        self._line_counters = list(self._counters_of_lines())
+        self._line_counters = self._counters_of_lines()
         registry.register(_CurrentState(self))
 
     def __call__(self, record: CallRecord, event: Event) -> None:
@@ -260,26 +260,36 @@ class Metrics:
         before, now = self._counted.get(id(record)), record.stats
         if before is None:
             return
-        for counter, direction, name, is_sound in self._line_counters:
-            grown = (now.get(direction, {}).get(name) or 0.0) - (before.get(direction, {}).get(name) or 0.0)
-            if grown > 0.0:
-                counter.inc(grown / record.rate_hz if is_sound else grown)
+        for direction, counters in self._line_counters.items():
+            earlier, later = before.get(direction) or {}, now.get(direction) or {}
+            for counter, name, is_sound in counters:
+                value, value_before = later.get(name), earlier.get(name)
+                if value and value != value_before:  # few of them have changed
+                    grown = value - (value_before or 0.0)
+                    if grown > 0.0:
+                        counter.inc(grown / record.rate_hz if is_sound else grown)
         self._counted[id(record)] = now
 
-    def _counters_of_lines(self) -> Iterator[tuple[Counter, delay.Direction, str, bool]]:
+    def _counters_of_lines(self) -> dict[delay.Direction, list[tuple[Counter, str, bool]]]:
         """Metrics that add up lines' counters: the metric, the counter, and whether it counts samples."""
-        yield self._holes, "downlink", "holes", False
-        yield self._stalls, "uplink", "stalls", False
-        yield self._messages, "uplink", "messages", False
-        yield self._malformed, "uplink", "malformed", False
+        found: dict[delay.Direction, list[tuple[Counter, str, bool]]] = {
+            "uplink": [
+                (self._stalls, "stalls", False),
+                (self._messages, "messages", False),
+                (self._malformed, "malformed", False),
+            ],
+            "downlink": [(self._holes, "holes", False)],
+        }
         for metric, table in (
             (self._inserted, delay.PUT_IN),
             (self._removed, delay.TAKEN_OUT),
             (self._removed, delay.UNHEARD),
         ):
             for direction, names in table.items():
-                for name in names:
-                    yield metric.labels(DIRECTIONS[direction], _how(name)), direction, name, True
+                found[direction] += [
+                    (metric.labels(DIRECTIONS[direction], _how(name)), name, True) for name in names
+                ]
+        return found
 
     def _end(self, record: CallRecord) -> None:
         self._calls.labels(outcome(record).value).inc()
@@ -336,7 +346,7 @@ class _CurrentState:
             yield slots
             failures = CounterMetricFamily(
                 "pxbridge_engine_failures",
-                "Sessions that failed or were lost: ahead of a call, at its setup, or during it.",
+                "Sessions that failed or were lost, by when; busy: the engine said so.",
                 labels=["engine", "phase"],
             )
             for engine, phases in metrics._engines.failures().items():

@@ -14,6 +14,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from pxbridge.periodic import stop
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
@@ -54,8 +56,7 @@ class Notifier:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await stop([task])
 
     async def _ping(self) -> None:
         if self._watchdog_s is None:

@@ -24,7 +24,7 @@ from pxbridge.errors import InputError
 from pxbridge.personaplex.scheduler import Close, Conversation, Open, Prefill, Scheduler, Tick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from pxbridge.personaplex.prompt import Prompt
     from pxbridge.personaplex.scheduler import Frame, Work
@@ -65,7 +65,7 @@ class _Failed:
 
 
 Result = int | _Failed | dict[Conversation, "Step"] | None
-"""Of `Open` and `Prefill` the positions left, of `Tick` the steps."""
+"""Of `Open` and `Prefill` the positions left (None: the voice is not read yet), of `Tick` the steps."""
 
 
 class Engine:
@@ -114,14 +114,18 @@ class Engine:
     # What the event loop tells.
 
     def open(
-        self, slot: int, prompt: Callable[[], Prompt], sampling: Sampling, listener: Listener
+        self,
+        slot: int,
+        prompt: Callable[[], Generator[None, None, Prompt]],
+        sampling: Sampling,
+        listener: Listener,
     ) -> Conversation:
         """Begins a conversation in a slot; one that has it is closed without a word.
 
         Args:
             slot: Which.
-            prompt: Gives its persona; called in the thread. An InputError or ValueError of it fails the
-                conversation.
+            prompt: Gives its persona, in parts; called in the thread. An InputError or ValueError of it
+                fails the conversation.
             sampling: How its tokens are drawn.
             listener: Told what becomes of it, until it is closed.
         """
@@ -176,9 +180,12 @@ class Engine:
         """Does it: the one place where the model is used."""
         stepper = self._stepper
         match work:
-            case Open(conversation):
+            case Open(conversation, at_most_s):
                 try:
-                    return stepper.open(conversation.slot, conversation.prompt(), conversation.sampling)
+                    prompt = self._make_prompt(conversation, at_most_s)
+                    if prompt is None:
+                        return None
+                    return stepper.open(conversation.slot, prompt, conversation.sampling)
                 except (InputError, ValueError) as error:
                     return _Failed(str(error))
             case Prefill(conversation, positions):
@@ -190,19 +197,38 @@ class Engine:
                 stepper.close(conversation.slot)
                 return None
 
+    def _make_prompt(self, conversation: Conversation, at_most_s: float) -> Prompt | None:
+        """Makes a conversation's prompt; None if that takes longer than there is time for now."""
+        if conversation.making is None:
+            conversation.making = conversation.prompt()
+        began_s = part_began_s = self.clock()
+        while True:
+            try:
+                next(conversation.making)
+            except StopIteration as end:
+                prompt: Prompt = end.value
+                return prompt
+            now_s = self.clock()
+            if now_s - began_s + (now_s - part_began_s) > at_most_s:  # another part is as long as this one
+                return None
+            part_began_s = now_s
+
     def finish(self, work: Work, result: Result) -> Callable[[], None]:
         """Notes that it is done. Returns what the event loop has to be told."""
         began_s, ended_s = self.busy_since_s or 0.0, self.clock()
         self.busy_since_s = None
         scheduler, telemetry = self.scheduler, self._telemetry
         match work, result:
-            case Open(conversation) | Prefill(conversation), int(left):
+            case Open(conversation=conversation) | Prefill(conversation=conversation), int(left):
                 scheduler.done(work, began_s, ended_s, left)
                 telemetry.read(ended_s - began_s)
                 telemetry.counters = self._stepper.counters()
                 if left == 0:
                     return lambda: self._say_live(conversation)
-            case Open(conversation), _Failed(reason=reason):
+            case Open(), None:
+                scheduler.done(work, began_s, ended_s, left=None)
+                telemetry.read(ended_s - began_s)
+            case Open(conversation=conversation), _Failed(reason=reason):
                 scheduler.done(work, began_s, ended_s, left=0)
                 scheduler.close(conversation)
                 return lambda: self._say_failed(conversation, reason)

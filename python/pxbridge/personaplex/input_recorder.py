@@ -21,7 +21,7 @@ import pxbridge
 from pxbridge.personaplex.config import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pxbridge.personaplex.query import Asked
@@ -66,16 +66,18 @@ class InputRecorder:
 
     Args:
         folder: Made if there is none.
+        model: Arguments of `pxbridge engine offline` for the same checkpoint, run in the same way.
 
     Raises:
         OSError: It cannot be made or written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: Sequence[str] = ()) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{folder} cannot be written")
         self._folder = folder
+        self._model = tuple(model)
         self._writer = ThreadPoolExecutor(1, "input recorder")
         self._number = 0
 
@@ -83,7 +85,8 @@ class InputRecorder:
         """Begins a record of a conversation that has just become live."""
         self._number += 1
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        return InputRecord(self._folder / f"{stamp}-{os.getpid()}-{self._number:06}", asked, self._writer)
+        path = self._folder / f"{stamp}-{os.getpid()}-{self._number:06}"
+        return InputRecord(path, asked, self._writer, self._model)
 
     def close(self) -> None:
         """Waits until all is written."""
@@ -93,8 +96,11 @@ class InputRecorder:
 class InputRecord:
     """One conversation's: `PATH.wav` and `PATH.json`."""
 
-    def __init__(self, path: Path, asked: Asked, writer: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, path: Path, asked: Asked, writer: ThreadPoolExecutor, model: Sequence[str] = ()
+    ) -> None:
         self.path = path
+        self._model = model
         self._asked = asked
         self._writer = writer
         self._frames: list[Frame] = []
@@ -174,6 +180,7 @@ class InputRecord:
             ),
             *("--audio-temperature", f"{sampling.audio_temperature!r}"),
             *("--audio-topk", f"{sampling.audio_top_k}"),
+            *self._model,
         ]
         about = {
             "version": pxbridge.__version__,

@@ -27,7 +27,7 @@ from pxbridge.personaplex.stepper import Counters, Sampling, SlotMisused, Step
 from pxbridge.personaplex.varlen import filled_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -48,8 +48,8 @@ class Options:
         context: Positions of 80 ms that stay in attention.
         pin: What becomes of the prompt when the context is full; see `attention`.
         device: `cpu` or `cuda`.
-        dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32 always.
-            float64 tells rounding from mistakes: no draw falls the other way for it.
+        dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32, or
+            float64 with it. That tells rounding from mistakes: no code or draw falls the other way for it.
         weights: How the language model's matrices are kept.
         offload_layers: As many of its last layers keep them on the CPU. That cannot keep real time.
         prefix_bytes: Memory for prompts that were computed before.
@@ -129,7 +129,8 @@ class Model:
             heads, head_dim = lm_config.num_heads, lm_config.head_dim
             filled = filled_attention(slots, options.context, heads, head_dim, dtype, device)
             self._lm = LmSlots(lm, slots, options.context, options.pin, filled)
-            self._mimi = Mimi(mimi_config, mimi_tensors, device)
+            codec_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+            self._mimi = Mimi(mimi_config, mimi_tensors, device, codec_dtype)
             self._encoder = self._mimi.encoder(slots)
             self._decoder = self._mimi.decoder(slots)
             self._fresh_encoder = self._mimi.encoder(1)
@@ -183,21 +184,20 @@ class Model:
             self.close(0)
         self._counters, self._prefixes = counters, prefixes
 
-    def encode(self, sound: NDArray[np.float32]) -> NDArray[np.int64]:
+    def encode(self, sound: NDArray[np.float32]) -> Generator[None, None, NDArray[np.int64]]:
         """As `Stepper.encode`."""
         frames = -(-len(sound) // FRAME_SAMPLES)
         padded = np.zeros((frames, 1, FRAME_SAMPLES), np.float32)
         padded.reshape(-1)[: len(sound)] = sound
-        with torch.inference_mode():
-            running = torch.ones(1, dtype=torch.bool, device=self._device)
-            stream = self._mimi.encoder(1)
-            codes = [
-                self._mimi.encode(stream, frame, running)
-                for frame in torch.from_numpy(padded).to(self._device)
-            ]
-            if not codes:
-                return np.empty((0, CODEBOOKS), np.int64)
-            return torch.cat(codes).cpu().numpy()
+        codes = np.empty((frames, CODEBOOKS), np.int64)
+        running = torch.ones(1, dtype=torch.bool, device=self._device)
+        stream = self._mimi.encoder(1)
+        for at, frame in enumerate(padded):
+            with torch.inference_mode():  # not around the loop: others work in this thread between frames
+                found = self._mimi.encode(stream, torch.from_numpy(frame).to(self._device), running)
+                codes[at] = found[0].cpu().numpy()  # waits for the device, so that its time is counted
+            yield
+        return codes
 
     def open(self, slot: int, prompt: Prompt, sampling: Sampling) -> int:
         """As `Stepper.open`."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pxbridge.errors import BadQuery, InputError
 from pxbridge.personaplex.prompt import SILENT_FRAMES, Prompt
+from pxbridge.personaplex.stepper import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from pxbridge.personaplex.prompt import Voice
 
@@ -27,8 +28,8 @@ class Voices(Protocol):
         """The files' names; from any thread."""
         ...
 
-    def load(self, name: str) -> Voice:
-        """A voice by its name; from the engine's thread."""
+    def read(self, name: str) -> Generator[None, None, Voice]:
+        """Reads a voice by its name, in parts; from the engine's thread."""
         ...
 
 
@@ -67,12 +68,12 @@ class FilePersonas:
         """Reads every voice, in the engine's thread before it is ready: so no caller waits for a file."""
         for name in self.voices():
             try:
-                self._positions[name] = self._voices.load(name).positions
+                self._positions[name] = finished(self._voices.read(name)).positions
             except (InputError, ValueError) as error:
                 log.warning("voice %s cannot be used: %s", name, error)
 
-    def prompt(self, voice: str, text: str) -> Callable[[], Prompt]:
-        """Checks a persona; what it returns makes the prompt, in the engine's thread.
+    def prompt(self, voice: str, text: str) -> Callable[[], Generator[None, None, Prompt]]:
+        """Checks a persona; what it returns makes the prompt in parts, in the engine's thread.
 
         Raises:
             BadQuery: There is no such voice, or the text is too long for the model.
@@ -85,8 +86,8 @@ class FilePersonas:
             raise BadQuery("text_prompt", f"is {len(tokens)} tokens long; with this voice {most} fit")
         return functools.partial(self._make, file, tokens)
 
-    def _make(self, file: str, tokens: tuple[int, ...]) -> Prompt:
-        return Prompt(self._voices.load(file), tokens)
+    def _make(self, file: str, tokens: tuple[int, ...]) -> Generator[None, None, Prompt]:
+        return Prompt((yield from self._voices.read(file)), tokens)
 
     def _file(self, voice: str) -> str:
         """The file of a voice. A name is looked up, so nothing but what is listed can be reached."""

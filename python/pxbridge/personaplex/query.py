@@ -18,7 +18,7 @@ from pxbridge.errors import BadQuery
 from pxbridge.personaplex.stepper import MAX_TOP_K, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from pxbridge.personaplex.prompt import Prompt
 
@@ -42,8 +42,8 @@ class Personas(Protocol):
         """Their names."""
         ...
 
-    def prompt(self, voice: str, text: str) -> Callable[[], Prompt]:
-        """Checks a persona; what it returns makes the prompt, in the engine's thread.
+    def prompt(self, voice: str, text: str) -> Callable[[], Generator[None, None, Prompt]]:
+        """Checks a persona; what it returns makes the prompt in parts, in the engine's thread.
 
         Raises:
             BadQuery: There is no such voice, or the text is too long.
@@ -73,14 +73,14 @@ class Asked:
         text: The text prompt, as it was written; empty for none.
         sampling: How tokens are drawn. Its seed is a random one where none was given.
         waits: Whether it wants to wait in line for a slot.
-        prompt: Makes the prompt, in the engine's thread.
+        prompt: Makes the prompt in parts, in the engine's thread.
     """
 
     voice: str
     text: str
     sampling: Sampling
     waits: bool
-    prompt: Callable[[], Prompt]
+    prompt: Callable[[], Generator[None, None, Prompt]]
 
 
 def read_query(query: str, personas: Personas, defaults: Defaults) -> Asked:

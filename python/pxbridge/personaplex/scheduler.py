@@ -25,7 +25,7 @@ import numpy as np
 from pxbridge.personaplex.config import FRAME_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from numpy.typing import NDArray
 
@@ -69,7 +69,8 @@ class Conversation:
 
     Attributes:
         slot: Where it is.
-        prompt: Gives its persona. Called in the engine's thread, once.
+        prompt: Gives its persona, in parts. Called in the engine's thread, once.
+        making: Its persona, while that is made.
         sampling: How its tokens are drawn.
         left: Positions of its prompt that are not read yet; None before the first was looked at, 0: it is
             live.
@@ -81,8 +82,9 @@ class Conversation:
     """
 
     slot: int
-    prompt: Callable[[], Prompt]
+    prompt: Callable[[], Generator[None, None, Prompt]]
     sampling: Sampling
+    making: Generator[None, None, Prompt] | None = None
     left: int | None = None
     waiting: deque[tuple[Frame, float]] = field(default_factory=deque)
     heard_s: float = -math.inf
@@ -98,9 +100,10 @@ class Conversation:
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """Begin a conversation: read its voice, look for its prefix."""
+    """Begin a conversation: read its voice, for so long at most, and then look for its prefix."""
 
     conversation: Conversation
+    at_most_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,14 +222,15 @@ class Scheduler:
             return Tick({each: each.waiting[0] for each in ready})
         return min(tick_due_s, read_due_s)
 
-    def done(self, work: Work, began_s: float, ended_s: float, left: int = 0) -> None:
+    def done(self, work: Work, began_s: float, ended_s: float, left: int | None = 0) -> None:
         """Something that `next` returned was done.
 
         Args:
             work: What it was.
             began_s: When it began.
             ended_s: When it was over.
-            left: After `Open` and `Prefill`: positions of the prompt that are not read yet.
+            left: After `Open` and `Prefill`: positions of the prompt that are not read yet; None while its
+                voice is not read yet.
         """
         match work:
             case Close(conversation):
@@ -238,7 +242,7 @@ class Scheduler:
                     if conversation.waiting:  # it may be gone by now
                         conversation.waiting.popleft()
                         conversation.stepped += 1
-            case Open(conversation) | Prefill(conversation):
+            case Open(conversation=conversation) | Prefill(conversation=conversation):
                 positions = work.positions if isinstance(work, Prefill) else 0
                 self._budget.spend(positions, ended_s - began_s, ended_s)
                 conversation.left = left
@@ -255,7 +259,8 @@ class Scheduler:
     def _read(self, allowed_s: float | None) -> Work:
         conversation = self._prompting[0]
         if conversation.left is None:
-            return Open(conversation)
+            at_most_s = UNHURRIED_CHUNK_S if allowed_s is None else min(allowed_s, UNHURRIED_CHUNK_S)
+            return Open(conversation, at_most_s)
         return Prefill(conversation, min(conversation.left, self._budget.chunk(allowed_s)))
 
 

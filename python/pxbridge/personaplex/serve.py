@@ -85,6 +85,7 @@ class Options:
         ssl: A folder with a certificate, or for one; None: no TLS.
         static: A folder with a web client.
         record_input: A folder for what models hear.
+        model_arguments: Arguments that lead `pxbridge engine offline` to the same model, for the records.
         line: How many may wait for a slot.
         drain_s: How long conversations may go on after SIGTERM.
         defaults: For prompts that a client leaves out.
@@ -98,6 +99,7 @@ class Options:
     ssl: Path | None = None
     static: Path | None = None
     record_input: Path | None = None
+    model_arguments: tuple[str, ...] = ()
     line: int = DEFAULT_LINE
     drain_s: float = DEFAULT_DRAIN_S
     defaults: Defaults = field(default_factory=Defaults)
@@ -145,7 +147,7 @@ def prepare(options: Options) -> Prepared:
     recorder = None
     if options.record_input is not None:
         try:
-            recorder = InputRecorder(options.record_input)
+            recorder = InputRecorder(options.record_input, options.model_arguments)
         except OSError as error:
             problem = f"{options.record_input}: {error.strerror or error}"
             raise ConfigError("--record-input", "command line", problem) from error

@@ -167,7 +167,7 @@ class EngineServer:
             case "/livez":
                 return self._livez()
             case "/readyz":
-                return self._readyz()
+                return self._readyz(request)
         if (refusal := self._stranger(request)) is not None:
             return refusal
         match path:
@@ -216,13 +216,19 @@ class EngineServer:
             return websocket.text_response(503, f"the device has not answered for {stuck_s:.0f} s\n")
         return websocket.text_response(200, "alive\n")
 
-    def _readyz(self) -> Response:
+    def _readyz(self, request: Request) -> Response:
+        # Told to everybody. A client that shows a token learns whether it is the right one.
+        if "Authorization" in request.headers and (refusal := self._stranger(request)) is not None:
+            return refusal
         reasons = self._not_ready()
-        if not reasons and not self._places.free:
+        full = not reasons and not self._places.free
+        if full:
             reasons = [f"all {self._places.slots} slots are taken"]
         told = {
             "ready": not reasons,
+            "full": full,
             "reasons": reasons,
+            "token_needed": self._token is not None,
             "slots": self._places.slots,
             "free": self._places.free if not self._draining else 0,
             "waiting": self._places.waiting,

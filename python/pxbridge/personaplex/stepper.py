@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
     from pxbridge.personaplex.prompt import Prompt
+
+T = TypeVar("T")
 
 MAX_TOP_K = 500
 """The end of the slider in NVIDIA's web client."""
@@ -110,6 +112,15 @@ class Counters:
     prefix_bytes: int = 0
 
 
+def finished(work: Generator[None, None, T]) -> T:
+    """Does work that comes in parts to its end; what it returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
 class SlotMisused(RuntimeError):
     """A slot that does not exist, or is not in the state that the call needs: the caller's bug."""
 
@@ -132,8 +143,10 @@ class Stepper(Protocol):
     def warm_up(self) -> None:
         """Runs everything once, so that the first callers do not wait for it. All slots must be closed."""
 
-    def encode(self, sound: NDArray[np.float32]) -> NDArray[np.int64]:
+    def encode(self, sound: NDArray[np.float32]) -> Generator[None, None, NDArray[np.int64]]:
         """Encodes a sound as Mimi's codes, from a fresh state and beside all slots: a voice from a WAV.
+
+        It yields after each frame: a long sound takes longer than callers can wait for a tick.
 
         Args:
             sound: float32 [samples] at 24 kHz, full scale ±1.0. A last frame that is not full is filled

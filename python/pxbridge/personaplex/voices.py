@@ -13,6 +13,8 @@ import io
 import re
 import tarfile
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,10 +24,11 @@ from pxbridge.errors import InputError, NoSuchVoice
 from pxbridge.personaplex.config import CODEBOOKS, SAMPLE_RATE_HZ, STREAMS
 from pxbridge.personaplex.loudness import normalised
 from pxbridge.personaplex.prompt import VOICE_TOKEN_POSITIONS, VoiceCodes, VoiceEmbeddings
+from pxbridge.personaplex.stepper import finished
 from pxbridge.wav import parse_wav, resample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Generator, Hashable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     from pxbridge.personaplex.config import LmConfig
     from pxbridge.personaplex.prompt import Voice
 
-    Encode = Callable[[NDArray[np.float32]], NDArray[np.int64]]
-    """Mimi: float32 [samples] at 24 kHz in, int64 [frames, 8] out."""
+    Encode = Callable[[NDArray[np.float32]], Generator[None, None, NDArray[np.int64]]]
+    """Mimi: float32 [samples] at 24 kHz in, int64 [frames, 8] out, in parts."""
 
 PUBLISHED = tuple(
     f"{kind}{number}"
@@ -48,6 +51,8 @@ LUFS = -24.0
 LONGEST_WAV_S = 60.0
 LARGEST_BYTES = 64 << 20
 """NVIDIA's files hold some 10 s in 2 MB; a minute of WAV in the largest usual form is 46 MB."""
+PART_S = 0.001
+"""So long the engine's thread waits for another part of a voice before it looks at its callers again."""
 KEPT = 64
 """Loaded voices that stay in memory, a few MB each."""
 NAMED_AT_MOST = 24
@@ -63,7 +68,7 @@ class Voices:
     Args:
         source: A folder, or a `.tgz` of `.pt` files, which is read here; None where there are no voices.
         config: The language model's sizes, which `.pt` voices must fit.
-        encode: Mimi, for recordings. `load` is called on the thread that it belongs to.
+        encode: Mimi, for recordings. `read` goes on in the thread that it belongs to.
 
     Raises:
         InputError: The archive cannot be read.
@@ -81,6 +86,7 @@ class Voices:
             self._files = _Archive(_read_archive(source))
         self._config = config
         self._encode = encode
+        self._preparing = ThreadPoolExecutor(1, "voices")
         self._loaded: OrderedDict[tuple[str, Hashable], Voice] = OrderedDict()
 
     def names(self) -> list[str]:
@@ -92,7 +98,11 @@ class Voices:
         return sorted(self._files.names())
 
     def load(self, name: str) -> Voice:
-        """A voice by its name, with or without `.pt` or `.wav`.
+        """A voice by its name, with or without `.pt` or `.wav`; raises as `read`."""
+        return finished(self.read(name))
+
+    def read(self, name: str) -> Generator[None, None, Voice]:
+        """Reads a voice in parts, of which each takes milliseconds; a voice that is known, in none.
 
         Raises:
             NoSuchVoice: There is none of this name; tells which there are.
@@ -105,7 +115,7 @@ class Voices:
         try:
             key = (file, self._files.version(file))
             if key not in self._loaded:
-                self._loaded[key] = self._read(file)
+                self._loaded[key] = yield from self._make(file)
                 if len(self._loaded) > KEPT:
                     self._loaded.popitem(last=False)
         except InputError as error:
@@ -113,7 +123,18 @@ class Voices:
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
-    def _read(self, file: str) -> Voice:
+    def _make(self, file: str) -> Generator[None, None, Voice]:
+        preparing = self._preparing.submit(self._prepare, file)
+        while not preparing.done():
+            yield
+            wait([preparing], PART_S)
+        prepared = preparing.result()
+        if not isinstance(prepared, _Recording):
+            return prepared
+        return VoiceCodes(key=prepared.key, codes=(yield from self._encode(prepared.samples)))
+
+    def _prepare(self, file: str) -> Voice | _Recording:
+        """All but Mimi's part; in a thread of its own, as it takes a second for a minute of sound."""
         raw = self._files.read(file)
         key = hashlib.sha256(raw).hexdigest()
         if file.lower().endswith(".pt"):
@@ -122,7 +143,15 @@ class Voices:
         if sound.duration_s > LONGEST_WAV_S:
             raise InputError(f"{sound.duration_s:.0f} s long; at most {LONGEST_WAV_S:.0f} s can be used")
         samples = resample(sound.samples, sound.rate_hz, SAMPLE_RATE_HZ)
-        return VoiceCodes(key=key, codes=self._encode(normalised(samples, SAMPLE_RATE_HZ, LUFS)))
+        return _Recording(key, normalised(samples, SAMPLE_RATE_HZ, LUFS))
+
+
+@dataclass(frozen=True, eq=False)
+class _Recording:
+    """A recording before Mimi encodes it: 24 kHz, mono, at `LUFS`."""
+
+    key: str
+    samples: NDArray[np.float32]
 
 
 class _Files(Protocol):

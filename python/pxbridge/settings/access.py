@@ -64,9 +64,11 @@ def check_access(loaded: Loaded) -> list[str]:
             "callers' passwords and voices cross the network unencrypted; "
             f"set {variable('tls_cert_file')}, or {variable('trusted_proxies')} and a proxy that serves TLS"
         )
-    if settings.console_port and not is_loopback(settings.console_host):
+    open_console = settings.console_port and not is_loopback(settings.console_host)
+    if open_console and settings.console_tls_cert_file is None:
         notes.append(
             "operators' passwords and the calls they see cross the network unencrypted: the console has no "
-            f"TLS; set {variable('console_host')}=127.0.0.1 and use a tunnel or a proxy with TLS"
+            f"TLS; set {variable('console_tls_cert_file')}, or {variable('console_host')}=127.0.0.1 "
+            "and use a tunnel or a proxy with TLS"
         )
     return notes

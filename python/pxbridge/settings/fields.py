@@ -20,16 +20,19 @@ from pxbridge.settings.values import (
     Secrets,
     Within,
     certificates,
-    fingerprint,
     folder,
     lower,
     mask_url,
     split_credentials,
     split_engines,
+    split_fingerprints,
     split_keys,
     split_networks,
+    split_origins,
+    split_tokens,
     store_url,
     strip,
+    token,
     websocket_url,
 )
 
@@ -68,17 +71,26 @@ class Settings(BaseModel):
         "None: the rehearsal engine, which greets and repeats what it hears.",
     )
     engine_capacity: Annotated[int, Within("a whole number", 1, 1_000)] = Field(
-        default=1, description="Calls that each engine takes at the same time. NVIDIA's server takes 1."
+        default=1,
+        description="Calls that each engine takes at the same time, if it does not tell by itself, as "
+        "`pxbridge engine` does. NVIDIA's server takes 1.",
     )
     engine_ca_file: Annotated[Path | None, BeforeValidator(certificates), Right("the path of a PEM file")] = (
         Field(
             default=None, description="PEM file of the authority that signed the engines' TLS certificates."
         )
     )
-    engine_fingerprint: Annotated[str | None, BeforeValidator(fingerprint), Right("a fingerprint")] = Field(
+    engine_fingerprint: Annotated[
+        tuple[str, ...], BeforeValidator(split_fingerprints), Right("a fingerprint, or one for each engine")
+    ] = Field(
+        default=(),
+        description="SHA-256 fingerprint of the engines' self-signed TLS certificate, or one fingerprint for "
+        "each of the engines in their order, separated by spaces or commas. No other certificate is trusted.",
+    )
+    engine_token: Annotated[SecretStr | None, BeforeValidator(token), Right("a token")] = Field(
         default=None,
-        description="SHA-256 fingerprint of the engines' self-signed TLS certificate. "
-        "No other certificate is trusted.",
+        description="The token that the engines were started with. An engine whose URL has a user and a "
+        "password gets those instead.",
     )
     engine_insecure: Annotated[bool, Right("true or false")] = Field(
         default=False,
@@ -105,6 +117,12 @@ class Settings(BaseModel):
     engine_handshake_timeout_s: Annotated[float, _SECONDS] = Field(
         default=30.0,
         description="How long an engine may take to process its prompts. After that it counts as busy.",
+    )
+    engine_hedge_after_s: Annotated[float, Within("a number of seconds", 0, 3_600)] = Field(
+        default=3.0,
+        description="A second engine is asked, if one is free, when the first has not processed its prompts "
+        "after this long, or after twice the usual time if that is longer. The call takes whichever is ready "
+        "first. 0: never.",
     )
     engine_silent_timeout_s: Annotated[float, _SECONDS] = Field(
         default=2.5,
@@ -272,7 +290,7 @@ class Settings(BaseModel):
         default="127.0.0.1",
         min_length=1,
         pattern=r"^\S+$",
-        description="Address to listen on for the operator's console: metrics, health and calls.",
+        description="Address to listen on for the console: the web pages, metrics, health and calls.",
     )
     console_port: Annotated[int, Right("a port number from 0 (no console) to 65535")] = Field(
         default=5051, ge=0, le=65535, description="Port of the console. 0: no console."
@@ -284,6 +302,28 @@ class Settings(BaseModel):
         description="USER:PASSWORD pairs for the console, separated by spaces. None: no login, and only this "
         "machine can reach it.",
     )
+    console_tokens: Annotated[Secrets, BeforeValidator(split_tokens), Right("a list of NAME:TOKEN")] = Field(
+        default=(),
+        description="NAME:TOKEN pairs for programs that use the console (Authorization: Bearer TOKEN), "
+        "separated by spaces. The name is noted where a program ends a call.",
+    )
+    console_origins: Annotated[
+        tuple[str, ...], BeforeValidator(split_origins), Right("a list of origins")
+    ] = Field(
+        default=(),
+        description="Other origins by which the console is reached, such as https://console.example.com of a "
+        "proxy, separated by spaces or commas. Their pages may use it, and their hosts are names of it.",
+    )
+    console_tls_cert_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
+        default=None,
+        description="PEM file of the console's certificate and its chain. If set, the console serves TLS, "
+        "which browsers demand before they open a microphone for any host but localhost. The file is read "
+        "again when it changes.",
+    )
+    console_tls_key_file: Annotated[Path | None, Right("the path of a PEM file")] = Field(
+        default=None,
+        description="PEM file of the key of the console's certificate, if it is not in the same file.",
+    )
     state_dir: Annotated[Path | None, BeforeValidator(folder), Right("the path of a folder")] = Field(
         default=None,
         description="Folder for hand-overs, the records of calls and recordings. None: $STATE_DIRECTORY "
@@ -294,7 +334,8 @@ class Settings(BaseModel):
         description="Keep a record of each call in the state folder. `pxbridge calls` shows them.",
     )
     keep_days: Annotated[float, Within("a number of days", 0, 36_500, above=True)] = Field(
-        default=90.0, description="Records and recordings older than this are deleted."
+        default=90.0,
+        description="Records and recordings older than this are deleted, each hour at most a day's worth.",
     )
     keep_mb: Annotated[int, Within("a whole number", 1, 100_000_000)] = Field(
         default=2000,

@@ -26,6 +26,7 @@ from pxbridge.calls.persona import (
 )
 from pxbridge.calls.phrases import Action, End, HandOver, letters
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings.files import expanded
 from pxbridge.telephony.reserved import RESERVED_WORDS
 
 if TYPE_CHECKING:
@@ -163,10 +164,10 @@ def _dialled(value: object, folder: Path) -> tuple[str, ...]:
 def _greeting(value: object, folder: Path) -> Path:
     if not isinstance(value, str):
         raise _Fault(f"{value!r} is not the path of a WAV or Ogg Opus file")
-    path = folder / Path(value).expanduser()
     try:
+        path = folder / expanded(value)
         decode_greeting(path)
-    except InputError as error:
+    except (InputError, ValueError) as error:
         raise _Fault(f"cannot be played: {error}") from None
     return path
 

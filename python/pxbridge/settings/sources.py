@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
 from pxbridge.errors import ConfigError
+from pxbridge.settings.access import is_loopback
 from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, from_file, is_secret, variable
+from pxbridge.settings.files import expanded, parse_toml, read_text
 from pxbridge.settings.values import Right
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
 
     settings = _check(given)
     _check_trust(settings, given, notes)
+    _check_token(settings, given, notes)
     if settings.tls_key_file is not None and settings.tls_cert_file is None:
         one = given["tls_key_file"]
         fix = f"set {variable('tls_cert_file')} to its certificate"
@@ -167,11 +170,9 @@ def _read_credentials(environ: Mapping[str, str]) -> dict[str, _Given]:
 
 def _secret_file(written: str, source: str, file: Path) -> _Given:
     try:
-        return _Given(written, source, _hidden(file.expanduser().read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(written, source, f"cannot read {str(file)!r}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(written, source, f"{str(file)!r} is not a text file") from None
+        return _Given(written, source, _hidden(read_text(expanded(file))))
+    except ValueError as problem:
+        raise ConfigError(written, source, str(problem)) from None
 
 
 def _kept(name: str, value: object) -> object:
@@ -188,13 +189,15 @@ def _hidden(value: object) -> object:
 
 def _read_file(path: str, written: str, source: str) -> tuple[Path, dict[str, Any]]:
     """A TOML file and its table; ``written`` and ``source`` say which setting names the file."""
-    file = Path(path).expanduser()
     try:
-        return file, tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(written, source, f"cannot read {path!r}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(written, source, f"{path} is not a TOML file: {error}") from None
+        file = expanded(path)
+        text = read_text(file)
+    except ValueError as problem:
+        raise ConfigError(written, source, str(problem)) from None
+    try:
+        return file, parse_toml(text)
+    except ValueError as problem:
+        raise ConfigError(written, source, f"{path} is not a TOML file: {problem}") from None
 
 
 def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
@@ -206,7 +209,7 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
         if secret != name and secret in Settings.model_fields and from_file(secret):
             if secret in table:
                 raise ConfigError(name, path, f"contradicts {secret}; keep one of the two")
-            given[secret] = _secret_file(name, path, file.parent / Path(str(value)).expanduser())
+            given[secret] = _secret_file(name, path, _beside(file, name, str(value)))
             continue
         if name not in Settings.model_fields:
             raise ConfigError(name, path, f"no such setting; {_nearest(name, Settings.model_fields)}")
@@ -214,9 +217,17 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
             value = _hidden(value)
         elif (name.endswith(FILE_SUFFIX) or name == "state_dir") and isinstance(value, str):
             # Relative to its file, because the working directory of a service is hard to know.
-            value = str(file.parent / Path(value).expanduser())
+            value = str(_beside(file, name, value))
         given[name] = _Given(name, path, value)
     return given
+
+
+def _beside(file: Path, name: str, path: str) -> Path:
+    """A path that a setting in `file` names, relative to the folder of that file."""
+    try:
+        return file.parent / expanded(path)
+    except ValueError as problem:
+        raise ConfigError(name, str(file), str(problem)) from None
 
 
 def _nearest(written: str, names: Mapping[str, object]) -> str:
@@ -246,13 +257,18 @@ def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[st
     ways = [
         name
         for name in ("engine_insecure", "engine_fingerprint", "engine_ca_file")
-        if getattr(settings, name) not in (None, False)
+        if getattr(settings, name)
     ]
     if len(ways) > 1:
         one, other = given[ways[0]], given[ways[1]]
         raise ConfigError(
             one.written, one.source, f"contradicts {other.written} ({other.source}); keep one of the two"
         )
+    pinned, engines = len(settings.engine_fingerprint), len(settings.engines)
+    if pinned > 1 and pinned != engines:
+        one = given["engine_fingerprint"]
+        problem = f"has {pinned} fingerprints for {engines} engines; give one for all, or one for each"
+        raise ConfigError(one.written, one.source, problem)
     if settings.engine_insecure:
         one = given["engine_insecure"]
         notes.append(
@@ -262,6 +278,20 @@ def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[st
     if ways and not any(url.startswith("wss:") for url in settings.engines):
         one = given[ways[0]]
         notes.append(f"{one.written} ({one.source}) has no effect: no engine's URL begins with wss://")
+
+
+def _check_token(settings: Settings, given: Mapping[str, _Given], notes: list[str]) -> None:
+    """A token without effect, and one that crosses the network in plain text, are noted."""
+    if settings.engine_token is None:
+        return
+    one = given["engine_token"]
+    parts = [urlsplit(url) for url in settings.engines]
+    if not parts:
+        notes.append(f"{one.written} ({one.source}) has no effect: {variable('engines')} names no engine")
+    if any(url.scheme == "ws" and not is_loopback(url.hostname or "") for url in parts):
+        notes.append(
+            f"{one.written} ({one.source}) crosses the network unencrypted to engines at ws://; use wss://"
+        )
 
 
 def _not_right(name: str, value: object) -> str:

@@ -18,11 +18,13 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from annotated_types import Ge, GroupedMetadata, Gt, Le
 from pydantic import SecretStr
 
+from pxbridge.settings.files import check_regular, expanded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The bridge writes the prompts into the query itself. NVIDIA's server crashes on any `seed`.
-_RESERVED_ENGINE_QUERY = {"voice_prompt", "text_prompt", "seed"}
+_RESERVED_ENGINE_QUERY = {"voice_prompt", "text_prompt", "seed", "queue"}
 _ENGINE_SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 _ENGINE_PATH = "/api/chat"
 
@@ -96,6 +98,54 @@ def split_credentials(value: object) -> object:
         if not secret.isascii() or not secret.isprintable():
             raise ValueError(f"the {_ordinal(n)} has characters that a URL cannot contain; use ASCII")
     return secrets
+
+
+def split_tokens(value: object) -> object:
+    """``NAME:TOKEN`` pairs, with tokens too long to be guessed."""
+    secrets = split_secrets(value)
+    for n, secret in enumerate(secrets, 1):
+        name, colon, token = secret.partition(":")
+        if not name or not colon:
+            raise ValueError(f"the {_ordinal(n)} is not of the form NAME:TOKEN")
+        if len(token) < _MIN_KEY_CHARS:
+            raise ValueError(
+                f"the {_ordinal(n)} has a token of {len(token)} characters; use at least {_MIN_KEY_CHARS}, "
+                "for example from `openssl rand -hex 32`"
+            )
+        if not secret.isascii() or not secret.isprintable():
+            raise ValueError(f"the {_ordinal(n)} has characters that a header cannot contain; use ASCII")
+    return secrets
+
+
+def split_origins(value: object) -> object:
+    """Origins of web pages from one string or a list of strings, separated by spaces or commas."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("is not a list of origins such as https://console.example.com")
+    return tuple(_origin(each) for part in parts for each in re.split(r"[\s,]+", part) if each)
+
+
+def _origin(written: str) -> str:
+    """A normalised origin: scheme, host and port."""
+    origin = written.rstrip("/").lower()
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+    except ValueError:
+        parts = None  # the error's own text may quote a password
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or port == 0
+        or origin != f"{parts.scheme}://{parts.netloc}"
+        or "@" in parts.netloc
+    ):
+        raise ValueError(
+            f"{mask_url(written)!r} is not an origin; write a scheme and a host such as "
+            "https://console.example.com, with a port if it is not the usual one"
+        )
+    return origin
 
 
 def split_keys(value: object) -> object:
@@ -238,10 +288,38 @@ def is_plain(url: str) -> bool:
     return _SHOWABLE.fullmatch(url, 0 if scheme is None else scheme.end()) is not None
 
 
-def fingerprint(value: object) -> object:
-    """A SHA-256 fingerprint as 64 lower-case hex digits. Accepts the output of ``openssl x509``."""
-    if not isinstance(value, str):
+_MAX_TOKEN_CHARS = 1_000
+
+
+def token(value: object) -> object:
+    """A secret that fits into an HTTP header. Errors never quote it."""
+    if value is None:
+        return None
+    if not isinstance(value, str | SecretStr):
+        raise ValueError("is not text")
+    text = _plain(value).strip()
+    if not text or len(text) > _MAX_TOKEN_CHARS or re.fullmatch(r"[\x21-\x7e]+", text) is None:
+        raise ValueError(
+            "is not a token of ASCII characters without spaces, for example from `openssl rand -hex 24`"
+        )
+    return text
+
+
+def split_fingerprints(value: object) -> object:
+    """SHA-256 fingerprints from one string or a list of strings, separated by spaces or commas."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         return value
+    text = ",".join(parts)
+    spaced = re.sub(r"\s*[:=]\s*", ":", re.sub(r"(?i)sha-?256(\s+fingerprint)?\s*[:=]\s*", " ", text))
+    one = re.sub(r"[:\s]", "", spaced)
+    if len(one) == _SHA256_HEX_DIGITS:  # one with spaces between its bytes
+        return (fingerprint(one),)
+    return tuple(fingerprint(part) for part in re.split(r"[\s,]+", spaced) if part)
+
+
+def fingerprint(value: str) -> str:
+    """A SHA-256 fingerprint as 64 lower-case hex digits. Accepts the output of ``openssl x509``."""
     text = re.sub(r"(?i)^\s*sha-?256(\s+fingerprint)?\s*[:=]\s*", "", value)
     digits = re.sub(r"[:\s]", "", text).lower()
     if not re.fullmatch(f"[0-9a-f]{{{_SHA256_HEX_DIGITS}}}", digits):
@@ -256,7 +334,8 @@ def certificates(value: object) -> object:
     """The path of a PEM file that holds at least one certificate."""
     if not isinstance(value, str | Path):
         return value
-    path = Path(value).expanduser()
+    path = expanded(value)
+    check_regular(path)  # OpenSSL would look for a certificate in /dev/zero without end
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError:  # an OSError too
@@ -313,4 +392,4 @@ def strip(value: object) -> object:
 
 def folder(value: object) -> object:
     """A path. ``~`` is replaced by the home folder."""
-    return Path(value).expanduser() if isinstance(value, str) and value.strip() else value
+    return expanded(value) if isinstance(value, str) and value.strip() else value

@@ -5,6 +5,9 @@ This module defines what a call uses of any of them. An adapter is a package bes
 `pxbridge.telephony.exotel`. It makes one `Carrier` for each connection, so an adapter may keep state from
 message to message: the stream's id, or a codec.
 
+Some carriers have a person at a screen at their other end, who can be told more than sound: that is what the
+notices below are for.
+
 A message from the carrier is either audio or an event. Audio goes through the call's `PhoneLine`, which reads
 it in Rust in one step. Every other message goes through `Carrier.parse` and becomes one of the events below.
 `parse` never raises: a message that it cannot read becomes `Malformed`, and is counted.
@@ -18,15 +21,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pxbridge.telephony.phone_line import PhoneLine
 
 LINE_RATES_HZ: Final = (8000, 16000, 24000)
 """The sample rates that a line can have."""
 
-Encoding = Literal["pcm16", "mulaw"]
-"""Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law."""
+Encoding = Literal["pcm16", "mulaw", "alaw"]
+"""Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law or A-law."""
 
 PlayoutProfile = Literal["standard", "strict", "low-delay"]
 """Size and timing of payloads for an account; `PlayoutProfile` in `rust/core/src/downlink/playout.rs`."""
@@ -68,6 +71,7 @@ class Start:
         parameters: Parameters that the carrier's call flow passes on, by name.
         media: The format of the line's audio.
         notes: Values in the message that could not be used, for the operator; one sentence each.
+        refusal: Why the bridge cannot read the line's audio, as a sentence; empty if it can. The call ends.
     """
 
     call_id: str
@@ -77,6 +81,7 @@ class Start:
     media: MediaFormat
     parameters: Mapping[str, str] = field(default_factory=lambda: _NO_PARAMETERS, hash=False)
     notes: tuple[str, ...] = ()
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,80 @@ class Malformed:
     reason: str
 
 
-Event = Connected | Start | Media | Key | Mark | Clear | Stop | Unknown | Malformed
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The carrier asks for an answer at once, to measure the round trip.
+
+    Attributes:
+        answer: The message to send.
+        is_text: Whether it is text.
+    """
+
+    answer: bytes
+    is_text: bool = False
+
+
+Event = Connected | Start | Media | Key | Mark | Clear | Stop | Ask | Unknown | Malformed
+
+
+# -- what a carrier can be told beside sound --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The call has begun, and its persona is chosen.
+
+    Attributes:
+        call_id: The call's id, as records have it.
+        persona: The persona's name.
+        recorded: Whether the call is recorded.
+    """
+
+    call_id: str
+    persona: str
+    recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InLine:
+    """The call waits for an engine.
+
+    Attributes:
+        place: Its place among those that wait: 1 is the next; 0 if it waits no longer.
+    """
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """An agent hears the caller from now on: the first one, or another one after `AgentLost`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLost:
+    """The engine was lost, and another one is being leased."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of what the agent says."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The call ends because something does not work.
+
+    Attributes:
+        text: What it is, for the caller.
+    """
+
+    text: str
+
+
+Notice = Begun | InLine | Listening | AgentLost | Said | Failed
 
 
 # -- how a carrier behaves --------------------------------------------------------------------------------
@@ -174,7 +252,8 @@ class PayloadRule:
 class Behaviour:
     """Facts about a carrier.
 
-    The bridge acts on only one of them: `after_close` decides whether a call can be handed over to a person.
+    The bridge acts on three of them: `after_close` decides whether a call can be handed over to a person,
+    `waits_for_agent` whether a phone that sends nothing is lost, `takes_notices` whether notices are made.
     No code of the bridge reads the others. They document the carrier for the author of an adapter and for
     readers; changing one here changes nothing that is sent. The Rust core implements the behaviour: the
     downlink sends audio in real time and only in whole packets of 20 ms, and the carrier's `MediaWriter`
@@ -188,6 +267,9 @@ class Behaviour:
         paced_by: Which side paces the audio.
         payload: The payloads that the carrier plays without a gap.
         after_close: What happens to the phone call when we close the socket.
+        waits_for_agent: Whether the phone sends no audio before `Listening`. Until then, answers to pings
+            show that it is there.
+        takes_notices: Whether `Carrier.notice` writes messages.
     """
 
     returns_marks: bool
@@ -196,6 +278,8 @@ class Behaviour:
     paced_by: PacedBy
     payload: PayloadRule
     after_close: AfterClose
+    waits_for_agent: bool = False
+    takes_notices: bool = False
 
 
 # -- a carrier ----------------------------------------------------------------------------------------------
@@ -212,6 +296,15 @@ class Carrier(Protocol):
     @property
     def behaviour(self) -> Behaviour:
         """The same for every connection of the carrier."""
+        ...
+
+    @property
+    def start(self) -> Start | None:
+        """The call's start, if the request for the connection says it all; None if a message will."""
+        ...
+
+    def notice(self, notice: Notice) -> Sequence[tuple[bytes, bool]]:
+        """The messages that tell a carrier this, each with whether it is text; none if it cannot be told."""
         ...
 
     def parse(self, message: bytes, *, is_text: bool) -> Event:

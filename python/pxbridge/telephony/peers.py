@@ -19,7 +19,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.errors import StoreUnreachable
-from pxbridge.periodic import repeat
+from pxbridge.periodic import repeat, stop
 from pxbridge.redis_store import ANSWER_TIMEOUT_S, PREFIX
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class PeerBridges:
         try:
             yield
         finally:
-            telling.cancel()
-            await asyncio.wait([telling])
+            await stop([telling])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WITHDRAW_TIMEOUT_S):
                     await self._withdraw()

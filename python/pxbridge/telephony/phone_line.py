@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.audio import AgentHeard, AllPlayed, EngineSilent, RateMismatch
+    from pxbridge.audio import AgentHeard, AllPlayed, EngineSilent, OddPayloads, RateMismatch
 
-    LineEvent = AgentHeard | AllPlayed | EngineSilent | RateMismatch
+    LineEvent = AgentHeard | AllPlayed | EngineSilent | OddPayloads | RateMismatch
     Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]
     """Samples, and for each piece of them its start time in seconds and its number of samples."""
 
@@ -111,6 +111,11 @@ class PhoneLine(Protocol):
     @property
     def exchanged_s(self) -> tuple[float, float]:
         """Seconds of audio sent to engines, and received from them."""
+        ...
+
+    @property
+    def spoken_s(self) -> tuple[float, float]:
+        """How long the caller has spoken, and the agent, seconds."""
         ...
 
     def keep_audio(self) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge import websocket
+from pxbridge.periodic import stop
 from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
@@ -55,6 +56,10 @@ OPEN_TIMEOUT_S: Final = 10.0
 PING_INTERVAL_S: Final = 20.0
 """How often the round trip to an idle phone is measured. Carriers do not promise pongs, so a missing pong
 never ends a call: the call itself detects missing audio."""
+
+CLOSING_S: Final = 5.0
+"""How long calls may take to end when the port closes, and their connections to close after them. Then the
+connections are cut."""
 
 _UNLIMITED: Final = 10**9
 
@@ -108,7 +113,7 @@ class TelephonyServer:
         self._not_ready = not_ready
         self._max_calls = max_calls
         self._overloaded = overloaded
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], WebSocket] = {}
         self._draining = False
         self._no_calls = asyncio.Event()
         self._no_calls.set()
@@ -153,7 +158,7 @@ class TelephonyServer:
     def abort(self) -> None:
         """Cut every connection, including those in their closing handshake."""
         if self.server is not None:
-            for connection in self.server.connections:
+            for connection in {*self.server.connections, *self._calls.values()}:
                 connection.abort("the bridge is stopping")
 
     async def drain(self) -> None:
@@ -220,6 +225,18 @@ class TelephonyServer:
             Arrival(socket, carrier, persona_name, visitor.address, visitor.token_use)
         )
 
+    def take(self, arrival: Arrival) -> list[str]:
+        """Begins a call that was admitted at another port. From then on it is a call like any other.
+
+        Returns:
+            Reasons why no call is taken, and this one was not begun; empty if it was.
+        """
+        if full := self.full():
+            self.refused += 1
+            return full
+        self._begin(arrival)
+        return []
+
     def full(self) -> list[str]:
         """Reasons why the port itself accepts no more calls; empty if it accepts calls."""
         if self._draining:
@@ -230,13 +247,13 @@ class TelephonyServer:
 
     def _begin(self, arrival: Arrival) -> None:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
-        self._calls.add(task)
+        self._calls[task] = arrival.socket
         self._no_calls.clear()
         self.access.begin_call(arrival.peer)
         task.add_done_callback(lambda task: self._ended(task, arrival.peer))
 
     def _ended(self, task: asyncio.Task[None], peer: str) -> None:
-        self._calls.discard(task)
+        del self._calls[task]
         self.access.end_call(peer)
         if not self._calls:
             self._no_calls.set()
@@ -256,13 +273,12 @@ class TelephonyServer:
     async def _end(self) -> None:
         if self.server is not None:
             self.server.close()
-        calls = list(self._calls)
-        for call in calls:
-            call.cancel()
-        if calls:
-            await asyncio.wait(calls)
+        await stop(self._calls, CLOSING_S)
         if self.server is not None:
-            await self.server.wait_closed()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_S):
+                    await self.server.wait_closed()
+            self.abort()
 
 
 @contextlib.asynccontextmanager

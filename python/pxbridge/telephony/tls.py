@@ -9,8 +9,10 @@ are ignored and tried again.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import ssl
+import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY_S: Final = 10.0
 """A certificate is renewed weeks before it expires, so a short delay does no harm."""
+
+MAX_BYTES: Final = 1 << 20
+"""Far more than a certificate with its chain and key has."""
 
 
 class ServingTls:
@@ -67,7 +72,12 @@ class ServingTls:
         """Inode, modification time and size of each file: they change when a file is written or replaced."""
         files = [self._cert_file] if self._key_file is None else [self._cert_file, self._key_file]
         stats = [file.stat() for file in files]
-        return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
+        for file, found in zip(files, stats, strict=True):
+            if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
+                raise OSError(errno.EINVAL, "it is no regular file", str(file))
+            if found.st_size > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES} bytes", str(file))
+        return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in stats]
 
 
 def _context(cert_file: Path, key_file: Path | None) -> ssl.SSLContext:

@@ -13,7 +13,9 @@ handshake, fragmented messages, frames that arrive in pieces, control frames, an
 
 `connection` is one open connection, `limits` what it is held to, and `frames` its reader and writer of
 frames. `accepted` is the server's end of a connection, `requests` what it can ask for before its upgrade, and
-`serving` the listening socket. `dialling` is the client's end. `sockets` sets up what the kernel does.
+`serving` the listening socket. `takeover`
+puts a connection behind another HTTP server. `dialling` is the client's end. `sockets` sets up what the
+kernel does.
 """
 
 from websockets.datastructures import Headers
@@ -32,6 +34,7 @@ from pxbridge.websocket.requests import (
     text_response,
 )
 from pxbridge.websocket.serving import MAX_OPENING, Server, serve
+from pxbridge.websocket.takeover import take_over
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -52,5 +55,6 @@ __all__ = [
     "WebSocket",
     "connect",
     "serve",
+    "take_over",
     "text_response",
 ]

@@ -26,7 +26,7 @@ from pxbridge.websocket.limits import FLOODED, NO_PONG, PEER_STOPPED_READING, Cl
 from pxbridge.websocket.sockets import bound_kernel, peer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from websockets.http11 import Request as Handshake
     from websockets.http11 import Response
@@ -178,6 +178,20 @@ class WebSocket(asyncio.Protocol):
             self._transport.write(whole_frame(TEXT if text else BINARY, data, masked=self._masks))
             if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
                 self.abort(PEER_STOPPED_READING)
+
+    def send_all(self, messages: Sequence[tuple[bytes, bool]]) -> None:
+        """Send messages as `send` does, but in one write: one system call for a frame of sound and its mark.
+
+        Args:
+            messages: Payloads, and whether each is a text message.
+        """
+        if not messages or self._phase is not Phase.OPEN or self._transport is None:
+            return
+        masked = self._masks
+        frames = [whole_frame(TEXT if text else BINARY, data, masked=masked) for data, text in messages]
+        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
+            self.abort(PEER_STOPPED_READING)
 
     def ping(self) -> None:
         """Send a ping now; `on_pong` gets the round trip. The next regular ping is one interval later."""

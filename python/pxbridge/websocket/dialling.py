@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import ssl as tls
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Response
 
 _MAX_QUOTED_BYTES: Final = 200  # length of an HTTP error's body in our error's text
+_MAX_REASON_CHARS: Final = 500  # the same for a reason in JSON: it may list what would be right
 
 
 class _Dialled(WebSocket):
@@ -72,8 +74,8 @@ class _Dialled(WebSocket):
         if fault is not None and not self.opened.done():
             if isinstance(fault, InvalidStatus):
                 response = fault.response
-                body = bytes(response.body)[:_MAX_QUOTED_BYTES].decode(errors="replace").strip()
-                self._refuse(HandshakeRefused(response.status_code, body))
+                said, again_s = _said(bytes(response.body)), _retry_after_s(response)
+                self._refuse(HandshakeRefused(response.status_code, said, again_s))
             else:
                 self._refuse(HandshakeFailed(f"not a WebSocket server: {fault}"))
         return taken
@@ -87,6 +89,27 @@ class _Dialled(WebSocket):
         if not self.opened.done():
             self.opened.set_exception(why)
         self.abort(str(why))
+
+
+def _said(body: bytes) -> str:
+    """What the body of an HTTP error says: the ``reason`` of a JSON object, else its beginning."""
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict) and isinstance(told.get("reason"), str):
+        about = told.get("parameter")
+        text = f"{about} {told['reason']}" if isinstance(about, str) else told["reason"]
+        return " ".join(text[:_MAX_REASON_CHARS].split())
+    return body[:_MAX_QUOTED_BYTES].decode(errors="replace").strip()
+
+
+def _retry_after_s(response: Response) -> float | None:
+    """The seconds of a Retry-After header (RFC 9110 §10.2.3); None for a date or none."""
+    values = response.headers.get_all("Retry-After")
+    if len(values) == 1 and values[0].isascii() and values[0].isdigit() and len(values[0]) <= 6:
+        return float(values[0])
+    return None
 
 
 async def connect(

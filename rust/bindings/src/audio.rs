@@ -11,9 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PySlice};
 
 use crate::array::{Dtype, Out, Pcm, give};
+use crate::bytes::Bytes;
 use crate::counters;
 use crate::exclusive::Exclusive;
-use crate::refuse;
+use crate::{refuse, whole};
 
 /// The purpose that an encoder is tuned to, by libopus' name.
 fn application(name: &str) -> PyResult<Application> {
@@ -28,17 +29,17 @@ fn application(name: &str) -> PyResult<Application> {
 }
 
 fn encoder_config(
-    rate_hz: u32,
+    rate_hz: i64,
     name: &str,
-    bitrate_bps: u32,
-    complexity: u8,
+    bitrate_bps: i64,
+    complexity: i64,
     frame_ms: f64,
 ) -> PyResult<EncoderConfig> {
     Ok(EncoderConfig {
-        rate_hz,
+        rate_hz: whole("rate_hz", rate_hz)?,
         application: application(name)?,
-        bitrate_bps,
-        complexity,
+        bitrate_bps: whole("bitrate_bps", bitrate_bps)?,
+        complexity: whole("complexity", complexity)?,
         frame_us: (frame_ms * 1e3).round() as u32,
     })
 }
@@ -73,7 +74,8 @@ impl Resampler {
 #[pymethods]
 impl Resampler {
     #[new]
-    fn new(from_hz: u32, to_hz: u32) -> PyResult<Self> {
+    fn new(from_hz: i64, to_hz: i64) -> PyResult<Self> {
+        let (from_hz, to_hz) = (whole("from_hz", from_hz)?, whole("to_hz", to_hz)?);
         let inner = resample::Resampler::new(from_hz, to_hz).map_err(refuse)?;
         Ok(Self {
             delay_s: inner.delay_s(),
@@ -154,12 +156,12 @@ pub struct OpusEncoder {
 #[pymethods]
 impl OpusEncoder {
     #[new]
-    #[pyo3(signature = (rate_hz=24000, *, application="lowdelay", bitrate_bps=TOWARDS_ENGINE.bitrate_bps, complexity=TOWARDS_ENGINE.complexity, frame_ms=20.0))]
+    #[pyo3(signature = (rate_hz=24000, *, application="lowdelay", bitrate_bps=i64::from(TOWARDS_ENGINE.bitrate_bps), complexity=i64::from(TOWARDS_ENGINE.complexity), frame_ms=20.0))]
     fn new(
-        rate_hz: u32,
+        rate_hz: i64,
         application: &str,
-        bitrate_bps: u32,
-        complexity: u8,
+        bitrate_bps: i64,
+        complexity: i64,
         frame_ms: f64,
     ) -> PyResult<Self> {
         let config = encoder_config(rate_hz, application, bitrate_bps, complexity, frame_ms)?;
@@ -211,6 +213,12 @@ impl OpusEncoder {
     fn lookahead_samples(&self) -> usize {
         self.lookahead_samples
     }
+
+    /// Samples beyond full scale so far, which were clipped.
+    #[getter]
+    fn clipped_samples(&mut self) -> u64 {
+        self.inner.get().clipped_samples()
+    }
 }
 
 /// Reads Opus packets (RFC 6716) of any mode, frame size and channel count.
@@ -232,7 +240,8 @@ pub struct OpusDecoder {
 impl OpusDecoder {
     #[new]
     #[pyo3(signature = (rate_hz=24000, channels=1))]
-    fn new(rate_hz: u32, channels: usize) -> PyResult<Self> {
+    fn new(rate_hz: i64, channels: i64) -> PyResult<Self> {
+        let (rate_hz, channels) = (whole("rate_hz", rate_hz)?, whole("channels", channels)?);
         Ok(Self {
             inner: Exclusive::new(Decoder::new(rate_hz, channels).map_err(refuse)?),
             max_samples: rate_hz as usize * MAX_PACKET_MS / 1000 * channels,
@@ -254,14 +263,14 @@ impl OpusDecoder {
     fn decode<'py>(
         &mut self,
         py: Python<'py>,
-        packet: &[u8],
+        packet: Bytes<'_>,
         out: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         require(out, self.max_samples)?;
         let inner = self.inner.get();
         give(py, Dtype::F32, out, &mut self.scratch, |to| {
             to.reserve(self.max_samples);
-            py.detach(|| inner.decode(packet, to));
+            py.detach(|| inner.decode(&packet, to));
             Ok(())
         })
     }
@@ -270,7 +279,8 @@ impl OpusDecoder {
     ///
     /// Raises:
     ///     ValueError: More than 48000 samples.
-    fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    fn conceal<'py>(&mut self, py: Python<'py>, samples: i64) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let samples = whole("samples", samples)?;
         let inner = self.inner.get();
         concealed(py, samples, |pcm| inner.conceal(samples, pcm))
     }
@@ -299,17 +309,18 @@ pub struct OggOpusWriter {
 #[pymethods]
 impl OggOpusWriter {
     #[new]
-    #[pyo3(signature = (rate_hz=24000, *, application="lowdelay", bitrate_bps=TOWARDS_ENGINE.bitrate_bps, complexity=TOWARDS_ENGINE.complexity, frame_ms=20.0, channels=1, serial=None))]
+    #[pyo3(signature = (rate_hz=24000, *, application="lowdelay", bitrate_bps=i64::from(TOWARDS_ENGINE.bitrate_bps), complexity=i64::from(TOWARDS_ENGINE.complexity), frame_ms=20.0, channels=1, serial=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
-        rate_hz: u32,
+        rate_hz: i64,
         application: &str,
-        bitrate_bps: u32,
-        complexity: u8,
+        bitrate_bps: i64,
+        complexity: i64,
         frame_ms: f64,
-        channels: usize,
+        channels: i64,
         serial: Option<u32>,
     ) -> PyResult<Self> {
+        let channels = whole("channels", channels)?;
         let config = encoder_config(rate_hz, application, bitrate_bps, complexity, frame_ms)?;
         let serial = serial.unwrap_or_else(crate::random_serial);
         let inner =
@@ -346,6 +357,12 @@ impl OggOpusWriter {
         Ok(PyBytes::new(py, ogg))
     }
 
+    /// Samples beyond full scale so far, which were clipped.
+    #[getter]
+    fn clipped_samples(&mut self) -> u64 {
+        self.inner.get().clipped_samples()
+    }
+
     /// The last pages: what waits, filled up with silence, with the end-of-stream mark. Releases the GIL.
     fn finish<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let Self { inner, ogg, .. } = self;
@@ -376,7 +393,8 @@ pub struct OggOpusReader {
 impl OggOpusReader {
     #[new]
     #[pyo3(signature = (rate_hz=24000))]
-    fn new(rate_hz: u32) -> PyResult<Self> {
+    fn new(rate_hz: i64) -> PyResult<Self> {
+        let rate_hz = whole("rate_hz", rate_hz)?;
         Ok(Self {
             inner: Exclusive::new(stream::OggOpusReader::new(rate_hz).map_err(refuse)?),
             waiting: Vec::new(),
@@ -396,13 +414,13 @@ impl OggOpusReader {
     fn read<'py>(
         &mut self,
         py: Python<'py>,
-        data: &[u8],
+        data: Bytes<'_>,
         out: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut out_array = out.map(Out::borrow).transpose()?;
         let Self { inner, waiting } = self;
         let inner = inner.get();
-        py.detach(|| inner.read(data, waiting));
+        py.detach(|| inner.read(&data, waiting));
         let (Some(array), Some(object)) = (&mut out_array, out) else {
             return Ok(PyArray1::from_vec(py, std::mem::take(waiting)).into_any());
         };
@@ -429,7 +447,8 @@ impl OggOpusReader {
     ///
     /// Raises:
     ///     ValueError: More than 48000 samples.
-    fn conceal<'py>(&mut self, py: Python<'py>, samples: usize) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    fn conceal<'py>(&mut self, py: Python<'py>, samples: i64) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let samples = whole("samples", samples)?;
         let inner = self.inner.get();
         concealed(py, samples, |pcm| inner.conceal(samples, pcm))
     }

@@ -2,6 +2,7 @@
 
 mod array;
 mod audio;
+mod bytes;
 mod counters;
 mod exclusive;
 mod line;
@@ -12,6 +13,11 @@ use pyo3::prelude::*;
 /// An error of core means a wrong argument: a ValueError.
 fn refuse(error: pxbridge_core::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
+}
+
+/// A number that Python gave, which may be negative or larger than any that is allowed: a `ValueError` says so.
+fn whole<T: TryFrom<i64>>(name: &str, value: i64) -> PyResult<T> {
+    T::try_from(value).map_err(|_| PyValueError::new_err(format!("{name} is {value}: it is out of range")))
 }
 
 /// An Ogg stream's serial number: random, so that streams on one wire differ (RFC 3533 §4).
@@ -30,7 +36,7 @@ mod _native {
     use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
 
     #[pymodule_export]
-    use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, RateMismatch};
+    use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, OddPayloads, RateMismatch};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

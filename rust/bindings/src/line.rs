@@ -1,7 +1,7 @@
 //! `Line` as a Python class: seconds and bytes at the border, no logic.
 
 use numpy::PyArray1;
-use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::payload::{Encoding, OddByte};
 use pxbridge_core::carrier::{self, Carrier, Message};
 use pxbridge_core::codec::engine::OggOpus;
 use pxbridge_core::downlink::playout::{PlayoutConfig, PlayoutProfile};
@@ -13,9 +13,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::array::Pcm;
+use crate::bytes::Bytes;
 use crate::counters;
 use crate::exclusive::Exclusive;
-use crate::refuse;
+use crate::{refuse, whole};
 
 const US_PER_S: f64 = 1e6;
 
@@ -66,6 +67,14 @@ pub struct EngineSilent {
     for_s: f64,
 }
 
+/// The phone sends 16-bit payloads of an odd length. Told once, when it is known how to read them.
+#[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
+#[derive(PartialEq)]
+pub struct OddPayloads {
+    /// Whether the last byte is half of a sample, whose other half begins the next payload. Else it is dropped.
+    halves: bool,
+}
+
 /// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
 #[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
 #[derive(PartialEq)]
@@ -110,6 +119,21 @@ impl EngineSilent {
 }
 
 #[pymethods]
+impl OddPayloads {
+    #[classattr]
+    fn __match_args__() -> (&'static str,) {
+        ("halves",)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "OddPayloads(halves={})",
+            if self.halves { "True" } else { "False" }
+        )
+    }
+}
+
+#[pymethods]
 impl RateMismatch {
     #[classattr]
     fn __match_args__() -> (&'static str, &'static str, &'static str) {
@@ -132,6 +156,10 @@ fn event(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         }
         Event::AllPlayed => Bound::new(py, AllPlayed)?.into_any(),
         Event::EngineSilent { for_us } => Bound::new(py, EngineSilent { for_s: in_s(for_us) })?.into_any(),
+        Event::OddPayloads { odd_byte } => {
+            let halves = odd_byte == OddByte::Half;
+            Bound::new(py, OddPayloads { halves })?.into_any()
+        }
         Event::RateMismatch {
             claimed_hz,
             measured_hz,
@@ -159,7 +187,8 @@ pub struct LineOutput {
     ping: bool,
     /// When `Line.poll` is due if nothing arrives before, in seconds; infinity for never.
     wake_s: f64,
-    /// Events, in their order: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent` and `RateMismatch`.
+    /// Events, in their order: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent`, `OddPayloads`
+    /// and `RateMismatch`.
     events: Py<PyTuple>,
 }
 
@@ -212,8 +241,8 @@ impl LineOutput {
 ///
 /// Args:
 ///     rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
-///     carrier: Whose messages the phone's socket carries: ``exotel``.
-///     encoding: Of the payloads: ``pcm16`` (16-bit little-endian) or ``mulaw`` (G.711).
+///     carrier: Whose messages the phone's socket carries: ``exotel`` or ``browser``.
+///     encoding: Of the payloads: ``pcm16`` (16-bit little-endian), ``mulaw`` or ``alaw`` (both G.711).
 ///     stream_id: What the carrier calls this stream.
 ///     profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
 ///     gate_ms: This much of the phone's first audio is replaced by silence.
@@ -248,17 +277,21 @@ impl Line {
     #[pyo3(signature = (rate_hz, *, carrier=carrier::DEFAULT, encoding="pcm16", stream_id="", profile="standard", gate_ms=None, max_backlog_ms=None, barge_in_ms=None, serial=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
-        rate_hz: u32,
+        rate_hz: i64,
         carrier: &str,
         encoding: &str,
         stream_id: &str,
         profile: &str,
-        gate_ms: Option<u32>,
-        max_backlog_ms: Option<u32>,
-        barge_in_ms: Option<u32>,
+        gate_ms: Option<i64>,
+        max_backlog_ms: Option<i64>,
+        barge_in_ms: Option<i64>,
         serial: Option<u32>,
     ) -> PyResult<Self> {
-        let rate = LineRate::new(rate_hz).map_err(refuse)?;
+        let optional = |name, value: Option<i64>| value.map(|value| whole::<u32>(name, value)).transpose();
+        let gate_ms = optional("gate_ms", gate_ms)?;
+        let max_backlog_ms = optional("max_backlog_ms", max_backlog_ms)?;
+        let barge_in_ms = optional("barge_in_ms", barge_in_ms)?;
+        let rate = LineRate::new(whole("rate_hz", rate_hz)?).map_err(refuse)?;
         let encoding = Encoding::named(encoding).map_err(refuse)?;
         let carrier = Carrier::named(carrier, stream_id, rate, encoding).map_err(refuse)?;
         let codec = OggOpus::new(rate, serial.unwrap_or_else(crate::random_serial)).map_err(refuse)?;
@@ -283,18 +316,18 @@ impl Line {
 
     /// A message from the phone. Releases the GIL.
     ///
-    /// None: it is not media, and nothing has changed. Read it as an event.
+    /// None: it is neither media nor a mark that came back, and nothing has changed. Read it as an event.
     #[pyo3(signature = (message, now_s, is_text=true))]
     fn phone_message(
         &mut self,
         py: Python<'_>,
-        message: &[u8],
+        message: Bytes<'_>,
         now_s: f64,
         is_text: bool,
     ) -> PyResult<Option<LineOutput>> {
         let inner = self.inner.get();
         let message = Message {
-            bytes: message,
+            bytes: &message,
             is_text,
         };
         py.detach(|| inner.phone_message(message, micros(now_s)))
@@ -303,8 +336,8 @@ impl Line {
     }
 
     /// Bytes of the engine's Ogg Opus stream, in any split. Releases the GIL.
-    fn engine_audio(&mut self, py: Python<'_>, ogg: &[u8], now_s: f64) -> PyResult<LineOutput> {
-        self.step(py, |line| line.engine_audio(ogg, micros(now_s)))
+    fn engine_audio(&mut self, py: Python<'_>, ogg: Bytes<'_>, now_s: f64) -> PyResult<LineOutput> {
+        self.step(py, |line| line.engine_audio(&ogg, micros(now_s)))
     }
 
     /// The phone has played everything before this mark. A mark that is not ours is ignored.
@@ -395,6 +428,13 @@ impl Line {
     fn exchanged_s(&mut self) -> (f64, f64) {
         let (sent_us, came_us) = self.inner.get().exchanged_us();
         (in_s(sent_us), in_s(came_us))
+    }
+
+    /// How long the caller has spoken, and the agent, in seconds.
+    #[getter]
+    fn spoken_s(&mut self) -> (f64, f64) {
+        let (caller_us, agent_us) = self.inner.get().spoken_us();
+        (in_s(caller_us), in_s(agent_us))
     }
 
     /// From now on keeps what the caller says and hears, for `take_said` and `take_heard`; at most 60 s of each.

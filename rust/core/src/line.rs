@@ -12,6 +12,7 @@ mod answer_time;
 mod downlink;
 mod rate_check;
 
+use crate::carrier::payload::OddByte;
 use crate::carrier::{Carrier, MediaReader, Message, Messages};
 use crate::codec::engine::EngineCodec;
 use crate::codec::stream::StreamStats;
@@ -38,6 +39,11 @@ pub enum Event {
     EngineSilent {
         /// How long its answer has been due.
         for_us: u64,
+    },
+    /// The phone sends 16-bit payloads of an odd length. This is told once, when it is known how to read them.
+    OddPayloads {
+        /// The last byte of such a payload.
+        odd_byte: OddByte,
     },
     /// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
     RateMismatch {
@@ -72,6 +78,8 @@ pub struct MediaStats {
     pub messages: u64,
     /// Of them, those of which a part could not be read.
     pub malformed: u64,
+    /// Of them, those of a track that is not the caller's.
+    pub other_track: u64,
 }
 
 /// Whether the caller waits for an agent's first sound.
@@ -105,6 +113,8 @@ pub struct Line {
     /// The intake's counter of holds, as of the last input.
     holds: u64,
     drained_told: bool,
+    /// Samples in which the caller spoke, and the agent.
+    spoken: (u64, u64),
     /// The caller's audio, for a recording.
     said: Option<Tap>,
     phone_pcm: Vec<f32>,
@@ -135,6 +145,7 @@ impl Line {
             first_sound: FirstSound::New,
             holds: 0,
             drained_told: false,
+            spoken: (0, 0),
             said: None,
             phone_pcm: Vec::new(),
             engine_pcm: Vec::new(),
@@ -142,13 +153,19 @@ impl Line {
         }
     }
 
-    /// A message from the phone. `None`: it is not media, and nothing has changed.
+    /// A message from the phone. `None`: it is neither media nor a mark that came back, and nothing has changed.
     pub fn phone_message(&mut self, message: Message<'_>, now_us: u64) -> Option<&LineOutput> {
         self.phone_pcm.clear();
-        let frame = self.reader.read(message, &mut self.phone_pcm)?;
+        let Some(frame) = self.reader.read(message, &mut self.phone_pcm) else {
+            let name = self.reader.returned_mark(message)?;
+            return Some(self.mark_played(name, now_us));
+        };
         self.begin(now_us);
         self.media.messages += 1;
         self.media.malformed += u64::from(frame.malformed);
+        self.media.other_track += u64::from(frame.other_track);
+        let odd = frame.odd_byte.map(|odd_byte| Event::OddPayloads { odd_byte });
+        self.output.events.extend(odd);
         if let Some(tap) = &mut self.said {
             // Its last sample was said just now, at the latest.
             let duration_us = self.rate.us_until_over(self.phone_pcm.len());
@@ -158,6 +175,9 @@ impl Line {
         let mismatch = self.rate_check.observe(received, stalls, self.rate, now_us);
         self.output.events.extend(mismatch);
         self.intake.push(&self.phone_pcm, now_us, &mut self.engine_pcm);
+        if self.intake.voice_level() > 0.0 {
+            self.spoken.0 += self.phone_pcm.len() as u64;
+        }
         Some(self.end(now_us))
     }
 
@@ -170,6 +190,9 @@ impl Line {
             .receive(bytes, &self.intake, self.codec.as_mut(), now_us, to_phone);
         if came > 0 {
             self.answer_time.answered(came, now_us);
+            if self.downlink.paused_us() == Some(0) {
+                self.spoken.1 += came as u64;
+            }
             self.intake.answered(came, now_us);
         }
         self.output.ping = self.downlink.take_ping(now_us);
@@ -291,6 +314,14 @@ impl Line {
             us(self.intake.emitted_samples()),
             us(self.downlink.received_samples()),
         )
+    }
+
+    /// How long the caller has spoken, and the agent. A pause inside a word counts as speech, a pause after it does
+    /// not.
+    #[must_use]
+    pub fn spoken_us(&self) -> (u64, u64) {
+        let us = |samples: u64| self.rate.us(samples as usize) as u64;
+        (us(self.spoken.0), us(self.spoken.1))
     }
 
     /// From now on keeps what the caller says and hears, for [`Line::take_said`] and [`Line::take_heard`].

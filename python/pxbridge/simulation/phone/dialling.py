@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ from pxbridge.errors import CallFailed, CallRefused
 from pxbridge.simulation.phone.machine import Fault, Wire
 
 if TYPE_CHECKING:
-    import ssl
-
     from websockets.asyncio.client import ClientConnection
 
     from pxbridge.simulation.phone.machine import Phone
@@ -124,10 +123,12 @@ def shown(url: str) -> str:
 
 async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, str]) -> ClientConnection:
     name = shown(url)
+    # websockets takes no "ssl=None" for wss://, and no "ssl" for ws://.
+    trusted: dict[str, Any] = {} if tls is None else {"ssl": tls}
     try:
         return await connect(
             url,
-            ssl=tls,
+            **trusted,
             additional_headers=headers,
             compression=None,  # like Exotel; it would only take time
             proxy=None,
@@ -148,10 +149,32 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
         raise CallFailed(f"{name} answers, but is not a WebSocket server: {error}") from error
     except TimeoutError as error:
         raise CallFailed(f"{name} did not answer within {OPEN_TIMEOUT_S:g} s") from error
+    except ssl.SSLCertVerificationError as error:
+        raise CallFailed(f"{name}: {_distrust(error)}") from error
+    except ssl.SSLError as error:
+        raise CallFailed(f"{name} does not speak TLS as expected: {error.reason or error}") from error
     except OSError as error:
         number = error.errno or 0  # negative, and not an errno, if the name does not resolve
         why = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise CallFailed(f"{name} cannot be reached: {why}") from error
+
+
+def _distrust(error: ssl.SSLCertVerificationError) -> str:
+    """Why a server's certificate is not trusted, for people."""
+    why = _DISTRUST.get(error.verify_code)
+    return f"its certificate {why}" if why else f"its certificate is not valid: {error.verify_message}"
+
+
+# OpenSSL's verification errors (x509_vfy.h).
+_DISTRUST = {
+    9: "is not valid yet",
+    10: "has expired",
+    18: "is self-signed; to trust it, pass it with --ca FILE",
+    19: "comes from an unknown authority; to trust it, pass the authority's certificate with --ca FILE",
+    20: "comes from an unknown authority; to trust it, pass the authority's certificate with --ca FILE",
+    62: "is for another host name",
+    64: "is for another address",
+}
 
 
 async def _read(

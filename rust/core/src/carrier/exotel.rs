@@ -24,7 +24,7 @@ pub struct ExotelReader {
 }
 
 impl ExotelReader {
-    /// For a stream whose payloads are in this encoding. Exotel means 16-bit PCM unless it says µ-law.
+    /// For a stream whose payloads are in this encoding. Exotel means 16-bit PCM unless it names G.711.
     #[must_use]
     pub fn new(encoding: Encoding) -> Self {
         Self {
@@ -52,6 +52,14 @@ impl MediaReader for ExotelReader {
         if !is_media(event) {
             return None;
         }
+        if let Some(track) = nested.track.or(beside.track)
+            && !is_callers(track)
+        {
+            return Some(MediaFrame {
+                other_track: true,
+                ..MediaFrame::default()
+            });
+        }
         let before = pcm.len();
         let payload = nested
             .payload
@@ -70,12 +78,52 @@ impl MediaReader for ExotelReader {
             timestamp_ms: number(nested.timestamp, beside.timestamp),
             samples,
             malformed: whole.is_none() || !clean || samples == 0,
+            other_track: false,
+            odd_byte: self.payload.take_verdict(),
         })
+    }
+
+    /// `{"event": "mark", "mark": {"name": "..."}}`, and no other spelling: a mark that we sent needs no escapes.
+    fn returned_mark<'a>(&self, message: Message<'a>) -> Option<&'a str> {
+        let mut event = None;
+        let mut name = None;
+        Scanner::new(message.bytes).object(|scanner, key| {
+            if is(key, b"event") {
+                event = Some(scanner.value()?);
+                return is_event(event, b"mark").then_some(());
+            }
+            if is(key, b"mark") && scanner.peek() == Some(b'{') {
+                name = None;
+                return scanner.object(|scanner, key| {
+                    let value = scanner.value()?;
+                    if is(key, b"name") {
+                        name = value.text();
+                    }
+                    Some(())
+                });
+            }
+            scanner.value().map(drop)
+        })?;
+        let name =
+            name.filter(|name| is_event(event, b"mark") && !name.is_empty() && !name.contains(&b'\\'))?;
+        std::str::from_utf8(name).ok()
+    }
+}
+
+/// Whether media of this track is the caller's. The other track, `outbound`, is what the caller hears.
+fn is_callers(track: Value) -> bool {
+    match track {
+        Value::Text(name) => name.is_empty() || name.eq_ignore_ascii_case(b"inbound"),
+        Value::Bare(_) | Value::Nested => true,
     }
 }
 
 fn is_media(event: Option<Value>) -> bool {
-    matches!(event, Some(Value::Text(name)) if name.eq_ignore_ascii_case(b"media"))
+    is_event(event, b"media")
+}
+
+fn is_event(event: Option<Value>, name: &[u8]) -> bool {
+    matches!(event, Some(Value::Text(text)) if text.eq_ignore_ascii_case(name))
 }
 
 /// The values of interest, as they stand in the message.
@@ -85,12 +133,15 @@ struct Fields<'a> {
     chunk: Option<Value<'a>>,
     timestamp: Option<Value<'a>>,
     payload: Option<Value<'a>>,
+    track: Option<Value<'a>>,
 }
 
 impl<'a> Fields<'a> {
     fn take(&mut self, key: &[u8], value: Value<'a>) -> Option<()> {
         let field = if is(key, b"payload") {
             &mut self.payload
+        } else if is(key, b"track") {
+            &mut self.track
         } else if is(key, b"chunk") {
             &mut self.chunk
         } else if is(key, b"timestamp") {

@@ -3,6 +3,7 @@
 //! A [`Carrier`] is a [`MediaReader`] and a [`MediaWriter`], one of each per call. Both give and take samples at the
 //! line's rate. The form of a message and the codec in it, with its state if it has one, are theirs alone.
 
+pub mod browser;
 pub mod exotel;
 mod json;
 pub mod payload;
@@ -11,8 +12,9 @@ use std::fmt::Debug;
 
 use crate::error::{Error, Result};
 use crate::rate::LineRate;
+use browser::{BrowserReader, BrowserWriter};
 use exotel::{ExotelReader, ExotelWriter};
-use payload::Encoding;
+use payload::{Encoding, OddByte};
 
 /// One message of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,10 @@ pub struct MediaFrame {
     pub samples: usize,
     /// A part of it could not be read. The rest was.
     pub malformed: bool,
+    /// It is not the caller's sound but what the caller hears, so its samples were left out.
+    pub other_track: bool,
+    /// What the odd bytes of payloads proved to be: once in a stream, with the payload that decided it.
+    pub odd_byte: Option<OddByte>,
 }
 
 /// Reads a carrier's messages.
@@ -109,6 +115,13 @@ pub trait MediaReader: Debug + Send {
     /// Reads a message and appends its samples, at the line's rate. `None` if it is no media: then nothing was
     /// appended. It never fails and never panics, whatever the message holds.
     fn read(&mut self, message: Message<'_>, pcm: &mut Vec<f32>) -> Option<MediaFrame>;
+
+    /// The name of the mark that a message, which is no media, brings back. `None`: it is another event, or it must be
+    /// read with more care than here. Marks are most of what a phone sends beside its sound.
+    fn returned_mark<'a>(&self, message: Message<'a>) -> Option<&'a str> {
+        let _ = message;
+        None
+    }
 }
 
 /// Writes messages for a carrier.
@@ -138,12 +151,17 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// The carrier of this name, for a stream that it calls `stream_id`.
+    /// The carrier of this name, for a stream that it calls `stream_id`. A carrier whose wire has one encoding ignores
+    /// `encoding`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a name that is not known.
+    /// [`Error::Parameter`] for a name that is not known; libopus refusing a new codec.
     pub fn named(name: &str, stream_id: &str, rate: LineRate, encoding: Encoding) -> Result<Self> {
         match name {
+            "browser" => Ok(Self {
+                reader: Box::new(BrowserReader::new(rate)?),
+                writer: Box::new(BrowserWriter::new(rate)?),
+            }),
             "exotel" => Ok(Self {
                 reader: Box::new(ExotelReader::new(encoding)),
                 writer: Box::new(ExotelWriter::new(stream_id, rate, encoding)),
@@ -151,7 +169,7 @@ impl Carrier {
             _ => Err(Error::Parameter {
                 name: "carrier",
                 value: format!("'{name}'"),
-                expected: "expected 'exotel'",
+                expected: "expected 'exotel' or 'browser'",
             }),
         }
     }

@@ -100,8 +100,9 @@ pub struct Encoder {
     frame_samples: usize,
     lookahead_samples: usize,
     packet: Box<[u8]>,
-    /// A copy of a frame in which samples that are not finite were made silent.
-    finite: Vec<f32>,
+    /// A copy of a frame in which samples were clipped, and those that are not finite made silent.
+    in_range: Vec<f32>,
+    clipped_samples: u64,
 }
 
 impl Encoder {
@@ -166,7 +167,8 @@ impl Encoder {
                 as usize,
             lookahead_samples,
             packet: vec![0; MAX_ENCODED_BYTES].into_boxed_slice(),
-            finite: Vec::new(),
+            in_range: Vec::new(),
+            clipped_samples: 0,
         })
     }
 
@@ -194,8 +196,15 @@ impl Encoder {
         self.lookahead_samples
     }
 
-    /// Encodes one frame, appends its packet to `out` and returns the packet's length, never 0. A sample that is
-    /// not finite counts as silence.
+    /// Samples beyond full scale so far, which were clipped.
+    #[must_use]
+    pub fn clipped_samples(&self) -> u64 {
+        self.clipped_samples
+    }
+
+    /// Encodes one frame, appends its packet to `out` and returns the packet's length, never 0. A sample beyond full
+    /// scale is clipped, and one that is not finite counts as silence. (libopus makes silence of a frame that is far
+    /// too loud, as one of 16-bit values in floats is.)
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `pcm` is exactly one frame (of all channels).
@@ -207,13 +216,16 @@ impl Encoder {
                 expected: "exactly one frame",
             });
         }
-        let sound = if are_finite(pcm) {
+        let sound = if are_in_range(pcm) {
             pcm
         } else {
-            self.finite.clear();
-            self.finite
-                .extend(pcm.iter().map(|&s| if s.is_finite() { s } else { 0.0 }));
-            &self.finite
+            self.in_range.clear();
+            self.in_range.extend(
+                pcm.iter()
+                    .map(|&s| if s.is_finite() { s.clamp(-1.0, 1.0) } else { 0.0 }),
+            );
+            self.clipped_samples += pcm.iter().filter(|s| s.is_finite() && s.abs() > 1.0).count() as u64;
+            &self.in_range
         };
         let length = self
             .encoder
@@ -393,13 +405,15 @@ impl Decoder {
     }
 }
 
-/// Whether all samples are finite. It examines every one, so that the compiler can compare several at once.
-fn are_finite(pcm: &[f32]) -> bool {
-    const EXPONENT: u32 = 0x7F80_0000;
-    let any_without_end = pcm.iter().fold(false, |any, sample| {
-        any | (sample.to_bits() & EXPONENT == EXPONENT)
+/// Whether all samples are finite and within full scale. It examines every one, so that the compiler can compare
+/// several at once.
+fn are_in_range(pcm: &[f32]) -> bool {
+    const SIGN: u32 = 0x8000_0000;
+    // The bits of floats above zero are in the floats' order, with infinity and NaN as the largest.
+    let any_beyond = pcm.iter().fold(false, |any, sample| {
+        any | (sample.to_bits() & !SIGN > 1.0_f32.to_bits())
     });
-    !any_without_end
+    !any_beyond
 }
 
 fn layout(channels: usize) -> Result<Channels> {

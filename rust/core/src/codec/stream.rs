@@ -27,7 +27,7 @@ const HEAD_FAMILY_AT: usize = 18;
 const GAIN_LIMIT_Q8: u16 = 24 * 256;
 /// At most this much sound replaces lost pages. A larger gap in the numbers means another stream, not a loss.
 const MAX_LOST_MS: usize = 1000;
-/// At most this much sound comes out of one call. A live peer sends some seconds at once. But a packet of three bytes
+/// At most this much sound comes out of one call, unless [`OggOpusReader::with_longest_read`] says otherwise. A live peer sends some seconds at once. But a packet of three bytes
 /// can claim 120 ms, so a message of 1 MB could ask for gigabytes.
 const MAX_READ_S: usize = 300;
 
@@ -167,6 +167,12 @@ impl OggOpusWriter {
         self.pending.len()
     }
 
+    /// Samples beyond full scale so far, which were clipped.
+    #[must_use]
+    pub fn clipped_samples(&self) -> u64 {
+        self.encoder.clipped_samples()
+    }
+
     /// The encoder's look-ahead, in samples at its rate.
     #[must_use]
     pub fn lookahead_samples(&self) -> usize {
@@ -213,11 +219,13 @@ pub struct StreamStats {
     pub surplus_packets: u64,
 }
 
-/// Ogg Opus bytes to mono PCM. It takes every stream of a real encoder, whole or damaged, and never fails.
+/// Ogg Opus bytes to mono PCM. It takes every stream of a real encoder, whole or damaged, and never fails. Streams of
+/// other codecs (Vorbis, Theora) are passed over.
 #[derive(Debug)]
 pub struct OggOpusReader {
     packets: PacketReader,
     decoder: PacketDecoder,
+    max_read_s: usize,
 }
 
 impl OggOpusReader {
@@ -232,7 +240,7 @@ impl OggOpusReader {
     /// [`crate::Error::Rate`] if Opus does not know the rate.
     pub fn new(rate_hz: u32) -> Result<Self> {
         Ok(Self {
-            packets: PacketReader::new(),
+            packets: PacketReader::of(HEAD_MAGIC),
             decoder: PacketDecoder {
                 opus: Decoder::new(rate_hz, 1)?,
                 rate_hz: rate_hz as usize,
@@ -241,13 +249,20 @@ impl OggOpusReader {
                 this_page: 0,
                 stats: StreamStats::default(),
             },
+            max_read_s: MAX_READ_S,
         })
+    }
+
+    /// The same reader, which gives at most this much sound in one call.
+    #[must_use]
+    pub fn with_longest_read(self, max_read_s: usize) -> Self {
+        Self { max_read_s, ..self }
     }
 
     /// Takes the next bytes, in any split, and appends the samples they complete: at most five minutes a call.
     pub fn read(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
         let before = out.len();
-        let full = before + MAX_READ_S * self.decoder.rate_hz;
+        let full = before + self.max_read_s * self.decoder.rate_hz;
         self.packets
             .read(bytes, |event| self.decoder.take(event, full, out));
         self.decoder.stats.samples += (out.len() - before) as u64;

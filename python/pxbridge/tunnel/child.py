@@ -1,0 +1,157 @@
+"""A program that runs as our child, and the last lines that it printed.
+
+The child has a process group of its own, so that Ctrl-C in a terminal does not cut its tunnel while calls are
+still live. It ends with us even if we are killed: a tunnel that is left behind would lead to whatever program
+uses the port next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from pxbridge.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+KEPT_LINES: Final = 40
+MAX_LINE_CHARS: Final = 2000
+STOP_TIMEOUT_S: Final = 5.0
+"""cloudflared ends 0.3 s after SIGTERM."""
+
+_LAUNCHER: Final = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"  # PR_SET_PDEATHSIG; it stays in force over exec
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"  # our parent has ended before that
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+"""Runs in the child before the program. A function between fork and exec could deadlock: we have threads."""
+_READ_BYTES: Final = 65_536
+
+_OWN_SETTINGS: Final = "PXBRIDGE_"
+SECRET_VARIABLES: Final = ("NGROK_AUTHTOKEN", "NGROK_API_KEY", "BORE_SECRET", "TUNNEL_TOKEN")
+"""Variables of the programs' own that hold a secret."""
+
+_SECRET: Final = re.compile(
+    r"(?i)((?:auth|api)?[-_ ]?(?:token|secret|key)\b[\"']?\s*[:=]\s*)[\"']?[^\s\"',}]+"
+)
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_MASK: Final = "***"
+
+
+class Child:
+    """A running program.
+
+    Args:
+        process: The program.
+        on_line: Called with each line that it prints, without secrets.
+        secrets: What is masked in its lines.
+
+    Attributes:
+        lines: Its last lines, without secrets.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, on_line: Callable[[str], None], secrets: Sequence[str]
+    ) -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._process = process
+        self._on_line = on_line
+        self._secrets = [secret for secret in secrets if secret]
+        self._ended = asyncio.create_task(self._run(), name="tunnel program")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, once all that it printed was read; None while it runs."""
+        return self._process.returncode if self._ended.done() else None
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when it has ended, or after `timeout_s`."""
+        await asyncio.wait([self._ended], timeout=timeout_s)
+
+    async def stop(self) -> None:
+        """Ends it: SIGTERM, and SIGKILL if it does not go."""
+        if not self._ended.done():
+            self._signal(signal.SIGTERM)
+            await self.wait(STOP_TIMEOUT_S)
+        if not self._ended.done():
+            self._signal(signal.SIGKILL)
+        await self._ended
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _run(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
+        rest = ""
+        while data := await self._process.stdout.read(_READ_BYTES):
+            *lines, rest = (rest + data.decode(errors="replace")).split("\n")
+            for line in lines:
+                self._take(line)
+            rest = rest[:MAX_LINE_CHARS]
+        self._take(rest)
+        await self._process.wait()
+
+    def _take(self, line: str) -> None:
+        text = _COLOUR.sub("", line[:MAX_LINE_CHARS]).rstrip()
+        for secret in self._secrets:
+            text = text.replace(secret, _MASK)
+        text = _SECRET.sub(rf"\1{_MASK}", text)
+        if text:
+            self.lines.append(text)
+            self._on_line(text)
+
+
+async def start(
+    command: Sequence[str], environ: Mapping[str, str], on_line: Callable[[str], None], install: str
+) -> Child:
+    """Starts a program.
+
+    Args:
+        command: The program and its arguments.
+        environ: Our environment. The program gets it without the bridge's own settings and secrets.
+        on_line: Called with each line that it prints, without secrets.
+        install: Where to get the program.
+
+    Raises:
+        InputError: There is no such program, or it cannot be started.
+    """
+    own = {name: value for name, value in environ.items() if not name.startswith(_OWN_SETTINGS)}
+    # Colours would stand between the words that are read.
+    own["NO_COLOR"] = "1"
+    program = shutil.which(command[0], path=own.get("PATH"))
+    if program is None:
+        raise InputError(f"{command[0]} is not installed: {install}")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *_ending_with_us((program, *command[1:])),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=own,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise InputError(f"{command[0]} cannot be started: {error.strerror or error}") from None
+    return Child(process, on_line, [own.get(name, "") for name in SECRET_VARIABLES])
+
+
+def _ending_with_us(command: Sequence[str]) -> Sequence[str]:
+    """A command that the kernel ends when we are gone. Only Linux can do that."""
+    if sys.platform != "linux":
+        return command
+    return (sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command)

@@ -1,0 +1,202 @@
+"""What hadolint, Docker Compose, the Compose schema, Caddy and promtool make of `deploy/`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.deploy.queries import of_dashboards
+from tests.deploy.test_metrics_named import a_bridges, an_engines
+from tests.fault.processes import bridge_process, fetch, free_port, until
+
+from pxbridge import cli
+from pxbridge.simulation.phone import Phone, Script, place_call
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+TOOLS = ROOT / ".venv-deploy" / "bin"
+COMPOSE_FILE = DEPLOY / "compose" / "compose.yaml"
+PROFILES = ("", "gpu")
+LOGIN = "exotel:0123456789abcdef"
+
+
+def run(*words: str | Path, **environ: str) -> str:
+    ran = subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **environ},
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def test_hadolint_finds_nothing() -> None:
+    run(
+        TOOLS / "hadolint",
+        "--config",
+        DEPLOY / "docker" / "hadolint.yaml",
+        *sorted((DEPLOY / "docker").glob("*.Dockerfile")),
+    )
+
+
+# -- Compose
+
+
+@pytest.fixture(params=PROFILES, ids=lambda profile: profile or "rehearsal")
+def prepared(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of `deploy/` for which `prepare` has run."""
+    copy = tmp_path / "deploy"
+    shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("secrets", ".env"))
+    run(copy / "compose" / "prepare", "voice.example.com", *([request.param] if request.param else []))
+    return copy / "compose"
+
+
+def configuration(prepared: Path) -> dict[str, Any]:
+    """The compose file as Docker Compose reads it, with everything filled in."""
+    written = run(TOOLS / "docker-compose", "-f", prepared / "compose.yaml", "config", "--format", "json")
+    found: dict[str, Any] = json.loads(written)
+    return found
+
+
+def test_compose_reads_the_file_for_every_profile(prepared: Path) -> None:
+    run(TOOLS / "docker-compose", "-f", prepared / "compose.yaml", "config", "-q")
+    services = configuration(prepared)["services"]
+    with_gpu = "COMPOSE_PROFILES=gpu" in (prepared / ".env").read_text()
+    assert ("engine" in services) is with_gpu
+    assert {"bridge", "valkey", "caddy", "prometheus", "grafana"} <= services.keys()
+
+
+def test_the_file_keeps_to_the_compose_schema() -> None:
+    run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE_FILE)
+
+
+def test_without_secrets_it_says_what_to_run_first(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", ".env"))
+    with pytest.raises(AssertionError, match="run deploy/compose/prepare first"):
+        run(TOOLS / "docker-compose", "-f", tmp_path / "deploy" / "compose" / "compose.yaml", "config", "-q")
+
+
+def test_the_bridge_can_start_with_what_the_file_gives_it(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = configuration(prepared)
+    for name in list(os.environ):
+        if name.startswith("PXBRIDGE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PXBRIDGE_HOST", "0.0.0.0")  # as the image sets it
+    for name, value in found["services"]["bridge"]["environment"].items():
+        value = value.replace("/run/secrets/", f"{prepared}/secrets/")
+        monkeypatch.setenv(name, value.replace("/etc/pxbridge/", f"{prepared}/"))
+    assert cli.main(["check-config", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    with_gpu = "engine" in found["services"]
+    expected = ["ws://***@engine:8998/api/chat"] if with_gpu else []
+    assert told["settings"]["engines"]["value"] == expected
+    assert told["settings"]["public_url"]["value"] == "wss://voice.example.com"
+    if with_gpu:
+        token = found["services"]["engine"]["environment"]["PXBRIDGE_ENGINE_TOKEN"]
+        assert f":{token}@" in (prepared / "secrets" / "engines").read_text()
+
+
+def test_secrets_stay_when_prepare_runs_again(prepared: Path) -> None:
+    before = {path.name: path.read_text() for path in (prepared / "secrets").iterdir()}
+    run(prepared / "prepare", "voice.example.com", "gpu")
+    after = {path.name: path.read_text() for path in (prepared / "secrets").iterdir()}
+    assert {name for name in before if before[name] != after[name]} <= {"engines"}
+    assert (prepared / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> None:
+    services = configuration(prepared)["services"]
+    for name, service in services.items():
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+        for port in service.get("ports", ()):
+            assert name == "caddy" or port["host_ip"] == "127.0.0.1"
+    assert "caddy" in services["bridge"]["depends_on"]
+    assert "bridge" not in services["caddy"].get("depends_on", {})
+    # The drain (60 s), then what the end of the last call takes, at most 26 s.
+    assert services["bridge"]["stop_grace_period"] == "1m40s"
+
+
+# -- Caddy
+
+
+async def test_caddy_passes_calls_on_and_nothing_else(tmp_path: Path) -> None:
+    public = free_port()
+    async with bridge_process(
+        credentials=LOGIN, allow_anonymous="", trusted_proxies="127.0.0.1", state_dir=str(tmp_path)
+    ) as bridge:
+        text = (DEPLOY / "compose" / "Caddyfile").read_text(encoding="utf-8")
+        # Debian's Caddy is older than this option.
+        text = text.replace("stream_close_delay 1h", "").replace("bridge:5050", f"127.0.0.1:{bridge.port}")
+        file = tmp_path / "Caddyfile"
+        file.write_text("{\n\tadmin off\n}\n" + text)
+        caddy = await asyncio.create_subprocess_exec(
+            *("caddy", "run", "--config", str(file), "--adapter", "caddyfile"),
+            env={"DOMAIN": f"http://127.0.0.1:{public}", "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await until(lambda: status(public, "/exotel") == 401, "caddy passes on what a carrier asks for")
+            for path in ("/metrics", "/livez", "/api/calls", "/exotelx"):
+                assert status(public, path) == 404
+            phone = Phone(Script(hang_up_at_s=2.0))
+            await place_call(f"ws://{LOGIN}@127.0.0.1:{public}/exotel", phone)
+            assert phone.player.voice_from_s is not None
+        finally:
+            caddy.kill()
+            await caddy.wait()
+
+
+def status(port: int, path: str) -> int:
+    """The status of an answer; 0 if nothing answers."""
+    try:
+        return fetch(f"http://127.0.0.1:{port}{path}")[0]
+    except OSError:
+        return 0
+
+
+# -- Prometheus
+
+
+def test_promtool_accepts_configuration_and_rules() -> None:
+    folder = DEPLOY / "prometheus"
+    run("promtool", "check", "config", "--syntax-only", folder / "prometheus.yml")
+    assert "SUCCESS" in run("promtool", "check", "rules", "--lint=all", folder / "rules.yml")
+
+
+def test_each_alert_fires_and_clears() -> None:
+    run("promtool", "test", "rules", DEPLOY / "prometheus" / "rules_test.yml")
+
+
+def test_promtool_accepts_every_query_of_the_dashboards(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:query{number}", "expr": query.plain}
+        for number, query in enumerate(of_dashboards())
+    ]
+    file = tmp_path / "dashboards.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboards", "rules": rules}]}))  # JSON is YAML
+    run("promtool", "check", "rules", file)
+
+
+def test_promtool_accepts_what_is_scraped(tmp_path: Path) -> None:
+    for text in (asyncio.run(a_bridges(tmp_path)), an_engines()):
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
