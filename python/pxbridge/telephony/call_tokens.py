@@ -109,9 +109,12 @@ class CallTokens:
         if self._shared is None:
             return True
         try:
-            return await self._shared.claim(nonce, call_id, expires_s + KEPT_S - self._now())
+            good = await self._shared.claim(nonce, call_id, expires_s + KEPT_S - self._now())
         except StoreUnreachable:
             return True  # a lost store ends no call
+        if not good and (used := self._used.get(nonce)) is not None:
+            used.call_id = None  # the call that has the token may still come here
+        return good
 
 
 def _ignore() -> None:
