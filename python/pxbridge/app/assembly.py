@@ -162,6 +162,7 @@ async def assembled(
                 server,
                 lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)],
                 lambda: engine_addresses(opener.settings),
+                access.control.client_behind,
             )
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"

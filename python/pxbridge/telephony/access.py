@@ -139,11 +139,20 @@ class AccessControl:
         return _is_in(parsed_address(request.address), self._proxies)
 
     def client(self, request: Request) -> str:
-        """The client's address. ``X-Forwarded-For`` is followed only as far as the proxies are trusted."""
-        address = parsed_address(request.address)
+        """The client's address; see `client_behind`."""
+        return self.client_behind(request.address, request.headers.get_all("X-Forwarded-For"))
+
+    def client_behind(self, connected: str, forwarded: Sequence[str]) -> str:
+        """The address of a client that may be behind proxies, as far as they are trusted.
+
+        Args:
+            connected: The address of the connection's other side.
+            forwarded: The request's ``X-Forwarded-For`` headers.
+        """
+        address = parsed_address(connected)
         if address is None:
-            return request.address
-        hops = [hop for line in request.headers.get_all("X-Forwarded-For") for hop in line.split(",")]
+            return connected
+        hops = [hop for line in forwarded for hop in line.split(",")]
         while hops and _is_in(address, self._proxies):
             before = parsed_address(_without_port(hops.pop().strip()))
             if before is None:
