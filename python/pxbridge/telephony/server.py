@@ -213,10 +213,7 @@ class TelephonyServer:
             return websocket.text_response(400, f"{exc}\n")
         full = self.full()
         if full:
-            if self._overloaded():
-                self.shed += 1
-            else:
-                self.refused += 1
+            self._count_refusal()
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
@@ -232,7 +229,7 @@ class TelephonyServer:
             Reasons why no call is taken, and this one was not begun; empty if it was.
         """
         if full := self.full():
-            self.refused += 1
+            self._count_refusal()
             return full
         self._begin(arrival)
         return []
@@ -244,6 +241,12 @@ class TelephonyServer:
         if len(self._calls) >= self._max_calls:
             return [f"all {self._max_calls} calls are in use"]
         return [*self._overloaded()]
+
+    def _count_refusal(self) -> None:
+        if self._overloaded():
+            self.shed += 1
+        else:
+            self.refused += 1
 
     def _begin(self, arrival: Arrival) -> None:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
