@@ -47,6 +47,9 @@ TRY_AGAIN_LATER = 1013
 START_TIMEOUT_S = 10.0
 """A carrier sends its start message right after the handshake. A client that does not is no carrier."""
 
+TOKEN_USED = "its token was used for another call"  # noqa: S105
+"""A token in the URL admits one call (`pxbridge.telephony.call_tokens`)."""
+
 LAST_WORDS_S = 10.0
 """The longest that the end of a call waits until the caller has heard the last words."""
 
@@ -196,6 +199,10 @@ class Call:
                 start = await asyncio.shield(self._start)
         except TimeoutError:
             self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
+            return
+        token_use = self._arrival.token_use
+        if token_use is not None and not await token_use.confirm(start.call_id):
+            self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
             return
         persona = self._choose_persona(start)
         conversation = Conversation(
@@ -356,6 +363,10 @@ class Call:
     def _on_start(self, start: carrier.Start) -> None:
         if self._start.done():
             self.record.ignored += 1  # the carrier repeats it: the call is already under way
+            return
+        token_use = self._arrival.token_use
+        if token_use is not None and not token_use.begin(start.call_id):
+            self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
             return
         record = self.record
         CURRENT_CALL.set(record)  # for everything that this socket will set off
