@@ -350,15 +350,33 @@ def test_a_store_that_is_gone_is_told_once_and_keeps_a_bridge_without_warm_sessi
 def test_a_slot_is_promised_to_one_call_until_it_has_come_or_does_not() -> None:
     async def main() -> None:
         async with pool((A, B)) as b:
-            b.promise()
+            b.promises.make("one")
             assert b.free == 1
-            b.promise()
+            b.promises.make("two")
             assert b.free == 0
             lease = await b.lease(KIND)
             assert b.free == 0, "one has come, and has its slot; the other may"
             await asyncio.sleep(11.0)
             assert b.free == 1, "it did not"
             lease.release()
+
+    run(main())
+
+
+def test_a_call_that_asks_often_is_promised_one_slot_and_can_still_have_it() -> None:
+    async def main() -> None:
+        async with pool((A, B)) as b:
+            for _ in range(5):
+                assert b.free_for("one") == 2
+                b.promises.make("one")
+                await asyncio.sleep(1.0)
+            assert (b.free, len(b.promises)) == (1, 1)
+            b.promises.make("two")
+            assert (b.free_for("one"), b.free_for("two"), b.free_for("three")) == (1, 1, 0)
+            await asyncio.sleep(7.0)
+            assert len(b.promises) == 2, "each is kept for 10 s from when it was asked for last"
+            await asyncio.sleep(2.5)
+            assert (b.promises.besides("two"), len(b.promises)) == (0, 1)
 
     run(main())
 

@@ -121,7 +121,7 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
     assert "caddy" in services["bridge"]["depends_on"]
     assert "bridge" not in services["caddy"].get("depends_on", {})
     # The drain (60 s), then what the end of the last call takes, at most 26 s.
-    assert services["bridge"]["stop_grace_period"] == "1m30s"
+    assert services["bridge"]["stop_grace_period"] == "1m40s"
 
 
 # -- Prometheus

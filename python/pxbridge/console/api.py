@@ -46,6 +46,9 @@ OPERATOR: Final = web.RequestKey("operator", Operator)
 _CALL_NAME: Final = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids of calls that can be asked for: printable ASCII without spaces."""
 
+BODY_TIMEOUT_S: Final = 10.0
+"""How long the body of a request may take."""
+
 JSON: Final = "application/json"
 
 
@@ -77,7 +80,7 @@ class Endpoint:
     public: bool = False
 
 
-_BODY: Final = (400, 413, 415)
+_BODY: Final = (400, 408, 413, 415)
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/session", "session", "Who uses this browser", gives=models.Session, public=True),
@@ -264,7 +267,12 @@ async def _body(request: web.Request, model: type[_Asked]) -> _Asked | web.Respo
     if request.content_type != JSON:
         return refused(415, "send the request as application/json")
     try:
-        return model.model_validate_json(await request.read())
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        return refused(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
+    try:
+        return model.model_validate_json(body)
     except ValidationError as wrong:
         problem = wrong.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, problem["loc"])) or "the body"

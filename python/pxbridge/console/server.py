@@ -17,6 +17,7 @@ page without one shows the form for it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -29,6 +30,7 @@ import pxbridge
 from pxbridge.chat_wire import CHAT_PATH
 from pxbridge.console.api import ENDPOINTS, OPERATOR, Api, refused
 from pxbridge.console.auth import Access, Refusal, Refused
+from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, Connections
 from pxbridge.console.live import LIMITS
 from pxbridge.console.sockets import serve_socket
 from pxbridge.console.static_files import ASSETS, INDEX, PAGES, SECURITY_HEADERS, policy
@@ -107,6 +109,7 @@ class Console:
         self._live = live
         self._talks = talks
         self._files = files or {}
+        self.connections = Connections()
         self._api = Api(
             self._access,
             calls,
@@ -160,7 +163,8 @@ class Console:
         if refusal is not None:
             return _as_response(request, refusal)
         try:
-            return await handler(request)
+            with self.connections.admitted(request):
+                return await handler(request)
         except web.HTTPException as error:
             if error.status == 404 and self._shows_page(request):
                 return self._sent(request, self._files[f"/{INDEX}"], status=404)
@@ -296,11 +300,18 @@ async def serve(
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
         max_line_size=MAX_LINE_BYTES,
+        keepalive_timeout=HEAD_TIMEOUT_S,
         logger=_library_log(),
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101  `setup` made it
     try:
-        await web.TCPSite(runner, host, port, ssl_context=ssl).start()
-        yield runner.addresses[0][1]
+        listening = await asyncio.get_running_loop().create_server(
+            console.connections.serve(runner.server), host, port, ssl=ssl, backlog=BACKLOG
+        )
+        try:
+            yield listening.sockets[0].getsockname()[1]
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()

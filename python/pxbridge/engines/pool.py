@@ -10,7 +10,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -18,6 +18,7 @@ from pxbridge.engines.lease import Lease, Place
 from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
 from pxbridge.engines.probe import probe
+from pxbridge.engines.promises import Promises
 from pxbridge.engines.slot_transitions import SlotTransitions
 from pxbridge.engines.slots import (
     Elsewhere,
@@ -49,10 +50,6 @@ __all__ = ["EnginePool", "PoolLimits", "Prompts", "SlotState"]
 
 RETRY_S: Final = 0.25
 """How often the first call in the queue polls. No event tells of a breaker's pause or of another bridge."""
-
-PROMISED_S: Final = 10.0
-"""How long a promised slot is kept. Exotel connects at once after it gets the URL. It gives up a handshake
-after this long."""
 
 NONE: Final[frozenset[EngineAddress]] = frozenset()
 
@@ -125,7 +122,8 @@ class EnginePool:
             self._jobs["renewals"] = renewals.run_once
         self._maintenance: list[asyncio.Task[None]] = []
         self._turn = 0
-        self._promised: deque[float] = deque()  # when each promise ends
+        self.promises = Promises(self._transitions.clock)
+        """Slots that are reserved, in the count `free`, for calls about to arrive."""
         self._urgent = 0  # conversations whose engine died
         self._places = itertools.count(1)
         self._queue: list[Place] = []  # the places of waiting calls, in order of arrival
@@ -167,15 +165,12 @@ class EnginePool:
     @property
     def free(self) -> int:
         """Number of slots that a call could get now or shortly, minus the slots promised to calls."""
-        now_s = self._transitions.clock()
-        while self._promised and self._promised[0] <= now_s:
-            self._promised.popleft()
-        takeable = sum(self._is_takeable(slot) for slot in self._transitions.slots())
-        return max(0, takeable - len(self._promised))
+        return self.free_for(None)
 
-    def promise(self) -> None:
-        """Reserves a slot in the count `free` for a call that is about to arrive, for `PROMISED_S`."""
-        self._promised.append(self._transitions.clock() + PROMISED_S)
+    def free_for(self, call: str | None) -> int:
+        """As `free`, for a call that may have a promise itself."""
+        takeable = sum(self._is_takeable(slot) for slot in self._transitions.slots())
+        return max(0, takeable - self.promises.besides(call))
 
     def _is_takeable(self, slot: Slot) -> bool:
         match slot.state:
@@ -264,8 +259,8 @@ class EnginePool:
         Raises:
             NoEngineFree: No slot is free, or earlier calls wait for one.
         """
-        if self._promised and not avoid:
-            self._promised.popleft()  # the promised call has arrived
+        if not avoid:
+            self.promises.keep_one()
         first = self._is_first(place or self.place())
         if first and (lease := await self._take(prompts, avoid)) is not None:
             return lease
