@@ -4,31 +4,39 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*') $(shell find rust -name Cargo.toml) \
                 Cargo.toml Cargo.lock .cargo/config.toml
+# The web client is built by a Node from PyPI, so no system needs to have one.
+CLIENT := python/pxbridge/console/static/index.html
+CLIENT_SOURCES := $(shell find client -type f -not -path 'client/node_modules/*')
+NPM    := PATH=$(CURDIR)/.venv-node/bin:$$PATH npm --prefix client
 PIP    := -m pip install -q --disable-pip-version-check
 # What rustup installed, in a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: run test test-rust test-python test-engine test-deploy engine-venvs interop bore lint gate bench soak build wheel fuzz \
-        docs docs-tables openapi clean help
+.PHONY: run test test-rust test-python test-engine test-client test-deploy engine-venvs interop bore lint gate bench soak \
+        build client wheel fuzz docs docs-tables openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
-run: build             ## build, and serve calls
+run: build client      ## build, and serve calls
 	$(BIN)/python -m pxbridge
 
-test: test-rust test-python test-engine  ## every test
+test: test-rust test-client test-python test-engine  ## every test
 
 test-rust:
 	sh .ci/tools $(PYTHON)
 	cargo test -q --workspace
 
-test-python: build interop
+test-python: build client interop
 	$(BIN)/python -m pytest
+
+test-client: client    ## lint and unit tests of the web client; tests/web drives it in a browser
+	$(NPM) run --silent lint
+	$(NPM) run --silent test
 
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
 
-# Needs the packages of .ci/deploy-packages, and root: images are built and run without a daemon.
+# Needs buildah, mmdebstrap, caddy, promtool and root: images are built and run without a daemon.
 test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
 	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
@@ -54,7 +62,9 @@ soak: build            ## 50 calls for SOAK_MINUTES while engines are killed: wh
 
 build: $(VENV)/.built
 
-wheel: $(VENV)/.dev    ## a wheel for this platform, in dist/
+client: $(CLIENT)      ## the web client, which the console serves: built where its sources changed
+
+wheel: $(VENV)/.dev client  ## a wheel for this platform, in dist/
 	rm -rf dist
 	$(BIN)/maturin build --release --locked -q --out dist > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
 	ls -sh dist/*.whl
@@ -97,6 +107,7 @@ openapi: build         ## client/openapi.json, from the console's own models
 	$(BIN)/python .ci/openapi.py
 
 clean:                 ## what was built here, and nothing else
+	rm -rf client/node_modules python/pxbridge/console/static
 	rm -rf $(VENV) .venv-* dist site target rust/fuzz/target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/pxbridge/*.so
@@ -121,6 +132,23 @@ $(VENV)/.built: $(RUST_SOURCES) $(VENV)/.dev
 	echo "Building pxbridge (minutes the first time, then seconds)"
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) PIP_QUIET=1 $(BIN)/maturin develop --release -q > $(VENV)/build.log 2>&1 \
 	    || { cat $(VENV)/build.log >&2; exit 1; }
+	touch $@
+
+$(CLIENT): $(CLIENT_SOURCES) client/node_modules/.done
+	echo "Building the web client"
+	$(NPM) run --silent build > .venv-node/build.log 2>&1 || { cat .venv-node/build.log >&2; exit 1; }
+	touch $@
+
+client/node_modules/.done: client/package-lock.json .venv-node/.done
+	echo "Installing what the web client is built of"
+	$(NPM) ci --silent --no-audit --no-fund
+	touch $@
+
+.venv-node/.done: client/node.txt
+	echo "Installing Node into $(@D)"
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
 	touch $@
 
 # The other ends of our wires, each in an environment of its own: their needs contradict ours.
@@ -157,6 +185,7 @@ $(BORE):
 	sh .ci/tools $(PYTHON)
 	echo "Building bore, a tunnel program for tests"
 	cargo install -q --locked --root target/tools --target-dir target/tools/build bore-cli@0.6.0
+	rm -rf target/tools/build
 
 # torch is large: uv unpacks it once into its cache, and each environment that holds it gets links to that copy.
 engine-venvs: .venv-engine/.done .venv-moshi/.done

@@ -24,9 +24,10 @@ import pxbridge
 from pxbridge import settings
 from pxbridge.commands import tunnel_option
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
+from pxbridge.host_lookups import LookupLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
 GROUPS = {
     "serve calls": {
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (the process's own if None); returns the exit status."""
     words = _command_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        status = _run(words)
+        status = _dispatch(words)
         sys.stdout.flush()
         return status
     except PxbridgeError as error:
@@ -98,7 +99,7 @@ def _command_first(words: list[str]) -> list[str]:
     return words
 
 
-def _run(words: Sequence[str]) -> int:
+def _dispatch(words: Sequence[str]) -> int:
     match words:
         case ["-h" | "--help" | "help"]:
             return _show(_overview())
@@ -168,11 +169,11 @@ def _serve(words: Sequence[str]) -> int:
     if args.tunnel is not None:
         from pxbridge.commands import tunnel
 
-        return asyncio.run(tunnel.serve(loaded, args.tunnel, _console(), read))
+        return _run(tunnel.serve(loaded, args.tunnel, _console(), read))
     from pxbridge.app import lifecycle
     from pxbridge.app.deadline import Deadline
 
-    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
+    return _run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
 
 
 def _serve_parser() -> argparse.ArgumentParser:
@@ -196,7 +197,7 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
 
 def _command(name: str, words: Sequence[str]) -> int:
     args = _parse(_command_parser(name), words)
-    return int(asyncio.run(_module(name).run(args, _console())))
+    return int(_run(_module(name).run(args, _console())))
 
 
 def _command_parser(name: str) -> argparse.ArgumentParser:
@@ -239,6 +240,11 @@ def _completion(shell: str) -> str:
     for name, about in COMMANDS.items():
         _declare(name, commands.add_parser(name, help=about))
     return str(shtab.complete(parser, shell)) + "\n"
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=LookupLoop) as runner:
+        return runner.run(main)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

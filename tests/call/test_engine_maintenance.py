@@ -61,8 +61,10 @@ class Elsewhere(MemoryLeases):
         super().__init__()
         self.theirs: Refusal | None = None
         self.gone = False
+        self.asked = 0
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
+        self.asked += 1
         self._answer()
         return self.theirs or await super().acquire(key, use)
 
@@ -150,7 +152,10 @@ async def pool(
 
 
 def shown(b: EnginePool) -> dict[str, list[str]]:
-    return {str(engine): [state.value for state in states] for engine, states in b.engines()}
+    return {
+        engine: [state for state, count in counts.items() for _ in range(count)]
+        for engine, counts in b.snapshot().items()
+    }
 
 
 def test_a_round_of_upkeep_that_goes_wrong_is_told_and_the_next_one_comes(
@@ -258,7 +263,7 @@ def test_a_warm_session_whose_connection_was_forgotten_is_replaced() -> None:
         forgotten = False
         async with pool(warm={KIND: 1}, hears=lambda: not forgotten) as b:
             await asyncio.sleep(10.0)
-            (slot,) = b._transitions.slots()
+            (slot,) = b._transitions.directory.used
             before = slot.grant
             forgotten = True
             await asyncio.sleep(11.0)

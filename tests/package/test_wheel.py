@@ -92,8 +92,29 @@ def test_the_wheel_is_small_and_holds_what_it_should(wheel: Path) -> None:
     ours = [*(ROOT / "python").rglob("*.py"), *(ROOT / "python").rglob("assets/*")]
     shipped = {path.relative_to(ROOT / "python").as_posix() for path in ours}
     assert shipped <= set(names)
-    assert not [name for name in names if name.startswith(("tests/", "rust/"))]
+    assert not [name for name in names if name.startswith(("tests/", "rust/", "client/"))]
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
+
+
+CLIENT = re.compile(r"(?:^|/)pxbridge/console/static/(.+)$")
+
+
+def client_in(names: list[str]) -> set[str]:
+    """The files of the web client among an archive's."""
+    return {found[1] for name in names if (found := CLIENT.search(name)) and not name.endswith("/")}
+
+
+def built_client() -> set[str]:
+    folder = ROOT / "python/pxbridge/console/static"
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_wheel_brings_the_web_client_without_its_sources(wheel: Path) -> None:
+    client = client_in(zipfile.ZipFile(wheel).namelist())
+    assert client == built_client()
+    assert "index.html" in client
+    assert any(re.fullmatch(r"assets/engine\.worker-[\w-]+\.js", name) for name in client)
+    assert not [name for name in client if name.endswith((".map", ".ts", ".tsx"))]
 
 
 def test_the_extension_links_no_system_libopus(wheel: Path, tmp_path: Path) -> None:
@@ -128,4 +149,6 @@ def test_the_source_distribution_leaves_the_tests_data_out(tmp_path: Path) -> No
         names = archive.getnames()
     assert any(name.endswith("/python/pxbridge/personaplex/model.py") for name in names)
     assert not [name for name in names if "vectors" in name or name.endswith((".safetensors", ".npz"))]
+    assert client_in(names) == built_client()  # who builds from it needs no Node
+    assert not [name for name in names if "node_modules" in name]
     assert built.stat().st_size < MAX_SDIST_BYTES

@@ -140,6 +140,12 @@ async def assembled(
             lambda: server.refusals,
         )
         observed.metrics.count_by(
+            "winner",
+            "pxbridge_engine_hedges",
+            "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
+            lambda: pool.hedges,
+        )
+        observed.metrics.count_by(
             "peer",
             "pxbridge_floods",
             "Connections closed because the other side sent too much, by side.",
@@ -184,7 +190,9 @@ async def _pool(
                 open_session=opener,
                 store=lease_store(settings, store),
                 warm=warm_sessions(personas),
-                limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
+                limits=PoolLimits(
+                    settings.warm_max_age_s, settings.max_waiting, settings.engine_hedge_after_s
+                ),
             )
         )
 

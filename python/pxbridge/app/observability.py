@@ -50,10 +50,10 @@ class Observability:
         metrics: What Prometheus scrapes.
         subscribers: Get every event of every call.
         call_subscribers: Make a subscriber for each call.
+        shedding: Whether new calls are refused because the process is overloaded.
         recent_calls: The live calls, and those that ended last.
         numbers: How phone numbers are written in records and on the console.
         folder: The folder of records and recordings.
-        shedding: Whether new calls are refused because the process is overloaded.
     """
 
     def __init__(

@@ -147,6 +147,8 @@ class Beside:
             await self._tunnel_to(port)
         except PxbridgeError as error:
             log.error("no tunnel: %s", error)
+        except Exception:
+            log.exception("no tunnel: unexpected error")
 
 
 async def keep_open(programs: Programs, lead_to: Callable[[], Target], console: Console) -> None:

@@ -46,10 +46,9 @@ OPERATOR: Final = web.RequestKey("operator", Operator)
 _CALL_NAME: Final = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids of calls that can be asked for: printable ASCII without spaces."""
 
+JSON: Final = "application/json"
 BODY_TIMEOUT_S: Final = 10.0
 """How long the body of a request may take."""
-
-JSON: Final = "application/json"
 
 
 @dataclass(frozen=True)

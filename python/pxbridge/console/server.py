@@ -105,11 +105,11 @@ class Console:
     ) -> None:
         self._scrape = scrape
         self._not_ready = not_ready
+        self.connections = Connections()
         self._access = Access(logins, tokens, origins, clock=clock, log=log)
         self._live = live
         self._talks = talks
         self._files = files or {}
-        self.connections = Connections()
         self._api = Api(
             self._access,
             calls,
@@ -299,15 +299,15 @@ async def serve(
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
-        max_line_size=MAX_LINE_BYTES,
         keepalive_timeout=HEAD_TIMEOUT_S,
+        max_line_size=MAX_LINE_BYTES,
         logger=_library_log(),
     )
     await runner.setup()
     assert runner.server is not None  # noqa: S101  `setup` made it
     try:
         listening = await asyncio.get_running_loop().create_server(
-            console.connections.serve(runner.server), host, port, ssl=ssl, backlog=BACKLOG
+            console.connections.serve(runner.server), host, port, backlog=BACKLOG, ssl=ssl
         )
         try:
             yield listening.sockets[0].getsockname()[1]

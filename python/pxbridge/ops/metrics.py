@@ -346,7 +346,7 @@ class _CurrentState:
             yield slots
             failures = CounterMetricFamily(
                 "pxbridge_engine_failures",
-                "Sessions that failed or were lost: ahead of a call, at its setup, or during it.",
+                "Sessions that failed or were lost, by when; busy: the engine said so.",
                 labels=["engine", "phase"],
             )
             for engine, phases in metrics._engines.failures().items():

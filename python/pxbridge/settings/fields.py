@@ -118,6 +118,12 @@ class Settings(BaseModel):
         default=30.0,
         description="How long an engine may take to process its prompts. After that it counts as busy.",
     )
+    engine_hedge_after_s: Annotated[float, Within("a number of seconds", 0, 3_600)] = Field(
+        default=3.0,
+        description="A second engine is asked, if one is free, when the first has not processed its prompts "
+        "after this long, or after twice the usual time if that is longer. The call takes whichever is ready "
+        "first. 0: never.",
+    )
     engine_silent_timeout_s: Annotated[float, _SECONDS] = Field(
         default=2.5,
         description="An engine that gets the caller's audio and sends none for this long is replaced, if "

@@ -1,0 +1,185 @@
+"""Every page: usable by everybody, on a phone as on a desk, and asking nobody but its own server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.call.rig import speech
+from tests.fault.processes import until
+from tests.web.browser import AXE, Tab, console, tab
+
+from pxbridge.calls.persona import Persona, Personas
+from pxbridge.simulation.phone import Line, Phone, Script, place_call
+from pxbridge.simulation.rehearsal import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from playwright.async_api import ViewportSize
+    from tests.console.rig import Served
+
+PHONE: ViewportSize = {"width": 375, "height": 812}
+LOGIN = "asha:a long password"
+
+
+async def violations(t: Tab) -> list[Any]:
+    """What axe finds wrong, of any weight."""
+    # Through the debugger: the page's own policy allows no script from elsewhere.
+    await t.page.evaluate(AXE.read_text())
+    found = await t.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found["violations"]]
+
+
+async def overflow(t: Tab) -> int:
+    """How many pixels the page is wider than its window."""
+    return int(await t.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+
+async def show_talk(t: Tab, s: Served) -> None:
+    await t.page.goto(f"{s.url}/talk")
+    await (
+        t.page.locator("summary", has_text="Sampling")
+        .or_(t.page.get_by_label("Who the agent is"))
+        .first.wait_for()
+    )
+
+
+async def show_call(t: Tab, s: Served) -> None:
+    await t.talk(f"{s.url}/talk")
+    await t.page.locator("summary", has_text="Connection").click()
+    await t.page.wait_for_selector("[role=log] li")
+
+
+async def show_end(t: Tab, s: Served) -> None:
+    await show_call(t, s)
+    await t.press("Hang up")
+    await t.see("ended")
+
+
+async def show_live(t: Tab, s: Served) -> None:
+    await t.page.goto(f"{s.url}/live")
+    await t.page.wait_for_selector("[data-engine]")
+
+
+async def show_live_call(t: Tab, s: Served) -> None:
+    talker = asyncio.create_task(
+        place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line()))
+    )
+    await t.page.goto(f"{s.url}/live")
+    await t.page.get_by_role("button", name="Hand over").click()
+    await t.page.wait_for_selector("dialog[open]")
+    talker.cancel()
+
+
+async def show_login(t: Tab, s: Served) -> None:
+    await t.page.goto(f"{s.url}/login")
+    await t.page.get_by_label("Password").wait_for()
+
+
+async def show_nothing(t: Tab, s: Served) -> None:
+    await t.page.goto(f"{s.url}/no-such-page")
+    await t.page.get_by_text("There is no such page").wait_for()
+
+
+PAGES = [show_talk, show_call, show_end, show_live, show_live_call, show_login, show_nothing]
+PERSONAS = Personas(
+    Persona("NATF0.pt", "You are kind."),
+    {"sales": Persona("NATM1.pt", "You sell <b>tea</b>.", name="sales", record=True)},
+)
+
+
+@pytest.mark.parametrize("show", PAGES)
+async def test_a_page_suits_everybody(show: Callable[[Tab, Served], Awaitable[None]]) -> None:
+    async with console(mode=Mode.PARROT, slots=2, personas=PERSONAS) as s, tab() as t:
+        await show(t, s)
+        for scheme in ("light", "dark"):
+            await t.page.emulate_media(color_scheme=scheme)
+            await asyncio.sleep(0.4)  # colours change over a moment, and axe reads what it sees
+            assert await violations(t) == [], scheme
+        await t.page.set_viewport_size(PHONE)
+        assert await overflow(t) == 0
+        assert await violations(t) == []
+        assert t.origins() == {f"127.0.0.1:{s.port}"}
+        complaints = [each for each in t.complaints if "404" not in each or show is not show_nothing]
+        assert complaints == []
+
+
+async def test_an_operator_logs_in_sees_a_call_and_ends_it() -> None:
+    async with console(logins=[LOGIN]) as s, tab() as t:
+        await t.page.goto(f"{s.url}/live")
+        await t.page.get_by_label("User").fill("asha")
+        await t.page.get_by_label("Password").fill("wrong")
+        await t.press("Log in")
+        await t.page.get_by_text("User or password is wrong.").wait_for()
+        await t.page.get_by_label("Password").fill("a long password")
+        await t.press("Log in")
+        await t.page.get_by_text("Nobody is on the line.").wait_for()
+
+        phone = Phone(Script(speech(), hang_up_at_s=60.0), Line())
+        call = asyncio.create_task(place_call(s.bridge.url(), phone))
+        row = t.page.locator("[data-call]")
+        await row.get_by_text("live", exact=True).wait_for()
+        assert "exotel" in await row.inner_text()
+        await row.get_by_role("button", name="Hang up").click()
+        dialog = t.page.get_by_role("dialog")
+        await dialog.get_by_role("button", name="Keep the call").click()
+        assert s.bridge.registry.live == 1
+        await row.get_by_role("button", name="Hang up").click()
+        await dialog.get_by_role("button", name="Hang up").click()
+        await t.page.get_by_text("Nobody is on the line.").wait_for()
+        await call
+        record = await s.bridge.record()
+        assert record.ending is not None
+        assert "asha" in record.ending.reason
+
+        await t.press("Log out")
+        await t.page.get_by_label("Password").wait_for()
+        await t.page.goto(f"{s.url}/live")
+        await t.page.get_by_label("Password").wait_for()
+        wrong = [each for each in t.complaints if "401" not in each]  # chromium tells each of them
+        assert wrong == []
+
+
+async def test_a_phone_and_a_browser_are_on_the_table_together() -> None:
+    async with console(slots=2) as s, tab() as talker, tab() as operator:
+        await talker.talk(f"{s.url}/talk")
+        phone = asyncio.create_task(
+            place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line()))
+        )
+        await operator.page.goto(f"{s.url}/live")
+        rows = operator.page.locator("[data-call]")
+        await rows.nth(1).get_by_text("live", exact=True).wait_for()
+        told = " ".join(await rows.all_inner_texts())
+        assert "exotel" in told
+        assert "browser" in told
+        await rows.filter(has_text="browser").get_by_role("button", name="Hang up").click()
+        await operator.page.get_by_label("Your name").fill("ravi")
+        await operator.page.get_by_role("dialog").get_by_role("button", name="Hang up").click()
+        await talker.see("ended")
+        assert "An operator ended the call." in await talker.page.locator("[data-talk]").inner_text()
+        phone.cancel()
+        assert talker.complaints == operator.complaints == []
+
+
+async def test_the_live_page_says_when_the_bridge_is_gone() -> None:
+    async with tab() as t:
+        async with console() as s:
+            await show_live(t, s)
+        await t.page.get_by_text("The bridge does not answer.").wait_for()
+        assert await t.page.get_by_text("What is shown here is old.").is_visible()
+
+
+async def test_a_persona_is_shown_as_text_and_talked_to_by_its_name() -> None:
+    async with console(personas=PERSONAS) as s, tab() as t:
+        await show_talk(t, s)
+        await t.page.get_by_role("radio", name="sales").click()
+        assert await t.page.get_by_text("You sell <b>tea</b>.").is_visible()
+        assert await t.page.get_by_text("The bridge records this call.").is_visible()
+        await t.press("Talk")
+        await t.see("listening")
+        await until(lambda: bool(s.bridge.prompted), "an engine was prompted")
+        assert s.bridge.prompted[-1].text_prompt == "You sell <b>tea</b>."
+        assert await t.page.get_by_text("recorded by the bridge").is_visible()
+        assert t.complaints == []

@@ -1,0 +1,61 @@
+"""Talks in a real browser, through the bridge and straight with an engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.fault.processes import until
+from tests.web.browser import console, tab
+
+from pxbridge.simulation.parrot import greeting
+from pxbridge.simulation.rehearsal import Mode, Rehearsal
+
+GREETING = "".join(text for _, text in greeting().words).strip()
+
+
+async def test_a_talk_through_the_bridge_from_the_first_click_to_the_last() -> None:
+    async with console(mode=Mode.PARROT, prompt_s=0.3) as s, tab() as t:
+        await t.talk(f"{s.url}/")
+        assert "Teacher" not in await t.page.title()
+        await t.page.locator("summary", has_text="Connection").click()
+        await asyncio.sleep(1.0)
+        before = int((await t.figures())["packets"].split(",")[0])
+        await asyncio.sleep(2.0)
+        figures = await t.figures()
+        assert int(figures["packets"].split(",")[0]) - before >= 2 * 45
+        assert figures["lost"] == "0, 0"
+        await until(lambda: s.bridge.registry.live == 1, "the call is known")
+        await asyncio.sleep(2.5)
+        assert GREETING.startswith((await t.captions())[:20])
+        await t.press("Hang up")
+        await t.see("ended")
+        record = await s.bridge.record()
+        assert await t.page.evaluate("window.tracks.map(track => track.readyState)") == ["ended"]
+        assert record.carrier == "browser"
+        assert t.complaints == []
+        assert t.origins() == {f"127.0.0.1:{s.port}"}
+
+
+async def test_a_talk_straight_with_an_engine() -> None:
+    async with console() as s, Rehearsal(mode=Mode.PARROT) as engine, tab() as t:
+        await t.talk(f"{s.url}/talk?engine={engine.url}")
+        await until(lambda: engine.conversing == 1, "the engine talks")
+        await asyncio.sleep(4.0)
+        assert GREETING.startswith((await t.captions())[:20])
+        await t.press("Hang up")
+        await until(lambda: engine.clients == 0, "the socket is closed")
+        assert await t.page.evaluate("window.tracks.map(track => track.readyState)") == ["ended"]
+        assert t.complaints == []
+        assert t.origins() == {f"127.0.0.1:{s.port}", f"127.0.0.1:{engine.port}"}
+
+
+async def test_a_browser_without_webcodecs_talks_by_webassembly() -> None:
+    async with console(mode=Mode.PARROT) as s, tab() as t:
+        await t.talk(f"{s.url}/talk?codec=wasm")
+        await t.page.locator("summary", has_text="Connection").click()
+        await asyncio.sleep(3.0)
+        figures = await t.figures()
+        assert figures["codec"] == "libopus-wasm"
+        assert GREETING.startswith((await t.captions())[:10])
+        assert int(figures["packets"].split(",")[1]) > 50
+        assert t.complaints == []
