@@ -1,6 +1,4 @@
-"""WebSockets of the console: the HTTP library reads the request, `pxbridge.websocket` takes the
-connection.
-"""
+"""WebSockets of the console: the HTTP library reads the request, `pxbridge.websocket` has the connection."""
 
 from __future__ import annotations
 
