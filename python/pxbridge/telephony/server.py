@@ -208,7 +208,12 @@ class TelephonyServer:
             carrier = routes.carrier(query)
         except ValueError as exc:
             return websocket.text_response(400, f"{exc}\n")
-        if full := self._refused_for():
+        full = self.full()
+        if full:
+            if self._overloaded():
+                self.shed += 1
+            else:
+                self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
@@ -221,19 +226,11 @@ class TelephonyServer:
         Returns:
             Reasons why no call is taken, and this one was not begun; empty if it was.
         """
-        if full := self._refused_for():
+        if full := self.full():
+            self.refused += 1
             return full
         self._begin(arrival)
         return []
-
-    def _refused_for(self) -> list[str]:
-        """Reasons why a call that has come is refused, which is counted; empty if it is taken."""
-        full = self.full()
-        if full and self._overloaded():
-            self.shed += 1
-        elif full:
-            self.refused += 1
-        return full
 
     def full(self) -> list[str]:
         """Reasons why the port itself accepts no more calls; empty if it accepts calls."""
