@@ -47,6 +47,10 @@ class Parts:
         )
 
     @property
+    def shedding(self) -> Any:
+        return SimpleNamespace(use=lambda above, below: self.in_force.update(shedding=(above, below)))
+
+    @property
     def access(self) -> Any:
         return SimpleNamespace(use=self._use)
 
