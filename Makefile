@@ -36,7 +36,7 @@ test-client: client    ## lint and unit tests of the web client; tests/web drive
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
 
-# Needs buildah, mmdebstrap, caddy, promtool and root: images are built and run without a daemon.
+# Needs buildah, caddy, chromium, mmdebstrap, promtool and root: images are built and run without a daemon.
 test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
 	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
