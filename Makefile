@@ -36,7 +36,7 @@ test-client: client    ## lint and unit tests of the web client; tests/web drive
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
 
-# Needs the packages of .ci/deploy-packages, and root: images are built and run without a daemon.
+# Needs buildah, mmdebstrap, caddy, promtool and root: images are built and run without a daemon.
 test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
 	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
@@ -186,6 +186,7 @@ $(BORE):
 	sh .ci/tools $(PYTHON)
 	echo "Building bore, a tunnel program for tests"
 	cargo install -q --locked --root target/tools --target-dir target/tools/build bore-cli@0.6.0
+	rm -rf target/tools/build
 
 # torch is large: uv unpacks it once into its cache, and each environment that holds it gets links to that copy.
 engine-venvs: .venv-engine/.done .venv-moshi/.done

@@ -457,6 +457,7 @@ async def soak(args: argparse.Namespace, console: Console) -> Soak:
         ]
         words += ["--warm-sessions", str(args.warm), "--max-calls", str(2 * args.calls)]
         words += ["--allow-anonymous", "--handshakes-per-minute", "1000000", "--log-format", "json"]
+        words += ["--shed-above-lag-ms", "0"]
         pid = await stack.enter_async_context(server(port, "-m", "pxbridge", *words))
         bridge = Bridge(pid, console_port)
         await asyncio.sleep(SETTLE_S)

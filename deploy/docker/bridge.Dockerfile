@@ -14,9 +14,10 @@ COPY dist/*.whl /tmp/wheels/
 RUN set -eu; \
     python3 -m venv /opt/tools; \
     python3 -m venv --without-pip /opt/pxbridge; \
-    wheel=$(ls /tmp/wheels/*.whl); \
+    set -- /tmp/wheels/*.whl; \
+    [ $# = 1 ] || { echo "dist/ holds $# wheels; \`make wheel\` leaves one" >&2; exit 1; }; \
     /opt/tools/bin/python -m pip --python /opt/pxbridge/bin/python install --no-cache-dir --disable-pip-version-check \
-        "${wheel}[redis]"; \
+        "${1}[redis]"; \
     find /opt/pxbridge -depth -type d -name tests -path '*/numpy/*' -exec rm -rf {} +
 
 FROM ${BASE}

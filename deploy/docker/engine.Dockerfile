@@ -21,9 +21,10 @@ COPY dist/*.whl /tmp/wheels/
 RUN set -eu; \
     python3 -m venv /opt/tools; \
     python3 -m venv --without-pip /opt/pxbridge; \
-    wheel=$(ls /tmp/wheels/*.whl); \
+    set -- /tmp/wheels/*.whl; \
+    [ $# = 1 ] || { echo "dist/ holds $# wheels; \`make wheel\` leaves one" >&2; exit 1; }; \
     /opt/tools/bin/python -m pip --python /opt/pxbridge/bin/python install --no-cache-dir --disable-pip-version-check \
-        "${wheel}${EXTRA:+[${EXTRA}]}"
+        "${1}${EXTRA:+[${EXTRA}]}"
 
 FROM python
 COPY --from=environment /opt/pxbridge /opt/pxbridge

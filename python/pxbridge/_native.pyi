@@ -202,6 +202,16 @@ class EngineSilent:
     def for_s(self) -> float:
         """How long its answer has been due, in seconds."""
 
+class OddPayloads:
+    """The phone sends 16-bit payloads of an odd length. Told once, when it is known how to read them."""
+
+    __match_args__ = ("halves",)
+    @property
+    def halves(self) -> bool:
+        """Whether the last byte is half of a sample, whose other half begins the next payload. Else it is
+        dropped.
+        """
+
 class RateMismatch:
     """The phone sends at another rate than the line has: voices sound slow and deep, or fast and high."""
 
@@ -218,7 +228,7 @@ class RateMismatch:
     def likely_hz(self) -> int:
         """The possible rate that is nearest to that."""
 
-LineEvent = AgentHeard | AllPlayed | EngineSilent | RateMismatch
+LineEvent = AgentHeard | AllPlayed | EngineSilent | OddPayloads | RateMismatch
 
 class LineOutput:
     """Everything that follows from one input of a `Line`."""
@@ -253,7 +263,7 @@ class Line:
     Args:
         rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
         carrier: Whose messages the phone's socket carries: ``exotel`` or ``browser``.
-        encoding: Of the payloads: ``pcm16`` (16-bit little-endian) or ``mulaw`` (G.711).
+        encoding: Of the payloads: ``pcm16`` (16-bit little-endian), ``mulaw`` or ``alaw`` (both G.711).
         stream_id: What the carrier calls this stream.
         profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
         gate_ms: This much of the phone's first audio is replaced by silence.
@@ -271,7 +281,7 @@ class Line:
         rate_hz: int,
         *,
         carrier: str = ...,
-        encoding: Literal["pcm16", "mulaw"] = "pcm16",
+        encoding: Literal["pcm16", "mulaw", "alaw"] = "pcm16",
         stream_id: str = "",
         profile: Literal["standard", "strict", "low-delay"] = "standard",
         gate_ms: int | None = None,

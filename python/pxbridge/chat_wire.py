@@ -76,13 +76,14 @@ class FrameReader:
 # protocol do not.
 _SPACE_MARK: Final = "\u2581"
 # SentencePiece spells a character without a piece of its own in bytes: "é" may come as <0xC3>, <0xA9>.
-_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_PIECE: Final = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
 class TextReader:
     """Decodes text payloads: space marks become spaces, and byte pieces become characters.
 
-    A character that is spelled in several messages is returned with the last of them.
+    A character that is spelled or split over several messages is returned with the last of them. One reader
+    serves one session.
     """
 
     __slots__ = ("_bytes",)
@@ -92,13 +93,9 @@ class TextReader:
 
     def read(self, payload: bytes) -> str:
         """Returns the text that a payload adds to the transcript: a word and space, a part, or nothing."""
-        piece = payload.decode("utf-8", errors="replace")
-        byte = _BYTE_PIECE.fullmatch(piece)
-        if byte is not None:
-            return self._bytes.decode(bytes([int(byte[1], 16)]))
-        broken_off = self._bytes.decode(b"", final=True)
-        self._bytes.reset()
-        return broken_off + piece.replace(_SPACE_MARK, " ")
+        byte = _BYTE_PIECE.fullmatch(payload)
+        piece = self._bytes.decode(payload if byte is None else bytes([int(byte[1], 16)]))
+        return piece.replace(_SPACE_MARK, " ")
 
 
 def handshake() -> bytes:

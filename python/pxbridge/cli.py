@@ -1,8 +1,8 @@
 """The command line.
 
-``pxbridge`` alone serves calls. A word after it names a command, a module of :mod:`pxbridge.commands` with
-``add_arguments(parser)`` and ``async def run(args, console) -> int``, which returns the exit status. To add a
-command, add its module and its line in :data:`COMMANDS`.
+``pxbridge`` alone serves calls, as ``pxbridge serve`` does. Other words after it name a command, a module of
+:mod:`pxbridge.commands` with ``add_arguments(parser)`` and ``async def run(args, console) -> int``, which
+returns the exit status. To add a command, add its module and its line in :data:`GROUPS`.
 
 Exit status: 0 success; 1 failure; 2 a setting, an argument or a file cannot be used; 130 interrupted;
 141 its output was closed, as by `| head`.
@@ -16,7 +16,7 @@ import difflib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
@@ -24,22 +24,40 @@ import pxbridge
 from pxbridge import settings
 from pxbridge.commands import tunnel_option
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
+from pxbridge.host_lookups import LookupLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
-# The commands, and their descriptions in `--help`.
-COMMANDS = {
-    "init": "write a first file of settings with fresh secrets: it asks, or takes flags",
-    "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
-    "bench": "place many simulated calls at once and measure what they cost and how late they are",
-    "calls": "list calls, show one of them, or hand over or end a live one",
-    "check-config": "show the settings and where each one comes from, or the first error in them",
-    "doctor": "find problems of settings, engines and machine, and say how to fix them",
-    "engine": "serve PersonaPlex itself on this machine, or hold a conversation on a file (extra `engine`)",
-    "tunnel": "give a bridge or an engine on this machine a public address, by cloudflared, ngrok or bore",
-    "token": "print a URL with a signed token in its path, for calls without a password",
+GROUPS = {
+    "serve calls": {
+        "serve": "serve phone calls; the same as no command at all",
+        "init": "write a first file of settings with fresh secrets: it asks, or takes flags",
+        "check-config": "show the settings and where each one comes from, or the first error in them",
+        "doctor": "find problems of settings, engines and machine, and say how to fix them",
+        "tunnel": "give a bridge or an engine of this machine a public address (cloudflared, ngrok, bore)",
+        "token": "print a URL with a signed token in its path, for calls without a password",
+    },
+    "watch calls": {
+        "calls": "list calls, show one of them, or hand over or end a live one",
+    },
+    "try it out": {
+        "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
+        "bench": "place many simulated calls at once and measure what they cost and how late they are",
+    },
+    "PersonaPlex": {
+        "engine": "serve PersonaPlex itself, or hold a conversation on a file (extra `engine`)",
+    },
+    "help": {
+        "help": "explain a command, or the settings: `pxbridge help settings`",
+        "completion": "print a script that completes commands and options in bash, zsh or fish",
+    },
 }
+"""The commands by what they are for, with their descriptions in `--help`."""
+
+COMMANDS = {name: about for commands in GROUPS.values() for name, about in commands.items()}
+
+SHELLS = ("bash", "zsh", "fish")
 
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
@@ -50,7 +68,6 @@ _EXAMPLES = """\
 examples:
   pxbridge                              serve calls; without an engine, with the rehearsal engine
   pxbridge --engines wss://gpu1:8998    serve calls with a PersonaPlex server
-  pxbridge --config pxbridge.toml --host 0.0.0.0
   pxbridge init && pxbridge --config pxbridge.toml --tunnel
   pxbridge call --wav question.wav --out heard.wav
 """
@@ -58,9 +75,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (the process's own if None); returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _command_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        status = _command(words[0], words[1:]) if words and words[0] in COMMANDS else _serve(words)
+        status = _dispatch(words)
         sys.stdout.flush()
         return status
     except PxbridgeError as error:
@@ -74,6 +91,65 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
 
 
+def _command_first(words: list[str]) -> list[str]:
+    """`--config FILE COMMAND ...` means `COMMAND --config FILE ...`."""
+    taken = 2 if words[:1] == ["--config"] else 1 if words[:1] and words[0].startswith("--config=") else 0
+    if taken and words[taken : taken + 1] and words[taken] in COMMANDS:
+        return [words[taken], *words[:taken], *words[taken + 1 :]]
+    return words
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    match words:
+        case ["-h" | "--help" | "help"]:
+            return _show(_overview())
+        case ["-V" | "--version"]:
+            return _show(f"pxbridge {pxbridge.__version__}\n")
+        case ["help", "settings" | "serve"]:
+            return _show(_serve_parser().format_help())
+        case ["help", name] if name in COMMANDS:
+            return _show(_command_parser(name).format_help())
+        case ["help", "-h" | "--help"]:
+            return _show(_command_parser("help").format_help())
+        case ["help", name, *_]:
+            raise InputError(f"there is no command {name!r} (`pxbridge --help` lists the commands)")
+        case ["completion", *rest]:
+            return _show(_completion(_parse(_command_parser("completion"), rest).shell))
+        case ["serve", *rest]:
+            return _serve(rest)
+        case [name, *rest] if name in COMMANDS:
+            return _command(name, rest)
+    return _serve(words)
+
+
+def _show(text: str) -> int:
+    sys.stdout.write(text)
+    return 0
+
+
+def _overview() -> str:
+    """What `--help` prints."""
+    lines = [
+        "usage: pxbridge [COMMAND] [options]",
+        "",
+        "Puts PersonaPlex on the telephone: connects Exotel's streams to its servers.",
+    ]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:13} {about}" for name, about in commands.items())]
+    lines += [
+        "",
+        "options:",
+        "  -h, --help     show this text; `pxbridge COMMAND --help` explains a command",
+        "  -V, --version  show the version",
+        "  --config FILE  TOML file of settings; stands before a command or behind it",
+        "",
+        "Each setting is also an option: `pxbridge help settings` lists them.",
+        "",
+        _EXAMPLES,
+    ]
+    return "\n".join(lines)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, as all others are."""
 
@@ -83,19 +159,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _serve(words: Sequence[str]) -> int:
-    parser = _Parser(
-        prog="pxbridge",
-        usage="pxbridge [settings]\n       pxbridge COMMAND ...   (details: `pxbridge COMMAND --help`)",
-        description="Puts PersonaPlex on the telephone: connects Exotel's streams to its servers.\n\n"
-        "commands:\n" + "".join(f"  {name:13} {about}\n" for name, about in COMMANDS.items()),
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"pxbridge {pxbridge.__version__}")
-    settings.add_arguments(parser)
-    tunnel_option.add_option(parser)
-    args = _parse(parser, words)
+    args = _parse(_serve_parser(), words)
 
     def read() -> settings.Loaded:
         return settings.load(vars(args), os.environ)
@@ -105,14 +169,38 @@ def _serve(words: Sequence[str]) -> int:
     if args.tunnel is not None:
         from pxbridge.commands import tunnel
 
-        return asyncio.run(tunnel.serve(loaded, args.tunnel, _console(), read))
+        return _run(tunnel.serve(loaded, args.tunnel, _console(), read))
     from pxbridge.app import lifecycle
     from pxbridge.app.deadline import Deadline
 
-    return asyncio.run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
+    return _run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pxbridge serve",
+        usage="pxbridge [serve] [settings]",
+        description="Serves phone calls. A setting can also be PXBRIDGE_NAME in the environment, or name in\n"
+        "a TOML file (`port = 5060`). A flag wins over the environment, and the environment over the file.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _declare_serve(parser)
+    return parser
+
+
+def _declare_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-V", "--version", action="version", version=f"pxbridge {pxbridge.__version__}")
+    tunnel_option.add_option(parser)
+    settings.add_arguments(parser)
 
 
 def _command(name: str, words: Sequence[str]) -> int:
+    args = _parse(_command_parser(name), words)
+    return int(_run(_module(name).run(args, _console())))
+
+
+def _command_parser(name: str) -> argparse.ArgumentParser:
     about = COMMANDS[name]
     parser = _Parser(
         prog=f"pxbridge {name}",
@@ -120,10 +208,43 @@ def _command(name: str, words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module = importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}")
-    module.add_arguments(parser)
-    args = _parse(parser, words)
-    return int(asyncio.run(module.run(args, _console())))
+    _declare(name, parser)
+    return parser
+
+
+def _declare(name: str, parser: argparse.ArgumentParser) -> None:
+    match name:
+        case "serve":
+            _declare_serve(parser)
+        case "help":
+            parser.add_argument(
+                "topic", nargs="?", choices=["settings", *COMMANDS], metavar="COMMAND|settings"
+            )
+        case "completion":
+            parser.add_argument("shell", choices=SHELLS)
+        case _:
+            _module(name).add_arguments(parser)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}")
+
+
+def _completion(shell: str) -> str:
+    """The completion script of a shell, for all commands and options."""
+    import shtab
+
+    parser = argparse.ArgumentParser(prog="pxbridge", allow_abbrev=False)
+    _declare_serve(parser)
+    commands = parser.add_subparsers()
+    for name, about in COMMANDS.items():
+        _declare(name, commands.add_parser(name, help=about))
+    return str(shtab.complete(parser, shell)) + "\n"
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=LookupLoop) as runner:
+        return runner.run(main)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import struct
@@ -345,6 +346,22 @@ async def test_garbage_after_the_upgrade_ends_that_connection_alone() -> None:
         assert (await good.receive()).type is aiohttp.WSMsgType.TEXT
         await good.close()
         await until(lambda: not s.bridge.registry.live, "the talks are over")
+
+
+async def test_requests_that_nobody_can_read_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with console() as (s, _):
+        for junk in (
+            b"\x16\x03\x01\x02\x00",
+            b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"x" * 200_000,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", s.port)
+            writer.write(junk + b"\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert (await reader.read()).startswith((b"HTTP/1.0 400", b"HTTP/1.1 400", b""))
+            writer.close()
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
 def test_a_talker_that_floods_is_closed_and_others_hear_nothing_of_it() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from pxbridge.telephony.exotel.spelling import Exotel
 from pxbridge.telephony.tokens import Scope, Signer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 PASSWORD = "correct-horse-battery"
@@ -36,6 +37,7 @@ ENVIRON = {
     "PXBRIDGE_TOKEN_KEYS": KEY,
     "PXBRIDGE_PUBLIC_URL": "wss://voice.example.com",
     "PXBRIDGE_TRUSTED_PROXIES": "127.0.0.1",
+    "PXBRIDGE_SHED_ABOVE_LAG_MS": "0",
 }
 
 
@@ -173,6 +175,51 @@ async def test_who_tries_passwords_is_soon_refused_without_a_look_and_nobody_els
         assert await knock(where, user=f"asha:{PASSWORD}") == 101
 
 
+async def test_an_overloaded_bridge_says_so_everywhere_and_takes_no_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def measure(observe: Callable[[float, float], None]) -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            observe(0.06, asyncio.get_running_loop().time())
+
+    monkeypatch.setattr("pxbridge.ops.loop_lag._measure", measure)
+    monkeypatch.setattr("pxbridge.ops.loop_lag.WINDOW_S", 0.2)
+    user, console_port = f"asha:{PASSWORD}", free_port()
+    settings = {"PXBRIDGE_SHED_ABOVE_LAG_MS": "40", "PXBRIDGE_CONSOLE_PORT": str(console_port)}
+    async with deployed(**settings) as where, asyncio.timeout(20):
+        while (await fetch(where, "/readyz"))[0] == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        late = "overloaded: the event loop is 60 ms late"
+        assert (await fetch(where, "/readyz")) == (503, f"{late}\n")
+        assert await knock(where, user=user) == 503
+        status, body = await fetch(where, "/exotel/url", user=user)
+        assert (status, json.loads(body)) == (503, {"error": late})
+        _, metrics = await fetch(f"127.0.0.1:{console_port}", "/metrics")
+        assert "pxbridge_overloaded 1.0" in metrics
+        assert "pxbridge_event_loop_lag_p95_seconds 0.06" in metrics
+        assert 'pxbridge_door_refusals_total{reason="overloaded"} 1.0' in metrics
+        assert late in (await fetch(f"127.0.0.1:{console_port}", "/readyz"))[1]
+
+
+async def test_whoever_asks_for_urls_and_never_calls_keeps_no_call_out() -> None:
+    user = f"asha:{PASSWORD}"
+    async with deployed(PXBRIDGE_MAX_CALLS="1", PXBRIDGE_WARM_SESSIONS="0") as where:
+
+        async def url(query: str) -> tuple[int, dict[str, str]]:
+            status, body = await fetch(where, f"/exotel/url{query}", user=user)
+            return status, json.loads(body)
+
+        for _ in range(5):  # a monitor
+            assert (await url(""))[0] == 200
+            assert (await url("?reserve=no&CallSid=monitor"))[0] == 200
+        for _ in range(5):  # a flow that tries again
+            assert (await url("?CallSid=CA1"))[0] == 200
+        taken = {"error": "every engine is taken, or reserved by 1 URL not used yet"}
+        assert await url("?CallSid=CA2") == (503, taken)
+        assert await url("") == (503, taken)
+
+
 async def test_one_address_has_only_so_many_calls() -> None:
     async with deployed(PXBRIDGE_MAX_CALLS_PER_ADDRESS="1") as where:
         headers = {
@@ -274,6 +321,7 @@ async def test_a_password_that_is_taken_back_lets_nobody_in_from_the_next_sighup
         "PXBRIDGE_PORT": str(port),
         "PXBRIDGE_CREDENTIALS_FILE": str(file),
         "PXBRIDGE_CONSOLE_PORT": "0",
+        "PXBRIDGE_SHED_ABOVE_LAG_MS": "0",
     }
     where = f"127.0.0.1:{port}"
     async with program("pxbridge", environ=environ) as process:

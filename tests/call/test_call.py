@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ctypes
 import gc
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -17,12 +19,17 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
 from pxbridge.calls.call import START_TIMEOUT_S, Party
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.calls.summary import outcome
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import SPELLINGS, HangUp, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
+
+if TYPE_CHECKING:
+    from pxbridge.calls.call import CallRecord
 
 HANG_UP_AT_S = 7.0
 
@@ -66,6 +73,44 @@ def test_an_engine_is_fed_however_long_the_phones_chunks_are(rate_hz: int, chunk
     stats = run(main())
     assert stats["holds"] == 0, "an engine that was given nothing owes no answer"
     assert stats["emitted"] > 0.9 * stats["received"]
+
+
+def start_with(**fields: object) -> str:
+    return json.dumps({"event": "start", "start": {"stream_sid": "s", "call_sid": "c", **fields}})
+
+
+def test_a_codec_that_is_not_read_is_refused_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> tuple[int, str, CallRecord]:
+        async with bridge() as b, connect(b.url(), compression=None) as ws:
+            await ws.send(start_with(media_format={"encoding": "audio/G722"}))
+            with pytest.raises(ConnectionClosedError) as closed:
+                await ws.recv()
+            assert closed.value.rcvd is not None
+            return closed.value.rcvd.code, closed.value.rcvd.reason, await b.record()
+
+    code, reason, record = run(main())
+    assert code == 1003
+    assert reason == "the phone sends G.722 (encoding 'audio/G722'): use linear PCM, mu-law or A-law"
+    assert outcome(record) is Outcome.NO_START
+    assert reason in caplog.text
+
+
+def test_an_unknown_encoding_and_another_track_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> dict[str, float]:
+        async with bridge() as b, connect(b.url(), compression=None) as ws:
+            start = start_with(media_format={"encoding": "weird"}, tracks=["inbound", "outbound"])
+            await ws.send(start)
+            await ws.send(start)
+            for track in ("inbound", "outbound", "outbound"):
+                media = {"track": track, "payload": base64.b64encode(bytes(320)).decode()}
+                await ws.send(json.dumps({"event": "media", "media": media}))
+            await ws.send(json.dumps({"event": "stop", "stop": {"reason": "callended"}}))
+            return (await b.record()).stats["uplink"]
+
+    stats = run(main())
+    assert (stats["messages"], stats["other_track"], stats["received"]) == (3, 2, 160)
+    assert caplog.text.count("the encoding 'weird' is not known, so payloads are read as 16-bit PCM") == 1
+    assert caplog.text.count("the stream also carries the track outbound, which is left out") == 1
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

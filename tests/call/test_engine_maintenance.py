@@ -61,8 +61,10 @@ class Elsewhere(MemoryLeases):
         super().__init__()
         self.theirs: Refusal | None = None
         self.gone = False
+        self.asked = 0
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
+        self.asked += 1
         self._answer()
         return self.theirs or await super().acquire(key, use)
 
@@ -150,7 +152,10 @@ async def pool(
 
 
 def shown(b: EnginePool) -> dict[str, list[str]]:
-    return {str(engine): [state.value for state in states] for engine, states in b.engines()}
+    return {
+        engine: [state for state, count in counts.items() for _ in range(count)]
+        for engine, counts in b.snapshot().items()
+    }
 
 
 def test_a_round_of_upkeep_that_goes_wrong_is_told_and_the_next_one_comes(
@@ -258,7 +263,7 @@ def test_a_warm_session_whose_connection_was_forgotten_is_replaced() -> None:
         forgotten = False
         async with pool(warm={KIND: 1}, hears=lambda: not forgotten) as b:
             await asyncio.sleep(10.0)
-            (slot,) = b._transitions.slots()
+            (slot,) = b._transitions.directory.used
             before = slot.grant
             forgotten = True
             await asyncio.sleep(11.0)
@@ -350,15 +355,33 @@ def test_a_store_that_is_gone_is_told_once_and_keeps_a_bridge_without_warm_sessi
 def test_a_slot_is_promised_to_one_call_until_it_has_come_or_does_not() -> None:
     async def main() -> None:
         async with pool((A, B)) as b:
-            b.promise()
+            b.promises.make("one")
             assert b.free == 1
-            b.promise()
+            b.promises.make("two")
             assert b.free == 0
             lease = await b.lease(KIND)
             assert b.free == 0, "one has come, and has its slot; the other may"
             await asyncio.sleep(11.0)
             assert b.free == 1, "it did not"
             lease.release()
+
+    run(main())
+
+
+def test_a_call_that_asks_often_is_promised_one_slot_and_can_still_have_it() -> None:
+    async def main() -> None:
+        async with pool((A, B)) as b:
+            for _ in range(5):
+                assert b.free_for("one") == 2
+                b.promises.make("one")
+                await asyncio.sleep(1.0)
+            assert (b.free, len(b.promises)) == (1, 1)
+            b.promises.make("two")
+            assert (b.free_for("one"), b.free_for("two"), b.free_for("three")) == (1, 1, 0)
+            await asyncio.sleep(7.0)
+            assert len(b.promises) == 2, "each is kept for 10 s from when it was asked for last"
+            await asyncio.sleep(2.5)
+            assert (b.promises.besides("two"), len(b.promises)) == (0, 1)
 
     run(main())
 

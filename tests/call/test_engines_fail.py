@@ -12,13 +12,15 @@ from tests.virtual_time import run
 
 from pxbridge.calls.announcements import Sound, sound
 from pxbridge.calls.call import LAST_WORDS_S, Party, Phase
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.continuation import MAX_SAID_CHARS, continue_prompts
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.persona import Persona
+from pxbridge.engines.pool import PoolLimits
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
-from pxbridge.simulation.phone import Phone, Script
+from pxbridge.simulation.phone import Line, Phone, Script
 from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def test_a_long_gap_is_explained() -> None:
 
     phone = run(main())
     assert times_heard(phone, Sound.GAP) == 1
-    assert times_heard(phone, Sound.ONE_MOMENT) == 1
+    assert times_heard(phone, Sound.ONE_MOMENT) == 2, "when it began, and in the gap"
     assert times_heard(phone, Sound.SORRY) == 0
 
 
@@ -234,6 +236,67 @@ def test_a_persona_that_every_engine_refuses_is_said_to_be_a_fault_and_harms_no_
             assert phone.duration_s < 2.0 + LAST_WORDS_S
             await asyncio.sleep(0.5)
             assert b.pool.free == 2, "strangers may name voices that do not exist"
+
+    run(main())
+
+
+BUSY = [
+    faults.RefusesUpgrade(503),
+    faults.ClosesPrompting(1013, "try again later"),
+    faults.ClosesPrompting(1012, "service restart"),
+    faults.ReportsErrorPrompting("all slots are busy"),
+]
+
+
+@pytest.mark.parametrize("fault", BUSY)
+def test_an_engine_that_says_it_is_busy_is_passed_over_without_blame(fault: faults.Fault) -> None:
+    async def main() -> None:
+        async with bridge((fault,), ()) as b:
+            for _ in range(3):
+                await b.call(Script(hang_up_at_s=3.0))
+                record = await b.record()
+                assert record.live_s is not None
+                assert f":{b.engines[1].port}/" in str(record.engine)
+                await asyncio.sleep(1.5)  # it is asked again after a second
+            busy, works = b.pool.failures().values()
+            assert busy["setup"] == 0 and busy["busy"] >= 1
+            assert sum(works.values()) == 0
+            assert b.pool.free == 2, "neither is paused"
+
+    run(main())
+
+
+@pytest.mark.parametrize("fault", BUSY)
+def test_a_call_that_meets_a_busy_engine_keeps_its_place(fault: faults.Fault) -> None:
+    async def main() -> None:
+        limits = CallLimits(max_wait_s=60.0)
+        async with bridge((fault,), limits=limits, pool_limits=PoolLimits(max_waiting=1)) as b:
+            calls = []
+            for n in range(20):  # some arrive while the first one tries the engine
+                talk = Script(hang_up_at_s=20.0)
+                calls.append(asyncio.create_task(b.call(talk, Line(call_sid=str(n)))))
+                await asyncio.sleep(0.15)
+            b.engines[0].faults = ()
+            await asyncio.gather(*calls)
+            await b.record()
+            outcomes = {r.call_id: r.ending.outcome for r in b.records if r.ending is not None}
+            lives = {r.call_id: r.live_s for r in b.records if r.live_s is not None}
+            assert outcomes["0"] is not Outcome.NO_ENGINE, "it waits already, however many have come since"
+            assert min(lives, key=lambda call_id: lives[call_id]) == "0", "who came first"
+            assert Outcome.NO_ENGINE in outcomes.values()
+
+    run(main())
+
+
+def test_a_busy_engine_is_waited_for_where_another_rejects_the_persona() -> None:
+    async def main() -> None:
+        busy, rejects = faults.ClosesPrompting(1013, "full"), faults.RefusesUpgrade(400)
+        async with bridge((busy,), (rejects,), limits=CallLimits(max_wait_s=30.0)) as b:
+            call = asyncio.create_task(b.call(Script(hang_up_at_s=15.0)))
+            await asyncio.sleep(4.0)
+            b.engines[0].faults = ()
+            await call
+            assert (await b.record()).live_s is not None
 
     run(main())
 

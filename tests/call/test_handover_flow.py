@@ -38,7 +38,7 @@ async def served(folder: Path) -> AsyncIterator[str]:
     file = folder / "pxbridge.toml"
     file.write_text(FILE)
     ready: asyncio.Queue[str] = asyncio.Queue()
-    loaded = settings.load({"config": str(file)}, {})
+    loaded = settings.load({"config": str(file), "shed_above_lag_ms": 0}, {})
     running = asyncio.create_task(lifecycle.run(loaded, Console(file=io.StringIO()), ready.put_nowait))
     try:
         yield urlsplit(await ready.get()).netloc

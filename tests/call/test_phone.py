@@ -23,11 +23,13 @@ from pxbridge.simulation.phone import (
     Line,
     Phone,
     Script,
+    decode_a_law,
     decode_mu_law,
+    encode_a_law,
     encode_mu_law,
     place_call,
 )
-from pxbridge.telephony.exotel.messages import Event, Media, Start, line_rate, parse
+from pxbridge.telephony.exotel.messages import Event, Media, Start, line_rate, parse, payload_encoding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -116,10 +118,13 @@ def test_every_spelling_says_the_same_to_the_bridges_reader(name: str) -> None:
     start = said[1]
     assert isinstance(start, Start)
     assert start.call_id == line.call_sid
-    assert (start.caller, start.called, start.mulaw) == (line.from_number, line.to_number, name == "mu-law")
+    assert (start.caller, start.called) == (line.from_number, line.to_number)
+    laws = {"mu-law": "mulaw", "A-law": "alaw"}
+    encoding = payload_encoding(start.encoding).encoding
+    assert encoding == laws.get(name, "pcm16")
     assert line_rate(None, start).rate_hz == (8000 if name == "no rate" else 24000)
     payload = b"".join(event.payload[:1920] for event in said if isinstance(event, Media))
-    if name != "mu-law":
+    if encoding == "pcm16":
         assert payload == phone.said.tobytes()
 
 
@@ -129,12 +134,20 @@ def test_unpadded_base64_has_no_padding() -> None:
     assert not any(event["media"]["payload"].endswith("=") for event in bridge.named("media"))
 
 
-def test_mu_law_is_heard_as_it_was_said() -> None:
-    phone = Phone(script(), Line(spelling=SPELLINGS["mu-law"]))
+@pytest.mark.parametrize("law", ["mu-law", "A-law"])
+def test_g711_is_heard_as_it_was_said(law: str) -> None:
+    phone = Phone(script(), Line(spelling=SPELLINGS[law]))
     play(phone, EchoBridge())
     said, heard = phone.said[:7200].astype(float), phone.player.heard[800:8000].astype(float)
     noise_db = 10 * np.log10(np.mean((heard - said) ** 2) / np.mean(said**2))
     assert noise_db < -35
+
+
+def test_a_law_values_are_g711s() -> None:
+    code = np.array([0x2A, 0xAA, 0xD5, 0x55, 0xC5], np.uint8)
+    np.testing.assert_array_equal(decode_a_law(code), [-32256, 32256, 8, -8, 264])
+    everything = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(encode_a_law(decode_a_law(everything)), everything)
 
 
 def test_mu_law_values_are_g711s() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from tests.call.rig import KIND, bridge, speech
 from tests.virtual_time import run
 
 from pxbridge.audio import OpusDecoder
+from pxbridge.calls.call import CallRecord
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Personas
 from pxbridge.records import database
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pxbridge.calls.call import CallRecord
     from pxbridge.records.recording_files import Format
     from pxbridge.simulation.phone import Phone
 
@@ -273,3 +274,41 @@ def test_an_hour_of_wav_is_what_the_setting_says(tmp_path: Path) -> None:
     record_call(tmp_path)
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size / 9.0 * 3600 == pytest.approx(115e6, rel=0.05)
+
+
+@pytest.mark.parametrize("form", ["wav", "opus"])
+@pytest.mark.parametrize("harm", ["file", "folder", "replaced"])
+def test_a_recording_whose_file_is_deleted_or_replaced_goes_on_in_a_new_one(
+    form: Format, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "state" / "recordings"
+    named: list[str] = []
+    recorder = Recorder(folder, form, lambda _record: named.append)
+    record = CallRecord(call_id="c1")
+    record.rate_hz = 8000
+    one = recorder.begin(record, 0.0)
+    tone = (8000 * np.sin(np.arange(8000) * 0.3)).astype(np.int16)
+
+    def put(second: int, *, last: bool = False) -> None:
+        piece = (tone, [(float(second), 8000)])
+        recorder.put(one, second + 1.0, piece, piece, last=last)
+
+    for second in range(10):
+        put(second)
+    written = threading.Event()
+    recorder._jobs.put(written.set)
+    assert written.wait(10.0)
+    if harm == "file":
+        (folder / named[0]).unlink()
+    elif harm == "folder":
+        shutil.rmtree(tmp_path / "state")
+    else:
+        (tmp_path / "state").rename(tmp_path / "moved")
+    for second in range(10, 20):
+        put(second, last=second == 19)
+    recorder.close()
+    assert named == [f"c1.{form}"] * 2
+    left, _ = sides(folder / named[0]) if form == "wav" else decode(folder / named[0])
+    assert len(left) >= 10 * 8000, "all that was not written before, and to the end"
+    assert "was deleted or replaced; its recording goes on in a new file" in caplog.text
+    assert recorder.failures == 0

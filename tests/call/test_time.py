@@ -169,6 +169,17 @@ def test_a_stall_of_the_phone_leaves_no_delay_and_the_agent_goes_on(stalls: str)
     assert call.longest_gap_s <= 0.250
 
 
+@pytest.mark.parametrize("chunk_ms", CHUNKS_MS)
+def test_what_a_caller_says_after_a_hold_is_heard_whole_and_in_time(chunk_ms: int) -> None:
+    call = talk(chunk_ms, 24, "lose 5s at 6s; jitter 4ms up")
+    intake = call.record.stats["uplink"]
+    assert intake["removed_in_speech"] + intake["cut"] == 0
+    before_s = call.delay_s(0.5, 2.0, 5.0)
+    words = len(talk(chunk_ms, 24).delays_s(12.0, 22.0))
+    assert len(call.delays_s(12.0, 22.0)) == words
+    assert call.delay_s(0.9, 12.0) <= before_s + 0.040
+
+
 @pytest.mark.parametrize("stalls", STALLS.values(), ids=STALLS.keys())
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_stall_of_the_engines_network_leaves_no_delay(stalls: str, way: str) -> None:

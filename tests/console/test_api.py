@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.call.rig import speech
 from tests.console.rig import served
 from tests.fault.processes import until
 
 from pxbridge.calls.call_state import CallRecord
-from pxbridge.calls.numbers import Numbers
+from pxbridge.calls.numbers import Numbers, dialable
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.summary import summary
 from pxbridge.console import models
@@ -108,6 +111,18 @@ async def test_what_is_wrong_with_a_request_is_said_in_words(
         told = await answer.json()
         assert (answer.status, list(told)) == (status, ["error"])
         assert why in told["error"]
+
+
+@given(st.text(alphabet="0123456789+-(). x", max_size=24))
+def test_the_description_of_a_phone_number_is_what_is_taken(written: str) -> None:
+    schema = document(ENDPOINTS, "1")["components"]["schemas"]["HandOverCall"]
+    described = re.search(schema["properties"]["numbers"]["items"]["pattern"], written) is not None
+    try:
+        dialable(written)
+        taken = True
+    except ValueError:
+        taken = False
+    assert described == taken
 
 
 async def test_what_is_not_there_is_refused_as_json_where_programs_ask() -> None:

@@ -1,4 +1,4 @@
-"""Builds and runs images without a daemon: buildah with chroot isolation, and `unshare` in place of a runtime.
+"""Builds and runs images without a daemon: buildah with chroot isolation, `unshare` in place of a runtime.
 
 What a runtime does with an image's configuration is done here by hand: its user, environment, entry point and
 volumes, on a read-only root with a process namespace of its own, so that the program is process 1.
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -112,7 +113,11 @@ class Image:
 
     @contextlib.asynccontextmanager
     async def runs(
-        self, *command: str, entrypoint: list[str] | None = None, environ: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        entrypoint: list[str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        network: bool = True,
     ) -> AsyncIterator[Container]:
         """A container; ends with the block.
 
@@ -120,13 +125,15 @@ class Image:
             command: In place of the image's own.
             entrypoint: In place of the image's own.
             environ: What is added to the image's environment.
+            network: Whether it has this machine's network, instead of none.
         """
         words = [*(entrypoint or self.config["Entrypoint"]), *(command or self.config.get("Cmd") or ())]
         variables = dict(each.split("=", 1) for each in self.config["Env"]) | dict(environ or {})
         with tempfile.TemporaryDirectory() as folder:
             script = self._script(Path(folder), words, variables)
             process = await asyncio.create_subprocess_exec(
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script),
+                *("unshare", "--mount", "--pid", "--fork", *(() if network else ("--net",))),
+                *("sh", "-c", script),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
@@ -141,6 +148,9 @@ class Image:
             try:
                 yield container
             finally:
+                # Its program first: it has changed its user, so the kernel no longer ends it with its parent.
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):
+                    container.tell(signal.SIGKILL)
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
@@ -182,9 +192,9 @@ class Container(Program):
         os.kill(self.pid, number)
 
 
-async def output(image: Image, *words: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
+async def output(image: Image, *words: str, network: bool = True) -> tuple[int, str]:
     """Runs words in a container instead of its entry point; the exit status and what it printed."""
-    async with image.runs(entrypoint=list(words), environ=environ) as container:
+    async with image.runs(entrypoint=list(words), network=network) as container:
         status = await container.ends()
         await until(
             lambda: container.process.stdout is None or container.process.stdout.at_eof(), "all is read"

@@ -6,7 +6,6 @@ import asyncio
 import re
 import shutil
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from pxbridge.simulation.phone import Ended, Phone, Script, place_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.deploy.image import Image
 
@@ -106,8 +106,8 @@ async def phone_call(port: int) -> None:
 
 
 CALLS = [phone_call]
-"""Kinds of calls through the image. A browser's call belongs here as soon as the console takes one: open the web
-client's `/api/chat` of the container's console and hear the greeting."""
+"""Kinds of calls through the image. A browser's call belongs here as soon as the console takes one: open
+`/api/chat` of the container's console, and hear the greeting."""
 
 
 async def test_it_takes_calls_answers_health_and_drains(bridge: Image) -> None:
@@ -138,7 +138,7 @@ async def test_it_takes_calls_answers_health_and_drains(bridge: Image) -> None:
 
 async def test_the_health_check_of_the_bridges_image_tells_a_live_one_from_none(bridge: Image) -> None:
     _, *check = bridge.config["Healthcheck"]["Test"]
-    status, _ = await output(bridge, *check)
+    status, _ = await output(bridge, *check, network=False)
     assert status == 1, "nothing listens"
     port = free_port()
     check[-1] = re.sub(r":5050/", f":{port}/", check[-1])

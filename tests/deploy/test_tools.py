@@ -1,7 +1,8 @@
-"""What the tools of their trade say of `deploy/`: hadolint, Docker Compose, the Compose schema and promtool."""
+"""What hadolint, Docker Compose, the Compose schema, Caddy and promtool make of `deploy/`."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,14 +13,17 @@ from typing import Any
 import pytest
 from tests.deploy.queries import of_dashboards
 from tests.deploy.test_metrics_named import a_bridges, an_engines
+from tests.fault.processes import bridge_process, fetch, free_port, until
 
 from pxbridge import cli
+from pxbridge.simulation.phone import Phone, Script, place_call
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 TOOLS = ROOT / ".venv-deploy" / "bin"
 COMPOSE_FILE = DEPLOY / "compose" / "compose.yaml"
 PROFILES = ("", "gpu")
+LOGIN = "exotel:0123456789abcdef"
 
 
 def run(*words: str | Path, **environ: str) -> str:
@@ -121,7 +125,45 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
     assert "caddy" in services["bridge"]["depends_on"]
     assert "bridge" not in services["caddy"].get("depends_on", {})
     # The drain (60 s), then what the end of the last call takes, at most 26 s.
-    assert services["bridge"]["stop_grace_period"] == "1m30s"
+    assert services["bridge"]["stop_grace_period"] == "1m40s"
+
+
+# -- Caddy
+
+
+async def test_caddy_passes_calls_on_and_nothing_else(tmp_path: Path) -> None:
+    public = free_port()
+    async with bridge_process(
+        credentials=LOGIN, allow_anonymous="", trusted_proxies="127.0.0.1", state_dir=str(tmp_path)
+    ) as bridge:
+        text = (DEPLOY / "compose" / "Caddyfile").read_text(encoding="utf-8")
+        # Debian's Caddy is older than this option.
+        text = text.replace("stream_close_delay 1h", "").replace("bridge:5050", f"127.0.0.1:{bridge.port}")
+        file = tmp_path / "Caddyfile"
+        file.write_text("{\n\tadmin off\n}\n" + text)
+        caddy = await asyncio.create_subprocess_exec(
+            *("caddy", "run", "--config", str(file), "--adapter", "caddyfile"),
+            env={"DOMAIN": f"http://127.0.0.1:{public}", "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await until(lambda: status(public, "/exotel") == 401, "caddy passes on what a carrier asks for")
+            for path in ("/metrics", "/livez", "/api/calls", "/exotelx"):
+                assert status(public, path) == 404
+            phone = Phone(Script(hang_up_at_s=2.0))
+            await place_call(f"ws://{LOGIN}@127.0.0.1:{public}/exotel", phone)
+            assert phone.player.voice_from_s is not None
+        finally:
+            caddy.kill()
+            await caddy.wait()
+
+
+def status(port: int, path: str) -> int:
+    """The status of an answer; 0 if nothing answers."""
+    try:
+        return fetch(f"http://127.0.0.1:{port}{path}")[0]
+    except OSError:
+        return 0
 
 
 # -- Prometheus
@@ -147,8 +189,8 @@ def test_promtool_accepts_every_query_of_the_dashboards(tmp_path: Path) -> None:
     run("promtool", "check", "rules", file)
 
 
-async def test_promtool_accepts_what_is_scraped(tmp_path: Path) -> None:
-    for text in (await a_bridges(tmp_path), an_engines()):
+def test_promtool_accepts_what_is_scraped(tmp_path: Path) -> None:
+    for text in (asyncio.run(a_bridges(tmp_path)), an_engines()):
         checked = subprocess.run(
             ["promtool", "check", "metrics"],
             input=text,

@@ -2,96 +2,63 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import contextlib
+import io
 import os
-import pty
 import re
 import signal
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
-from tests.fault.processes import ROOT, free_port, program, until
-from tests.personaplex.test_engine_process import running
+from rich.console import Console
+from tests.fault.processes import free_port, program, until
+from tests.personaplex.fake_model import FakeStepper
+from tests.personaplex.rig import PERSONA
+from tests.personaplex.test_engine_process import loaded, running
 from tests.tunnel.conftest import LOGIN
+from tests.tunnel.terminal import on_a_terminal
 from tests.tunnel.test_programs import QUICK, bridge_port, is_running, kept_open
 
-from pxbridge import cli
-from pxbridge.personaplex.serve import Options
+from pxbridge import cli, websocket
+from pxbridge.commands import engine_serve
+from pxbridge.personaplex.serve import Options, prepare, serve
 from pxbridge.simulation.phone import Phone, Script, place_call
 from pxbridge.tunnel import target
 from pxbridge.tunnel.cloudflared import Cloudflared
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.tunnel.conftest import Environment
 
 PASSWORD = LOGIN.partition(":")[2]
+SERVE = f"{sys.executable} -m pxbridge --tunnel cloudflared"
 
 
-@contextlib.asynccontextmanager
-async def on_a_terminal(
-    *words: str, environ: dict[str, str]
-) -> AsyncIterator[tuple[int, list[str], list[str]]]:
-    """Runs `python -m pxbridge` on a terminal: its process id, what it prints and what it logs."""
-    ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
-    inherited = {name: value for name, value in environ.items() if not name.startswith("PXBRIDGE_")}
-    given = {name: value for name, value in environ.items() if name in ("PXBRIDGE_CREDENTIALS",)}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pxbridge", *words),
-        cwd=ROOT,
-        env={**inherited, **given},
-        stdout=theirs,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    os.close(theirs)
-    printed: list[str] = []
-    logged: list[str] = []
-
-    def read() -> None:
-        try:
-            printed.append(os.read(ours, 65536).decode())
-        except OSError:  # the other end is closed
-            loop.remove_reader(ours)
-
-    async def read_log() -> None:
-        assert process.stderr is not None
-        logged.extend([line.decode() async for line in process.stderr])
-
-    loop = asyncio.get_running_loop()
-    loop.add_reader(ours, read)
-    logs = asyncio.create_task(read_log())
-    try:
-        yield process.pid, printed, logged
-        async with asyncio.timeout(60.0):
-            assert await process.wait() == 0, "".join(logged)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        await logs
-        loop.remove_reader(ours)
-        os.close(ours)
+def serving(variables: dict[str, str]) -> dict[str, str]:
+    """The environment of a bridge on free ports that asks for `LOGIN`."""
+    return {**variables, "PXBRIDGE_PORT": "0", "PXBRIDGE_CONSOLE_PORT": "0"}
 
 
-async def test_a_bridge_with_a_tunnel_prints_its_url_and_takes_calls_through_it(around: Environment) -> None:
-    words = ("--port", "0", "--console-port", "0", "--tunnel", "cloudflared")
-    async with on_a_terminal(*words, environ=around.variables) as (pid, printed, logged):
-        await until(lambda: "the URL for the carrier's applet" in "".join(printed), "the URL is printed")
-        found = re.search(r"wss://\S+", "".join(printed).partition("applet")[2])
-        assert found is not None
-        assert found[0].startswith(f"wss://exotel:{PASSWORD}@localhost:")
+async def test_a_bridge_with_a_tunnel_prints_its_url_and_takes_calls_through_it(
+    around: Environment, tmp_path: Path
+) -> None:
+    async with on_a_terminal(SERVE, environ=serving(around.variables), folder=tmp_path) as bridge:
+        await until(lambda: re.search(r"applet\s+wss://\S+\s", bridge.printed), "the URL is printed")
+        (url,) = re.findall(r"applet\s+(wss://\S+)", bridge.printed)
+        assert url.startswith(f"wss://exotel:{PASSWORD}@localhost:")
         phone = Phone(Script(hang_up_at_s=1.5))
-        await place_call(found[0], phone)
+        await place_call(url, phone)
         assert phone.player.heard.any(), "the agent was heard through the tunnel"
         (started,) = around.starts()
-        os.kill(pid, signal.SIGTERM)
+        bridge.signal(signal.SIGTERM)
+        assert await bridge.ends() == 0
     assert not is_running(started["pid"])
-    assert "the tunnel is open: wss://USER:PASSWORD@localhost:" in "".join(logged)
-    assert PASSWORD not in "".join(logged), "no secret in the log"
+    assert "the tunnel is open: wss://USER:PASSWORD@localhost:" in bridge.logged
+    assert PASSWORD not in bridge.logged, "no secret in the log"
 
 
 async def test_without_a_terminal_the_secret_is_not_printed(around: Environment) -> None:
@@ -105,12 +72,12 @@ async def test_without_a_terminal_the_secret_is_not_printed(around: Environment)
         assert PASSWORD not in tunnel.log
 
 
-async def test_ctrl_c_does_not_end_the_tunnel_before_the_bridge(around: Environment) -> None:
-    words = ("--port", "0", "--console-port", "0", "--tunnel", "cloudflared")
-    async with on_a_terminal(*words, environ=around.variables) as (pid, printed, _):
-        await until(lambda: "applet" in "".join(printed), "the URL is printed")
-        assert os.getpgid(around.starts()[0]["pid"]) != os.getpgid(pid)
-        os.kill(pid, signal.SIGINT)
+async def test_ctrl_c_in_the_terminal_does_not_reach_the_tunnel(around: Environment, tmp_path: Path) -> None:
+    async with on_a_terminal(SERVE, environ=serving(around.variables), folder=tmp_path) as bridge:
+        await until(lambda: "applet" in bridge.printed, "the URL is printed")
+        assert os.getpgid(around.starts()[0]["pid"]) != os.getpgid(bridge.pid)
+        bridge.signal(signal.SIGINT)
+        assert await bridge.ends() == 0
 
 
 @pytest.mark.parametrize(
@@ -185,3 +152,27 @@ async def test_an_engines_port_is_found_out_and_needs_its_token(around: Environm
         async with program("pxbridge", "tunnel", environ=environ) as tunnel:
             assert await tunnel.ends() == cli.EXIT_UNUSABLE
         assert "PXBRIDGE_ENGINE_TOKEN (environment): is not set" in tunnel.log
+
+
+async def test_an_engine_with_a_tunnel_of_its_own_is_reached_through_it(
+    around: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in around.variables.items():
+        if not name.startswith("PXBRIDGE_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PXBRIDGE_ENGINE_TOKEN", "s3cret")
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=True, width=200)
+    asked = argparse.Namespace(tunnel="cloudflared", host="127.0.0.1", port=0)
+    beside = engine_serve.tunnel_beside(asked, console)
+    prepared = prepare(Options(port=0, token="s3cret"))
+    serving = asyncio.create_task(serve(loaded(FakeStepper(1)), prepared, beside.start))
+    await until(lambda: "/api/chat" in printed.getvalue(), "the URL is printed")
+    (url,) = re.findall(r"wss://bridge:s3cret@localhost:\d+/api/chat", printed.getvalue())
+    session = await websocket.connect(f"{url}?{urlencode(PERSONA)}")
+    session.close(1000)
+    await session.wait_closed()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await serving == 0
+    await beside.stop()
+    assert not is_running(around.starts()[0]["pid"])

@@ -188,7 +188,7 @@ def test_an_out_that_cannot_be_used_is_refused_before_anything_happened() -> Non
         (lambda: OggOpusReader(44100), "44100"),
         (lambda: Line(11025), "11025"),
         (lambda: Line(8000, carrier="pigeon"), "carrier is 'pigeon': expected"),
-        (lambda: Line(8000, encoding="alaw"), "'pcm16' or 'mulaw'"),  # type: ignore[arg-type]
+        (lambda: Line(8000, encoding="opus"), "'pcm16', 'mulaw' or 'alaw'"),  # type: ignore[arg-type]
         (lambda: Line(8000, profile="fast"), "'standard', 'strict' or 'low-delay'"),  # type: ignore[arg-type]
         (lambda: OpusEncoder().encode(sine(0.03)), "720 samples: a packet of this encoder takes exactly 480"),
         (lambda: OpusDecoder().conceal(10**9), "at most"),

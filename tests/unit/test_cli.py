@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -8,26 +9,73 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pxbridge
-from pxbridge import cli
+from pxbridge import cli, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["--version"])
-    assert capsys.readouterr().out == f"pxbridge {pxbridge.__version__}\n"
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    try:
+        assert cli.main(words) == 0
+    except SystemExit as ended:
+        assert ended.code == 0
+    return capsys.readouterr().out
 
 
-def test_help_names_every_setting_every_command_and_gives_examples(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["serve", "--version"], ["serve", "-V"]])
+def test_version_is_the_packages(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, *words) == f"pxbridge {pxbridge.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
+def test_help_fits_on_a_screen_and_names_every_command(
+    words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["--help"])
-    text = capsys.readouterr().out
-    for word in ("--port", "--engines", "--voice-prompt", "call", "examples:", "PXBRIDGE_"):
+    text = shown(capsys, *words)
+    assert len(text.splitlines()) <= 45 and max(map(len, text.splitlines())) <= 110
+    for word in (*cli.COMMANDS, "examples:", "help settings", "--config"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    "words", [["help", "settings"], ["help", "serve"], ["serve", "--help"], ["--port", "1", "-h"]]
+)
+def test_help_on_settings_names_every_setting_in_its_section(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(capsys, *words)
+    for name, title in ((name, title) for title, names in settings.sections().items() for name in names):
+        assert f"{title}:" in text
+        assert settings.flag(name) in text
+    assert "{" not in text.replace("{from}", "").replace("{to}", "").replace("{custom.NAME}", "")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_on_a_command_is_what_the_command_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "help", name) == shown(capsys, name, "--help")
+
+
+def test_help_on_nothing_known_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help", "cals"]) == cli.EXIT_UNUSABLE
+    assert "no command 'cals'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["--config", "x.toml"], ["--config=x.toml"]])
+def test_the_file_of_settings_may_stand_before_a_command(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*given, "check-config"]) == cli.EXIT_UNUSABLE
+    assert "x.toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+def test_a_shell_completes_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = shown(capsys, "completion", shell)
+    for word in ("check-config", "hand-over", "console-port", "offline"):
+        assert word in script
+    if (program := shutil.which(shell)) is not None:
+        subprocess.run([program, "-n"], input=script, text=True, check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +84,7 @@ def test_help_names_every_setting_every_command_and_gives_examples(
         (["--prot", "5"], "did you mean --port?"),
         (["cal"], "did you mean call?"),
         (["--port", "5", "call"], "a command comes first: `pxbridge call ...`"),
-        (["--frobnicate=1"], "`pxbridge --help` lists the arguments"),
+        (["--frobnicate=1"], "`pxbridge serve --help` lists the arguments"),
     ],
 )
 def test_an_unknown_argument_is_one_line_with_a_fix(

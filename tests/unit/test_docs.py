@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pxbridge import cli, settings
+from pxbridge import cli
 from pxbridge.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,16 +56,9 @@ def commands(page: Path) -> list[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Parses them as the program does; a number that the reader chooses is written N."""
-    words = ["1" if word == "N" else word for word in words]
-    name = words[0] if words and words[0] in cli.COMMANDS else None
-    parser = cli._Parser(allow_abbrev=False)
-    parser.add_argument("--version", action="store_true")
-    if name is None:
-        settings.add_arguments(parser)
-    else:
-        words = words[1:]
-        importlib.import_module(f"pxbridge.commands.{name.replace('-', '_')}").add_arguments(parser)
-    cli._parse(parser, words)
+    words = cli._command_first(["1" if word == "N" else word for word in words])
+    name, rest = (words[0], words[1:]) if words and words[0] in cli.COMMANDS else ("serve", words)
+    cli._parse(cli._command_parser(name), rest)
 
 
 COMMANDS: Final = [(page.name, words) for page in PAGES for words in commands(page) if "..." not in words]

@@ -61,6 +61,11 @@ def test_the_language_is_read_in_any_case_and_spacing() -> None:
     assert network.jitters == (Jitter(0.04),)
 
 
+def test_lost_audio_is_lost_from_its_time_on() -> None:
+    network = parse_network("lose 5s at 6s; lose 1s at 20s")
+    assert [network.loses(t) for t in (5.9, 6.0, 10.9, 11.0, 20.5)] == [False, True, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge import settings
 from pxbridge.calls import announcements
-from pxbridge.calls.greeting import GREETING_HZ, read_greeting
+from pxbridge.calls.greeting import GREETING_HZ, LARGEST_GREETING_BYTES, read_greeting
 from pxbridge.calls.persona import (
     FIELD_LIMIT,
     TEXT_PROMPT_LIMIT,
@@ -169,6 +173,96 @@ def test_a_greetings_path_counts_from_the_file_and_may_be_ogg(tmp_path: Path) ->
     greeting = read(tmp_path, "[personas.a]\ngreeting = 'hello'")["a"].greeting
     assert greeting == tmp_path / "hello"
     assert len(read_greeting(greeting)) > GREETING_HZ
+
+
+def ogg_page(body: bytes, *, flags: int = 2, serial: int = 5) -> bytes:
+    """One page; its CRC is not right."""
+    lacing = bytes([255] * (len(body) // 255) + [len(body) % 255])
+    return (
+        b"OggS\0"
+        + bytes([flags])
+        + bytes(8)
+        + serial.to_bytes(4, "little")
+        + bytes(8)
+        + bytes([len(lacing)])
+        + lacing
+        + body
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "name"),
+    [
+        ([b"\x01vorbis\0\0\0\0"], "Ogg Vorbis, not Opus"),
+        ([b"\x7fFLAC\x01\0"], "Ogg FLAC, not Opus"),
+        ([b"Speex   1.2"], "Ogg Speex, not Opus"),
+        ([b"\x80theora\x03", b"\x01vorbis\0"], "Ogg Theora and Vorbis, not Opus"),
+        ([b"whatever"], "Ogg of an unknown codec, not Opus"),
+        ([b"OpusHead\x01\x06" + bytes(8) + b"\x01\x04\x02"], "Opus with 6 channels"),
+    ],
+)
+def test_a_greeting_that_is_not_opus_is_refused_by_its_name(
+    tmp_path: Path, heads: list[bytes], name: str
+) -> None:
+    file = tmp_path / "hello.ogg"
+    file.write_bytes(b"".join(map(ogg_page, heads)) + ogg_page(bytes(range(250)), flags=0) * 50)
+    with pytest.raises(InputError, match=name) as error:
+        read_greeting(file)
+    assert "ffmpeg" in str(error.value)
+
+
+def test_a_greeting_that_is_vorbis_in_truth_is_refused(tmp_path: Path) -> None:
+    """A stream of ffmpeg's own, not one that was made up here."""
+    file = tmp_path / "hello.ogg"
+    made = ["-f", "lavfi", "-i", "sine=duration=1", "-c:a", "vorbis", "-strict", "-2", "-ac", "2"]
+    if subprocess.run(["ffmpeg", "-v", "error", *made, str(file)], check=False).returncode:
+        pytest.skip("this ffmpeg does not encode Vorbis")
+    with pytest.raises(InputError, match="this is Ogg Vorbis, not Opus"):
+        read_greeting(file)
+
+
+def test_opus_beside_a_film_is_a_greeting(tmp_path: Path) -> None:
+    file = tmp_path / "hello.ogg"
+    opus = (ROOT / "python/pxbridge/assets/greeting.ogg").read_bytes()
+    file.write_bytes(opus)
+    alone = read_greeting(file)
+    file.write_bytes(_with_crc(ogg_page(b"\x80theora\x03\x02")) + opus)
+    assert np.array_equal(read_greeting(file), alone)
+
+
+def _with_crc(page: bytes) -> bytes:
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x04C11DB7 if crc >> 31 else 0)
+            crc &= 0xFFFFFFFF
+    return page[:22] + crc.to_bytes(4, "little") + page[26:]
+
+
+@given(st.binary(max_size=400))
+def test_whatever_a_file_holds_it_is_a_greeting_or_refused(junk: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        for start in (b"", b"OggS", ogg_page(b"OpusHead\x01\x02"), ogg_page(b"")):
+            file.seek(0)
+            file.truncate()
+            file.write(start + junk)
+            file.flush()
+            with contextlib.suppress(InputError):
+                read_greeting(Path(file.name))
+
+
+def test_only_a_regular_file_of_bounded_size_is_a_greeting(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (Path("/dev/zero"), fifo, tmp_path):
+        with pytest.raises(InputError, match="not a regular file"):
+            read_greeting(path)
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(LARGEST_GREETING_BYTES + 1)
+    with pytest.raises(InputError, match="50 MB at most"):
+        read_greeting(large)
 
 
 def test_a_greeting_is_read_again_when_its_file_has_changed(tmp_path: Path) -> None:

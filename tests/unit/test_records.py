@@ -6,7 +6,9 @@ import asyncio
 import csv
 import io
 import json
+import math
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from pxbridge import cli
@@ -27,9 +31,10 @@ from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.commands import calls as command
 from pxbridge.errors import InputError
-from pxbridge.records import database
+from pxbridge.records import database, purge_clock
 from pxbridge.records import writer as record_writer
 from pxbridge.records.database import Query
+from pxbridge.records.purge_clock import PurgeClock
 from pxbridge.records.writer import RecordWriter
 
 if TYPE_CHECKING:
@@ -409,3 +414,158 @@ def test_calls_can_be_narrowed_down(tmp_path: Path) -> None:
 def test_the_command_line_knows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["calls", "--state-dir", str(tmp_path)]) == 0
     assert "no calls yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("harm", ["file", "folder", "replaced"])
+def test_a_database_that_is_deleted_or_replaced_is_made_anew_and_calls_are_recorded_there(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "state"
+    writer = make_writer(folder)
+    record = live_call(writer, "before")
+    writer.recorded(record)("before.wav")
+    wait_for(lambda: writer.written == 3)
+    if harm == "file":
+        (folder / database.FILE).unlink()
+    elif harm == "folder":
+        shutil.rmtree(folder)
+    else:
+        folder.rename(tmp_path / "moved")
+        database.open_database(folder / database.FILE).close()
+    end(writer, record)
+    whole_call(writer, "after")
+    writer.close()
+    assert {call["call"]: call["recording"] for call in read(folder)} == {
+        "before": "before.wav",
+        "after": None,
+    }
+    assert f"{folder / database.FILE} was deleted or replaced; it is opened anew" in caplog.text
+    assert writer.dropped == 0
+
+
+def test_rows_that_were_written_while_the_file_was_deleted_are_written_again(tmp_path: Path) -> None:
+    def connect(file: Path) -> sqlite3.Connection:
+        connection = database.open_database(file)
+
+        def delete(statement: str) -> None:
+            if statement == "COMMIT" and not deleted:
+                deleted.append(file)
+                file.unlink()
+
+        connection.set_trace_callback(delete)
+        return connection
+
+    deleted: list[Path] = []
+    database.open_database(tmp_path / database.FILE).close()
+    writer = make_writer(tmp_path, connect=connect)
+    whole_call(writer, "c1")
+    writer.close()
+    assert deleted
+    assert [call["call"] for call in read(tmp_path)] == ["c1"]
+    assert writer.dropped == 0
+
+
+DAY_S = 86_400.0
+
+
+class Clocks:
+    """The wall clock, which may be wrong, and the steady one."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.steady_s = BEGAN_AT, 0.0
+
+    def passes(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.steady_s += seconds
+
+    def writer(self, folder: Path, keep_s: float) -> RecordWriter:
+        return make_writer(folder, keep_s=keep_s, wall=lambda: self.wall_s, steady=lambda: self.steady_s)
+
+
+def names(folder: Path) -> set[str]:
+    return {call["call"] for call in read(folder)}
+
+
+def call_now(writer: RecordWriter, name: str) -> None:
+    """A whole call, and the purge if one is due."""
+    written = writer.written
+    whole_call(writer, name)
+    wait_for(lambda: writer.written >= written + 7)
+
+
+def test_a_clock_that_jumped_ahead_deletes_nothing_and_old_records_go_when_it_is_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks = Clocks()
+    writer = clocks.writer(tmp_path, keep_s=10 * DAY_S)
+    call_now(writer, "first")
+    clocks.passes(3600.0)
+    clocks.wall_s += 3650 * DAY_S
+    call_now(writer, "while it is wrong")
+    clocks.passes(3600.0)
+    call_now(writer, "and still is")
+    assert "first" in names(tmp_path)
+    clocks.wall_s -= 3650 * DAY_S
+    clocks.passes(3600.0)
+    call_now(writer, "right again")
+    assert {"first", "right again"} < names(tmp_path)
+    clocks.passes(10 * DAY_S - 3600.0)
+    call_now(writer, "ten days later")
+    writer.close()
+    assert "first" not in names(tmp_path)
+    assert "right again" in names(tmp_path)
+    assert caplog.text.count("the clock jumped ahead by 87600.0 hours") == 1
+    assert caplog.text.count("the clock is right again") == 1
+
+
+def test_a_process_that_starts_with_a_clock_years_ahead_deletes_a_day_an_hour(tmp_path: Path) -> None:
+    clocks = Clocks()
+    recordings = tmp_path / database.RECORDINGS
+    recordings.mkdir()
+    for day in range(5):
+        writer = clocks.writer(tmp_path, keep_s=90 * DAY_S)
+        whole_call(writer, f"day {day}")
+        writer.close()
+        (recordings / f"{day}.wav").write_bytes(b"RIFF")
+        os.utime(recordings / f"{day}.wav", (clocks.wall_s,) * 2)
+        clocks.passes(DAY_S)
+    clocks.wall_s += 3650 * DAY_S
+    writer = clocks.writer(tmp_path, keep_s=90 * DAY_S)
+    call_now(writer, "wrong")
+    assert names(tmp_path) == {*(f"day {day}" for day in range(1, 5)), "wrong"}
+    assert sorted(file.name for file in recordings.iterdir()) == [f"{day}.wav" for day in range(1, 5)]
+    call_now(writer, "at once")
+    assert "day 1" in names(tmp_path)
+    clocks.passes(3600.0)
+    call_now(writer, "after an hour")
+    writer.close()
+    assert "day 1" not in names(tmp_path) and "day 2" in names(tmp_path)
+
+
+def test_a_clock_that_stays_ahead_for_a_day_is_believed() -> None:
+    clocks = Clocks()
+    clock = PurgeClock(lambda: clocks.wall_s, lambda: clocks.steady_s)
+    clocks.wall_s += 10 * DAY_S
+    assert clock.now() == -math.inf
+    clocks.passes(purge_clock.BELIEVED_AFTER_S - 1.0)
+    assert clock.now() == -math.inf
+    clocks.passes(1.0)
+    assert clock.now() == pytest.approx(clocks.wall_s)
+    clocks.passes(3600.0)
+    assert clock.now() == pytest.approx(clocks.wall_s)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 1e6), st.floats(-1e9, 1e9)), max_size=20))
+def test_a_clock_whatever_it_does_deletes_nothing_that_is_young_by_the_steady_clock(
+    steps: list[tuple[float, float]],
+) -> None:
+    """What is believed is never ahead by more than small corrections, until a day has passed."""
+    clocks = Clocks()
+    clock = PurgeClock(lambda: clocks.wall_s, lambda: clocks.steady_s)
+    began_s = clocks.steady_s
+    for corrections, (passed_s, jump_s) in enumerate(steps, 1):
+        clocks.passes(passed_s)
+        clocks.wall_s += jump_s
+        believed = clock.now()
+        if clocks.steady_s - began_s < purge_clock.BELIEVED_AFTER_S:
+            assert believed <= BEGAN_AT + (clocks.steady_s - began_s) + corrections * purge_clock.JUMP_S + 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -69,6 +70,22 @@ def test_a_character_that_breaks_off_does_not_swallow_what_follows() -> None:
     assert reader.read(b"<0xC3>") == ""
     assert reader.read(b" yes") == "\N{REPLACEMENT CHARACTER} yes"
     assert reader.read(b" no") == " no"
+
+
+def test_a_character_that_is_split_over_two_messages_comes_out_whole() -> None:
+    reader = TextReader()
+    said = "नमस्ते ▁जी".encode()
+    halves = [said[:4], said[4:17], said[17:23], said[23:]]
+    assert "".join(reader.read(half) for half in halves) == "नमस्ते  जी"
+
+
+@given(words.filter(lambda said: "<0x" not in said), st.lists(st.integers(0, 200), max_size=8))
+def test_text_is_the_same_however_it_is_split_into_messages(said: str, cuts: list[int]) -> None:
+    reader = TextReader()
+    whole = said.encode()
+    bounds = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    parts = [whole[begin:end] for begin, end in itertools.pairwise(bounds)]
+    assert "".join(reader.read(part) for part in parts) == said.replace("▁", " ")
 
 
 @given(st.lists(st.binary()))

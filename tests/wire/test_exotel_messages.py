@@ -18,13 +18,16 @@ from pxbridge.telephony.exotel.messages import (
     Malformed,
     Mark,
     Media,
+    PayloadEncoding,
     Start,
     Stop,
     StopReason,
     Unknown,
     line_rate,
+    other_tracks,
     parse,
     parse_rate,
+    payload_encoding,
 )
 from pxbridge.telephony.exotel.spelling import Exotel, Spelling
 
@@ -128,17 +131,67 @@ def test_custom_parameters_cannot_be_changed_afterwards() -> None:
         custom["a"] = "2"
 
 
-@pytest.mark.parametrize("encoding", ["raw", "raw/slin", "audio/x-raw", "audio/x-l16", "base64", "", "PCM"])
-def test_every_encoding_but_mu_law_means_pcm(encoding: str) -> None:
-    assert not started(media_format={"encoding": encoding}).mulaw
+PCM_NAMES = ["raw", "raw/slin", "audio/x-raw", "audio/x-l16", "base64", "", "PCM", "pcm-audio", "linear16"]
+
+
+@pytest.mark.parametrize("encoding", PCM_NAMES)
+def test_exotels_names_for_linear_pcm_are_known(encoding: str) -> None:
+    assert payload_encoding(encoding) == PayloadEncoding("pcm16")
+
+
+@pytest.mark.parametrize("encoding", ["wav", "media", "slow", "Ünknown"])
+def test_any_other_word_means_pcm_and_is_told(encoding: str) -> None:
+    read = payload_encoding(encoding)
+    assert read.encoding == "pcm16" and not read.refusal
+    assert len(read.notes) == 1 and repr(encoding) in read.notes[0]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["audio/x-alaw", "ALAW", "a-law", "PCMA", "audio/PCMA", "pcma/8000", "G711_alaw"]
+)
+def test_a_law_is_recognised(encoding: str) -> None:
+    assert payload_encoding(encoding) == PayloadEncoding("alaw")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("audio/G722", "G.722"),
+        ("g.722", "G.722"),
+        ("G729A", "G.729"),
+        ("audio/opus", "Opus"),
+        ("AMR-WB", "AMR"),
+        ("audio/gsm", "GSM"),
+        ("speex", "Speex"),
+        ("audio/mpeg", "MP3"),
+    ],
+)
+def test_a_known_codec_that_is_not_read_is_refused_by_its_name(encoding: str, name: str) -> None:
+    assert f"the phone sends {name} (encoding {encoding!r})" in payload_encoding(encoding).refusal
+
+
+@given(st.text(max_size=40))
+def test_any_encoding_is_read_refused_or_told(encoding: str) -> None:
+    read = payload_encoding(encoding)
+    assert read.encoding in ("pcm16", "mulaw", "alaw")
+    assert not (read.refusal and read.notes)
+
+
+def test_tracks_beside_the_callers_are_told() -> None:
+    assert other_tracks(started(tracks=["inbound"]).tracks) == ()
+    assert other_tracks(started().tracks) == ()
+    assert (
+        "also carries the track outbound" in other_tracks(started(tracks=["inbound", "outbound"]).tracks)[0]
+    )
+    assert "only the track outbound" in other_tracks(started(tracks="outbound").tracks)[0]
 
 
 @pytest.mark.parametrize(
     "encoding", ["audio/x-mulaw", "MULAW", "ulaw", "PCMU", "audio/pcmu", "mu-law", "G711_ulaw"]
 )
 def test_mu_law_is_recognised(encoding: str) -> None:
-    assert started(media_format={"encoding": encoding}).mulaw
-    assert started(encoding=encoding).mulaw
+    assert payload_encoding(started(media_format={"encoding": encoding}).encoding).encoding == "mulaw"
+    assert payload_encoding(started(encoding=encoding).encoding).encoding == "mulaw"
 
 
 @pytest.mark.parametrize(
@@ -374,7 +427,7 @@ def test_what_a_simulated_exotel_says_is_understood_in_every_spelling(
     )
     assert start.custom == custom
     assert line_rate(None, start).rate_hz == rate_hz
-    assert start.mulaw == ("mulaw" in spelling.encoding)
+    assert (payload_encoding(start.encoding).encoding == "mulaw") == ("mulaw" in spelling.encoding)
     assert start.sequence == 1
     assert parse(exotel.media(payload, 40)) == Media(stream_sid, 2, 1, 40, payload)
     assert parse(exotel.media(payload, 60)) == Media(stream_sid, 3, 2, 60, payload)

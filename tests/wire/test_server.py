@@ -193,6 +193,27 @@ async def test_one_call_too_many_is_refused_before_its_upgrade_and_room_comes_ba
             assert (await get(listener, "/livez"))[0] == 200
 
 
+async def test_an_overloaded_process_refuses_new_calls_before_their_upgrade_and_keeps_the_others() -> None:
+    calls, late = Calls(), ["overloaded: the event loop is 85 ms late"]
+    reasons: list[str] = []
+    async with (
+        listen(calls.own, "127.0.0.1", 0, overloaded=lambda: reasons) as listener,
+        connect(url(listener)) as phone,
+    ):
+        reasons[:] = late
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url(listener))
+        assert refused.value.response.status_code == 503
+        assert (listener.room, listener.refusals["overloaded"], listener.refusals["full"]) == (0, 1, 0)
+        assert await get(listener, "/readyz") == (503, "overloaded: the event loop is 85 ms late\n")
+        assert (await get(listener, "/livez"))[0] == 200
+        await phone.send("still here")
+        assert await calls.messages.get() == b"still here"
+        reasons.clear()
+        async with connect(url(listener)):
+            assert (await get(listener, "/readyz"))[0] == 200
+
+
 async def test_a_call_that_fails_ends_alone() -> None:
     calls = Calls()
 

@@ -61,12 +61,9 @@ class Flow:
     def __init__(self) -> None:
         self.handovers = HandOvers(time.monotonic)
         self.busy: list[str] = []
-        self.promised = 0
+        self.promised: list[str] = []
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
         self.listener: TelephonyServer
-
-    def promise(self) -> None:
-        self.promised += 1
 
     async def own(self, arrival: Arrival) -> None:
         self.arrivals.put_nowait(arrival)
@@ -113,8 +110,8 @@ async def flow(
         access,
         public_url=public_url,
         choose=PERSONAS.name_for,
-        busy=lambda: flow.busy,
-        promise=flow.promise,
+        busy=lambda _call: flow.busy,
+        promise=flow.promised.append,
         handed_over=flow.handovers.look_up,
     )
     async with listen(
@@ -166,12 +163,25 @@ async def test_the_dialled_number_chooses_the_persona_unless_one_is_named(parame
 
 async def test_each_call_that_is_let_in_is_told_beforehand() -> None:
     async with flow() as f:
-        await f.ask("/exotel/url")
+        await f.ask("/exotel/url?CallSid=CA1")
         await f.ask("/exotel/passthru?CallSid=CA1")
-        assert f.promised == 1
+        assert f.promised == ["CA1"]
         f.busy = ["every engine is taken"]
-        await f.ask("/exotel/url")
-        assert f.promised == 1
+        await f.ask("/exotel/url?CallSid=CA2")
+        assert f.promised == ["CA1"]
+
+
+async def test_a_monitor_gets_the_same_answer_and_reserves_nothing() -> None:
+    async with flow() as f:
+        for busy, status in (([], 200), (["every engine is taken"], 503)):
+            f.busy = busy
+            assert (await f.ask("/exotel/url", method="HEAD")).status == status
+            assert (await f.ask("/exotel/url?CallSid=CA1", method="HEAD")).status == status
+            for path in ("/exotel/url", "/exotel/url?CallSid=CA1&reserve=no"):
+                answer = await f.ask(path)
+                assert answer.status == status
+                assert "url" in answer.json or answer.json == {"error": "every engine is taken"}
+        assert f.promised == []
 
 
 async def test_a_persona_that_does_not_exist_is_refused_before_the_stream() -> None:

@@ -1128,7 +1128,7 @@ def accepted(take: Handler) -> Accepted:
         return Accepted(server, arrived, lambda _request: take, Limits(ping_interval_s=None), math.inf)
 
     server = Server(make, None, 1.0)
-    server._opening["it"] = lambda: None
+    server._openings.add("it", "127.0.0.1", lambda: None)
     return make(server, "it")
 
 

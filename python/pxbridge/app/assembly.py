@@ -12,6 +12,7 @@ import errno
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pxbridge.app.certificates import telephony_tls
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from pxbridge.engines.session import Session
     from pxbridge.engines.slot_transitions import Opener
     from pxbridge.ops.logs import Writer
+    from pxbridge.ops.loop_lag import Shedding
     from pxbridge.settings import Loaded, Settings
     from pxbridge.telephony.server import TelephonyServer
 
@@ -71,6 +73,7 @@ class Bridge:
         handovers: The calls that go on to a person.
         server: The telephony port.
         peers: The other bridges that share the store; None without them.
+        shedding: Whether new calls are refused because the process is overloaded.
     """
 
     url: str
@@ -82,6 +85,7 @@ class Bridge:
     handovers: HandOvers
     server: TelephonyServer
     peers: PeerBridges | None
+    shedding: Shedding
 
     @contextlib.asynccontextmanager
     async def announced(self) -> AsyncIterator[None]:
@@ -126,12 +130,20 @@ async def assembled(
         )
         access = Access(settings)
         peers = _peers(settings, store, access.signer, registry)
-        server = await stack.enter_async_context(_listen(loaded, registry, pool, handovers, access, peers))
+        server = await stack.enter_async_context(
+            _listen(loaded, registry, pool, handovers, access, peers, observed.shedding)
+        )
         observed.metrics.count_by(
             "reason",
             "pxbridge_door_refusals",
             "Refused requests to the telephony port, by reason.",
             lambda: server.refusals,
+        )
+        observed.metrics.count_by(
+            "winner",
+            "pxbridge_engine_hedges",
+            "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
+            lambda: pool.hedges,
         )
         observed.metrics.count_by(
             "peer",
@@ -152,7 +164,9 @@ async def assembled(
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{server.port}/exotel"
-        yield Bridge(url, console_url, opener, pool, access, registry, handovers, server, peers)
+        yield Bridge(
+            url, console_url, opener, pool, access, registry, handovers, server, peers, observed.shedding
+        )
 
 
 # Engines
@@ -176,7 +190,9 @@ async def _pool(
                 open_session=opener,
                 store=lease_store(settings, store),
                 warm=warm_sessions(personas),
-                limits=PoolLimits(settings.warm_max_age_s, settings.max_waiting),
+                limits=PoolLimits(
+                    settings.warm_max_age_s, settings.max_waiting, settings.engine_hedge_after_s
+                ),
             )
         )
 
@@ -356,6 +372,7 @@ async def _listen(
     handovers: HandOvers,
     access: Access,
     peers: PeerBridges | None,
+    shedding: Shedding,
 ) -> AsyncIterator[TelephonyServer]:
     settings = loaded.settings
     tls = telephony_tls(loaded)
@@ -366,8 +383,8 @@ async def _listen(
         public_url=settings.public_url,
         serves_tls=tls is not None,
         choose=lambda asked, called: registry.personas.name_for(asked, called),
-        busy=lambda: () if pool.free else ("every engine is taken",),
-        promise=pool.promise,
+        busy=partial(_busy, pool),
+        promise=pool.promises.make,
         handed_over=handovers.look_up,
         elsewhere=nowhere if peers is None else peers.elsewhere,
     )
@@ -380,6 +397,7 @@ async def _listen(
                     settings.port,
                     carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(pool.snapshot(), pool.store_gone_s),
+                    overloaded=shedding.reasons,
                     max_calls=settings.max_calls,
                     access=access.control,
                     ssl=None if tls is None else tls.context,
@@ -391,6 +409,19 @@ async def _listen(
             following = asyncio.create_task(tls.follow(), name="TLS certificate")
             stack.callback(following.cancel)
         yield server
+
+
+def _busy(pool: EnginePool, call: str | None) -> tuple[str, ...]:
+    """Why no engine can take this call now; empty if one can."""
+    if pool.free_for(call):
+        return ()
+    match pool.promises.besides(call):
+        case 0:
+            return ("every engine is taken",)
+        case 1:
+            return ("every engine is taken, or reserved by 1 URL not used yet",)
+        case others:
+            return (f"every engine is taken, or reserved by {others} URLs not used yet",)
 
 
 def _cannot_listen(error: OSError, loaded: Loaded) -> ConfigError:

@@ -97,8 +97,11 @@ async def console(
     observed.metrics.count_by(
         "reason",
         "pxbridge_console_refusals",
-        "Refused requests to the console, by reason.",
-        lambda: {why.name.lower(): count for why, count in console.refused.items()},
+        "Refused requests to the console, by reason; connections: closed because there were too many.",
+        lambda: {
+            **{why.name.lower(): count for why, count in console.refused.items()},
+            "connections": console.connections.cut,
+        },
     )
     async with contextlib.AsyncExitStack() as stack:
         try:

@@ -32,6 +32,7 @@ from pxbridge.calls import announcements
 from pxbridge.calls.call import LAST_WORDS_S
 from pxbridge.calls.handover import FLOW_ASKS_S
 from pxbridge.calls.registry import LONGEST_SENTENCE_S
+from pxbridge.ops import descriptors
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import Notifier
 from pxbridge.periodic import stop
@@ -103,6 +104,7 @@ async def run(
     personas = read_personas(loaded)
     check_console(loaded)
     notes = [*loaded.notes, *check_access(loaded)]
+    descriptors.raise_limit()
     systemd = Notifier(os.environ)
     async with contextlib.AsyncExitStack() as stack:
         log_writer = stack.enter_context(logging_to(None, settings.log_level, settings.log_format))
@@ -114,6 +116,7 @@ async def run(
         await asyncio.to_thread(announcements.load, USUAL_LINE_HZ)
         stack.enter_context(_frozen_garbage_collector())
         await stack.enter_async_context(bridge.announced())
+        bridge.shedding.restart()
         systemd.ready(f"takes calls at {bridge.url}")
         console.print(welcome(settings, bridge.url, bridge.console_url), markup=False, soft_wrap=True)
         if ready is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.errors import ConfigError
 from pxbridge.ops.logs import CallLog
+from pxbridge.ops.loop_lag import Shedding, measured
 from pxbridge.ops.metrics import Metrics
 from pxbridge.records.database import RECORDINGS
 from pxbridge.records.recent_calls import RecentCalls
@@ -49,18 +50,42 @@ class Observability:
         metrics: What Prometheus scrapes.
         subscribers: Get every event of every call.
         call_subscribers: Make a subscriber for each call.
+        shedding: Whether new calls are refused because the process is overloaded.
         recent_calls: The live calls, and those that ended last.
         numbers: How phone numbers are written in records and on the console.
         folder: The folder of records and recordings.
     """
 
-    def __init__(self, metrics: Metrics, recent_calls: RecentCalls, numbers: Numbers, folder: Path) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        recent_calls: RecentCalls,
+        numbers: Numbers,
+        folder: Path,
+        shedding: Shedding,
+    ) -> None:
         self.metrics = metrics
         self.subscribers: list[Subscriber] = [metrics, recent_calls]
         self.call_subscribers: list[Callable[[Call], Subscriber]] = []
         self.recent_calls = recent_calls
         self.numbers = numbers
         self.folder = folder
+        self.shedding = shedding
+        metrics.gauge(
+            "pxbridge_event_loop_lag_p95_seconds",
+            "How late the event loop runs due callbacks: 95th percentile of the last 5 s.",
+            lambda: self.shedding.p95_s,
+        )
+        metrics.gauge(
+            "pxbridge_overloaded",
+            "Whether new calls are refused because the event loop is late: 1 or 0.",
+            lambda: self.shedding.is_shedding,
+        )
+
+    def lag(self, lag_s: float, now_s: float) -> None:
+        """Takes one measurement of the event loop's lag."""
+        self.metrics.lag(lag_s)
+        self.shedding.measured(lag_s, now_s)
 
 
 @contextlib.asynccontextmanager
@@ -94,10 +119,11 @@ async def observability(
     )
     numbers = Numbers(settings.record_numbers, key)
     recent_calls = RecentCalls(numbers, asyncio.get_running_loop().time)
-    observed = Observability(metrics, recent_calls, numbers, folder)
+    shedding = Shedding(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
+    observed = Observability(metrics, recent_calls, numbers, folder, shedding)
     observed.subscribers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(metrics.loop_lag())
+        await stack.enter_async_context(measured(observed.lag))
         record_writer = None
         keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * BYTES_PER_MB
         if settings.keep_records:

@@ -56,6 +56,8 @@ RELOADED = {
     "max_backlog_ms",
     "max_calls_per_address",
     "playout_profile",
+    "shed_above_lag_ms",
+    "shed_below_lag_ms",
     "text_prompt",
     "token_keys",
     "trusted_proxies",
@@ -119,6 +121,7 @@ class Reloader:
         bridge.pool.keep_warm(warm_sessions(personas))
         bridge.opener.settings = settings
         bridge.access.use(settings)
+        bridge.shedding.use(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
         if settings.engines:
             bridge.pool.replace_engines(engine_addresses(settings))
 
@@ -156,11 +159,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
         try:
             result = work()
         except Exception as error:
-            report(done.set_exception, error)
+            settle_soon(done.set_exception, error)
         else:
-            report(done.set_result, result)
+            settle_soon(done.set_result, result)
 
-    def report(settle: Callable[[Any], None], outcome: object) -> None:
+    def settle_soon(settle: Callable[[Any], None], outcome: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle_unless_cancelled, settle, outcome)
 

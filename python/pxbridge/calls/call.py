@@ -14,7 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.audio import AgentHeard, AllPlayed, RateMismatch
+from pxbridge.audio import AgentHeard, AllPlayed, OddPayloads, RateMismatch
 from pxbridge.calls.call_line import CallLine
 from pxbridge.calls.call_state import CallRecord, Ending, Outcome, Party, Phase
 from pxbridge.calls.continuation import Continuation
@@ -61,6 +61,9 @@ SENTENCE_POLL_S = 0.1
 LAST_WORD_S = 0.8
 """The agent's words come as text before they come as sound. A pause counts only after the last word's
 sound."""
+
+UNREADABLE = 1003
+"""Close code for audio that cannot be read (RFC 6455 §7.4.1: "a type of data it cannot accept")."""
 
 MAX_UNKNOWN_NOTES = 5
 """Unknown events that a call notes, each name once: enough to learn that there is a new one."""
@@ -362,6 +365,10 @@ class Call:
         record.rate_hz, record.started_s = start.media.rate_hz, self._clock()
         if self._handovers is not None:
             self._handovers.begin(start.call_id)
+        if start.refusal:
+            self.emit(Kind.NOTE, text=start.refusal)
+            self._finish(Ending(Party.BRIDGE, start.refusal, UNREADABLE, outcome=Outcome.NO_START))
+            return
         playout = self._playout
         sound = self._carrier.open_line(
             start,
@@ -408,6 +415,11 @@ class Call:
                 self.emit(Kind.HEARD, engine=self.record.engine, after_s=after_s)
             case AllPlayed():
                 self._all_played.set()
+            case OddPayloads(halves=halves):
+                read = "put together with the next payload" if halves else "dropped"
+                self.emit(
+                    Kind.NOTE, text=f"the phone's payloads end within a sample: the last byte is {read}"
+                )
             case RateMismatch(claimed_hz=claimed_hz, measured_hz=measured_hz, likely_hz=likely_hz):
                 self.emit(
                     Kind.NOTE,

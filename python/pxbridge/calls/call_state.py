@@ -21,7 +21,8 @@ class Phase(StrEnum):
     STARTING = "starting"
     """The carrier has not sent its start message."""
     PROMPTING = "prompting"
-    """An engine is being prompted; the caller hears the persona's greeting, or silence."""
+    """An engine is being prompted. The caller hears the persona's greeting and, if it takes long, words and
+    music."""
     WAITING = "waiting"
     """No engine is free. The caller hears announcements and music."""
     LIVE = "live"

@@ -23,11 +23,13 @@ from pxbridge.calls.continuation import continue_prompts
 from pxbridge.calls.engine_watch import EngineWatch
 from pxbridge.calls.events import Kind
 from pxbridge.calls.persona import FailoverPrefers
-from pxbridge.calls.waiting import GapCover, play_hold_music
+from pxbridge.calls.waiting import GapCover, keep_company, play_hold_music
+from pxbridge.engines.hedge import soonest
 from pxbridge.engines.pool import Prompts
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
+    EngineFull,
     EngineLost,
     EngineRejected,
     InputError,
@@ -119,6 +121,8 @@ class Conversation:
         self._on_pause = on_pause
         self._clock = asyncio.get_running_loop().time
         self._gap = GapCover(line)
+        self._greets = False  # the persona's greeting may still be playing
+        self._may_wait = False  # an engine was busy, and did not refuse the persona
 
     async def run(self) -> Ending:
         """Runs to the call's end, engine after engine; returns how it ended. Cancel it to end it earlier."""
@@ -156,6 +160,7 @@ class Conversation:
             return
         try:
             self._line.play(announcements.greeting(self._persona.greeting, self._line.rate_hz))
+            self._greets = True
         except InputError as error:
             self._emit(Kind.NOTE, text=f"the greeting cannot be played: {error}")
 
@@ -174,25 +179,42 @@ class Conversation:
             NoEngineFree: No engine came free in time, or too many callers wait already.
         """
         self._enter(Phase.PROMPTING)
-        if (taken_over := await self._same_engine()) is not None:
-            return taken_over
-        tried: frozenset[EngineAddress] = frozenset()
+        async with self._in_background(self._keep_company()):
+            try:
+                return await self._same_engine() or await self._free_engine()
+            except NoEngineFree as none_free:
+                why = str(none_free)
+        return await self._wait(why)
+
+    async def _keep_company(self) -> None:
+        """What the caller hears if the prompts take long. It begins after the persona's greeting."""
+        await self._line.wait_played()
+        self._greets = False
+        await keep_company(self._line)
+
+    async def _free_engine(self) -> tuple[Lease, Session]:
+        """The first engine that comes up without waiting in turn.
+
+        Raises:
+            EngineRejected: Every engine refused the persona.
+            NoEngineFree: None is free, or those that were have failed.
+        """
+        tried: set[EngineAddress] = set()
         failure: EngineError | None = None
-        may_wait = False
         try:
             while True:
                 try:
-                    lease = await self._engines.lease(self._prompts, tried, self._continuation.place)
+                    lease = await self._engines.lease(
+                        self._prompts, frozenset(tried), self._continuation.place
+                    )
                 except NoEngineFree as none_free:
-                    if isinstance(failure, EngineRejected) and not may_wait:
+                    if isinstance(failure, EngineRejected) and not self._may_wait:
                         raise failure from none_free  # waiting would not make the persona better
-                    return await self._wait(failure or none_free)
+                    raise NoEngineFree(str(failure or none_free)) from None
                 try:
-                    return lease, await self._prompt(lease)
+                    return await self._prompt(lease, self._prompts, tried)
                 except EngineError as error:
                     failure = error
-                    may_wait |= isinstance(error, EngineBusy)
-                    tried |= {lease.engine}
         finally:
             del failure  # it refers to this frame, and so to the whole call
 
@@ -205,33 +227,58 @@ class Conversation:
         with contextlib.suppress(TimeoutError, EngineError):
             async with asyncio.timeout(TAKE_OVER_S):
                 lease = await self._lease_ahead(frozenset())
-            return lease, await self._prompt(lease)
+            return await self._prompt(lease, self._informed(), set())
         return None
 
     async def _lease_ahead(self, avoid: frozenset[EngineAddress]) -> Lease:
         """A lease for a conversation that is under way."""
-        informed = continue_prompts(self._persona, self._continuation.said + "".join(self._record.words))
+        informed = self._informed()
         soonest = self._persona.failover_prefers is FailoverPrefers.SOONEST
         return await self._engines.lease_ahead(self._prompts if soonest else informed, informed, avoid)
 
-    async def _prompt(self, lease: Lease) -> Session:
-        """The session of a lease. Without a session, the lease is given back."""
-        engine = str(lease.engine)
-        self._record.engine = engine
-        self._emit(Kind.ENGINE_TRIED, engine=engine, warm=lease.warm)
-        try:
-            return await lease.session()
-        except BaseException as error:
-            lease.release()
-            if isinstance(error, EngineError):
-                self._emit(Kind.ENGINE_FAILED, engine=engine, reason=str(error))
-            raise
+    def _informed(self) -> Prompts:
+        """The prompts for an engine that goes on with the conversation."""
+        return continue_prompts(self._persona, self._continuation.said + "".join(self._record.words))
+
+    async def _prompt(
+        self, lease: Lease, prompts: Prompts, asked: set[EngineAddress]
+    ) -> tuple[Lease, Session]:
+        """The session of a lease or, if its engine takes long, that of a second engine.
+
+        Args:
+            lease: The first engine's.
+            prompts: For a second engine.
+            asked: Engines that are not asked a second time. Those that are asked are added.
+
+        Raises:
+            EngineError: No session could be opened.
+        """
+        lease, session = await soonest(
+            self._engines,
+            lease,
+            prompts,
+            self._continuation.place,
+            asked,
+            asks=self._engine_tried,
+            failed=self._engine_failed,
+        )
+        self._record.engine = str(lease.engine)
+        return lease, session
+
+    def _engine_tried(self, lease: Lease) -> None:
+        self._record.engine = str(lease.engine)
+        self._emit(Kind.ENGINE_TRIED, engine=self._record.engine, warm=lease.warm)
+
+    def _engine_failed(self, lease: Lease, error: EngineError) -> None:
+        self._may_wait |= isinstance(error, EngineBusy)
+        self._emit(Kind.ENGINE_FAILED, engine=str(lease.engine), reason=str(error))
 
     # -- waiting --------------------------------------------------------------------------------------
 
-    async def _wait(self, why: EngineError) -> tuple[Lease, Session]:
+    async def _wait(self, why: str) -> tuple[Lease, Session]:
         """An engine in the caller's turn. Until then the caller hears announcements and music."""
-        self._enter(Phase.WAITING, reason=str(why))
+        self._enter(Phase.WAITING, reason=why)
+        self._greets = False
         try:
             since_s = self._continuation.place.since_s
             waited_s = 0.0 if since_s is None else self._clock() - since_s
@@ -241,11 +288,15 @@ class Conversation:
             async with self._in_background(music), asyncio.timeout(left_s):
                 while True:
                     lease = await self._engines.lease_in_turn(self._prompts, place)
-                    with contextlib.suppress(EngineError):
-                        session = await self._prompt(lease)
-                        place.since_s = None
-                        return lease, session
-                    await asyncio.sleep(BETWEEN_TRIES_S)
+                    try:
+                        won, session = await self._prompt(lease, self._prompts, set())
+                    except EngineFull:
+                        continue  # back in its place at once: the pool knows when to try the engine again
+                    except EngineError:
+                        await asyncio.sleep(BETWEEN_TRIES_S)
+                        continue
+                    place.since_s = None
+                    return won, session
         except TimeoutError:
             raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None
 
@@ -264,7 +315,8 @@ class Conversation:
     async def _live(self, lease: Lease, session: Session) -> EngineLost:
         """Connects phone and engine until the engine is lost; returns how it was lost."""
         record = self._record
-        if record.phase is Phase.PROMPTING and self._persona.greeting is not None:
+        if self._greets:
+            self._greets = False
             await self._line.wait_played(all_but_s=GREETING_REST_S)
         if record.live_s is None:
             record.live_s = self._clock()
@@ -316,15 +368,14 @@ class Conversation:
         self._enter(Phase.FAILOVER, reason=str(loss))
         record = self._record
         record.failovers += 1
-        avoid = frozenset({lost})
+        avoid = {lost}
         self._gap.begin()
         try:
             async with asyncio.timeout(self._limits.failover_timeout_s):
                 while True:
-                    lease = await self._lease_ahead(avoid)
-                    avoid |= {lease.engine}
+                    lease = await self._lease_ahead(frozenset(avoid))
                     with contextlib.suppress(EngineError):
-                        return lease, await self._prompt(lease)
+                        return await self._prompt(lease, self._informed(), avoid)
                     await asyncio.sleep(BETWEEN_TRIES_S)
         finally:
             self._gap.end()

@@ -139,7 +139,8 @@ class HandOvers:
         self._changes: dict[str, _Change] = {}  # the oldest first
         self._unstored: dict[str, None] = {}  # calls whose change must be stored, in this order
         self._storing: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._failing = False
         self._closing = asyncio.Event()
 
@@ -225,9 +226,11 @@ class HandOvers:
     async def close(self) -> None:
         """Stores the last decisions and closes the store, each for a bounded time."""
         self._closing.set()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._storing is not None:
             await asyncio.wait([self._storing], timeout=CLOSE_TIMEOUT_S)
-        await stop(task for task in (self._storing, self._watching) if task is not None)
+        await stop(task for task in (self._storing, self._checking) if task is not None)
         if self._store is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -275,20 +278,25 @@ class HandOvers:
                 self._unstored.pop(call_sid, None)
 
     def _watch(self) -> None:
-        if self._store is not None and (self._watching is None or self._watching.done()):
-            self._watching = asyncio.create_task(self._watch_store(self._store), name="hand-overs: watch")
+        """Checks the store from time to time, while the newest change is young."""
+        if self._store is not None and self._timer is None and not self._closing.is_set():
+            self._timer = asyncio.get_running_loop().call_later(CHECK_EVERY_S, self._check_soon, self._store)
 
-    async def _watch_store(self, store: HandOverStore) -> None:
-        """Checks that the store still has this process's newest change, while that is young."""
-        while True:
-            await asyncio.sleep(CHECK_EVERY_S)
-            call_sid, newest = next(reversed(self._changes.items()))
-            if newest.decided_s + WATCHED_S <= self._clock():
-                return
-            if self._unstored:
-                continue
-            with contextlib.suppress(StoreUnreachable, TimeoutError):
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    found = await store.get(call_sid)
-                if newest.is_forgotten_by(found):
-                    self._store_again()
+    def _check_soon(self, store: HandOverStore) -> None:
+        self._timer = None
+        call_sid, newest = next(reversed(self._changes.items()))
+        if newest.decided_s + WATCHED_S <= self._clock():
+            return
+        self._watch()
+        if not self._unstored and (self._checking is None or self._checking.done()):
+            self._checking = asyncio.create_task(
+                self._check(store, call_sid, newest), name="hand-overs: check"
+            )
+
+    async def _check(self, store: HandOverStore, call_sid: str, newest: _Change) -> None:
+        """Stores everything again if the store has forgotten the newest change of this process."""
+        with contextlib.suppress(StoreUnreachable, TimeoutError):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                found = await store.get(call_sid)
+            if newest.is_forgotten_by(found):
+                self._store_again()

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 REMIND_EVERY_S: Final = 30.0
 """How much music is played between two announcements: the caller must not feel forgotten."""
 
-GAP_WITHOUT_WORDS_S: Final = 2.5
+QUIET_S: Final = 1.2
+"""An engine that is prompted within this time needs no explanation. The caller hears something within 2 s."""
+
+GAP_WITHOUT_WORDS_S: Final = 2.0
 """A gap in mid-call that is shorter than this needs no explanation."""
 
 PAUSE_S: Final = 0.1
@@ -51,6 +54,14 @@ async def play_hold_music(line: CallLine, position: Callable[[], int | None]) ->
             await say(line, words)
         await _music(line, REMIND_EVERY_S)
         await say(line, Sound.STILL_WAITING)
+
+
+async def keep_company(line: CallLine) -> None:
+    """Explains the wait if an engine takes long for its prompts, then plays music. Runs until cancelled."""
+    await asyncio.sleep(QUIET_S)
+    await say(line, Sound.ONE_MOMENT)
+    while True:
+        await _music(line, REMIND_EVERY_S)
 
 
 class GapCover:

@@ -67,8 +67,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=["bfloat16", "float32", "float64"],
-        help="of the language model (default: bfloat16 on cuda, float32 on cpu); in float64 a replay "
-        "draws the same tokens whatever was in the batch, as rounding decides nothing",
+        help="of the language model (default: bfloat16 on cuda, float32 on cpu); with float64 Mimi has it "
+        "too, and rounding decides nothing: a replay gives the same tokens whatever else was in the batch",
     )
 
 

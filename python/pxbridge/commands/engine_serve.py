@@ -132,7 +132,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     from pxbridge.ops.logs import logging_to
     from pxbridge.personaplex.serve import prepare, serve
 
-    beside = None if args.tunnel is None else _tunnel(args, console)
+    beside = None if args.tunnel is None else tunnel_beside(args, console)
     prepared = prepare(_options(args))
     with logging_to(None, args.log_level, args.log_format):
         loaded = _load(args, prepared, console)
@@ -144,8 +144,13 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             await beside.stop()
 
 
-def _tunnel(args: argparse.Namespace, console: Console) -> Beside:
-    """The tunnel to the engine; raises before a checkpoint is read if it cannot be opened."""
+def tunnel_beside(args: argparse.Namespace, console: Console) -> Beside:
+    """The tunnel to the engine, which begins when the engine is ready.
+
+    Raises:
+        ConfigError: The engine asks for no token.
+        InputError: No tunnel program is installed.
+    """
     from pxbridge.commands import tunnel
 
     tunnel.engine_target(args.host, args.port, os.environ)

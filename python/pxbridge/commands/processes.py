@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BOOT_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
-OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000")
+OPEN = ("--allow-anonymous", "--handshakes-per-minute", "1000000", "--shed-above-lag-ms", "0")
 """Arguments of a bridge on loopback to which many calls come from one address."""
 
 

@@ -14,8 +14,9 @@ import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from pxbridge import settings
+from pxbridge import periodic, settings
 from pxbridge.app import lifecycle
+from pxbridge.app.deadline import Deadline
 from pxbridge.chat_wire import CHAT_PATH
 from pxbridge.commands.engine_serve import TOKEN_VARIABLE
 from pxbridge.commands.tunnel_option import ANY, PROGRAMS
@@ -116,7 +117,7 @@ async def serve(loaded: Loaded, name: str, console: Console, read_again: Callabl
 
     beside = Beside(tunnel_to)
     try:
-        return await lifecycle.run(loaded, console, beside.start, read_again)
+        return await lifecycle.run(loaded, console, beside.start, read_again, Deadline().within)
     finally:
         await beside.stop()
 
@@ -139,14 +140,15 @@ class Beside:
     async def stop(self) -> None:
         """Closes the tunnel."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await periodic.stop([self._task])
 
     async def _run(self, port: int) -> None:
         try:
             await self._tunnel_to(port)
         except PxbridgeError as error:
             log.error("no tunnel: %s", error)
+        except Exception:
+            log.exception("no tunnel: unexpected error")
 
 
 async def keep_open(programs: Programs, lead_to: Callable[[], Target], console: Console) -> None:

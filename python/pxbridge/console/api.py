@@ -47,6 +47,8 @@ _CALL_NAME: Final = re.compile(r"[\x21-\x7e]{1,128}")
 """Ids of calls that can be asked for: printable ASCII without spaces."""
 
 JSON: Final = "application/json"
+BODY_TIMEOUT_S: Final = 10.0
+"""How long the body of a request may take."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Endpoint:
         asks: The model of the JSON body; None without a body.
         gives: The model of the answer, or its media type if it is no JSON; None for an empty answer.
         status: The status of that answer.
-        refusals: The statuses of other answers, which are `models.Refused`.
+        refusals: The statuses of other answers, which are `models.Refused`, beside those of a client that is
+            not let in.
         public: Whether it needs no login.
     """
 
@@ -91,7 +94,7 @@ ENDPOINTS: Final = (
         public=True,
     ),
     Endpoint("DELETE", "/api/session", "log_out", "End this browser's session", status=204, public=True),
-    Endpoint("GET", "/api/talk", "talk", "What can be talked with", gives=models.Talk, refusals=(401,)),
+    Endpoint("GET", "/api/talk", "talk", "What can be talked with", gives=models.Talk),
     Endpoint(
         "GET",
         "/api/calls",
@@ -108,7 +111,7 @@ ENDPOINTS: Final = (
         asks=models.EndCall,
         gives=models.Done,
         status=202,
-        refusals=(*_BODY, 401, 404, 409),
+        refusals=(*_BODY, 404, 409),
     ),
     Endpoint(
         "POST",
@@ -118,7 +121,7 @@ ENDPOINTS: Final = (
         asks=models.HandOverCall,
         gives=models.Done,
         status=202,
-        refusals=(*_BODY, 401, 404, 409),
+        refusals=(*_BODY, 404, 409),
     ),
     Endpoint(
         "GET",
@@ -126,9 +129,9 @@ ENDPOINTS: Final = (
         "recording",
         "A call's recording, WAV or Ogg Opus: the caller left, the agent right. Takes Range requests",
         gives="audio/wav",
-        refusals=(401, 404),
+        refusals=(404,),
     ),
-    Endpoint("GET", "/api/openapi.json", "openapi", "This document", gives=JSON, refusals=(401,)),
+    Endpoint("GET", "/api/openapi.json", "openapi", "This document", gives=JSON),
 )
 
 
@@ -263,7 +266,12 @@ async def _body(request: web.Request, model: type[_Asked]) -> _Asked | web.Respo
     if request.content_type != JSON:
         return refused(415, "send the request as application/json")
     try:
-        return model.model_validate_json(await request.read())
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        return refused(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s")
+    try:
+        return model.model_validate_json(body)
     except ValidationError as wrong:
         problem = wrong.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, problem["loc"])) or "the body"

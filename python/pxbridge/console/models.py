@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pxbridge.calls.numbers import MAX_NUMBERS
 
@@ -101,6 +101,11 @@ class Calls(Given):
     recent: list[CallFigures]
 
 
+_NUMBER = r"^[ ().-]*\+?[ ().-]*([0-9][ ().-]*){3,15}$"
+"""What `pxbridge.calls.numbers.dialable` takes, for the description. `dialable` says what is wrong in
+words."""
+
+
 class EndCall(Asked):
     """Ends a call, once the agent has finished its sentence."""
 
@@ -111,7 +116,7 @@ class EndCall(Asked):
 class HandOverCall(EndCall):
     """Hands a call over to a person, once the agent has finished its sentence."""
 
-    numbers: list[str] = Field(
+    numbers: list[Annotated[str, WithJsonSchema({"type": "string", "pattern": _NUMBER})]] = Field(
         default=[], max_length=MAX_NUMBERS, description="Rung one after the other; none: as the flow says."
     )
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _REF: Final = "#/components/schemas/{model}"
 
+_FOR_ALL: Final = (403,)
+_FOR_STRANGERS: Final = (401, 403, 429)
+"""Statuses that say that a client is not let in (`pxbridge.console.auth`)."""
+
 LIVE_MODELS: Final = (models.Snapshot,)
 """What comes over the WebSocket ``/api/live``, which OpenAPI cannot describe."""
 
@@ -80,7 +84,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         done["content"] = _content(endpoint.gives)
     operation["responses"] = {str(endpoint.status): done} | {
         str(status): {"description": HTTPStatus(status).phrase, "content": _content(models.Refused)}
-        for status in sorted(endpoint.refusals)
+        for status in sorted({*endpoint.refusals, *(_FOR_ALL if endpoint.public else _FOR_STRANGERS)})
     }
     if endpoint.public:
         operation["security"] = []

@@ -17,17 +17,20 @@ page without one shows the form for it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 import pxbridge
 from pxbridge.chat_wire import CHAT_PATH
 from pxbridge.console.api import ENDPOINTS, OPERATOR, Api, refused
 from pxbridge.console.auth import Access, Refusal, Refused
+from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, Connections
 from pxbridge.console.live import LIMITS
 from pxbridge.console.sockets import serve_socket
 from pxbridge.console.static_files import ASSETS, INDEX, PAGES, SECURITY_HEADERS, policy
@@ -102,6 +105,7 @@ class Console:
     ) -> None:
         self._scrape = scrape
         self._not_ready = not_ready
+        self.connections = Connections()
         self._access = Access(logins, tokens, origins, clock=clock, log=log)
         self._live = live
         self._talks = talks
@@ -159,7 +163,8 @@ class Console:
         if refusal is not None:
             return _as_response(request, refusal)
         try:
-            return await handler(request)
+            with self.connections.admitted(request):
+                return await handler(request)
         except web.HTTPException as error:
             if error.status == 404 and self._shows_page(request):
                 return self._sent(request, self._files[f"/{INDEX}"], status=404)
@@ -258,6 +263,22 @@ def _as_response(request: web.Request, refusal: Refusal) -> web.Response:
     return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
 
 
+class _NotOurFault(logging.Filter):
+    """Drops what the HTTP library says about requests that it cannot read: anybody could fill the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is about a fault of this process."""
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _library_log() -> logging.Logger:
+    """Where the HTTP library reports errors."""
+    library_log = logging.getLogger("pxbridge.console.http")
+    if not library_log.filters:
+        library_log.addFilter(_NotOurFault())
+    return library_log
+
+
 @contextlib.asynccontextmanager
 async def serve(
     console: Console, host: str, port: int, ssl: tls.SSLContext | None = None
@@ -278,11 +299,19 @@ async def serve(
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S,
+        keepalive_timeout=HEAD_TIMEOUT_S,
         max_line_size=MAX_LINE_BYTES,
+        logger=_library_log(),
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101  `setup` made it
     try:
-        await web.TCPSite(runner, host, port, ssl_context=ssl).start()
-        yield runner.addresses[0][1]
+        listening = await asyncio.get_running_loop().create_server(
+            console.connections.serve(runner.server), host, port, backlog=BACKLOG, ssl=ssl
+        )
+        try:
+            yield listening.sockets[0].getsockname()[1]
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()

@@ -102,7 +102,7 @@ async def examine_wire(target: Target) -> AsyncIterator[Finding]:
             yield wrong(name, f"no conversation: {told or 'no answer'}", _MEND)
 
 
-_MEND: Final = "see docs/engine-serving.md for what PersonaPlex's clients expect of an engine"
+_MEND: Final = "see docs/engine.md for what PersonaPlex's clients expect of an engine"
 
 
 class _Noted(Exception):

@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import errno
 import os
-import resource
 import shutil
 import socket
 import ssl
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import pxbridge
 from pxbridge.doctor.finding import Finding, good, note, wrong
+from pxbridge.ops.descriptors import allowed
 from pxbridge.settings import flag, variable
 
 if TYPE_CHECKING:
@@ -137,9 +137,9 @@ def _livez(host: str, port: int, *, tls: bool) -> str | None:
 
 def descriptors(settings: Settings) -> Finding:
     """Whether the process may open as many files as `max_calls` calls need."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = allowed()
     needed = DESCRIPTORS_PER_CALL * settings.max_calls + OTHER_DESCRIPTORS
-    if limit != resource.RLIM_INFINITY and limit < needed:
+    if limit < needed:
         fit = max(1, (limit - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_CALL)
         return wrong(
             "descriptors",

@@ -73,3 +73,18 @@ class Lease:
         if (slot := self._held) is not None:
             self._leave(slot)
         self._slot = None
+
+    def cancel(self) -> None:
+        """Releases the slot at once. A session that is being opened ends."""
+        if (slot := self._held) is not None:
+            self._transitions.leave(slot)
+        self._slot = None
+
+    def outrun(self) -> None:
+        """Releases the slot at once, as another engine was ready sooner although it was asked later.
+
+        This counts against the engine: it hangs, or is in another conversation.
+        """
+        if (slot := self._held) is not None:
+            self._transitions.outrun(slot)
+        self._slot = None

@@ -7,23 +7,14 @@ If leases are not renewed, the bridge loses its calls. So a failed run of a job 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.leases import Renewal
 from pxbridge.engines.probe import TIMEOUT_S, Told, Wrong
-from pxbridge.engines.slots import (
-    PROBES_TO_FAIL,
-    Elsewhere,
-    Engine,
-    Idle,
-    Live,
-    Slot,
-    Stage,
-    Taken,
-    Warm,
-)
+from pxbridge.engines.slots import PROBES_TO_FAIL, Engine, Live, Slot, Stage, Warm
 from pxbridge.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -44,7 +35,9 @@ at the next probe that a slot is free."""
 WRONG_TOKEN_PAUSE_S: Final = 30.0
 """An engine takes one wrong token in ten seconds from an address, and other bridges may have ours."""
 
-_NOT_HELD: Final = Idle | Elsewhere | Taken
+IDLE_LOOKED_UP: Final = 256
+"""How many idle slots are looked up at each renewal. So a bridge with thousands of slots asks for all of them
+within half a minute. It learns of a slot that is taken meanwhile when it asks for its lease."""
 
 SOON_S: Final = 0.25
 """The pause before the store is asked again, if it did not answer or if a caller waits for a slot."""
@@ -66,35 +59,56 @@ class Probes:
     ) -> None:
         self._transitions = transitions
         self._probe_one = probe
+        self._began = False
+        self._probing: dict[Engine, asyncio.Task[None]] = {}
 
     async def run_once(self) -> None:
-        """Probes the engines that are due, then waits until others may be."""
-        now_s = self._transitions.clock()
-        due = [engine for engine in self._transitions.engines if engine.probe_at_s <= now_s]
-        for engine in due:
-            engine.probe_at_s = math.inf
+        """Probes the engines that are due, then waits until others may be.
+
+        The first time all at once. After that, they are spread over the time, because a hundred probes at
+        once would make calls wait. No engine waits for the answer of another one.
+        """
+        began_s = self._transitions.clock()
+        ends_s = began_s + FOLLOW_EVERY_S
+        due = [engine for engine in self._transitions.directory.engines if engine.probe_at_s < ends_s]
+        apart_s = FOLLOW_EVERY_S / max(1, len(due)) if self._began else 0.0
+        self._began = True
         try:
-            await asyncio.gather(*(self._probe(engine) for engine in due))
-        finally:
-            now_s = self._transitions.clock()
-            for engine in due:
-                pause_s = FOLLOW_EVERY_S if _is_scarce(engine) else PROBE_EVERY_S
-                engine.probe_at_s = now_s + max(pause_s, engine.probe_pause_s)
-        await asyncio.sleep(FOLLOW_EVERY_S)
+            for number, engine in enumerate(due):
+                if apart_s and number:
+                    await asyncio.sleep(began_s + number * apart_s - self._transitions.clock())
+                engine.probe_at_s = math.inf
+                self._probing[engine] = asyncio.create_task(self._probe(engine))
+            await asyncio.sleep(ends_s - self._transitions.clock())
+        except asyncio.CancelledError:
+            for probe in self._probing.values():
+                probe.cancel()
+            raise
 
     async def _probe(self, engine: Engine) -> None:
+        began_s = self._transitions.clock()
+        try:
+            await self._ask(engine)
+        except Exception:
+            log.exception("%s: its probe failed; there will be another one", engine.address)
+        finally:
+            del self._probing[engine]
+            pause_s = FOLLOW_EVERY_S if _is_scarce(engine) else PROBE_EVERY_S
+            engine.probe_at_s = began_s + max(pause_s, engine.probe_pause_s)
+
+    async def _ask(self, engine: Engine) -> None:
         was_failed, conversations = engine.probes_failed, engine.conversations
         found, *_ = await asyncio.gather(
-            self._probe_one(engine.address), *(self._ping(slot) for slot in engine.slots)
+            self._probe_one(engine.address), *(self._ping(slot) for slot in engine.used)
         )
-        if not isinstance(found, Wrong) or any(isinstance(slot.state, Live) for slot in engine.slots):
-            if engine.probes_failed >= PROBES_TO_FAIL:
+        if not isinstance(found, Wrong) or any(isinstance(slot.state, Live) for slot in engine.used):
+            answers_again = engine.probes_failed >= PROBES_TO_FAIL
+            engine.probe_answered()
+            if answers_again:
                 log.info("%s answers again", engine.address)
-                engine.breaker.retry_soon()
                 self._transitions.changes.happened()
-            engine.probes_failed = 0
         else:
-            engine.probes_failed += 1
+            engine.probe_failed()
             if engine.probes_failed >= PROBES_TO_FAIL > was_failed:
                 log.warning("%s %s: it gets no calls until it answers again", engine.address, found.what)
         engine.probe_pause_s = 0.0
@@ -115,7 +129,7 @@ class Probes:
                 if not await session.answers(TIMEOUT_S) and slot.state is warm:
                     log.warning("%s: its warm session does not answer and is dropped", slot.engine.address)
                     self._transitions.failed(slot, Stage.AHEAD)
-                    slot.engine.probes_failed += 1
+                    slot.engine.probe_failed()
                     self._transitions.cool(slot)
             case _:
                 pass
@@ -136,6 +150,8 @@ class Renewals:
         self._transitions = transitions
         self._every_s = every_s
         self._callers_wait = callers_wait
+        self._looked = False
+        self._turn = 0
 
     async def run_once(self) -> None:
         """Renews all leases held here, looks up all other slots, then waits until the next run is due."""
@@ -148,7 +164,7 @@ class Renewals:
             await asyncio.sleep(min(SOON_S, self._every_s) if self._callers_wait() else self._every_s)
 
     async def _renew(self) -> None:
-        held = [(slot, slot.grant) for slot in self._transitions.slots()]
+        held = [(slot, slot.grant) for slot in self._transitions.directory.used]
         mine = [(slot, grant) for slot, grant in held if grant is not None]
         renewals = (
             await self._transitions.store.renew([(grant, slot.use) for slot, grant in mine]) if mine else []
@@ -163,17 +179,40 @@ class Renewals:
                 self._transitions.cool(slot)
 
     async def _look(self) -> None:
-        """Looks up slots not held here. Asks even if there are none, to learn whether the store answers."""
-        slots = [slot for slot in self._transitions.slots() if isinstance(slot.state, _NOT_HELD)]
+        """Looks up slots not held here. Asks even if there are none, to learn whether the store answers.
+
+        All that others hold, and as many of the idle ones as `IDLE_LOOKED_UP`. The first time all, so that no
+        call has to try what others hold already.
+        """
+        directory = self._transitions.directory
+        slots = [*directory.elsewhere, *directory.taken, *self._next_idle()]
         states = [slot.state for slot in slots]
         refusals = await self._transitions.store.look([slot.key for slot in slots])
+        self._looked = True
         for slot, state, refusal in zip(slots, states, refusals, strict=True):
             if slot.state is state:  # otherwise the answer may describe our own lease
                 self._transitions.seen(slot, refusal)
+
+    def _next_idle(self) -> list[Slot]:
+        """The idle slots that are looked up next."""
+        engines = tuple(self._transitions.directory.engines)
+        if not self._looked:
+            return [slot for engine in engines for slot in engine.idle]
+        idle: list[Slot] = []
+        for _ in engines:
+            self._turn = (self._turn + 1) % len(engines)
+            engine = engines[self._turn]
+            next_ones = list(itertools.islice(engine.idle, IDLE_LOOKED_UP - len(idle)))
+            for slot in next_ones:
+                engine.idle.move_to_end(slot)  # the next time, others come first
+            idle += next_ones
+            if len(idle) == IDLE_LOOKED_UP:
+                break
+        return idle
 
 
 def _is_scarce(engine: Engine) -> bool:
     """Whether something may change that calls wait for, and only a probe tells of it."""
     if engine.told is None:
         return False
-    return engine.closed is not None or any(isinstance(slot.state, Taken) for slot in engine.slots)
+    return engine.closed is not None or bool(engine.taken)

@@ -10,34 +10,25 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections import Counter, deque
+import statistics
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from pxbridge.engines.hedge import Winner
 from pxbridge.engines.lease import Lease, Place
-from pxbridge.engines.leases import LeaseStore, MemoryLeases, Refusal, Use, WatchedLeases
+from pxbridge.engines.leases import LeaseStore, MemoryLeases, Use, WatchedLeases
 from pxbridge.engines.maintenance import Probes, Renewals
 from pxbridge.engines.probe import probe
+from pxbridge.engines.promises import Promises
 from pxbridge.engines.slot_transitions import SlotTransitions
-from pxbridge.engines.slots import (
-    Elsewhere,
-    Idle,
-    Opening,
-    Preparing,
-    Prompts,
-    Slot,
-    SlotState,
-    Stage,
-    Taken,
-    Warm,
-    rank,
-)
+from pxbridge.engines.slots import Opening, Preparing, Prompts, Slot, SlotState, Stage, Taken, Warm
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import NoEngineFree, StoreUnreachable
 from pxbridge.periodic import repeat, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from types import TracebackType
 
     from pxbridge.engines.address import EngineAddress
@@ -50,9 +41,8 @@ __all__ = ["EnginePool", "PoolLimits", "Prompts", "SlotState"]
 RETRY_S: Final = 0.25
 """How often the first call in the queue polls. No event tells of a breaker's pause or of another bridge."""
 
-PROMISED_S: Final = 10.0
-"""How long a promised slot is kept. Exotel connects at once after it gets the URL. It gives up a handshake
-after this long."""
+HEDGE_AFTER_USUAL: Final = 2.0
+"""A second engine is asked no sooner than this many times what engines usually take for their prompts."""
 
 NONE: Final[frozenset[EngineAddress]] = frozenset()
 
@@ -65,10 +55,12 @@ class PoolLimits:
         warm_max_age_s: A warm session older than this is replaced, because proxies and firewalls forget
             idle connections.
         max_waiting: Most calls that may wait for a slot at the same time.
+        hedge_after_s: A call that waits for its engine longer than this asks a second one; 0: never.
     """
 
     warm_max_age_s: float = 600.0
     max_waiting: int = 20
+    hedge_after_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +91,9 @@ class EnginePool:
         warm: How many sessions to keep prompted ahead of calls, by their prompts.
         limits: See `PoolLimits`.
         probe_engine: The probe; see `probe.probe`.
+
+    Attributes:
+        hedges: How often calls asked a second engine, by the engine that they got.
     """
 
     def __init__(
@@ -112,6 +107,7 @@ class EnginePool:
         limits: PoolLimits | None = None,
         probe_engine: Callable[[EngineAddress], Awaitable[Found]] = probe,
     ) -> None:
+        self.hedges: Counter[str] = Counter(dict.fromkeys(Winner, 0))
         self._limits = limits or PoolLimits()
         self._store = WatchedLeases(store or MemoryLeases(), asyncio.get_running_loop().time)
         self._transitions = SlotTransitions(capacity, open_session, self._store)
@@ -125,7 +121,8 @@ class EnginePool:
             self._jobs["renewals"] = renewals.run_once
         self._maintenance: list[asyncio.Task[None]] = []
         self._turn = 0
-        self._promised: deque[float] = deque()  # when each promise ends
+        self.promises = Promises(self._transitions.clock)
+        """Slots that are reserved, in the count `free`, for calls about to arrive."""
         self._urgent = 0  # conversations whose engine died
         self._places = itertools.count(1)
         self._queue: list[Place] = []  # the places of waiting calls, in order of arrival
@@ -167,36 +164,24 @@ class EnginePool:
     @property
     def free(self) -> int:
         """Number of slots that a call could get now or shortly, minus the slots promised to calls."""
-        now_s = self._transitions.clock()
-        while self._promised and self._promised[0] <= now_s:
-            self._promised.popleft()
-        takeable = sum(self._is_takeable(slot) for slot in self._transitions.slots())
-        return max(0, takeable - len(self._promised))
+        return self.free_for(None)
 
-    def promise(self) -> None:
-        """Reserves a slot in the count `free` for a call that is about to arrive, for `PROMISED_S`."""
-        self._promised.append(self._transitions.clock() + PROMISED_S)
-
-    def _is_takeable(self, slot: Slot) -> bool:
-        match slot.state:
-            case Warm(session=session):
-                return session.is_live
-            case Preparing():
-                return not slot.in_line
-            case Idle() | Elsewhere(refusal=Refusal.WARM):
-                asked = self._store.gone_since_s is None
-                return asked and slot.engine.is_healthy(self._transitions.clock())
-            case _:
-                return False
+    def free_for(self, call: str | None) -> int:
+        """As `free`, for a call that may have a promise itself."""
+        directory = self._transitions.directory
+        takeable = sum(_is_ready_soon(slot) for slot in directory.ahead)
+        if self._store.gone_since_s is None:
+            now_s = self._transitions.clock()
+            takeable += directory.free_idle(now_s) + len(directory.kept_warm_elsewhere(now_s))
+        return max(0, takeable - self.promises.besides(call))
 
     def has_free_besides(self, engine: EngineAddress) -> bool:
         """Whether another engine could be leased now."""
-        return any(
-            slot.engine.address != engine
-            and self._is_takeable(slot)
-            and not isinstance(slot.state, Elsewhere)
-            for slot in self._transitions.slots()
-        )
+        directory = self._transitions.directory
+        if any(slot.engine.address != engine and _is_ready_soon(slot) for slot in directory.ahead):
+            return True
+        asked = self._store.gone_since_s is None
+        return asked and directory.has_idle_besides(engine, self._transitions.clock())
 
     @property
     def store_gone_s(self) -> float | None:
@@ -219,19 +204,19 @@ class EnginePool:
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """Returns each engine's number of slots, by the engine's name and the state, zeros included."""
+        now_s = self._transitions.clock()
         return {
-            str(address): {state.value: states.count(state) for state in SlotState}
-            for address, states in self.engines()
+            str(engine.address): {state.value: count for state, count in engine.counts(now_s).items()}
+            for engine in self._transitions.directory.engines
         }
 
     def states(self) -> Counter[SlotState]:
         """Returns the number of slots in each state."""
-        return Counter(state for _, states in self.engines() for state in states)
+        return self._transitions.directory.states(self._transitions.clock())
 
-    def engines(self) -> list[tuple[EngineAddress, list[SlotState]]]:
-        """Returns each engine with the states of its slots."""
-        now_s = self._transitions.clock()
-        return [(e.address, [slot.shown(now_s) for slot in e.slots]) for e in self._transitions.engines]
+    def engines(self) -> list[EngineAddress]:
+        """Returns the engines, including those removed from the settings that a call still uses."""
+        return [engine.address for engine in self._transitions.directory.engines]
 
     @property
     def _callers_wait(self) -> bool:
@@ -240,7 +225,7 @@ class EnginePool:
     @property
     def takes_sampling(self) -> bool:
         """Whether an engine here draws tokens as a session asks for."""
-        return any(engine.told is not None for engine in self._transitions.engines)
+        return any(engine.told is not None for engine in self._transitions.directory.engines)
 
     # -- leases ---------------------------------------------------------------------------------------
 
@@ -264,8 +249,8 @@ class EnginePool:
         Raises:
             NoEngineFree: No slot is free, or earlier calls wait for one.
         """
-        if self._promised and not avoid:
-            self._promised.popleft()  # the promised call has arrived
+        if not avoid:
+            self.promises.keep_one()
         first = self._is_first(place or self.place())
         if first and (lease := await self._take(prompts, avoid)) is not None:
             return lease
@@ -317,7 +302,7 @@ class EnginePool:
 
         place.in_line = None
         now_s = self._transitions.clock()
-        for slot in list(self._transitions.slots()):
+        for slot in tuple(self._transitions.directory.taken):
             told = slot.engine.told
             offers = told is not None and told.has_line and slot.engine.is_healthy(now_s)
             if not offers or not isinstance(slot.state, Taken):
@@ -360,31 +345,57 @@ class EnginePool:
         finally:
             self._urgent -= 1
 
+    @property
+    def hedge_after_s(self) -> float | None:
+        """How long a call waits for its engine before it asks a second one; None: for ever.
+
+        Longer than the setting if engines usually take longer.
+        """
+        if not self._limits.hedge_after_s:
+            return None
+        opened_in_s = self._transitions.opened_in_s
+        usual_s = statistics.median(opened_in_s) if opened_in_s else 0.0
+        return max(self._limits.hedge_after_s, HEDGE_AFTER_USUAL * usual_s)
+
+    async def hedge(self, prompts: Prompts, avoid: Collection[EngineAddress], place: Place) -> Lease | None:
+        """Leases an idle slot for a call whose engine keeps it waiting.
+
+        Returns None if no slot is idle, if other calls wait for one, or if the free ones are promised.
+
+        Args:
+            prompts: The prompts for its engine.
+            avoid: Engines that the call has asked already.
+            place: The call's place. Calls that came later do not count.
+        """
+        tried = set[Slot]()
+        while not self._urgent and self._is_first(place) and self.free:
+            clock, directory = self._transitions.clock, self._transitions.directory
+            if (slot := directory.best_idle(prompts, clock(), avoid, tried)) is None:
+                break
+            tried.add(slot)
+            if (grant := await self._transitions.ask(slot, Use.CALL)) is not None:
+                self._transitions.open(slot, grant, prompts)
+                return self._leased(slot)
+        return None
+
     async def _ask_for_warm(self) -> None:
         """Asks another bridge to release a slot in which it only keeps a session warm, if there is one."""
-        now_s = self._transitions.clock()
-        for slot in self._transitions.slots():
-            match slot.state:
-                case Elsewhere(refusal=Refusal.WARM) if slot.engine.is_healthy(now_s):
-                    with contextlib.suppress(StoreUnreachable):  # WatchedLeases has logged it
-                        await self._store.want(slot.key)
-                    return
-                case _:
-                    pass
+        for slot in self._transitions.directory.kept_warm_elsewhere(self._transitions.clock()):
+            with contextlib.suppress(StoreUnreachable):  # WatchedLeases has logged it
+                await self._store.want(slot.key)
+            return
 
     def _is_ahead(self, prompts: Prompts, kind: type[Warm | Preparing]) -> bool:
-        return any(s.ahead == prompts and isinstance(s.state, kind) for s in self._transitions.slots())
+        ahead = self._transitions.directory.ahead
+        return any(slot.ahead == prompts and isinstance(slot.state, kind) for slot in ahead)
 
     async def _take(self, prompts: Prompts, avoid: frozenset[EngineAddress]) -> Lease | None:
         """Leases the best slot that is available now; None if there is none."""
         tried: set[Slot] = set()
         while True:
-            now_s = self._transitions.clock()
-            slots = [s for s in self._transitions.slots() if s not in tried and s.engine.address not in avoid]
-            ranked = [(order, s) for s in slots if (order := rank(s, prompts, now_s)) is not None]
-            if not ranked:
+            slot = self._transitions.directory.best(prompts, self._transitions.clock(), avoid, tried)
+            if slot is None:
                 return None
-            _, slot = min(ranked, key=lambda each: each[0])
             tried.add(slot)
             if slot.ahead is not None:
                 self._transitions.take(slot, prompts)
@@ -393,9 +404,12 @@ class EnginePool:
             else:
                 continue
             self._warming.called(prompts)
-            self._turn += 1
-            slot.engine.turn = self._turn
-            return Lease(self._transitions, slot, self._leave)
+            return self._leased(slot)
+
+    def _leased(self, slot: Slot) -> Lease:
+        self._turn += 1
+        slot.engine.leased(self._turn)
+        return Lease(self._transitions, slot, self._leave)
 
     def _leave(self, slot: Slot) -> None:
         """Releases a call's slot. A session that is being opened is kept if the background jobs run."""
@@ -403,3 +417,12 @@ class EnginePool:
             self._warming.adopt(slot)
         else:
             self._transitions.leave(slot)
+
+
+def _is_ready_soon(slot: Slot) -> bool:
+    """Whether a call could use the session that is made ahead in this slot."""
+    match slot.state:
+        case Warm(session=session):
+            return session.is_live
+        case _:
+            return not slot.in_line

@@ -8,26 +8,26 @@ and its session are acquired and released together.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from pxbridge.engines.changes import Changes
 from pxbridge.engines.leases import Grant, Refusal
+from pxbridge.engines.slot_directory import SlotDirectory
 from pxbridge.engines.slots import (
     Asking,
     Attempt,
     Cooling,
     Elsewhere,
-    Engine,
     Idle,
     Live,
     Opening,
     Preparing,
     Prompts,
     Releasing,
-    Slot,
     Stage,
     Taken,
     Warm,
@@ -35,13 +35,14 @@ from pxbridge.engines.slots import (
 from pxbridge.errors import EngineError, EngineFull, EngineLost, EngineRejected, StoreUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from typing import Any
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.leases import Use, WatchedLeases
     from pxbridge.engines.probe import Told
     from pxbridge.engines.session import Session
+    from pxbridge.engines.slots import Engine, Slot
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ PROVEN_S: Final = 5.0
 CLOSING_S: Final = 5.0
 """How long `close` waits for sessions to close."""
 
+OPENINGS_KEPT: Final = 16
+"""How many openings tell how long an engine usually takes for its prompts."""
 
 RETRY_FULL_S: Final = 1.0
 LONGEST_RETRY_FULL_S: Final = 30.0
@@ -83,7 +86,7 @@ class Opener(Protocol):
 
 
 class SlotTransitions:
-    """Holds the engines and changes the state of their slots.
+    """Changes the state of slots.
 
     Args:
         capacity: Conversations that each engine takes at once that does not tell.
@@ -91,15 +94,17 @@ class SlotTransitions:
         store: Records leases.
 
     Attributes:
-        engines: All engines, including those removed from the settings that still have a busy slot.
+        directory: All engines, including those removed from the settings that still have a busy slot.
         changes: Signals that a slot was freed or that a session is ready.
         failures: Number of failures, by the engine's name and the stage.
+        opened_in_s: How long the latest sessions took to open.
     """
 
     def __init__(self, capacity: int, open_session: Opener, store: WatchedLeases) -> None:
-        self.engines: list[Engine] = []
+        self.directory = SlotDirectory()
         self.changes = Changes()
         self.failures: Counter[tuple[str, Stage]] = Counter()
+        self.opened_in_s: deque[float] = deque(maxlen=OPENINGS_KEPT)
         self.store = store
         self.clock = asyncio.get_running_loop().time
         self._capacity = capacity
@@ -109,31 +114,26 @@ class SlotTransitions:
         self._accepted: set[str] = set()
         """Voices that some engine has accepted. Rejecting any other voice does not count as a fault."""
 
-    def slots(self) -> Iterator[Slot]:
-        """All slots."""
-        for engine in self.engines:
-            yield from engine.slots
-
     def replace(self, addresses: Sequence[EngineAddress]) -> None:
         """Uses these engines from now on. Sessions that calls have or are opening continue to their end.
 
         An engine is identified by its URL. A new trust setting does not free its slots. A session made ahead
         of calls is closed, unless a call would open one in the same way now.
         """
-        known = {engine.address.url: engine for engine in self.engines}
+        known = {engine.address.url: engine for engine in self.directory.engines}
         for address in addresses:
             engine = known.pop(address.url, None)
             if engine is None:
-                engine = Engine(address)
-                engine.slots = [Slot(engine, f"{address}#{n}") for n in range(self._capacity)]
-                self.engines.append(engine)
-            engine.address, engine.retired = address, False
+                engine = self.directory.add(address)
+                engine.resize(self._capacity)
+            engine.address = address
+            engine.retire(False)
         for engine in known.values():
-            engine.retired = True
-        for slot in self.slots():
+            engine.retire(True)
+        for slot in tuple(self.directory.ahead):
             if not self._is_current(slot):
                 self.cool(slot)
-        self._forget_retired()
+        self.directory.forget_retired()
         self.changes.happened()
 
     def _is_current(self, slot: Slot) -> bool:
@@ -158,24 +158,26 @@ class SlotTransitions:
             conversations: Those that this bridge had with it when it was asked.
         """
         before = engine.closed
-        engine.told, engine.is_full = told, False
+        engine.is_full = False
+        if told != engine.told:
+            engine.tells(told)
         if told.closed != before:
             self._log_closed(engine)
         if told.is_leaving:
-            for slot in engine.slots:
+            for slot in tuple(engine.used):
                 if slot.ahead is not None:
                     self.cool(slot)  # the engine ends when its conversations have ended
         self._resize(engine, told.slots)
-        elsewhere = sum(isinstance(slot.state, Elsewhere) for slot in engine.slots)
         # A conversation that has just begun or ended may be counted by the engine and not here, or the other
         # way round. The higher count here errs towards trying: a full engine refuses at once.
         ours = max(conversations, engine.conversations)
-        self._mark_taken(engine, told.slots - told.free - ours - elsewhere)
+        self._mark_taken(engine, told.slots - told.free - ours - len(engine.elsewhere))
 
     def unfollow(self, engine: Engine) -> None:
         """An engine tells nothing of itself, or no more: its slots are those of the settings."""
         if engine.told is not None:
-            engine.told, engine.is_full = None, False
+            engine.tells(None)
+            engine.is_full = False
             self._resize(engine, self._capacity)
             self._mark_taken(engine, 0)
 
@@ -187,10 +189,9 @@ class SlotTransitions:
 
     def _resize(self, engine: Engine, count: int) -> None:
         before = len(engine.slots)
-        while len(engine.slots) < count:
-            engine.slots.append(Slot(engine, f"{engine.address}#{len(engine.slots)}"))
-        while len(engine.slots) > count and isinstance(engine.slots[-1].state, Idle | Elsewhere | Taken):
-            engine.slots.pop()
+        if before == count:
+            return
+        engine.resize(count)
         if len(engine.slots) != before:
             log.info("%s takes %d conversations at once", engine.address, count)
 
@@ -198,22 +199,21 @@ class SlotTransitions:
         """Marks as many slots as taken as the engine has conversations of others."""
         surplus = len(engine.slots) - (self._capacity if engine.told is None else engine.told.slots)
         count = max(0, strangers) + surplus
-        taken = [slot for slot in engine.slots if isinstance(slot.state, Taken)]
-        idle = [slot for slot in reversed(engine.slots) if isinstance(slot.state, Idle)]
-        for slot in idle[: max(0, count - len(taken))]:
+        missing = count - len(engine.taken)
+        for slot in tuple(itertools.islice(reversed(engine.idle), max(0, missing))):
             slot.state = Taken()
-        for slot in taken[count:]:
+        for slot in tuple(itertools.islice(engine.taken, max(0, -missing))):
             slot.state = Idle()
-        self.changes.happened()
+        if missing:
+            self.changes.happened()
 
     def _full(self, engine: Engine, retry_after_s: float | None) -> None:
         """An engine said that it is full. It gets no more calls until it tells otherwise, or for a pause."""
         engine.is_full = True
-        for slot in engine.slots:
-            if isinstance(slot.state, Idle):
-                slot.state = Taken()
+        for slot in tuple(engine.idle):
+            slot.state = Taken()
         if engine.told is not None:
-            engine.told = replace(engine.told, has_line=False)
+            engine.tells(replace(engine.told, has_line=False))
             engine.probe_at_s = min(engine.probe_at_s, self.clock() + RETRY_FULL_S)
             return
         pause_s = RETRY_FULL_S if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_FULL_S)
@@ -224,9 +224,6 @@ class SlotTransitions:
             engine.is_full = False
             self._mark_taken(engine, 0)
 
-    def _forget_retired(self) -> None:
-        self.engines = [engine for engine in self.engines if not engine.retired or engine.busy]
-
     def abort(self) -> None:
         """Cuts all sessions that are still waiting for the closing handshake."""
         for session in self._closing:
@@ -234,9 +231,8 @@ class SlotTransitions:
 
     async def close(self) -> None:
         """Closes sessions that no call has, and waits for all that are closing."""
-        for slot in self.slots():
-            if isinstance(slot.state, Preparing | Warm):
-                self.cool(slot)
+        for slot in tuple(self.directory.ahead):
+            self.cool(slot)
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSING_S)
             for task in late:
@@ -297,7 +293,11 @@ class SlotTransitions:
     def _refused(self, slot: Slot, refusal: Refusal) -> None:
         # A wanted slot has no holder yet, so a call of this bridge may still get it.
         slot.state = Idle() if refusal is Refusal.WANTED else Elsewhere(refusal)
-        self._forget_retired()
+        if refusal is Refusal.SETTLING:  # the store would say so of each slot
+            for engine in self.directory.engines:
+                for idle in tuple(engine.idle):
+                    idle.state = Elsewhere(refusal)
+        self.directory.forget_retired()
 
     async def _release(self, slot: Slot) -> None:
         grant = slot.grant
@@ -312,7 +312,7 @@ class SlotTransitions:
 
     def _idle(self, slot: Slot) -> None:
         slot.state = Taken() if slot.engine.is_full else Idle()
-        self._forget_retired()
+        self.directory.forget_retired()
         self.changes.happened()
 
     def fence_off(self, slot: Slot) -> None:
@@ -407,16 +407,22 @@ class SlotTransitions:
         self._proven(slot)
         self.cool(slot)
 
+    def outrun(self, slot: Slot) -> None:
+        """Frees the slot of an engine that kept a call waiting for longer than another one."""
+        log.warning("%s: it keeps a call waiting, and another engine was ready sooner", slot.engine.address)
+        self.failed(slot, Stage.SETUP)
+        self.cool(slot)
+
     def failed(self, slot: Slot, stage: Stage, *, fault: bool = True) -> None:
         """Counts a session that could not be opened or was lost. `fault`: this counts against the engine."""
         self.failures[str(slot.engine.address), stage] += 1
         if fault:
-            slot.engine.breaker.failed(self.clock())
+            slot.engine.failed(self.clock())
 
     def _proven(self, slot: Slot) -> None:
         match slot.state:
             case Live(since_s=since_s) if self.clock() - since_s >= PROVEN_S:
-                slot.engine.breaker.worked()
+                slot.engine.worked()
             case _:
                 pass
 
@@ -472,6 +478,7 @@ class SlotTransitions:
         if after is not None:
             await after.wait_closed()
         voice = attempt.prompts.voice_prompt
+        began_s = self.clock()
         try:
             line = {} if attempt.moved is None else {"moved": attempt.moved}
             prompts = attempt.prompts
@@ -491,7 +498,9 @@ class SlotTransitions:
             # traceback refers to every frame that it is raised through: a whole call would stay in memory.
             error.__cause__ = error.__context__ = None
             raise
-        slot.engine.loaded = attempt.prompts
+        if attempt.moved is None:  # the time in an engine's line does not count
+            self.opened_in_s.append(self.clock() - began_s)
+        slot.engine.has_read(attempt.prompts)
         self._accepted.add(voice)
         return session
 

@@ -23,6 +23,7 @@ says that it is full.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pxbridge.engines.leases import Grant, Refusal
     from pxbridge.engines.probe import Told
     from pxbridge.engines.session import Session
+    from pxbridge.engines.slot_directory import SlotDirectory
 
 PROBES_TO_FAIL: Final = 2
 """A single lost answer may only mean that the engine's event loop is busy."""
@@ -180,19 +182,30 @@ Ahead = Preparing | Warm
 State = Idle | Elsewhere | Taken | Asking | Preparing | Warm | Opening | Live | Cooling | Releasing
 
 
-@dataclass(eq=False, slots=True)
 class Slot:
     """Room for one conversation.
 
     Attributes:
         engine: The engine that the slot belongs to.
         key: The slot's name in the lease store.
-        state: See the module's docstring.
     """
 
-    engine: Engine
-    key: str
-    state: State = field(default_factory=Idle)
+    __slots__ = ("_state", "engine", "key")
+
+    def __init__(self, engine: Engine, key: str) -> None:
+        self.engine = engine
+        self.key = key
+        self._state: State = Idle()
+
+    @property
+    def state(self) -> State:
+        """See the module's docstring."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        before, self._state = self._state, state
+        self.engine.moved(self, before)
 
     @property
     def grant(self) -> Grant | None:
@@ -258,12 +271,16 @@ class Slot:
                 return SlotState.COOLING
 
 
-@dataclass(eq=False, slots=True)
 class Engine:
     """An engine, and the data kept about it.
 
     Attributes:
         address: Its URL and its current trust setting.
+        slots: Its slots.
+        idle: Those that are idle, in the order in which they became so.
+        elsewhere: Those that another bridge holds.
+        taken: Those in which the engine has conversations of others.
+        used: The others: those that this bridge uses.
         breaker: Its failures.
         probes_failed: Failed probes in a row.
         loaded: The last prompts that it read. It may still have their voice in memory.
@@ -273,25 +290,101 @@ class Engine:
         probe_at_s: When its next probe is due.
         probe_pause_s: The least pause before it.
         retired: It was removed from the settings. Only sessions that have begun may still use it.
-        slots: Its slots.
     """
 
-    address: EngineAddress
-    breaker: Breaker = field(default_factory=Breaker)
-    probes_failed: int = 0
-    loaded: Prompts | None = None
-    turn: int = 0
-    told: Told | None = None
-    is_full: bool = False
-    probe_at_s: float = -math.inf
-    probe_pause_s: float = 0.0
-    retired: bool = False
-    slots: list[Slot] = field(default_factory=list)
+    def __init__(self, address: EngineAddress, directory: SlotDirectory) -> None:
+        self.address = address
+        self.slots: list[Slot] = []
+        self.idle: OrderedDict[Slot, None] = OrderedDict()
+        self.elsewhere: dict[Slot, None] = {}
+        self.taken: dict[Slot, None] = {}
+        self.used: dict[Slot, None] = {}
+        self.breaker = Breaker()
+        self.probes_failed = 0
+        self.loaded: Prompts | None = None
+        self.turn = 0
+        self.told: Told | None = None
+        self.is_full = False
+        self.probe_at_s = -math.inf
+        self.probe_pause_s = 0.0
+        self.retired = False
+        self._directory = directory
 
-    def is_healthy(self, now_s: float) -> bool:
-        """Whether a session may be opened with it now."""
-        works = not self.retired and self.closed is None and self.probes_failed < PROBES_TO_FAIL
-        return works and self.breaker.allows(now_s)
+    def resize(self, count: int) -> None:
+        """Adds idle slots, or removes the last ones as far as this bridge does not use them."""
+        while len(self.slots) < count:
+            slot = Slot(self, f"{self.address}#{len(self.slots)}")
+            self.slots.append(slot)
+            self.idle[slot] = None
+        while len(self.slots) > count and self.slots[-1] not in self.used:
+            slot = self.slots.pop()
+            del self._group(slot.state)[slot]
+            self._directory.slot_removed(slot)
+        self._directory.engine_changed(self)
+
+    def _group(self, state: State) -> dict[Slot, None]:
+        match state:
+            case Idle():
+                return self.idle
+            case Elsewhere():
+                return self.elsewhere
+            case Taken():
+                return self.taken
+            case _:
+                return self.used
+
+    def moved(self, slot: Slot, before: State) -> None:
+        """A slot has changed its state."""
+        old, new = self._group(before), self._group(slot.state)
+        if old is not new:
+            del old[slot]
+            new[slot] = None
+        self._directory.slot_moved(slot)
+
+    # -- health: each change tells the directory -------------------------------------------------------
+
+    def failed(self, now_s: float) -> None:
+        """A session could not be opened, or was lost."""
+        self.breaker.failed(now_s)
+        self._directory.engine_changed(self)
+
+    def worked(self) -> None:
+        """A session was opened and stayed up."""
+        self.breaker.worked()
+        self._directory.engine_changed(self)
+
+    def probe_failed(self) -> None:
+        """It did not answer a probe."""
+        self.probes_failed += 1
+        self._directory.engine_changed(self)
+
+    def probe_answered(self) -> None:
+        """It answered a probe. If it had not answered before, it may be tried at once."""
+        if self.probes_failed >= PROBES_TO_FAIL:
+            self.breaker.retry_soon()
+        if self.probes_failed:
+            self.probes_failed = 0
+            self._directory.engine_changed(self)
+
+    def leased(self, turn: int) -> None:
+        """A call has leased a slot of it."""
+        self.turn = turn
+        self._directory.engine_changed(self)
+
+    def has_read(self, prompts: Prompts) -> None:
+        """A session with these prompts was opened."""
+        self.loaded = prompts
+        self._directory.engine_changed(self)
+
+    def tells(self, told: Told | None) -> None:
+        """It tells this of itself; None: nothing, or no more."""
+        self.told = told
+        self._directory.engine_changed(self)
+
+    def retire(self, retired: bool) -> None:
+        """It was removed from the settings, or is in them again."""
+        self.retired = retired
+        self._directory.engine_changed(self)
 
     @property
     def closed(self) -> str | None:
@@ -299,27 +392,54 @@ class Engine:
         return None if self.told is None else self.told.closed
 
     @property
+    def _works(self) -> bool:
+        return not self.retired and self.closed is None and self.probes_failed < PROBES_TO_FAIL
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is healthy whatever the time, and may open several sessions at once."""
+        return self._works and not self.breaker.on_trial
+
+    def is_healthy(self, now_s: float) -> bool:
+        """Whether a session may be opened with it now."""
+        return self._works and self.breaker.allows(now_s)
+
+    @property
     def awaits_verdict(self) -> bool:
         """Whether its trial session is being opened right now, so that no second one may start."""
-        states = [slot.state for slot in self.slots]
+        if not self.breaker.on_trial:
+            return False
+        states = [slot.state for slot in self.used]
         opening = any(isinstance(state, Asking | Preparing | Opening) for state in states)
-        return self.breaker.on_trial and opening and not any(isinstance(s, Warm | Live) for s in states)
+        return opening and not any(isinstance(state, Warm | Live) for state in states)
 
     @property
     def busy(self) -> int:
         """Number of its slots that this bridge uses."""
-        return sum(not isinstance(slot.state, Idle | Elsewhere | Taken) for slot in self.slots)
+        return len(self.used)
 
     @property
     def conversations(self) -> int:
         """Number of conversations that this bridge has with it, those that wait in its line excluded."""
-        return self.busy - sum(slot.in_line for slot in self.slots)
+        return self.busy - sum(slot.in_line for slot in self.used)
+
+    def counts(self, now_s: float) -> dict[SlotState, int]:
+        """Its number of slots in each state as they are shown, zeros included."""
+        counts = dict.fromkeys(SlotState, 0)
+        for slot in self.used:
+            counts[slot.shown(now_s)] += 1
+        healthy = self.is_healthy(now_s)
+        counts[SlotState.IDLE if healthy else SlotState.UNHEALTHY] += len(self.idle)
+        others = len(self.elsewhere) + len(self.taken)
+        counts[SlotState.ELSEWHERE if healthy else SlotState.UNHEALTHY] += others
+        return counts
 
 
 def rank(slot: Slot, prompts: Prompts, now_s: float) -> tuple[float, ...] | None:
     """How well a slot suits a call with these prompts: lower is better. None: the slot is not available.
 
     Ready sessions come first, then engines that have the persona loaded, then those with fewest failures.
+    `SlotDirectory` keeps idle slots in this order.
     """
     engine = slot.engine
     match slot.state:

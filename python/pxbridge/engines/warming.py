@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.breaker import Breaker
 from pxbridge.engines.leases import Use
-from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm, rank
+from pxbridge.engines.slots import Preparing, Prompts, Slot, Stage, Warm
 from pxbridge.errors import EngineFull
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Warming:
     def _drop_surplus(self, older_than_s: float) -> None:
         """Closes surplus sessions that are at least this old."""
         ahead: dict[Prompts, list[tuple[bool, float, Slot]]] = {}
-        for slot in self._transitions.slots():
+        for slot in self._transitions.directory.ahead:
             if isinstance(slot.state, Preparing | Warm) and slot.ahead is not None and not slot.in_line:
                 order = isinstance(slot.state, Preparing), slot.state.since_s, slot  # ready ones first
                 ahead.setdefault(slot.ahead, []).append(order)
@@ -98,15 +98,9 @@ class Warming:
 
     async def _prepare(self, prompts: Prompts) -> bool:
         """Starts a session in an idle slot. Returns whether it did."""
-        now_s = self._transitions.clock()
-        ranked = [
-            (order, slot)
-            for slot in self._transitions.slots()
-            if slot.ahead is None and (order := rank(slot, prompts, now_s)) is not None
-        ]
-        for _, slot in sorted(ranked, key=lambda each: each[0]):
-            if rank(slot, prompts, now_s) is None or slot.ahead is not None:
-                continue  # it was taken while the store was asked
+        directory, tried = self._transitions.directory, set[Slot]()
+        while (slot := directory.best_idle(prompts, self._transitions.clock(), tried=tried)) is not None:
+            tried.add(slot)
             if (grant := await self._transitions.ask(slot, Use.WARM)) is None:
                 continue
             preparing = self._transitions.prepare(slot, grant, prompts)
@@ -118,7 +112,7 @@ class Warming:
         return False
 
     def _ready(self, prompts: Prompts) -> int:
-        return sum(slot.ahead == prompts for slot in self._transitions.slots())
+        return sum(slot.ahead == prompts for slot in self._transitions.directory.ahead)
 
     async def see_through(self, slot: Slot, preparing: Preparing) -> None:
         """Follows a session from its opening until a call takes it or it ends."""
@@ -147,12 +141,10 @@ class Warming:
 
     def _renew_oldest(self) -> None:
         """Closes the oldest session if it is too old and none is being prompted. So never all at once."""
-        states = [slot.state for slot in self._transitions.slots()]
-        if any(isinstance(state, Preparing) for state in states):
+        ahead = self._transitions.directory.ahead
+        if any(isinstance(slot.state, Preparing) for slot in ahead):
             return
-        warm = [
-            (slot.state.since_s, slot) for slot in self._transitions.slots() if isinstance(slot.state, Warm)
-        ]
+        warm = [(slot.state.since_s, slot) for slot in ahead if isinstance(slot.state, Warm)]
         if warm:
             since_s, oldest = min(warm, key=lambda each: each[0])
             if self._transitions.clock() - since_s >= self._max_age_s:

@@ -11,7 +11,6 @@ within its first minute.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import (
@@ -29,10 +28,9 @@ from pxbridge.calls import delay
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import Kind
 from pxbridge.calls.summary import outcome
-from pxbridge.periodic import stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -55,8 +53,6 @@ DURATION_BUCKETS_S = (5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 DRIFT_BUCKETS_PPM = (-1000, -200, -100, -50, -20, -5, 5, 20, 50, 100, 200, 1000)
 """Quartz clocks stay within 100 ppm. If all calls drift by the same, our own clock is wrong."""
-
-LAG_EVERY_S = 0.25
 
 _HOW = {"inserted": "noise", "dropped": "no_engine"}
 
@@ -105,6 +101,7 @@ class Metrics:
         self._engines = engines
         self._waiting = waiting
         self._totals: list[tuple[str, str, Callable[[], float]]] = []
+        self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         self._totals_by: list[tuple[str, str, str, Callable[[], Mapping[str, float]]]] = []
         self._live = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -230,6 +227,10 @@ class Metrics:
         """Adds a counter ``NAME_total`` whose value is read at each scrape."""
         self._totals.append((name, help_text, value))
 
+    def gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """Adds a gauge whose value is read at each scrape."""
+        self._gauges.append((name, help_text, value))
+
     def count_by(
         self, label: str, name: str, help_text: str, values: Callable[[], Mapping[str, float]]
     ) -> None:
@@ -240,22 +241,10 @@ class Metrics:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    @contextlib.asynccontextmanager
-    async def loop_lag(self) -> AsyncIterator[None]:
-        """Measures the lag of the event loop while the block runs."""
+    def lag(self, lag_s: float) -> None:
+        """Counts one measurement of the running event loop's lag."""
         self._loop = asyncio.get_running_loop()
-        task = asyncio.create_task(self._measure_lag(), name="loop lag")
-        try:
-            yield
-        finally:
-            await stop([task])
-
-    async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due_s = loop.time() + LAG_EVERY_S
-            await asyncio.sleep(LAG_EVERY_S)
-            self._lag.observe(max(0.0, loop.time() - due_s))
+        self._lag.observe(lag_s)
 
     def _sample(self, record: CallRecord) -> None:
         newest_s = record.delay.newest_s
@@ -357,7 +346,7 @@ class _CurrentState:
             yield slots
             failures = CounterMetricFamily(
                 "pxbridge_engine_failures",
-                "Sessions that failed or were lost: ahead of a call, at its setup, or during it.",
+                "Sessions that failed or were lost, by when; busy: the engine said so.",
                 labels=["engine", "phase"],
             )
             for engine, phases in metrics._engines.failures().items():
@@ -375,6 +364,8 @@ class _CurrentState:
                     "How often the lease store did not answer.",
                     value=metrics._engines.store_failures,
                 )
+        for name, help_text, value in metrics._gauges:
+            yield GaugeMetricFamily(name, help_text, value=value())
         for name, help_text, value in metrics._totals:
             yield CounterMetricFamily(name, help_text, value=value())
         for label, name, help_text, values in metrics._totals_by:

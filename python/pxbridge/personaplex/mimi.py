@@ -3,7 +3,8 @@
     sound ▶ convolutions ▶ transformer ▶ downsampling ▶ quantizer ▶ codes
     codes ▶ quantizer ▶ upsampling ▶ transformer ▶ convolutions ▶ sound
 
-Weights are shared; what a conversation remembers lies in a stream for each direction. Always float32.
+Weights are shared; what a conversation remembers lies in a stream for each direction. Sound is float32
+always, and so is what is computed, unless it is to show that a difference is one of rounding.
 """
 
 from __future__ import annotations
@@ -38,11 +39,19 @@ class Mimi:
         config: Sizes.
         tensors: By the checkpoint's names. Codebooks beyond the first 8 are not needed.
         device: Where.
+        dtype: What it computes in: float32, or float64.
     """
 
-    def __init__(self, config: MimiConfig, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: MimiConfig,
+        tensors: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
-        found = _Tensors(tensors, device)
+        self._dtype = dtype
+        found = _Tensors(tensors, device, dtype)
         seanet = config.seanet
 
         self._encoder: list[Layer] = [found.conv("encoder.model.0")]
@@ -105,7 +114,7 @@ class Mimi:
         Returns:
             int64 [slots, 8].
         """
-        x = stream.run(self._encoder, sound[:, None], running)[..., 0]
+        x = stream.run(self._encoder, sound[:, None].to(self._dtype), running)[..., 0]
         return torch.cat([self._semantic.encode(x), self._acoustic.encode(x)], 1)
 
     def decode(self, stream: Stream, codes: Tensor, running: Tensor) -> Tensor:
@@ -120,7 +129,7 @@ class Mimi:
             float32 [slots, 1920].
         """
         x = self._semantic.decode(codes[:, :1]) + self._acoustic.decode(codes[:, 1:])
-        return stream.run(self._decoder, x[..., None], running)[:, 0]
+        return stream.run(self._decoder, x[..., None], running)[:, 0].float()
 
 
 class Quantizer:
@@ -163,14 +172,16 @@ class _Tensors:
     Args:
         tensors: By name.
         device: Where the layers are.
+        dtype: Their type.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
         self._tensors = tensors
         self._device = device
+        self._dtype = dtype
 
     def take(self, name: str) -> Tensor:
-        return self._tensors[name].to(self._device, torch.float32, copy=True)
+        return self._tensors[name].to(self._device, self._dtype, copy=True)
 
     def pair(self, at: str) -> tuple[Tensor, Tensor]:
         return self.take(f"{at}.weight"), self.take(f"{at}.bias")
@@ -187,7 +198,7 @@ class _Tensors:
             prefix = f"{at}.transformer.layers.{index}."
             names = [name.removeprefix(prefix) for name in self._tensors if name.startswith(prefix)]
             layers.append({name: self.take(prefix + name) for name in names})
-        return Transformer(config, layers, self._device)
+        return Transformer(config, layers, self._device, self._dtype)
 
     def quantizer(self, at: str, count: int) -> Quantizer:
         books = []

@@ -48,8 +48,8 @@ class Options:
         context: Positions of 80 ms that stay in attention.
         pin: What becomes of the prompt when the context is full; see `attention`.
         device: `cpu` or `cuda`.
-        dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32 always.
-            float64 tells rounding from mistakes: no draw falls the other way for it.
+        dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32, or
+            float64 with it. That tells rounding from mistakes: no code or draw falls the other way for it.
         weights: How the language model's matrices are kept.
         offload_layers: As many of its last layers keep them on the CPU. That cannot keep real time.
         prefix_bytes: Memory for prompts that were computed before.
@@ -129,7 +129,8 @@ class Model:
             heads, head_dim = lm_config.num_heads, lm_config.head_dim
             filled = filled_attention(slots, options.context, heads, head_dim, dtype, device)
             self._lm = LmSlots(lm, slots, options.context, options.pin, filled)
-            self._mimi = Mimi(mimi_config, mimi_tensors, device)
+            codec_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+            self._mimi = Mimi(mimi_config, mimi_tensors, device, codec_dtype)
             self._encoder = self._mimi.encoder(slots)
             self._decoder = self._mimi.decoder(slots)
             self._fresh_encoder = self._mimi.encoder(1)

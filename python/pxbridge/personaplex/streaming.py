@@ -27,7 +27,7 @@ class Layer(Protocol):
     """A part of the codec."""
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
-        """What the layer remembers of a fresh stream: zeros, float32 [slots, …] each."""
+        """What the layer remembers of a fresh stream: zeros [slots, …] each, of its weights' type."""
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         """One frame of every slot: float32 [slots, channels, positions] to the same with others."""
@@ -114,7 +114,7 @@ class Conv:
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
         """The last positions that came in: [slots, in, kernel - stride]."""
-        return [torch.zeros(slots, self._weight.shape[1], self._kept, device=device)]
+        return [self._weight.new_zeros(slots, self._weight.shape[1], self._kept, device=device)]
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         """[slots, in, positions] to [slots, out, positions / stride]."""
@@ -147,7 +147,8 @@ class ConvTranspose:
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
         """The part of the output that the next frame adds to: [slots, out, kernel - stride]."""
-        return [torch.zeros(slots, self._weight.shape[1] * self._groups, self._kept, device=device)]
+        channels = self._weight.shape[1] * self._groups
+        return [self._weight.new_zeros(slots, channels, self._kept, device=device)]
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         """[slots, in, positions] to [slots, out, positions · stride]."""
@@ -186,22 +187,28 @@ class Transformer:
 
     Args:
         config: Sizes.
-        layers: Each layer's weights by the checkpoint's names without the layer's own, float32.
+        layers: Each layer's weights by the checkpoint's names without the layer's own.
         device: Where.
+        dtype: The weights' type.
     """
 
     def __init__(
-        self, config: MimiTransformerConfig, layers: Sequence[Mapping[str, Tensor]], device: torch.device
+        self,
+        config: MimiTransformerConfig,
+        layers: Sequence[Mapping[str, Tensor]],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self._config = config
         self._layers = layers
-        self._rope = Rope(config.head_dim, config.max_period, torch.float32, device)
+        self._dtype = dtype
+        self._rope = Rope(config.head_dim, config.max_period, dtype, device)
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
         """Keys and values, layer by layer, each [slots, context, heads, head_dim]."""
         config = self._config
         shape = (slots, config.context, config.num_heads, config.head_dim)
-        return [torch.zeros(shape, device=device) for _ in range(2 * len(self._layers))]
+        return [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(2 * len(self._layers))]
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         """[slots, d_model, positions], both ways."""

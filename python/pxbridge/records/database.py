@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pxbridge.errors import DatabaseTooNew
+from pxbridge.records.purge_clock import SPAN_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -252,7 +253,8 @@ def delete_old(
 ) -> Mapping[str, int]:
     """Deletes old records and recordings, and more of them if they take too much space.
 
-    Recordings go before records, because they are larger.
+    Recordings go before records, because they are larger. Of what is too old, at most the oldest `SPAN_S` is
+    deleted at once.
 
     Args:
         connection: The records.
@@ -267,7 +269,9 @@ def delete_old(
     old: list[str] = [
         row["key"]
         for row in connection.execute(
-            "SELECT key FROM calls WHERE began_at < ? AND ended_at IS NOT NULL", (since,)
+            "SELECT key FROM calls WHERE ended_at IS NOT NULL AND began_at < min(?, "
+            "(SELECT min(began_at) FROM calls WHERE ended_at IS NOT NULL) + ?)",
+            (since, SPAN_S),
         )
     ]
     delete(connection, old)
@@ -294,7 +298,8 @@ def delete_old_recordings(folder: Path, *, since: float, max_bytes: int) -> list
 
     Args:
         folder: The folder of recordings.
-        since: Recordings last written before this time, in seconds since the epoch, are deleted.
+        since: Recordings last written before this time, in seconds since the epoch, are deleted; at most the
+            oldest `SPAN_S` of them at once.
         max_bytes: The oldest are deleted until the rest is no larger.
 
     Returns:
@@ -303,6 +308,8 @@ def delete_old_recordings(folder: Path, *, since: float, max_bytes: int) -> list
     files = sorted(_recordings(folder))
     total = sum(size for _, size, _ in files)
     deleted = []
+    if files:
+        since = min(since, files[0][0] + SPAN_S)
     for modified_at, size, path in files:
         if modified_at >= since and total <= max_bytes:
             break

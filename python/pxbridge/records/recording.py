@@ -3,7 +3,7 @@
 The event loop only fetches, twice a second, the audio that Rust has kept of a line (`Call.keep_audio`). A
 thread puts it on one time axis (`pxbridge.records.stereo_timeline`) and writes it. Audio that the thread has
 no time for is dropped and counted; the recording is silent there and stays aligned. If the disk is full, the
-recording ends and the call goes on.
+recording ends and the call goes on. If its file is deleted or replaced, the recording goes on in a new one.
 
 The agent's audio is placed at the time when the caller heard it, as the estimate of the carrier's queue says.
 After a stall of the network towards the carrier, that time is too early by the length of the stall, until the
@@ -22,10 +22,11 @@ import time
 from typing import TYPE_CHECKING
 
 from pxbridge.calls.events import Kind
+from pxbridge.file_identity import identity, identity_of_open
 from pxbridge.records import database
+from pxbridge.records.purge_clock import PURGE_EVERY_S, PurgeClock
 from pxbridge.records.recording_files import FILES, file_name
 from pxbridge.records.stereo_timeline import StereoTimeline
-from pxbridge.records.writer import DELETE_EVERY_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import Call, CallRecord
     from pxbridge.calls.events import Event
+    from pxbridge.file_identity import Identity
     from pxbridge.records.recording_files import Format, RecordingFile
     from pxbridge.telephony.phone_line import Audio
 
@@ -62,17 +64,18 @@ async def delete_old_recordings(
         keep_bytes: How large they may be together.
         wall: The wall clock, in seconds since the epoch.
     """
+    clock = PurgeClock(wall)
     while True:
         try:
             deleted = await asyncio.to_thread(
-                database.delete_old_recordings, folder, since=wall() - keep_s, max_bytes=keep_bytes
+                database.delete_old_recordings, folder, since=clock.now() - keep_s, max_bytes=keep_bytes
             )
         except OSError as error:
             log.error("old recordings cannot be deleted: %s", error)
         else:
             if deleted:
                 log.info("deleted %d recordings that were too old or took too much space", len(deleted))
-        await asyncio.sleep(DELETE_EVERY_S)
+        await asyncio.sleep(PURGE_EVERY_S)
 
 
 class _Recording:
@@ -84,7 +87,13 @@ class _Recording:
         self.timeline = StereoTimeline(rate_hz, began_s)
         self.note_name = note_name
         self.file: RecordingFile | None = None
+        self.path: Path | None = None
+        self.opened: Identity | None = None
         self.failed = False
+
+    def is_moved(self) -> bool:
+        """Whether the open file is no longer the one that its path names."""
+        return self.path is not None and identity(self.path) != self.opened
 
 
 class Recorder:
@@ -156,6 +165,10 @@ class Recorder:
         if recording.failed:
             return
         try:
+            if recording.is_moved():
+                log.error("%s was deleted or replaced; its recording goes on in a new file", recording.path)
+                self._end(recording)
+                recording.file = None
             if recording.file is None:
                 recording.file = self._new_file(recording)
             if len(pcm) or len(unsettled):
@@ -183,6 +196,7 @@ class Recorder:
                 descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
                 continue
+            recording.path, recording.opened = self._folder / name, identity_of_open(descriptor)
             file = self._kind(descriptor, recording.rate_hz)
             recording.note_name(name)
             return file

@@ -3,6 +3,9 @@
 Events become rows in a queue. A thread writes them, many in one transaction. If the disk is full, or the
 database is locked or gone, the rows wait and the thread tries again. Rows that no longer fit into the queue
 are dropped and counted. The log says once when writing begins to fail, and once when it works again.
+
+If the database or its folder is deleted or replaced, it is opened anew. Rows that may have gone into the lost
+file meanwhile are written again.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 from pxbridge.calls.events import Kind
 from pxbridge.calls.summary import summary
 from pxbridge.errors import PxbridgeError
+from pxbridge.file_identity import identity
 from pxbridge.records import database
+from pxbridge.records.purge_clock import PURGE_EVERY_S, PurgeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.events import Event
     from pxbridge.calls.numbers import Numbers
+    from pxbridge.file_identity import Identity
 
     Job = tuple[str, Mapping[str, Any]]
 
@@ -42,8 +48,6 @@ MAX_BATCH = 500
 RETRY_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 """How long writing the last rows may take when the bridge ends."""
-DELETE_EVERY_S = 3600.0
-"""How often old records and recordings are deleted."""
 
 MAX_EVENTS = 1000
 """Events that are kept of one call. A normal call has fewer; an attacker's call may have more."""
@@ -75,6 +79,7 @@ class _Live:
         line: The words of the transcript's current line.
         line_at_s: When the line began.
         word_at_s: When its last word came.
+        recording: The name of its recording; empty without one.
     """
 
     key: str
@@ -84,6 +89,7 @@ class _Live:
     line: list[str] = field(default_factory=list)
     line_at_s: float = 0.0
     word_at_s: float = 0.0
+    recording: str = ""
 
 
 class RecordWriter:
@@ -95,6 +101,7 @@ class RecordWriter:
         keep_s: How long records and recordings are kept, in seconds.
         keep_bytes: How large they may be together.
         wall: The wall clock, in seconds since the epoch.
+        steady: Seconds, monotonic.
         connect: Opens the database.
         retry_s: How long to wait after an error.
 
@@ -112,6 +119,7 @@ class RecordWriter:
         keep_s: float,
         keep_bytes: int,
         wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         connect: Callable[[Path], sqlite3.Connection] = database.open_database,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -126,9 +134,10 @@ class RecordWriter:
         self._jobs: queue.Queue[Job | None] = queue.Queue(MAX_ROWS)
         self._stop = threading.Event()
         self._failing = False
-        self._opened = False
+        self._was_open = False
         self._connection: sqlite3.Connection | None = None
-        self._delete_at = 0.0
+        self._opened: Identity | None = None  # the file that is open
+        self._purge_clock = PurgeClock(wall, steady)
         self.written = 0
         self.dropped = 0
         self.errors = 0
@@ -158,13 +167,20 @@ class RecordWriter:
             self._put_call(live, record, event.at_s)
         if event.kind is Kind.ENDED:
             self._put_line(live)
+            if live.recording:  # again: the row may be new, in a new file
+                self._put(database.PUT_RECORDING, {"key": live.key, "recording": live.recording})
             del self._live[id(record)]
 
     def recorded(self, record: CallRecord) -> Callable[[str], None]:
         """A function that writes the name of a live call's recording. Any thread may call it."""
         live = self._live.get(id(record))
-        key = live.key if live else ""
-        return lambda file: self._put(database.PUT_RECORDING, {"key": key, "recording": file})
+
+        def put(file: str) -> None:
+            if live is not None:
+                live.recording = file
+                self._put(database.PUT_RECORDING, {"key": live.key, "recording": file})
+
+        return put
 
     def _put_call(self, live: _Live, record: CallRecord, now_s: float) -> None:
         figures = summary(record, self._numbers, now_s)
@@ -231,9 +247,9 @@ class RecordWriter:
         self._close_database()
 
     def _next(self) -> tuple[list[Job], bool]:
-        """The waiting rows, or none after `DELETE_EVERY_S` without any; and whether they are the last."""
+        """The waiting rows, or none after `PURGE_EVERY_S` without any; and whether they are the last."""
         try:
-            jobs = [self._jobs.get(timeout=DELETE_EVERY_S)]
+            jobs = [self._jobs.get(timeout=PURGE_EVERY_S)]
         except queue.Empty:
             return [], False
         while len(jobs) < MAX_BATCH:
@@ -245,11 +261,13 @@ class RecordWriter:
 
     def _wrote(self, batch: list[Job]) -> bool:
         try:
+            if self._connection is not None and self._is_moved():
+                log.error("%s was deleted or replaced; it is opened anew", self._folder / database.FILE)
+                self._close_database()
             if self._connection is None:
                 self._connection = self._open()
-            if (now := self._wall()) >= self._delete_at:
-                self._delete_at = now + DELETE_EVERY_S
-                self._delete_old(self._connection, now)
+            if self._purge_clock.is_due():
+                self._delete_old(self._connection, self._purge_clock.now())
             self._write(self._connection, batch)
         except (sqlite3.Error, OSError, PxbridgeError) as error:
             self._note_failure(error)
@@ -260,10 +278,15 @@ class RecordWriter:
             log.warning("records of calls are written again; %d rows were dropped", self.dropped)
         return True
 
+    def _is_moved(self) -> bool:
+        """Whether the open file is no longer the one in the folder."""
+        return identity(self._folder / database.FILE) != self._opened
+
     def _open(self) -> sqlite3.Connection:
         connection = self._connect(self._folder / database.FILE)
-        if not self._opened:
-            self._opened = True
+        self._opened = identity(self._folder / database.FILE)
+        if not self._was_open:
+            self._was_open = True
             rows = connection.execute("SELECT DISTINCT process FROM calls WHERE ended_at IS NULL").fetchall()
             processes = {row["process"] for row in rows} - {os.getpid()}
             database.mark_cut_off(connection, set(filter(_is_running, processes)))
@@ -283,6 +306,8 @@ class RecordWriter:
                     connection.execute(statement, row)
                 except _BAD_ROW:
                     bad_rows += 1
+        if self._is_moved():
+            raise FileNotFoundError(f"{self._folder / database.FILE} was deleted or replaced")
         self.written += len(batch) - bad_rows
         self.dropped += bad_rows
 

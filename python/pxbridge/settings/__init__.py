@@ -14,7 +14,7 @@ the merge and its errors, `access` the check of who may come in, `shown` the fla
 
 from pxbridge.settings.access import check_access, is_loopback, url_host
 from pxbridge.settings.fields import Settings, flag, is_secret, state_folder, variable
-from pxbridge.settings.shown import add_arguments, markdown_table
+from pxbridge.settings.shown import add_arguments, markdown_table, sections
 from pxbridge.settings.sources import Loaded, load
 from pxbridge.settings.values import Network, Secrets, mask_url
 
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "markdown_table",
     "mask_url",
+    "sections",
     "state_folder",
     "url_host",
     "variable",

@@ -118,6 +118,12 @@ class Settings(BaseModel):
         default=30.0,
         description="How long an engine may take to process its prompts. After that it counts as busy.",
     )
+    engine_hedge_after_s: Annotated[float, Within("a number of seconds", 0, 3_600)] = Field(
+        default=3.0,
+        description="A second engine is asked, if one is free, when the first has not processed its prompts "
+        "after this long, or after twice the usual time if that is longer. The call takes whichever is ready "
+        "first. 0: never.",
+    )
     engine_silent_timeout_s: Annotated[float, _SECONDS] = Field(
         default=2.5,
         description="An engine that gets the caller's audio and sends none for this long is replaced, if "
@@ -171,6 +177,15 @@ class Settings(BaseModel):
     )
     max_calls: Annotated[int, Within("a whole number", 1, 100_000)] = Field(
         default=100, description="Calls at the same time. Further calls are rejected."
+    )
+    shed_above_lag_ms: Annotated[float, Within("a number of milliseconds", 0, 10_000)] = Field(
+        default=40.0,
+        description="New calls are refused while the event loop is later than this (95th percentile of 5 s): "
+        "the machine has more calls than it can serve, and all callers would hear gaps. 0: never.",
+    )
+    shed_below_lag_ms: Annotated[float, Within("a number of milliseconds", 1, 10_000)] = Field(
+        default=20.0,
+        description="After that, new calls are accepted again when the event loop is less late than this.",
     )
     playout_profile: Annotated[
         PlayoutProfile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
@@ -319,7 +334,8 @@ class Settings(BaseModel):
         description="Keep a record of each call in the state folder. `pxbridge calls` shows them.",
     )
     keep_days: Annotated[float, Within("a number of days", 0, 36_500, above=True)] = Field(
-        default=90.0, description="Records and recordings older than this are deleted."
+        default=90.0,
+        description="Records and recordings older than this are deleted, each hour at most a day's worth.",
     )
     keep_mb: Annotated[int, Within("a whole number", 1, 100_000_000)] = Field(
         default=2000,

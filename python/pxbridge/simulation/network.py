@@ -1,12 +1,14 @@
 """Bad networks between a simulated phone and the bridge, described by a line of text.
 
-Media runs over TCP, so a bad network loses and reorders nothing. It only delivers later, and what was held up
-arrives in a burst. A link is therefore one function from the time when a message is sent to the time when it
-arrives, and that time never decreases. The same seed gives the same network.
+Media runs over TCP, so a bad network between Exotel and us loses and reorders nothing. It only delivers
+later, and what was held up arrives in a burst. A link is therefore one function from the time when a message
+is sent to the time when it arrives, and that time never decreases. The same seed gives the same network. The
+caller's audio can be lost before it, between the phone and Exotel.
 
 The grammar; separate faults with `;`::
 
     stall D at T [up|down]              nothing gets through for D, then everything at once
+    lose D at T                         what the phone records in D is never sent: hold, mute, lost packets
     jitter D [up|down] [from T to T]    each message takes 0 to D longer, uniformly distributed
     delay D [up|down]                   every message takes D longer
     drift Nppm                          the phone's clock runs fast by N millionths (slow: -N)
@@ -30,8 +32,8 @@ from typing import NoReturn
 from pxbridge.errors import InputError
 
 GRAMMAR = (
-    "stall D at T [up|down]; jitter D [up|down] [from T to T]; delay D [up|down]; drift ±Nppm; cut at T "
-    "(D and T like 40ms, 1.5s, 2min)"
+    "stall D at T [up|down]; lose D at T; jitter D [up|down] [from T to T]; delay D [up|down]; "
+    "drift ±Nppm; cut at T (D and T like 40ms, 1.5s, 2min)"
 )
 MAX_DRIFT_PPM = 10_000.0
 """One percent. Real clocks stay within 100 ppm; a larger difference is a wrong sample rate, not a drift."""
@@ -56,6 +58,14 @@ class Stall:
     at_s: float
     duration_s: float
     directions: frozenset[Direction] = BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The caller's audio from `at_s` for `duration_s` is never sent."""
+
+    at_s: float
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,13 @@ class Network:
     delays: tuple[Delay, ...] = ()
     drift_ppm: float = 0.0
     cut_at_s: float | None = None
+    losses: tuple[Loss, ...] = ()
     text: str = field(default="", compare=False)
     """The text that it was parsed from, for reports."""
+
+    def loses(self, at_s: float) -> bool:
+        """Whether audio that is recorded at this time is lost."""
+        return any(loss.at_s <= at_s < loss.at_s + loss.duration_s for loss in self.losses)
 
     def link(self, direction: Direction, seed: int = 0) -> Link:
         """One direction of a call through this network."""
@@ -126,6 +141,7 @@ def parse_network(text: str) -> Network:
         InputError: A clause is wrong. The text names the clause and the grammar.
     """
     stalls: list[Stall] = []
+    losses: list[Loss] = []
     jitters: list[Jitter] = []
     delays: list[Delay] = []
     drift_ppm = 0.0
@@ -138,6 +154,10 @@ def parse_network(text: str) -> Network:
                 words.expect("at")
                 at_s = words.duration()
                 stalls.append(Stall(at_s, duration_s, words.directions()))
+            case "lose":
+                duration_s = words.duration()
+                words.expect("at")
+                losses.append(Loss(words.duration(), duration_s))
             case "jitter":
                 most_s = words.duration()
                 directions = words.directions()
@@ -160,7 +180,9 @@ def parse_network(text: str) -> Network:
             case other:
                 words.refuse(f"{other!r} is not a kind of fault")
         words.end()
-    return Network(tuple(stalls), tuple(jitters), tuple(delays), drift_ppm, cut_at_s, text.strip())
+    return Network(
+        tuple(stalls), tuple(jitters), tuple(delays), drift_ppm, cut_at_s, tuple(losses), text.strip()
+    )
 
 
 class _Words:

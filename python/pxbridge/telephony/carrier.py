@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 LINE_RATES_HZ: Final = (8000, 16000, 24000)
 """The sample rates that a line can have."""
 
-Encoding = Literal["pcm16", "mulaw"]
-"""Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law."""
+Encoding = Literal["pcm16", "mulaw", "alaw"]
+"""Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law or A-law."""
 
 PlayoutProfile = Literal["standard", "strict", "low-delay"]
 """Size and timing of payloads for an account; `PlayoutProfile` in `rust/core/src/downlink/playout.rs`."""
@@ -71,6 +71,7 @@ class Start:
         parameters: Parameters that the carrier's call flow passes on, by name.
         media: The format of the line's audio.
         notes: Values in the message that could not be used, for the operator; one sentence each.
+        refusal: Why the bridge cannot read the line's audio, as a sentence; empty if it can. The call ends.
     """
 
     call_id: str
@@ -80,6 +81,7 @@ class Start:
     media: MediaFormat
     parameters: Mapping[str, str] = field(default_factory=lambda: _NO_PARAMETERS, hash=False)
     notes: tuple[str, ...] = ()
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

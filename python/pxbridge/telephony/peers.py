@@ -95,20 +95,24 @@ class PeerBridges:
         self._room = None
         self._left.set()
 
-    async def elsewhere(self, persona_name: str | None) -> str | None:
+    async def elsewhere(self, persona_name: str | None, *, reserve: bool = True) -> str | None:
         """The ``wss://host`` of another bridge that has room for a call with this persona.
 
-        The call is subtracted from that bridge's room. None if there is no such bridge, or if the store does
-        not answer.
+        Args:
+            persona_name: The persona; None for the default.
+            reserve: Whether the call is subtracted from that bridge's room.
+
+        Returns:
+            None if there is no such bridge, or if the store does not answer.
         """
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._find(persona_name)
+                return await self._find(persona_name, reserve=reserve)
         except (StoreUnreachable, TimeoutError):
             log.warning("the lease store does not answer: calls cannot be sent to other bridges")
             return None
 
-    async def _find(self, persona_name: str | None) -> str | None:
+    async def _find(self, persona_name: str | None, *, reserve: bool) -> str | None:
         client = self._store.client
         async with self._store.answer():
             names = {member.decode(errors="replace") for member in await client.smembers(_BRIDGES)}
@@ -122,6 +126,8 @@ class PeerBridges:
                     elif (room := self._room_of(told, persona_name)) > 0:
                         rooms.append((room, name, told[b"url"].decode()))
         for _, name, url in sorted(rooms, reverse=True):
+            if not reserve:
+                return url
             with contextlib.suppress(StoreUnreachable):
                 async with self._store.answer():
                     if await client.eval(_TAKE, 1, _key(name)) >= 0:

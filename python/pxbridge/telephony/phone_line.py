@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pxbridge.audio import AgentHeard, AllPlayed, EngineSilent, RateMismatch
+    from pxbridge.audio import AgentHeard, AllPlayed, EngineSilent, OddPayloads, RateMismatch
 
-    LineEvent = AgentHeard | AllPlayed | EngineSilent | RateMismatch
+    LineEvent = AgentHeard | AllPlayed | EngineSilent | OddPayloads | RateMismatch
     Audio = tuple[NDArray[np.int16], list[tuple[float, int]]]
     """Samples, and for each piece of them its start time in seconds and its number of samples."""
 

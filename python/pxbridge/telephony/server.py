@@ -92,6 +92,7 @@ class TelephonyServer:
         max_calls: Limit of simultaneous calls. One more is refused with 503 before its upgrade.
         access: Access control.
         carriers: The carriers whose calls and webhooks this port serves.
+        overloaded: Reasons why the process is too busy for another call. They are public.
     """
 
     def __init__(
@@ -101,12 +102,14 @@ class TelephonyServer:
         max_calls: int,
         access: AccessControl,
         carriers: Sequence[CarrierRoutes],
+        overloaded: Callable[[], Sequence[str]],
     ) -> None:
         self.access = access
         self._carriers = tuple(carriers)
         self._owner = owner
         self._not_ready = not_ready
         self._max_calls = max_calls
+        self._overloaded = overloaded
         self._calls: dict[asyncio.Task[None], WebSocket] = {}
         self._draining = False
         self._no_calls = asyncio.Event()
@@ -114,11 +117,14 @@ class TelephonyServer:
         self.server: websocket.Server | None = None
         self.refused = 0
         """Calls refused with 503, because of the limit or while draining."""
+        self.shed = 0
+        """Calls refused with 503, because the process is overloaded."""
 
     @property
     def refusals(self) -> dict[str, int]:
         """Number of refused calls and requests by reason."""
-        return {"full": self.refused} | {why.name.lower(): self.access.refused[why] for why in Refused}
+        own = {"full": self.refused, "overloaded": self.shed}
+        return own | {why.name.lower(): self.access.refused[why] for why in Refused}
 
     @property
     def flooded(self) -> int:
@@ -133,7 +139,7 @@ class TelephonyServer:
     @property
     def room(self) -> int:
         """Number of further calls that the port accepts now."""
-        return 0 if self._draining else self._max_calls - len(self._calls)
+        return 0 if self._draining or self._overloaded() else self._max_calls - len(self._calls)
 
     @property
     def port(self) -> int:
@@ -204,7 +210,10 @@ class TelephonyServer:
             return websocket.text_response(400, f"{exc}\n")
         full = self.full()
         if full:
-            self.refused += 1
+            if self._overloaded():
+                self.shed += 1
+            else:
+                self.refused += 1
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
@@ -227,9 +236,9 @@ class TelephonyServer:
         """Reasons why the port itself accepts no more calls; empty if it accepts calls."""
         if self._draining:
             return ["draining: no new calls"]
-        if self.room <= 0:
+        if len(self._calls) >= self._max_calls:
             return [f"all {self._max_calls} calls are in use"]
-        return []
+        return [*self._overloaded()]
 
     def _begin(self, arrival: Arrival) -> None:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
@@ -275,6 +284,7 @@ async def listen(
     *,
     carriers: Sequence[CarrierRoutes],
     not_ready: Callable[[], Sequence[str]] = tuple,
+    overloaded: Callable[[], Sequence[str]] = tuple,
     max_calls: int = DEFAULT_MAX_CALLS,
     access: AccessControl | None = None,
     ssl: tls.SSLContext | None = None,
@@ -292,6 +302,8 @@ async def listen(
         port: Port; 0 for any free one.
         carriers: The carriers whose calls and webhooks this port serves.
         not_ready: Further reasons why no call can be taken now, for ``/readyz``, which is public.
+        overloaded: Reasons why the process is too busy for another call: new calls get 503 before their
+            upgrade. They are public too.
         max_calls: Limit of simultaneous calls.
         access: Access control; by default every request is admitted, without a rate limit.
         ssl: The context to serve TLS with; ``None`` serves plain TCP.
@@ -309,7 +321,7 @@ async def listen(
         ping_interval_s=PING_INTERVAL_S,
         pong_timeout_s=None,
     )
-    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers)
+    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers, overloaded)
     listener.server = await websocket.serve(
         listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import re
+import shutil
 import signal
 import sys
 from collections import deque
@@ -27,7 +27,13 @@ MAX_LINE_CHARS: Final = 2000
 STOP_TIMEOUT_S: Final = 5.0
 """cloudflared ends 0.3 s after SIGTERM."""
 
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_LAUNCHER: Final = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"  # PR_SET_PDEATHSIG; it stays in force over exec
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"  # our parent has ended before that
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+"""Runs in the child before the program. A function between fork and exec could deadlock: we have threads."""
 _READ_BYTES: Final = 65_536
 
 _OWN_SETTINGS: Final = "PXBRIDGE_"
@@ -127,34 +133,25 @@ async def start(
     own = {name: value for name, value in environ.items() if not name.startswith(_OWN_SETTINGS)}
     # Colours would stand between the words that are read.
     own["NO_COLOR"] = "1"
+    program = shutil.which(command[0], path=own.get("PATH"))
+    if program is None:
+        raise InputError(f"{command[0]} is not installed: {install}")
     try:
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *_ending_with_us((program, *command[1:])),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=own,
             start_new_session=True,
-            preexec_fn=_end_with_parent(),
         )
-    except FileNotFoundError:
-        raise InputError(f"{command[0]} is not installed: {install}") from None
     except OSError as error:
         raise InputError(f"{command[0]} cannot be started: {error.strerror or error}") from None
     return Child(process, on_line, [own.get(name, "") for name in SECRET_VARIABLES])
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """What makes the kernel end the child when its parent is gone; only Linux has it."""
+def _ending_with_us(command: Sequence[str]) -> Sequence[str]:
+    """A command that the kernel ends when we are gone. Only Linux can do that."""
     if sys.platform != "linux":
-        return None
-    # Looked up here: after the fork only what is ready may be called.
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has ended meanwhile
-            os._exit(1)
-
-    return in_child
+        return command
+    return (sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command)

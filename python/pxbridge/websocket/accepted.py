@@ -17,6 +17,7 @@ from websockets.server import ServerProtocol
 from pxbridge.websocket.connection import Phase, WebSocket, wire_log
 from pxbridge.websocket.request_reader import RequestReader
 from pxbridge.websocket.requests import MAX_HEAD_BYTES, Request, text_response
+from pxbridge.websocket.sockets import address_of
 
 if TYPE_CHECKING:
     from websockets.http11 import Request as Handshake
@@ -52,8 +53,7 @@ class Accepted(WebSocket):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         super().connection_made(transport)
-        name = transport.get_extra_info("peername")
-        self._address = str(name[0]) if isinstance(name, tuple) and name else ""
+        self._address = address_of(transport.get_extra_info("peername"))
         self._server._add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102

@@ -18,7 +18,8 @@ from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.websocket.accepted import Accepted
 from pxbridge.websocket.connection import Phase, WebSocket
 from pxbridge.websocket.limits import Limits
-from pxbridge.websocket.sockets import bind
+from pxbridge.websocket.openings import Openings
+from pxbridge.websocket.sockets import address_of, bind
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_OPENING: Final = 512
-"""Limit of simultaneous handshakes, if there are enough file descriptors. One more cuts the oldest handshake:
-a normal handshake takes one or two round trips, and silent connections must not keep others out."""
+"""Limit of simultaneous handshakes, if there are enough file descriptors. One more cuts another one
+(`pxbridge.websocket.openings`)."""
 
 OPENING_SHARE: Final = 4
 """Handshakes use at most the process's file descriptors divided by this. Calls and engines need the rest."""
@@ -61,11 +62,11 @@ class Server:
         """The listening sockets."""
         self._connections: set[Accepted] = set()
         self._arriving: set[asyncio.Task[None]] = set()
-        self._opening: dict[object, Callable[[], object]] = {}  # the function that cuts each; oldest first
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_opening = MAX_OPENING
+        most_opening = MAX_OPENING
         if descriptors != resource.RLIM_INFINITY:
-            self._most_opening = max(1, min(MAX_OPENING, descriptors // OPENING_SHARE))
+            most_opening = max(1, min(MAX_OPENING, descriptors // OPENING_SHARE))
+        self._openings = Openings(most_opening)
         self.flooded = 0
         """Connections that were closed because the peer sent too much."""
         self._cut = LogThrottle(_log_cut)
@@ -94,10 +95,7 @@ class Server:
             self._loop.remove_reader(listening)
             listening.close()
         self.sockets = ()
-        cuts = tuple(self._opening.values())
-        self._opening.clear()
-        for cut in cuts:
-            cut()
+        self._openings.cut_all()
 
     async def wait_closed(self) -> None:
         """Wait until the last connection has ended."""
@@ -110,13 +108,13 @@ class Server:
 
     def _accept(self, listening: socket.socket) -> None:
         try:
-            arrived, _ = listening.accept()
+            arrived, name = listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
             self._cut.add(f"could not accept a connection ({error.strerror})")
-            if self._opening:
-                self._cut_oldest()  # frees its descriptor within a turn or two of the event loop
+            if self._openings:
+                self._openings.cut_one()  # frees its descriptor within a turn or two of the event loop
                 return
             self._loop.remove_reader(listening)
             self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again, listening)
@@ -125,14 +123,10 @@ class Server:
         task = self._loop.create_task(self._arrive(arrived))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
-        self._opening[arrived] = lambda: _hang_up(arrived)
-        if len(self._opening) > self._most_opening:
-            self._cut_oldest()
+        self._openings.add(arrived, address_of(name), lambda: _hang_up(arrived))
+        if self._openings.are_too_many:
+            self._openings.cut_one()
             self._cut.add("cut because of too many handshakes")
-
-    def _cut_oldest(self) -> None:
-        cut = self._opening.pop(next(iter(self._opening)))
-        cut()
 
     def _accept_again(self, listening: socket.socket) -> None:
         if listening in self.sockets:
@@ -146,7 +140,7 @@ class Server:
                 lambda: self._make(self, arrived), arrived, ssl=self._ssl, ssl_handshake_timeout=handshake_s
             )
         except OSError as error:  # includes ssl.SSLError and the timeout
-            self._opening.pop(arrived, None)
+            self._openings.remove(arrived)
             log.debug("a connection failed before its request: %r", error)
 
     # -- called by connections -------------------------------------------------------------------------
@@ -154,8 +148,8 @@ class Server:
     def _add(self, connection: Accepted) -> None:
         self._connections.add(connection)
         self._empty.clear()
-        if connection.arrived in self._opening:
-            self._opening[connection.arrived] = lambda: connection.abort("cut during its handshake")
+        if connection.arrived in self._openings:
+            self._openings.replace(connection.arrived, lambda: connection.abort("cut during its handshake"))
         else:
             connection.abort("cut before its request")
 
@@ -163,11 +157,11 @@ class Server:
         self.flooded += 1
 
     def _opened(self, connection: Accepted) -> None:
-        self._opening.pop(connection.arrived, None)
+        self._openings.remove(connection.arrived)
 
     def _remove(self, connection: Accepted) -> None:
         self._connections.discard(connection)
-        self._opening.pop(connection.arrived, None)
+        self._openings.remove(connection.arrived)
         if not self._connections:
             self._empty.set()
 

@@ -27,6 +27,11 @@ def peer_name(name: object) -> str:
     return str(name or "unknown")
 
 
+def address_of(name: object) -> str:
+    """A socket's address without its port."""
+    return str(name[0]) if isinstance(name, tuple) and name else ""
+
+
 def bound_kernel(sock: socket.socket | None, send_timeout_s: float) -> None:
     """Sets socket options: send at once, a small send buffer, and a timeout for data that is not taken."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

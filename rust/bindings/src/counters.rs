@@ -28,7 +28,8 @@ pub fn stream(dict: &Bound<'_, PyDict>, stats: StreamStats) -> PyResult<()> {
         backward_pages,
         crc_errors,
         junk_bytes,
-        broken_packets
+        broken_packets,
+        other_pages
     );
     counters!(
         dict,
@@ -46,7 +47,7 @@ pub fn stream(dict: &Bound<'_, PyDict>, stats: StreamStats) -> PyResult<()> {
 
 /// Counters of the direction from the phone to the engine.
 pub fn uplink(dict: &Bound<'_, PyDict>, media: MediaStats, intake: IntakeStats) -> PyResult<()> {
-    counters!(dict, media, messages, malformed);
+    counters!(dict, media, messages, malformed, other_track);
     counters!(
         dict,
         intake,

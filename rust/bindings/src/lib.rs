@@ -36,7 +36,7 @@ mod _native {
     use crate::audio::{OggOpusReader, OggOpusWriter, OpusDecoder, OpusEncoder, Resampler};
 
     #[pymodule_export]
-    use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, RateMismatch};
+    use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, OddPayloads, RateMismatch};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

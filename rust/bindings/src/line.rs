@@ -1,7 +1,7 @@
 //! `Line` as a Python class: seconds and bytes at the border, no logic.
 
 use numpy::PyArray1;
-use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::payload::{Encoding, OddByte};
 use pxbridge_core::carrier::{self, Carrier, Message};
 use pxbridge_core::codec::engine::OggOpus;
 use pxbridge_core::downlink::playout::{PlayoutConfig, PlayoutProfile};
@@ -67,6 +67,14 @@ pub struct EngineSilent {
     for_s: f64,
 }
 
+/// The phone sends 16-bit payloads of an odd length. Told once, when it is known how to read them.
+#[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
+#[derive(PartialEq)]
+pub struct OddPayloads {
+    /// Whether the last byte is half of a sample, whose other half begins the next payload. Else it is dropped.
+    halves: bool,
+}
+
 /// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
 #[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
 #[derive(PartialEq)]
@@ -111,6 +119,21 @@ impl EngineSilent {
 }
 
 #[pymethods]
+impl OddPayloads {
+    #[classattr]
+    fn __match_args__() -> (&'static str,) {
+        ("halves",)
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "OddPayloads(halves={})",
+            if self.halves { "True" } else { "False" }
+        )
+    }
+}
+
+#[pymethods]
 impl RateMismatch {
     #[classattr]
     fn __match_args__() -> (&'static str, &'static str, &'static str) {
@@ -133,6 +156,10 @@ fn event(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         }
         Event::AllPlayed => Bound::new(py, AllPlayed)?.into_any(),
         Event::EngineSilent { for_us } => Bound::new(py, EngineSilent { for_s: in_s(for_us) })?.into_any(),
+        Event::OddPayloads { odd_byte } => {
+            let halves = odd_byte == OddByte::Half;
+            Bound::new(py, OddPayloads { halves })?.into_any()
+        }
         Event::RateMismatch {
             claimed_hz,
             measured_hz,
@@ -160,7 +187,8 @@ pub struct LineOutput {
     ping: bool,
     /// When `Line.poll` is due if nothing arrives before, in seconds; infinity for never.
     wake_s: f64,
-    /// Events, in their order: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent` and `RateMismatch`.
+    /// Events, in their order: a tuple of `AgentHeard`, `AllPlayed`, `EngineSilent`, `OddPayloads`
+    /// and `RateMismatch`.
     events: Py<PyTuple>,
 }
 
@@ -214,7 +242,7 @@ impl LineOutput {
 /// Args:
 ///     rate_hz: Rate of the phone's audio: 8000, 16000 or 24000.
 ///     carrier: Whose messages the phone's socket carries: ``exotel`` or ``browser``.
-///     encoding: Of the payloads: ``pcm16`` (16-bit little-endian) or ``mulaw`` (G.711).
+///     encoding: Of the payloads: ``pcm16`` (16-bit little-endian), ``mulaw`` or ``alaw`` (both G.711).
 ///     stream_id: What the carrier calls this stream.
 ///     profile: ``standard``, ``strict`` (payloads of 3,200 bytes or more) or ``low-delay``.
 ///     gate_ms: This much of the phone's first audio is replaced by silence.

@@ -12,6 +12,7 @@ mod answer_time;
 mod downlink;
 mod rate_check;
 
+use crate::carrier::payload::OddByte;
 use crate::carrier::{Carrier, MediaReader, Message, Messages};
 use crate::codec::engine::EngineCodec;
 use crate::codec::stream::StreamStats;
@@ -38,6 +39,11 @@ pub enum Event {
     EngineSilent {
         /// How long its answer has been due.
         for_us: u64,
+    },
+    /// The phone sends 16-bit payloads of an odd length. This is told once, when it is known how to read them.
+    OddPayloads {
+        /// The last byte of such a payload.
+        odd_byte: OddByte,
     },
     /// The phone sends at another rate than the line has: voices sound slow and deep, or fast and high.
     RateMismatch {
@@ -72,6 +78,8 @@ pub struct MediaStats {
     pub messages: u64,
     /// Of them, those of which a part could not be read.
     pub malformed: u64,
+    /// Of them, those of a track that is not the caller's.
+    pub other_track: u64,
 }
 
 /// Whether the caller waits for an agent's first sound.
@@ -155,6 +163,9 @@ impl Line {
         self.begin(now_us);
         self.media.messages += 1;
         self.media.malformed += u64::from(frame.malformed);
+        self.media.other_track += u64::from(frame.other_track);
+        let odd = frame.odd_byte.map(|odd_byte| Event::OddPayloads { odd_byte });
+        self.output.events.extend(odd);
         if let Some(tap) = &mut self.said {
             // Its last sample was said just now, at the latest.
             let duration_us = self.rate.us_until_over(self.phone_pcm.len());

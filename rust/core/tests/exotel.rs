@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use pxbridge_core::carrier::exotel::{ExotelReader, ExotelWriter};
-use pxbridge_core::carrier::payload::Encoding;
+use pxbridge_core::carrier::payload::{Encoding, OddByte};
 use pxbridge_core::carrier::{MediaFrame, MediaReader as _, MediaWriter as _, Message, Messages};
 use pxbridge_core::codec::pcm;
 use pxbridge_core::rate::LineRate;
@@ -110,7 +110,7 @@ fn a_documented_message_is_read_with_its_numbers() {
         chunk: Some(2),
         timestamp_ms: Some(100),
         samples: 3,
-        malformed: false,
+        ..MediaFrame::default()
     };
     assert_eq!(frame, expected);
 }
@@ -276,6 +276,111 @@ fn mu_law_is_decoded_when_the_encoding_says_so() {
     let (frame, out) = read_payload(&base64(&bytes), Encoding::MuLaw);
     assert_eq!(out, floats(&table.map(|(_, sample)| sample)));
     assert_eq!((frame.samples, frame.malformed), (8, false));
+}
+
+#[test]
+fn a_law_is_decoded_when_the_encoding_says_so() {
+    // ITU-T G.711 table 1a, in the usual 16-bit form: around zero, both ends, and a step between.
+    let table = [(0xD5, 8), (0x55, -8), (0xAA, 32256), (0x2A, -32256), (0xC5, 264)];
+    let bytes: Vec<u8> = table.iter().map(|&(byte, _)| byte).collect();
+    let (frame, out) = read_payload(&base64(&bytes), Encoding::ALaw);
+    assert_eq!(out, floats(&table.map(|(_, sample)| sample)));
+    assert_eq!((frame.samples, frame.malformed), (5, false));
+}
+
+#[test]
+fn only_the_inbound_track_is_the_callers() {
+    for (track, is_callers) in [
+        (r#","track":"inbound""#, true),
+        (r#","Track":"INBOUND""#, true),
+        (r#","track":"""#, true),
+        (r#","track":null"#, true),
+        (r#","track":"outbound""#, false),
+        (r#","track":"Outbound""#, false),
+    ] {
+        for message in [
+            format!(r#"{{"event":"media","media":{{"payload":"AQA="{track}}}}}"#),
+            format!(r#"{{"event":"media","media":{{"payload":"AQA="}}{track}}}"#),
+        ] {
+            let (frame, out) = read(&message);
+            let frame = frame.unwrap();
+            assert_eq!(out.len(), usize::from(is_callers), "{message}");
+            assert_eq!(
+                (frame.other_track, frame.malformed),
+                (!is_callers, false),
+                "{message}"
+            );
+        }
+    }
+}
+
+/// Something like speech: a few harmonics that swell and fade.
+fn voice(samples: usize) -> Vec<i16> {
+    (0..samples)
+        .map(|i| {
+            let t = i as f32 / 8000.0;
+            let tone: f32 = (1..6)
+                .map(|k| (t * 140.0 * k as f32 * std::f32::consts::TAU).sin())
+                .sum();
+            (tone * 2500.0 * (t * 3.0).sin()) as i16
+        })
+        .collect()
+}
+
+fn message_of(bytes: &[u8]) -> String {
+    format!(r#"{{"event":"media","media":{{"payload":"{}"}}}}"#, base64(bytes))
+}
+
+/// Reads payloads with one reader: the samples, and all that the odd bytes proved to be.
+fn read_payloads<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> (Vec<f32>, Vec<OddByte>) {
+    let mut reader = ExotelReader::new(Encoding::Pcm16);
+    let (mut out, mut verdicts) = (Vec::new(), Vec::new());
+    for payload in payloads {
+        let message = message_of(payload);
+        let frame = reader.read(Message::text(message.as_bytes()), &mut out).unwrap();
+        verdicts.extend(frame.odd_byte);
+    }
+    (out, verdicts)
+}
+
+#[test]
+fn samples_that_are_split_over_two_messages_are_put_together_again() {
+    let samples = voice(8000);
+    let bytes = bytes_of(&samples);
+    let (out, verdicts) = read_payloads(bytes.chunks(321));
+    assert_eq!(out, floats(&samples));
+    assert_eq!(verdicts, [OddByte::Half], "told once");
+}
+
+#[test]
+fn stray_bytes_at_the_end_of_payloads_are_dropped() {
+    let samples = voice(8000);
+    let payloads: Vec<Vec<u8>> = samples
+        .chunks(160)
+        .map(|chunk| [bytes_of(chunk), vec![b'\n']].concat())
+        .collect();
+    let (out, verdicts) = read_payloads(payloads.iter().map(Vec::as_slice));
+    assert_eq!(out, floats(&samples));
+    assert_eq!(verdicts, [OddByte::Stray], "told once");
+}
+
+#[test]
+fn a_lost_message_does_not_make_noise_of_split_samples() {
+    let samples = voice(16_000);
+    let bytes = bytes_of(&samples);
+    let came = bytes
+        .chunks(321)
+        .enumerate()
+        .filter(|(number, _)| number % 20 != 7);
+    let (out, _) = read_payloads(came.map(|(_, chunk)| chunk));
+    let loudest = |pcm: &[f32]| {
+        pcm.iter()
+            .fold(0.0_f32, |loudest, sample| loudest.max(sample.abs()))
+    };
+    let mut steps = out.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+    assert!(loudest(&out) <= loudest(&floats(&samples)));
+    // Each gap may make a step. Noise would make one at every sample.
+    assert!(steps.by_ref().filter(|step| *step > 0.25).count() <= 10);
 }
 
 #[test]
@@ -517,6 +622,30 @@ proptest! {
         prop_assert_eq!(frame.sequence, Some(1));
         prop_assert_eq!(frame.timestamp_ms, Some(0));
         prop_assert!(!frame.malformed);
+    }
+
+    #[test]
+    fn speech_in_payloads_of_any_length_is_read_whole(lengths in prop::collection::vec(82..700_usize, 2..60)) {
+        let samples = voice(lengths.iter().sum::<usize>() / 2);
+        let mut bytes = bytes_of(&samples);
+        // Of the first samples' sound too much is silence to prove anything.
+        bytes.drain(..800.min(bytes.len() / 2) * 2);
+        let expected: Vec<f32> = bytes
+            .as_chunks::<2>().0
+            .iter()
+            .map(|&sample| f32::from(i16::from_le_bytes(sample)) / 32_768.0)
+            .collect();
+        let mut rest = bytes.as_slice();
+        let mut payloads = Vec::new();
+        for length in lengths {
+            let (payload, later) = rest.split_at(length.min(rest.len()));
+            payloads.push(payload);
+            rest = later;
+        }
+        let (out, verdicts) = read_payloads(payloads.into_iter().filter(|payload| payload.len() > 81));
+        prop_assert!(verdicts.iter().all(|verdict| *verdict == OddByte::Half));
+        let same = out.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+        prop_assert_eq!(same, out.len());
     }
 
     #[test]

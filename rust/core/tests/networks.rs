@@ -28,14 +28,27 @@ fn networks() {
         let heard = play(&call);
         let undisturbed = play(&call.undisturbed()).delay_ms(0.9, 45 * S, 50 * S);
         let gaps_ms: u64 = heard.gaps_in(0, 50 * S).iter().map(|gap| gap.1 / MS).sum();
+        let heard_in_stalls = heard
+            .delays
+            .iter()
+            .any(|delay| (15 * S..20 * S).contains(&delay.0));
         println!(
-            "{network} {undisturbed:.1} {:.1} {:.1} {:.1} {} {} {} {} {} {:x}",
-            heard.delay_ms(0.5, 15 * S, 20 * S),
+            "{network} {undisturbed:.1} {:.1} {:.1} {:.1} {:.1} {:.1} {:.1} {} {} {} {} {} {} {} {:x}",
+            heard.delay_ms(0.5, 0, 50 * S),
+            heard.delay_ms(0.95, 0, 50 * S),
+            heard.delay_ms(0.99, 0, 50 * S),
+            if heard_in_stalls {
+                heard.delay_ms(0.5, 15 * S, 20 * S)
+            } else {
+                f64::NAN
+            },
             heard.delay_ms(0.9, 30 * S, 33 * S) - undisturbed,
             heard.delay_ms(0.9, 45 * S, 50 * S) - undisturbed,
             heard.holes_in(0, 45 * S),
             heard.holes_in(45 * S, 50 * S),
             gaps_ms,
+            heard.longest_gap_ms(0, 50 * S),
+            (heard.intake.removed_in_speech + heard.intake.cut) / 8,
             heard.clears,
             heard.wakes,
             heard.fingerprint,

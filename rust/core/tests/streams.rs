@@ -259,6 +259,60 @@ fn the_headers_gain_is_honoured_within_reason() {
     assert_eq!(loudness(i16::MIN), plain);
 }
 
+/// A stream of another codec: its first packet, and then noise in packets of this length.
+fn other_stream(head: &[u8], length: usize) -> Vec<u8> {
+    let mut wire = Vec::new();
+    let mut writer = PageWriter::new(77);
+    writer.write(head, 0, PageKind::First, &mut wire);
+    for packet in 0..50_u8 {
+        let noise: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(37) ^ packet).collect();
+        writer.write(&noise, 0, PageKind::Middle, &mut wire);
+    }
+    wire
+}
+
+const OTHER_HEADS: [&[u8]; 5] = [
+    b"\x01vorbis\0\0\0\0\x01\x44\xac\0\0",
+    b"\x7fFLAC\x01\0\0\x01fLaC",
+    b"Speex   1.2",
+    b"\x80theora\x03\x02\x01",
+    b"fishead\0\x03\0",
+];
+
+#[test]
+fn a_stream_that_is_not_opus_is_passed_over() {
+    for head in OTHER_HEADS {
+        let (heard, stats) = decode(&other_stream(head, 200));
+        assert_eq!(heard.len(), 0, "{head:?}");
+        assert_eq!(
+            (stats.ogg.other_pages, stats.packets, stats.malformed_packets),
+            (51, 0, 0)
+        );
+    }
+}
+
+#[test]
+fn opus_between_the_pages_of_another_stream_is_heard_whole() {
+    let opus = stream("sphn-0.1-480");
+    let other = other_stream(OTHER_HEADS[3], 5000);
+    let (alone, _) = decode(&opus);
+    let (mut opus_pages, mut other_pages) = (pages(&opus).into_iter(), pages(&other).into_iter());
+    let mut wire = Vec::new();
+    loop {
+        let pair = (other_pages.next(), opus_pages.next());
+        wire.extend(pair.0.into_iter().chain(pair.1).flatten());
+        if pair == (None, None) {
+            break;
+        }
+    }
+    let (heard, stats) = decode(&wire);
+    assert_eq!(heard, alone);
+    assert_eq!(
+        (stats.ogg.lost_pages, stats.ogg.other_pages, stats.ogg.streams),
+        (0, 51, 1)
+    );
+}
+
 #[test]
 fn a_stream_of_many_channels_is_passed_over_and_a_readable_one_behind_it_is_heard() {
     let surround = b"OpusHead\x01\x06\0\0\0\0\0\0\0\0\x01\x04\x02\0\x04\x01\x02\x03\x05";

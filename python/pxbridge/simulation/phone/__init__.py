@@ -10,9 +10,9 @@ phone.
 
 from pxbridge.simulation.phone.caller import Caller, Mood, Script
 from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
+from pxbridge.simulation.phone.g711 import decode_a_law, decode_mu_law, encode_a_law, encode_mu_law
 from pxbridge.simulation.phone.line import SPELLINGS, HangUp, Line
 from pxbridge.simulation.phone.machine import PAYLOAD_LIMIT, PAYLOAD_UNIT, Ended, Fault, Phone, Wire
-from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 
 __all__ = [
     "OBSERVE",
@@ -31,7 +31,9 @@ __all__ = [
     "Phone",
     "Script",
     "Wire",
+    "decode_a_law",
     "decode_mu_law",
+    "encode_a_law",
     "encode_mu_law",
     "place_call",
     "shown",

@@ -27,6 +27,7 @@ SPELLINGS: Mapping[str, Spelling] = {
     "trailing junk": Spelling(base64=Base64.TRAILING_JUNK),
     "odd length": Spelling(base64=Base64.ODD_LENGTH),
     "mu-law": Spelling(encoding="audio/x-mulaw"),
+    "A-law": Spelling(encoding="audio/x-alaw"),
 }
 """The ways in which Exotel writes its events, by name. A test should try all of them."""
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from pxbridge.simulation.network import Direction, Network
 from pxbridge.simulation.phone.caller import Caller, Mood, Script
+from pxbridge.simulation.phone.g711 import decode_a_law, decode_mu_law, encode_a_law, encode_mu_law
 from pxbridge.simulation.phone.line import HangUp, Line
-from pxbridge.simulation.phone.mu_law import decode_mu_law, encode_mu_law
 from pxbridge.simulation.player import SILENT_DBFS, Player, level_dbfs
 from pxbridge.telephony.exotel.spelling import Exotel
 
@@ -113,7 +113,7 @@ class Phone:
         self._speed = 1.0 + self.network.drift_ppm * 1e-6
         self._said: list[NDArray[np.int16]] = []
         self._exotel = Exotel(self.line.stream_sid, self.line.spelling)
-        self._mu_law = self.line.spelling.mulaw
+        self._encoding = self.line.spelling.payload_encoding
         self._last_seen_sequence = -1
         self._dtmf = deque(sorted(self.line.dtmf))
         self._up = self.network.link(Direction.UP, seed)
@@ -224,10 +224,28 @@ class Phone:
         self._said.append(pcm)
         self.said_dbfs = level_dbfs(pcm)
         self.chunks_sent += 1
-        payload = encode_mu_law(pcm) if self._mu_law else pcm.astype("<i2")
-        self._put(self._exotel.media(payload.tobytes(), round(from_s * 1000)), at_s)
+        if not self.network.loses(from_s):
+            self._put(self._exotel.media(self._encode(pcm), round(from_s * 1000)), at_s)
         if self.caller.mood is Mood.GONE:
             self._hang_up(at_s)
+
+    def _encode(self, pcm: NDArray[np.int16]) -> bytes:
+        match self._encoding:
+            case "pcm16":
+                return pcm.astype("<i2").tobytes()
+            case "mulaw":
+                return encode_mu_law(pcm).tobytes()
+            case "alaw":
+                return encode_a_law(pcm).tobytes()
+
+    def _decode(self, payload: bytes) -> NDArray[np.int16]:
+        match self._encoding:
+            case "pcm16":
+                return np.frombuffer(payload[: len(payload) // 2 * 2], "<i2").astype(np.int16)
+            case "mulaw":
+                return decode_mu_law(np.frombuffer(payload, np.uint8))
+            case "alaw":
+                return decode_a_law(np.frombuffer(payload, np.uint8))
 
     def _send_dtmf(self, at_s: float) -> None:
         _, digit = self._dtmf.popleft()
@@ -337,16 +355,12 @@ class Phone:
         if not raw:
             self.faults[Fault.EMPTY_PAYLOAD] += 1
             return
-        unit = PAYLOAD_UNIT // 2 if self._mu_law else PAYLOAD_UNIT
+        unit = PAYLOAD_UNIT if self._encoding == "pcm16" else PAYLOAD_UNIT // 2
         if len(raw) % unit:
             self.faults[Fault.UNEVEN_PAYLOAD] += 1
         if len(raw) > PAYLOAD_LIMIT:
             self.faults[Fault.LARGE_PAYLOAD] += 1
-        if self._mu_law:
-            pcm = decode_mu_law(np.frombuffer(raw, np.uint8))
-        else:
-            pcm = np.frombuffer(raw[: len(raw) // 2 * 2], "<i2").astype(np.int16)
-        self.player.push(pcm, now_s)
+        self.player.push(self._decode(raw), now_s)
         if self.player.depth_s > self.line.ahead_limit_s:
             self.faults[Fault.TOO_FAR_AHEAD] += 1
 

@@ -66,14 +66,16 @@ class ExotelCarrier:
 
     def _start(self, start: messages.Start) -> carrier.Start:
         rate = messages.line_rate(self._url_rate_hz, start)
+        encoding = messages.payload_encoding(start.encoding)
         return carrier.Start(
             call_id=start.call_id,
             stream_id=start.stream_sid,
             caller=start.caller,
             called=start.called,
             parameters=start.custom,
-            media=carrier.MediaFormat(rate.rate_hz, "mulaw" if start.mulaw else "pcm16"),
-            notes=rate.notes,
+            media=carrier.MediaFormat(rate.rate_hz, encoding.encoding),
+            notes=(*rate.notes, *encoding.notes, *messages.other_tracks(start.tracks)),
+            refusal=encoding.refusal,
         )
 
     def fix_rate(self, rate_hz: int) -> str:

@@ -26,6 +26,8 @@ from urllib.parse import parse_qsl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pxbridge.telephony.carrier import Encoding
+
 LINE_RATES_HZ: Final = (8000, 16000, 24000)
 """The sample rates that Exotel's streams can have."""
 DEFAULT_LINE_RATE_HZ: Final = 8000
@@ -37,6 +39,7 @@ _MAX_SID_CHARS: Final = 128  # Exotel's SIDs have 32 to 40
 _MAX_VALUE_CHARS: Final = 2048  # a custom parameter came from a URL of at most 600 characters
 _MAX_CUSTOM_PARAMETERS: Final = 64
 _MAX_EVENT_CHARS: Final = 64
+_MAX_TRACKS: Final = 4
 _MAX_INTEGER: Final = 2**63 - 1  # a larger number is not a counter
 
 _BOM: Final = "\ufeff"
@@ -70,8 +73,9 @@ class Start:
         caller: Exotel's ``from``.
         called: Exotel's ``to``.
         custom: Custom parameters that have a value; names as sent.
-        encoding: The encoding as sent; `mulaw` interprets it.
+        encoding: The encoding as sent; `payload_encoding` interprets it.
         sample_rate: The rate in ``media_format``, as sent; `line_rate` interprets it.
+        tracks: The tracks that the stream carries, as sent; empty if it names none.
     """
 
     stream_sid: str = ""
@@ -84,18 +88,13 @@ class Start:
     encoding: str = ""
     sample_rate: str = ""
     bit_rate: str = ""
+    tracks: tuple[str, ...] = ()
     sequence: int | None = None
 
     @property
     def call_id(self) -> str:
         """The call's identifier: its SID, else its leg's, else the stream's."""
         return self.call_sid or self.leg_sid or self.stream_sid
-
-    @property
-    def mulaw(self) -> bool:
-        """Whether the audio is G.711 µ-law; every other encoding Exotel names means PCM16LE mono."""
-        folded = _fold(self.encoding)
-        return any(name in folded for name in ("mulaw", "ulaw", "µlaw", "pcmu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +240,80 @@ def line_rate(url_rate: object, start: Start) -> LineRate:
     return LineRate(DEFAULT_LINE_RATE_HZ, "default", tuple(notes))
 
 
+_G711: Final[tuple[tuple[re.Pattern[str], Encoding], ...]] = (
+    (re.compile("mu-?law|[uµμ]-?law|pcmu(?![a-z])"), "mulaw"),
+    (re.compile("(?<![a-z])a-?law|pcma(?![a-z])"), "alaw"),
+)
+_LINEAR: Final = re.compile("raw|slin|linear|lpcm|pcm|l16|s16|base64")
+_OTHER_CODECS: Final = tuple(
+    (re.compile(f"(?<![a-z0-9])(?:{pattern})"), name)
+    for pattern, name in (
+        ("g-?722", "G.722"),
+        ("g-?723", "G.723.1"),
+        ("g-?726", "G.726"),
+        ("g-?728", "G.728"),
+        ("g-?729", "G.729"),
+        ("opus", "Opus"),
+        ("amr", "AMR"),
+        ("gsm", "GSM"),
+        ("evs", "EVS"),
+        ("ilbc", "iLBC"),
+        ("isac", "iSAC"),
+        ("speex", "Speex"),
+        ("silk", "SILK"),
+        ("mp3|mpeg", "MP3"),
+        ("aac", "AAC"),
+        ("vorbis", "Vorbis"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadEncoding:
+    """The encoding that is used for a stream's payloads.
+
+    Attributes:
+        notes: A word that is not known, as a sentence for the log.
+        refusal: Why payloads of this encoding cannot be read, as a sentence; empty if they can.
+    """
+
+    encoding: Encoding = "pcm16"
+    notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def payload_encoding(sent: str) -> PayloadEncoding:
+    """Interprets the encoding in ``media_format``.
+
+    Exotel sends PCM16LE mono and has many names for it. So a word that names no codec means that, too. G.711
+    has several names as well: ``audio/x-mulaw``, ``PCMU``, ``audio/x-alaw``, ``pcma``.
+    """
+    folded = sent.lower().replace("_", "-").replace(" ", "-").replace(".", "")
+    for pattern, encoding in _G711:
+        if pattern.search(folded):
+            return PayloadEncoding(encoding)
+    shown = repr(sent[:_MAX_EVENT_CHARS])
+    for pattern, name in _OTHER_CODECS:
+        if pattern.search(folded):
+            refusal = f"the phone sends {name} (encoding {shown}): use linear PCM, mu-law or A-law"
+            return PayloadEncoding(refusal=refusal)
+    if folded and not _LINEAR.search(folded):
+        note = f"the encoding {shown} is not known, so payloads are read as 16-bit PCM"
+        return PayloadEncoding(notes=(note,))
+    return PayloadEncoding()
+
+
+def other_tracks(tracks: tuple[str, ...]) -> tuple[str, ...]:
+    """A note if the stream carries more than the caller's track, as a sentence for the log."""
+    others = [track for track in tracks if _fold(track) != "inbound"]
+    if not others:
+        return ()
+    named = ", ".join(others)
+    if len(others) == len(tracks):
+        return (f"the stream carries only the track {named}: nothing of the caller will be heard",)
+    return (f"the stream also carries the track {named}, which is left out",)
+
+
 # Reading
 
 
@@ -299,8 +372,15 @@ def _read_start(fields: _Fields) -> Event:
         encoding=audio.sid("encoding"),
         sample_rate=audio.sid("samplerate"),
         bit_rate=audio.sid("bitrate"),
+        tracks=_tracks(fields.get("tracks")),
         sequence=fields.integer("sequencenumber"),
     )
+
+
+def _tracks(sent: object) -> tuple[str, ...]:
+    """The names in ``tracks``: a list, or one name."""
+    names = sent if isinstance(sent, list) else [sent]
+    return tuple(filter(None, (_text(name, _MAX_EVENT_CHARS) for name in names[:_MAX_TRACKS])))
 
 
 def _read_media(fields: _Fields) -> Event:

@@ -6,10 +6,18 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pxbridge.telephony.exotel.messages import DEFAULT_LINE_RATE_HZ, NO_PARAMETERS, Start, encode, to_json
+from pxbridge.telephony.exotel.messages import (
+    DEFAULT_LINE_RATE_HZ,
+    NO_PARAMETERS,
+    encode,
+    payload_encoding,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pxbridge.telephony.carrier import Encoding
 
 
 class Base64(enum.Enum):
@@ -56,9 +64,9 @@ class Spelling:
     extras: bool = False
 
     @property
-    def mulaw(self) -> bool:
-        """Whether `encoding` makes the payload G.711 µ-law."""
-        return Start(encoding=self.encoding).mulaw
+    def payload_encoding(self) -> Encoding:
+        """The encoding that `encoding` gives payloads."""
+        return payload_encoding(self.encoding).encoding
 
 
 class Exotel:
@@ -117,7 +125,7 @@ class Exotel:
         """The caller's audio.
 
         Args:
-            payload: PCM16LE mono at the line's rate, or µ-law if the spelling's encoding says so.
+            payload: PCM16LE mono at the line's rate, or G.711 if the spelling's encoding says so.
             timestamp_ms: Time of the payload's first sample since the stream began.
         """
         self._chunk += 1

@@ -6,7 +6,9 @@
                         one is full (`pxbridge.telephony.peers`). 503 if all are full, so that the flow can
                         take another branch. ``/exotel/url/PERSONA`` or ``?persona=`` names the persona; 404
                         if it does not exist. Without a name, the dialled number (``CallTo`` or ``To``)
-                        chooses the persona.
+                        chooses the persona. A request with a ``CallSid`` reserves an engine for a few
+                        seconds, once per call. HEAD, ``?reserve=no``, and requests without a ``CallSid``
+                        get the same answer and reserve nothing: they are for monitors.
 ``/exotel/passthru``    After the stream (Passthru applet): 302, branch B, if the call was handed over to a
                         person; 200, branch A, if it was not.
 ``/exotel/connect``     After branch B (Connect applet): the numbers to ring,
@@ -23,7 +25,7 @@ import json
 import logging
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, parse_rate
@@ -45,6 +47,8 @@ WEBHOOK_PATH: Final = re.compile(
 )
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
+_NO: Final = frozenset({"no", "false", "0"})
+
 _MAX_PARAMETERS: Final = 100
 _MAX_NAME_CHARS: Final = 64
 _MAX_VALUE_CHARS: Final = 1024  # the longest value is a recording's URL
@@ -58,13 +62,28 @@ def _as_asked(asked: str | None, _called: str) -> str | None:
     return asked
 
 
-def _nothing() -> None:
+def _nothing(_call: str) -> None:
     pass
 
 
-async def nowhere(_persona_name: str | None) -> str | None:
+def _never_busy(_call: str | None) -> Sequence[str]:
+    return ()
+
+
+async def nowhere(_persona_name: str | None, *, reserve: bool) -> str | None:
     """The default: there is no other bridge."""
     return None
+
+
+class Elsewhere(Protocol):
+    """Finds another bridge for a call."""
+
+    def __call__(self, persona_name: str | None, /, *, reserve: bool) -> Awaitable[str | None]:
+        """``wss://host`` of another bridge that takes a call for this persona and accepts our tokens.
+
+        None if there is none. With `reserve`, the call is subtracted from that bridge's room.
+        """
+        ...
 
 
 async def _to_nobody(_call_sid: str) -> None:
@@ -83,10 +102,10 @@ class Webhooks:
         serves_tls: Whether this port serves TLS itself. Then ``Host`` names this bridge.
         choose: Returns the persona to put into a call's URL, given the requested persona and the dialled
             number; ``None`` puts none. Raises `LookupError` if the persona does not exist.
-        busy: Reasons why no engine can take a call now; empty if one can.
-        promise: Called each time a URL to this bridge is given out: a call is about to arrive.
-        elsewhere: Returns ``wss://host`` of another bridge that takes a call for this persona and accepts our
-            tokens; ``None`` if there is none.
+        busy: Reasons why no engine can take this call now, by its SID if it has one; empty if one can.
+        promise: Called with a call's SID when a URL to this bridge is given out for it: the call is about to
+            arrive.
+        elsewhere: Finds another bridge when this one takes no call.
         handed_over: Returns the numbers that a call was handed over to, by the call's SID; ``None`` if it was
             not handed over.
     """
@@ -100,9 +119,9 @@ class Webhooks:
         public_url: str | None = None,
         serves_tls: bool = False,
         choose: Callable[[str | None, str], str | None] = _as_asked,
-        busy: Callable[[], Sequence[str]] = tuple,
-        promise: Callable[[], None] = _nothing,
-        elsewhere: Callable[[str | None], Awaitable[str | None]] = nowhere,
+        busy: Callable[[str | None], Sequence[str]] = _never_busy,
+        promise: Callable[[str], None] = _nothing,
+        elsewhere: Elsewhere = nowhere,
         handed_over: Callable[[str], Awaitable[Sequence[str] | None]] = _to_nobody,
     ) -> None:
         self._signer = signer
@@ -152,22 +171,25 @@ class Webhooks:
         except LookupError as error:
             return _json(404, {"error": str(error.args[0])})
         rate_hz = parse_rate(parameters.get("sample-rate", parameters.get("sample_rate", "")))
-        reasons = [*full, *self._busy()]
+        reserve = request.method != "HEAD" and parameters.get("reserve", "").lower() not in _NO
+        call_sid = parameters.get("callsid") if reserve else None
+        reasons = [*full, *self._busy(call_sid)]
         if reasons:
-            return self._url_elsewhere(persona_name, rate_hz, reasons)
+            return self._url_elsewhere(persona_name, rate_hz, reasons, reserve=call_sid is not None)
         base = self._base_url(request)
         if base is None:
             log.warning(
                 "/exotel/url: the public URL is not known; set PXBRIDGE_PUBLIC_URL or name the trusted proxy"
             )
             return _json(503, {"error": "the public URL of this bridge is not known"})
-        self._promise()
+        if call_sid is not None:
+            self._promise(call_sid)
         return self._url_at(base, persona_name, rate_hz)
 
     async def _url_elsewhere(
-        self, persona_name: str | None, rate_hz: int | None, reasons: Sequence[str]
+        self, persona_name: str | None, rate_hz: int | None, reasons: Sequence[str], *, reserve: bool
     ) -> Response:
-        base = await self._elsewhere(persona_name)
+        base = await self._elsewhere(persona_name, reserve=reserve)
         if base is None:
             return _json(503, {"error": "; ".join(reasons)}, [("Retry-After", "10")])
         log.info("a call is sent to the bridge at %s, not to this one: %s", base, "; ".join(reasons))

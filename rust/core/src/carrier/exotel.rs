@@ -24,7 +24,7 @@ pub struct ExotelReader {
 }
 
 impl ExotelReader {
-    /// For a stream whose payloads are in this encoding. Exotel means 16-bit PCM unless it says µ-law.
+    /// For a stream whose payloads are in this encoding. Exotel means 16-bit PCM unless it names G.711.
     #[must_use]
     pub fn new(encoding: Encoding) -> Self {
         Self {
@@ -52,6 +52,14 @@ impl MediaReader for ExotelReader {
         if !is_media(event) {
             return None;
         }
+        if let Some(track) = nested.track.or(beside.track)
+            && !is_callers(track)
+        {
+            return Some(MediaFrame {
+                other_track: true,
+                ..MediaFrame::default()
+            });
+        }
         let before = pcm.len();
         let payload = nested
             .payload
@@ -70,6 +78,8 @@ impl MediaReader for ExotelReader {
             timestamp_ms: number(nested.timestamp, beside.timestamp),
             samples,
             malformed: whole.is_none() || !clean || samples == 0,
+            other_track: false,
+            odd_byte: self.payload.take_verdict(),
         })
     }
 
@@ -100,6 +110,14 @@ impl MediaReader for ExotelReader {
     }
 }
 
+/// Whether media of this track is the caller's. The other track, `outbound`, is what the caller hears.
+fn is_callers(track: Value) -> bool {
+    match track {
+        Value::Text(name) => name.is_empty() || name.eq_ignore_ascii_case(b"inbound"),
+        Value::Bare(_) | Value::Nested => true,
+    }
+}
+
 fn is_media(event: Option<Value>) -> bool {
     is_event(event, b"media")
 }
@@ -115,12 +133,15 @@ struct Fields<'a> {
     chunk: Option<Value<'a>>,
     timestamp: Option<Value<'a>>,
     payload: Option<Value<'a>>,
+    track: Option<Value<'a>>,
 }
 
 impl<'a> Fields<'a> {
     fn take(&mut self, key: &[u8], value: Value<'a>) -> Option<()> {
         let field = if is(key, b"payload") {
             &mut self.payload
+        } else if is(key, b"track") {
+            &mut self.track
         } else if is(key, b"chunk") {
             &mut self.chunk
         } else if is(key, b"timestamp") {

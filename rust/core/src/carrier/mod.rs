@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::rate::LineRate;
 use browser::{BrowserReader, BrowserWriter};
 use exotel::{ExotelReader, ExotelWriter};
-use payload::Encoding;
+use payload::{Encoding, OddByte};
 
 /// One message of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +104,10 @@ pub struct MediaFrame {
     pub samples: usize,
     /// A part of it could not be read. The rest was.
     pub malformed: bool,
+    /// It is not the caller's sound but what the caller hears, so its samples were left out.
+    pub other_track: bool,
+    /// What the odd bytes of payloads proved to be: once in a stream, with the payload that decided it.
+    pub odd_byte: Option<OddByte>,
 }
 
 /// Reads a carrier's messages.

@@ -15,10 +15,12 @@ pub enum Encoding {
     Pcm16,
     /// G.711 µ-law, one byte a sample.
     MuLaw,
+    /// G.711 A-law, one byte a sample.
+    ALaw,
 }
 
 impl Encoding {
-    /// The encoding of this name: `pcm16` or `mulaw`.
+    /// The encoding of this name: `pcm16`, `mulaw` or `alaw`.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a name that is not known.
@@ -26,10 +28,11 @@ impl Encoding {
         match name {
             "pcm16" => Ok(Self::Pcm16),
             "mulaw" => Ok(Self::MuLaw),
+            "alaw" => Ok(Self::ALaw),
             _ => Err(Error::Parameter {
                 name: "encoding",
                 value: format!("'{name}'"),
-                expected: "expected 'pcm16' or 'mulaw'",
+                expected: "expected 'pcm16', 'mulaw' or 'alaw'",
             }),
         }
     }
@@ -39,7 +42,7 @@ impl Encoding {
     pub fn sample_bytes(self) -> usize {
         match self {
             Self::Pcm16 => 2,
-            Self::MuLaw => 1,
+            Self::MuLaw | Self::ALaw => 1,
         }
     }
 
@@ -59,6 +62,10 @@ impl Encoding {
                 out.extend(bytes.iter().map(|&byte| g711::from_mu_law(byte)));
                 true
             }
+            Self::ALaw => {
+                out.extend(bytes.iter().map(|&byte| g711::from_a_law(byte)));
+                true
+            }
         }
     }
 
@@ -73,6 +80,11 @@ impl Encoding {
             Self::MuLaw => {
                 for (byte, &sample) in bytes.iter_mut().zip(samples) {
                     *byte = g711::to_mu_law(pcm::to_i16(sample));
+                }
+            }
+            Self::ALaw => {
+                for (byte, &sample) in bytes.iter_mut().zip(samples) {
+                    *byte = g711::to_a_law(pcm::to_i16(sample));
                 }
             }
         }
@@ -98,6 +110,9 @@ const PIECE_BASE64: usize = PIECE / 3 * 4;
 pub(crate) struct Base64Payload {
     encoding: Encoding,
     piece: Box<[u8]>,
+    odd: OddPayloads,
+    /// A payload's bytes, while it is not certain with which of them a sample begins.
+    bytes: Vec<u8>,
 }
 
 impl Base64Payload {
@@ -105,67 +120,37 @@ impl Base64Payload {
         Self {
             encoding,
             piece: vec![0; PIECE].into_boxed_slice(),
+            odd: OddPayloads::default(),
+            bytes: Vec::new(),
         }
     }
 
     /// Appends the samples of a payload, given as it stands in the message. False if a part of it could not be read.
-    pub(crate) fn decode(&mut self, mut payload: &[u8], out: &mut Vec<f32>) -> bool {
-        out.reserve(payload.len() / 4 * 3 / self.encoding.sample_bytes() + 2);
-        while !payload.is_empty() {
-            let (now, later) = payload.split_at(payload.len().min(PIECE_BASE64));
-            match BASE64.decode_slice(now, &mut self.piece) {
-                // A short piece before the end would shift what follows by part of a sample.
-                Ok(bytes) if bytes == PIECE || later.is_empty() => {
-                    if !self.encoding.extend(&self.piece[..bytes], out) {
-                        return false;
-                    }
-                    payload = later;
-                }
-                _ => return self.decode_dirty(payload, out),
-            }
+    pub(crate) fn decode(&mut self, payload: &[u8], out: &mut Vec<f32>) -> bool {
+        let encoding = self.encoding;
+        out.reserve(payload.len() / 4 * 3 / encoding.sample_bytes() + 2);
+        if self.odd.in_doubt() {
+            self.bytes.clear();
+            let clean = decode_base64(payload, &mut self.piece, |bytes| {
+                self.bytes.extend_from_slice(bytes);
+            });
+            return self.odd.extend(&self.bytes, out) && clean;
         }
-        true
+        let mut odd_byte = None;
+        let clean = decode_base64(payload, &mut self.piece, |bytes| {
+            if !encoding.extend(bytes, out) {
+                odd_byte = bytes.last().copied();
+            }
+        });
+        if clean {
+            self.odd.byte = odd_byte;
+        }
+        clean && odd_byte.is_none()
     }
 
-    /// Decodes base64 that the library refuses: white space, JSON escapes and the url-safe alphabet are taken, and
-    /// the first other character (or padding) ends the payload, because what follows it may not be aligned to
-    /// samples.
-    fn decode_dirty(&mut self, payload: &[u8], out: &mut Vec<f32>) -> bool {
-        let mut filled = 0;
-        let (mut bits, mut bit_count) = (0_u32, 0);
-        let mut characters = Unescaped { rest: payload };
-        let mut clean = true;
-        for c in &mut characters {
-            let sextet = match c {
-                b'A'..=b'Z' => c - b'A',
-                b'a'..=b'z' => c - b'a' + 26,
-                b'0'..=b'9' => c - b'0' + 52,
-                b'+' | b'-' => 62,
-                b'/' | b'_' => 63,
-                c if c.is_ascii_whitespace() => continue,
-                b'=' => {
-                    clean = characters.all(|c| c == b'=' || c.is_ascii_whitespace());
-                    break;
-                }
-                _ => {
-                    clean = false;
-                    break;
-                }
-            };
-            bits = (bits << 6) | u32::from(sextet);
-            bit_count += 6;
-            if bit_count >= 8 {
-                bit_count -= 8;
-                self.piece[filled] = (bits >> bit_count) as u8;
-                filled += 1;
-                if filled == PIECE {
-                    self.encoding.extend(&self.piece, out);
-                    filled = 0;
-                }
-            }
-        }
-        // Six bits left over are a character that belongs to no byte.
-        self.encoding.extend(&self.piece[..filled], out) && clean && bit_count < 6
+    /// What odd bytes proved to be. Told once, after the payload that decided it.
+    pub(crate) fn take_verdict(&mut self) -> Option<OddByte> {
+        self.odd.news.take()
     }
 
     /// Appends samples.
@@ -181,6 +166,150 @@ impl Base64Payload {
                 .unwrap_or(0);
         }
     }
+}
+
+/// The last byte of a 16-bit payload of odd length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OddByte {
+    /// It belongs to no sample, and is dropped.
+    Stray,
+    /// It is the first half of a sample. The next payload begins with the other half.
+    Half,
+}
+
+/// Finds out what the odd bytes of a stream are.
+///
+/// A 16-bit sample that is put together from halves of two samples is noise at full scale. So a payload after an odd
+/// one is read in both ways, and the smoother one is right. If a payload is silent, or too short to tell, it is read
+/// like those before it.
+#[derive(Debug, Clone, Default)]
+struct OddPayloads {
+    /// The last byte of the payload before, if that had an odd length.
+    byte: Option<u8>,
+    verdict: Option<OddByte>,
+    news: Option<OddByte>,
+}
+
+/// A payload with fewer samples proves nothing.
+const ENOUGH_SAMPLES: u64 = 40;
+/// The rougher way of reading is rougher by this factor. Speech and its halves differ by a hundred and more.
+const MUCH_ROUGHER: u64 = 8;
+/// Both ways of reading silence are smooth: below this mean square of the difference between samples.
+const SMOOTH: u64 = 1000;
+
+impl OddPayloads {
+    /// Whether the next payload may begin within a sample. If one of a stream with halves is lost, any may.
+    fn in_doubt(&self) -> bool {
+        self.byte.is_some() || self.verdict == Some(OddByte::Half)
+    }
+
+    /// Appends the samples of a payload; false if a byte of it is dropped.
+    fn extend(&mut self, bytes: &[u8], out: &mut Vec<f32>) -> bool {
+        let before = self.byte.take();
+        // Without the first half, the second is of no use.
+        let (first, rest) = match (before, bytes.split_first()) {
+            (_, None) => (None, bytes),
+            (Some(half), Some((&byte, rest))) => (Some([half, byte]), rest),
+            (None, Some((_, rest))) => (None, rest),
+        };
+        let (as_stray, as_half) = (roughness(bytes), roughness(rest));
+        let shows = if rougher(as_stray, as_half) {
+            Some(OddByte::Half)
+        } else if rougher(as_half, as_stray) {
+            Some(OddByte::Stray)
+        } else {
+            None
+        };
+        if self.verdict.is_none() {
+            (self.verdict, self.news) = (shows, shows);
+        }
+        let is_half = match shows {
+            Some(shown) => shown == OddByte::Half,
+            None => self.verdict == Some(OddByte::Half) && before.is_some(),
+        };
+        let samples = if is_half {
+            out.extend(first.map(|sample| pcm::to_f32(i16::from_le_bytes(sample))));
+            rest
+        } else {
+            bytes
+        };
+        let whole = Encoding::Pcm16.extend(samples, out);
+        self.byte = if whole { None } else { samples.last().copied() };
+        whole || self.verdict == Some(OddByte::Half)
+    }
+}
+
+/// The sum of squares of the differences between 16-bit samples, and the number of these.
+fn roughness(bytes: &[u8]) -> (u64, u64) {
+    let samples = bytes.as_chunks::<2>().0;
+    let difference = |pair: &[[u8; 2]]| {
+        let [a, b] = [pair[0], pair[1]].map(|sample| i64::from(i16::from_le_bytes(sample)));
+        (a - b).unsigned_abs().pow(2)
+    };
+    (samples.windows(2).map(difference).sum(), samples.len() as u64)
+}
+
+/// Whether the first of two ways to read the same bytes is much rougher than the second.
+fn rougher((this, samples): (u64, u64), (other, _): (u64, u64)) -> bool {
+    samples >= ENOUGH_SAMPLES && this / samples > SMOOTH && this / MUCH_ROUGHER > other
+}
+
+/// Decodes a payload, given as it stands in the message, in pieces of whole samples. False if a part of it could not
+/// be read.
+fn decode_base64(mut payload: &[u8], piece: &mut [u8], mut take: impl FnMut(&[u8])) -> bool {
+    while !payload.is_empty() {
+        let (now, later) = payload.split_at(payload.len().min(PIECE_BASE64));
+        match BASE64.decode_slice(now, piece) {
+            // A short piece before the end would shift what follows by part of a sample.
+            Ok(bytes) if bytes == PIECE || later.is_empty() => {
+                take(&piece[..bytes]);
+                payload = later;
+            }
+            _ => return decode_dirty(payload, piece, take),
+        }
+    }
+    true
+}
+
+/// Decodes base64 that the library refuses: white space, JSON escapes and the url-safe alphabet are taken, and the
+/// first other character (or padding) ends the payload, because what follows it may not be aligned to samples.
+fn decode_dirty(payload: &[u8], piece: &mut [u8], mut take: impl FnMut(&[u8])) -> bool {
+    let mut filled = 0;
+    let (mut bits, mut bit_count) = (0_u32, 0);
+    let mut characters = Unescaped { rest: payload };
+    let mut clean = true;
+    for c in &mut characters {
+        let sextet = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            c if c.is_ascii_whitespace() => continue,
+            b'=' => {
+                clean = characters.all(|c| c == b'=' || c.is_ascii_whitespace());
+                break;
+            }
+            _ => {
+                clean = false;
+                break;
+            }
+        };
+        bits = (bits << 6) | u32::from(sextet);
+        bit_count += 6;
+        if bit_count >= 8 {
+            bit_count -= 8;
+            piece[filled] = (bits >> bit_count) as u8;
+            filled += 1;
+            if filled == PIECE {
+                take(piece);
+                filled = 0;
+            }
+        }
+    }
+    take(&piece[..filled]);
+    // Six bits left over are a character that belongs to no byte.
+    clean && bit_count < 6
 }
 
 /// The characters of a JSON string; those outside ASCII, and broken escapes, come as 0, which is no base64.

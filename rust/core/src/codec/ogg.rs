@@ -188,6 +188,8 @@ pub struct OggStats {
     pub junk_bytes: u64,
     /// Packets of which a part is missing.
     pub broken_packets: u64,
+    /// Pages of streams that were passed over: see [`PacketReader::of`].
+    pub other_pages: u64,
 }
 
 /// The content of a stream, in its order.
@@ -226,6 +228,9 @@ pub struct Packet<'a> {
 /// in 500,000 holds the capture pattern by chance. Only input that was made to be costly holds it more often, and
 /// each candidate costs a CRC over up to 65 kB.
 const MAX_CANDIDATES: usize = 64;
+
+/// At most this many streams that are passed over are remembered. A film has a few.
+const MAX_OTHER_STREAMS: usize = 16;
 
 /// Reads packets out of bytes in any split, whatever they hold. See the module.
 ///
@@ -270,6 +275,15 @@ impl PacketReader {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A reader of streams whose first packet begins with `magic`. Streams that begin in another way are passed over,
+    /// also if their pages come in between. A stream whose first page was missed is read.
+    #[must_use]
+    pub fn of(magic: &'static [u8]) -> Self {
+        let mut reader = Self::default();
+        reader.stream.magic = magic;
+        reader
     }
 
     /// Takes the next bytes and hands over what they complete.
@@ -426,6 +440,10 @@ struct Logical {
     unfinished: Unfinished,
     /// The packet so far, while it is [`Unfinished::Held`].
     held: Vec<u8>,
+    /// The first packet of a stream that is read begins with this.
+    magic: &'static [u8],
+    /// Serial numbers of streams that are passed over.
+    others: Vec<u32>,
     stats: OggStats,
 }
 
@@ -448,6 +466,10 @@ impl Logical {
         let flags = page[FLAGS_AT];
         let serial = le32(page, SERIAL_AT);
         let first_page = flags & FLAG_FIRST != 0;
+        if self.is_passed_over(serial, first_page, page) {
+            self.stats.other_pages += 1;
+            return;
+        }
         self.follow_sequence(serial, le32(page, SEQUENCE_AT), first_page, sink);
 
         let (lacing, mut body) = page[HEADER_BYTES..].split_at(usize::from(page[SEGMENTS_AT]));
@@ -496,6 +518,23 @@ impl Logical {
             self.hold(body);
             self.unfinished = Unfinished::Held;
         }
+    }
+
+    /// Whether a page belongs to a stream that is not read. The first page of a stream decides.
+    fn is_passed_over(&mut self, serial: u32, first_page: bool, page: &[u8]) -> bool {
+        if !first_page {
+            return self.others.contains(&serial);
+        }
+        self.others.retain(|&other| other != serial);
+        let body = &page[HEADER_BYTES + usize::from(page[SEGMENTS_AT])..];
+        if body.starts_with(self.magic) {
+            return false;
+        }
+        if self.others.len() == MAX_OTHER_STREAMS {
+            self.others.remove(0);
+        }
+        self.others.push(serial);
+        true
     }
 
     /// Notices a new stream and missing pages.

@@ -219,7 +219,8 @@ pub struct StreamStats {
     pub surplus_packets: u64,
 }
 
-/// Ogg Opus bytes to mono PCM. It takes every stream of a real encoder, whole or damaged, and never fails.
+/// Ogg Opus bytes to mono PCM. It takes every stream of a real encoder, whole or damaged, and never fails. Streams of
+/// other codecs (Vorbis, Theora) are passed over.
 #[derive(Debug)]
 pub struct OggOpusReader {
     packets: PacketReader,
@@ -239,7 +240,7 @@ impl OggOpusReader {
     /// [`crate::Error::Rate`] if Opus does not know the rate.
     pub fn new(rate_hz: u32) -> Result<Self> {
         Ok(Self {
-            packets: PacketReader::new(),
+            packets: PacketReader::of(HEAD_MAGIC),
             decoder: PacketDecoder {
                 opus: Decoder::new(rate_hz, 1)?,
                 rate_hz: rate_hz as usize,

@@ -8,6 +8,16 @@
 //! has a few. Jitter spreads them. Playing each position at a high quantile of the offsets avoids underruns: WebRTC's
 //! NetEq does so with its histogram of relative delays. Here the latest offset of each slot of 100 ms is kept, so
 //! that a burst counts once.
+//!
+//! # After a gap
+//! Missing media is late or lost, and only later arrivals tell which. Late media comes faster than real time, so it
+//! lowers the offset. Lost media never comes, so the offset stays. The missing media is therefore measured by the
+//! least offset since the gap. The offsets before the gap are a range, so the result is a range too:
+//! ```text
+//! at most  = least offset since the gap - least offset before
+//! at least = least offset since the gap - quantile before
+//! ```
+//! Media that is missing for [`GIVE_UP_US`] is given up as lost. Nothing depends on when exactly.
 
 /// Length of a slot: one event of a bad network, about one arrival.
 const SLOT_US: u64 = 100_000;
@@ -22,18 +32,20 @@ const ACCIDENT: usize = 36;
 const RARE: usize = 10;
 /// ...if that saves more than this. To save less is not worth the gaps that are heard.
 const WORTH_US: i64 = 30_000;
-/// An arrival later than the quantile by this is a stall. What comes after it, faster than real time, says nothing
-/// about the network and is not learnt.
-const STALL_US: i64 = 60_000;
-/// A relative delay larger than this should not be covered by delay: it is not learnt at all.
+/// An arrival later than the quantile by this comes after a gap.
+const GAP_US: i64 = 60_000;
+/// A longer gap should not be covered by delay: it is not learnt at all.
 const BEYOND_US: i64 = 250_000;
-/// An arrival earlier than the quantile by this means that a stall was learnt and is over: a network with that much
-/// jitter cannot carry a conversation.
+/// An arrival earlier than the quantile by this means that media which was given up as lost has come after all.
 const OVER_US: i64 = 500_000;
-/// An arrival within this of the quantile means that the source has caught up with its stall.
+/// If no more than this is missing, all of it has come.
 const CAUGHT_UP_US: i64 = 10_000;
-/// A source whose offsets have not become smaller for this long stays late: its new offsets are right.
-const CATCH_UP_US: u64 = 2_000_000;
+/// A smaller fall of the missing media may be jitter.
+const FALL_US: i64 = 10_000;
+/// A burst after a gap is over when the missing media has not fallen for this long.
+const BURST_US: u64 = 100_000;
+/// Missing media is given up as lost when none of it has come for this long.
+const GIVE_UP_US: u64 = 10_000_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
@@ -45,11 +57,51 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Steady,
-    /// A stall ended, and the source sends what piled up. `least_us`: its least offset so far, at `since_us`.
-    CatchingUp {
-        least_us: i64,
-        since_us: u64,
-    },
+    AfterGap(Gap),
+}
+
+/// A gap, and what came after it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Gap {
+    /// The least offset and the quantile before it.
+    before_us: (i64, i64),
+    length_us: i64,
+    /// The offset of the first arrival after it, and the slot of that.
+    first_us: i64,
+    first_slot: u64,
+    /// The least offset since, and when it last fell.
+    least_us: i64,
+    fell_us: u64,
+    is_burst_over: bool,
+}
+
+impl Gap {
+    /// Missing media, at most.
+    fn at_most_us(&self) -> i64 {
+        (self.least_us - self.before_us.0).max(0)
+    }
+
+    /// Missing media, at least.
+    fn at_least_us(&self) -> i64 {
+        (self.least_us - self.before_us.1).max(0)
+    }
+
+    /// How late media proved to be; 0 if the gap was so long that its lateness is not learnt.
+    fn was_late_us(&self) -> i64 {
+        if self.length_us > BEYOND_US {
+            return 0;
+        }
+        (self.first_us - self.least_us).min(self.length_us)
+    }
+}
+
+/// The findings of one arrival.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Arrival {
+    /// How late media was, as far as it is certain that it was late and not lost.
+    pub(crate) late_us: i64,
+    /// The most media that is given up as lost with this arrival.
+    pub(crate) lost_us: i64,
 }
 
 /// See the module.
@@ -60,6 +112,8 @@ pub(crate) struct RelativeDelay {
     late_offset_us: i64,
     least_offset_us: i64,
     state: State,
+    /// The next arrival comes after a gap, however late it is.
+    in_gap: bool,
     covers_rare_delays: bool,
 }
 
@@ -74,6 +128,7 @@ impl RelativeDelay {
             late_offset_us: 0,
             least_offset_us: 0,
             state: State::Steady,
+            in_gap: false,
         }
     }
 
@@ -82,47 +137,92 @@ impl RelativeDelay {
         *self = Self::new(self.covers_rare_delays);
     }
 
-    /// Media of `position_us` arrived.
-    pub(crate) fn observe(&mut self, position_us: i64, now_us: u64) {
-        let offset_us = now_us as i64 - position_us;
-        let stalled = !self.slots.is_empty() && offset_us > self.late_offset_us + STALL_US;
-        match self.state {
-            State::Steady if stalled => {
-                self.state = State::CatchingUp {
-                    least_us: offset_us,
-                    since_us: now_us,
-                };
-                if offset_us > self.least_offset_us + BEYOND_US {
-                    return;
-                }
-            }
-            State::Steady => {}
-            State::CatchingUp { least_us, since_us } => {
-                let caught_up = offset_us <= self.late_offset_us + CAUGHT_UP_US;
-                let closer = offset_us < least_us - CAUGHT_UP_US;
-                if !caught_up && closer {
-                    self.state = State::CatchingUp {
-                        least_us: offset_us,
-                        since_us: now_us,
-                    };
-                    return;
-                }
-                if !caught_up && now_us < since_us + CATCH_UP_US {
-                    return;
-                }
-                if !caught_up {
-                    self.reset();
-                }
-                self.state = State::Steady;
-            }
-        }
-        if offset_us < self.late_offset_us - OVER_US {
-            self.reset();
-        }
-        self.learn(offset_us, now_us / SLOT_US);
+    /// Something has taken the place of missing media: the next arrival comes after a gap.
+    pub(crate) fn begin_gap(&mut self) {
+        self.in_gap = true;
     }
 
-    fn learn(&mut self, offset_us: i64, number: u64) {
+    /// Media of `position_us` arrived.
+    pub(crate) fn observe(&mut self, position_us: i64, now_us: u64) -> Arrival {
+        let offset_us = now_us as i64 - position_us;
+        if self.slots.is_empty() {
+            self.learn(offset_us, now_us);
+            return Arrival::default();
+        }
+        let is_late = offset_us > self.late_offset_us + self.missing_at_least_us() + GAP_US;
+        if std::mem::take(&mut self.in_gap) || is_late {
+            self.gap(offset_us, now_us);
+            return Arrival::default();
+        }
+        let State::AfterGap(mut gap) = self.state else {
+            let late_us = offset_us - self.least_offset_us;
+            if offset_us < self.late_offset_us - OVER_US {
+                self.reset();
+            }
+            self.learn(offset_us, now_us);
+            return Arrival { late_us, lost_us: 0 };
+        };
+        if offset_us < gap.least_us - FALL_US {
+            gap.fell_us = now_us;
+        }
+        if offset_us < gap.least_us {
+            gap.least_us = offset_us;
+            self.learn_once_more(gap.before_us.0 + gap.was_late_us(), gap.first_slot);
+        }
+        self.learn(offset_us - gap.at_least_us(), now_us);
+        let mut lost_us = 0;
+        if gap.at_most_us() <= CAUGHT_UP_US {
+            self.state = State::Steady;
+        } else if now_us >= gap.fell_us + GIVE_UP_US {
+            lost_us = gap.at_most_us();
+            self.give_up(gap);
+        } else {
+            gap.is_burst_over = now_us >= gap.fell_us + BURST_US;
+            self.state = State::AfterGap(gap);
+        }
+        Arrival {
+            late_us: gap.was_late_us().max(offset_us - gap.least_us),
+            lost_us,
+        }
+    }
+
+    /// Media arrived after a gap.
+    fn gap(&mut self, offset_us: i64, now_us: u64) {
+        let (before_us, usual_us) = match self.state {
+            State::Steady => ((self.least_offset_us, self.late_offset_us), self.least_offset_us),
+            State::AfterGap(gap) => (gap.before_us, gap.least_us),
+        };
+        let gap = Gap {
+            before_us,
+            length_us: offset_us - usual_us,
+            first_us: offset_us,
+            first_slot: now_us / SLOT_US,
+            least_us: offset_us,
+            fell_us: now_us,
+            is_burst_over: false,
+        };
+        self.state = State::AfterGap(gap);
+        self.learn(offset_us - gap.at_least_us(), now_us);
+    }
+
+    /// The missing media was lost: from now on its length is part of all offsets. It is known within a range, so the
+    /// slots before the gap are moved to where they agree with those since.
+    fn give_up(&mut self, gap: Gap) {
+        self.state = State::Steady;
+        for slot in &mut self.slots {
+            let before = slot.number < gap.first_slot;
+            slot.latest_us += gap.at_least_us();
+            slot.least_us += if before {
+                gap.at_most_us()
+            } else {
+                gap.at_least_us()
+            };
+        }
+        self.update_quantile();
+    }
+
+    fn learn(&mut self, offset_us: i64, now_us: u64) {
+        let number = now_us / SLOT_US;
         let newest = (self.next + SLOTS - 1) % SLOTS;
         match self.slots.get_mut(newest).filter(|slot| slot.number == number) {
             Some(slot) => {
@@ -147,6 +247,14 @@ impl RelativeDelay {
             }
         }
         self.update_quantile();
+    }
+
+    /// An arrival in that slot was as late as this.
+    fn learn_once_more(&mut self, offset_us: i64, number: u64) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
+            slot.latest_us = slot.latest_us.max(offset_us);
+            self.update_quantile();
+        }
     }
 
     fn update_quantile(&mut self) {
@@ -176,14 +284,48 @@ impl RelativeDelay {
         }
     }
 
+    /// The media that is missing since a gap, at most.
+    pub(crate) fn missing_us(&self) -> i64 {
+        match self.state {
+            State::Steady => 0,
+            State::AfterGap(gap) => gap.at_most_us(),
+        }
+    }
+
     /// The quantile: an offset that all arrivals but accidents keep.
     pub(crate) fn late_offset_us(&self) -> i64 {
-        self.late_offset_us
+        self.late_offset_us + self.shift_us()
     }
 
     /// The offset of the earliest arrival in the window.
     pub(crate) fn least_offset_us(&self) -> i64 {
-        self.least_offset_us
+        self.least_offset_us + self.shift_us()
+    }
+
+    /// The offset of the earliest arrival in the window, or since a gap that is not given up.
+    pub(crate) fn least_since_gap_us(&self) -> i64 {
+        match self.state {
+            State::Steady => self.least_offset_us,
+            State::AfterGap(gap) => (self.least_offset_us + gap.at_least_us())
+                .max(gap.before_us.0)
+                .max(gap.least_us),
+        }
+    }
+
+    /// The media that is missing since a gap, at least.
+    fn missing_at_least_us(&self) -> i64 {
+        match self.state {
+            State::Steady => 0,
+            State::AfterGap(gap) => gap.at_least_us(),
+        }
+    }
+
+    /// What is added to the learnt offsets while media is missing. During a burst it is nothing.
+    fn shift_us(&self) -> i64 {
+        match self.state {
+            State::AfterGap(gap) if gap.is_burst_over => gap.at_least_us(),
+            State::Steady | State::AfterGap(_) => 0,
+        }
     }
 
     /// The quantile as a relative delay.
@@ -246,6 +388,63 @@ mod tests {
         }
         assert_eq!(late_offset_us, 3_000_000);
         assert_eq!(relative_delay.late_offset_us(), 0);
+    }
+
+    /// Feeds chunks of 100 ms, number by number, and returns what was given up as lost.
+    fn lost_us(relative_delay: &mut RelativeDelay, arrivals: impl Iterator<Item = (i64, i64)>) -> i64 {
+        arrivals
+            .map(|(position_ms, at_ms)| {
+                relative_delay
+                    .observe(position_ms * 1000, at_ms as u64 * 1000)
+                    .lost_us
+            })
+            .sum()
+    }
+
+    #[test]
+    fn the_burst_after_a_stall_of_seconds_is_not_late() {
+        let mut relative_delay = RelativeDelay::new(true);
+        for chunk in 0..100 {
+            let position_ms = chunk * 100;
+            let at_ms = if (50..65).contains(&chunk) {
+                6500
+            } else {
+                position_ms
+            };
+            let arrival = relative_delay.observe(position_ms * 1000, at_ms as u64 * 1000);
+            assert_eq!(arrival.late_us, 0, "chunk {chunk}");
+        }
+    }
+
+    #[test]
+    fn lost_media_is_missing_and_is_given_up_later() {
+        let mut relative_delay = RelativeDelay::new(true);
+        let before = (0..50).map(|chunk| (chunk * 100, chunk * 100));
+        assert_eq!(lost_us(&mut relative_delay, before), 0);
+        let after = (50..100).map(|chunk| (chunk * 100, chunk * 100 + 3000));
+        assert_eq!(lost_us(&mut relative_delay, after), 0);
+        assert_eq!(relative_delay.missing_us(), 3_000_000);
+        let later = (100..200).map(|chunk| (chunk * 100, chunk * 100 + 3000));
+        assert_eq!(lost_us(&mut relative_delay, later), 3_000_000);
+        assert_eq!(relative_delay.missing_us(), 0);
+        assert_eq!(relative_delay.late_offset_us(), 3_000_000);
+    }
+
+    #[test]
+    fn late_media_is_missing_until_it_comes() {
+        let mut relative_delay = RelativeDelay::new(true);
+        // From 5 to 6 s all is lost, from 6 to 7 s all is late.
+        let came = (0..80).filter(|chunk| !(50..60).contains(chunk)).map(|chunk| {
+            let position_ms = if chunk < 50 {
+                chunk * 100
+            } else {
+                chunk * 100 - 1000
+            };
+            let is_late = (60..70).contains(&chunk);
+            (position_ms, if is_late { 7000 } else { chunk * 100 })
+        });
+        assert_eq!(lost_us(&mut relative_delay, came), 0);
+        assert_eq!(relative_delay.missing_us(), 1_000_000);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl SyncBuffer {
         self.unexamined_pauses += pcm.len();
     }
 
+    /// Whether nothing but the line's background waits.
+    pub(crate) fn is_pause(&self) -> bool {
+        self.background.is_pause(&self.pcm)
+    }
+
     /// The newest samples, to fade their start.
     pub(crate) fn newest(&mut self, samples: usize) -> &mut [f32] {
         let at = self.pcm.len().saturating_sub(samples);

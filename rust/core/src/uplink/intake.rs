@@ -6,8 +6,10 @@
 //! - In steady state everything passes through as it arrives, late or not.
 //! - When the phone is later than its `StallTimeout`, comfort noise takes the place of its audio, at the phone's own
 //!   pace.
-//! - When the missing audio arrives after all, as much is removed as was inserted. The audio waits here and is made
-//!   shorter (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
+//! - When the missing audio arrives after all, as much of it is removed as noise was inserted for it. The audio waits
+//!   here and is made shorter (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
+//! - Audio that was lost never arrives. The noise in its place stays, and nothing is removed for it. `RelativeDelay`
+//!   tells how much is still missing.
 //! - An engine that is slower than the caller is given less (`EngineBacklog`): audio is made shorter, or nothing is
 //!   sent for a while.
 //! - An engine that stops answering is fed no more than the largest backlog that is worth hearing. Until it answers
@@ -39,8 +41,13 @@ const SILENT_ENGINE_US: u64 = 1_000_000;
 /// An engine that does not answer is given one frame in this time: if it lost what it had, it needs a frame to answer
 /// to.
 const PROBE_US: u64 = 2_000_000;
-/// If inserted noise cannot be removed for this long, the phone's audio was lost, not late.
-const FORGIVE_US: u64 = 1_000_000;
+/// Less than a frame that is to be removed waits for a pause for this long.
+const LAST_US: u64 = 1_000_000;
+/// While audio is missing, it is not certain that less than this has come: noise is inserted in steps of 20 ms, and
+/// the least offsets before and after a gap may differ by jitter.
+const DOUBT_MS: u32 = 30;
+/// Noise waits for audio no longer than this: then the stall timeout is over.
+const MOST_SPREAD_US: i64 = 250_000;
 /// After so many frames the beat of frames against chunks of whole 20 ms repeats.
 const BEAT_FRAMES: i64 = 25;
 /// Cross-fades from comfort noise, and from the opening silence, are this long.
@@ -123,10 +130,11 @@ enum State {
     Closed,
     /// Everything that arrives passes through.
     Steady,
-    /// The phone is late: noise takes the place of its audio, which was due at `due_us`.
-    Stalled { due_us: u64 },
+    /// The phone is late: noise takes the place of its audio, which was due at `due_us`. `clock_us`: see
+    /// [`Intake::clock_us`].
+    Stalled { due_us: u64, clock_us: i64 },
     /// Noise was inserted, and the missing audio arrives: what waits is made shorter.
-    Behind { since_us: u64, on_time_since_us: u64 },
+    Behind { since_us: u64, last_since_us: u64 },
     /// The engine does not answer: the newest 80 ms are kept, and it is given them from time to time.
     Held { probe_us: u64 },
     /// The engine has answered again: it is given the newest at once, and everything from then on.
@@ -165,8 +173,11 @@ pub struct Intake {
     position: u64,
     /// Of them, those that it got.
     given: u64,
-    /// Inserted noise that is not made up for yet: as much is to be removed from what arrives.
+    /// Noise in place of audio that may still arrive. If it does, as much is removed. In steady state: a rest that is
+    /// too short to be certain.
     to_remove: usize,
+    /// Noise in place of audio that was lost: it stays.
+    replaced: usize,
     chunk: usize,
     gate_left: usize,
     scratch: Vec<f32>,
@@ -203,6 +214,7 @@ impl Intake {
             position: 0,
             given: 0,
             to_remove: 0,
+            replaced: 0,
             chunk: 0,
             gate_left: rate.samples(config.gate_ms),
             scratch: Vec::new(),
@@ -235,12 +247,15 @@ impl Intake {
         match self.state {
             State::Closed | State::Held { .. } => self.keep_newest(),
             State::Answered { .. } => {}
-            State::Steady => self.pass_on(now_us, out),
-            State::Stalled { due_us } => {
+            State::Steady => {
+                self.cut_in_pause();
+                self.pass_on(now_us, out);
+            }
+            State::Stalled { due_us, .. } => {
                 self.stats.longest_stall_us = self.stats.longest_stall_us.max(now_us.saturating_sub(due_us));
                 self.state = State::Behind {
                     since_us: now_us,
-                    on_time_since_us: now_us,
+                    last_since_us: now_us,
                 };
                 self.catch_up(now_us, out);
             }
@@ -290,17 +305,21 @@ impl Intake {
         if let State::Held { .. } | State::Closed = self.state {
             return;
         }
+        let mut least = 0;
         if let State::Steady | State::Behind { .. } = self.state {
             if self.wake_us().is_none_or(|wake_us| now_us < wake_us) {
                 return;
             }
             self.stats.stalls += 1;
+            self.relative_delay.begin_gap();
             self.noise.follow(&self.queue.background);
             self.state = State::Stalled {
-                due_us: self.next_chunk_us(self.relative_delay.least_offset_us()),
+                due_us: self.next_chunk_us(self.clock_us()),
+                clock_us: self.clock_us(),
             };
+            least = self.rate.samples(FRAME_MS); // the model steps on no less
         }
-        let due = self.due(now_us);
+        let due = self.due_in_stall(now_us).max(least);
         let begin = out.len();
         let real = due.min(self.queue.len());
         self.emit(real, out);
@@ -331,16 +350,19 @@ impl Intake {
                 Some(self.opened_us + FIRST_AUDIO_US)
             }
             State::Steady | State::Behind { .. } => {
-                Some(self.next_chunk_us(self.relative_delay.least_offset_us() + self.wait_us()))
+                Some(self.next_chunk_us(self.clock_us() + self.wait_us()))
             }
             State::Stalled { .. } => {
-                let step = self
-                    .chunk
-                    .clamp(self.rate.samples(PACKET_MS), self.rate.samples(STALL_STEP_MS));
-                Some(self.at_us(
-                    self.position as usize + step,
-                    self.relative_delay.least_offset_us(),
-                ))
+                let grid = self.rate.samples(PACKET_MS);
+                let step = self.chunk.clamp(grid, self.rate.samples(STALL_STEP_MS)) / grid * grid;
+                // In phase with the model's frames: the last of each is never late.
+                let step = step - self.given as usize % step / grid * grid;
+                let lag_us = if self.queue.len() > 0 {
+                    0
+                } else {
+                    self.noise_lag_us()
+                };
+                Some(self.at_us(self.position as usize + step, self.clock_us() + lag_us))
             }
         }
     }
@@ -512,9 +534,9 @@ impl Intake {
         }
         let cut = self.queue.cut((self.given as usize + self.queue.len()) % grid);
         self.stats.cut += cut as u64;
-        if self.to_remove == 0 {
-            self.note_shed(cut, now_us);
-        }
+        let surplus = cut.min(self.to_remove - self.missing());
+        self.to_remove -= surplus;
+        self.note_shed(cut - surplus, now_us);
     }
 
     /// So many samples were shed for an engine that is behind.
@@ -537,6 +559,7 @@ impl Intake {
         self.position = 0;
         self.given = 0;
         self.to_remove = 0;
+        self.replaced = 0;
         self.opened_us = now_us;
         self.relative_delay.reset();
         self.may_be_off_grid = false;
@@ -565,29 +588,31 @@ impl Intake {
     /// Observes how late the newest audio is, against the phone's clock. Noise that took the place of missing audio
     /// does not count as its arrival.
     fn observe_arrival(&mut self, now_us: u64) {
-        let position_us = self
-            .rate
-            .us(self.position as usize + self.queue.len() - self.to_remove);
-        self.relative_delay.observe(position_us, now_us);
-        let late_us = now_us as i64 - position_us - self.relative_delay.least_offset_us();
-        self.stall_timeout.observe(late_us, now_us);
+        let noise = self.to_remove + self.replaced;
+        let position_us = self.rate.us(self.position as usize + self.queue.len() - noise);
+        let arrival = self.relative_delay.observe(position_us, now_us);
+        self.stall_timeout.observe(arrival.late_us, now_us);
+        if arrival.lost_us > 0 {
+            let lost = self.rate.samples_in_us(arrival.lost_us).min(self.to_remove);
+            self.replaced += lost;
+            self.to_remove -= lost;
+            if self.to_remove <= self.rate.samples(DOUBT_MS) {
+                self.state = State::Steady;
+            }
+        }
     }
 
     /// Audio arrived after noise went out in its place.
     fn catch_up(&mut self, now_us: u64, out: &mut Vec<f32>) {
         let State::Behind {
             since_us,
-            mut on_time_since_us,
+            mut last_since_us,
         } = self.state
         else {
             return;
         };
         let grid = self.rate.samples(PACKET_MS);
-        let surplus = self.surplus(now_us);
-        // The last of it may wait for a pause, but not for long: some callers make none.
-        if surplus > 0 && self.to_remove > grid {
-            on_time_since_us = now_us;
-        }
+        let surplus = self.surplus();
         if surplus > 0 {
             let change = self.queue.shorten(surplus);
             self.stats.removed_in_pauses += change.in_pauses as u64;
@@ -600,41 +625,106 @@ impl Intake {
             self.stats.cut += cut as u64;
             self.to_remove -= change.total() + cut;
         }
-        if self.to_remove == 0 || now_us.saturating_sub(on_time_since_us) > FORGIVE_US {
-            let cut = self.queue.cut(self.surplus(now_us));
+        // The last of it may wait for a pause, but not for long: some callers make none.
+        if self.came() > grid {
+            last_since_us = now_us;
+        }
+        let is_over = self.missing() == 0 && now_us.saturating_sub(last_since_us) > LAST_US;
+        if self.to_remove == 0 || is_over {
+            let cut = self.queue.cut(self.surplus());
             self.stats.cut += cut as u64;
             self.to_remove -= cut;
             self.align(now_us);
-            self.to_remove = 0;
             self.state = State::Steady;
             self.emit(self.queue.len(), out);
             return;
         }
         self.state = State::Behind {
             since_us,
-            on_time_since_us,
+            last_since_us,
         };
+        if self.came() == 0 {
+            self.align(now_us);
+            self.cut_in_pause();
+            self.pass_on(now_us, out);
+            return;
+        }
         let due = self
-            .due(now_us)
-            .max(self.queue.len().saturating_sub(self.to_remove) / grid * grid);
+            .due(now_us, self.clock_us())
+            .max((self.queue.len() - self.surplus()) / grid * grid);
         self.emit(due.min(self.queue.len()), out);
     }
 
-    /// How much of what waits is too much: it is ahead of the clock, and no more than the noise that was inserted.
-    fn surplus(&self, now_us: u64) -> usize {
-        let end_us = self.rate.us(self.position as usize + self.queue.len());
-        let ahead_us = end_us + self.relative_delay.least_offset_us() - now_us as i64;
-        let ahead = self.rate.samples_in_us(ahead_us);
-        ahead.min(self.to_remove).min(self.queue.len())
+    /// How much of the audio behind inserted noise is still missing.
+    fn missing(&self) -> usize {
+        let missing = self.rate.samples_in_us(self.relative_delay.missing_us());
+        missing.min(self.to_remove)
     }
 
-    /// What the model should have been given by now and was not, in whole 20 ms.
-    fn due(&self, now_us: u64) -> usize {
+    /// How much of the audio behind inserted noise has come after all, as far as is certain.
+    fn came(&self) -> usize {
+        let missing = self.missing();
+        let came = self.to_remove - missing;
+        let is_doubtful = missing > 0 && came <= self.rate.samples(DOUBT_MS);
+        if is_doubtful || self.state == State::Steady {
+            0
+        } else {
+            came
+        }
+    }
+
+    /// How much of what waits came after noise had taken its place.
+    fn surplus(&self) -> usize {
+        self.came().min(self.queue.len())
+    }
+
+    /// Cuts 20 ms that are probably too much. In a pause nothing is lost by that.
+    fn cut_in_pause(&mut self) {
+        let grid = self.rate.samples(PACKET_MS);
+        if self.to_remove - self.missing() >= grid && self.queue.is_pause() {
+            let cut = self.queue.cut(grid);
+            self.stats.removed_in_pauses += cut as u64;
+            self.to_remove -= cut;
+        }
+    }
+
+    /// The wall clock: when a position is due at the model, less that position. It stands still for audio that is
+    /// missing and has no noise in its place.
+    fn clock_us(&self) -> i64 {
+        if let State::Stalled { clock_us, .. } = self.state {
+            return clock_us;
+        }
+        let stays = self.replaced + self.to_remove - self.came();
+        self.relative_delay.least_since_gap_us() - self.rate.us(stays)
+    }
+
+    /// What the model should have been given by now and was not, in whole 20 ms, if positions are due at `offset_us`.
+    fn due(&self, now_us: u64, offset_us: i64) -> usize {
         let grid_us = i64::from(PACKET_MS) * 1000;
-        let due_us =
-            now_us as i64 - self.relative_delay.least_offset_us() - self.rate.us(self.position as usize);
+        let due_us = now_us as i64 - offset_us - self.rate.us(self.position as usize);
         // Rounded: a chunk that is a moment early does not lack a step.
         ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.rate.samples(PACKET_MS)
+    }
+
+    /// The same while the phone is stalled: what waits, and noise.
+    fn due_in_stall(&self, now_us: u64) -> usize {
+        let due = self.due(now_us, self.clock_us());
+        if due <= self.queue.len() {
+            return due;
+        }
+        // Not rounded: noise never stands for audio that may still be in time.
+        let half_us = i64::from(PACKET_MS) * 500;
+        self.due(now_us, self.clock_us() + self.noise_lag_us() + half_us)
+            .max(self.queue.len().next_multiple_of(self.rate.samples(PACKET_MS)))
+    }
+
+    /// How far noise is behind the clock. Its first step stands for the beginning of a chunk, which arrives a chunk's
+    /// length later, or as late as chunks frequently are.
+    fn noise_lag_us(&self) -> i64 {
+        let chunk_us = self
+            .rate
+            .us(self.chunk.saturating_sub(self.rate.samples(PACKET_MS)));
+        chunk_us + self.relative_delay.spread_us().clamp(0, MOST_SPREAD_US)
     }
 
     fn emit(&mut self, samples: usize, out: &mut Vec<f32>) {

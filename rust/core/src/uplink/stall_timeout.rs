@@ -4,7 +4,7 @@
 //! [`RelativeDelay`](crate::dsp::relative_delay::RelativeDelay) knows within a second or two. Occasional lateness
 //! (one lost packet, a radio that sleeps) is remembered here. Arrivals that come after the phone was already called
 //! stalled count, too: otherwise each of them would be called a stall again. A real stall is longer than anything
-//! worth waiting for, so neither it nor the burst behind it is remembered.
+//! worth waiting for, so it is not remembered.
 
 /// The phone is called stalled when it is later than usual by this.
 const MARGIN_US: i64 = 60_000;
@@ -22,36 +22,18 @@ const STALL_US: i64 = 250_000;
 /// Occasional lateness is remembered for this long: long enough for a line that is late every few seconds, short
 /// enough to forget one that was late once in a call.
 const REMEMBERED_US: u64 = 60_000_000;
-/// The burst behind a stall is over when the phone's lateness has not decreased for this long.
-const BURST_US: u64 = 1_000_000;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct StallTimeout {
     /// The latest arrival that is remembered: how late it was, and when.
     latest: Option<(i64, u64)>,
-    /// In a burst behind a stall: how late the phone is, and when that last decreased.
-    burst: Option<(i64, u64)>,
 }
 
 impl StallTimeout {
-    /// Audio arrived later than the earliest by `late_us`.
+    /// Audio was later than the earliest by `late_us`.
     pub(crate) fn observe(&mut self, late_us: i64, now_us: u64) {
-        match self.burst {
-            Some((_, decreased_us)) if late_us <= LEAST_US || now_us > decreased_us + BURST_US => {
-                self.burst = None
-            }
-            Some((least_us, _)) => {
-                if late_us < least_us {
-                    self.burst = Some((late_us, now_us));
-                }
-                return;
-            }
-            None => {}
-        }
-        if late_us > STALL_US {
-            self.burst = Some((late_us, now_us));
-        } else if late_us >= self.latest_us(now_us) {
+        if late_us <= STALL_US && late_us >= self.latest_us(now_us) {
             self.latest = Some((late_us, now_us));
         }
     }
@@ -89,11 +71,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_of_seconds_and_the_burst_behind_it_are_not_remembered() {
+    fn a_stall_of_seconds_is_not_remembered() {
         let mut stall_timeout = StallTimeout::default();
-        for chunk in 0..=15 {
-            stall_timeout.observe(1_500_000 - 100_000 * chunk, 10_000_000 + chunk as u64);
-        }
+        stall_timeout.observe(1_500_000, 10_000_000);
         assert_eq!(stall_timeout.timeout_us(Some(0), 11_000_000), LEAST_US);
         stall_timeout.observe(100_000, 12_000_000);
         assert!(stall_timeout.timeout_us(Some(0), 12_000_000) > 100_000);

@@ -75,6 +75,7 @@ impl Checked {
                 Event::AllPlayed => self.drained += 1,
                 Event::AgentHeard { after_us } => assert!(*after_us <= now_us - self.began_us),
                 Event::EngineSilent { for_us } => assert!(*for_us > 0),
+                Event::OddPayloads { .. } => {}
                 Event::RateMismatch {
                     claimed_hz,
                     likely_hz,

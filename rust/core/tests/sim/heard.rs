@@ -21,6 +21,8 @@ pub struct Heard {
     pub clears: u64,
     pub wakes: u64,
     pub bad_samples: u64,
+    /// Samples that the intake had taken out of the caller's pauses, and of the rest, whenever that changed.
+    pub taken_out: Vec<(u64, u64, u64)>,
     pub fingerprint: u64,
     pub intake: IntakeStats,
     pub playout: PlayoutStats,
@@ -68,6 +70,18 @@ impl Heard {
             .map(|gap| gap.1 / MS)
             .max()
             .unwrap_or(0)
+    }
+
+    /// How much of the caller's pauses, and of the rest, the intake took out, in ms.
+    pub fn taken_out_ms(&self, from_us: u64, to_us: u64) -> (u64, u64) {
+        let by = |at_us: u64| {
+            let changes = self.taken_out.partition_point(|change| change.0 < at_us);
+            self.taken_out[..changes]
+                .last()
+                .map_or((0, 0), |change| (change.1, change.2))
+        };
+        let (from, to) = (by(from_us), by(to_us));
+        ((to.0 - from.0) / 8, (to.1 - from.1) / 8)
     }
 
     /// One line per call, for `cargo test -- --nocapture`.

@@ -53,6 +53,10 @@ pub struct Call {
     pub spell: (u64, u64, u64),
     /// In between, the engine loses what comes.
     pub deaf: (u64, u64),
+    /// In between, the phone's media is lost: its chunks go on, and none is sent.
+    pub lost: Vec<(u64, u64)>,
+    /// In between, the phone holds: it sends nothing, and begins a new chunk at the end.
+    pub held: Vec<(u64, u64)>,
     pub from_phone: Leg,
     pub to_phone: Leg,
     pub to_engine: Leg,
@@ -109,6 +113,8 @@ impl Call {
             step_us: 30 * MS,
             spell: (0, 0, 0),
             deaf: (0, 0),
+            lost: Vec::new(),
+            held: Vec::new(),
             from_phone: Leg::default(),
             to_phone: Leg::default(),
             to_engine: Leg::default(),
@@ -197,7 +203,10 @@ struct Simulation {
     phone: Carrier,
     engine: Engine,
     voice: Vec<f32>,
-    captured: u64,
+    /// Media time at the phone's end of the chunk that it records, on its clock.
+    chunk_end_us: u64,
+    /// Media time at the beginning of each chunk that was sent.
+    sent_chunks_us: Vec<u64>,
     stepping: bool,
     player: VecDeque<Queued>,
     intake_map: Map,
@@ -283,7 +292,8 @@ impl Simulation {
             phone: call.wires.phone(),
             engine: call.wires.engine(),
             voice: voice(call.breathless),
-            captured: 0,
+            chunk_end_us: 0,
+            sent_chunks_us: Vec::new(),
             stepping: false,
             player: VecDeque::new(),
             intake_map: Map::default(),
@@ -300,6 +310,7 @@ impl Simulation {
                 clears: 0,
                 wakes: 0,
                 bad_samples: 0,
+                taken_out: Vec::new(),
                 fingerprint: 0,
                 intake: IntakeStats::default(),
                 playout: PlayoutStats::default(),
@@ -316,7 +327,7 @@ impl Simulation {
 
     fn run(&mut self) {
         let end_us = self.call.seconds * S;
-        self.at(self.chunk_done_us(0), Event::Captured);
+        self.record_chunk(0);
         self.at(self.call.prompts_us, Event::Open);
         self.at(self.call.tick_phase_us, Event::Tick(0));
         self.does(Line::poll);
@@ -347,19 +358,34 @@ impl Simulation {
         }
     }
 
-    fn chunk_done_us(&self, chunk: u64) -> u64 {
-        scaled((chunk + 1) * self.call.chunk_ms * MS, self.call.drift_ppm)
+    /// The phone records a chunk from then on, on its clock.
+    fn record_chunk(&mut self, from_us: u64) {
+        self.chunk_end_us = from_us + self.call.chunk_ms * MS;
+        let done_us = scaled(self.chunk_end_us, self.call.drift_ppm);
+        self.at(done_us, Event::Captured);
+    }
+
+    /// Samples of the phone's chunks.
+    fn chunk(&self) -> usize {
+        (self.call.chunk_ms * u64::from(RATE_HZ) / 1000) as usize
     }
 
     fn handle(&mut self, event: Event) {
         let now_us = self.now_us;
         match event {
             Event::Captured => {
-                self.captured += 1;
-                let chunk = (self.call.chunk_ms * u64::from(RATE_HZ) / 1000) as usize;
-                let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
-                self.at(arrives_us, Event::ToLine(chunk));
-                self.at(self.chunk_done_us(self.captured), Event::Captured);
+                let (from_us, end_us) = (self.chunk_end_us - self.call.chunk_ms * MS, self.chunk_end_us);
+                let ends_in = |times: &&(u64, u64)| (times.0..times.1).contains(&end_us);
+                if let Some(&(_, begins_us)) = self.call.held.iter().find(ends_in) {
+                    self.record_chunk(begins_us);
+                    return;
+                }
+                if !self.call.lost.iter().any(|times| ends_in(&times)) {
+                    self.sent_chunks_us.push(from_us);
+                    let arrives_us = self.wires[FROM_PHONE].arrives_us(now_us);
+                    self.at(arrives_us, Event::ToLine(self.chunk()));
+                }
+                self.record_chunk(end_us);
             }
             Event::ToLine(samples) => {
                 let from = self.line.intake_stats().received as usize % self.voice.len();
@@ -468,6 +494,10 @@ impl Simulation {
         self.intake_map
             .note(stats.emitted, stats.received - stats.buffered.min(stats.received));
         self.heard.most_waiting = self.heard.most_waiting.max(stats.buffered as usize);
+        let (pauses, speech) = (stats.removed_in_pauses, stats.removed_in_speech + stats.cut);
+        if pauses + speech > before.removed_in_pauses + before.removed_in_speech + before.cut {
+            self.heard.taken_out.push((self.now_us, pauses, speech));
+        }
         self.heard.intake = stats;
     }
 
@@ -594,6 +624,15 @@ impl Simulation {
         let engine_position = self.playout_map.input(sent_position)?;
         let emitted_position = engine_position.checked_sub(self.call.wires.codec_samples() as u64)?;
         let captured = self.intake_map.input(emitted_position)?;
-        Some(scaled(captured * S / u64::from(RATE_HZ), self.call.drift_ppm))
+        let (chunk, within) = (captured as usize / self.chunk(), captured % self.chunk() as u64);
+        // The first sample after the last chunk is spoken when that ends.
+        let from_us = match self.sent_chunks_us.get(chunk) {
+            Some(from_us) => *from_us,
+            None => self.sent_chunks_us.last()? + self.call.chunk_ms * MS,
+        };
+        Some(scaled(
+            from_us + within * S / u64::from(RATE_HZ),
+            self.call.drift_ppm,
+        ))
     }
 }
