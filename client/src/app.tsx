@@ -5,6 +5,7 @@ import { lazy, type ReactNode, Suspense, useEffect } from "react";
 import { Link, Redirect, Route, Switch, useLocation } from "wouter";
 import { queryClient, remove, sessionQuery } from "./api/client";
 import { LoginPage } from "./login";
+import { useTalkActive } from "./talk/active";
 import { Button, classes, Notice } from "./ui/parts";
 import { type Theme, useTheme } from "./ui/theme";
 
@@ -83,6 +84,7 @@ function Waiting() {
 function Header() {
   const [path] = useLocation();
   const { data: session } = useQuery({ ...sessionQuery, enabled: !new URLSearchParams(location.search).has("engine") });
+  const isTalking = useTalkActive();
   const logOut = async () => {
     await remove("/api/session").catch(() => undefined);
     queryClient.clear();
@@ -92,15 +94,21 @@ function Header() {
     classes("rounded-lg px-3 py-2 text-sm font-medium", path === to ? "bg-tint text-accent" : "text-soft hover:bg-raised hover:text-ink");
   return (
     <header className="flex flex-wrap items-center gap-x-2 gap-y-1 py-3 sm:gap-x-4 sm:py-4">
-      <a href="/talk" className="flex items-center gap-2 font-semibold">
+      <span className="flex items-center gap-2 font-semibold">
         <Mark />
         pxbridge
-      </a>
+      </span>
       <nav aria-label="Pages" className="flex gap-1">
-        {/* Not a change of route: the page to talk has a content policy of its own. */}
-        <a href="/talk" className={link("/talk")} aria-current={path === "/talk" ? "page" : undefined}>
-          Talk
-        </a>
+        {isTalking ? (
+          <Link href="/talk" className={link("/talk")} aria-current={path === "/talk" ? "page" : undefined}>
+            {path === "/talk" ? "Talk" : "Back to the talk"}
+          </Link>
+        ) : (
+          // Not a change of route: the page to talk has a content policy of its own.
+          <a href="/talk" className={link("/talk")} aria-current={path === "/talk" ? "page" : undefined}>
+            Talk
+          </a>
+        )}
         <Link href="/live" className={link("/live")} aria-current={path === "/live" ? "page" : undefined}>
           Live
         </Link>
