@@ -44,7 +44,7 @@ export default function TalkPage() {
 function Bare({ written, mayUseWebCodecs }: { written: string; mayUseWebCodecs: boolean }) {
   const base = engineUrl(written, location.protocol === "https:");
   if (base === null) return <EngineAddress written={written} />;
-  return <Talk base={base} isForeign offer={offerOf(null)} mayUseWebCodecs={mayUseWebCodecs} />;
+  return <Talk base={base} isForeign offer={offerOf({ engine: null })} mayUseWebCodecs={mayUseWebCodecs} />;
 }
 
 function EngineAddress({ written }: { written: string }) {
