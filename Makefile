@@ -51,10 +51,11 @@ lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 gate: build            ## the gate on speed: messages, delays and CPU beside plain Python and libopus, by ratios
 	$(BIN)/python benches/gate.py
 
-bench: build           ## every figure of speed, without a judgement (minutes)
+bench: build client    ## every figure of speed, without a judgement (minutes)
 	$(BIN)/python -m pytest benches/bench_*.py --benchmark-columns=min,median,max --benchmark-sort=name
 	$(BIN)/python benches/load.py
 	$(BIN)/python benches/websocket_cpu.py
+	$(BIN)/python -m benches.web_delay
 
 SOAK_MINUTES ?= 10
 soak: build            ## 50 calls for SOAK_MINUTES while engines die, a phone floods and the store forgets
