@@ -242,11 +242,11 @@ fn a_call_that_ends_without_words_is_drained_at_once() {
 }
 
 #[test]
-fn what_is_no_media_changes_nothing() {
+fn what_is_neither_media_nor_a_mark_changes_nothing() {
     let mut call = Call::start();
     let wake_us = call.line.wake_us();
     for message in [
-        Message::text(br#"{"event":"mark","mark":{"name":"last"}}"#),
+        Message::text(br#"{"event":"stop"}"#),
         Message::text(b"nonsense"),
         Message::binary(&[0; 320]),
     ] {
