@@ -22,6 +22,7 @@ from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.playout_options import PlayoutOptions
+from pxbridge.errors import CallConflict
 from pxbridge.telephony import carrier
 
 if TYPE_CHECKING:
@@ -277,8 +278,7 @@ class Call:
 
     def _close_code(self, ending: Ending) -> int:
         """The close code that the carrier gets."""
-        flow_goes_on = self._carrier.behaviour.after_close is carrier.AfterClose.FLOW_GOES_ON
-        if ending.outcome is Outcome.NO_ENGINE and not flow_goes_on:
+        if ending.outcome is Outcome.NO_ENGINE and not self._can_be_handed_over:
             return TRY_AGAIN_LATER  # no flow needs a normal end to go on
         return ending.code
 
@@ -292,9 +292,17 @@ class Call:
         )
 
     def operate(self, action: Action, by: str) -> bool:
-        """Does what an operator asks, as a key would. False if the call has not started or is ending."""
+        """Does what an operator asks, as a key would. False if the call has not started or is ending.
+
+        Raises:
+            CallConflict: The carrier cannot hand a call over.
+        """
         if self._ending.done() or not self._start.done():
             return False
+        if isinstance(action, HandOver) and not self._can_be_handed_over:
+            raise CallConflict(
+                f"{self._carrier.name} hangs up when we close, so nobody can take this call over"
+            )
         self._act(action, by)
         return True
 
@@ -314,7 +322,7 @@ class Call:
 
     def _hand_over(self, numbers: tuple[str, ...], by: str) -> None:
         """Sends the caller on to a person: noted for the carrier's flow, then last words, then the close."""
-        if self._carrier.behaviour.after_close is not carrier.AfterClose.FLOW_GOES_ON:
+        if not self._can_be_handed_over:
             name = self._carrier.name
             self.emit(Kind.NOTE, text=f"{name} hangs up when we close, so nobody can take the call over")
             self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
@@ -453,6 +461,11 @@ class Call:
             self._act(self._spotter.pause(), "the agent's words")
 
     # -- what is known --------------------------------------------------------------------------------
+
+    @property
+    def _can_be_handed_over(self) -> bool:
+        """Whether the carrier's flow goes on when we close."""
+        return self._carrier.behaviour.after_close is carrier.AfterClose.FLOW_GOES_ON
 
     @property
     def agent_speaking(self) -> bool:

@@ -79,7 +79,7 @@ class Endpoint:
     public: bool = False
 
 
-_BODY: Final = (400, 413, 415)
+_BODY: Final = (400, 408, 413, 415)
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/session", "session", "Who uses this browser", gives=models.Session, public=True),

@@ -1,5 +1,4 @@
-"""The console's HTTP server: for operators, their tools and people who talk, on a port that callers never
-see.
+"""The console's HTTP server, on a port that callers never see: for operators, tools and people who talk.
 
 ========================  ================================================================================
 ``/``, ``/talk`` ...      the web client's pages (`pxbridge.console.static_files`)
