@@ -89,6 +89,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def dtype_named(name: str) -> torch.dtype:
+    """The data type that torch calls `name`."""
+    return getattr(torch, name)
+
+
 def require_device(device: str) -> None:
     """Raises InputError where this machine has no such device."""
     if device == "cuda" and not torch.cuda.is_available():
