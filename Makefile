@@ -13,7 +13,7 @@ PIP    := -m pip install -q --disable-pip-version-check
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: run test test-rust test-python test-engine test-client test-deploy engine-venvs interop bore lint gate bench soak \
-        build client wheel fuzz docs docs-tables openapi clean help
+        soak-short build client wheel fuzz docs docs-tables openapi clean help
 .DELETE_ON_ERROR:
 .SILENT:
 
@@ -51,14 +51,18 @@ lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 gate: build            ## the gate on speed: messages, delays and CPU beside plain Python and libopus, by ratios
 	$(BIN)/python benches/gate.py
 
-bench: build           ## every figure of speed, without a judgement (minutes)
+bench: build client    ## every figure of speed, without a judgement (minutes)
 	$(BIN)/python -m pytest benches/bench_*.py --benchmark-columns=min,median,max --benchmark-sort=name
 	$(BIN)/python benches/load.py
 	$(BIN)/python benches/websocket_cpu.py
+	$(BIN)/python -m benches.web_delay
 
 SOAK_MINUTES ?= 10
-soak: build            ## 50 calls for SOAK_MINUTES while engines are killed: what callers lose, and what leaks
+soak: build            ## 50 calls for SOAK_MINUTES while engines die, a phone floods and the store forgets
 	$(BIN)/python benches/soak.py --minutes $(SOAK_MINUTES)
+
+soak-short: build      ## the same with 8 calls for 40 s, judged by counts and ratios, as in CI
+	$(BIN)/python benches/soak.py --short
 
 build: $(VENV)/.built
 

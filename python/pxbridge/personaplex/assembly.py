@@ -90,8 +90,9 @@ def default_device() -> str:
 
 
 def dtype_named(name: str) -> torch.dtype:
-    """The data type that torch calls `name`."""
-    return getattr(torch, name)
+    """A type of numbers by its name in torch, such as ``float64``."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def require_device(device: str) -> None:
