@@ -177,6 +177,8 @@ class Session:
                 f"{self.engine}: no handshake within {timeout_s:g} s: "
                 "it is in another conversation, or very slow"
             ) from None
+        finally:
+            self._limit = None  # it refers to the task, whose result is this session
         # Raised here and not stored: a stored error would keep this object alive through its traceback.
         if rejected is not None:
             raise rejected.kind(f"{self.engine}: {rejected.why}")
