@@ -36,7 +36,7 @@ test-client: client    ## lint and unit tests of the web client; tests/web drive
 test-engine: build engine-venvs  ## the tests of PersonaPlex itself (they bring torch, 6 GB)
 	.venv-engine/bin/python -m pytest tests/engine
 
-# Needs buildah, mmdebstrap, caddy, promtool and root: images are built and run without a daemon.
+# Needs buildah, caddy, chromium, mmdebstrap, promtool and root: images are built and run without a daemon.
 test-deploy: build wheel .venv-deploy/.done  ## the images, the compose file, dashboards and alerts
 	TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy
 
@@ -51,10 +51,11 @@ lint: $(VENV)/.dev     ## formatting, lint and types of both languages
 gate: build            ## the gate on speed: messages, delays and CPU beside plain Python and libopus, by ratios
 	$(BIN)/python benches/gate.py
 
-bench: build           ## every figure of speed, without a judgement (minutes)
+bench: build client    ## every figure of speed, without a judgement (minutes)
 	$(BIN)/python -m pytest benches/bench_*.py --benchmark-columns=min,median,max --benchmark-sort=name
 	$(BIN)/python benches/load.py
 	$(BIN)/python benches/websocket_cpu.py
+	$(BIN)/python -m benches.web_delay
 
 SOAK_MINUTES ?= 10
 soak: build            ## 50 calls for SOAK_MINUTES while engines die, a phone floods and the store forgets

@@ -5,11 +5,15 @@ import { lazy, type ReactNode, Suspense, useEffect } from "react";
 import { Link, Redirect, Route, Switch, useLocation } from "wouter";
 import { queryClient, remove, sessionQuery } from "./api/client";
 import { LoginPage } from "./login";
+import { useTalkActive } from "./talk/active";
 import { Button, classes, Notice } from "./ui/parts";
 import { type Theme, useTheme } from "./ui/theme";
 
 const TalkPage = lazy(() => import("./talk/talk-page"));
 const LivePage = lazy(() => import("./live/live-page"));
+
+/** The second is all that an engine has which serves this page itself. */
+const TALK_PATHS = /^\/(talk)?$/;
 
 export function App() {
   return (
@@ -18,10 +22,7 @@ export function App() {
       <main className="flex-1 pb-8">
         <Suspense fallback={<Waiting />}>
           <Switch>
-            <Route path="/">
-              <Redirect to={`/talk${location.search}`} replace />
-            </Route>
-            <Route path="/talk">
+            <Route path={TALK_PATHS}>
               <Page title="Talk" open={new URLSearchParams(location.search).has("engine")}>
                 <TalkPage />
               </Page>
@@ -83,27 +84,41 @@ function Waiting() {
 function Header() {
   const [path] = useLocation();
   const { data: session } = useQuery({ ...sessionQuery, enabled: !new URLSearchParams(location.search).has("engine") });
+  const isTalking = useTalkActive();
+  const hasBridge = session === undefined || session.version !== "";
   const logOut = async () => {
     await remove("/api/session").catch(() => undefined);
     queryClient.clear();
     location.assign("/login");
   };
-  const link = (to: string) =>
-    classes("rounded-lg px-3 py-2 text-sm font-medium", path === to ? "bg-tint text-accent" : "text-soft hover:bg-raised hover:text-ink");
+  const isTalk = TALK_PATHS.test(path);
+  const talk = path === "/" ? "/" : "/talk";
+  const link = (isHere: boolean) => ({
+    className: classes("rounded-lg px-3 py-2 text-sm font-medium", isHere ? "bg-tint text-accent" : "text-soft hover:bg-raised hover:text-ink"),
+    "aria-current": isHere ? ("page" as const) : undefined,
+  });
   return (
     <header className="flex flex-wrap items-center gap-x-2 gap-y-1 py-3 sm:gap-x-4 sm:py-4">
-      <a href="/talk" className="flex items-center gap-2 font-semibold">
+      <span className="flex items-center gap-2 font-semibold">
         <Mark />
         pxbridge
-      </a>
+      </span>
       <nav aria-label="Pages" className="flex gap-1">
-        {/* Not a change of route: the page to talk has a content policy of its own. */}
-        <a href="/talk" className={link("/talk")} aria-current={path === "/talk" ? "page" : undefined}>
-          Talk
-        </a>
-        <Link href="/live" className={link("/live")} aria-current={path === "/live" ? "page" : undefined}>
-          Live
-        </Link>
+        {isTalking ? (
+          <Link href={talk} {...link(isTalk)}>
+            {isTalk ? "Talk" : "Back to the talk"}
+          </Link>
+        ) : (
+          // Not a change of route: the page to talk has a content policy of its own.
+          <a href={talk} {...link(isTalk)}>
+            Talk
+          </a>
+        )}
+        {hasBridge && (
+          <Link href="/live" {...link(path === "/live")}>
+            Live
+          </Link>
+        )}
       </nav>
       <div className="ml-auto flex items-center gap-2">
         <ThemeChoice />

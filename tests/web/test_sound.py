@@ -51,10 +51,15 @@ async def bridge_and_echo() -> AsyncIterator[tuple[str, str]]:
             yield f"http://127.0.0.1:{console}", f"ws://127.0.0.1:{echo}/api/chat"
 
 
-async def prepare(t: Tab, url: str) -> None:
+async def wear_headphones(t: Tab, url: str) -> None:
     """Opens the page; with headphones, as nothing may be cancelled of what is measured."""
     await t.page.goto(url)
     await t.page.get_by_role("switch", name="I wear headphones").click()
+
+
+async def prepare(t: Tab, url: str) -> None:
+    """Opens the page and talks."""
+    await wear_headphones(t, url)
     await t.press("Talk")
     await t.see("listening")
     await t.page.locator("summary", has_text="Connection").click()

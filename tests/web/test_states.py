@@ -82,6 +82,19 @@ async def test_a_muted_caller_sends_silence_and_the_talk_goes_on(tmp_path: Path)
         assert t.complaints == []
 
 
+async def test_a_talk_goes_on_while_its_caller_looks_at_the_live_page() -> None:
+    async with console() as s, tab() as t:
+        await t.talk(f"{s.url}/talk")
+        await t.page.get_by_role("link", name="Live").click()
+        await t.page.locator("[data-call]").get_by_text("live", exact=True).wait_for()
+        await t.page.get_by_role("link", name="Back to the talk").click()
+        await t.see("listening")
+        assert s.bridge.registry.live == 1
+        await t.press("Hang up")
+        await t.see("ended")
+        assert t.complaints == []
+
+
 async def test_a_refusal_is_told_in_the_bridges_words() -> None:
     limits = CallLimits(max_wait_s=1.0, failover_timeout_s=1.0)
     async with console([faults.RefusesUpgrade()], limits=limits) as s, tab() as t:

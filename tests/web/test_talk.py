@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from tests.fault.processes import until
-from tests.web.browser import console, tab
+from tests.personaplex.rig import serving
+from tests.web.browser import STATIC, console, tab
 
 from pxbridge.simulation.parrot import greeting
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
@@ -16,7 +17,6 @@ GREETING = "".join(text for _, text in greeting().words).strip()
 async def test_a_talk_through_the_bridge_from_the_first_click_to_the_last() -> None:
     async with console(mode=Mode.PARROT, prompt_s=0.3) as s, tab() as t:
         await t.talk(f"{s.url}/")
-        assert "Teacher" not in await t.page.title()
         await t.page.locator("summary", has_text="Connection").click()
         await asyncio.sleep(1.0)
         before = int((await t.figures())["packets"].split(",")[0])
@@ -59,3 +59,23 @@ async def test_a_browser_without_webcodecs_talks_by_webassembly() -> None:
         assert GREETING.startswith((await t.captions())[:10])
         assert int(figures["packets"].split(",")[1]) > 50
         assert t.complaints == []
+
+
+async def test_our_own_engine_serves_the_client_itself() -> None:
+    async with serving(static=STATIC) as engine, tab() as t:
+        await t.talk(f"http://{engine.origin}/")
+        (conversation,) = engine.server.sessions
+        assert (conversation.asked.voice, conversation.asked.waits) == ("NATF0.pt", True)
+        await t.page.get_by_text("né").first.wait_for()
+        await t.press("Hang up")
+        await until(lambda: not engine.server.sessions, "the slot is free")
+        await t.press("Change the agent")
+        assert (
+            await t.page.get_by_role("radio", name="anna.wav")
+            .or_(t.page.get_by_role("radio", name="anna"))
+            .count()
+        )
+        assert not await t.page.get_by_role("link", name="Live").count()
+        assert t.origins() == {engine.origin}
+        missing = [each for each in t.complaints if "404" not in each]  # it has no session, and no bridge
+        assert missing == []

@@ -1180,3 +1180,18 @@ def test_any_bytes_after_the_handshake_end_at_most_their_connection(garbage: byt
         assert (await end.wait_closed()).by_peer in (True, False)
 
     asyncio.run(receive())
+
+
+async def test_an_answer_may_be_larger_than_what_messages_may_queue() -> None:
+    body = "0123456789abcdef" * 65_536
+
+    def accept(_: Request) -> Response:
+        return text_response(200, body)
+
+    async with serving(accept, limits=Limits(max_queued_bytes=64 * 1024)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /file HTTP/1.1\r\nHost: bridge\r\n\r\n")
+        await asyncio.sleep(SOON_S)  # so that more is queued than the kernel takes
+        answer = await reader.read()
+        writer.close()
+    assert answer.endswith(body.encode())

@@ -59,8 +59,19 @@ export const sessionQuery = queryOptions({
   queryFn: async () => (await getIfThere<Session>("/api/session")) ?? NO_LOGIN,
 });
 
-/** What can be talked to; null if this page comes from an engine itself, without a bridge. */
+/** What an engine answers at `/voices`. */
+export interface EngineVoices {
+  voices: string[];
+  default: string | null;
+}
+
+export type TalkedTo = { bridge: Talk } | { engine: EngineVoices | null };
+
+/** What can be talked to. A page that comes from an engine itself has no bridge. */
 export const talkQuery = queryOptions({
   queryKey: ["talk"],
-  queryFn: () => getIfThere<Talk>("/api/talk"),
+  queryFn: async (): Promise<TalkedTo> => {
+    const bridge = await getIfThere<Talk>("/api/talk");
+    return bridge ? { bridge } : { engine: await getIfThere<EngineVoices>("/voices") };
+  },
 });

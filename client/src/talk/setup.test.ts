@@ -10,7 +10,7 @@ const setup: Setup = {
   loudspeakerId: "",
   headphones: false,
 };
-const bare = offerOf(null);
+const bare = offerOf({ engine: null });
 const query = (url: string) => Object.fromEntries(new URL(url).searchParams);
 
 describe("the setup of a talk", () => {

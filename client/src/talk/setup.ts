@@ -1,6 +1,7 @@
 /** Who is talked to and how: what the page lets choose, and the URL that asks for it. */
 
-import type { Talk, TalkPersona } from "../api/schema";
+import type { TalkedTo } from "../api/client";
+import type { TalkPersona } from "../api/schema";
 
 export const VOICES = ["NATF", "NATM"].flatMap((family) => [0, 1, 2, 3].map((each) => `${family}${each}.pt`)).concat(
   ["VARF", "VARM"].flatMap((family) => [0, 1, 2, 3, 4].map((each) => `${family}${each}.pt`)),
@@ -78,18 +79,34 @@ export interface Offer {
   isBare: boolean;
 }
 
-export function offerOf(talk: Talk | null): Offer {
-  const own = talk?.personas[0];
+export function offerOf(to: TalkedTo): Offer {
+  const prompt = PRESETS[0]!.prompt;
+  if ("engine" in to) {
+    const voices = to.engine?.voices.length ? to.engine.voices : VOICES;
+    return {
+      voices,
+      promptLimit: DEFAULT_PROMPT_LIMIT,
+      samples: true,
+      personas: [],
+      recorded: false,
+      rehearsal: false,
+      voice: to.engine?.default ?? voices[0] ?? DEFAULT_VOICE,
+      prompt,
+      isBare: true,
+    };
+  }
+  const { voices, voice, personas, prompt_limit, samples, recorded, rehearsal } = to.bridge;
+  const [own, ...others] = personas;
   return {
-    voices: talk?.voices.length ? talk.voices : VOICES,
-    promptLimit: talk?.prompt_limit ?? DEFAULT_PROMPT_LIMIT,
-    samples: talk?.samples ?? true,
-    personas: talk?.personas.slice(1) ?? [],
-    recorded: talk?.recorded ?? false,
-    rehearsal: talk?.rehearsal ?? false,
-    voice: own?.voice ?? talk?.voice ?? DEFAULT_VOICE,
-    prompt: own?.prompt ?? PRESETS[0]!.prompt,
-    isBare: talk === null,
+    voices: voices.length ? voices : VOICES,
+    promptLimit: prompt_limit,
+    samples,
+    personas: others,
+    recorded,
+    rehearsal,
+    voice: own?.voice ?? voice ?? DEFAULT_VOICE,
+    prompt: own?.prompt ?? prompt,
+    isBare: false,
   };
 }
 

@@ -5,13 +5,16 @@ import { useEffect, useState, useSyncExternalStore } from "react";
 import { queryClient, sessionQuery, talkQuery } from "../api/client";
 import { TalkSession } from "../audio/talk-session";
 import { Button, Field, FIELD, Notice } from "../ui/parts";
+import { setTalkActive } from "./active";
 import { CallPanel } from "./call-panel";
 import { MicrophoneHelp } from "./microphone-help";
 import { chatUrl, engineUrl, type Offer, offerOf, problemOf, type Setup, storedSetup, storeSetup } from "./setup";
 import { SetupPanel } from "./setup-panel";
 
-/** One for the page's life: leaving the page ends the talk, changing what is shown does not. */
+/** One for the document's life: a talk goes on while another page is looked at. */
 const session = new TalkSession();
+session.subscribe(() => setTalkActive(session.isActive));
+window.addEventListener("pagehide", () => session.hangUp());
 
 export default function TalkPage() {
   const query = new URLSearchParams(location.search);
@@ -41,7 +44,7 @@ export default function TalkPage() {
 function Bare({ written, mayUseWebCodecs }: { written: string; mayUseWebCodecs: boolean }) {
   const base = engineUrl(written, location.protocol === "https:");
   if (base === null) return <EngineAddress written={written} />;
-  return <Talk base={base} isForeign offer={offerOf(null)} mayUseWebCodecs={mayUseWebCodecs} />;
+  return <Talk base={base} isForeign offer={offerOf({ engine: null })} mayUseWebCodecs={mayUseWebCodecs} />;
 }
 
 function EngineAddress({ written }: { written: string }) {
@@ -61,7 +64,7 @@ function EngineAddress({ written }: { written: string }) {
 function Talk({ base, isForeign, offer, mayUseWebCodecs }: { base: URL; isForeign: boolean; offer: Offer; mayUseWebCodecs: boolean }) {
   const snapshot = useSyncExternalStore(session.subscribe, session.getSnapshot);
   const [setup, setSetup] = useState(() => storedSetup(offer));
-  const [shownSetup, showSetup] = useState(true);
+  const [shownSetup, showSetup] = useState(() => !session.isActive);
   const change = (part: Partial<Setup>) => {
     setSetup((before) => {
       const after = { ...before, ...part };
@@ -78,15 +81,6 @@ function Talk({ base, isForeign, offer, mayUseWebCodecs }: { base: URL; isForeig
     showSetup(false);
     void session.start({ url: chatUrl(base, setup, offer), isForeign, microphoneId, loudspeakerId, headphones, mayUseWebCodecs });
   };
-  useEffect(() => {
-    const leave = () => session.hangUp();
-    window.addEventListener("pagehide", leave);
-    return () => {
-      window.removeEventListener("pagehide", leave);
-      session.hangUp();
-    };
-  }, []);
-
   const { state } = snapshot;
   const hasFailed = state.name === "ended" && state.isFault;
   useEffect(() => {

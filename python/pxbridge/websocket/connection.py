@@ -452,6 +452,8 @@ class WebSocket(asyncio.Protocol):
                 transport.write_eof()
             else:
                 transport.close()
+        if self._phase is not Phase.OPEN:
+            return  # an answer of HTTP may be larger than what messages may queue: a file of a web client
         if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
             self.abort(PEER_STOPPED_READING)
 
