@@ -169,14 +169,16 @@ class Session:
             EngineBusy: It sent nothing in time.
         """
         try:
-            async with asyncio.timeout(timeout_s) as limit:
-                self._limit = limit
+            self._limit = asyncio.timeout(timeout_s)
+            async with self._limit:
                 rejected = await self._prompted
         except TimeoutError:
             raise EngineBusy(
                 f"{self.engine}: no handshake within {timeout_s:g} s: "
                 "it is in another conversation, or very slow"
             ) from None
+        finally:
+            self._limit = None  # it refers to the task, whose result or error refers to this session
         # Raised here and not stored: a stored error would keep this object alive through its traceback.
         if rejected is not None:
             raise rejected.kind(f"{self.engine}: {rejected.why}")
