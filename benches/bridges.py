@@ -113,9 +113,14 @@ class Lateness:
             await asyncio.sleep(BEAT_S)
             self._late_s.append(clock() - due_s)
 
+    @property
+    def late_ms(self) -> float:
+        """Of a hundred wake-ups, one was later than this."""
+        return round(1000 * float(np.quantile(self._late_s, 0.99)), 1)
+
     def note(self, benchmark: BenchmarkFixture) -> None:
-        """Puts it beside the benchmark's figures: of a hundred wake-ups, one was later than this."""
-        benchmark.extra_info[LATE_MS] = round(1000 * float(np.quantile(self._late_s, 0.99)), 1)
+        """Puts it beside the benchmark's figures."""
+        benchmark.extra_info[LATE_MS] = self.late_ms
 
 
 def require_unbroken(name: str, outcomes: list[Outcome]) -> None:

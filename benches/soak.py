@@ -1,15 +1,20 @@
 """Many calls for minutes while their engines are killed at random: what callers lose, and what leaks.
 
-    python benches/soak.py                                   50 calls, 10 minutes, 11 engines of 5 slots
-    python benches/soak.py --minutes 1 --calls 10 --engines 3 --json soak.json
+    python benches/soak.py                                   50 calls, 10 minutes, 14 engines of 5 slots
+    python benches/soak.py --minutes 1 --calls 10 --engines 4 --json soak.json
+    python benches/soak.py --short                           8 calls for 40 s, for CI; goes first if it may
 
-A bridge and its engines are processes of their own, as in production; the callers live here. Each caller
-calls, talks for a while, ends the call in one of the ways in which phones do, and calls again. Every caller
-sends a tone all the time and the engines echo it: any other sound is not the agent. So the cost of a failure
-is measured at the caller's ear, without asking the bridge, and the bridge's own sounds count as lost. Exit
-status 1: a promise was broken.
+Two bridges that share a store, and the engines, are processes of their own, as in production; the callers
+live here. Each caller calls, talks for a while, ends the call in one of the ways in which phones do, and
+calls again. Every caller sends a tone all the time and the engines echo it: any other sound is not the agent.
+So the cost of a failure is measured at the caller's ear, without asking the bridge, and the bridge's own
+sounds count as lost.
 
-On a machine that does other work, run it with `chrt -r 1`, which lets it go first: a caller that gets no
+In the second half, one phone floods, one holds for 5 s again and again, and the store is killed twice and
+comes back with an older memory (`soak_troubles.py`). The other callers must not hear a difference.
+
+Exit status 1: a promise was broken. 3: none was, but the machine was too busy to judge what callers hear. On
+a machine that does other work, run it with `chrt -r 1`, which lets it go first: a caller that gets no
 processor hears gaps too.
 """
 
@@ -41,7 +46,10 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from bridges import Lateness, go_first
+from gate import EXIT_NOT_JUDGED, MOST_LATE_MS
 from pxbridge.commands.processes import Meter, free_port, server
+from soak_troubles import HOLD_S, LEASE_TTL_S, Troubles, store_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +77,7 @@ LOST_S = 1.5
 BELONGS_S = 4.0
 """A gap that begins within this time after a kill was caused by it."""
 
-TALK_S = (30.0, 150.0)
 REDIAL_S = (0.5, 2.0)
-KILL_EVERY_S = (6.0, 14.0)
 DOWN_S = (2.0, 6.0)
 SAMPLE_EVERY_S = 5.0
 SCRAPE_TIMEOUT_S = 30.0
@@ -102,6 +108,33 @@ FLAT_DESCRIPTORS = 4
 
 HANG_UPS = ("stop", "close", "abort")
 
+BRIDGES = 2
+JOIN_EVERY_S = 0.2
+
+WORSE = 2.0
+"""How many times as much of the agent callers may miss beside the troubles as before them."""
+SLACK = 0.005
+"""And this share of the time more: five milliseconds of a second."""
+STARVED_MS = 50.0
+"""If this process was later than this once in a hundred wake-ups, nothing is judged: calls time out."""
+HEARD = 0.85
+"""The least share of what the phone that holds says that must come back. A bridge that takes the length of
+each hold out of what is said afterwards sends back four fifths of it, in the short form less than half."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things happen, in seconds."""
+
+    talk_s: tuple[float, float] = (30.0, 150.0)
+    kill_every_s: tuple[float, float] = (6.0, 14.0)
+    hold_every_s: float = 30.0
+
+
+SHORT = Pace((6.0, 15.0), (4.0, 7.0), 10.0)
+SHORT_MINUTES = 40 / 60
+SHORT_RUN = {"minutes": SHORT_MINUTES, "calls": 8, "engines": 5, "slots": 4, "warm": 2}
+
 
 @dataclass
 class Gap:
@@ -120,9 +153,17 @@ class CallOutcome:
         first_s: From `start` to the agent's first sound; None if there was none.
         gaps: Stretches without the agent.
         deaf_s: How long before the end of the call the agent was last heard.
+        began_s: When it began, on the machine's monotonic clock.
+        ended_s: When it ended.
+        said_s: How much its caller said from the agent's first sound on.
+        heard_s: How much of the agent was heard.
     """
 
     ended: str = "?"
+    began_s: float = 0.0
+    ended_s: float = 0.0
+    said_s: float = 0.0
+    heard_s: float = 0.0
     first_s: float | None = None
     gaps: list[Gap] = field(default_factory=list)
     deaf_s: float = 0.0
@@ -180,35 +221,47 @@ class Caller:
     Args:
         url: The bridge.
         random_: Chooses how long to talk and how to hang up.
+        pace: How long calls last.
         result: Counts the live calls, and gets each call when it is over.
     """
 
-    def __init__(self, url: str, random_: random.Random, result: Soak) -> None:
+    def __init__(self, url: str, random_: random.Random, pace: Pace, result: Soak) -> None:
         self._url = url
         self._random = random_
+        self._pace = pace
         self._result = result
 
     async def call_until(self, until_s: float) -> None:
         while (now_s := time.monotonic()) < until_s:
-            outcome = CallOutcome()
-            ends_s = min(now_s + self._random.uniform(*TALK_S), until_s)
-            try:
-                async with connect(self._url, compression=None, max_size=None, ping_interval=None) as ws:
-                    self._result.live += 1
-                    try:
-                        await _Call(ws, outcome).talk(ends_s, self._random.choice(HANG_UPS))
-                    finally:
-                        self._result.live -= 1
-            except (InvalidHandshake, OSError, TimeoutError) as error:
-                outcome.ended = str(error) or type(error).__name__
-            self._result.outcomes.append(outcome)
+            ends_s = min(now_s + self._random.uniform(*self._pace.talk_s), until_s)
+            self._result.outcomes.append(await self._call(ends_s))
             await asyncio.sleep(self._random.uniform(*REDIAL_S))
+
+    async def _call(self, ends_s: float) -> CallOutcome:
+        self._result.live += 1
+        try:
+            return await place(self._url, ends_s, self._random.choice(HANG_UPS))
+        finally:
+            self._result.live -= 1
+
+
+async def place(url: str, ends_s: float, hang_up: str, hold_every_s: float = math.inf) -> CallOutcome:
+    """Places a call, and talks until `ends_s`, except for `HOLD_S` in every `hold_every_s`."""
+    outcome = CallOutcome(began_s=time.monotonic())
+    try:
+        async with connect(url, compression=None, max_size=None, ping_interval=None) as ws:
+            await _Call(ws, outcome, hold_every_s).talk(ends_s, hang_up)
+    except (InvalidHandshake, OSError, TimeoutError) as error:
+        outcome.ended = str(error) or type(error).__name__
+    outcome.ended_s = time.monotonic()
+    return outcome
 
 
 class _Call:
-    def __init__(self, ws: ClientConnection, outcome: CallOutcome) -> None:
+    def __init__(self, ws: ClientConnection, outcome: CallOutcome, hold_every_s: float) -> None:
         self._ws = ws
         self._outcome = outcome
+        self._hold_every_s = hold_every_s
         self._sid = uuid.uuid4().hex
         self._began_s = time.monotonic()
         self._plays_until_s = 0.0
@@ -234,7 +287,11 @@ class _Call:
             while time.monotonic() < ends_s:
                 next_s += CHUNK_MS / 1000
                 await asyncio.sleep(next_s - time.monotonic())
+                if self._holds(next_s):
+                    continue
                 await ws.send(media)
+                if self._agent_until_s is not None:
+                    self._outcome.said_s += CHUNK_MS / 1000
             self._outcome.ended = "hung up"
             match hang_up:
                 case "stop":
@@ -251,6 +308,11 @@ class _Call:
             await asyncio.gather(hearing, return_exceptions=True)
             heard_s = self._began_s if self._agent_until_s is None else self._agent_until_s
             self._outcome.deaf_s = max(0.0, time.monotonic() - heard_s)
+
+    def _holds(self, now_s: float) -> bool:
+        """The phone holds at the end of each interval."""
+        into_s = (now_s - self._began_s) % self._hold_every_s
+        return into_s > self._hold_every_s - HOLD_S
 
     async def _hear(self) -> None:
         async for message in self._ws:
@@ -283,6 +345,7 @@ class _Call:
         elif at_s - self._agent_until_s > GAP_S:
             self._outcome.gaps.append(Gap(self._agent_until_s, at_s - self._agent_until_s))
         self._agent_until_s = at_s + PACKET_S
+        self._outcome.heard_s += PACKET_S
 
 
 class Engine:
@@ -348,16 +411,22 @@ class Bridge:
             slots.setdefault(labels["engine"], Counter())[labels["state"]] = int(value)
         return slots
 
-    async def outcomes(self) -> dict[str, int]:
+    async def outcomes(self) -> Counter[str]:
         """How many calls had each outcome, by the bridge's own count."""
         series = _series(await self._scrape(), "pxbridge_calls_total")
-        return {labels["outcome"]: int(value) for labels, value in series}
+        return Counter({labels["outcome"]: int(value) for labels, value in series if value})
 
-    async def lag(self) -> dict[float, float]:
-        """By bound in seconds: the share of checks at which the event loop was later than that."""
+    async def floods_closed(self) -> int:
+        """How many phones it has closed because they flooded."""
+        series = _series(await self._scrape(), "pxbridge_floods_total")
+        return sum(int(value) for labels, value in series if labels["peer"] == "phone")
+
+    async def on_time(self) -> Counter[float]:
+        """By bound in seconds: how many checks found the event loop no later than that."""
         name = "pxbridge_event_loop_lag_seconds_bucket"
-        within = {float(labels["le"]): count for labels, count in _series(await self._scrape(), name)}
-        return {bound_s: 1 - within[bound_s] / within[math.inf] for bound_s in LAGS_S}
+        return Counter(
+            {float(labels["le"]): int(count) for labels, count in _series(await self._scrape(), name)}
+        )
 
     async def _scrape(self) -> str:
         def fetch() -> str:
@@ -371,9 +440,77 @@ class Bridge:
         return answer
 
 
+class Bridges:
+    """All bridges, as one.
+
+    Args:
+        bridges: The bridges. They share their engines.
+    """
+
+    def __init__(self, bridges: list[Bridge]) -> None:
+        self._bridges = bridges
+
+    def sample(self, at_s: float, live: int) -> Sample:
+        samples = [bridge.sample(at_s, live) for bridge in self._bridges]
+        memory_bytes = sum(sample.memory_bytes for sample in samples)
+        descriptors = sum(sample.descriptors for sample in samples)
+        return Sample(at_s, live, memory_bytes, descriptors, sum(sample.threads for sample in samples))
+
+    def cpu_s(self) -> float:
+        return sum(bridge.meter.cpu_s() for bridge in self._bridges)
+
+    async def slots(self) -> dict[str, Counter[str]]:
+        """For each engine's name, how many slots are in which state.
+
+        A slot is idle if all bridges take it for idle, and what one uses is elsewhere for the others.
+        """
+        of_each = [await bridge.slots() for bridge in self._bridges]
+        found: dict[str, Counter[str]] = {}
+        for name in of_each[0]:
+            found[name] = sum((slots[name] for slots in of_each), Counter())
+            found[name]["idle"] = min(slots[name]["idle"] for slots in of_each)
+            del found[name]["elsewhere"]
+        return found
+
+    async def outcomes(self) -> dict[str, int]:
+        return dict(sum([await bridge.outcomes() for bridge in self._bridges], Counter[str]()))
+
+    async def floods_closed(self) -> int:
+        return sum([await bridge.floods_closed() for bridge in self._bridges])
+
+    async def lag(self) -> dict[float, float]:
+        """By bound in seconds: the share of checks at which an event loop was later than that."""
+        within = sum([await bridge.on_time() for bridge in self._bridges], Counter[float]())
+        return {bound_s: 1 - within[bound_s] / within[math.inf] for bound_s in LAGS_S}
+
+    @property
+    def slowest_answer_s(self) -> float:
+        return max(bridge.slowest_answer_s for bridge in self._bridges)
+
+
 def _series(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
     for labels, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.M):
         yield dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)
+
+
+@dataclass
+class Neighbours:
+    """What callers heard who had no trouble of their own.
+
+    Attributes:
+        talked_s: The time in calls.
+        gaps_s: Stretches without the agent.
+        firsts_s: From the start of each call to the agent's first sound.
+    """
+
+    talked_s: float
+    gaps_s: list[float]
+    firsts_s: list[float]
+
+    @property
+    def share(self) -> float:
+        """The share of the time in which the agent was missed."""
+        return sum(self.gaps_s) / self.talked_s if self.talked_s else 0.0
 
 
 @dataclass
@@ -382,6 +519,12 @@ class Soak:
 
     minutes: float
     calls: int
+    short: bool
+    troubles: Troubles | None = None
+    with_store: bool = False
+    late_ms: float = 0.0
+    holder: CallOutcome | None = None
+    floods_closed: int = 0
     live: int = 0
     outcomes: list[CallOutcome] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
@@ -406,23 +549,73 @@ class Soak:
                 else:
                     self.gaps_without_a_kill.append(gap)
 
+    def neighbours(self, *, troubled: bool) -> Neighbours:
+        """What the callers heard before the troubles or beside them, kills of engines apart."""
+        assert self.troubles is not None
+        from_s = self.troubles.from_s if troubled else 0.0
+        until_s = math.inf if troubled else self.troubles.from_s
+        spans = (min(o.ended_s, until_s) - max(o.began_s, from_s) for o in self.outcomes)
+        gaps = [gap.duration_s for gap in self.gaps_without_a_kill if from_s <= gap.at_s < until_s]
+        firsts = [o.first_s for o in self.outcomes if o.first_s is not None and from_s <= o.began_s < until_s]
+        return Neighbours(sum(span for span in spans if span > 0), gaps, firsts)
+
+    @property
+    def too_busy(self) -> bool:
+        """Whether callers here got the processor too late to judge what they heard."""
+        return self.late_ms > MOST_LATE_MS
+
     def broken_promises(self) -> list[str]:
-        """Every promise that did not hold."""
-        broken = []
+        """Every promise that did not hold, of those that can be judged."""
+        if self.late_ms > STARVED_MS:
+            return []
+        broken = [] if self.too_busy else self._broken_at_the_ear()
+        broken += self._broken_by_troubles()
         odd = Counter(outcome.ended for outcome in self.outcomes if outcome.ended != "hung up")
         if odd:
             broken.append(f"calls that their callers did not end: {dict(odd)}")
-        if sum(self.counted.values()) != len(self.outcomes):
-            broken.append(f"{len(self.outcomes)} calls were placed, and the bridge tells of {self.counted}")
-        worst_s = max((s for k in self.kills if k.room != "none for all" for s in k.lost_s), default=0.0)
-        if worst_s > LOST_S:
-            broken.append(f"{worst_s:.2f} s of the agent lost in a failure although a slot was free")
+        placed = len(self.outcomes) + (self.troubles.floods + 1 if self.troubles else 0)
+        if sum(self.counted.values()) != placed:
+            broken.append(f"{placed} calls were placed, and the bridges tell of {self.counted}")
         if (grew := self.memory()) is not None and grew[1] > grew[0] * (1 + FLAT_MEMORY):
             broken.append(f"memory grew from {grew[0] / 1e6:.1f} to {grew[1] / 1e6:.1f} MB")
-        if self.idle and self.after and self.after.descriptors > self.idle.descriptors + FLAT_DESCRIPTORS:
+        if (
+            self.idle
+            and self.after
+            and self.after.descriptors > self.idle.descriptors + BRIDGES * FLAT_DESCRIPTORS
+        ):
             broken.append(f"{self.after.descriptors} descriptors afterwards, {self.idle.descriptors} before")
         if busy := {s: n for s, n in self.slots_after.items() if n and s not in ("idle", "warm")}:
             broken.append(f"slots that are not free afterwards: {busy}")
+        return broken
+
+    def _broken_at_the_ear(self) -> list[str]:
+        broken = []
+        worst_s = max((s for k in self.kills if k.room != "none for all" for s in k.lost_s), default=0.0)
+        if worst_s > LOST_S and not self.short:
+            broken.append(f"{worst_s:.2f} s of the agent lost in a failure although a slot was free")
+        if self.troubles is not None:
+            calm, troubled = (self.neighbours(troubled=each) for each in (False, True))
+            if troubled.share > WORSE * calm.share + SLACK:
+                broken.append(
+                    f"neighbours missed {troubled.share:.2%} of the agent beside the troubles, "
+                    f"{calm.share:.2%} before"
+                )
+        return broken
+
+    def _broken_by_troubles(self) -> list[str]:
+        if self.troubles is None:
+            return []
+        broken = []
+        if self.floods_closed != self.troubles.floods:
+            broken.append(f"{self.troubles.floods} floods, of which {self.floods_closed} were closed as such")
+        if self.holder is not None:
+            if self.holder.ended != "hung up":
+                broken.append(f"the call that was held ended: {self.holder.ended}")
+            if self.holder.heard_s < HEARD * self.holder.said_s:
+                broken.append(
+                    f"of the {self.holder.said_s:.1f} s that a phone said which holds, "
+                    f"{self.holder.heard_s:.1f} s came back"
+                )
         return broken
 
     def memory(self) -> tuple[float, float] | None:
@@ -439,53 +632,85 @@ class Soak:
 
 
 async def soak(args: argparse.Namespace, console: Console) -> Soak:
-    result = Soak(args.minutes, args.calls)
-    chance = random.Random(args.seed)
+    result = Soak(args.minutes, args.calls, args.short)
+    pace, chance, lateness = SHORT if args.short else Pace(), random.Random(args.seed), Lateness()
     engines = [Engine(args.slots, args.prompt_s) for _ in range(args.engines)]
-    port, console_port = free_port(), free_port()
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(lateness)
         for engine in engines:
             stack.push_async_callback(engine.stop)
             await engine.start()
-        state = stack.enter_context(tempfile.TemporaryDirectory())
-        words = ["--port", str(port), "--console-port", str(console_port), "--state-dir", state]
-        words += [
-            "--engines",
-            ",".join(engine.url for engine in engines),
-            "--engine-capacity",
-            str(args.slots),
-        ]
-        words += ["--warm-sessions", str(args.warm), "--max-calls", str(2 * args.calls)]
-        words += ["--allow-anonymous", "--handshakes-per-minute", "1000000", "--log-format", "json"]
-        words += ["--shed-above-lag-ms", "0"]
-        pid = await stack.enter_async_context(server(port, "-m", "pxbridge", *words))
-        bridge = Bridge(pid, console_port)
+        store = await stack.enter_async_context(store_process())
+        result.with_store = store is not None
+        if store is None:
+            console.print("no Redis or Valkey server is installed: one bridge, and no store that comes back")
+        words = _settings(args, engines)
+        if store is not None:
+            words += ["--lease-store", store.url, "--lease-ttl-s", str(LEASE_TTL_S)]
+        ports, bridges = [], []
+        for _ in range(1 if store is None else BRIDGES):
+            port, console_port = free_port(), free_port()
+            state = stack.enter_context(tempfile.TemporaryDirectory())
+            own = ["--port", str(port), "--console-port", str(console_port), "--state-dir", state]
+            pid = await stack.enter_async_context(server(port, "-m", "pxbridge", *own, *words))
+            ports.append(port)
+            bridges.append(Bridge(pid, console_port))
+        bridge = Bridges(bridges)
         await asyncio.sleep(SETTLE_S)
         result.idle = bridge.sample(0.0, 0)
-        cpu_s, began_s = bridge.meter.cpu_s(), time.monotonic()
+        cpu_s, began_s = bridge.cpu_s(), time.monotonic()
         until_s = began_s + args.minutes * 60
-        url = f"ws://127.0.0.1:{port}/exotel"
+        urls = [f"ws://127.0.0.1:{port}/exotel" for port in ports]
+        result.troubles = troubles = Troubles((began_s + until_s) / 2, until_s)
         async with asyncio.TaskGroup() as group:
             sampling = group.create_task(_sample(bridge, result, began_s, console))
-            killing = group.create_task(_kill(engines, bridge, result, chance, until_s))
+            killing = group.create_task(_kill(engines, bridge, result, pace, chance, until_s))
+            group.create_task(troubles.flood(ports[0]))
+            group.create_task(_hold(urls[0], result, pace))
+            if store is not None:
+                group.create_task(troubles.restart_store(store))
             callers = [
-                group.create_task(_join(Caller(url, random.Random(chance.random()), result),
-                                        number * 0.2, until_s))
+                group.create_task(
+                    _join(
+                        Caller(urls[number % len(urls)], random.Random(chance.random()), pace, result),
+                        number * JOIN_EVERY_S,
+                        until_s,
+                    )
+                )
                 for number in range(args.calls)
-            ]  # fmt: skip
+            ]
             await asyncio.wait(callers)
             sampling.cancel()
             await asyncio.wait([killing])
-        result.cpu_of_a_core = (bridge.meter.cpu_s() - cpu_s) / (time.monotonic() - began_s)
+        result.cpu_of_a_core = (bridge.cpu_s() - cpu_s) / (time.monotonic() - began_s)
         await asyncio.sleep(SETTLE_S)
         result.after = bridge.sample(time.monotonic() - began_s, result.live)
         result.counted, result.lag = await bridge.outcomes(), await bridge.lag()
+        result.floods_closed = await bridge.floods_closed()
         result.slowest_answer_s = bridge.slowest_answer_s
         result.slots_after = dict(sum((await bridge.slots()).values(), Counter()))
     for kill in result.kills:
         kill.lost_s.sort()
+    result.late_ms = lateness.late_ms
     result.assign()
     return result
+
+
+def _settings(args: argparse.Namespace, engines: list[Engine]) -> list[str]:
+    """The arguments of each bridge."""
+    return [
+        *("--engines", ",".join(engine.url for engine in engines)),
+        *("--engine-capacity", str(args.slots), "--warm-sessions", str(args.warm)),
+        *("--max-calls", str(2 * args.calls), "--shed-above-lag-ms", "0"),
+        *("--allow-anonymous", "--handshakes-per-minute", "1000000", "--log-format", "json"),
+    ]
+
+
+async def _hold(url: str, result: Soak, pace: Pace) -> None:
+    """The phone that holds."""
+    assert result.troubles is not None
+    await asyncio.sleep(result.troubles.from_s - time.monotonic())
+    result.holder = await place(url, result.troubles.until_s, "stop", pace.hold_every_s)
 
 
 async def _join(caller: Caller, after_s: float, until_s: float) -> None:
@@ -493,7 +718,7 @@ async def _join(caller: Caller, after_s: float, until_s: float) -> None:
     await caller.call_until(until_s)
 
 
-async def _sample(bridge: Bridge, result: Soak, began_s: float, console: Console) -> None:
+async def _sample(bridge: Bridges, result: Soak, began_s: float, console: Console) -> None:
     while True:
         await asyncio.sleep(SAMPLE_EVERY_S)
         sample = bridge.sample(time.monotonic() - began_s, result.live)
@@ -507,14 +732,21 @@ async def _sample(bridge: Bridge, result: Soak, began_s: float, console: Console
 
 
 async def _kill(
-    engines: list[Engine], bridge: Bridge, result: Soak, chance: random.Random, until_s: float
+    engines: list[Engine],
+    bridge: Bridges,
+    result: Soak,
+    pace: Pace,
+    chance: random.Random,
+    until_s: float,
 ) -> None:
     """Kills engines, and starts each again a little later, until shortly before the end."""
     async with asyncio.TaskGroup() as coming_back:
         while True:
-            await asyncio.sleep(chance.uniform(*KILL_EVERY_S))
+            await asyncio.sleep(chance.uniform(*pace.kill_every_s))
             if time.monotonic() > until_s - 2 * DOWN_S[1]:
                 return
+            if result.troubles is not None and not result.troubles.may_kill_engines(time.monotonic()):
+                continue
             engine = chance.choice([engine for engine in engines if engine.runs])
             slots = await bridge.slots()
             own = next(states for name, states in slots.items() if f":{engine.port}" in name)
@@ -550,6 +782,8 @@ def report(result: Soak, console: Console) -> None:
     figures = [f"{q:.2f}" for q in np.quantile(other_s, (0.5, 0.95, 1.0))] if other_s else ["–"] * 3
     table.add_row("(no engine died)", "–", "–", str(len(other_s)), *figures)
     console.print(table)
+    if result.troubles is not None:
+        _report_troubles(result, result.troubles, console)
     course = Table("minute", "in a call", "memory MB", "descriptors", "threads")
     every = max(1, math.ceil(len(result.samples) / 10))
     shown = [result.idle, *result.samples[every - 1 :: every], result.after]
@@ -572,6 +806,36 @@ def report(result: Soak, console: Console) -> None:
         console.print(f"BROKEN: {promise}")
 
 
+def _report_troubles(result: Soak, troubles: Troubles, console: Console) -> None:
+    table = Table(
+        "the other callers", "call-minutes", "gaps", "agent missed", "median s", "p95 s", "longest s",
+        "first sound p95 s",
+    )  # fmt: skip
+    for name, troubled in (("before the troubles", False), ("beside them", True)):
+        heard = result.neighbours(troubled=troubled)
+        gaps = (
+            [f"{q:.2f}" for q in np.quantile(heard.gaps_s, (0.5, 0.95, 1.0))] if heard.gaps_s else ["–"] * 3
+        )
+        first = f"{np.quantile(heard.firsts_s, 0.95):.2f}" if heard.firsts_s else "–"
+        table.add_row(
+            name, f"{heard.talked_s / 60:.1f}", str(len(heard.gaps_s)), f"{heard.share:.3%}", *gaps, first
+        )
+    console.print(table)
+    console.print(
+        f"floods: {troubles.floods}, closed as such by the bridge: {result.floods_closed}; "
+        f"the store came back with an older memory {len(troubles.restarts)} times"
+    )
+    if (holder := result.holder) is not None:
+        console.print(
+            f"the phone that holds for {HOLD_S:g} s: "
+            f"{holder.heard_s:.1f} s of its {holder.said_s:.1f} s came back"
+        )
+    busy = ": too busy to judge what callers heard" if result.too_busy else ""
+    if result.late_ms > STARVED_MS:
+        busy = ": too busy to judge anything"
+    console.print(f"of a hundred wake-ups here one was {result.late_ms:.1f} ms late{busy}")
+
+
 def _spread(values: list[float]) -> str:
     if not values:
         return "–"
@@ -584,13 +848,17 @@ def main() -> int:
     )
     parser.add_argument("--calls", type=int, default=50, help="at a time (%(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="(%(default)s)")
-    parser.add_argument("--engines", type=int, default=11, help="processes (%(default)s)")
+    parser.add_argument("--engines", type=int, default=14, help="processes (%(default)s)")
     parser.add_argument("--slots", type=int, default=5, help="of each (%(default)s)")
     parser.add_argument("--warm", type=int, default=5, help="sessions prompted ahead (%(default)s)")
     parser.add_argument("--prompt-s", type=float, default=0.6, help="an engine's prompts (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of what is random (%(default)s)")
     parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--short", action="store_true", help="8 calls for 40 s; judges counts and ratios")
     args = parser.parse_args()
+    if args.short:
+        vars(args).update(SHORT_RUN)
+        go_first()
     console = Console() if sys.stdout.isatty() else Console(width=120)
     result = asyncio.run(soak(args, console))
     report(result, console)
@@ -598,7 +866,9 @@ def main() -> int:
     if args.json:
         told: dict[str, Any] = {**asdict(result), "broken": broken}
         args.json.write_text(json.dumps(told, indent=1))
-    return 1 if broken else 0
+    if broken:
+        return 1
+    return EXIT_NOT_JUDGED if result.too_busy else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""A client of `/api/chat` without a microphone: says what it is given, in real time, and keeps what it is
-told."""
+"""A client of `/api/chat` without a microphone: says what it is given, and keeps what it is told."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import aiohttp.web
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +27,8 @@ from pxbridge.console import models
 from pxbridge.console.api import ENDPOINTS
 from pxbridge.console.openapi import document
 from pxbridge.console.server import Console
+from pxbridge.engines.address import EngineAddress
+from pxbridge.engines.voices import ask_voices
 from pxbridge.records import database
 from pxbridge.records.find_recording import find_recording
 from pxbridge.simulation.phone import Script
@@ -270,3 +273,49 @@ async def test_snapshots_come_five_a_second_and_say_what_is_not_ready() -> None:
             pass
         draining.cancel()
         await live.close()
+
+
+async def test_what_is_no_handshake_is_answered_and_the_connection_stays() -> None:
+    async with served() as s, aiohttp.ClientSession(s.url) as session:
+        for path in ("/api/chat", "/api/live"):
+            answer = await session.get(path)
+            assert answer.status == 426
+            assert answer.headers["Upgrade"] == "websocket"
+            upgrade = {
+                "Connection": "Upgrade",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Version": "13",
+                "Sec-WebSocket-Key": "short",
+            }
+            answer = await session.get(path, headers=upgrade)
+            assert answer.status == 400
+        assert (await session.get("/livez")).status == 200
+        assert s.bridge.registry.live == 0
+
+
+async def test_voices_are_those_that_an_engine_tells() -> None:
+    async def voices(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        assert request.headers["Authorization"] == "Bearer the-token"
+        return aiohttp.web.json_response({"voices": ["a.pt", "b.wav", 7, "x" * 1000], "default": "a.pt"})
+
+    async def nothing(_request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(text="<html>")
+
+    app = aiohttp.web.Application()
+    app.router.add_get("/voices", voices)
+    silent = aiohttp.web.Application()
+    silent.router.add_get("/voices", nothing)
+    addresses = []
+    runners = [aiohttp.web.AppRunner(each) for each in (silent, app)]
+    for runner in runners:
+        await runner.setup()
+        await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"ws://127.0.0.1:{runner.addresses[0][1]}/api/chat"
+        addresses.append(EngineAddress(url, token="the-token"))
+    gone = EngineAddress("ws://127.0.0.1:9/api/chat")
+    try:
+        assert await ask_voices([gone, *addresses]) == ["a.pt", "b.wav"]
+        assert await ask_voices([gone, addresses[0]]) is None
+    finally:
+        for runner in runners:
+            await runner.cleanup()

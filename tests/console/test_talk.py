@@ -14,9 +14,11 @@ from tests.virtual_time import run
 
 from pxbridge.calls.call_state import Outcome, Party
 from pxbridge.calls.conversation import CallLimits
-from pxbridge.calls.persona import Persona, Personas
+from pxbridge.calls.operating import operate
+from pxbridge.calls.persona import End, HandOver, Persona, Personas
 from pxbridge.calls.summary import outcome
 from pxbridge.chat_wire import Kind, sampling_query
+from pxbridge.errors import CallConflict
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Line, Script
@@ -275,3 +277,25 @@ def test_an_engine_that_tells_nothing_of_itself_is_asked_for_no_seed() -> None:
             return [each.sampling for each in s.bridge.prompted]
 
     assert run(main()) == [""]
+
+
+def test_an_operator_can_end_a_talk_and_nobody_can_take_it_over() -> None:
+    async def main() -> tuple[Talker, CallRecord]:
+        async with served() as s:
+            talker = Talker(words(repeat=4))
+            talk = asyncio.create_task(talker.talk(s.port))
+            await talker.ready.wait()
+            (call,) = s.bridge.registry
+            name = call.record.call_id
+            with pytest.raises(CallConflict, match="nobody can take this call over"):
+                operate(s.bridge.registry, name, HandOver(("+911",)), "asha")
+            await asyncio.sleep(2.0)
+            assert talker.close_code is None
+            operate(s.bridge.registry, name, End(), "asha")
+            await talk
+            return talker, await s.bridge.record()
+
+    talker, record = run(main())
+    assert (talker.close_code, talker.close_reason) == (1000, "ended by the operator asha")
+    assert record.ending is not None and record.ending.reason == "ended by the operator asha"
+    assert talker.errors == []

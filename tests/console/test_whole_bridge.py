@@ -1,5 +1,4 @@
-"""Talks with whole bridges: processes, real time, engines that are killed, and what the records say
-afterwards."""
+"""Talks with whole bridges: processes, real time, killed engines, and what the records say afterwards."""
 
 from __future__ import annotations
 

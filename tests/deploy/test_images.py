@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.deploy.image import Store, output
 from tests.fault.processes import ROOT, fetch, free_port, until
+from tests.web.browser import tab
 
 from pxbridge.simulation.phone import Ended, Phone, Script, place_call
 
@@ -88,11 +89,11 @@ async def test_without_access_control_it_says_what_is_missing_and_does_not_start
     assert len(container.lines) == 1
 
 
-def settings(port: int) -> dict[str, str]:
+def settings(port: int, console_port: int = 0) -> dict[str, str]:
     return {
         "PXBRIDGE_CREDENTIALS": LOGIN,
         "PXBRIDGE_PORT": str(port),
-        "PXBRIDGE_CONSOLE_PORT": "0",
+        "PXBRIDGE_CONSOLE_PORT": str(console_port),
         "PXBRIDGE_LOG_FORMAT": "json",
         "PXBRIDGE_DRAIN_S": "60",
     }
@@ -105,27 +106,33 @@ async def phone_call(port: int) -> None:
     assert phone.player.voice_from_s is not None
 
 
-CALLS = [phone_call]
-"""Kinds of calls through the image. A browser's call belongs here as soon as the console takes one: open
-`/api/chat` of the container's console, and hear the greeting."""
+async def browser_call(console_port: int) -> None:
+    """A call from the page that the image's console serves, in a real browser: the agent's words are read."""
+    async with tab() as page:
+        await page.talk(f"http://127.0.0.1:{console_port}/")
+        await page.page.wait_for_selector("[role=log] li")
+        assert await page.captions()
+        await page.press("Hang up")
+        await page.see("ended")
+        assert page.complaints == []
 
 
 async def test_it_takes_calls_answers_health_and_drains(bridge: Image) -> None:
-    port = free_port()
-    async with bridge.runs(environ=settings(port)) as container:
+    port, console_port = free_port(), free_port()
+    async with bridge.runs(environ=settings(port, console_port)) as container:
         await until(
             lambda: container.said(" takes calls at ") or container.process.returncode, "it has started"
         )
         assert container.user == USER
         assert await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/livez") == (200, "alive\n")
         assert await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/readyz") == (200, "ready\n")
-        for call in CALLS:
-            await call(port)
+        await phone_call(port)
+        await browser_call(console_port)
 
         phone = Phone(Script(hang_up_at_s=6.0))
         calling = asyncio.create_task(place_call(f"ws://{LOGIN}@127.0.0.1:{port}/exotel", phone))
         live = '"call live"'
-        await until(lambda: container.log.count(live) == len(CALLS) + 1, "the last call is live")
+        await until(lambda: container.log.count(live) == 3, "the last call is live")
         container.tell(signal.SIGTERM)
         await until(lambda: container.said('"stopping: 1 calls'), "it drains")
         status, told = await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/readyz")

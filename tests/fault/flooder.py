@@ -55,18 +55,39 @@ def upgrade(path: str = "/exotel") -> bytes:
     ).encode()
 
 
+def close_code(received: bytearray) -> int | None:
+    """The code of the close frame; None if it has not come. Whole frames before it are taken out."""
+    while len(received) >= 2:
+        opcode, size, begin = received[0] & 0x0F, received[1], 2
+        if size == 126:
+            size, begin = int.from_bytes(received[2:4], "big"), 4
+        elif size == 127:
+            size, begin = int.from_bytes(received[2:10], "big"), 10
+        if len(received) < begin + size:
+            return None
+        if opcode == 8:
+            return int.from_bytes(received[begin : begin + 2], "big")
+        del received[: begin + size]
+    return None
+
+
 def main() -> None:
     """Floods until it is closed."""
     port, kind, rate = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     chunk = FLOODS[kind] * (1 + 20_000 // len(FLOODS[kind]))
     with socket.create_connection(("127.0.0.1", port)) as phone:
         phone.sendall(upgrade() + START)
-        received = b""
+        received = bytearray()
+        while b"\r\n\r\n" not in received:
+            received += phone.recv(1 << 16)
+        del received[: received.index(b"\r\n\r\n") + 4]
         phone.setblocking(False)
         began_s, sent = time.monotonic(), 0
         unsent = memoryview(b"")
-        while b"\x88" not in received[-200:]:
+        while (code := close_code(received)) is None:
             time.sleep(max(0.001, began_s + sent / rate - time.monotonic()))
+            with contextlib.suppress(BlockingIOError):
+                received += phone.recv(1 << 16)
             try:
                 unsent = unsent or memoryview(chunk)
                 size = phone.send(unsent)
@@ -75,10 +96,7 @@ def main() -> None:
                 pass
             except OSError:
                 break
-            with contextlib.suppress(BlockingIOError):
-                received = received[-200:] + phone.recv(1 << 16)
-        at = received.rfind(b"\x88")
-        code = struct.unpack("!H", received[at + 2 : at + 4])[0] if at >= 0 else 1006
+        code = code or close_code(received) or 1006
         print(f"closed with {code} after {sent} bytes in {time.monotonic() - began_s:.1f} s")  # noqa: T201
 
 

@@ -1,5 +1,4 @@
-"""The clients that PersonaPlex has, in conversation with the bridge's console: a call each, with their own
-codecs."""
+"""The clients that PersonaPlex has, in conversation with the bridge's console, with their own codecs."""
 
 from __future__ import annotations
 

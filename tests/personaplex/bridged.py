@@ -11,6 +11,7 @@ from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.registry import CallRegistry
 from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.client import open_session
+from pxbridge.engines.leases import MemoryLeases
 from pxbridge.engines.pool import EnginePool, Prompts
 from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.server import listen
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from pxbridge.engines.session import Session
 
 
+class CommonLeases(MemoryLeases):
+    """A store that bridges share, in this process."""
+
+    renew_every_s: float | None = 0.3
+
+
 @asynccontextmanager
 async def bridge_to(
-    *rigs: Rig, token: str | None = None, limits: CallLimits = IMPATIENT, warm: int = 0
+    *rigs: Rig,
+    token: str | None = None,
+    limits: CallLimits = IMPATIENT,
+    warm: int = 0,
+    store: MemoryLeases | None = None,
 ) -> AsyncIterator[Bridge]:
     """A bridge with these engines, and with settings for NVIDIA's server: one call for each engine."""
     prompted: list[Prompts] = []
@@ -45,7 +56,7 @@ async def bridge_to(
         addresses = [EngineAddress(rig.url("").rstrip("?"), token=token) for rig in rigs]
         ahead = Prompts(KIND.default.voice_prompt, KIND.default.text_prompt)
         pool = await stack.enter_async_context(
-            EnginePool(addresses, 1, open_session=open_engine, warm={ahead: warm})
+            EnginePool(addresses, 1, open_session=open_engine, store=store, warm={ahead: warm})
         )
         records: list[CallRecord] = []
         events: list[Event] = []

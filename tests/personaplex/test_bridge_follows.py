@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.call.test_engines_fail import times_heard
-from tests.personaplex.bridged import bridge_to
+from tests.personaplex.bridged import CommonLeases, bridge_to
+from tests.personaplex.fake_model import Costs
 from tests.personaplex.rig import PERSONA, serving
 from tests.virtual_time import run
 
 from pxbridge.calls.announcements import Sound
 from pxbridge.calls.call_state import Phase
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.pool import Prompts, SlotState
 from pxbridge.errors import EngineFull, NoEngineFree
 from pxbridge.personaplex.server import Rules
@@ -156,6 +158,30 @@ def test_a_caller_waits_in_the_line_of_an_engine_that_others_have_filled() -> No
     run(main())
 
 
+def test_a_slot_that_a_call_of_the_bridge_leaves_goes_to_its_own_caller_in_the_engines_line() -> None:
+    async def main() -> None:
+        slow = Costs(chunk_s=0.3)  # a prompt takes longer than it takes until the slot could be leased
+        async with serving(2, line=8, costs=slow) as rig, bridge_to(rig, limits=PATIENT) as b:
+            await becomes(lambda: b.pool.free == 2)
+            ours = await b.pool.lease(KIND)
+            await ours.session()
+            await rig.call()
+            await becomes(lambda: b.pool.free == 0)
+            place = b.pool.place()
+            waits = asyncio.create_task(b.pool.lease_in_turn(STERN, place))
+            await becomes(lambda: place.in_line == 1)
+            behind = await rig.call({**PERSONA, "queue": 1})
+            await asyncio.sleep(1.0)
+            ours.release()
+            lease = await waits
+            assert (await lease.session()).is_live
+            assert behind.handshakes == 0, "whoever came later still waits"
+            lease.release()
+            await behind.live()
+
+    run(main())
+
+
 def test_a_caller_hears_its_place_in_the_engines_line() -> None:
     async def main() -> Phone:
         async with serving(1, line=8) as rig, bridge_to(rig, limits=PATIENT) as b:
@@ -255,6 +281,17 @@ def test_the_token_is_shown_to_probes_and_conversations_and_a_wrong_one_is_told(
         run(main(), 300.0)
 
 
+def test_a_token_that_is_mended_by_a_reload_opens_the_engine_at_once() -> None:
+    async def main() -> None:
+        async with serving(2, rules=Rules(token=TOKEN)) as rig, bridge_to(rig, token="another") as b:
+            await becomes(lambda: b.pool.free == 0, within_s=60.0)
+            await asyncio.sleep(2.0)
+            b.pool.replace_engines([EngineAddress(rig.url("").rstrip("?"), token=TOKEN)])
+            await becomes(lambda: b.pool.free == 2, within_s=2.0)
+
+    run(main())
+
+
 def test_two_bridges_without_a_common_store_share_an_engine() -> None:
     async def main() -> None:
         async with serving(4) as rig, bridge_to(rig) as one, bridge_to(rig) as other:
@@ -276,6 +313,41 @@ def test_two_bridges_without_a_common_store_share_an_engine() -> None:
             assert len(leases) == 4
             assert full <= 2, "each learns of the other at the first refusal"
             for lease in leases:
+                lease.release()
+            await becomes(lambda: one.pool.free == other.pool.free == 4)
+
+    run(main())
+
+
+def test_bridges_with_a_common_store_share_an_engine_and_refuse_each_other_nothing() -> None:
+    async def main() -> None:
+        store = CommonLeases()
+        async with (
+            serving(4) as rig,
+            bridge_to(rig, store=store) as one,
+            bridge_to(rig, store=store) as other,
+        ):
+            await becomes(lambda: one.pool.free == other.pool.free == 4)
+            leases = [await (one, other)[n % 2].pool.lease(KIND) for n in range(4)]
+            for lease in leases:
+                await lease.session()
+            await asyncio.sleep(7.0)
+            assert one.pool.states() == other.pool.states() == {SlotState.LIVE: 2, SlotState.ELSEWHERE: 2}
+            waits = asyncio.create_task(other.pool.lease_in_turn(STERN))
+            await asyncio.sleep(2.0)
+            leases[0].release()
+            async with asyncio.timeout(1.0):
+                late = await waits
+            await late.session()
+            stranger_came = await rig.refused()
+            assert stranger_came.status == 503
+            assert busy(one) == busy(other) == 0
+            leases[1].release()
+            stranger = await rig.call()
+            await becomes(lambda: one.pool.free == other.pool.free == 0)
+            await stranger.hang_up()
+            await becomes(lambda: one.pool.free == other.pool.free == 1)
+            for lease in (*leases[2:], late):
                 lease.release()
             await becomes(lambda: one.pool.free == other.pool.free == 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from tests.personaplex.fake_model import Costs
 from tests.personaplex.rig import serving
 from tests.virtual_time import run
 
+from pxbridge.commands import doctor
 from pxbridge.doctor import Verdict
 from pxbridge.doctor.conformance import Target, examine_wire
 from pxbridge.engines.address import EngineAddress
@@ -105,3 +107,14 @@ def test_an_engine_that_is_not_there_is_told_so_once_a_check() -> None:
             assert set(of(found, Verdict.WRONG)) == set(found)
 
     run(main())
+
+
+def test_the_command_shows_the_token_of_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(token="of-the-environment")) as rig:
+            monkeypatch.setenv("PXBRIDGE_ENGINE_TOKEN", "of-the-environment")
+            args = argparse.Namespace(conformance=rig.url("").rstrip("?"))
+            found = [finding async for finding in doctor._examined(args)]
+            assert {finding.verdict for finding in found} == {Verdict.GOOD}
+
+    run(main(), 600.0)

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxbridge.rate_limit import MAX_ADDRESSES
-from pxbridge.telephony.access import CALL_TOKEN_USES, AccessControl, Visitor
+from pxbridge.telephony.access import AccessControl, Visitor
+from pxbridge.telephony.call_tokens import HANDSHAKES
 from pxbridge.telephony.refusals import Refused
-from pxbridge.telephony.tokens import Scope, Signer, without_token
+from pxbridge.telephony.tokens import Scope, Signer, Token, without_token
 from pxbridge.websocket import Headers, Request, Response
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def test_an_older_keys_token_opens_and_a_foreign_keys_does_not() -> None:
     assert port.status(ask(f"/exotel/t/{old}")) == 200
     assert port.status(ask(f"/exotel/t/{foreign}")) == 403
     new = port.signer.make(Scope.CALL, 60.0)
-    assert isinstance(Signer([KEY], port.wall).check(new), tuple), "the first key signs"
+    assert isinstance(Signer([KEY], port.wall).check(new), Token), "the first key signs"
 
 
 def test_a_calls_token_opens_no_webhook_or_it_would_renew_itself_for_ever() -> None:
@@ -192,8 +193,8 @@ def test_a_calls_token_opens_no_webhook_or_it_would_renew_itself_for_ever() -> N
 def test_a_calls_token_is_good_for_exotels_retry_and_not_for_a_crowd() -> None:
     port = Port(tokens_prove=True)
     token = port.signer.make(Scope.CALL, 60.0)
-    answers = [port.status(ask(f"/exotel/t/{token}")) for _ in range(CALL_TOKEN_USES + 2)]
-    assert answers == [200] * CALL_TOKEN_USES + [403] * 2
+    answers = [port.status(ask(f"/exotel/t/{token}")) for _ in range(HANDSHAKES + 2)]
+    assert answers == [200] * HANDSHAKES + [403] * 2
     for_port = port.signer.make(Scope.PORT, 60.0)
     assert {port.status(ask(f"/exotel/t/{for_port}")) for _ in range(20)} == {200}
 

@@ -116,6 +116,10 @@ def test_a_secrets_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> N
         ("PXBRIDGE_CREDENTIALS", "asha:hunter2", "a password of 7 characters; use at least 12"),
         ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}ü", "characters that a URL cannot contain"),
         ("PXBRIDGE_TOKEN_KEYS", f"{KEY} {KEY[:31]}", "the second has 31 characters; use at least 32"),
+        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD},ravi:{PASSWORD}", "separate them by spaces"),
+        ("PXBRIDGE_CREDENTIALS", f"asha:{PASSWORD}, ravi:{PASSWORD}", "separate them by spaces"),
+        ("PXBRIDGE_TOKEN_KEYS", f"{KEY},{KEY}", "separate them by spaces"),
+        ("PXBRIDGE_CONSOLE_CREDENTIALS", f"asha:{PASSWORD},ravi:{PASSWORD}", "separate them by spaces"),
     ],
 )
 def test_a_secret_that_is_none_is_explained_and_not_repeated(name: str, value: str, problem: str) -> None:
@@ -123,6 +127,27 @@ def test_a_secret_that_is_none_is_explained_and_not_repeated(name: str, value: s
     assert error.setting == name
     assert problem in error.problem
     assert not any(word in str(error) for word in ("hunter2", PASSWORD, KEY[:31]))
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_around_secrets_are_not_part_of_them(quote: str) -> None:
+    each = f"{quote}asha:{PASSWORD}{quote} {quote}ravi:{PASSWORD}2{quote}"
+    for written in (f"{quote}asha:{PASSWORD} ravi:{PASSWORD}2{quote}", each):
+        loaded = load({}, {"PXBRIDGE_CREDENTIALS": written})
+        assert plain(loaded.settings.credentials) == [f"asha:{PASSWORD}", f"ravi:{PASSWORD}2"]
+
+
+def test_a_comma_in_a_password_stays() -> None:
+    loaded = load({}, {"PXBRIDGE_CREDENTIALS": f"asha:{PASSWORD},and-more"})
+    assert plain(loaded.settings.credentials) == [f"asha:{PASSWORD},and-more"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY, encoding="utf-8-sig")
+    (tmp_path / "pxbridge.toml").write_text('token_keys_file = "key"\nport = 5060\n', encoding="utf-8-sig")
+    loaded = load({"config": str(tmp_path / "pxbridge.toml")}, {})
+    assert plain(loaded.settings.token_keys) == [KEY]
+    assert loaded.settings.port == 5060
 
 
 def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path: Path) -> None:

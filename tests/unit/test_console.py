@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import ipaddress
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from tests.virtual_time import run
 
 from pxbridge.calls.phrases import Action, End
+from pxbridge.console.auth import DELAY_S
 from pxbridge.console.server import Console, Refused, serve
+from pxbridge.telephony.access import AccessControl
+from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,36 +103,79 @@ async def test_who_did_it_is_the_logins_user_and_without_logins_who_says_so() ->
     assert done_there == [("CA1", End(), "ann"), ("CA1", End(), "bob" + "x" * 61)]
 
 
-async def test_wrong_logins_are_bounded_counted_and_logged_without_what_was_tried(
-    caplog: pytest.LogCaptureFixture,
+def test_wrong_logins_are_delayed_counted_and_logged_without_what_was_tried(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now_s = [1000.0]
-    console = Console(lambda: b"", lambda: CALLS, tuple, operate, ["ann:right"], lambda: now_s[0])
+    monkeypatch.setattr("pxbridge.console.auth.MAX_DELAYED", 8)
 
     def basic(login: str) -> dict[str, str]:
         return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
 
-    async with (
-        serve(console, "127.0.0.1", 0) as port,
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
-    ):
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        console = Console(lambda: b"", lambda: CALLS, tuple, operate, ["ann:right"], clock)
+        async with (
+            serve(console, "127.0.0.1", 0) as port,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        ):
 
-        async def status(headers: dict[str, str]) -> int:
-            async with session.get("/api/calls", headers=headers) as answer:
-                return answer.status
+            async def asked(headers: dict[str, str]) -> tuple[int, bool]:
+                """The status, and whether it took as long as a delayed answer."""
+                began_s = clock()
+                async with session.get("/api/calls", headers=headers) as answer:
+                    return answer.status, clock() - began_s >= DELAY_S
 
-        tried = [await status(basic(f"ann:guess-{n}")) for n in range(60)]
-        assert tried == [401] * 10 + [429] * 50
-        assert await status(basic("ann:right")) == 429, "or a guess that is right would show"
-        assert await status({}) == 401
-        now_s[0] += 10.0
-        assert await status(basic("ann:right")) == 200
-        assert await status(basic("ann:right")) == 200, "who is right uses nothing up"
-        assert await status(basic("ann:wrong")) == 401
-        assert await status(basic("ann:wrong")) == 429
-    assert console.refused == dict.fromkeys(Refused, 0) | {Refused.WRONG_LOGIN: 11, Refused.TOO_MANY: 52}
-    (line,) = caplog.messages
-    assert line == "console refused requests (wrong login: 1), the last one from 127.0.0.1"
+            at_once = [await asked(basic(f"ann:guess-{n}")) for n in range(10)]
+            assert at_once == [(401, False)] * 10
+            assert await asked(basic("ann:wrong")) == (429, True)
+            assert await asked(basic("ann:right")) == (200, False), "whatever others at its address try"
+            assert await asked({}) == (401, False)
+            guessing = [asyncio.create_task(asked(basic(f"ann:guess-{n}"))) for n in range(20)]
+            assert await asked(basic("ann:right")) == (200, False)
+            answers = await asyncio.gather(*guessing)
+            assert {status for status, _ in answers} == {429}
+            assert sum(delayed for _, delayed in answers) >= 8
+            await asyncio.sleep(20.0)
+            assert await asked(basic("ann:wrong")) == (401, False)
+        expected = {Refused.WRONG_LOGIN: 11, Refused.TOO_MANY: 21}
+        assert console.refused == dict.fromkeys(Refused, 0) | expected
+        assert not any("guess" in message for message in caplog.messages)
+        assert caplog.messages[0] == (
+            "console refused requests (wrong login: 1), the last one from 127.0.0.1"
+        )
+
+    run(main())
+
+
+@pytest.fixture
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pxbridge.console.auth.DELAY_S", 0.0)
+
+
+@pytest.mark.usefixtures("no_delay")
+async def test_clients_of_a_trusted_proxy_are_told_apart_and_of_another_are_not() -> None:
+    """Each guesses twelve times, and then others at the same proxy mistype once."""
+    wrong = "Basic " + base64.b64encode(b"ann:wrong").decode()
+    signer = Signer([b"k" * 32], time.time)
+    for proxies, status in (["127.0.0.1"], 401), ([], 429):
+        access = AccessControl(signer, time.monotonic, proxies=[ipaddress.ip_network(p) for p in proxies])
+        console = Console(
+            lambda: b"", lambda: CALLS, tuple, operate, ["ann:right"], client=access.client_behind
+        )
+        async with (
+            serve(console, "127.0.0.1", 0) as port,
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+        ):
+
+            async def asked(client: str, session: aiohttp.ClientSession = session) -> int:
+                headers = {"Authorization": wrong, "X-Forwarded-For": client}
+                async with session.get("/api/calls", headers=headers) as answer:
+                    return answer.status
+
+            # What a client writes itself stands to the left of what the proxy appends.
+            guessed = [await asked(f"192.0.2.{n}, 198.51.100.1") for n in range(12)]
+            assert guessed[-1] == 429
+            assert await asked("198.51.100.2") == status
 
 
 @pytest.mark.parametrize(

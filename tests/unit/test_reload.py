@@ -47,6 +47,10 @@ class Parts:
         )
 
     @property
+    def shedding(self) -> Any:
+        return SimpleNamespace(use=lambda above, below: self.in_force.update(shedding=(above, below)))
+
+    @property
     def access(self) -> Any:
         return SimpleNamespace(use=self._use)
 
@@ -103,6 +107,8 @@ class Reloaded:
         ("a." * 5000 + "b = 1", "nested more than 16 levels deep"),
         ('[personas.a]\ngreeting = "a\\u0000b"', "personas.a.greeting"),
         ('[personas.a]\ngreeting = "~nobody-of-this-name/a.wav"', "there is no such user"),
+        ('[personas.a]\ngreeting = "/dev/zero"', "personas.a.greeting"),
+        ('[personas.a]\ngreeting = "/"', "personas.a.greeting"),
         ('engine_ca_file = "a\\u0000b"', "no file can have this name"),
         ('engine_ca_file = "/dev/zero"', "it is no regular file"),
         ('engine_ca_file = "/"', "it is no regular file"),

@@ -35,6 +35,7 @@ from pxbridge.redis_store import RedisStore
 from pxbridge.settings import state_folder, url_host
 from pxbridge.simulation.rehearsal import Rehearsal
 from pxbridge.telephony.access import AccessControl
+from pxbridge.telephony.call_tokens import CallTokens, RedisTokens
 from pxbridge.telephony.exotel.routes import ExotelRoutes
 from pxbridge.telephony.exotel.webhooks import Webhooks, nowhere
 from pxbridge.telephony.peers import PeerBridges
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pxbridge.ops.logs import Writer
     from pxbridge.ops.loop_lag import Shedding
     from pxbridge.settings import Loaded, Settings
+    from pxbridge.telephony.call_tokens import SharedTokens
     from pxbridge.telephony.server import TelephonyServer
 
 OWN_KEY_BYTES = 32
@@ -128,7 +130,7 @@ async def assembled(
             _call_limits(settings),
             playout_options(settings),
         )
-        access = Access(settings)
+        access = Access(settings, None if store is None else RedisTokens(store))
         peers = _peers(settings, store, access.signer, registry)
         server = await stack.enter_async_context(
             _listen(loaded, registry, pool, handovers, access, peers, observed.shedding)
@@ -160,6 +162,7 @@ async def assembled(
                 server,
                 lambda: [*server.full(), *engines_not_ready(pool.snapshot(), pool.store_gone_s)],
                 lambda: engine_addresses(opener.settings),
+                access.control.client_behind,
             )
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"
@@ -338,16 +341,21 @@ class Access:
 
     Args:
         settings: A reload replaces them (`use`).
+        shared_tokens: The tokens for one call that were used at any bridge; None for a bridge alone.
 
     Attributes:
         signer: Signs and checks tokens.
         control: Decides about each request.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shared_tokens: SharedTokens | None = None) -> None:
         self._own_key = secrets.token_bytes(OWN_KEY_BYTES)
         self.signer = Signer([self._own_key], time.time)
-        self.control = AccessControl(self.signer, asyncio.get_running_loop().time)
+        self.control = AccessControl(
+            self.signer,
+            asyncio.get_running_loop().time,
+            call_tokens=CallTokens(time.time, shared_tokens),
+        )
         self.use(settings)
 
     def use(self, settings: Settings) -> None:

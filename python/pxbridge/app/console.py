@@ -49,6 +49,7 @@ async def console(
     server: TelephonyServer,
     not_ready: Callable[[], Sequence[str]],
     engines: Callable[[], list[EngineAddress]],
+    client: Callable[[str, Sequence[str]], str],
 ) -> AsyncIterator[str | None]:
     """Serves the console while the block runs, unless its port is 0; gives its URL.
 
@@ -60,6 +61,7 @@ async def console(
         server: Counts calls, whichever port they came in at.
         not_ready: Reasons why no call can be taken now.
         engines: The addresses of the engines that the settings in force name.
+        client: The address of a client, from the connection's and the request's ``X-Forwarded-For`` headers.
 
     Raises:
         ConfigError: The address that a setting names cannot be listened on, or a certificate cannot be used.
@@ -93,6 +95,7 @@ async def console(
         live=live,
         talks=talks,
         files=await asyncio.to_thread(_client_files),
+        client=client,
     )
     observed.metrics.count_by(
         "reason",

@@ -22,6 +22,7 @@ from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.playout_options import PlayoutOptions
+from pxbridge.errors import CallConflict
 from pxbridge.telephony import carrier
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ TRY_AGAIN_LATER = 1013
 
 START_TIMEOUT_S = 10.0
 """A carrier sends its start message right after the handshake. A client that does not is no carrier."""
+
+TOKEN_USED = "its token was used for another call"  # noqa: S105
+"""A token in the URL admits one call (`pxbridge.telephony.call_tokens`)."""
 
 LAST_WORDS_S = 10.0
 """The longest that the end of a call waits until the caller has heard the last words."""
@@ -197,6 +201,10 @@ class Call:
         except TimeoutError:
             self._finish(Ending(Party.BRIDGE, f"no start within {START_TIMEOUT_S:.0f} s", 1008))
             return
+        token_use = self._arrival.token_use
+        if token_use is not None and not await token_use.confirm(start.call_id):
+            self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
+            return
         persona = self._choose_persona(start)
         conversation = Conversation(
             self._started_line(),
@@ -270,8 +278,7 @@ class Call:
 
     def _close_code(self, ending: Ending) -> int:
         """The close code that the carrier gets."""
-        flow_goes_on = self._carrier.behaviour.after_close is carrier.AfterClose.FLOW_GOES_ON
-        if ending.outcome is Outcome.NO_ENGINE and not flow_goes_on:
+        if ending.outcome is Outcome.NO_ENGINE and not self._can_be_handed_over:
             return TRY_AGAIN_LATER  # no flow needs a normal end to go on
         return ending.code
 
@@ -285,9 +292,17 @@ class Call:
         )
 
     def operate(self, action: Action, by: str) -> bool:
-        """Does what an operator asks, as a key would. False if the call has not started or is ending."""
+        """Does what an operator asks, as a key would. False if the call has not started or is ending.
+
+        Raises:
+            CallConflict: The carrier cannot hand a call over.
+        """
         if self._ending.done() or not self._start.done():
             return False
+        if isinstance(action, HandOver) and not self._can_be_handed_over:
+            raise CallConflict(
+                f"{self._carrier.name} hangs up when we close, so nobody can take this call over"
+            )
         self._act(action, by)
         return True
 
@@ -307,7 +322,7 @@ class Call:
 
     def _hand_over(self, numbers: tuple[str, ...], by: str) -> None:
         """Sends the caller on to a person: noted for the carrier's flow, then last words, then the close."""
-        if self._carrier.behaviour.after_close is not carrier.AfterClose.FLOW_GOES_ON:
+        if not self._can_be_handed_over:
             name = self._carrier.name
             self.emit(Kind.NOTE, text=f"{name} hangs up when we close, so nobody can take the call over")
             self._finish(Ending(Party.BRIDGE, f"ended by {by}", last_words=True, sentence=True))
@@ -356,6 +371,10 @@ class Call:
     def _on_start(self, start: carrier.Start) -> None:
         if self._start.done():
             self.record.ignored += 1  # the carrier repeats it: the call is already under way
+            return
+        token_use = self._arrival.token_use
+        if token_use is not None and not token_use.begin(start.call_id):
+            self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
             return
         record = self.record
         CURRENT_CALL.set(record)  # for everything that this socket will set off
@@ -442,6 +461,11 @@ class Call:
             self._act(self._spotter.pause(), "the agent's words")
 
     # -- what is known --------------------------------------------------------------------------------
+
+    @property
+    def _can_be_handed_over(self) -> bool:
+        """Whether the carrier's flow goes on when we close."""
+        return self._carrier.behaviour.after_close is carrier.AfterClose.FLOW_GOES_ON
 
     @property
     def agent_speaking(self) -> bool:

@@ -75,6 +75,7 @@ class Notices:
 
     def _look(self) -> None:
         """Tells the place in line, if it has changed, and looks again later."""
+        self._stop_looking()  # a call may begin to wait a second time
         self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         place = self._place_in_line()
         if place != self._place:

@@ -95,9 +95,7 @@ def configurations(args: argparse.Namespace) -> tuple[LmConfig, MimiConfig]:
 
 def model_options(args: argparse.Namespace, lm: LmConfig) -> Options:
     """How the model is run, with one slot; raises InputError."""
-    import torch
-
-    from pxbridge.personaplex.assembly import default_device, require_device
+    from pxbridge.personaplex.assembly import default_device, dtype_named, require_device
     from pxbridge.personaplex.model import Options
 
     device = args.device or default_device()
@@ -105,7 +103,7 @@ def model_options(args: argparse.Namespace, lm: LmConfig) -> Options:
     context = lm.context if args.context is None else args.context
     if context < 2:
         raise InputError(f"--context {context}: a prompt and what follows it need more")
-    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    dtype = None if args.dtype is None else dtype_named(args.dtype)
     return Options(context=context, pin=args.pin, device=device, dtype=dtype, weights=args.weights)
 
 

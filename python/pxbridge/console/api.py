@@ -79,7 +79,7 @@ class Endpoint:
     public: bool = False
 
 
-_BODY: Final = (400, 413, 415)
+_BODY: Final = (400, 408, 413, 415)
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/api/session", "session", "Who uses this browser", gives=models.Session, public=True),
@@ -180,6 +180,7 @@ class Api:
             return web.Response(status=204)
         operator = self._access.log_in(request, asked.user, asked.password)
         if isinstance(operator, Refusal):
+            await self._access.delay(operator)
             return refused(operator.status, operator.text.strip(), operator.headers)
         answer = web.Response(status=204)
         answer.set_cookie(

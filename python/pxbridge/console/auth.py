@@ -19,6 +19,7 @@ let a name of its own point here (DNS rebinding), and its page is then a page of
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -26,7 +27,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -37,7 +38,7 @@ from pxbridge.rate_limit import RateLimiter, counted_as
 if TYPE_CHECKING:
     import logging
     from collections import Counter
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from aiohttp import web
 
@@ -45,7 +46,17 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 WRONG_LOGINS_PER_S: Final = 0.1
 WRONG_LOGINS_AT_ONCE: Final = 10.0
-"""An address may try ten wrong logins, and then one every ten seconds."""
+"""A client may try ten wrong logins, and then one every ten seconds. The answers to more are delayed.
+
+A right login is never refused for the wrong ones of others at its address: behind a proxy that is not trusted
+all clients have one address. So a guess costs time and is not impossible. What makes guessing hopeless is the
+least length of a password, 12 characters (`pxbridge.settings.values`)."""
+
+DELAY_S: Final = 2.0
+"""By how much a refusal is delayed."""
+
+MAX_DELAYED: Final = 32
+"""Refusals that are delayed at the same time. More are sent at once, so that they do not fill the memory."""
 
 SESSION_COOKIE: Final = "pxbridge_session"
 SESSION_IDLE_S: Final = 12 * 3600.0
@@ -74,11 +85,13 @@ class Refusal:
         status: The HTTP status.
         text: Why, for people.
         headers: Headers of the answer.
+        delay_s: How long to wait before it is sent.
     """
 
     status: int
     text: str
     headers: Mapping[str, str]
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,11 @@ class Operator:
 
     name: str | None
     session: str | None = None
+
+
+def as_connected(address: str, _forwarded: Sequence[str]) -> str:
+    """The address of a client where no proxy is trusted."""
+    return address
 
 
 class Sessions:
@@ -154,6 +172,7 @@ class Access:
             this console.
         clock: A monotonic clock, in seconds.
         log: Where refusals are logged, at a limited rate.
+        client: The address of a client, from the connection's and the request's ``X-Forwarded-For`` headers.
 
     Attributes:
         refused: How many requests were refused, by reason.
@@ -168,12 +187,15 @@ class Access:
         *,
         clock: Callable[[], float] = time.monotonic,
         log: logging.Logger,
+        client: Callable[[str, Sequence[str]], str] = as_connected,
     ) -> None:
         self._logins = tuple(login.encode() for login in logins)
         self._tokens = tuple(_name_and_token(each) for each in tokens)
         self._origins = frozenset(map(_authority_of, origins))
         self._names = LOOPBACK_NAMES | {_name(authority) for authority in self._origins}
         self._wrong = RateLimiter(WRONG_LOGINS_PER_S, WRONG_LOGINS_AT_ONCE, clock)
+        self._client = client
+        self._delayed = 0
         self._log = log
         self._log_throttle = LogThrottle(self._log_refused)
         self.refused = dict.fromkeys(Refused, 0)
@@ -190,7 +212,7 @@ class Access:
 
         It decides before anything else about a request, and without knowing who asks.
         """
-        address = request.remote or ""
+        address = self._address(request)
         if not self.asks_for_login and _name(request.host) not in self._names:
             text = "forbidden: without a login the console answers only requests to localhost\n"
             return self._refuse(Refused.NAME, address, 403, text)
@@ -230,15 +252,28 @@ class Access:
     def _checked(
         self, request: web.Request, who: Callable[[], str | None], challenge: Mapping[str, str]
     ) -> Operator | Refusal:
-        """Who a proof belongs to. An address that was wrong too often is not listened to for a while."""
-        address = request.remote or ""
-        if not self._wrong.has(counted_as(address)):
-            again = {"Retry-After": f"{1 / WRONG_LOGINS_PER_S:.0f}"}
-            return self._refuse(Refused.TOO_MANY, address, 429, "too many wrong logins\n", again)
+        """Who a proof belongs to. A client that is wrong too often waits for its answer."""
         if (name := who()) is not None:
             return Operator(name)
-        self._wrong.take(counted_as(address))
+        address = self._address(request)
+        if not self._wrong.take(counted_as(address)):
+            again = {"Retry-After": f"{1 / WRONG_LOGINS_PER_S:.0f}"}
+            refusal = self._refuse(Refused.TOO_MANY, address, 429, "too many wrong logins\n", again)
+            return replace(refusal, delay_s=DELAY_S)
         return self._refuse(Refused.WRONG_LOGIN, address, 401, "authentication required\n", challenge)
+
+    async def delay(self, refusal: Refusal) -> None:
+        """Waits before a refusal is sent, if it is to be delayed."""
+        if not refusal.delay_s or self._delayed >= MAX_DELAYED:
+            return
+        self._delayed += 1
+        try:
+            await asyncio.sleep(refusal.delay_s)
+        finally:
+            self._delayed -= 1
+
+    def _address(self, request: web.Request) -> str:
+        return self._client(request.remote or "", request.headers.getall("X-Forwarded-For", []))
 
     def _user(self, given: bytes | None) -> str | None:
         """The user of a login; None if it is not a valid one."""

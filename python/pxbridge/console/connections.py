@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-MAX_CONNECTIONS: Final = 64
-"""A few operators, each with some connections of a browser, and the collectors of metrics."""
+MAX_CONNECTIONS: Final = 256
+"""Operators and talkers, each with up to eight connections of a browser, and the collectors of metrics."""
 
 DESCRIPTOR_SHARE: Final = 16
 """The console uses at most the process's file descriptors divided by this."""

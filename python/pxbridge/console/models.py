@@ -102,8 +102,7 @@ class Calls(Given):
 
 
 _NUMBER = r"^[ ().-]*\+?[ ().-]*([0-9][ ().-]*){3,15}$"
-"""What `pxbridge.calls.numbers.dialable` takes, for the description. `dialable` says what is wrong in
-words."""
+"""What `pxbridge.calls.numbers.dialable` takes, for the description."""
 
 
 class EndCall(Asked):

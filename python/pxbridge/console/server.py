@@ -1,5 +1,4 @@
-"""The console's HTTP server: for operators, their tools and people who talk, on a port that callers never
-see.
+"""The console's HTTP server, on a port that callers never see: for operators, tools and people who talk.
 
 ========================  ================================================================================
 ``/``, ``/talk`` ...      the web client's pages (`pxbridge.console.static_files`)
@@ -29,7 +28,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 import pxbridge
 from pxbridge.chat_wire import CHAT_PATH
 from pxbridge.console.api import ENDPOINTS, OPERATOR, Api, refused
-from pxbridge.console.auth import Access, Refusal, Refused
+from pxbridge.console.auth import Access, Refusal, Refused, as_connected
 from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, Connections
 from pxbridge.console.live import LIMITS
 from pxbridge.console.sockets import serve_socket
@@ -85,6 +84,7 @@ class Console:
         live: Sends live data; None: there is none.
         talks: Begins talks; None: nobody can be talked with.
         files: The files of the web client, by path.
+        client: The address of a client, from the connection's and the request's ``X-Forwarded-For`` headers.
     """
 
     def __init__(
@@ -102,11 +102,12 @@ class Console:
         live: Live | None = None,
         talks: Talks | None = None,
         files: Mapping[str, File] | None = None,
+        client: Callable[[str, Sequence[str]], str] = as_connected,
     ) -> None:
         self._scrape = scrape
         self._not_ready = not_ready
         self.connections = Connections()
-        self._access = Access(logins, tokens, origins, clock=clock, log=log)
+        self._access = Access(logins, tokens, origins, clock=clock, log=log, client=client)
         self._live = live
         self._talks = talks
         self._files = files or {}
@@ -161,9 +162,11 @@ class Console:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = None if request.path in HEALTH else self._refusal(request)
         if refusal is not None:
+            await self._access.delay(refusal)
             return _as_response(request, refusal)
+        is_admitted = OPERATOR in request  # and not one of those that anybody may ask
         try:
-            with self.connections.admitted(request):
+            with self.connections.admitted(request) if is_admitted else contextlib.nullcontext():
                 return await handler(request)
         except web.HTTPException as error:
             if error.status == 404 and self._shows_page(request):

@@ -1,6 +1,4 @@
-"""WebSockets of the console: the HTTP library reads the request, `pxbridge.websocket` takes the
-connection.
-"""
+"""WebSockets of the console: the HTTP library reads the request, `pxbridge.websocket` has the connection."""
 
 from __future__ import annotations
 
@@ -34,6 +32,8 @@ async def serve_socket(
     if isinstance(opened, websocket.Response):
         headers = [(name, value) for name, value in opened.headers.raw_items() if name in _KEPT]
         return web.Response(status=opened.status_code, body=bytes(opened.body or b""), headers=headers)
+    # The connection is no longer one of the library's, which are few: sockets have limits of their own.
+    library.transport = None
     try:
         owner(opened)
         await opened.wait_closed()

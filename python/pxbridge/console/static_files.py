@@ -1,14 +1,12 @@
 """The files of the web client, and the headers that bound what its pages may do.
 
 The built client is small (some hundred kB), so it is read once, at the start, and served from memory: a
-request can name no file but these. Hashed files never change, and a browser keeps them for good. The page
-itself is asked
-for each time.
+request can name no file but these. Hashed files never change, and a browser keeps them for a year. The page
+itself is asked for each time.
 
 The policy (CSP) lets a page load from its own origin alone. `/talk` and its worker may also compile
-WebAssembly,
-for browsers without WebCodecs. A talk straight with a bare engine (``?engine=``) needs a connection to
-another origin; only a page that was loaded with that in its query may have one.
+WebAssembly, for browsers without WebCodecs. A talk straight with a bare engine (``?engine=``) needs a
+connection to another origin; only a page that was loaded with that in its query may have one.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections import Counter, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -126,7 +127,9 @@ class SlotTransitions:
             if engine is None:
                 engine = self.directory.add(address)
                 engine.resize(self._capacity)
-            engine.address = address
+            if engine.address != address:
+                engine.address = address
+                engine.probe_at_s = -math.inf  # a token or a certificate may be right now
             engine.retire(False)
         for engine in known.values():
             engine.retire(True)
@@ -311,7 +314,10 @@ class SlotTransitions:
             self._idle(slot)
 
     def _idle(self, slot: Slot) -> None:
-        slot.state = Taken() if slot.engine.is_full else Idle()
+        engine = slot.engine
+        # While a call stands in the engine's line, a slot that comes free goes to the line.
+        full = engine.is_full or any(other.in_line for other in engine.used if other is not slot)
+        slot.state = Taken() if full else Idle()
         self.directory.forget_retired()
         self.changes.happened()
 

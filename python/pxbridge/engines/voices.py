@@ -1,6 +1,4 @@
-"""The voices of an engine that tells them: `pxbridge engine` does at ``/voices``, NVIDIA's server does
-not.
-"""
+"""The voices of an engine that tells them: `pxbridge engine` does, NVIDIA's server does not."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from pxbridge.periodic import stop
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -102,8 +104,7 @@ async def measured(observe: Callable[[float, float], None]) -> AsyncIterator[Non
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await stop([task])
 
 
 async def _measure(observe: Callable[[float, float], None]) -> None:

@@ -89,6 +89,12 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def dtype_named(name: str) -> torch.dtype:
+    """A type of numbers by its name in torch, such as ``float64``."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
 def require_device(device: str) -> None:
     """Raises InputError where this machine has no such device."""
     if device == "cuda" and not torch.cuda.is_available():

@@ -50,7 +50,7 @@ def read_text(path: Path) -> str:
     if len(data) > MAX_BYTES:
         raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not a text file") from None
 

@@ -72,11 +72,32 @@ class Within(Right, GroupedMetadata):
 
 
 def split_secrets(value: object) -> list[str]:
-    """Secrets from one string or a list of strings, separated by spaces. Errors never quote them."""
+    """Secrets from one string or a list of strings, separated by spaces. Errors never quote them.
+
+    Quotes around the string or around a secret are dropped: `docker run --env-file` keeps those of the file.
+    """
     parts = [value] if isinstance(value, str | SecretStr) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
         raise ValueError("is not text or a list of texts")
-    return [secret for part in parts for secret in _plain(part).split()]
+    return [_unquoted(secret) for part in parts for secret in _unquoted(_plain(part).strip()).split()]
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" and text.count(text[0]) == 2:
+        return text[1:-1]
+    return text
+
+
+def _refuse_commas(secrets: list[str], another: str) -> None:
+    """Refuses secrets that were separated by commas: together they would be one secret that nobody knows.
+
+    Args:
+        secrets: The secrets.
+        another: A pattern for the beginning of a further secret behind a comma.
+    """
+    for n, secret in enumerate(secrets, 1):
+        if secret.endswith(",") or re.search(f",{another}", secret):
+            raise ValueError(f"the {_ordinal(n)} has a comma where the next begins; separate them by spaces")
 
 
 def _plain(text: str | SecretStr) -> str:
@@ -86,6 +107,7 @@ def _plain(text: str | SecretStr) -> str:
 def split_credentials(value: object) -> object:
     """``USER:PASSWORD`` pairs that fit into a URL, with passwords too long to be guessed."""
     secrets = split_secrets(value)
+    _refuse_commas(secrets, "[^:,]+:")
     for n, secret in enumerate(secrets, 1):
         user, colon, password = secret.partition(":")
         if not user or not colon:
@@ -103,6 +125,7 @@ def split_credentials(value: object) -> object:
 def split_tokens(value: object) -> object:
     """``NAME:TOKEN`` pairs, with tokens too long to be guessed."""
     secrets = split_secrets(value)
+    _refuse_commas(secrets, "[^:,]+:")
     for n, secret in enumerate(secrets, 1):
         name, colon, token = secret.partition(":")
         if not name or not colon:
@@ -151,6 +174,7 @@ def _origin(written: str) -> str:
 def split_keys(value: object) -> object:
     """Keys that are long enough for signing."""
     secrets = split_secrets(value)
+    _refuse_commas(secrets, f"[^,]{{{_MIN_KEY_CHARS}}}")
     for n, secret in enumerate(secrets, 1):
         if len(secret) < _MIN_KEY_CHARS:
             raise ValueError(

@@ -7,8 +7,8 @@ must carry one of them:
 - a Basic credential. A carrier sends it if the URL that it dials contains ``USER:PASSWORD@``.
 - a signed token in the path, ``/PREFIX/t/TOKEN/...`` (`pxbridge.telephony.tokens`). The path is the only part
   of a URL that every carrier passes on; some carriers drop the query on some routes. A token made by a
-  webhook is for one call and expires within a minute. A token made by an operator (``pxbridge token``) is
-  valid for the whole port until the expiry that it carries.
+  webhook is for one call (`pxbridge.telephony.call_tokens`) and expires within a minute. A token made by an
+  operator (``pxbridge token``) is valid for the whole port until the expiry that it carries.
 
 Secrets are compared in constant time. Each check compares against all of them.
 
@@ -24,12 +24,15 @@ import binascii
 import hashlib
 import hmac
 import logging
+import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.log_throttle import LogThrottle, in_words
 from pxbridge.rate_limit import RateLimiter, counted_as, parsed_address
+from pxbridge.telephony.call_tokens import CallTokens, TokenUse
 from pxbridge.telephony.refusals import ANSWERS, Refused
 from pxbridge.telephony.tokens import TOKEN_PATH, Scope, Signer, without_token
 from pxbridge.websocket import text_response
@@ -45,13 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-CALL_TOKEN_USES: Final = 4
-"""How often the token of one call may be used: a carrier tries a handshake twice, and a proxy may repeat
-each attempt once."""
-
-MAX_TOKENS: Final = 100_000
-"""Call tokens whose uses are counted: at the highest rate of requests, all tokens of one minute."""
-
 BURST_S: Final = 10.0
 """Largest burst of one address, as seconds of its request rate."""
 
@@ -64,11 +60,13 @@ class Visitor:
         address: The client's address; behind a trusted proxy, the address that the proxy reports.
         path: The requested path, without its query and without a token.
         persona_name: The persona that the token names; ``None`` if it names none, or if there is no token.
+        token_use: The use of a token for one call; ``None`` if there is no such token.
     """
 
     address: str
     path: str
     persona_name: str | None = None
+    token_use: TokenUse | None = field(default=None, compare=False)
 
 
 class AccessControl:
@@ -84,6 +82,7 @@ class AccessControl:
         requests_per_minute: Limit per address. Requests from the loopback address are not limited: they come
             from a tunnel or a proxy that is not configured, and so from many clients.
         calls_per_address: Limit of simultaneous calls per address; ``None`` for no limit.
+        call_tokens: Remembers which tokens for one call have been used; by default, those of this bridge.
         call_later: Calls a function after a delay in seconds; by default, the event loop's.
     """
 
@@ -98,6 +97,7 @@ class AccessControl:
         proxies: Sequence[Network] = (),
         requests_per_minute: int = 600,
         calls_per_address: int | None = None,
+        call_tokens: CallTokens | None = None,
         call_later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self.refused: Counter[Refused] = Counter()
@@ -105,7 +105,7 @@ class AccessControl:
         self._signer = signer
         self._clock = clock
         self._calls: Counter[str] = Counter()
-        self._uses: dict[str, int] = {}
+        self._call_tokens = call_tokens or CallTokens(time.time)
         self._throttle = LogThrottle(_log, call_later) if call_later else LogThrottle(_log)
         self.use(
             credentials=credentials,
@@ -139,11 +139,20 @@ class AccessControl:
         return _is_in(parsed_address(request.address), self._proxies)
 
     def client(self, request: Request) -> str:
-        """The client's address. ``X-Forwarded-For`` is followed only as far as the proxies are trusted."""
-        address = parsed_address(request.address)
+        """The client's address; see `client_behind`."""
+        return self.client_behind(request.address, request.headers.get_all("X-Forwarded-For"))
+
+    def client_behind(self, connected: str, forwarded: Sequence[str]) -> str:
+        """The address of a client that may be behind proxies, as far as they are trusted.
+
+        Args:
+            connected: The address of the connection's other side.
+            forwarded: The request's ``X-Forwarded-For`` headers.
+        """
+        address = parsed_address(connected)
         if address is None:
-            return request.address
-        hops = [hop for line in request.headers.get_all("X-Forwarded-For") for hop in line.split(",")]
+            return connected
+        hops = [hop for line in forwarded for hop in line.split(",")]
         while hops and _is_in(address, self._proxies):
             before = parsed_address(_without_port(hops.pop().strip()))
             if before is None:
@@ -167,10 +176,11 @@ class AccessControl:
         if self._networks and not _is_in(parsed_address(address), self._networks):
             return self.refuse(Refused.NETWORK, address)
         if token is not None:
-            checked = self._check_token(token["token"], webhook=webhook)
+            checked = self._check_token(token["token"], address, webhook=webhook)
             if isinstance(checked, Refused):
                 return self.refuse(checked, address)
-            return Visitor(address, without_token(path), checked)
+            persona_name, use = checked
+            return Visitor(address, without_token(path), persona_name, use)
         # With networks set, a webhook needs no token: a flow gets its token only from a webhook.
         asks = self._credentials or (self._tokens_prove and not (webhook and self._networks))
         if not asks:
@@ -203,27 +213,30 @@ class AccessControl:
 
     def refuse(self, why: Refused, address: str) -> Response:
         """The HTTP refusal. Counts it, and logs it at a limited rate."""
-        self.refused[why] += 1
-        self._throttle.add(why.value, address)
+        self._count(why, address)
         status, headers = ANSWERS[why]
         text = {401: "authentication required\n", 429: "too many requests\n"}.get(status, "forbidden\n")
         return text_response(status, text, headers)
 
-    def _check_token(self, token: str, *, webhook: bool) -> str | Refused | None:
-        """The persona of a token that gives access, or the reason for which the token is refused."""
-        checked = self._signer.check(token)
-        if isinstance(checked, Refused):
-            return checked
-        scope, persona_name, nonce = checked
-        if scope is Scope.PORT:
-            return persona_name
+    def _check_token(
+        self, written: str, address: str, *, webhook: bool
+    ) -> tuple[str | None, TokenUse | None] | Refused:
+        """The persona and the use of a token that gives access, or the reason for which it is refused."""
+        token = self._signer.check(written)
+        if isinstance(token, Refused):
+            return token
+        if token.scope is Scope.PORT:
+            return token.persona_name, None
         if webhook:
             return Refused.BAD_TOKEN
-        uses = self._uses.pop(nonce, 0) + 1
-        self._uses[nonce] = uses
-        if len(self._uses) > MAX_TOKENS:
-            del self._uses[next(iter(self._uses))]
-        return Refused.USED if uses > CALL_TOKEN_USES else persona_name
+        if not self._call_tokens.handshake(token.nonce):
+            return Refused.USED
+        refused = partial(self._count, Refused.USED, address)
+        return token.persona_name, TokenUse(self._call_tokens, token.nonce, token.expires_s, refused)
+
+    def _count(self, why: Refused, address: str) -> None:
+        self.refused[why] += 1
+        self._throttle.add(why.value, address)
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, encoded = authorization.strip().partition(" ")

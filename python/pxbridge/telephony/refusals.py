@@ -16,7 +16,7 @@ class Refused(StrEnum):
     WRONG_CREDENTIALS = "wrong credentials"
     BAD_TOKEN = "forged or foreign token"  # noqa: S105
     EXPIRED = "expired token"
-    USED = "token used too often"
+    USED = "token of another call, or used too often"
 
 
 ANSWERS: Final = {

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     from pxbridge.telephony.access import Visitor
+    from pxbridge.telephony.call_tokens import TokenUse
     from pxbridge.telephony.carrier import Carrier
     from pxbridge.telephony.routes import CallPath, CarrierRoutes, Route
     from pxbridge.websocket import Handler, Request, Response, WebSocket
@@ -75,12 +76,14 @@ class Arrival:
         carrier: Reads this socket's messages, and states the carrier's behaviour.
         persona_name: The persona that the token or the URL's path names; ``None`` lets the bridge choose.
         peer: The client's address; behind a trusted proxy, the address that the proxy reports.
+        token_use: The use of a token for one call; ``None`` if it came in without one.
     """
 
     socket: WebSocket
     carrier: Carrier
     persona_name: str | None = None
     peer: str = ""
+    token_use: TokenUse | None = None
 
 
 class TelephonyServer:
@@ -210,15 +213,14 @@ class TelephonyServer:
             return websocket.text_response(400, f"{exc}\n")
         full = self.full()
         if full:
-            if self._overloaded():
-                self.shed += 1
-            else:
-                self.refused += 1
+            self._count_refusal()
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
         persona_name = visitor.persona_name or route.persona_name
-        return lambda socket: self._begin(Arrival(socket, carrier, persona_name, visitor.address))
+        return lambda socket: self._begin(
+            Arrival(socket, carrier, persona_name, visitor.address, visitor.token_use)
+        )
 
     def take(self, arrival: Arrival) -> list[str]:
         """Begins a call that was admitted at another port. From then on it is a call like any other.
@@ -227,7 +229,7 @@ class TelephonyServer:
             Reasons why no call is taken, and this one was not begun; empty if it was.
         """
         if full := self.full():
-            self.refused += 1
+            self._count_refusal()
             return full
         self._begin(arrival)
         return []
@@ -239,6 +241,12 @@ class TelephonyServer:
         if len(self._calls) >= self._max_calls:
             return [f"all {self._max_calls} calls are in use"]
         return [*self._overloaded()]
+
+    def _count_refusal(self) -> None:
+        if self._overloaded():
+            self.shed += 1
+        else:
+            self.refused += 1
 
     def _begin(self, arrival: Arrival) -> None:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")

@@ -13,6 +13,7 @@ import hmac
 import math
 import re
 import secrets
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +45,23 @@ def without_token(path: str) -> str:
     """A path with its token removed."""
     found = TOKEN_PATH.fullmatch(path)
     return path if found is None else found["prefix"] + (found["rest"] or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a valid token says.
+
+    Attributes:
+        scope: What it gives access to.
+        persona_name: The persona that it names; None if it names none.
+        nonce: Names the token.
+        expires_s: When it expires, seconds since 1970.
+    """
+
+    scope: Scope
+    persona_name: str | None
+    nonce: str
+    expires_s: float
 
 
 class Signer:
@@ -80,8 +98,8 @@ class Signer:
         signed = f"{scope}.{expiry:x}.{persona_name or ''}.{secrets.token_urlsafe(_NONCE_BYTES)}"
         return f"{signed}.{_sign(self._keys[0], signed)}"
 
-    def check(self, token: str) -> tuple[Scope, str | None, str] | Refused:
-        """A token's scope, persona and nonce; or the reason for which it is refused."""
+    def check(self, token: str) -> Token | Refused:
+        """What a token says, or the reason for which it is refused."""
         found = _TOKEN.fullmatch(token)
         if found is None:
             return Refused.BAD_TOKEN
@@ -90,9 +108,10 @@ class Signer:
             good |= hmac.compare_digest(_sign(key, found["signed"]), found["signature"])
         if not good:
             return Refused.BAD_TOKEN
-        if int(found["expiry"], 16) < self._now():
+        expires_s = int(found["expiry"], 16)
+        if expires_s < self._now():
             return Refused.EXPIRED
-        return Scope(found["scope"]), found["persona"] or None, found["nonce"]
+        return Token(Scope(found["scope"]), found["persona"] or None, found["nonce"], expires_s)
 
 
 def _sign(key: bytes, text: str) -> str:

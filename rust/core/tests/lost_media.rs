@@ -221,3 +221,23 @@ fn a_phone_that_holds_again_and_again_gathers_no_delay() {
         );
     }
 }
+
+/// The engine loses what it is given, and so says nothing for it. How late its audio was meanwhile is not known.
+#[test]
+fn what_an_agent_says_after_a_gap_is_not_made_faster() {
+    for chunk_ms in ALL_CHUNKS_MS {
+        for (jitter_us, gap_ms) in [(0, 1000), (4 * MS, 3030), (40 * MS, 900), (40 * MS, 3000)] {
+            let mut call = Call::new(chunk_ms, 40);
+            call.breathless = true;
+            call.from_engine.jitter_us = jitter_us;
+            let usual = play(&call).playout;
+            call.deaf = (10 * S, 10 * S + gap_ms * MS);
+            let playout = play(&call).playout;
+            let name = format!("chunks of {chunk_ms} ms, jitter {jitter_us} µs, gap {gap_ms} ms");
+            let faster_ms = (playout.removed_in_speech - usual.removed_in_speech) / 8;
+            println!("{name}: {faster_ms} ms");
+            assert!(faster_ms <= 100, "{name}: {faster_ms} ms");
+            assert_eq!((playout.cut, playout.flushed), (0, 0), "{name}");
+        }
+    }
+}
