@@ -130,20 +130,22 @@ async def test_a_stall_of_the_socket_leaves_the_delay_as_it_was(voice: Path, tmp
     assert 1000 * (np.median(after) - np.median(before)) < NEARLY_MS
 
 
-async def test_a_page_that_stalls_for_two_seconds_keeps_on_talking(voice: Path, tmp_path: Path) -> None:
+async def test_a_page_that_stalls_for_two_seconds_keeps_on_talking(voice: Path) -> None:
     async with bridge_and_echo() as (page, _), tab(voice) as t:
         await prepare(t, f"{page}/talk")
         await asyncio.sleep(3.0)
-        sent = [await sent_packets(t)]
+        before = await packets(t)
         await t.page.evaluate("for (const until = performance.now() + 2000; performance.now() < until;);")
         await asyncio.sleep(1.0)
-        sent.append(await sent_packets(t))
-        assert sent[1] - sent[0] >= 3 * 45
-        heard = await hearing(t, tmp_path / "heard.wav", last_s=3.0)
-        assert heard.delays
-        assert not [gap for gap in heard.dropouts if gap.duration_s > 0.5]
+        after = await packets(t)
+        # By the main thread, nothing would have gone for two of these three seconds.
+        assert [later - earlier >= 2.5 * 45 for earlier, later in zip(before, after, strict=True)] == [
+            True,
+            True,
+        ]
         assert t.complaints == []
 
 
-async def sent_packets(t: Tab) -> int:
-    return int((await t.figures())["packets"].split(",")[0])
+async def packets(t: Tab) -> list[int]:
+    """Sent and received."""
+    return [int(count) for count in (await t.figures())["packets"].split(",")]
