@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import logging
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidMessage
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
 from pxbridge.websocket import (
@@ -400,6 +401,25 @@ async def test_a_peer_that_ignores_our_close_is_cut(ends: Ends) -> None:
         end = await ends.opened.get()
         end.close(1000, "bye")
         assert await end.wait_closed() == Closed(1000, "bye", "peer did not answer our close", by_peer=False)
+
+
+async def test_a_peer_that_closes_and_resets_at_once_is_sent_nothing_more(ends: Ends) -> None:
+    async with serving(ends.accept) as server, raw(server.port) as peer:
+        await peer.upgraded("/take")
+        end = await ends.opened.get()
+        open_then: list[bool] = []
+
+        def reset() -> None:
+            open_then.append(end.is_open)
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+        with mock.patch.object(end, "_transport", wraps=end._transport) as transport:
+            transport.can_write_eof.return_value = True
+            transport.write_eof.side_effect = reset
+            peer.writer.write(Frame(Opcode.CLOSE, b"\x03\xe9").serialize(mask=True))
+            await end.wait_closed()
+        assert open_then == [False]
+        assert (await ends.closed.get()).code == 1001
 
 
 async def test_sending_and_closing_after_the_end_do_nothing(ends: Ends) -> None:

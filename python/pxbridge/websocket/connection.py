@@ -10,6 +10,7 @@ A connection goes through four phases. One timer serves all of them::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import math
@@ -449,7 +450,10 @@ class WebSocket(asyncio.Protocol):
             elif transport.can_write_eof():
                 # Half-close only. Closing while bytes of the peer are unread would send a reset, and the peer
                 # could lose our last bytes.
-                transport.write_eof()
+                if self._phase is Phase.OPEN:
+                    self._begin_closing()  # nothing more may be sent
+                with contextlib.suppress(OSError):  # the peer has reset the connection; its loss is told next
+                    transport.write_eof()
             else:
                 transport.close()
         if self._phase is not Phase.OPEN:
