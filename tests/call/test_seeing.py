@@ -199,7 +199,7 @@ def test_outcomes_are_told_apart() -> None:
         async with bridge((faults.BreaksOffPrompting(),), subscribers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=30.0))
             await b.record()
-        async with bridge((faults.RefusesUpgrade(),), subscribers=[metrics]) as b:
+        async with bridge((faults.RefusesUpgrade(500),), subscribers=[metrics]) as b:
             await b.call(Script(hang_up_at_s=30.0))
             await b.record()
             assert [stages["setup"] for stages in b.pool.failures().values()] > [0]
