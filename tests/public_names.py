@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import importlib
 import json
 import sqlite3
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from prometheus_client.parser import text_string_to_metric_families
 from tests.fault.processes import bridge_process, fetch, free_port, program, until
 
-from pxbridge.cli import COMMANDS
+from pxbridge.cli import COMMANDS, _declare
 from pxbridge.commands.load_measurement import Load, Row
 from pxbridge.settings import Settings, add_arguments, variable
 from pxbridge.settings.persona_file import KEYS
@@ -51,16 +51,12 @@ async def collect(folder: Path) -> Names:
     return {
         "settings": {name: variable(name) for name in Settings.model_fields},
         "flags": _options(add_arguments),
-        "commands": {name: _options(_module(name).add_arguments) for name in COMMANDS},
+        "commands": {name: _options(partial(_declare, name)) for name in COMMANDS},
         "persona keys": list(KEYS),
         "bench --json": {"load": _fields(Load), "row": _fields(Row)},
         **await _of_a_call(folder / "call"),
         "metrics with a store": await _of_a_store(folder / "store"),
     }
-
-
-def _module(command: str) -> Any:
-    return importlib.import_module(f"pxbridge.commands.{command.replace('-', '_')}")
 
 
 def _options(add: Any) -> list[str]:

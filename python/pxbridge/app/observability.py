@@ -123,6 +123,7 @@ async def observability(
     observed = Observability(metrics, recent_calls, numbers, folder, shedding)
     observed.subscribers.append(CallLog(Numbers(settings.log_numbers, key)))
     async with contextlib.AsyncExitStack() as stack:
+        metrics.follow(asyncio.get_running_loop())
         await stack.enter_async_context(measured(observed.lag))
         record_writer = None
         keep_s, keep_bytes = settings.keep_days * DAY_S, settings.keep_mb * BYTES_PER_MB

@@ -241,9 +241,12 @@ class Metrics:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
+    def follow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Counts the tasks of this loop from now on."""
+        self._loop = loop
+
     def lag(self, lag_s: float) -> None:
-        """Counts one measurement of the running event loop's lag."""
-        self._loop = asyncio.get_running_loop()
+        """Counts one measurement of the event loop's lag."""
         self._lag.observe(lag_s)
 
     def _sample(self, record: CallRecord) -> None:
