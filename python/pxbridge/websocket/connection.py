@@ -51,6 +51,10 @@ _MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of payload, le
 # TLS transport would call pause and resume in turn at every write.
 _HIGH_WATER_BYTES: Final = 1
 
+_READ_BYTES: Final = 64 * 1024
+"""The size of asyncio's buffer for one read; its own is 256 KiB. The C library may map a buffer above 128 KiB
+anew at each read, which costs ten times as much as reading a message."""
+
 _PING_PAYLOAD = struct.Struct("!d")
 """A ping carries the time at which it was sent, so its pong tells the round trip."""
 
@@ -243,6 +247,8 @@ class WebSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES, low=0)
+        if hasattr(transport, "max_size"):
+            transport.max_size = _READ_BYTES
         self.peer = peer_name(transport.get_extra_info("peername"))
         bound_kernel(transport.get_extra_info("socket"), self._limits.send_timeout_s)
         self._arm(self._deadline)
