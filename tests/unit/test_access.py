@@ -265,7 +265,7 @@ def test_an_allowed_network_may_ask_the_webhooks_that_make_tokens() -> None:
         (PROXY, '"[2001:db8::7]:4711"', "2001:db8::7"),
         (PROXY, "2001:db8::7", "2001:db8::7"),
         (PROXY, "198.51.100.1, unknown", PROXY),
-        (PROXY, "198.51.100.1, ", PROXY),
+        (PROXY, "198.51.100.1, ", "198.51.100.1"),
         ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
     ],
 )
@@ -280,6 +280,12 @@ def test_several_headers_of_forwarding_are_one_list() -> None:
     port = Port(proxies=networks("10.0.0.0/24"))
     request = ask("/exotel", ("X-Forwarded-For", "127.0.0.1"), ("x-forwarded-for", EXOTEL), address=PROXY)
     assert port.access.client(request) == EXOTEL
+
+
+@pytest.mark.parametrize("forwarded", [f"{EXOTEL},", f"{EXOTEL}, ", f",{EXOTEL},,", f"127.0.0.1,,{EXOTEL},"])
+def test_empty_entries_in_the_list_of_forwarding_hide_no_client(forwarded: str) -> None:
+    port = Port(proxies=networks("10.0.0.0/24"))
+    assert port.access.client(ask(address=PROXY, forwarded=forwarded)) == EXOTEL
 
 
 def test_an_address_has_only_so_many_requests_and_others_keep_theirs() -> None:

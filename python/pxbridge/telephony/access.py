@@ -152,7 +152,8 @@ class AccessControl:
         address = parsed_address(connected)
         if address is None:
             return connected
-        hops = [hop for line in forwarded for hop in line.split(",")]
+        # Empty entries of a list mean nothing (RFC 9110 §5.6.1): a trailing comma hides no client.
+        hops = [hop for line in forwarded for hop in line.split(",") if hop.strip()]
         while hops and _is_in(address, self._proxies):
             before = parsed_address(_without_port(hops.pop().strip()))
             if before is None:
