@@ -43,6 +43,7 @@ GROUPS = {
     },
     "try it out": {
         "call": "place a simulated phone call: play a WAV file to the agent and record what the caller hears",
+        "rehearse": "serve the rehearsal engine, which has no model, with any fault that engines have",
         "bench": "place many simulated calls at once and measure what they cost and how late they are",
     },
     "PersonaPlex": {

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,3 +117,27 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (cli.EXIT_BROKEN_PIPE, "")
+
+
+def test_the_rehearsal_engine_serves_with_its_faults_until_it_is_told_to_stop() -> None:
+    command = [sys.executable, "-m", "pxbridge", "rehearse", "--port", "0", "--mode", "echo"]
+    command += ["--fault", "RefusesUpgrade:status=500"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as engine:
+        assert engine.stdout is not None
+        url = engine.stdout.readline().split()[-1].replace("ws://", "http://")
+        query = "?voice_prompt=NATF0.pt&text_prompt=You+help."
+        upgrade = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+            "Sec-WebSocket-Version": "13",
+        }
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            urllib.request.urlopen(urllib.request.Request(url + query, headers=upgrade), timeout=30)
+        engine.send_signal(signal.SIGTERM)
+        assert engine.wait(timeout=30) == 0
+
+
+def test_a_fault_that_engines_do_not_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["rehearse", "--fault", "nope"]) == cli.EXIT_UNUSABLE
+    assert "no such fault: 'nope'; the faults are" in capsys.readouterr().err

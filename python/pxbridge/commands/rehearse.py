@@ -1,0 +1,49 @@
+"""`pxbridge rehearse`: the rehearsal engine as a server of its own, for rehearsing failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+from pxbridge.simulation.rehearsal import program
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+_EPILOG = """\
+examples:
+  pxbridge rehearse --mode echo --step-ms 0
+  pxbridge rehearse --prompt-s 5 --fault StaysSilent
+  pxbridge --engines ws://127.0.0.1:8998/api/chat      in another terminal: a bridge in front of it
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.epilog = _EPILOG
+    program.add_arguments(parser)
+
+
+async def run(args: argparse.Namespace, console: Console) -> int:
+    """Serves until SIGINT or SIGTERM.
+
+    Raises:
+        InputError: An argument cannot be used, or the port cannot be listened on.
+    """
+
+    def ready(url: str) -> None:
+        console.print(
+            f"the rehearsal engine ({args.mode}, no model) is at {url}", markup=False, soft_wrap=True
+        )
+        console.print("stop it with Ctrl-C", markup=False)
+
+    serving = asyncio.create_task(program.serve(args, ready))
+    for each in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(each, serving.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    return 0
