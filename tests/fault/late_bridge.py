@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pxbridge.cli import main
 from pxbridge.websocket import WebSocket
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 LATE_S = 0.05
 
-send = WebSocket.send
+send_all = WebSocket.send_all
 
 
-def send_late(self: WebSocket, data: bytes, *, text: bool = False) -> None:
-    if text:  # to a phone; engines get binary messages
-        asyncio.get_running_loop().call_later(LATE_S, partial(send, self, data, text=True))
-    else:
-        send(self, data)
+def send_all_late(self: WebSocket, messages: Sequence[tuple[bytes, bool]]) -> None:
+    """A line's sound goes to its phone by this."""
+    asyncio.get_running_loop().call_later(LATE_S, partial(send_all, self, list(messages)))
 
 
 if __name__ == "__main__":
-    WebSocket.send = send_late  # type: ignore[method-assign]
+    WebSocket.send_all = send_all_late  # type: ignore[method-assign]
     sys.exit(main())
