@@ -106,37 +106,38 @@ def _plain(text: str | SecretStr) -> str:
 
 def split_credentials(value: object) -> object:
     """``USER:PASSWORD`` pairs that fit into a URL, with passwords too long to be guessed."""
-    secrets = split_secrets(value)
-    _refuse_commas(secrets, "[^:,]+:")
-    for n, secret in enumerate(secrets, 1):
-        user, colon, password = secret.partition(":")
-        if not user or not colon:
-            raise ValueError(f"the {_ordinal(n)} is not of the form USER:PASSWORD")
-        if len(password) < _MIN_PASSWORD_CHARS:
-            raise ValueError(
-                f"the {_ordinal(n)} has a password of {len(password)} characters; use at least "
-                f"{_MIN_PASSWORD_CHARS}, for example from `openssl rand -hex 16`"
-            )
-        if not secret.isascii() or not secret.isprintable():
-            raise ValueError(f"the {_ordinal(n)} has characters that a URL cannot contain; use ASCII")
-    return secrets
+    return _pairs(value, "USER", "PASSWORD", _MIN_PASSWORD_CHARS, "`openssl rand -hex 16`", "a URL")
 
 
 def split_tokens(value: object) -> object:
-    """``NAME:TOKEN`` pairs, with tokens too long to be guessed."""
+    """``NAME:TOKEN`` pairs that fit into a header, with tokens too long to be guessed."""
+    return _pairs(value, "NAME", "TOKEN", _MIN_KEY_CHARS, "`openssl rand -hex 32`", "a header")
+
+
+def _pairs(value: object, name: str, proof: str, least_chars: int, made_by: str, place: str) -> list[str]:
+    """Pairs of a name and its proof, such as a password.
+
+    Args:
+        value: As for `split_secrets`.
+        name: What the errors call the name.
+        proof: And the proof.
+        least_chars: The shortest proof.
+        made_by: A command that makes a proof.
+        place: Where the pair is sent.
+    """
     secrets = split_secrets(value)
     _refuse_commas(secrets, "[^:,]+:")
     for n, secret in enumerate(secrets, 1):
-        name, colon, token = secret.partition(":")
-        if not name or not colon:
-            raise ValueError(f"the {_ordinal(n)} is not of the form NAME:TOKEN")
-        if len(token) < _MIN_KEY_CHARS:
+        written_name, colon, written_proof = secret.partition(":")
+        if not written_name or not colon:
+            raise ValueError(f"the {_ordinal(n)} is not of the form {name}:{proof}")
+        if len(written_proof) < least_chars:
             raise ValueError(
-                f"the {_ordinal(n)} has a token of {len(token)} characters; use at least {_MIN_KEY_CHARS}, "
-                "for example from `openssl rand -hex 32`"
+                f"the {_ordinal(n)} has a {proof.lower()} of {len(written_proof)} characters; use at least "
+                f"{least_chars}, for example from {made_by}"
             )
         if not secret.isascii() or not secret.isprintable():
-            raise ValueError(f"the {_ordinal(n)} has characters that a header cannot contain; use ASCII")
+            raise ValueError(f"the {_ordinal(n)} has characters that {place} cannot contain; use ASCII")
     return secrets
 
 
