@@ -91,7 +91,7 @@ def test_settings_on_a_page_exist(page: Path) -> None:
         assert name in known or name.removesuffix("_FILE") in known or name in OTHER_NAMES, name
 
 
-OTHER_NAMES: Final = {"PXBRIDGE_BENCH_BASELINE", "PXBRIDGE_ENGINE_TOKEN"}
+OTHER_NAMES: Final = {"PXBRIDGE_BENCH_BASELINE"}
 """Names in the environment that are not settings of the bridge."""
 
 
@@ -103,6 +103,16 @@ def test_python_on_a_page_runs(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(text(ROOT / "README.md").splitlines()) <= MAX_README_LINES
+
+
+METRIC: Final = r"`([a-z_*]+_(?:total|seconds|calls|slots|tasks))(?:\{[^}]*\})?`"
+
+
+def test_metrics_of_the_runbook_stand_in_the_table_of_metrics() -> None:
+    table, runbook = re.split(r"(?m)^## Runbook$", text(ROOT / "docs" / "operations.md"))
+    known = re.findall(METRIC, table)
+    for name in re.findall(METRIC, runbook):
+        assert name in known, name
 
 
 def run_example(name: str, *words: str) -> str:
