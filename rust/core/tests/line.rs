@@ -222,6 +222,25 @@ fn when_the_last_words_were_heard_is_told_once() {
 }
 
 #[test]
+fn a_mark_that_comes_back_as_a_message_counts_as_played() {
+    let mut call = Call::start();
+    call.does(|line, now_us| line.play(&[0.2; 8000], now_us));
+    call.does(Line::finish);
+    call.until(call.now_us + S);
+    assert!(!call.line.is_drained());
+    let message = format!(
+        r#"{{"event":"mark","mark":{{"name":"{}"}}}}"#,
+        call.marks.last().unwrap()
+    );
+    call.does(|line, now_us| {
+        line.phone_message(Message::text(message.as_bytes()), now_us)
+            .unwrap()
+    });
+    assert_eq!(call.events, [(call.now_us, Event::AllPlayed)]);
+    assert_eq!(call.line.media_stats().messages, 0, "a mark is no media");
+}
+
+#[test]
 fn a_phone_that_echoes_no_mark_is_waited_for_half_a_second_after_the_last_words() {
     let mut call = Call::start();
     call.does(|line, now_us| line.play(&[0.2; 8000], now_us));
