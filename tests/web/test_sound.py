@@ -146,6 +146,34 @@ async def test_a_page_that_stalls_for_two_seconds_keeps_on_talking(voice: Path) 
         assert t.complaints == []
 
 
+STALLS_OF_THE_PAGE = """async (seconds) => {
+  for (const end = performance.now() + 1000 * seconds; performance.now() < end;) {
+    for (const until = performance.now() + 200; performance.now() < until;);
+    await new Promise((go) => setTimeout(go, 300));
+  }
+}"""
+WATCHED_S = 4.0
+
+
+async def test_stalls_of_the_page_cause_no_gap(voice: Path) -> None:
+    runs = []
+    async with bridge_and_echo() as (page, _), tab(voice) as t:
+        await prepare(t, f"{page}/talk")
+        await asyncio.sleep(3.0)
+        for _ in range(TRIES):
+            at_first = await gaps(t)
+            await asyncio.sleep(WATCHED_S)
+            undisturbed = await gaps(t)
+            await t.page.evaluate(STALLS_OF_THE_PAGE, WATCHED_S)
+            await asyncio.sleep(1.0)  # until the page shows the last figures
+            runs.append((undisturbed - at_first, await gaps(t) - undisturbed))
+            if runs[-1][1] <= runs[-1][0]:
+                break
+        else:
+            raise AssertionError(f"gaps without and with stalls of the page: {runs}")
+        assert t.complaints == []
+
+
 async def packets(t: Tab) -> list[int]:
     """Sent and received."""
     return [int(count) for count in (await t.figures())["packets"].split(",")]

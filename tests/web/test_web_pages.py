@@ -10,6 +10,7 @@ from tests.call.rig import speech
 from tests.fault.processes import until
 from tests.web.browser import AXE, Tab, console, tab
 
+from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
@@ -140,6 +141,27 @@ async def test_an_operator_logs_in_sees_a_call_and_ends_it() -> None:
         await t.page.get_by_label("Password").wait_for()
         wrong = [each for each in t.complaints if "401" not in each]  # chromium tells each of them
         assert wrong == []
+
+
+async def test_an_operator_hands_a_call_over_to_a_number() -> None:
+    async with console() as s, tab() as t:
+        await t.page.goto(f"{s.url}/live")
+        phone = Phone(Script(speech(), hang_up_at_s=60.0), Line())
+        call = asyncio.create_task(place_call(s.bridge.url(), phone))
+        row = t.page.locator("[data-call]")
+        await row.get_by_text("live", exact=True).wait_for()
+        await row.get_by_role("button", name="Hand over").click()
+        dialog = t.page.get_by_role("dialog")
+        await dialog.get_by_label("Numbers, separated by commas").fill("+91 80 1234 5678")
+        await dialog.get_by_label("Your name").fill("ravi")
+        await dialog.get_by_role("button", name="Hand over").click()
+        await t.page.get_by_text("Nobody is on the line.").wait_for()
+        await call
+        record = await s.bridge.record()
+        assert record.ending is not None
+        assert record.ending.outcome is Outcome.HANDED_OVER
+        assert "ravi" in record.ending.reason
+        assert t.complaints == []
 
 
 async def test_a_phone_and_a_browser_are_on_the_table_together() -> None:
