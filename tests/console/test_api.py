@@ -243,6 +243,10 @@ async def test_a_call_and_its_engine_are_on_the_live_page_and_an_operator_ends_i
         assert call.caller_share > 0 and call.agent_share > 0
         assert (engine.state, engine.slots, engine.taken, engine.idle) == ("busy", 1, 1, 0)
         assert seen[-1].ready and seen[-1].rehearsal
+        assert seen[0].engines[0].step_ms is None, "nothing was asked of it yet"
+        while (step_ms := (await snapshot()).engines[0].step_ms) is None:
+            pass
+        assert step_ms > 0
         answer = await session.post("/api/calls/end", json={"call": call.id, "by": "asha"})
         assert answer.status == 202
         while (shown := await snapshot()).calls:

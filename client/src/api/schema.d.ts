@@ -120,7 +120,7 @@ export interface LiveEngine {
   failures: number;
   /** Why it cannot be used. */
   reason: string | null;
-  /** How long the model takes for a frame, where the engine says so. */
+  /** From a frame's last sample sent to its answer: median of its calls' newest readings. */
   step_ms: number | null;
 }
 

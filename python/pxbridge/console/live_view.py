@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pxbridge.calls.call_state import Phase
@@ -119,7 +120,7 @@ class LiveView:
         return Snapshot(
             at=round(self._wall(), 3),
             calls=[self._call(call) for call in sorted(calls, key=lambda call: call.record.opened_s)],
-            engines=self._all_engines(),
+            engines=self._all_engines(calls),
             waiting=self._engines.waiting,
             ready=not reasons,
             reasons=reasons,
@@ -152,15 +153,19 @@ class LiveView:
             operator_asked=noted.asked,
         )
 
-    def _all_engines(self) -> list[LiveEngine]:
+    def _all_engines(self, calls: Iterable[ShownCall]) -> list[LiveEngine]:
         failures = self._engines.failures()
+        steps_s: dict[str, list[float]] = {}
+        for call in calls:
+            if (step_s := call.record.delay.newest_s.get("engine")) is not None:
+                steps_s.setdefault(call.record.engine, []).append(step_s)
         return [
-            _engine(name, slots, sum(failures.get(name, {}).values()))
+            _engine(name, slots, sum(failures.get(name, {}).values()), steps_s.get(name))
             for name, slots in self._engines.snapshot().items()
         ]
 
 
-def _engine(name: str, slots: Mapping[str, int], failures: int) -> LiveEngine:
+def _engine(name: str, slots: Mapping[str, int], failures: int, steps_s: list[float] | None) -> LiveEngine:
     count = {state: slots.get(state.value, 0) for state in SlotState}
     total = sum(count.values())
     usable = count[SlotState.IDLE] + count[SlotState.WARM]
@@ -176,7 +181,7 @@ def _engine(name: str, slots: Mapping[str, int], failures: int) -> LiveEngine:
         reason="it does not answer, or sessions with it fail"
         if count[SlotState.UNHEALTHY] == total
         else None,
-        step_ms=None,
+        step_ms=None if steps_s is None else round(1000 * median(steps_s), 1),
     )
 
 

@@ -163,7 +163,7 @@ class LiveEngine(Given):
     failures: int = Field(description="Since the bridge's start.")
     reason: str | None = Field(description="Why it cannot be used.")
     step_ms: float | None = Field(
-        description="How long the model takes for a frame, where the engine says so."
+        description="From a frame's last sample sent to its answer: median of its calls' newest readings."
     )
 
 

@@ -178,7 +178,6 @@ class Releasing:
     """The lease is being released. It must not be used or renewed any more."""
 
 
-Ahead = Preparing | Warm
 State = Idle | Elsewhere | Taken | Asking | Preparing | Warm | Opening | Live | Cooling | Releasing
 
 
