@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import time
 from typing import TYPE_CHECKING
 
+import aiohttp
 import numpy as np
 import pytest
 from tests.call.rig import speech
 from tests.console.rig import served
 from tests.console.talker import RATE_HZ, Talker
+from tests.fault.processes import until
 from tests.virtual_time import run
 
 from pxbridge.calls.call_state import Outcome, Party
@@ -17,12 +21,14 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.operating import operate
 from pxbridge.calls.persona import End, HandOver, Persona, Personas
 from pxbridge.calls.summary import outcome
-from pxbridge.chat_wire import Kind, sampling_query
+from pxbridge.chat_wire import CHAT_PATH, Kind, sampling_query
 from pxbridge.errors import CallConflict
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Line, Script
 from pxbridge.simulation.rehearsal import Mode
+from pxbridge.telephony.access import AccessControl
+from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from pxbridge.calls.call_state import CallRecord
@@ -277,6 +283,21 @@ def test_an_engine_that_tells_nothing_of_itself_is_asked_for_no_seed() -> None:
             return [each.sampling for each in s.bridge.prompted]
 
     assert run(main()) == [""]
+
+
+@pytest.mark.parametrize(("proxies", "peer"), [(["127.0.0.1"], "198.51.100.7"), ([], "127.0.0.1")])
+async def test_a_talk_comes_from_where_a_trusted_proxy_says(
+    proxies: list[str], peer: str
+) -> None:
+    networks = [ipaddress.ip_network(each) for each in proxies]
+    access = AccessControl(Signer([b"k" * 32], time.time), time.monotonic, proxies=networks)
+    async with (
+        served(console={"client": access.client_behind}) as s,
+        aiohttp.ClientSession(s.url, headers={"X-Forwarded-For": "198.51.100.7"}) as session,
+    ):
+        async with session.ws_connect(CHAT_PATH):
+            await until(lambda: s.bridge.registry.live, "the talk has begun")
+        assert (await s.bridge.record()).peer == peer
 
 
 def test_an_operator_can_end_a_talk_and_nobody_can_take_it_over() -> None:

@@ -212,7 +212,7 @@ class Access:
 
         It decides before anything else about a request, and without knowing who asks.
         """
-        address = self._address(request)
+        address = self.address(request)
         if not self.asks_for_login and _name(request.host) not in self._names:
             text = "forbidden: without a login the console answers only requests to localhost\n"
             return self._refuse(Refused.NAME, address, 403, text)
@@ -255,7 +255,7 @@ class Access:
         """Who a proof belongs to. A client that is wrong too often waits for its answer."""
         if (name := who()) is not None:
             return Operator(name)
-        address = self._address(request)
+        address = self.address(request)
         if not self._wrong.take(counted_as(address)):
             again = {"Retry-After": f"{1 / WRONG_LOGINS_PER_S:.0f}"}
             refusal = self._refuse(Refused.TOO_MANY, address, 429, "too many wrong logins\n", again)
@@ -272,7 +272,8 @@ class Access:
         finally:
             self._delayed -= 1
 
-    def _address(self, request: web.Request) -> str:
+    def address(self, request: web.Request) -> str:
+        """Where a request comes from, as far as proxies are trusted."""
         return self._client(request.remote or "", request.headers.getall("X-Forwarded-For", []))
 
     def _user(self, given: bytes | None) -> str | None:

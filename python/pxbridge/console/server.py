@@ -137,7 +137,7 @@ class Console:
             app.router.add_get("/api/live", self._serve_live)
             app.on_shutdown.append(self._close_live)
         if self._talks is not None:
-            app.router.add_get(CHAT_PATH, self._talks.chat)
+            app.router.add_get(CHAT_PATH, self._talk)
         for path in PAGES:
             app.router.add_get(path, self._page)
         for path in self._files:
@@ -244,6 +244,10 @@ class Console:
                 headers["Content-Encoding"] = "gzip"
                 body = file.compressed
         return web.Response(status=status, body=body, headers=headers)
+
+    async def _talk(self, request: web.Request) -> web.StreamResponse:
+        assert self._talks is not None  # noqa: S101  without talks this has no route
+        return await self._talks.chat(request, self._access.address(request))
 
     async def _serve_live(self, request: web.Request) -> web.StreamResponse:
         live, session = self._live, request[OPERATOR].session

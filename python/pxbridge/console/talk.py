@@ -76,12 +76,12 @@ class Talks:
         self._asked_s = float("-inf")
         self._asking = asyncio.Lock()
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        """Serves ``/api/chat`` until the talk is over."""
+    async def chat(self, request: web.Request, peer: str) -> web.StreamResponse:
+        """Serves ``/api/chat`` to a client at the address `peer` until the talk is over."""
         return await serve_socket(
             request,
             LIMITS,
-            lambda socket: self._begin(socket, request.url.raw_query_string, request.remote or ""),
+            lambda socket: self._begin(socket, request.url.raw_query_string, peer),
         )
 
     def _begin(self, socket: WebSocket, query: str, peer: str) -> None:
