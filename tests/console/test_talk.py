@@ -286,9 +286,7 @@ def test_an_engine_that_tells_nothing_of_itself_is_asked_for_no_seed() -> None:
 
 
 @pytest.mark.parametrize(("proxies", "peer"), [(["127.0.0.1"], "198.51.100.7"), ([], "127.0.0.1")])
-async def test_a_talk_comes_from_where_a_trusted_proxy_says(
-    proxies: list[str], peer: str
-) -> None:
+async def test_a_talk_comes_from_where_a_trusted_proxy_says(proxies: list[str], peer: str) -> None:
     networks = [ipaddress.ip_network(each) for each in proxies]
     access = AccessControl(Signer([b"k" * 32], time.time), time.monotonic, proxies=networks)
     async with (
