@@ -20,7 +20,7 @@ PACKAGE: Final = Path(__file__).parents[2] / "python" / "pxbridge"
 
 LEAVES: Final = {
     *("errors", "file_identity", "host_lookups", "log_throttle"),
-    *("periodic", "rate_limit", "redis_store", "wav"),
+    *("periodic", "rate_limit", "redis_store", "wav", "wording"),
 }
 """Modules that know nothing of the product. They may know each other."""
 

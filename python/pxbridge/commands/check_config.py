@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pxbridge import settings
 from pxbridge.app.certificates import console_tls, telephony_tls
 from pxbridge.app.console import check_console
+from pxbridge.commands.terminal import say
 from pxbridge.settings import mask_url
 from pxbridge.settings.persona_file import read_personas
 
@@ -56,14 +57,14 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         console.print(json.dumps(found, indent=2, default=str), markup=False, soft_wrap=True)
         return 0
     for name, value in _values(loaded):
-        console.print(f"{name} = {_text(value)}  ({_origin(loaded, name)})", markup=False, soft_wrap=True)
+        say(console, f"{name} = {_text(value)}  ({_origin(loaded, name)})")
     for name, persona in personas.items():
         text = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
         origin = loaded.file if name in loaded.personas else "the settings"
-        console.print(f"persona {name}: {text}  ({origin})", markup=False, soft_wrap=True)
+        say(console, f"persona {name}: {text}  ({origin})")
     for note in notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print("the bridge can start with these settings", markup=False)
+        say(console, note, "note: ")
+    say(console, "the bridge can start with these settings")
     return 0
 
 
