@@ -215,7 +215,7 @@ def one(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
 
 
 def ids(connection: sqlite3.Connection, name: str) -> list[str]:
-    """The ids of the calls that `one` chooses from: the newest first, and one alone if it is `name` itself."""
+    """The ids of the calls that `one` chooses from, the newest first; one alone if it is `name` itself."""
     rows = connection.execute(
         "SELECT call, max(began_at), max(call = :name OR key = :name) AS exact FROM calls "
         "WHERE substr(call, 1, length(:name)) = :name OR substr(key, 1, length(:name)) = :name "
