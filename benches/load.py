@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import bridges
 from pxbridge.commands import terminal
-from pxbridge.commands.bench import add_load_arguments, load_from, tell, write_rows
+from pxbridge.commands.bench import add_load_arguments, load_from, show, write_rows
 from pxbridge.commands.load_measurement import measure as measure_running
 from pxbridge.commands.load_measurement import measure_own, rehearsal
 from pxbridge.commands.processes import Meter
@@ -63,7 +63,7 @@ async def main() -> int:
         for calls in args.calls
         for bridge in ([args.only] if args.only else BRIDGES)
     ]
-    tell(console, rows, load)
+    show(console, rows, load)
     for ours, plain in zip(rows[::2], rows[1::2], strict=False) if args.only is None else ():
         calls = counted(ours.calls, "call")
         terminal.say(console, f"CPU per call-second at {calls}: ours is {share(ours, plain):.2f} of plain's")

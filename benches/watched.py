@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from pxbridge.commands import terminal
-from pxbridge.commands.bench import tell
+from pxbridge.commands.bench import show
 from pxbridge.commands.load_measurement import Load, measure, rehearsal
 from pxbridge.commands.processes import OPEN, Meter, free_port, server
 from pxbridge.wording import counted
@@ -75,7 +75,7 @@ async def main() -> int:
                             name = counted(count, "watcher")
                             rows.append(await measure(name, url, meter, args.calls, load, console))
                         console.print(f"{name}: snapshots seen {seen}")
-    tell(console, rows, load)
+    show(console, rows, load)
     return 0
 
 

@@ -20,12 +20,17 @@ def counted(number: float, noun: str, plural: str | None = None) -> str:
     return f"1 {noun}" if number == 1 else f"{number:.0f} {several}" if number else f"no {several}"
 
 
+def all_are(number: int, noun: str) -> str:
+    """The beginning of a sentence about all of them: "the only slot is", "all 2 slots are"."""
+    return f"the only {noun} is" if number == 1 else f"all {number} {noun}s are"
+
+
 def lasted(seconds: float) -> str:
-    """A time as people say it: "40 ms", "1.20 s", "40 s", "2 min 5 s", "1 h 3 min"."""
+    """A time as people say it: "40 ms", "1.25 s", "40 s", "2 min 5 s", "1 h 3 min"."""
     if round(seconds, 3) < 1:
         return f"{1000 * seconds:.0f} ms"
     if round(seconds, 2) < 10:
-        return f"{seconds:.2f} s"
+        return f"{f'{seconds:.2f}'.rstrip('0').rstrip('.')} s"
     minutes, rest_s = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest_s} s"

@@ -352,7 +352,7 @@ def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
     assert status == 0
     assert "203.0.113.7" in shown
     assert "Who is it?" in shown and "by the phone, stop" in shown and "engine ws://gpu1" in shown
-    assert "1 ×; 2.50 s of the caller withheld" in shown and "40 ppm slow" in shown
+    assert "1 ×; 2.5 s of the caller withheld" in shown and "40 ppm slow" in shown
     assert "3 ×: it got less than was said" in shown
     status, shown = calls_command(tmp_path, "show", "nobody")
     assert (status, shown) == (1, "no call has an id that begins with nobody\n")

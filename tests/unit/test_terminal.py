@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from pxbridge import cli
 from pxbridge.commands import terminal
 from pxbridge.commands.terminal import refit, say, say_fields, wrapped
-from pxbridge.wording import counted, lasted, short_id
+from pxbridge.wording import all_are, counted, lasted, short_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,10 +177,31 @@ def test_no_command_knows_the_width_of_a_terminal_that_it_does_not_write_to(
         assert str(folder) in out
 
 
+def test_no_sentence_says_1_holes() -> None:
+    """Of messages with %d; `counted` writes the number of a noun that may be one."""
+    said = [
+        f"{file.name}:{node.lineno}: {node.value}"
+        for file in (ROOT / "python").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.search(r"%(\(\w+\))?d ([a-z]+ )?[a-z]{2,}s\b", node.value)
+    ]
+    assert not said
+
+
 def test_numbers_of_things_lengths_and_ids_are_written_for_people() -> None:
     assert [counted(n, "hole") for n in (0, 1, 2, 33.0)] == ["no holes", "1 hole", "2 holes", "33 holes"]
+    assert [all_are(n, "slot") for n in (1, 2)] == ["the only slot is", "all 2 slots are"]
     assert counted(2, "stall of the phone", "stalls of the phone") == "2 stalls of the phone"
-    lengths = {0.0404: "40 ms", 0.9999: "1.00 s", 40.0: "40 s", 60.0: "1 min", 125.4: "2 min 5 s"}
+    lengths = {
+        0.0404: "40 ms",
+        0.9999: "1 s",
+        1.25: "1.25 s",
+        40.0: "40 s",
+        60.0: "1 min",
+        125.4: "2 min 5 s",
+    }
     assert [lasted(seconds) for seconds in lengths] == list(lengths.values())
     assert lasted(3 * 3600 + 120) == "3 h 2 min"
     assert short_id("422ae84269554ff79a408dc15af1f270") == "422ae8426955"

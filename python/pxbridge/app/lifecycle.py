@@ -38,6 +38,7 @@ from pxbridge.ops.systemd import Notifier
 from pxbridge.periodic import stop
 from pxbridge.settings import check_access
 from pxbridge.settings.persona_file import read_personas
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -132,9 +133,9 @@ async def run(
                 systemd.ready(f"takes calls at {bridge.url}")
 
         log.info(
-            "stopping: %d calls may go on for up to %g s; a second signal ends them at once",
-            bridge.registry.live,
-            settings.drain_s,
+            "stopping: %s may go on for up to %s; a second signal ends them at once",
+            counted(bridge.registry.live, "call"),
+            lasted(settings.drain_s),
         )
         limit_s = settings.drain_s + LONGEST_ENDING_S
         signals.end_within(limit_s)
@@ -194,7 +195,7 @@ class _Signals:
 
 def _name_what_hangs(limit_s: float) -> None:
     names = sorted(task.get_name() for task in asyncio.all_tasks())
-    log.error("not ended after %g s, and killed now; still running: %s", limit_s, ", ".join(names))
+    log.error("not ended after %s, and killed now; still running: %s", lasted(limit_s), ", ".join(names))
 
 
 @contextlib.contextmanager
@@ -241,12 +242,12 @@ async def _drain(bridge: Bridge, limit_s: float) -> None:
     try:
         await asyncio.wait([drained], timeout=limit_s)
         if not drained.done():
-            log.info("ending %d calls after %g s", bridge.registry.live, limit_s)
+            log.info("ending %s after %s", counted(bridge.registry.live, "call"), lasted(limit_s))
             await _end_calls(bridge, drained)
     finally:
         await stop([drained])
     if bridge.handovers.awaits_question:
-        log.info("all calls have ended; their flows have %g s to ask about hand-overs", FLOW_ASKS_S)
+        log.info("all calls have ended; their flows have %s to ask about hand-overs", lasted(FLOW_ASKS_S))
         await asyncio.sleep(FLOW_ASKS_S)
 
 
@@ -256,7 +257,8 @@ async def _end_calls(bridge: Bridge, drained: asyncio.Task[None]) -> None:
             await bridge.registry.close()
             await drained
     except TimeoutError:
-        log.error("%d calls did not end within %g s and are cut", bridge.registry.live, LONGEST_CALL_END_S)
+        calls = counted(bridge.registry.live, "call")
+        log.error("cut after %s because it did not end: %s", lasted(LONGEST_CALL_END_S), calls)
 
 
 async def _second(signals: _Signals) -> None:

@@ -149,13 +149,13 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             rows.append(await measure("bridge", args.url, meter, calls, load, console))
         else:
             rows.append(await measure_own(calls, load, console, args.config))
-    tell(console, rows, load)
+    show(console, rows, load)
     if args.json is not None:
         write_rows(args.json, rows, load)
     return EXIT_BROKEN if any(row.broken_calls for row in rows) else 0
 
 
-def tell(console: Console, rows: Sequence[Row], load: Load) -> None:
+def show(console: Console, rows: Sequence[Row], load: Load) -> None:
     """Prints the load, its rows as a table, and calls that broke off."""
     say(
         console,
