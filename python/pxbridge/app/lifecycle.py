@@ -24,6 +24,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pxbridge
 from pxbridge.app.assembly import assembled
 from pxbridge.app.console import check_console
 from pxbridge.app.reload import Reloader
@@ -34,7 +35,7 @@ from pxbridge.calls.handover import FLOW_ASKS_S
 from pxbridge.calls.registry import LONGEST_SENTENCE_S
 from pxbridge.ops import descriptors
 from pxbridge.ops.logs import logging_to
-from pxbridge.ops.systemd import Notifier
+from pxbridge.ops.systemd import Notifier, in_journal
 from pxbridge.periodic import stop
 from pxbridge.settings import check_access
 from pxbridge.settings.persona_file import read_personas
@@ -88,7 +89,8 @@ async def run(
 
     Args:
         loaded: The settings.
-        console: Where to print what was started and what to try next.
+        console: Where to print what was started and what to try next. The journal of systemd gets one line of
+            the log instead.
         ready: Called with the URL that a carrier dials, once calls are taken.
         read_again: Reads the settings again, for SIGHUP.
         end_within: Called with the seconds after which the process must be gone, whatever hangs. The last
@@ -119,7 +121,10 @@ async def run(
         await stack.enter_async_context(bridge.announced())
         bridge.shedding.restart()
         systemd.ready(f"takes calls at {bridge.url}")
-        console.print(welcome(settings, bridge.url, bridge.console_url), markup=False, soft_wrap=True)
+        if in_journal(os.environ):
+            log.info("pxbridge %s takes calls at %s", pxbridge.__version__, bridge.url)
+        else:
+            console.print(welcome(settings, bridge.url, bridge.console_url), markup=False, soft_wrap=True)
         if ready is not None:
             ready(bridge.url)
 
