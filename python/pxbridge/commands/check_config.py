@@ -57,11 +57,11 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         console.print(json.dumps(found, indent=2, default=str), markup=False, soft_wrap=True)
         return 0
     for name, value in _values(loaded):
-        say(console, f"{name} = {_text(value)}  ({_origin(loaded, name)})")
+        say(console, f"{_text(value)}  ({_origin(loaded, name)})", f"{name} = ")
     for name, persona in personas.items():
         text = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
         origin = loaded.file if name in loaded.personas else "the settings"
-        say(console, f"persona {name}: {text}  ({origin})")
+        say(console, f"{text}  ({origin})", f"persona {name}: ")
     for note in notes:
         say(console, note, "note: ")
     say(console, "the bridge can start with these settings")

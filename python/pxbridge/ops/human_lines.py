@@ -6,13 +6,17 @@ which `pxbridge calls show` finds the rest.
 
 from __future__ import annotations
 
+import os
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from pxbridge.calls.call_state import Outcome, Party
 from pxbridge.wording import counted, lasted, short_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TextIO
 
     from structlog.typing import EventDict, WrappedLogger
 
@@ -23,6 +27,10 @@ SENTENCE: Final = "sentence"
 
 OWN_LOGGERS: Final = "pxbridge"
 
+INDENT: Final = " " * len("23:59:59 ")
+"""Stands before the rest of a line that is wrapped."""
+
+_STYLE: Final = re.compile(r"\x1b\[\d+m")
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "info": "\x1b[32m"}
 
@@ -30,14 +38,15 @@ _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b
 class HumanRenderer:
     """Renders lines for a terminal, or for a file that people read.
 
-    On a terminal the time is local, as in `pxbridge calls`, and without its date. In a file it is UTC.
+    On a terminal the time is local, as in `pxbridge calls`, and without its date; a line that is too long is
+    wrapped between words. In a file the time is UTC, and nothing is wrapped.
 
     Args:
-        terminal: Whether the lines go to a terminal.
+        screen: The terminal; None if the lines go elsewhere.
     """
 
-    def __init__(self, *, terminal: bool) -> None:
-        self._terminal = terminal
+    def __init__(self, screen: TextIO | None) -> None:
+        self._screen = screen
 
     def __call__(self, _logger: WrappedLogger, _method: str, line: EventDict) -> str:
         """The text of a line; a traceback follows in lines of its own."""
@@ -57,18 +66,41 @@ class HumanRenderer:
             self._styled(_BOLD if level not in ("info", "debug") else "", sentence or event),
             *(self._styled(_DIM, text) for text in (*of_others, *figures, *call)),
         ]
-        text = " ".join(part for part in parts if part)
+        text = folded(" ".join(part for part in parts if part), self._columns())
         return text if traceback is None else f"{text}\n{traceback}"
 
+    def _columns(self) -> int:
+        """The width of the terminal now; 0 if there is none, or if it does not tell."""
+        if self._screen is None:
+            return 0
+        try:
+            return os.get_terminal_size(self._screen.fileno()).columns
+        except OSError:
+            return 0
+
     def _styled(self, style: str, text: str) -> str:
-        return f"{style}{text}{_RESET}" if self._terminal and style and text else text
+        return f"{style}{text}{_RESET}" if self._screen is not None and style and text else text
 
     def _when(self, timestamp: str) -> str:
         if not timestamp:
             return ""
-        if not self._terminal:
+        if self._screen is None:
             return f"{timestamp[:19]}Z"
         return datetime.fromisoformat(timestamp).astimezone().strftime("%H:%M:%S")
+
+
+def folded(text: str, columns: int) -> str:
+    """Wraps styled text between words, indented below its first line; no word is broken."""
+    if not columns:
+        return text
+    lines, taken = [""], 0
+    for word in text.split(" "):
+        length = len(_STYLE.sub("", word))
+        if taken and taken + 1 + length > columns:
+            lines, taken = [*lines, INDENT + word], len(INDENT) + length
+        else:
+            lines[-1], taken = f"{lines[-1]} {word}" if taken else word, taken + length + (taken > 0)
+    return "\n".join(lines)
 
 
 def _call(line: EventDict) -> list[str]:
@@ -129,7 +161,9 @@ def ended(figures: Mapping[str, Any]) -> str:
     """
     who = number(figures["caller"]) if figures["caller"] else figures["peer"] or "unknown"
     how = figures["outcome"].replace("_", " ")
-    if figures["ended_by"]:
+    if figures["ended_by"] == Party.PHONE.value and figures["outcome"] == Outcome.COMPLETED.value:
+        how += " by the phone"  # hung up; the reason tells no more
+    elif figures["ended_by"]:
         how += f" by the {figures['ended_by']} ({figures['reason']})"
     texts = [who, lasted(figures["duration_s"]), how]
     if figures["mouth_to_ear_s"] is not None:

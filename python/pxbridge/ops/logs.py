@@ -190,7 +190,7 @@ def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iter
     root = logging.getLogger()
     for_human = form == "human" or (form == "auto" and stream.isatty())
     writer = Writer(stream)
-    writer.setFormatter(_formatter(for_human=for_human, terminal=stream.isatty()))
+    writer.setFormatter(_formatter(for_human=for_human, screen=stream if stream.isatty() else None))
     for name in WIRE_LOGS:
         logging.getLogger(name).setLevel(logging.WARNING)
     before = root.level
@@ -204,7 +204,7 @@ def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iter
         writer.close()
 
 
-def _formatter(*, for_human: bool, terminal: bool) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(*, for_human: bool, screen: TextIO | None) -> structlog.stdlib.ProcessorFormatter:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -213,7 +213,7 @@ def _formatter(*, for_human: bool, terminal: bool) -> structlog.stdlib.Processor
         _add_call,
     ]
     if for_human:
-        last: list[Processor] = [_escape, human_lines.HumanRenderer(terminal=terminal)]
+        last: list[Processor] = [_escape, human_lines.HumanRenderer(screen)]
     else:
         last = [_without_sentence, structlog.processors.JSONRenderer(ensure_ascii=True)]
     return structlog.stdlib.ProcessorFormatter(
