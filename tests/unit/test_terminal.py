@@ -190,6 +190,16 @@ def test_no_sentence_says_1_holes() -> None:
     assert not said
 
 
+def test_check_config_into_a_pipe_cuts_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = (
+        "You are Asha, of the bookshop Blue Door. You take orders, and you tell when they are ready.\nBye."
+    )
+    assert cli.main(["check-config", "--text-prompt", prompt, "--state-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    whole = prompt.replace("\n", r"\n")
+    assert f"text_prompt = {whole}  (" in out and "…" not in out
+
+
 def test_numbers_of_things_lengths_and_ids_are_written_for_people() -> None:
     assert [counted(n, "hole") for n in (0, 1, 2, 33.0)] == ["no holes", "1 hole", "2 holes", "33 holes"]
     assert [all_are(n, "slot") for n in (1, 2)] == ["the only slot is", "all 2 slots are"]

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from pxbridge import settings
 from pxbridge.calls import delay
-from pxbridge.commands.terminal import say, say_fields
+from pxbridge.commands.terminal import plain, say, say_fields
 from pxbridge.console import client
 from pxbridge.errors import InputError
 from pxbridge.records import database
@@ -190,12 +190,6 @@ def moment(text: str, now: float) -> float:
         ) from None
 
 
-def plain(value: object) -> str:
-    """A value as text, with its control characters escaped."""
-    text = "" if value is None else str(value)
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def cell(value: object) -> object:
     """A value for a spreadsheet. Text that it would take for a formula is prefixed with a quote."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
@@ -332,8 +326,10 @@ def _failovers(call: Mapping[str, Any]) -> str:
 def _event(event: Mapping[str, Any]) -> str:
     kind = event["kind"]
     detail = {name: value for name, value in event.items() if name not in ("at_s", "kind")}
-    # A detail with the name of its kind is shown without a name: "phase: waiting".
-    text = ", ".join(_detail(name, value) if name != kind else str(value) for name, value in detail.items())
+    # A detail with the name of its kind is shown without a name: "phase: waiting". So is a note's text.
+    text = ", ".join(
+        str(value) if name in (kind, "text") else _detail(name, value) for name, value in detail.items()
+    )
     return plain(f"{kind}: {text}" if text else kind)
 
 

@@ -96,6 +96,12 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
+def plain(value: object) -> str:
+    """A value as text in one line, with its control characters escaped; nothing for None."""
+    text = "" if value is None else str(value)
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def refit(text: str, width: int) -> str:
     """Fits a text of help to a narrower terminal.
 
