@@ -22,7 +22,16 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Side
 
 from pxbridge.websocket.allowance import PIECE_BYTES, TURN_BYTES, TURN_FRAMES, Allowance
-from pxbridge.websocket.frames import BINARY, PING, PONG, TEXT, is_between_frames, lone_frame, whole_frame, whole_frames
+from pxbridge.websocket.frames import (
+    BINARY,
+    PING,
+    PONG,
+    TEXT,
+    is_between_frames,
+    lone_frame,
+    whole_frame,
+    whole_frames,
+)
 from pxbridge.websocket.limits import FLOODED, NO_PONG, PEER_STOPPED_READING, Closed, Limits
 from pxbridge.websocket.sockets import bound_kernel, peer_name
 
