@@ -115,7 +115,7 @@ class WakeupTimer:
         return Wakeup(self, callback)
 
     def every(self, interval_s: float, callback: Callable[[], None]) -> Wakeup:
-        """A wake-up that comes every `interval_s` until it is cancelled; for the first time earlier than that.
+        """A wake-up that comes every `interval_s` until it is cancelled; the first time after less than that.
 
         Calls that ask one after the other share their moments (`TOGETHER`).
         """

@@ -1,8 +1,8 @@
 """The fast path: writes messages and reads single frames without the library's objects (RFC 6455 §5).
 
 Nearly every message in a call is one frame that arrives in one read. In a paced call the code is never in the
-CPU's caches, and each function call costs more than its work. Going through the library's objects cost a third
-of the total CPU time (benches/websocket_cpu.py). So Rust does it, in one call.
+CPU's caches, and each function call costs more than its work. Going through the library's objects cost a
+third of the total CPU time (benches/websocket_cpu.py). So Rust does it, in one call.
 """
 
 from __future__ import annotations
