@@ -105,6 +105,12 @@ def test_the_readme_is_short() -> None:
     assert len(text(ROOT / "README.md").splitlines()) <= MAX_README_LINES
 
 
+def test_the_readmes_plot_has_one_command() -> None:
+    options = re.search(r"`(--wav \S+ --speak-at .*?)`", text(ROOT / "README.md"))
+    assert options, "README names the options of its plot"
+    assert f"pxbridge call {options[1]} --plot" in text(ROOT / "docs" / "troubleshooting.md")
+
+
 METRIC: Final = r"`([a-z_*]+_(?:total|seconds|calls|slots|tasks))(?:\{[^}]*\})?`"
 
 
