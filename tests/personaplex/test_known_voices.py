@@ -23,8 +23,6 @@ from pxbridge.engines.voices import EngineVoices
 from pxbridge.settings.persona_file import read_personas
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tests.personaplex.rig import Rig
 
 LACKING = "no engine has the voice 'NATM99.pt'"
@@ -75,11 +73,8 @@ def test_a_running_bridge_logs_a_lacking_voice_once_until_something_changes(
         async with serving(2) as rig:
             known: list[EngineAddress] = []
 
-            def telling() -> Sequence[EngineAddress]:
-                return tuple(known)
-
             personas = Personas(Persona("NATM99.pt", "You are kind."))
-            watch = VoiceWatch(EngineVoices(), lambda: [address(rig)], telling, lambda: personas)
+            watch = VoiceWatch(EngineVoices(), lambda: [address(rig)], lambda: [*known], lambda: personas)
             async with watch.running():
                 await asyncio.sleep(3)
                 assert lines() == [], "the engine may tell what it has"

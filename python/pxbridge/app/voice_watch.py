@@ -46,7 +46,7 @@ class VoiceWatch:
         self,
         voices: EngineVoices,
         engines: Callable[[], Sequence[EngineAddress]],
-        telling: Callable[[], Sequence[EngineAddress]],
+        telling: Callable[[], list[EngineAddress]],
         personas: Callable[[], Personas],
     ) -> None:
         self._voices = voices
@@ -54,7 +54,7 @@ class VoiceWatch:
         self._telling = telling
         self._personas = personas
         self._clock = asyncio.get_running_loop().time
-        self._asked: Sequence[EngineAddress] = ()
+        self._asked: list[EngineAddress] = []
         self._ask_at_s = self._clock() + FIRST_S
         self._logged: list[VoiceProblem] = []
 

@@ -5,8 +5,8 @@ A voice is named by a custom parameter or by a persona. A name with a typing mis
 another agent, or an engine that gives the call up. The setting `unknown_names` chooses between the two
 answers.
 
-An engine that does not tell its voices is asked for any voice. A name that looks like a mistake is then only
-counted and logged.
+An engine that does not tell its voices is asked for any voice, with one exception: a name that looks like one
+of NVIDIA's voices and is none of them. It is believed only of a persona's own voice, and the log doubts it.
 """
 
 from __future__ import annotations
@@ -121,26 +121,24 @@ class NameCheck:
                 return Choice(chosen, notes, _no_persona(name))
             notes.append(f"{_PLACES[where]} names {name[:SHOWN]!r}, which is no persona here")
         persona, more = chosen.for_call(custom, caller=caller, called=called)
-        return self._with_voice(persona, [*notes, *more], (chosen, personas.default))
-
-    def _with_voice(self, persona: Persona, notes: list[str], others: Sequence[Persona]) -> Choice:
-        """The persona if its voice may exist; else a refusal, or the persona with the voice of another."""
-        voice = persona.voice_prompt
-        # The log has named those of personas at the start.
-        if voice not in [other.voice_prompt for other in others] and self._voices.doubts(voice):
-            self._count(Where.VOICE, voice)
-            return Choice(persona, [*notes, f"{voice!r} is none of NVIDIA's voices"])
-        if self._voices.exists(voice) is not False:
-            return Choice(persona, notes)
-        self._count(Where.VOICE, voice)
-        missing = f"no engine has the voice {voice!r}"
+        if not self._is_missing(persona.voice_prompt, personas):
+            return Choice(persona, [*notes, *more])
+        self._count(Where.VOICE, persona.voice_prompt)
+        missing = f"no engine has the voice {persona.voice_prompt!r}"
         if self._unknown is UnknownNames.REFUSE:
-            return Choice(persona, notes, missing)
-        for other in others:
-            if self._voices.exists(other.voice_prompt) is not False:
-                spoken = replace(persona, voice_prompt=other.voice_prompt)
-                return Choice(spoken, [*notes, f"{missing}: {other.voice_prompt} is used"])
-        return Choice(persona, [*notes, missing])
+            return Choice(persona, [*notes, *more], missing)
+        for other in (chosen, personas.default):
+            if not self._is_missing(other.voice_prompt, personas):
+                persona = replace(persona, voice_prompt=other.voice_prompt)
+                return Choice(persona, [*notes, *more, f"{missing}: {other.voice_prompt} is used"])
+        return Choice(persona, [*notes, *more, missing])
+
+    def _is_missing(self, voice: str, personas: Personas) -> bool:
+        """Whether a call cannot have this voice. A doubtful one is believed if a persona has it."""
+        exists = self._voices.exists(voice)
+        if exists is None and self._voices.doubts(voice):
+            return voice not in (persona.voice_prompt for persona in personas.values())
+        return exists is False
 
     def _count(self, where: Where, name: str, personas: Personas | None = None) -> None:
         self.counts[where] += 1
@@ -157,13 +155,9 @@ class NameCheck:
             fix = f"correct it there{near}"
             if PERSONA_NAME.fullmatch(name):
                 fix += f", or add [personas.{name}]"
-        elif self._voices.exists(name) is False:
+        else:
             what = f"a call asks for the voice {name!r}, which no engine has"
             did = "the call is refused" if refuses else "another voice is used"
-            fix = f"correct its voice_prompt{near}"
-        else:
-            what = f"a call asks for the voice {name!r}, which is none of NVIDIA's"
-            did = "the engine is asked for it"
             fix = f"correct its voice_prompt{near}"
         log.warning(
             "%s%s; %s; there are: %s; %s",

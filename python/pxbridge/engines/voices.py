@@ -58,8 +58,10 @@ class EngineVoices:
 
     @property
     def names(self) -> list[str]:
-        """All the voices that engines tell, sorted; NVIDIA's if none tells any."""
-        return sorted(frozenset().union(*filter(None, self._told.values()))) or list(NVIDIAS_VOICES)
+        """The voices that engines tell, sorted; NVIDIA's too unless every engine tells its voices."""
+        told = list(self._told.values())
+        nvidias = () if told and None not in told else NVIDIAS_VOICES
+        return sorted(frozenset(nvidias).union(*filter(None, told)))
 
     def exists(self, voice: str) -> bool | None:
         """Whether an engine has this voice; None if that is not known."""
