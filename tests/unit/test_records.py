@@ -63,14 +63,14 @@ def end(writer: RecordWriter, record: CallRecord) -> None:
     record.ended_s, record.ending = 70.0, Ending(Party.PHONE, "stop")
     record.stats = {
         "uplink": {"stalls": 2, "holds": 1, "slow": 3, "withheld": 20_000, "drift_ppm": -40.0},
-        "downlink": {"holes": 1, "first_audio_us": 11_000_000},
+        "downlink": {"holes": 1, "first_sound_us": 10_520_000, "first_audio_us": 11_000_000},
     }
     writer(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
 
 
 def whole_call(writer: RecordWriter, name: str = "c1") -> None:
     record = live_call(writer, name)
-    record.live_s = 10.75
+    record.ready_s = record.live_s = 10.75
     writer(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 0.2}))
     writer(record, Event(Kind.KEY, 12.0, {"digit": "7"}))
     for at_s, text in ((13.0, "Good"), (13.1, " day."), (20.0, " Who"), (20.2, " is it?")):
@@ -104,6 +104,7 @@ def test_a_call_has_a_row_with_its_events_and_the_agents_words(tmp_path: Path) -
     assert call is not None
     assert (call["outcome"], call["ended_by"], call["persona"]) == ("completed", "phone", "nurse")
     assert (call["duration_s"], call["setup_s"], call["first_audio_s"]) == (60.0, 0.25, 0.5)
+    assert call["first_sound_s"] == 0.02
     assert call["ended_at"] - call["began_at"] == pytest.approx(60.0)
     assert (call["holes"], call["stalls"]) == (1, 2)
     assert [event["kind"] for event in call["events"]] == ["started", "live", "key", "ended"]

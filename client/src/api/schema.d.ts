@@ -21,10 +21,15 @@ export interface CallFigures {
   outcome: string;
   ended_by: string | null;
   reason: string | null;
+  /** From the carrier's start message to a prompted engine. A greeting that plays meanwhile does not count. */
   setup_s: number | null;
+  /** From the carrier's start message to the first sound at the caller's ear: the persona's greeting, an announcement, or the agent. */
+  first_sound_s: number | null;
+  /** From the carrier's start message to the agent's first audio at the caller's ear. The agent speaks after a greeting, so the greeting counts. */
   first_audio_s: number | null;
+  /** From the accepted connection to the end, or until now. */
   duration_s: number;
-  /** The median. */
+  /** The median of the call so far. */
   mouth_to_ear_s: number | null;
   mouth_to_ear_p95_s: number | null;
   delay_phone_chunk_s: number | null;
@@ -33,18 +38,29 @@ export interface CallFigures {
   delay_playout_s: number | null;
   /** In the queue at the carrier, whichever carrier it is. */
   delay_exotel_s: number | null;
+  /** Audio that one side did not send and the other received. */
   inserted_s: number;
+  /** Audio that one side sent and the other did not receive. */
   removed_s: number;
+  /** Of removed_s: not given to an engine that did not answer. */
   withheld_s: number;
+  /** Not in removed_s: said before an engine was ready, or while the line opened. */
   unheard_s: number;
   longest_hole_s: number;
   longest_stall_s: number;
+  /** How much faster the phone's clock runs than ours. */
   drift_ppm: number | null;
+  /** Engines that were lost during the call. */
   failovers: number;
+  /** How often the engine's audio was missing when it should have been played. */
   holes: number;
+  /** How often the phone's audio was missing. */
   stalls: number;
+  /** How often audio was withheld from an engine that did not answer. */
   holds: number;
+  /** How often an engine was too slow, and got less than was said. */
   slow: number;
+  /** Damaged messages from the phone. */
   malformed: number;
 }
 
@@ -94,7 +110,7 @@ export interface LiveCall {
   /** Seconds since 1970. */
   began_at: number;
   engine: string | null;
-  /** From the caller's mouth to the answer in the ear. */
+  /** From the caller's mouth to the answer in the ear: the newest reading, where mouth_to_ear_s is a median. null while the engine sends nothing. */
   delay_ms: number | null;
   caller_speaks: boolean;
   agent_speaks: boolean;

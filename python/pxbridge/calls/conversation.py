@@ -143,6 +143,7 @@ class Conversation:
         except EngineError as error:
             self._say_last(Sound.SORRY)
             return Ending(Party.ENGINE, str(error), 1011, last_words=True)
+        self._record.ready_s = self._clock()
         while True:
             try:
                 loss = await self._live(lease, session)

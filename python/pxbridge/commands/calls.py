@@ -24,6 +24,7 @@ from rich.text import Text
 
 from pxbridge import settings
 from pxbridge.calls import delay
+from pxbridge.calls.start_times import START_TIMES
 from pxbridge.console import client
 from pxbridge.errors import InputError
 from pxbridge.records import database
@@ -57,7 +58,7 @@ CSV_COLUMNS = (
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
     "mouth_to_ear_p95_s", *(part.figure for part in delay.PARTS), "failovers", "holes",
     "longest_hole_s", "stalls", "longest_stall_s", "holds", "slow", "inserted_s", "removed_s",
-    "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer",
+    "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer", "first_sound_s",
 )  # fmt: skip
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -221,7 +222,7 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("began", "call", "caller", "persona", "outcome"):
         table.add_column(name, no_wrap=True, min_width=len(name))
-    for name in ("duration", "audio", "delay", "holes"):
+    for name in ("duration", "agent", "delay", "holes"):
         table.add_column(name, no_wrap=True, justify="right", min_width=len(name))
     for call in calls:
         cells = (
@@ -233,7 +234,7 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
             _duration(_duration_s(call)),
             _seconds(call["first_audio_s"]),
             "-" if call["mouth_to_ear_s"] is None else f"{1e3 * call['mouth_to_ear_s']:.0f} ms",
-            plain(call["holes"]),
+            plain(call["holes"]) if _is_known(call) else "-",
         )
         table.add_row(*map(Text, cells))
     return table
@@ -276,8 +277,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
         ("address", call.get("peer") or "unknown"),
         ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}{_failovers(call)}"),
-        ("setup", _seconds(call["setup_s"])),
-        ("first audio", _seconds(call["first_audio_s"])),
+        *((each.title, _seconds(call.get(each.figure))) for each in START_TIMES),
         ("mouth to ear", _delays(call)),
     ]
     parts = [
@@ -330,10 +330,13 @@ def _duration(seconds: float | None) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
+def _is_known(call: Mapping[str, Any]) -> bool:
+    """Whether a call's figures are those of its end or of now. The records have a live call's beginning."""
+    return bool(call.get("ended_at")) or "phase" in call
+
+
 def _duration_s(call: Mapping[str, Any]) -> float | None:
-    """The duration of a call; None without an end, as its row was then written at its beginning."""
-    known = call.get("ended_at") or "phase" in call
-    return call["duration_s"] if known else None
+    return call["duration_s"] if _is_known(call) else None
 
 
 def _seconds(value: float | None) -> str:
