@@ -141,6 +141,19 @@ def test_a_live_call_can_be_seen_before_it_ends(tmp_path: Path) -> None:
     assert [call["outcome"] for call in read(tmp_path)] == ["abandoned"]
 
 
+def test_without_its_bridge_a_call_without_an_end_is_shown_as_last_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_CONSOLE_PORT", "0")
+    writer = make_writer(tmp_path)
+    live_call(writer)
+    writer.close()
+    _, shown = calls_command(tmp_path, "show", "c1")
+    assert "still live" not in shown and "not yet, in the records" in shown
+    assert "as last written, not as it is now: PXBRIDGE_CONSOLE_PORT is 0" in shown
+    assert "0 holes" not in calls_command(tmp_path)[1]
+
+
 def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path: Path) -> None:
     file = tmp_path / database.FILE
     with closing(sqlite3.connect(file)) as old:

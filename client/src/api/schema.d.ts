@@ -140,6 +140,72 @@ export interface LiveEngine {
   step_ms: number | null;
 }
 
+/** A live call's figures, with its line's counters: those of `pxbridge.audio.Line.stats`. */
+export interface LiveFigures {
+  /** Seconds since 1970. */
+  began_at: number;
+  phase: string;
+  /** The bridge's own id of the call, which no peer can choose. */
+  key: string;
+  /** The address that the connection came from. */
+  peer: string;
+  /** The carrier's id of the call. */
+  call: string;
+  stream: string;
+  carrier: string;
+  caller: string;
+  called: string;
+  persona: string;
+  engine: string;
+  rate_hz: number;
+  outcome: string;
+  ended_by: string | null;
+  reason: string | null;
+  /** From the carrier's start message to a prompted engine. A greeting that plays meanwhile does not count. */
+  setup_s: number | null;
+  /** From the carrier's start message to the first sound at the caller's ear: the persona's greeting, an announcement, or the agent. */
+  first_sound_s: number | null;
+  /** From the carrier's start message to the agent's first audio at the caller's ear. The agent speaks after a greeting, so the greeting counts. */
+  first_audio_s: number | null;
+  /** From the accepted connection to the end, or until now. */
+  duration_s: number;
+  /** The median of the call so far. */
+  mouth_to_ear_s: number | null;
+  mouth_to_ear_p95_s: number | null;
+  delay_phone_chunk_s: number | null;
+  delay_intake_s: number | null;
+  delay_engine_s: number | null;
+  delay_playout_s: number | null;
+  /** In the queue at the carrier, whichever carrier it is. */
+  delay_exotel_s: number | null;
+  /** Audio that one side did not send and the other received. */
+  inserted_s: number;
+  /** Audio that one side sent and the other did not receive. */
+  removed_s: number;
+  /** Of removed_s: not given to an engine that did not answer. */
+  withheld_s: number;
+  /** Not in removed_s: said before an engine was ready, or while the line opened. */
+  unheard_s: number;
+  longest_hole_s: number;
+  longest_stall_s: number;
+  /** How much faster the phone's clock runs than ours. */
+  drift_ppm: number | null;
+  /** Engines that were lost during the call. */
+  failovers: number;
+  /** How often the engine's audio was missing when it should have been played. */
+  holes: number;
+  /** How often the phone's audio was missing. */
+  stalls: number;
+  /** How often audio was withheld from an engine that did not answer. */
+  holds: number;
+  /** How often an engine was too slow, and got less than was said. */
+  slow: number;
+  /** Damaged messages from the phone. */
+  malformed: number;
+  /** uplink: phone to engine; downlink: engine to phone. Samples, unless the name says more. */
+  counters: Record<string, Record<string, number | null>>;
+}
+
 /** A login. */
 export interface Login {
   user: string;

@@ -18,6 +18,7 @@ import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rich.table import Table
 from rich.text import Text
@@ -135,11 +136,37 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         connection = _open(file, stack)
         if args.what:
-            found = None if connection is None else database.one(connection, args.id)
+            found: Mapping[str, Any] | None = None
+            if connection is not None:
+                found = database.one(connection, args.id)
+            if found is None or found["ended_at"] is None:
+                found = await _as_it_is_now(found, args.id, loaded.settings)
             return _show(found, args, console, folder)
         calls = database.find(connection, query) if connection is not None else []
     none = f"no such calls in {file}" if file.exists() else f"no calls yet: {file} does not exist"
     return _list(calls, args, console, none)
+
+
+async def _as_it_is_now(
+    found: Mapping[str, Any] | None, name: str, bridge: Settings
+) -> Mapping[str, Any] | None:
+    """A call without an end in the records, with the figures that the bridge has of it now.
+
+    Args:
+        found: The call as the records have it; None if they do not.
+        name: The call's id, or the beginning of it.
+        bridge: The settings of the bridge.
+
+    Returns:
+        The call; with a `note` if the bridge does not tell. None if neither knows it.
+    """
+    if found is not None:
+        name = found["key"]
+    try:
+        live = await client.ask(bridge, f"/api/calls/{quote(name, safe='')}/figures")
+    except InputError as error:
+        return None if found is None else {**found, "note": f"as last written, not as it is now: {error}"}
+    return {"ended_at": None, "recording": None, "events": [], "words": [], **(found or {}), **live}
 
 
 def _list(calls: Sequence[Mapping[str, Any]], args: argparse.Namespace, console: Console, none: str) -> int:
@@ -266,7 +293,12 @@ def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Con
 
 
 def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    ended = "still live" if call["ended_at"] is None and call["outcome"] == "live" else call["outcome"]
+    ended = call["outcome"]
+    if call["ended_at"] is None and ended == "live":
+        phase = call.get("phase")
+        ended = "not yet, in the records" if phase is None else "no, still live"
+        if phase not in (None, "live"):
+            ended += f" ({phase})"
     if call["ended_by"]:
         ended += f": by the {call['ended_by']}, {call['reason']}"
     rows = [
@@ -302,6 +334,8 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         rows.append(("engine too slow", f"{call['slow']} ×: it got less than was said"))
     if (drift_ppm := call.get("drift_ppm")) is not None:
         rows.append(("phone's clock", delay.drift(drift_ppm)))
+    if call.get("note"):
+        rows.append(("note", call["note"]))
     if call["recording"]:
         rows.append(("recording", str(folder / database.RECORDINGS / call["recording"])))
     return [(title, plain(text)) for title, text in rows]

@@ -103,6 +103,14 @@ class CallFigures(Given):
     malformed: int = Field(description="Damaged messages from the phone.")
 
 
+class LiveFigures(CallFigures):
+    """A live call's figures, with its line's counters: those of `pxbridge.audio.Line.stats`."""
+
+    counters: dict[str, dict[str, float | None]] = Field(
+        description="uplink: phone to engine; downlink: engine to phone. Samples, unless the name says more."
+    )
+
+
 class Calls(Given):
     """Live calls, the oldest first, and those that ended last, the newest first."""
 
