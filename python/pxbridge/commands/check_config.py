@@ -1,5 +1,6 @@
-"""`pxbridge check-config`: the settings of a bridge, and where each one comes from.
+"""`pxbridge check-config`: whether a bridge can start with its settings, and where each one comes from.
 
+The first line is the verdict, and warnings follow. ``--changed`` shows only what differs from the defaults.
 It finds every error in settings, personas, greetings, access and TLS files that would stop a start, without
 starting. `pxbridge doctor` also checks whether engines answer and ports are free.
 """
@@ -15,23 +16,32 @@ from pydantic import SecretStr
 from pxbridge import settings
 from pxbridge.app.certificates import console_tls, telephony_tls
 from pxbridge.app.console import check_console
-from pxbridge.settings import mask_url
+from pxbridge.calls.persona import DEFAULT_NAME
+from pxbridge.settings import Settings, mask_url
+from pxbridge.settings.changes import Reading, changed_settings, own_keys
 from pxbridge.settings.persona_file import read_personas
+from pxbridge.settings.shown import default_text
 
 if TYPE_CHECKING:
     import argparse
 
     from rich.console import Console
 
-    from pxbridge.calls.persona import Persona, Personas
+    from pxbridge.calls.persona import Personas
     from pxbridge.settings import Loaded
 
+CAN_START = "the bridge can start with these settings"
 SECRET = "***"  # noqa: S105 - shown in place of a secret
 MAX_SHOWN_CHARS = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
+    parser.add_argument(
+        "--changed",
+        action="store_true",
+        help="show only settings that differ from their defaults, and what personas set themselves",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = "exit status: 0 the bridge can start with these settings, 2 it cannot"
     settings.add_arguments(parser)
@@ -45,25 +55,39 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     """
     loaded = settings.load(vars(args), os.environ)
     personas, notes = check(loaded)
+    values, shown = _values(loaded), {name: _persona(personas, name) for name in personas}
+    if args.changed:
+        not_default = changed_settings(Settings(), loaded.settings)
+        values = [(name, value) for name, value in values if name in not_default]
+        own = {name: own_keys(Reading(loaded.settings, personas), name) for name in personas}
+        shown = {
+            name: {key: shown[name][key] for key in keys}
+            for name, keys in own.items()
+            if keys or name != DEFAULT_NAME
+        }
     if args.json:
         found = {
-            "settings": {
-                name: {"value": value, "origin": _origin(loaded, name)} for name, value in _values(loaded)
-            },
-            "personas": {name: _persona(persona) for name, persona in personas.items()},
+            "settings": {name: {"value": value, "origin": _origin(loaded, name)} for name, value in values},
+            "personas": shown,
             "notes": notes,
         }
         console.print(json.dumps(found, indent=2, default=str), markup=False, soft_wrap=True)
         return 0
-    for name, value in _values(loaded):
-        console.print(f"{name} = {_text(value)}  ({_origin(loaded, name)})", markup=False, soft_wrap=True)
-    for name, persona in personas.items():
-        text = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
-        origin = loaded.file if name in loaded.personas else "the settings"
-        console.print(f"persona {name}: {text}  ({origin})", markup=False, soft_wrap=True)
+    verdict = f"good, with {len(notes)} note{'s' * (len(notes) != 1)}" if notes else "good"
+    console.print(f"{verdict}: {CAN_START}", style="bold", markup=False)
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print("the bridge can start with these settings", markup=False)
+    for name, value in values:
+        origin = _origin(loaded, name)
+        if args.changed:
+            origin += f"; default: {default_text(Settings.model_fields[name])}"
+        console.print(f"{name} = {_text(value)}  ({origin})", markup=False, soft_wrap=True)
+    for name, keys in shown.items():
+        text = ", ".join(f"{key} {_text(value)}" for key, value in keys.items() if value or args.changed)
+        origin = str(loaded.file) if name in loaded.personas else "the settings"
+        console.print(f"persona {name}: {text or 'as the default'}  ({origin})", markup=False, soft_wrap=True)
+    if not values and not shown:
+        console.print("every setting has its default", markup=False)
     return 0
 
 
@@ -100,17 +124,20 @@ def _masked(value: object) -> Any:
             return str(value)
 
 
-def _persona(persona: Persona) -> dict[str, Any]:
+def _persona(personas: Personas, name: str) -> dict[str, Any]:
     """A persona in brief. Who may read the settings' file may see its prompts."""
+    persona = personas[name]
     return {
         "voice_prompt": persona.voice_prompt,
         "text_prompt": persona.text_prompt,
+        "numbers": sorted(personas.numbers(name)),
         "greeting": None if persona.greeting is None else str(persona.greeting),
         "max_duration_s": persona.max_duration_s,
         "keys": list(persona.keys),
         "phrases": list(persona.phrases),
         "record": persona.record,
         "warm": persona.warm,
+        "failover_prefers": persona.failover_prefers.value,
     }
 
 
