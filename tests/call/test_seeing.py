@@ -326,6 +326,16 @@ def test_a_greeting_is_told_apart_from_the_engine_and_the_agent_everywhere() -> 
     )
 
 
+def test_what_a_caller_says_to_a_greeting_or_to_nobody_is_told_apart_from_the_conversation() -> None:
+    async def main() -> CallRecord:
+        async with bridge(prompt_s=4.0) as b:
+            await b.call(Script(speech(), speak_at_s=0.0, hang_up_at_s=8.0))
+            return await b.record()
+
+    record = run(main())
+    assert record.live_s is not None and 2.0 < record.said_before_s < 4.2
+
+
 def test_an_engine_that_is_lost_before_it_is_heard_is_no_gap_in_the_conversation() -> None:
     metrics = Metrics()
 

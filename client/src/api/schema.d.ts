@@ -114,7 +114,7 @@ export interface LiveCall {
   delay_ms: number | null;
   caller_speaks: boolean;
   agent_speaks: boolean;
-  /** Of the conversation so far, 0 to 1. */
+  /** How much of the time since an agent was connected the caller has spoken, 0 to 1. */
   caller_share: number;
   agent_share: number;
   recorded: boolean;
@@ -132,11 +132,11 @@ export interface LiveEngine {
   idle: number;
   /** Sessions that are open or being opened, warm ones included. */
   sessions: number;
-  /** Since the bridge's start. */
+  /** Since the bridge's start: sessions that failed or were lost. An engine that says that it is full or restarts has not failed. */
   failures: number;
   /** Why it cannot be used. */
   reason: string | null;
-  /** From a frame's last sample sent to its answer: median of its calls' newest readings. */
+  /** From a frame's last sample sent to its answer, the network to the engine included: median of its calls' newest readings. */
   step_ms: number | null;
 }
 

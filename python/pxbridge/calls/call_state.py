@@ -105,6 +105,7 @@ class CallRecord:
         ready_s: The first engine was prompted.
         live_s: Phone and engine were connected: after `ready_s`, and after the persona's greeting.
         ended_s: The call was over.
+        said_before_s: How long the caller had spoken by `live_s`, in seconds.
     """
 
     key: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -126,6 +127,7 @@ class CallRecord:
     started_s: float | None = None
     ready_s: float | None = None
     live_s: float | None = None
+    said_before_s: float = 0.0
     ended_s: float = 0.0
     ending: Ending | None = None
     malformed: int = 0

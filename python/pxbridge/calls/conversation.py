@@ -321,6 +321,7 @@ class Conversation:
             await self._line.wait_played(all_but_s=GREETING_REST_S)
         if record.live_s is None:
             record.live_s = self._clock()
+            record.said_before_s, _ = self._line.spoken_s
         self._enter(Phase.LIVE)
         self._emit(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
         lost: asyncio.Future[EngineLost] = asyncio.get_running_loop().create_future()

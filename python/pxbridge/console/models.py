@@ -164,7 +164,9 @@ class LiveCall(Given):
     )
     caller_speaks: bool
     agent_speaks: bool
-    caller_share: float = Field(description="Of the conversation so far, 0 to 1.")
+    caller_share: float = Field(
+        description="How much of the time since an agent was connected the caller has spoken, 0 to 1."
+    )
     agent_share: float
     recorded: bool
     operator_asked: Literal["end", "hand over"] | None
@@ -180,10 +182,14 @@ class LiveEngine(Given):
     warm: int
     idle: int
     sessions: int = Field(description="Sessions that are open or being opened, warm ones included.")
-    failures: int = Field(description="Since the bridge's start.")
+    failures: int = Field(
+        description="Since the bridge's start: sessions that failed or were lost. An engine that says that "
+        "it is full or restarts has not failed."
+    )
     reason: str | None = Field(description="Why it cannot be used.")
     step_ms: float | None = Field(
-        description="From a frame's last sample sent to its answer: median of its calls' newest readings."
+        description="From a frame's last sample sent to its answer, the network to the engine included: "
+        "median of its calls' newest readings."
     )
 
 

@@ -153,7 +153,8 @@ class Metrics:
         )
         self._step = Histogram(
             "pxbridge_engine_step_seconds",
-            "From the last sample of a frame sent to an engine to its answer, from the same seconds.",
+            "From the last sample of a frame sent to an engine to its answer, the network to the engine "
+            "included, from the same seconds.",
             buckets=STEP_BUCKETS_S,
             registry=registry,
         )
