@@ -112,11 +112,13 @@ async def test_a_live_call_is_shown_with_the_figures_that_the_console_has_of_it(
         assert shown[figure] == pytest.approx(listed[figure], abs=0.01), figure
     assert shown["duration_s"] >= listed["duration_s"] and shown["mouth_to_ear_s"] is not None
     assert shown["counters"]["downlink"]["received"] > 0
+    assert listed["mouth_to_ear_now_s"] is None or listed["mouth_to_ear_now_s"] > 0
     assert "no, still live" in await run(bridge, "show", listed["key"], monkeypatch=monkeypatch)
     await run(bridge, "end", "CA-one", monkeypatch=monkeypatch)
     await until(lambda: phone.close_code is not None, "the call is over")
     while (ended := await as_json("show", "CA-one"))["ended_at"] is None:
         pass
+    assert ended["mouth_to_ear_now_s"] is None
     assert ended["outcome"] == "completed" and "phase" not in ended and "note" not in ended
 
 

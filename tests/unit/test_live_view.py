@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pxbridge.calls.call_state import CallRecord, Phase
+from pxbridge.calls.call_state import CallRecord, Ending, Party, Phase
+from pxbridge.calls.delay import DelayHistory
 from pxbridge.calls.numbers import Numbers
+from pxbridge.calls.summary import summary
 from pxbridge.console.live_view import LiveView
 
 if TYPE_CHECKING:
@@ -42,6 +44,15 @@ def snapshot(*calls: Call, engines: Engines | None = None, now_s: float = 100.0)
 def test_an_engine_that_says_that_it_is_full_has_not_failed() -> None:
     (engine,) = snapshot(engines=Engines({"ahead": 1, "setup": 2, "call": 0, "busy": 40})).engines
     assert engine.failures == 3
+
+
+def test_the_delay_of_the_live_page_is_that_of_the_calls_figures() -> None:
+    history = DelayHistory(newest_s={"mouth_to_ear": 0.2345})
+    record = CallRecord(started_s=0.0, live_s=1.0, phase=Phase.LIVE, delay=history)
+    (call,) = snapshot(Call(record)).calls
+    assert call.delay_ms == 1000 * summary(record, Numbers(), 100.0)["mouth_to_ear_now_s"] == 234.5
+    record.ending = Ending(Party.PHONE, "stop")
+    assert summary(record, Numbers(), 100.0)["mouth_to_ear_now_s"] is None, "it is over"
 
 
 def test_what_a_caller_said_before_there_was_an_agent_is_no_part_of_the_conversation() -> None:

@@ -32,6 +32,8 @@ export interface CallFigures {
   /** The median of the call so far. */
   mouth_to_ear_s: number | null;
   mouth_to_ear_p95_s: number | null;
+  /** The newest reading, as the live page shows it. null while the engine sends nothing, and after the call's end. */
+  mouth_to_ear_now_s: number | null;
   delay_phone_chunk_s: number | null;
   delay_intake_s: number | null;
   delay_engine_s: number | null;
@@ -110,7 +112,7 @@ export interface LiveCall {
   /** Seconds since 1970. */
   began_at: number;
   engine: string | null;
-  /** From the caller's mouth to the answer in the ear: the newest reading, where mouth_to_ear_s is a median. null while the engine sends nothing. */
+  /** From the caller's mouth to the answer in the ear: mouth_to_ear_now_s of a call's figures, in ms. */
   delay_ms: number | null;
   caller_speaks: boolean;
   agent_speaks: boolean;
@@ -172,6 +174,8 @@ export interface LiveFigures {
   /** The median of the call so far. */
   mouth_to_ear_s: number | null;
   mouth_to_ear_p95_s: number | null;
+  /** The newest reading, as the live page shows it. null while the engine sends nothing, and after the call's end. */
+  mouth_to_ear_now_s: number | null;
   delay_phone_chunk_s: number | null;
   delay_intake_s: number | null;
   delay_engine_s: number | null;

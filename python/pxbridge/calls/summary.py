@@ -52,6 +52,7 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
         "duration_s": ended_s - record.opened_s,
         "mouth_to_ear_s": history.median_s(),
         "mouth_to_ear_p95_s": history.p95_s(),
+        "mouth_to_ear_now_s": history.newest_s.get("mouth_to_ear") if record.ending is None else None,
         **{part.figure: history.median_s(part.name) for part in delay.PARTS},
         "inserted_s": delay.changed_s(stats, delay.PUT_IN, record.rate_hz),
         "removed_s": delay.changed_s(stats, delay.TAKEN_OUT, record.rate_hz),

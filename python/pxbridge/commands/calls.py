@@ -260,7 +260,7 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
             plain(call.get("phase") or call["outcome"]),
             _duration(_duration_s(call)),
             _seconds(call["first_audio_s"]),
-            "-" if call["mouth_to_ear_s"] is None else f"{1e3 * call['mouth_to_ear_s']:.0f} ms",
+            _delay(call),
             plain(call["holes"]) if _is_known(call) else "-",
         )
         table.add_row(*map(Text, cells))
@@ -377,7 +377,14 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} s"
 
 
+def _delay(call: Mapping[str, Any]) -> str:
+    """The delay of a live call now, as the live page shows it; of one that has ended, the median."""
+    delay_s = call["mouth_to_ear_now_s" if "phase" in call else "mouth_to_ear_s"]
+    return "-" if delay_s is None else f"{1e3 * delay_s:.0f} ms"
+
+
 def _delays(call: Mapping[str, Any]) -> str:
     if call["mouth_to_ear_s"] is None:
         return "-"
-    return f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f})"
+    text = f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f})"
+    return f"{text}, now {_delay(call)}" if "phase" in call else text

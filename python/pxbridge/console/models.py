@@ -79,6 +79,10 @@ class CallFigures(Given):
     duration_s: float = Field(description="From the accepted connection to the end, or until now.")
     mouth_to_ear_s: float | None = Field(description="The median of the call so far.")
     mouth_to_ear_p95_s: float | None
+    mouth_to_ear_now_s: float | None = Field(
+        description="The newest reading, as the live page shows it. null while the engine sends nothing, and "
+        "after the call's end."
+    )
     delay_phone_chunk_s: float | None
     delay_intake_s: float | None
     delay_engine_s: float | None
@@ -159,8 +163,8 @@ class LiveCall(Given):
     began_at: float = Field(description="Seconds since 1970.")
     engine: str | None
     delay_ms: float | None = Field(
-        description="From the caller's mouth to the answer in the ear: the newest reading, where "
-        "mouth_to_ear_s is a median. null while the engine sends nothing."
+        description="From the caller's mouth to the answer in the ear: mouth_to_ear_now_s of a call's "
+        "figures, in ms."
     )
     caller_speaks: bool
     agent_speaks: bool
