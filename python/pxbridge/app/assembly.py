@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
@@ -250,8 +252,16 @@ def _trusts(settings: Settings) -> list[Trust]:
     if settings.engine_fingerprint:
         return [Pinned(settings.engine_fingerprint[0])] * count
     if settings.engine_ca_file is not None:
-        return [CaFile(settings.engine_ca_file)] * count
+        return [CaFile(settings.engine_ca_file, contents(settings.engine_ca_file))] * count
     return [SystemTrust()] * count
+
+
+def contents(file: Path | None) -> str:
+    """The SHA-256 of a file's contents; empty if there is none to read."""
+    try:
+        return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def warm_sessions(personas: Personas) -> dict[Prompts, int]:

@@ -96,6 +96,7 @@ async def console(
         talks=talks,
         files=await asyncio.to_thread(_client_files),
         client=client,
+        live_call=observed.recent_calls.live_call,
     )
     observed.metrics.count_by(
         "reason",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
-    from pxbridge.console.api import FindRecording, Operate
+    from pxbridge.console.api import FindRecording, LiveCall, Operate
     from pxbridge.console.live import Live
     from pxbridge.console.static_files import File
     from pxbridge.console.talk import Talks
@@ -85,6 +85,7 @@ class Console:
         talks: Begins talks; None: nobody can be talked with.
         files: The files of the web client, by path.
         client: The address of a client, from the connection's and the request's ``X-Forwarded-For`` headers.
+        live_call: Returns a live call's figures and counters, by its id.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Console:
         talks: Talks | None = None,
         files: Mapping[str, File] | None = None,
         client: Callable[[str, Sequence[str]], str] = as_connected,
+        live_call: LiveCall = lambda _: None,
     ) -> None:
         self._scrape = scrape
         self._not_ready = not_ready
@@ -114,6 +116,7 @@ class Console:
         self._api = Api(
             self._access,
             calls,
+            live_call,
             operate,
             find_recording,
             None if talks is None else talks.offer,
