@@ -142,6 +142,12 @@ async def assembled(
             lambda: server.refusals,
         )
         observed.metrics.count_by(
+            "reason",
+            "pxbridge_turned_away",
+            "Connections and requests that the telephony port turned away because they are no call, by reason.",
+            lambda: server.turned_away,
+        )
+        observed.metrics.count_by(
             "winner",
             "pxbridge_engine_hedges",
             "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
