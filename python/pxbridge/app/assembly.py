@@ -144,7 +144,7 @@ async def assembled(
         observed.metrics.count_by(
             "reason",
             "pxbridge_turned_away",
-            "Connections and requests that the telephony port turned away because they are no call, by reason.",
+            "Connections and requests to the telephony port that were turned away as no call, by reason.",
             lambda: server.turned_away,
         )
         observed.metrics.count_by(
@@ -414,6 +414,7 @@ async def _listen(
                     overloaded=shedding.reasons,
                     max_calls=settings.max_calls,
                     access=access.control,
+                    proxy_protocol=settings.proxy_protocol,
                     ssl=None if tls is None else tls.context,
                 )
             )
