@@ -35,7 +35,7 @@ from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
 from pxbridge.telephony.tokens import Signer, without_token
-from pxbridge.websocket.turned_away import Reason, TurnedAway, shown
+from pxbridge.websocket import Reason, TurnedAway, shown
 
 if TYPE_CHECKING:
     import ssl as tls

@@ -26,6 +26,8 @@ from pxbridge.errors import HandshakeFailed, HandshakeRefused
 from pxbridge.websocket.connection import WebSocket
 from pxbridge.websocket.dialling import connect
 from pxbridge.websocket.limits import NO_PONG, PEER_STOPPED_READING, Closed, Limits
+from pxbridge.websocket.proxy_protocol import begins_header
+from pxbridge.websocket.request_reader import begins_tls
 from pxbridge.websocket.requests import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -36,7 +38,9 @@ from pxbridge.websocket.requests import (
     text_response,
 )
 from pxbridge.websocket.serving import MAX_OPENING, Server, serve
+from pxbridge.websocket.sockets import address_of
 from pxbridge.websocket.takeover import take_over
+from pxbridge.websocket.turned_away import Reason, Report, TurnedAway, shown
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -51,13 +55,20 @@ __all__ = [
     "HandshakeRefused",
     "Headers",
     "Limits",
+    "Reason",
+    "Report",
     "Request",
     "Response",
     "Server",
+    "TurnedAway",
     "WebSocket",
+    "address_of",
+    "begins_header",
+    "begins_tls",
     "connect",
     "options_response",
     "serve",
+    "shown",
     "take_over",
     "text_response",
 ]

@@ -37,6 +37,11 @@ _TLS_HANDSHAKE: Final = b"\x16"
 """The first byte of a TLS connection (RFC 8446 §5.1: the record's type)."""
 
 
+def begins_tls(data: bytes | bytearray) -> bool:
+    """Whether bytes are the beginning of a TLS connection. No request begins like it."""
+    return data.startswith(_TLS_HANDSHAKE)
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """A whole request.
@@ -174,7 +179,7 @@ class _Refused(Exception):
 
 def _check_protocol(head: bytearray) -> None:
     """Refuses the beginnings of other protocols, by name."""
-    if head.startswith(_TLS_HANDSHAKE):
+    if begins_tls(head):
         raise _Refused(400, Reason.TLS.value, Reason.TLS)
     if begins_header(head):
         raise _Refused(400, Reason.PROXY_UNEXPECTED.value, Reason.PROXY_UNEXPECTED)
