@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE: Final = Path(__file__).parents[2] / "python" / "pxbridge"
 
 LEAVES: Final = {
-    *("errors", "file_identity", "host_lookups", "log_throttle"),
+    *("errors", "event_loop", "file_identity", "host_lookups", "log_throttle"),
     *("periodic", "rate_limit", "redis_store", "wav"),
 }
 """Modules that know nothing of the product. They may know each other."""
@@ -34,7 +34,7 @@ _TOP: Final = {"app", *_ROW, *_MIDDLE, "simulation"}
 
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "__main__": {"cli"},
-    "cli": {"", "commands", "app", "settings", "errors", "host_lookups"},
+    "cli": {"", "commands", "app", "settings", "errors", "event_loop"},
     "commands": {"doctor", "personaplex", "tunnel", *_TOP},
     "doctor": _TOP,
     "app": _TOP - {"app"},
@@ -46,7 +46,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "calls": _CALLS,
     "engines": _WIRES,
     "telephony": _WIRES,
-    "websocket": {"errors", "log_throttle", "rate_limit"},
+    "websocket": {"_native", "errors", "log_throttle", "rate_limit"},
     # It knows wires and codecs, which it speaks, and no part of the bridge that it tests.
     "simulation": {"telephony.exotel.spelling", *_WIRES},
     # PersonaPlex itself runs without a bridge. Only `commands` imports it: nothing else needs torch.
