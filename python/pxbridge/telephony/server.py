@@ -366,10 +366,6 @@ class TelephonyServer:
             self.abort()
 
 
-def _sends_none(_address: str) -> bool:
-    return False
-
-
 @contextlib.asynccontextmanager
 async def listen(
     owner: CallOwner,
@@ -426,7 +422,7 @@ async def listen(
         ssl=ssl,
         open_timeout_s=open_timeout_s,
         limits=limits,
-        sends_header=access.trusts if proxy_protocol else _sends_none,
+        sends_header=access.trusts if proxy_protocol else websocket.sends_no_header,
         report=listener.turn_away,
     )
     try:

@@ -26,7 +26,7 @@ from pxbridge.errors import HandshakeFailed, HandshakeRefused
 from pxbridge.websocket.connection import WebSocket
 from pxbridge.websocket.dialling import connect
 from pxbridge.websocket.limits import NO_PONG, PEER_STOPPED_READING, Closed, Limits
-from pxbridge.websocket.proxy_protocol import begins_header
+from pxbridge.websocket.proxy_protocol import begins_header, sends_no_header
 from pxbridge.websocket.request_reader import begins_tls
 from pxbridge.websocket.requests import (
     MAX_BODY_BYTES,
@@ -67,6 +67,7 @@ __all__ = [
     "begins_tls",
     "connect",
     "options_response",
+    "sends_no_header",
     "serve",
     "shown",
     "take_over",

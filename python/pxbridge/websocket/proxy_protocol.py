@@ -66,6 +66,11 @@ class Header:
     client: Client | None
 
 
+def sends_no_header(_address: str) -> bool:
+    """The usual answer to whether a connection from an address begins with a header: none does."""
+    return False
+
+
 def begins_header(data: bytes | bytearray) -> bool:
     """Whether bytes are a header's beginning, without doubt."""
     return data.startswith((SIGNATURE_V1, SIGNATURE_V2))

@@ -21,7 +21,13 @@ from pxbridge.websocket.accepted import Accepted
 from pxbridge.websocket.connection import Phase, WebSocket
 from pxbridge.websocket.limits import Limits
 from pxbridge.websocket.openings import Openings
-from pxbridge.websocket.proxy_protocol import InvalidHeader, begins_header, peek, read_header
+from pxbridge.websocket.proxy_protocol import (
+    InvalidHeader,
+    begins_header,
+    peek,
+    read_header,
+    sends_no_header,
+)
 from pxbridge.websocket.requests import MAX_HEAD_BYTES
 from pxbridge.websocket.sockets import address_of, bind
 from pxbridge.websocket.turned_away import Reason, unreported
@@ -66,8 +72,8 @@ class Server:
         make: Callable[[Server, object, Header | None], Accepted],
         ssl: tls.SSLContext | None,
         handshake_s: float,
-        sends_header: Callable[[str], bool],
-        report: Report,
+        sends_header: Callable[[str], bool] = sends_no_header,
+        report: Report = unreported,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._make = make
@@ -257,11 +263,6 @@ class _TurnedAway(Exception):
         self.detail = detail
 
 
-def _sends_none(_address: str) -> bool:
-    """The default: no address sends a PROXY protocol header."""
-    return False
-
-
 def _log_cut(counts: Counter[str], _last: str) -> None:
     log.warning("new connections: %s", in_words(counts))
 
@@ -280,7 +281,7 @@ async def serve(
     ssl: tls.SSLContext | None = None,
     open_timeout_s: float = 10.0,
     limits: Limits | None = None,
-    sends_header: Callable[[str], bool] = _sends_none,
+    sends_header: Callable[[str], bool] = sends_no_header,
     report: Report = unreported,
 ) -> Server:
     """Listen for WebSockets, and for plain HTTP requests that `accept` answers.
