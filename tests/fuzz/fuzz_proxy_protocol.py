@@ -43,7 +43,7 @@ def outcome(data: bytes) -> proxy_protocol.Header | str | None:
     """The header, None for a beginning, or "refused"."""
     try:
         return proxy_protocol.parse_header(data)
-    except proxy_protocol.InvalidHeader:
+    except ValueError:
         return "refused"
 
 

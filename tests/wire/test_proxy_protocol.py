@@ -27,7 +27,6 @@ from pxbridge.websocket.proxy_protocol import (
     SIGNATURE_V2,
     Client,
     Header,
-    InvalidHeader,
     begins_header,
     parse_header,
 )
@@ -103,7 +102,7 @@ def test_a_header_without_a_client_is_read_and_names_nobody(header: bytes, rest:
 def test_any_bytes_are_a_header_no_header_or_a_short_beginning_of_one(data: bytes) -> None:
     try:
         header = parse_header(data)
-    except InvalidHeader:
+    except ValueError:
         return
     if header is None:
         assert len(data) < MAX_BYTES
@@ -153,7 +152,7 @@ def test_any_bytes_are_a_header_no_header_or_a_short_beginning_of_one(data: byte
     ],
 )
 def test_what_the_protocol_does_not_allow_is_no_header(data: bytes) -> None:
-    with pytest.raises(InvalidHeader):
+    with pytest.raises(ValueError, match=r"^its? "):
         parse_header(data)
 
 

@@ -41,10 +41,6 @@ _LINE_V1: Final = re.compile(
 _MAX_PORT: Final = 65535
 
 
-class InvalidHeader(ValueError):
-    """The bytes are not the beginning of a header. The text is one of few."""
-
-
 @dataclass(frozen=True, slots=True)
 class Client:
     """The far end of a relayed connection."""
@@ -86,26 +82,26 @@ def parse_header(data: bytes) -> Header | None:
         None if the header is not complete. Then all of `data` belongs to it.
 
     Raises:
-        InvalidHeader: It is no header, or one that the protocol does not allow.
+        ValueError: It is no header, or one that the protocol does not allow. The text is one of few.
     """
     if SIGNATURE_V2.startswith(data[: len(SIGNATURE_V2)]):
         return _read_v2(data) if len(data) >= _FIXED_V2_BYTES else None
     if SIGNATURE_V1.startswith(data[: len(SIGNATURE_V1)]):
         return _read_v1(data)
-    raise InvalidHeader("something else came")
+    raise ValueError("it began with something else")
 
 
 def _read_v1(data: bytes) -> Header | None:
     line, ending, _ = data[:MAX_V1_BYTES].partition(b"\r\n")
     if not ending:
         if len(line) == MAX_V1_BYTES:
-            raise InvalidHeader("its line is too long")
+            raise ValueError("its line is too long")
         if b"\n" in line or b"\r" in line[:-1]:
-            raise InvalidHeader("its line is not valid")
+            raise ValueError("its line is not valid")
         return None
     found = _LINE_V1.fullmatch(line)
     if found is None:
-        raise InvalidHeader("its line is not valid")
+        raise ValueError("its line is not valid")
     length = len(line) + len(ending)
     if found["family"] is None:
         return Header(length, None)
@@ -114,10 +110,10 @@ def _read_v1(data: bytes) -> Header | None:
         source = kind(found["source"].decode())
         kind(found["destination"].decode())
     except ValueError:
-        raise InvalidHeader("its line has an invalid address") from None
+        raise ValueError("its line has an invalid address") from None
     port = int(found["port"])
     if max(port, int(found["destination_port"])) > _MAX_PORT:
-        raise InvalidHeader("its line has an invalid port")
+        raise ValueError("its line has an invalid port")
     return Header(length, Client(str(source), port))
 
 
@@ -126,14 +122,14 @@ def _read_v2(data: bytes) -> Header | None:
     family, transport = divmod(data[13], 16)
     length = _FIXED_V2_BYTES + int.from_bytes(data[14:16], "big")
     if version != _V2 or command not in (_LOCAL, _PROXY):
-        raise InvalidHeader("its version or its command is unknown")
+        raise ValueError("its version or its command is unknown")
     if length > MAX_BYTES:
-        raise InvalidHeader(f"it is longer than {MAX_BYTES} bytes")
+        raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     if command == _PROXY:
         if family not in _ADDRESS_BYTES or transport > _LAST_TRANSPORT:
-            raise InvalidHeader("its address family or its transport is unknown")
+            raise ValueError("its address family or its transport is unknown")
         if transport != _UNSPEC_TRANSPORT and length < _FIXED_V2_BYTES + _ADDRESS_BYTES[family]:
-            raise InvalidHeader("it is too short for its addresses")
+            raise ValueError("it is too short for its addresses")
     if len(data) < length:
         return None
     # Of its own connections the proxy tells no address that counts, whatever the header has.
@@ -155,7 +151,7 @@ async def read_header(sock: socket.socket) -> Header | None:
         None if the connection ended before it sent anything.
 
     Raises:
-        InvalidHeader: No valid header came.
+        ValueError: No valid header came. The text is one of few.
         OSError: The connection failed.
     """
     head = b""
@@ -164,7 +160,7 @@ async def read_header(sock: socket.socket) -> Header | None:
         if not arrived:
             if not head:
                 return None
-            raise InvalidHeader("the connection ended within it")
+            raise ValueError("the connection ended within it")
         header = parse_header(head + arrived)
         # What follows the header stays in the socket, for TLS or HTTP.
         head += sock.recv(len(arrived) if header is None else header.length - len(head))

@@ -22,7 +22,6 @@ from pxbridge.websocket.connection import Phase, WebSocket
 from pxbridge.websocket.limits import Limits
 from pxbridge.websocket.openings import Openings
 from pxbridge.websocket.proxy_protocol import (
-    InvalidHeader,
     begins_header,
     peek,
     read_header,
@@ -189,7 +188,7 @@ class Server:
         try:
             async with asyncio.timeout(self._handshake_s):
                 header = await read_header(arrived)
-        except InvalidHeader as error:
+        except ValueError as error:
             raise _TurnedAway(Reason.PROXY_INVALID, str(error)) from None
         except TimeoutError:
             raise _TurnedAway(Reason.PROXY_INVALID, "it did not come in time") from None
