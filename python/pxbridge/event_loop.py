@@ -12,8 +12,8 @@ from pxbridge.host_lookups import HostLookups, Query
 class EventLoop(asyncio.SelectorEventLoop):
     """asyncio's event loop, with two differences.
 
-    `HostLookups` finds hosts by their names. And its clock is `time.monotonic` itself: asyncio's method around
-    it took a fortieth of a busy bridge's CPU time (benches/cpu_profile.py).
+    `HostLookups` finds hosts by their names. And its clock is `time.monotonic` itself, without the method
+    around it that took a fortieth of a busy bridge's CPU time (benches/cpu_profile.py).
     """
 
     def __init__(self) -> None:

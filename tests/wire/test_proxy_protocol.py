@@ -183,7 +183,7 @@ async def behind_a_proxy(
     *,
     networks: Sequence[str] = (),
     context: ssl.SSLContext | None = None,
-    **rules: int,
+    requests_per_minute: int = 600,
 ) -> AsyncIterator[TelephonyServer]:
     signer = Signer([b"k" * 32], time.time)
     access = AccessControl(
@@ -191,7 +191,7 @@ async def behind_a_proxy(
         time.monotonic,
         proxies=[LOOPBACK],
         networks=[ipaddress.ip_network(each) for each in networks],
-        **rules,
+        requests_per_minute=requests_per_minute,
     )
     webhooks = Webhooks(signer, access)
     async with listen(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from pxbridge.calls.events import Kind
 from pxbridge.errors import EngineLost
+from pxbridge.wording import lasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ class EngineWatch:
                 self.stop()
                 name, outstanding_s = self._session.engine, self._outstanding_s
                 self._on_lost(
-                    EngineLost(f"{name}: it is sent sound and has sent none for {outstanding_s:g} s")
+                    EngineLost(f"{name}: it is sent sound and has sent none for {lasted(outstanding_s)}")
                 )
                 return
             self._cover_gap()
