@@ -123,9 +123,12 @@ async def test_an_engine_that_a_running_bridge_has_is_left_alone() -> None:
         assert phone.close_code is None and not bridge.said("engine failed")
 
 
-async def test_a_running_bridge_that_serves_tls_is_found_healthy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_a_running_bridge_that_serves_tls_is_found_healthy(*, proxied: bool, tmp_path: Path) -> None:
     certificate, key = issue(tmp_path, "voice.example.com")
     tls = {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    if proxied:  # by a proxy on the same machine
+        tls |= {"PXBRIDGE_PROXY_PROTOCOL": "true", "PXBRIDGE_TRUSTED_PROXIES": "127.0.0.1"}
     ports = {"PXBRIDGE_CONSOLE_PORT": str(free_port())}
     async with bridge_process(environ=tls | ports) as bridge:
         running = {"PXBRIDGE_PORT": str(bridge.port), "PXBRIDGE_STATE_DIR": str(tmp_path)}

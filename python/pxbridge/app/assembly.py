@@ -164,6 +164,12 @@ async def assembled(
             lambda: server.refusals,
         )
         observed.metrics.count_by(
+            "reason",
+            "pxbridge_turned_away",
+            "Connections and requests to the telephony port that were turned away as no call, by reason.",
+            lambda: server.turned_away,
+        )
+        observed.metrics.count_by(
             "winner",
             "pxbridge_engine_hedges",
             "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
@@ -451,6 +457,7 @@ async def _listen(
                     unknown_persona=lambda name: names.refusal(name, registry.personas),
                     max_calls=settings.max_calls,
                     access=access.control,
+                    proxy_protocol=settings.proxy_protocol,
                     ssl=None if tls is None else tls.context,
                 )
             )
