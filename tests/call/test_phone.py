@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import traceback
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -362,3 +364,35 @@ async def test_a_bridge_that_closes_ends_the_call() -> None:
 async def test_a_call_that_cannot_be_placed_says_why(url: str, problem: str) -> None:
     with pytest.raises(CallFailed, match=problem):
         await place_call(url, Phone(script()))
+
+
+TOKEN = "d.ffffffff..AAAAAAAAAAAAAAAA.0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("HTTP/1.1 404 Not Found\r\n\r\nCannot GET {path}", "HTTP 404 Not Found: Cannot GET /exotel/t/…"),
+        ("HTTP/1.1 308 Moved\r\nLocation: https://{user}@h{path}\r\n\r\n", "on to https://h/exotel/t/…"),
+        ("HTTP/1.1 308 Moved\r\nLocation: ws://h:port{path}\r\n\r\n", "an address that is no URL"),
+        ("{path} {user}\r\n\r\n", "is not a WebSocket server"),
+        (None, "is not a ws:// or wss:// URL"),
+    ],
+)
+async def test_no_error_shows_a_token_or_a_password_not_even_its_traceback(
+    answer: str | None, problem: str
+) -> None:
+    user, path = "asha:hunter2", f"/exotel/t/{TOKEN}"
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write((answer or "").format(path=path, user=user).encode())
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1] if answer else "port"
+        with pytest.raises(CallFailed) as failed:
+            await place_call(f"ws://{user}@127.0.0.1:{port}{path}", Phone(script()))
+    assert problem in str(failed.value)
+    told = "".join(traceback.format_exception(failed.value))
+    assert TOKEN not in told and "hunter2" not in told

@@ -9,10 +9,11 @@ phone.
 """
 
 from pxbridge.simulation.phone.caller import Caller, Mood, Script
-from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
+from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call
 from pxbridge.simulation.phone.g711 import decode_a_law, decode_mu_law, encode_a_law, encode_mu_law
 from pxbridge.simulation.phone.line import SPELLINGS, HangUp, Line
 from pxbridge.simulation.phone.machine import PAYLOAD_LIMIT, PAYLOAD_UNIT, Ended, Fault, Phone, Wire
+from pxbridge.simulation.phone.shown_url import shown, without_secrets
 
 __all__ = [
     "OBSERVE",
@@ -37,4 +38,5 @@ __all__ = [
     "encode_mu_law",
     "place_call",
     "shown",
+    "without_secrets",
 ]
