@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
 
 from pxbridge import settings
 from pxbridge.errors import ConfigError, InputError
@@ -13,8 +16,6 @@ from pxbridge.telephony.tokens import Scope, Signer
 
 if TYPE_CHECKING:
     import argparse
-
-    from rich.console import Console
 
 DEFAULT_DAYS: Final = 90.0
 MAX_DAYS: Final = 3650.0
@@ -34,18 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Prints a URL with a new token, or its path if no public URL is set.
+    """Prints a URL with a new token, which a carrier can dial as it is. How long it is valid goes to stderr.
 
     Raises:
-        ConfigError: No key is set. A key that the bridge makes itself ends with the bridge.
+        ConfigError: No key is set, or no public URL. A key that the bridge makes itself ends with the bridge.
         InputError: An argument is wrong.
     """
     loaded = settings.load(vars(args), os.environ)
     keys = [key.get_secret_value().encode() for key in loaded.settings.token_keys]
     if not keys:
-        name = settings.variable("token_keys")
-        raise ConfigError(
-            name, "default", "is not set; set it to a key, for example from `openssl rand -hex 32`"
+        raise _missing("token_keys", "set it to a key, for example from `openssl rand -hex 32`")
+    if loaded.settings.public_url is None:
+        raise _missing(
+            "public_url", "set it to the address that the carrier dials, such as wss://voice.example.com"
         )
     try:
         days = float(args.days)
@@ -56,6 +58,12 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     if args.persona is not None and not PERSONA_NAME.fullmatch(args.persona):
         raise InputError(f"--persona {args.persona!r} is not a name of letters, digits, - and _")
     token = Signer(keys, time.time).make(Scope.PORT, days * _DAY_S, args.persona)
-    url = f"{loaded.settings.public_url or ''}/exotel/t/{token}"
-    console.print(url, markup=False, soft_wrap=True)
+    console.print(f"{loaded.settings.public_url}/exotel/t/{token}", markup=False, soft_wrap=True)
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    notes = Console(stderr=True, highlight=False)
+    notes.print(f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it", soft_wrap=True)
     return 0
+
+
+def _missing(setting: str, fix: str) -> ConfigError:
+    return ConfigError(settings.variable(setting), "default", f"is not set; {fix}")
