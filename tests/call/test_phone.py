@@ -22,6 +22,7 @@ from pxbridge.simulation.phone import (
     Ended,
     Fault,
     HangUp,
+    Leaving,
     Line,
     Phone,
     Script,
@@ -303,6 +304,7 @@ def test_a_polite_caller_speaks_after_the_greeting_and_waits_for_the_answer() ->
     play(phone, SayingBridge(*greeting, *answer))
     assert phone.caller.spoke_at_s == pytest.approx(2.5 + 0.8, abs=0.11)
     assert phone.duration_s == pytest.approx(7.0 + 3.0, abs=0.11)
+    assert phone.caller.left is Leaving.ANSWERED
 
 
 def test_a_caller_whom_nobody_answers_speaks_all_the_same_and_hangs_up() -> None:
@@ -310,6 +312,17 @@ def test_a_caller_whom_nobody_answers_speaks_all_the_same_and_hangs_up() -> None
     play(phone, SayingBridge())
     assert phone.caller.spoke_at_s == pytest.approx(5.0, abs=0.11)
     assert phone.duration_s == pytest.approx(5 + 1 + 8, abs=0.21)
+    assert phone.caller.left is Leaving.UNANSWERED
+
+
+def test_an_agent_that_never_pauses_is_interrupted_and_left() -> None:
+    endless = [(0.5 + 0.1 * n, media(tone(0.1))) for n in range(600)]
+    phone = Phone(Script(tone(1.0), greeting_longest_s=10.0, listen_longest_s=20.0))
+    play(phone, SayingBridge(*endless))
+    assert phone.caller.interrupted
+    assert phone.caller.spoke_at_s == pytest.approx(0.5 + 10, abs=0.11)
+    assert phone.duration_s == pytest.approx(0.5 + 10 + 1 + 20, abs=0.21)
+    assert phone.caller.left is Leaving.TIRED
 
 
 @asynccontextmanager
