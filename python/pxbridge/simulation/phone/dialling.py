@@ -148,8 +148,6 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
         raise CallRefused(message, response.status_code) from refused
     except InvalidURI as error:
         raise CallFailed(f"{name} sends the call on to {shown(error.uri)}: dial that address") from None
-    except ValueError:
-        raise CallFailed(f"{name} sends the call on to an address that is no URL") from None
     except (InvalidHandshake, InvalidMessage, SecurityError) as error:
         why = without_secrets(str(error), url)
         raise CallFailed(f"{name} answers, but is not a WebSocket server: {why}") from None
@@ -163,6 +161,8 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
         number = error.errno or 0  # negative, and not an errno, if the name does not resolve
         why = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise CallFailed(f"{name} cannot be reached: {why}") from error
+    except ValueError:  # the last one: some errors of TLS are a ValueError, too
+        raise CallFailed(f"{name} sends the call on to an address that is no URL") from None
 
 
 def _distrust(error: ssl.SSLCertVerificationError) -> str:

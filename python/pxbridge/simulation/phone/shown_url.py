@@ -20,11 +20,11 @@ _PARTS = re.compile(
     re.DOTALL,
 )
 _TOKEN = re.compile(r"(?<=/t/)[^/]+")
-_QUERY_VALUE = re.compile(r"(?<==)[^&]+")
+_QUERY_VALUE = re.compile(r"(?<==)(?<!sample-rate=)[^&]+")
 
 
 def shown(url: str) -> str:
-    """A URL without user, password, token, and the values of its query.
+    """A URL without user, password, token, and the values of its query except the sample rate.
 
     The host begins after the last ``@``, so that a password may contain any character.
     """
