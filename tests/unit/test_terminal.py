@@ -57,8 +57,11 @@ def constructions(file: Path) -> Iterator[int]:
     } & {"Console", "console", "print", "get_console"}
     rich |= {"rich.console.Console", "rich.print"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in rich:
-            yield node.lineno
+        match node:
+            case ast.Call(func=made) if ast.unparse(made) in rich:
+                yield node.lineno
+            case ast.ClassDef(bases=bases) if rich & set(map(ast.unparse, bases)):
+                yield node.lineno
 
 
 def test_all_consoles_are_made_in_one_place() -> None:
@@ -111,6 +114,13 @@ def test_on_a_terminal_a_sentence_is_wrapped_between_words_below_its_beginning(c
     assert first.startswith("note: ") and all(line.startswith(" " * 6) for line in rest)
     assert PATH in screen.getvalue() and URL in screen.getvalue()
     assert all(len(line) <= columns or len(line.split()) == 1 for line in [first, *rest])
+
+
+def test_on_a_terminal_a_string_is_left_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    screen = Screen()
+    terminal.console(file=screen).print(f"calling {URL} …", markup=False)
+    assert screen.getvalue() == f"calling {URL} …\n"
 
 
 @given(st.lists(st.text("ab-/:", min_size=1, max_size=60), max_size=20), st.integers(1, 100))

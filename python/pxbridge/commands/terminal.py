@@ -44,8 +44,18 @@ def console(*, stderr: bool = False, file: TextIO | None = None) -> Console:
     """
     stream = file or (sys.stderr if stderr else sys.stdout)
     if _is_terminal(stream):
-        return Console(stderr=stderr, file=file, highlight=False)
+        return _Terminal(stderr=stderr, file=file, highlight=False)
     return _Unlimited(stderr=stderr, file=file, highlight=False, width=UNLIMITED, force_terminal=False)
+
+
+class _Terminal(Console):
+    """A console that leaves strings to the terminal, instead of breaking paths and URLs where a line ends."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Prints as rich does, but wraps no string: `say` wraps sentences."""
+        if all(isinstance(each, str) for each in objects):
+            how.setdefault("soft_wrap", True)
+        super().print(*objects, **how)
 
 
 class _Unlimited(Console):
