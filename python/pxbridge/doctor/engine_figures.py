@@ -131,7 +131,7 @@ def _parts(told: Told, found: Figures | None) -> list[str]:
     if found is not None and found.answers is not None:
         parts.append(f"frames answered: 99 % {_within(found.answers)}")
     if found is not None and found.dropped:
-        parts.append(f"{found.dropped:.0f} frames dropped")
+        parts.append(f"{counted(found.dropped, 'frame')} dropped")
     return parts
 
 
