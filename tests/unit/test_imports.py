@@ -46,7 +46,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "calls": _CALLS,
     "engines": _WIRES,
     "telephony": _WIRES,
-    "websocket": {"errors", "log_throttle", "rate_limit"},
+    "websocket": {"_native", "errors", "log_throttle", "rate_limit"},
     # It knows wires and codecs, which it speaks, and no part of the bridge that it tests.
     "simulation": {"telephony.exotel.spelling", *_WIRES},
     # PersonaPlex itself runs without a bridge. Only `commands` imports it: nothing else needs torch.
