@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -774,7 +775,10 @@ def report(result: Soak, console: Console) -> None:
     firsts = [outcome.first_s for outcome in result.outcomes if outcome.first_s is not None]
     never = counted(len(result.outcomes) - len(firsts), "call")
     say(console, f"agent first heard after: {_spread(firsts)}; never: {never}")
-    table = Table("the next engine was", "kills", "conversations", "gaps", "median s", "p95 s", "longest s")
+    table = Table(
+        "the next engine was", "kills", "conversations", "gaps", "median s", "p95 s", "longest s",
+        box=box.SIMPLE_HEAD, padding=0,
+    )  # fmt: skip
     for room in ("prompted ahead", "to be prompted", "none for all"):
         kills = [kill for kill in result.kills if kill.room == room]
         lost_s = [lost for kill in kills for lost in kill.lost_s]
@@ -787,7 +791,9 @@ def report(result: Soak, console: Console) -> None:
     console.print(table)
     if result.troubles is not None:
         _report_troubles(result, result.troubles, console)
-    course = Table("minute", "in a call", "memory MB", "descriptors", "threads")
+    course = Table(
+        "minute", "in a call", "memory MB", "descriptors", "threads", box=box.SIMPLE_HEAD, padding=0
+    )
     every = max(1, math.ceil(len(result.samples) / 10))
     shown = [result.idle, *result.samples[every - 1 :: every], result.after]
     for sample in shown:
@@ -812,8 +818,8 @@ def report(result: Soak, console: Console) -> None:
 
 def _report_troubles(result: Soak, troubles: Troubles, console: Console) -> None:
     table = Table(
-        "the other callers", "call-minutes", "gaps", "agent missed", "median s", "p95 s", "longest s",
-        "first sound p95 s",
+        "the other callers", "call\nminutes", "gaps", "agent\nmissed", "median s", "p95 s", "longest s",
+        "first sound\np95 s", box=box.SIMPLE_HEAD, padding=0,
     )  # fmt: skip
     for name, troubled in (("before the troubles", False), ("beside them", True)):
         heard = result.neighbours(troubled=troubled)
