@@ -31,6 +31,7 @@ from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
+from pxbridge.wording import lasted
 
 if TYPE_CHECKING:
     from typing import Any
@@ -129,7 +130,7 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     assert told[removed.format("no_engine")] == pytest.approx(0.95, abs=0.15)  # the newest 80 ms were kept
     assert told[removed.format("gated")] == pytest.approx(0.2)
     line = dict(make_report(phone, telemetry).details())["to the agent"]
-    assert f"the engine did not answer 1 time: {withheld_s:.2f} s withheld" in line
+    assert f"the engine did not answer 1 time: {lasted(withheld_s)} withheld" in line
     assert "said before an engine was ready; 200 ms of the line's opening silenced" in line
     figures = summary(record, Numbers(), record.ended_s)
     assert figures["holds"] == 1

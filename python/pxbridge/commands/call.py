@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import math
 import signal
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
+from pxbridge.commands import terminal
 from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.call_timeline import Timeline
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.report import EXIT_BAD, EXIT_BROKEN, EXIT_SILENT, make_report, print_report
+from pxbridge.commands.terminal import say
 from pxbridge.errors import CallFailed, CallRefused, InputError
 from pxbridge.simulation.network import GRAMMAR, parse_network
 from pxbridge.simulation.phone import (
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
+
+    from rich.console import Console
 
     from pxbridge.commands.call_timeline import Moment
     from pxbridge.commands.report import Report
@@ -149,11 +153,10 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     draw = _drawing(args.plot)
     require_writable("--out", args.out)
     require_writable("--plot", args.plot)
-    errors = Console(stderr=True, highlight=False)
-    quiet = Console(quiet=True) if args.json else console
-    quiet.print(f"calling {shown(args.url)} …", markup=False, soft_wrap=True)
+    progress = terminal.console(file=io.StringIO()) if args.json else console
+    say(progress, f"calling {shown(args.url)} …")
     telemetry = CallTelemetry(phone.line.rate_hz)
-    view = View(phone, telemetry, quiet)
+    view = View(phone, telemetry, progress)
     try:
         with _hanging_up_on_interrupt(phone):
             await _talk(args.url, phone, tls, clock or Clock(), view)
@@ -164,20 +167,19 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
             failed = {"good": False, "verdict": f"a bad call: {text}", "problems": [text], "status": status}
             console.print(json.dumps(failed, indent=2), markup=False, soft_wrap=True)
         else:
-            errors.print(f"pxbridge call: {text}", markup=False, soft_wrap=True)
+            say(terminal.console(stderr=True), f"pxbridge call: {text}")
         return status
     report = make_report(phone, telemetry, args.url)
     if args.json:
         console.print(json.dumps(report.as_json(), indent=2), markup=False, soft_wrap=True)
     else:
-        console.print()
         print_report(report, console, details=args.verbose)
     if args.out is not None:
         write_wav(args.out, phone.player.heard, phone.line.rate_hz)
-        quiet.print(f"heard: {args.out}", markup=False, soft_wrap=True)
+        say(progress, f"heard: {args.out}")
     if draw is not None:
         draw(report, args.plot)
-        quiet.print(f"plot: {args.plot}", markup=False, soft_wrap=True)
+        say(progress, f"plot: {args.plot}")
     return report.status
 
 
@@ -317,12 +319,7 @@ class View:
 
     def _print(self, moments: Iterable[Moment]) -> None:
         for at_s, text in moments:
-            if not self._console.is_terminal:
-                self._console.print(f"{at_s:6.1f} s  {text}", markup=False, soft_wrap=True)
-                continue
-            grid = Table.grid(padding=(0, 2))
-            grid.add_row(Text(f"{at_s:6.1f} s", style="dim"), Text(text))
-            self._console.print(grid)
+            say(self._console, text, f"{at_s:6.1f} s  ")
 
     def _levels(self) -> RenderableType:
         phone = self._phone

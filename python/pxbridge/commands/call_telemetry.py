@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pxbridge.calls.delay import PARTS, DelayHistory, drift
-from pxbridge.commands.wording import counted, length
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -204,7 +204,7 @@ class CallTelemetry:
         texts = []
         if stalls := self.last("uplink", "stalls"):
             longest_s = self.last("uplink", "longest_stall_us") / 1e6
-            texts.append(f"{counted(stalls, 'stall')}, the longest {length(longest_s)}")
+            texts.append(f"{counted(stalls, 'stall')}, the longest {lasted(longest_s)}")
         texts += self._changes(
             "uplink",
             inserted="of noise inserted",
@@ -213,7 +213,7 @@ class CallTelemetry:
             cut="cut",
         )
         if holds := self.last("uplink", "holds"):
-            withheld = length(self.last("uplink", "withheld") / self.rate_hz)
+            withheld = lasted(self.last("uplink", "withheld") / self.rate_hz)
             texts.append(f"the engine did not answer {counted(holds, 'time')}: {withheld} withheld")
         if slow := self.last("uplink", "slow"):
             texts.append(f"the engine was too slow {counted(slow, 'time')}: it got less than was said")
@@ -231,7 +231,7 @@ class CallTelemetry:
         if holes := self.last("downlink", "holes"):
             longest_s = self.last("downlink", "longest_hole_us") / 1e6
             texts.append(
-                f"the engine's audio was late {counted(holes, 'time')}, by {length(longest_s)} at most"
+                f"the engine's audio was late {counted(holes, 'time')}, by {lasted(longest_s)} at most"
             )
         texts += self._changes(
             "downlink",
@@ -249,7 +249,7 @@ class CallTelemetry:
     def _changes(self, direction: Direction, **wordings: str) -> list[str]:
         lengths = {name: self.last(direction, name) / self.rate_hz for name in wordings}
         return [
-            f"{length(lengths[name])} {wording}"
+            f"{lasted(lengths[name])} {wording}"
             for name, wording in wordings.items()
             if lengths[name] >= MIN_SHOWN_S
         ]

@@ -17,13 +17,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
-from rich.table import Table
+from rich.text import Text
 
 from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.call_timeline import BROKEN_OFF
-from pxbridge.commands.wording import counted, length
+from pxbridge.commands.terminal import say_fields, wrapped
 from pxbridge.simulation.mouth_to_ear import FRAME_S, VOICE_DBFS, Hearing, listen, loudness_dbfs
 from pxbridge.simulation.phone import Ended, Leaving, shown, without_secrets
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,7 +183,7 @@ class Report:
         if self.problems:
             return "a bad call: " + "; ".join(problem.text for problem in self.problems)
         if self.delay is not None:
-            return f"a good call: {length(self.delay.median_s)} from mouth to ear, no gaps"
+            return f"a good call: {lasted(self.delay.median_s)} from mouth to ear, no gaps"
         return f"a good call: a voice after {self.first_voice_s or 0.0:.2f} s, no gaps"
 
     @property
@@ -218,7 +219,7 @@ class Report:
         caller = self.phone.caller
         found = []
         if losses := self.telemetry.losses:
-            longest = length(max((loss.until_s or 0.0) - loss.at_s for loss in losses))
+            longest = lasted(max((loss.until_s or 0.0) - loss.at_s for loss in losses))
             if len(losses) == 1:
                 found.append(
                     f"the engine was lost at {losses[0].at_s:.1f} s, and another one spoke {longest} later"
@@ -235,16 +236,16 @@ class Report:
         found, hearing = [], self.hearing
         if gaps := self.gaps:
             longest = max(gaps, key=lambda gap: gap.duration_s)
-            where = f"{length(longest.duration_s)} at {longest.at_s:.1f} s"
+            where = f"{lasted(longest.duration_s)} at {longest.at_s:.1f} s"
             found.append(f"a gap of {where}" if len(gaps) == 1 else f"{len(gaps)} gaps, the longest {where}")
         if self.delay is not None and self.delay.median_s > LATE_S:
-            found.append(f"{length(self.delay.median_s)} from mouth to ear")
+            found.append(f"{lasted(self.delay.median_s)} from mouth to ear")
         missing_s = sum(gap.duration_s for gap in hearing.dropouts) + hearing.unfound_s
         if self.echoes and missing_s >= MISSING_S:
-            found.append(f"{length(missing_s)} of your words did not come back")
+            found.append(f"{lasted(missing_s)} of your words did not come back")
         withheld_s = self.telemetry.last("uplink", "withheld") / self.phone.line.rate_hz
         if withheld_s >= MISSING_S:
-            found.append(f"the engine did not get {length(withheld_s)} of what you said")
+            found.append(f"the engine did not get {lasted(withheld_s)} of what you said")
         if self.telemetry.last("uplink", "slow"):
             found.append("the engine was too slow")
         if self.echoes and hearing.speed is not None and abs(hearing.speed - 1) * 1e6 > SLOW_PPM:
@@ -291,13 +292,13 @@ class Report:
             "sound": "measured in the sound",
             "bridge": "as the bridge measures it, without the networks",
         }
-        text = f"{length(delay.median_s)} from mouth to ear (p95 {length(delay.p95_s)})"
+        text = f"{lasted(delay.median_s)} from mouth to ear (p95 {lasted(delay.p95_s)})"
         return f"{text}, {where[delay.measured]}"
 
     def _answer(self) -> str:
         if self.answer_s is None or (self.echoes and not self.hearing.repeated):
             return ""
-        return f"{length(self.answer_s)} after your last word"
+        return f"{lasted(self.answer_s)} after your last word"
 
     def _words(self) -> str:
         caller, hearing = self.phone.caller, self.hearing
@@ -313,7 +314,7 @@ class Report:
         else:
             text += "; echoed"
         if hearing.dropouts:
-            text += f", {length(sum(gap.duration_s for gap in hearing.dropouts))} missing"
+            text += f", {lasted(sum(gap.duration_s for gap in hearing.dropouts))} missing"
         if hearing.unfound_s >= MISSING_S:
             text += f", {hearing.unfound_s:.1f} s not found again"
         return text
@@ -322,8 +323,8 @@ class Report:
         if self.first_voice_s is None:
             return ""
         if not self.gaps:
-            return f"none of {length(GAP_S)} or more"
-        return _first_of([f"{length(gap.duration_s)} at {gap.at_s:.1f} s" for gap in self.gaps])
+            return f"none of {lasted(GAP_S)} or more"
+        return _first_of([f"{lasted(gap.duration_s)} at {gap.at_s:.1f} s" for gap in self.gaps])
 
     def _losses(self) -> str:
         times = [
@@ -331,7 +332,7 @@ class Report:
             + (
                 " (no other one spoke)"
                 if loss.until_s is None
-                else f" for {length(loss.until_s - loss.at_s)}"
+                else f" for {lasted(loss.until_s - loss.at_s)}"
             )
             for loss in self.telemetry.losses
         ]
@@ -356,9 +357,11 @@ class Report:
     def _came_back(self) -> str:
         hearing = self.hearing
         text = f"{len(hearing.delays)} of {counted(hearing.windows, 'window')} of speech"
-        text += f"; correlation {hearing.correlation:.2f}, level {hearing.gain_db:+.1f} dB"
+        text += (
+            f"; correlation {hearing.correlation:.2f}, level {round(hearing.gain_db or 0.0, 1) + 0.0:+.1f} dB"
+        )
         if not hearing.repeated:
-            text += f"; the slowest hundredth {length(hearing.delay_s(0.99) or 0.0)} late"
+            text += f"; the slowest hundredth {lasted(hearing.delay_s(0.99) or 0.0)} late"
         return text
 
     def _parts(self, delay: Delay) -> str:
@@ -384,8 +387,8 @@ class Report:
         longest = max(holes, key=lambda hole: hole.duration_s)
         total_s = sum(hole.duration_s for hole in holes)
         return (
-            f"{len(holes)} at the phone after the first second, {length(total_s)} in all; "
-            f"the longest {length(longest.duration_s)} at {longest.at_s:.1f} s"
+            f"{len(holes)} at the phone after the first second, {lasted(total_s)} in all; "
+            f"the longest {lasted(longest.duration_s)} at {longest.at_s:.1f} s"
         )
 
     def _queued(self) -> str:
@@ -393,7 +396,7 @@ class Report:
         text = f"{np.median(depths_ms):.0f} ms (median as audio arrives), at most {depths_ms.max():.0f} ms"
         if self.phone.clears_received:
             dropped_s = self.phone.player.samples_cleared / self.phone.line.rate_hz
-            text += f"; cleared {counted(self.phone.clears_received, 'time')}, {length(dropped_s)} dropped"
+            text += f"; cleared {counted(self.phone.clears_received, 'time')}, {lasted(dropped_s)} dropped"
         return text
 
     def _rules(self) -> str:
@@ -457,22 +460,9 @@ def make_report(phone: Phone, telemetry: CallTelemetry | None = None, url: str =
 
 
 def print_report(report: Report, console: Console, *, details: bool) -> None:
-    """Prints the verdict, the figures, and what explains them. Only a terminal gets lines that are broken."""
-    soft_wrap = not console.is_terminal
-    style = "bold red" if report.problems else "bold green"
-    console.print(report.verdict, style=style, markup=False, soft_wrap=soft_wrap)
+    """Prints the verdict, the figures, and what explains them."""
     console.print()
-    rows = [*report.rows(), *(report.details() if details else [])]
-    if not rows:
-        return
-    if console.is_terminal:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="bold", no_wrap=True)
-        grid.add_column()
-        for title, text in rows:
-            grid.add_row(title, text)
-        console.print(grid)
-        return
-    width = max(len(title) for title, _ in rows)
-    for title, text in rows:
-        console.print(f"{title:{width}}  {text}", markup=False, soft_wrap=True)
+    lines = wrapped(report.verdict, console.width) if console.is_terminal else [report.verdict]
+    console.print(Text("\n".join(lines), "bold red" if report.problems else "bold green"), soft_wrap=True)
+    console.print()
+    say_fields(console, [*report.rows(), *(report.details() if details else [])])

@@ -7,15 +7,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
 from pxbridge import settings
+from pxbridge.commands import terminal
+from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.telephony.routes import PERSONA_NAME
 from pxbridge.telephony.tokens import Scope, Signer
 
 if TYPE_CHECKING:
     import argparse
+
+    from rich.console import Console
 
 DEFAULT_DAYS: Final = 90.0
 MAX_DAYS: Final = 3650.0
@@ -60,8 +62,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     token = Signer(keys, time.time).make(Scope.PORT, days * _DAY_S, args.persona)
     console.print(f"{loaded.settings.public_url}/exotel/t/{token}", markup=False, soft_wrap=True)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    notes = Console(stderr=True, highlight=False)
-    notes.print(f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it", soft_wrap=True)
+    say(terminal.console(stderr=True), f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it")
     return 0
 
 
