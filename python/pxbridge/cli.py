@@ -23,7 +23,7 @@ from pxbridge import settings
 from pxbridge.commands import terminal, tunnel_option
 from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
-from pxbridge.host_lookups import LookupLoop
+from pxbridge.event_loop import EventLoop
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -243,7 +243,7 @@ def _completion(shell: str) -> str:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
-    with asyncio.Runner(loop_factory=LookupLoop) as runner:
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(main)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PACKAGE: Final = Path(__file__).parents[2] / "python" / "pxbridge"
 
 LEAVES: Final = {
-    *("errors", "file_identity", "host_lookups", "log_throttle"),
+    *("errors", "event_loop", "file_identity", "host_lookups", "log_throttle"),
     *("periodic", "rate_limit", "redis_store", "wav", "wording"),
 }
 """Modules that know nothing of the product. They may know each other."""
@@ -34,7 +34,7 @@ _TOP: Final = {"app", *_ROW, *_MIDDLE, "simulation"}
 
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "__main__": {"cli"},
-    "cli": {"", "commands", "app", "settings", "errors", "host_lookups"},
+    "cli": {"", "commands", "app", "settings", "errors", "event_loop"},
     "commands": {"doctor", "personaplex", "tunnel", *_TOP},
     "doctor": _TOP,
     "app": _TOP - {"app"},
