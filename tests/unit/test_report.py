@@ -76,6 +76,12 @@ def test_a_stall_is_reported_with_its_gap_and_no_word_is_missing() -> None:
     assert len(report.holes) == len(report.gaps) == 1
 
 
+def test_a_short_gap_is_told_and_is_not_what_makes_a_call_a_bad_one() -> None:
+    report, _ = report_of(EchoBridge(), "stall 0.13s at 3s", chunk_ms=20)
+    assert re.fullmatch(r"a good call: \d+ ms from mouth to ear, a gap of 1\d\d ms at 3\.0 s", report.verdict)
+    assert report.status == 0
+
+
 def test_words_that_the_end_of_the_call_cuts_off_are_not_said_to_be_lost() -> None:
     phone = Phone(Script(SPEECH, speak_at_s=0.0, hang_up_at_s=5.0))
     play(phone, EchoBridge(delay_s=0.9))

@@ -46,6 +46,8 @@ GAP_S = 0.06
 """From this length on, callers notice a gap: concealment has faded to silence (ITU-T G.711, appendix I)."""
 ONE_GAP_S = 0.2
 """Gaps that are closer than this are heard as one."""
+BAD_GAPS_S = 0.2
+"""If gaps last this long together, they make a call a bad one: a syllable can be lost."""
 SPEECH_BEFORE_S = 0.5
 """A gap interrupts speech if there was a voice this shortly before it."""
 LATE_S = 0.8
@@ -183,8 +185,10 @@ class Report:
         if self.problems:
             return "a bad call: " + "; ".join(problem.text for problem in self.problems)
         if self.delay is not None:
-            return f"a good call: {lasted(self.delay.median_s)} from mouth to ear, no gaps"
-        return f"a good call: a voice after {self.first_voice_s or 0.0:.2f} s, no gaps"
+            figure = f"{lasted(self.delay.median_s)} from mouth to ear"
+        else:
+            figure = f"a voice after {self.first_voice_s or 0.0:.2f} s"
+        return f"a good call: {figure}, {self._all_gaps() or 'no gaps'}"
 
     @property
     def status(self) -> int:
@@ -234,10 +238,8 @@ class Report:
 
     def _bad_sound(self) -> list[Problem]:
         found, hearing = [], self.hearing
-        if gaps := self.gaps:
-            longest = max(gaps, key=lambda gap: gap.duration_s)
-            where = f"{lasted(longest.duration_s)} at {longest.at_s:.1f} s"
-            found.append(f"a gap of {where}" if len(gaps) == 1 else f"{len(gaps)} gaps, the longest {where}")
+        if sum(gap.duration_s for gap in self.gaps) >= BAD_GAPS_S:
+            found.append(self._all_gaps())
         if self.delay is not None and self.delay.median_s > LATE_S:
             found.append(f"{lasted(self.delay.median_s)} from mouth to ear")
         missing_s = sum(gap.duration_s for gap in hearing.dropouts) + hearing.unfound_s
@@ -253,6 +255,13 @@ class Report:
         if self.phone.faults:
             found.append(f"the bridge broke Exotel's rules: {self._faults()}")
         return [Problem(text) for text in found]
+
+    def _all_gaps(self) -> str:
+        if not self.gaps:
+            return ""
+        longest = max(self.gaps, key=lambda gap: gap.duration_s)
+        where = f"{lasted(longest.duration_s)} at {longest.at_s:.1f} s"
+        return f"a gap of {where}" if len(self.gaps) == 1 else f"{len(self.gaps)} gaps, the longest {where}"
 
     def _close(self) -> str:
         reason = without_secrets(self.phone.close_reason, self.url)
