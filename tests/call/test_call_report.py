@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -152,3 +153,14 @@ def test_json_is_the_verdict_and_the_figures_and_nothing_else() -> None:
     assert told["engines_lost"][0]["until_s"] > told["engines_lost"][0]["at_s"] > 4.0
     assert told["agent_said"].startswith("Hello")
     assert not re.search(r"\d\.\d{4}", output), "no raw floats"
+
+
+def test_the_documentation_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"(?ms)^```text\n(calling .*?)^```", page)
+    _, printed = placed(mode=Mode.PARROT)
+
+    def without_figures(text: str) -> list[str]:
+        return [re.sub(r" *[0-9.]+", " N", line) for line in text.splitlines()[1:]]
+
+    assert without_figures(shown) == without_figures(printed)
