@@ -164,7 +164,13 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
         status = EXIT_REFUSED if isinstance(error, CallRefused) else EXIT_UNREACHABLE
         text = f"{error}{_advice(args.url, error)}"
         if args.json:
-            failed = {"good": False, "verdict": f"a bad call: {text}", "problems": [text], "status": status}
+            failed = {
+                "url": shown(args.url),
+                "good": False,
+                "verdict": f"a bad call: {text}",
+                "problems": [text],
+                "status": status,
+            }
             console.print(json.dumps(failed, indent=2), markup=False, soft_wrap=True)
         else:
             say(terminal.console(stderr=True), f"pxbridge call: {text}")
@@ -257,7 +263,6 @@ _REFUSED = {
     401: "; the URL needs the right credentials: wss://USER:PASSWORD@HOST/exotel",
     403: "; a token in the URL is wrong or has expired (`pxbridge token` makes one), "
     "or this address may not call",
-    404: "; the path of a bridge is /exotel",
 }
 
 
