@@ -51,6 +51,14 @@ class Parts:
         return SimpleNamespace(use=lambda above, below: self.in_force.update(shedding=(above, below)))
 
     @property
+    def names(self) -> Any:
+        return SimpleNamespace(use=lambda unknown: self.in_force.update(unknown=unknown))
+
+    @property
+    def voice_watch(self) -> Any:
+        return SimpleNamespace(look_again=lambda: None)
+
+    @property
     def access(self) -> Any:
         return SimpleNamespace(use=self._use)
 

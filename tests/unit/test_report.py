@@ -14,7 +14,14 @@ from tests.simulated import VECTORS, Bridge, EchoBridge, SayingBridge, media, pl
 from pxbridge.calls.delay import PUT_IN, TAKEN_OUT
 from pxbridge.commands import terminal
 from pxbridge.commands.call_telemetry import Counters
-from pxbridge.commands.plot import _changes, draw_call, require_matplotlib
+from pxbridge.commands.plot import (
+    _changes,
+    _name_troubles,
+    _shade,
+    _troubles,
+    draw_call,
+    require_matplotlib,
+)
 from pxbridge.commands.report import EXIT_BAD, EXIT_BROKEN, EXIT_SILENT, Report, make_report, print_report
 from pxbridge.errors import InputError
 from pxbridge.simulation.network import parse_network
@@ -189,6 +196,27 @@ def test_the_plot_holds_all_that_was_inserted_or_removed(net_ms: float) -> None:
     low_ms, high_ms = axes.get_ylim()
     assert low_ms < min(net_ms, 0.0) and max(net_ms, 0.0) < high_ms
     assert high_ms - low_ms > 100, "a small change is to look small"
+
+
+@pytest.mark.parametrize(
+    ("text", "shaded"),
+    [
+        ("stall 1.5s at 3s up; jitter 40ms from 8s to 12s", [(8.0, 12.0), (3.0, 4.5)]),
+        ("jitter 40ms", [(0.0, 15.0)]),
+        ("lose 5s at 12s", [(12.0, 15.0)]),
+        ("jitter 40ms from 20s to 30s; delay 100ms", []),
+    ],
+)
+def test_a_plot_shades_the_times_in_which_the_network_was_bad(
+    text: str, shaded: list[tuple[float, float]]
+) -> None:
+    axes = require_matplotlib()().subplots()
+    troubles = _troubles(parse_network(text), until_s=15.0)
+    _shade(axes, troubles)
+    _name_troubles(axes, troubles)
+    spans = [patch.get_window_extent().transformed(axes.transData.inverted()) for patch in axes.patches]
+    assert [(round(span.x0, 6), round(span.x1, 6)) for span in spans] == shaded
+    assert [note.get_text() for note in axes.texts] == [trouble.name for trouble in troubles]
 
 
 def test_a_plot_of_unknown_kind_is_refused(tmp_path: Path) -> None:

@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING
 from pxbridge.app.certificates import telephony_tls
 from pxbridge.app.console import console
 from pxbridge.app.observability import observability
+from pxbridge.app.voice_watch import VoiceWatch
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.file_handover import FileHandOverStore
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.redis_handover import RedisHandOverStore
 from pxbridge.calls.registry import CallRegistry
+from pxbridge.calls.unknown_names import NameCheck
 from pxbridge.engines.address import CaFile, EngineAddress, Pinned, SystemTrust, Unverified
 from pxbridge.engines.client import open_session
 from pxbridge.engines.leases import MemoryLeases
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.engines.redis_leases import RedisLeases
+from pxbridge.engines.voices import EngineVoices
 from pxbridge.errors import ConfigError
 from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.redis_store import RedisStore
@@ -76,6 +79,8 @@ class Bridge:
         server: The telephony port.
         peers: The other bridges that share the store; None without them.
         shedding: Whether new calls are refused because the process is overloaded.
+        names: Decides about calls that name a persona or a voice that does not exist.
+        voice_watch: Asks the engines for their voices.
     """
 
     url: str
@@ -88,6 +93,8 @@ class Bridge:
     server: TelephonyServer
     peers: PeerBridges | None
     shedding: Shedding
+    names: NameCheck
+    voice_watch: VoiceWatch
 
     @contextlib.asynccontextmanager
     async def announced(self) -> AsyncIterator[None]:
@@ -121,6 +128,8 @@ async def assembled(
         pool = await stack.enter_async_context(_pool(settings, store, opener, personas))
         observed = await stack.enter_async_context(observability(loaded, environ, pool, log_writer))
         handovers = await stack.enter_async_context(_handovers(settings, store, environ))
+        voices = EngineVoices()
+        names = NameCheck(settings.unknown_names, voices)
         registry = CallRegistry(
             pool,
             personas,
@@ -129,11 +138,22 @@ async def assembled(
             handovers,
             _call_limits(settings),
             playout_options(settings),
+            names,
         )
         access = Access(settings, None if store is None else RedisTokens(store))
         peers = _peers(settings, store, access.signer, registry)
         server = await stack.enter_async_context(
-            _listen(loaded, registry, pool, handovers, access, peers, observed.shedding)
+            _listen(loaded, registry, names, pool, handovers, access, peers, observed.shedding)
+        )
+        voice_watch = VoiceWatch(
+            voices, lambda: pool.addresses, lambda: pool.telling, lambda: registry.personas
+        )
+        await stack.enter_async_context(voice_watch.running())
+        observed.metrics.count_by(
+            "where",
+            "pxbridge_unknown_names",
+            "Calls that named a persona or a voice that does not exist, by where.",
+            lambda: {where.value: count for where, count in names.counts.items()},
         )
         observed.metrics.count_by(
             "reason",
@@ -168,7 +188,18 @@ async def assembled(
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{server.port}/exotel"
         yield Bridge(
-            url, console_url, opener, pool, access, registry, handovers, server, peers, observed.shedding
+            url,
+            console_url,
+            opener,
+            pool,
+            access,
+            registry,
+            handovers,
+            server,
+            peers,
+            observed.shedding,
+            names,
+            voice_watch,
         )
 
 
@@ -376,6 +407,7 @@ class Access:
 async def _listen(
     loaded: Loaded,
     registry: CallRegistry,
+    names: NameCheck,
     pool: EnginePool,
     handovers: HandOvers,
     access: Access,
@@ -390,7 +422,7 @@ async def _listen(
         token_ttl_s=settings.token_ttl_s,
         public_url=settings.public_url,
         serves_tls=tls is not None,
-        choose=lambda asked, called: registry.personas.name_for(asked, called),
+        choose=lambda asked, called: names.name_for(asked, called, registry.personas),
         busy=partial(_busy, pool),
         promise=pool.promises.make,
         handed_over=handovers.look_up,
@@ -406,6 +438,7 @@ async def _listen(
                     carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(pool.snapshot(), pool.store_gone_s),
                     overloaded=shedding.reasons,
+                    unknown_persona=lambda name: names.refusal(name, registry.personas),
                     max_calls=settings.max_calls,
                     access=access.control,
                     ssl=None if tls is None else tls.context,

@@ -62,6 +62,7 @@ RELOADED = {
     "text_prompt",
     "token_keys",
     "trusted_proxies",
+    "unknown_names",
     "voice_prompt",
     "warm_sessions",
 }
@@ -127,6 +128,8 @@ class Reloader:
         bridge.shedding.use(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
         if settings.engines:
             bridge.pool.replace_engines(engine_addresses(settings))
+        bridge.names.use(settings.unknown_names)
+        bridge.voice_watch.look_again()
 
 
 def _list(names: set[str]) -> str:

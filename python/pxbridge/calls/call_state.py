@@ -56,7 +56,7 @@ class Outcome(StrEnum):
     PHONE_LOST = "phone_lost"
     """The phone's connection was lost without a close."""
     NO_START = "no_start"
-    """The peer did not speak a carrier's protocol."""
+    """The peer did not speak a carrier's protocol, or asked for a persona or a voice that does not exist."""
     STOPPED = "stopped"
     """The bridge was stopped."""
     FAULT = "fault"

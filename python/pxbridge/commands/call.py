@@ -219,7 +219,7 @@ def _phone(args: argparse.Namespace) -> Phone:
 def _shipped() -> Sound:
     """The sentence that the caller says without `--wav`."""
     data = resources.files("pxbridge").joinpath("assets/caller.ogg").read_bytes()
-    return Sound(OggOpusReader(ENGINE_HZ).read(data), ENGINE_HZ)
+    return Sound(OggOpusReader(ENGINE_HZ, trim=True).read(data), ENGINE_HZ)
 
 
 def _key_press(text: str) -> tuple[float, str]:

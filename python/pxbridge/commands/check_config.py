@@ -1,7 +1,8 @@
 """`pxbridge check-config`: the settings of a bridge, and where each one comes from.
 
 It finds every error in settings, personas, greetings, access and TLS files that would stop a start, without
-starting. `pxbridge doctor` also checks whether engines answer and ports are free.
+starting. It asks engines that tell their voices whether they have those of the personas; an engine that does
+not answer is no error. `pxbridge doctor` also checks whether engines answer and ports are free.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from pxbridge import settings
+from pxbridge.app.assembly import engine_addresses
 from pxbridge.app.certificates import console_tls, telephony_tls
 from pxbridge.app.console import check_console
+from pxbridge.calls.unknown_names import voice_problems
 from pxbridge.commands.terminal import plain, say
+from pxbridge.engines.voices import EngineVoices
 from pxbridge.settings import mask_url
 from pxbridge.settings.persona_file import read_personas
 
@@ -47,6 +51,9 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     """
     loaded = settings.load(vars(args), os.environ)
     personas, notes = check(loaded)
+    voices, engines = EngineVoices(), engine_addresses(loaded.settings)
+    await voices.ask(engines, engines)
+    notes += map(str, voice_problems(personas, voices))
     if args.json:
         found = {
             "settings": {

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.playout_options import PlayoutOptions, PlayoutProfile
+from pxbridge.calls.unknown_names import UnknownNames
 from pxbridge.settings.values import (
     Network,
     Right,
@@ -109,6 +110,12 @@ class Settings(BaseModel):
         min_length=1,
         description="Who the agent is and what it should do, in a few sentences. {from}, {to} and "
         "{custom.NAME} are replaced by the call's numbers and custom parameters.",
+    )
+    unknown_names: Annotated[UnknownNames, BeforeValidator(lower), Right("refuse or warn")] = Field(
+        default=UnknownNames.REFUSE,
+        description="What happens to a call that names a persona that does not exist, or a voice that no "
+        "engine has. refuse: it gets 404 at its handshake, or is closed with 1008, and the carrier's flow "
+        "goes on. warn: the default persona answers, or another voice is used. Both are counted and logged.",
     )
     engine_connect_timeout_s: Annotated[float, _SECONDS] = Field(
         default=10.0,

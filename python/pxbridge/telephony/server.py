@@ -97,6 +97,7 @@ class TelephonyServer:
         access: Access control.
         carriers: The carriers whose calls and webhooks this port serves.
         overloaded: Reasons why the process is too busy for another call. They are public.
+        unknown_persona: Why a call that names this persona is refused with 404; ``None`` if it is not.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class TelephonyServer:
         access: AccessControl,
         carriers: Sequence[CarrierRoutes],
         overloaded: Callable[[], Sequence[str]],
+        unknown_persona: Callable[[str], str | None],
     ) -> None:
         self.access = access
         self._carriers = tuple(carriers)
@@ -114,6 +116,7 @@ class TelephonyServer:
         self._not_ready = not_ready
         self._max_calls = max_calls
         self._overloaded = overloaded
+        self._unknown_persona = unknown_persona
         self._calls: dict[asyncio.Task[None], WebSocket] = {}
         self._draining = False
         self._no_calls = asyncio.Event()
@@ -212,13 +215,15 @@ class TelephonyServer:
             carrier = routes.carrier(query)
         except ValueError as exc:
             return websocket.text_response(400, f"{exc}\n")
+        persona_name = visitor.persona_name or route.persona_name
+        if persona_name and (unknown := self._unknown_persona(persona_name)) is not None:
+            return websocket.text_response(404, f"{unknown}\n")
         full = self.full()
         if full:
             self._count_refusal()
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
-        persona_name = visitor.persona_name or route.persona_name
         return lambda socket: self._begin(
             Arrival(socket, carrier, persona_name, visitor.address, visitor.token_use)
         )
@@ -294,6 +299,7 @@ async def listen(
     carriers: Sequence[CarrierRoutes],
     not_ready: Callable[[], Sequence[str]] = tuple,
     overloaded: Callable[[], Sequence[str]] = tuple,
+    unknown_persona: Callable[[str], str | None] = lambda _name: None,
     max_calls: int = DEFAULT_MAX_CALLS,
     access: AccessControl | None = None,
     ssl: tls.SSLContext | None = None,
@@ -313,6 +319,8 @@ async def listen(
         not_ready: Further reasons why no call can be taken now, for ``/readyz``, which is public.
         overloaded: Reasons why the process is too busy for another call: new calls get 503 before their
             upgrade. They are public too.
+        unknown_persona: Why a call whose URL or token names this persona is refused with 404, before its
+            upgrade; ``None`` if it is not.
         max_calls: Limit of simultaneous calls.
         access: Access control; by default every request is admitted, without a rate limit.
         ssl: The context to serve TLS with; ``None`` serves plain TCP.
@@ -330,7 +338,7 @@ async def listen(
         ping_interval_s=PING_INTERVAL_S,
         pong_timeout_s=None,
     )
-    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers, overloaded)
+    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers, overloaded, unknown_persona)
     listener.server = await websocket.serve(
         listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
     )
