@@ -33,6 +33,7 @@ from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
+from pxbridge.wording import lasted
 
 if TYPE_CHECKING:
     from typing import Any
@@ -130,8 +131,8 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     assert told[removed.format("withheld")] == pytest.approx(withheld_s)
     assert told[removed.format("no_engine")] == pytest.approx(0.95, abs=0.15)  # the newest 80 ms were kept
     assert told[removed.format("gated")] == pytest.approx(0.2)
-    line = dict(make_report(phone, telemetry).rows())["to the agent"]
-    assert f"the engine did not answer 1 time: {withheld_s:.2f} s withheld" in line
+    line = dict(make_report(phone, telemetry).details())["to the agent"]
+    assert f"the engine did not answer 1 time: {lasted(withheld_s)} withheld" in line
     assert "said before an engine was ready; 200 ms of the line's opening silenced" in line
     figures = summary(record, Numbers(), record.ended_s)
     assert figures["holds"] == 1
@@ -152,7 +153,7 @@ def test_an_engine_that_is_behind_is_told_as_such() -> None:
     phone, telemetry, record = run(main())
     slow = record.stats["uplink"]["slow"]
     assert slow > 0
-    line = dict(make_report(phone, telemetry).rows())["to the agent"]
+    line = dict(make_report(phone, telemetry).details())["to the agent"]
     assert f"the engine was too slow {slow:.0f} time" in line
     assert summary(record, Numbers(), record.ended_s)["slow"] == slow
 
@@ -190,7 +191,7 @@ def test_the_drift_of_the_phones_clock_is_told() -> None:
     assert told["pxbridge_phone_clock_drift_ppm_bucket{le=50.0}"] == 0
     assert told["pxbridge_phone_clock_drift_ppm_bucket{le=200.0}"] == 1
     assert summary(record, Numbers(), record.ended_s)["drift_ppm"] == pytest.approx(100, abs=15)
-    rows = dict(make_report(phone, telemetry).rows())
+    rows = dict(make_report(phone, telemetry).details())
     assert re.search(r"; your clock: \d+ ppm fast", rows["to the agent"])
 
 
