@@ -88,6 +88,8 @@ def test_a_shell_completes_commands_and_options(shell: str, capsys: pytest.Captu
         (["cal"], "did you mean call?"),
         (["--port", "5", "call"], "a command comes first: `pxbridge call ...`"),
         (["--frobnicate=1"], "`pxbridge serve --help` lists the arguments"),
+        (["frobnicate"], "there is no command 'frobnicate' (`pxbridge --help` lists the commands)"),
+        (["call", "--nope"], "`pxbridge call --help` lists the arguments"),
     ],
 )
 def test_an_unknown_argument_is_one_line_with_a_fix(
@@ -98,6 +100,29 @@ def test_an_unknown_argument_is_one_line_with_a_fix(
     assert captured.out == ""
     assert captured.err.startswith("pxbridge: ") and captured.err.count("\n") == 1
     assert fix in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["call", "--seconds", "abc"], "argument --seconds: 'abc' is not a number"),
+        (["call", "--seconds", "nan"], "argument --seconds: 'nan' is not a number"),
+        (["calls", "--last", "1.5"], "argument --last: '1.5' is not a whole number"),
+        (["engine", "bench", "--slots", "0"], "'0' is not a list of whole numbers above 0, such as 1,8,32"),
+        (["engine", "offline", "--text-prompt-tokens", "a"], "'a' is not a list of whole numbers, such as"),
+        (["rehearse", "--port", "99999"], "--port 99999 is not 0 to 65535"),
+        (["rehearse", "--slots", "-1"], "--slots -1 is not 1 or more"),
+        (["rehearse", "--slots", "0"], "--slots 0 is not 1 or more"),
+        (["rehearse", "--step-ms", "-1"], "--step-ms -1 is not 0 or more"),
+        (["rehearse", "--prompt-s", "-0.5"], "--prompt-s -0.5 is not 0 or more"),
+    ],
+)
+def test_a_wrong_number_is_one_line_in_plain_words(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == cli.EXIT_UNUSABLE
+    complaint = capsys.readouterr().err
+    assert told in complaint and complaint.count("\n") == 1
 
 
 def test_a_bad_setting_stops_the_start_with_one_line(

@@ -71,6 +71,16 @@ async def serve(args: argparse.Namespace, ready: Callable[[str], None] = lambda 
     Raises:
         InputError: A fault or a file cannot be used, or the port cannot be listened on.
     """
+    for option, given, least, most in (
+        ("--port", args.port, 0, 65535),
+        ("--prompt-s", args.prompt_s, 0, None),
+        ("--step-ms", args.step_ms, 0, None),
+        ("--slots", args.slots, 1, None),
+    ):
+        if given < least or (most is not None and given > most):
+            raise InputError(
+                f"{option} {given:g} is not {least}{' or more' if most is None else f' to {most}'}"
+            )
     tls = None
     if args.tls_cert is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
