@@ -16,7 +16,9 @@ import difflib
 import importlib
 import math
 import os
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pxbridge
@@ -27,7 +29,7 @@ from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 from pxbridge.event_loop import EventLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
 GROUPS = {
     "serve calls": {
@@ -59,6 +61,10 @@ GROUPS = {
 COMMANDS = {name: about for commands in GROUPS.values() for name, about in commands.items()}
 
 _SERVE = "pxbridge serve"
+
+_FOLDERS = ("FOLDER", "DIR")
+_CHOICES = re.compile(r"[\w-]+(\|[\w-]+)+")
+"""How help writes the value of an option that is one of a few words."""
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -264,7 +270,20 @@ def _completion(shell: str) -> str:
     commands = parser.add_subparsers()
     for name, about in COMMANDS.items():
         _declare(name, commands.add_parser(name, help=about))
+    for action in _actions(parser):
+        _complete_value(action, shtab.FILE, shtab.DIRECTORY)
     return str(shtab.complete(parser, shell)) + "\n"
+
+
+def _complete_value(action: argparse.Action, files: object, folders: object) -> None:
+    """Says how a shell completes the value of an option, from how help writes the value."""
+    written = str(action.metavar)
+    if written in _FOLDERS:
+        action.complete = folders  # type: ignore[attr-defined]
+    elif written == "FILE" or action.type is Path:
+        action.complete = files  # type: ignore[attr-defined]
+    elif action.choices is None and _CHOICES.fullmatch(written):
+        action.choices = written.split("|")
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
@@ -276,7 +295,8 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     args, unknown = parser.parse_known_args(words)
     if unknown:
         written = unknown[0].partition("=")[0]
-        bare = {name.lstrip("-"): name for name in [*_options(parser), *COMMANDS]}
+        options = [name for action in _actions(parser) for name in action.option_strings]
+        bare = {name.lstrip("-"): name for name in [*options, *COMMANDS]}
         near = difflib.get_close_matches(written.lstrip("-"), bare, n=1)
         if written in COMMANDS:
             fix = f"a command comes first: `pxbridge {written} ...`"
@@ -294,12 +314,10 @@ def _no_command(name: str) -> InputError:
     return InputError(f"there is no command {name!r} (`pxbridge --help` lists the commands)")
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    """All options of a parser and of its commands."""
-    found: list[str] = []
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """All arguments of a parser and of its commands."""
     for action in parser._actions:
-        found += action.option_strings
+        yield action
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                found += _options(command)
-    return found
+                yield from _actions(command)

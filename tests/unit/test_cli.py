@@ -81,6 +81,34 @@ def test_a_shell_completes_commands_and_options(shell: str, capsys: pytest.Captu
         subprocess.run([program, "-n"], input=script, text=True, check=True, timeout=60)
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("call --wav FOLDER/que", "FOLDER/question.wav"),
+        ("--config FOLDER/que", "FOLDER/question.wav"),
+        ("check-config --config FOLDER/que", "FOLDER/question.wav"),
+        ("calls --config FOLDER/que", "FOLDER/question.wav"),
+        ("--state-dir FOLDER/reco", "FOLDER/records"),
+        ("--log-level w", "warning"),
+        ("serve --playout-profile lo", "low-delay"),
+        ("rehearse --mode ec", "echo"),
+        ("calls --outcome no_e", "no_engine"),
+    ],
+)
+def test_bash_completes_files_and_the_words_of_a_setting(
+    typed: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "question.wav").touch()
+    (tmp_path / "records").mkdir()
+    words = ["pxbridge", *typed.replace("FOLDER", str(tmp_path)).split()]
+    script = shown(capsys, "completion", "bash")
+    script += 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_pxbridge; echo "${COMPREPLY[*]}"\n'
+    command = ["bash", "-s", "--", *words]
+    done = subprocess.run(command, input=script, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [offered.replace("FOLDER", str(tmp_path))]
+
+
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
