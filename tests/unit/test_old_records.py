@@ -99,7 +99,7 @@ def test_events_are_told_in_sentences(monkeypatch: pytest.MonkeyPatch, state: Pa
     shown = printed(monkeypatch, state, "show", HANDED_OVER)
     events = shown[shown.index("events") : shown.index("the agent's words")]
     told = [line.split(" s  ", 1)[1] for line in events.splitlines() if " s  " in line]
-    for sentence in ("agent: nurse", "agent ready: ws", "key: 0", "ended by the "):
+    for sentence in ("agent: nurse", "agent ready: ws", "agent heard after ", "key pressed", "ended by the "):
         assert any(each.startswith(sentence) for each in told), told
     assert not any(word in each for each in told for word in ("warm yes", "name ", "record no", "{")), told
 

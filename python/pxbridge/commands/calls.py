@@ -396,6 +396,8 @@ def _sentence(kind: str, detail: Mapping[str, Any]) -> str | None:
             return human_lines.live(detail)
         case Kind.HEARD:
             return human_lines.heard(detail)
+        case Kind.KEY:
+            return f"key pressed: {detail['digit']}" if "digit" in detail else "key pressed"
         case Kind.ACTION:
             return human_lines.action(detail)
         case Kind.ENDED:
@@ -404,10 +406,9 @@ def _sentence(kind: str, detail: Mapping[str, Any]) -> str | None:
 
 
 def _listed(kind: str, detail: Mapping[str, Any]) -> str:
-    # A detail with the name of its kind is shown without a name: "phase: waiting". So are a note and a key.
+    # A detail with the name of its kind is shown without a name: "phase: waiting". So is a note's text.
     text = ", ".join(
-        str(value) if name in (kind, "text", "digit") else _detail(name, value)
-        for name, value in detail.items()
+        str(value) if name in (kind, "text") else _detail(name, value) for name, value in detail.items()
     )
     return f"{kind}: {text}" if text else kind
 

@@ -26,7 +26,7 @@ from pxbridge.errors import ConfigError
 from pxbridge.settings.access import is_loopback
 from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, from_file, is_secret, variable
 from pxbridge.settings.files import expanded, parse_toml, read_text
-from pxbridge.settings.values import Right
+from pxbridge.settings.values import Right, unquoted
 from pxbridge.wording import counted
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
         ConfigError: The first error, in the order of the sources and then of the settings.
     """
     notes: list[str] = []
+    environ = {name: unquoted(value) for name, value in environ.items()}
     from_flags = {
         name: _Given(flag(name), "command line", _kept(name, flags[name]))
         for name in Settings.model_fields
@@ -232,8 +233,13 @@ def _beside(file: Path, name: str, path: str) -> Path:
 
 
 def _nearest(written: str, names: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(written, names, n=1)
-    return f"did you mean {near[0]}?" if near else "`pxbridge --help` lists them all"
+    # Without the beginning that all variables share: it would make any two of them similar.
+    bare = {name.removeprefix(ENVIRONMENT_PREFIX): name for name in names}
+    word = written.removeprefix(ENVIRONMENT_PREFIX)
+    near = difflib.get_close_matches(word, bare, n=1) or [
+        name for name in bare if name.startswith(f"{word}_")
+    ]
+    return f"did you mean {bare[near[0]]}?" if near else "`pxbridge help settings` lists them all"
 
 
 def _check(given: Mapping[str, _Given]) -> Settings:
