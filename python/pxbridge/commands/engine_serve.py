@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from pxbridge.commands import engine_options, tunnel_option
 from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings import unquoted
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from rich.console import Console
 
@@ -187,13 +189,10 @@ def _options(args: argparse.Namespace) -> Options:
         raise ConfigError("--port", "command line", f"{args.port} is no port: 0 to 65535")
     if args.queue < 0:
         raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
-    token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and re.fullmatch(r"[\x21-\x7e]+", token) is None:
-        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
     return Options(
         host=args.host,
         port=args.port,
-        token=token,
+        token=token_in(os.environ),
         allow_anonymous=args.allow_anonymous,
         origins=frozenset(origin.rstrip("/").lower() for origin in args.allow_origin),
         ssl=args.ssl,
@@ -204,6 +203,20 @@ def _options(args: argparse.Namespace) -> Options:
         drain_s=args.drain_s,
         defaults=Defaults(args.default_voice_prompt, args.default_text_prompt),
     )
+
+
+def token_in(environ: Mapping[str, str]) -> str | None:
+    """The token that clients must show, without the quotes that an env file may leave around it.
+
+    Raises:
+        ConfigError: It cannot stand in a header.
+    """
+    token = environ.get(TOKEN_VARIABLE)
+    if token is None:
+        return None
+    if re.fullmatch(r"[\x21-\x7e]+", token := unquoted(token)) is None:
+        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
+    return token
 
 
 def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loaded:
