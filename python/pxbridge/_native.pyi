@@ -192,9 +192,9 @@ class AgentHeard:
     __match_args__ = ("after_s",)
     @property
     def after_s(self) -> float:
-        """The time that the caller waited for it, in seconds.
+        """The time until the caller hears it, as estimated, in seconds.
 
-        Counted from the line's first input, or from when the last engine was closed.
+        Counted from the line's first input, or from when the agent that was heard last was gone.
         """
 
 class AllPlayed:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.server import ServerConnection
 
+    from pxbridge.websocket.proxy_protocol import Header
+
 SIZES = [0, 1, 125, 126, 65_535, 65_536, 200_000]
 SOON_S = 0.05  # a time limit that is meant to strike
 GARBAGE = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"  # TLS where plain HTTP is expected
@@ -1144,8 +1146,9 @@ def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[lis
 def accepted(take: Handler) -> Accepted:
     """A server's connection, with no socket under it."""
 
-    def make(server: Server, arrived: object) -> Accepted:
-        return Accepted(server, arrived, lambda _request: take, Limits(ping_interval_s=None), math.inf)
+    def make(server: Server, arrived: object, header: Header | None = None) -> Accepted:
+        limits = Limits(ping_interval_s=None)
+        return Accepted(server, arrived, lambda _request: take, limits, math.inf, header)
 
     server = Server(make, None, 1.0)
     server._openings.add("it", "127.0.0.1", lambda: None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
@@ -162,6 +164,12 @@ async def assembled(
             lambda: server.refusals,
         )
         observed.metrics.count_by(
+            "reason",
+            "pxbridge_turned_away",
+            "Connections and requests to the telephony port that were turned away as no call, by reason.",
+            lambda: server.turned_away,
+        )
+        observed.metrics.count_by(
             "winner",
             "pxbridge_engine_hedges",
             "Calls that asked a second engine because the first kept them waiting, by the engine they got.",
@@ -250,8 +258,16 @@ def _trusts(settings: Settings) -> list[Trust]:
     if settings.engine_fingerprint:
         return [Pinned(settings.engine_fingerprint[0])] * count
     if settings.engine_ca_file is not None:
-        return [CaFile(settings.engine_ca_file)] * count
+        return [CaFile(settings.engine_ca_file, contents(settings.engine_ca_file))] * count
     return [SystemTrust()] * count
+
+
+def contents(file: Path | None) -> str:
+    """The SHA-256 of a file's contents; empty if there is none to read."""
+    try:
+        return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def warm_sessions(personas: Personas) -> dict[Prompts, int]:
@@ -441,6 +457,7 @@ async def _listen(
                     unknown_persona=lambda name: names.refusal(name, registry.personas),
                     max_calls=settings.max_calls,
                     access=access.control,
+                    proxy_protocol=settings.proxy_protocol,
                     ssl=None if tls is None else tls.context,
                 )
             )

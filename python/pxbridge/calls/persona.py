@@ -207,6 +207,10 @@ class Personas(Mapping[str, Persona]):
     def __len__(self) -> int:
         return len(self._personas)
 
+    def numbers(self, name: str) -> frozenset[str]:
+        """The dialled numbers that a persona answers, in the form of `number_key`."""
+        return frozenset(number for number, persona in self._numbers.items() if persona == name)
+
     def choose(
         self, path: str | None, called: str, custom: Mapping[str, str]
     ) -> tuple[Persona, list[UnknownName]]:

@@ -240,6 +240,12 @@ class Settings(BaseModel):
         default=(),
         description="Networks and addresses of proxies whose X-Forwarded-For, -Host and -Proto are trusted.",
     )
+    proxy_protocol: Annotated[bool, Right("true or false")] = Field(
+        default=False,
+        description="The trusted proxies begin each connection to the telephony port with a PROXY protocol "
+        "header, version 1 or 2, before TLS. Their connections without one are refused, and headers from any "
+        "other address.",
+    )
     allow_anonymous: Annotated[bool, Right("true or false")] = Field(
         default=False,
         description="Let anyone call who reaches the port, even on a public address or with real engines.",
