@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,18 +65,19 @@ async def test_a_muted_caller_sends_silence_and_the_talk_goes_on(tmp_path: Path)
         await t.talk(f"{s.url}/talk")
         await t.press("Mute")
         await t.page.get_by_role("heading", name="You are muted").wait_for()
-        await asyncio.sleep(3.0)
-        muted, _, rate_hz = await t.recording(tmp_path / "muted.wav")
-        assert not np.any(muted[-2 * rate_hz :])
+        before, _, rate_hz = await t.recording(tmp_path / "before.wav")
+        muted_s = before.size / rate_hz + 0.5  # until the worker knows it too
+        muted, _, _ = await t.record_until(muted_s + 2.0, tmp_path / "muted.wav")
+        assert not np.any(muted[round(muted_s * rate_hz) :])
         # Space turns it the other way round while it is held.
         await t.page.locator("h1").click()
         await t.page.keyboard.down("Space")
         await t.page.get_by_role("heading", name="Listening").wait_for()
-        await asyncio.sleep(2.5)  # the microphone beeps each second
+        # The microphone beeps each second.
+        heard, _, _ = await t.record_until(muted.size / rate_hz + 2.5, tmp_path / "held.wav")
+        assert np.any(heard[muted.size :])
         await t.page.keyboard.up("Space")
         await t.page.get_by_role("heading", name="You are muted").wait_for()
-        heard, _, _ = await t.recording(tmp_path / "held.wav")
-        assert np.any(heard[-2 * rate_hz :])
         assert s.bridge.registry.live == 1
         assert t.complaints == []
 

@@ -97,7 +97,8 @@ async def test_a_page_suits_everybody(show: Callable[[Tab, Served], Awaitable[No
         await show(t, s)
         for scheme in ("light", "dark"):
             await t.page.emulate_media(color_scheme=scheme)
-            await asyncio.sleep(0.4)  # colours change over a moment, and axe reads what it sees
+            # Colours change over a moment, and axe reads what it sees.
+            await t.page.wait_for_function("document.getAnimations().length === 0")
             assert await violations(t) == [], scheme
         await t.page.set_viewport_size(PHONE)
         assert await overflow(t) == 0
