@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -23,7 +24,7 @@ from tests.virtual_time import run
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from pxbridge.console.auth import SESSION_COOKIE
+from pxbridge.console.auth import DELAY_S, SESSION_COOKIE
 from pxbridge.console.live import SLOW_S
 from pxbridge.records.find_recording import find_recording
 from pxbridge.simulation.mouth_to_ear import listen
@@ -143,11 +144,21 @@ async def test_origins_that_the_settings_name_are_ours() -> None:
             ("lan:8080", "http://lan:8080", 404),
             ("127.0.0.1:5051", "http://console.example.com:8080", 403),
             ("lan:8080", "http://lan:8081", 403),
+            # Anybody on the way can write a page of the same name that comes without TLS.
+            ("127.0.0.1:5051", "http://console.example.com", 403),
+            ("console.example.com", "http://console.example.com", 403),
+            ("127.0.0.1:5051", "https://console.example.com:443", 404),
             ("other.example", "https://console.example.com", 403),
         ):
             headers = {"Host": host, "Origin": origin}
             async with session.post("/api/calls/end", json=END, headers=headers) as answer:
                 assert answer.status == status, (host, origin)
+            if status == 404:
+                async with session.ws_connect("/api/live", headers=headers) as live:
+                    assert (await live.receive()).type is aiohttp.WSMsgType.TEXT
+            else:
+                with pytest.raises(aiohttp.WSServerHandshakeError):
+                    await session.ws_connect("/api/live", headers=headers)
 
 
 # -- who is who -------------------------------------------------------------------------------------------
@@ -241,6 +252,22 @@ async def test_a_flood_of_logins_is_bounded_by_either_way_in() -> None:
         user, _, password = LOGINS[0].partition(":")
         async with session.post("/api/session", json={"user": user, "password": password}) as answer:
             assert answer.status == 204, "whatever others at the same address get wrong"
+
+
+async def test_asking_who_one_is_tells_no_more_guesses_than_a_login() -> None:
+    async with console(*LOGINS) as (_, session):
+        loop = asyncio.get_running_loop()
+
+        async def guess(n: int) -> tuple[int, float]:
+            began_s = loop.time()
+            wrong = base64.b64encode(f"asha:guess-{n}".encode()).decode()
+            headers = {"Authorization": f"Basic {wrong}"}
+            async with session.get("/api/session", headers=headers) as answer:
+                return answer.status, loop.time() - began_s
+
+        told = await asyncio.gather(*(guess(n) for n in range(25)))
+        assert sum(status == 200 for status, _ in told) <= 12
+        assert all(took_s >= DELAY_S for status, took_s in told if status == 429)
 
 
 # -- what strangers write ---------------------------------------------------------------------------------
