@@ -191,8 +191,9 @@ class Access:
     ) -> None:
         self._logins = tuple(login.encode() for login in logins)
         self._tokens = tuple(_name_and_token(each) for each in tokens)
-        self._origins = frozenset(map(_authority_of, origins))
-        self._names = LOOPBACK_NAMES | {_name(authority) for authority in self._origins}
+        self._origins = frozenset(map(_origin, origins))
+        self._authorities = frozenset(authority for _, authority in self._origins)
+        self._names = LOOPBACK_NAMES | {_name(authority) for authority in self._authorities}
         self._wrong = RateLimiter(WRONG_LOGINS_PER_S, WRONG_LOGINS_AT_ONCE, clock)
         self._client = client
         self._delayed = 0
@@ -295,14 +296,25 @@ class Access:
         is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
         changes = request.method not in ("GET", "HEAD", "OPTIONS") or is_socket
         written = request.headers.get("Origin")
-        origin = None if written is None else _authority_of(written)
-        if origin and origin in self._origins:
+        origin = None if written is None else _origin(written)
+        if origin in self._origins:
             return False
         site = request.headers.get("Sec-Fetch-Site", "none").lower()
         mode = request.headers.get("Sec-Fetch-Mode", "").lower()
         if site in ("cross-site", "same-site") and (changes or mode != "navigate"):
             return True
-        return changes and origin is not None and (not origin or origin != _authority(request.host))
+        return changes and origin is not None and not self._is_own(origin, request)
+
+    def _is_own(self, origin: tuple[str, str], request: web.Request) -> bool:
+        """Whether an origin is the one that the request was sent to.
+
+        A page without TLS is never one of a console with TLS, whatever its name is: anybody on the way could
+        have written it. Of a name in the settings, only the origins there count.
+        """
+        scheme, authority = origin
+        if authority in self._authorities or (request.secure and scheme == "http"):
+            return False
+        return authority == _authority(request.host) != ""
 
     def _refuse(
         self, why: Refused, address: str, status: int, text: str, headers: Mapping[str, str] | None = None
@@ -340,13 +352,13 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 
-def _authority_of(origin: str) -> str:
-    """``host:port`` of an origin, without a usual port; empty for what is no origin."""
+def _origin(written: str) -> tuple[str, str]:
+    """Scheme and ``host:port`` of an origin, without a usual port; two empty texts for what is no origin."""
     try:
-        parts = urlsplit(origin)
+        parts = urlsplit(written)
     except ValueError:
-        return ""
-    return _authority(parts.netloc) if parts.scheme in ("http", "https") else ""
+        return "", ""
+    return (parts.scheme, _authority(parts.netloc)) if parts.scheme in ("http", "https") else ("", "")
 
 
 def _authority(host: str) -> str:

@@ -132,7 +132,11 @@ class Console:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         for endpoint in ENDPOINTS:
-            app.router.add_route(endpoint.method, endpoint.path, getattr(self._api, endpoint.name))
+            answer = getattr(self._api, endpoint.name)
+            if endpoint.method == "GET":
+                app.router.add_get(endpoint.path, answer)  # and HEAD
+            else:
+                app.router.add_route(endpoint.method, endpoint.path, answer)
         if self._live is not None:
             app.router.add_get("/api/live", self._serve_live)
             app.on_shutdown.append(self._close_live)
@@ -189,7 +193,7 @@ class Console:
     def _is_public(self, request: web.Request) -> bool:
         path = request.path
         return (
-            (request.method, path) in _PUBLIC
+            ("GET" if request.method == "HEAD" else request.method, path) in _PUBLIC
             or path in PAGES
             or path in self._files
             or self._shows_page(request)
