@@ -1,6 +1,7 @@
 /** Live data of the console: one WebSocket, whatever the number of components that show it. */
 
 import { useSyncExternalStore } from "react";
+import { queryClient, sessionQuery } from "./client";
 import type { Snapshot } from "./schema";
 
 export type LiveState =
@@ -74,6 +75,8 @@ class LiveStore {
     old?.close();
     this.tries++;
     this.change({ state: { name: "lost", tries: this.tries } });
+    // A page is not told why its socket was refused. It may be that the session ended, as with a restart.
+    void queryClient.invalidateQueries(sessionQuery);
     window.clearTimeout(this.timer);
     this.timer = window.setTimeout(() => this.connect(), Math.min(500 * 2 ** (this.tries - 1), LONGEST_RETRY_MS));
   }

@@ -82,8 +82,9 @@ export class TalkSession {
   private readonly listeners = new Set<() => void>();
   private running: Running | null = null;
   private worker: Worker | null = null;
-  private options: TalkOptions | null = null;
   private attempt = 0;
+  /** Counts changes of the microphone in mid-talk: the last one holds. */
+  private choice = 0;
   private mutedByKey = false;
   private mutedBySwitch = false;
   private lastTextMs = 0;
@@ -111,13 +112,13 @@ export class TalkSession {
     this.worker?.terminate();
     this.worker = null;
     this.meters = null;
-    this.options = options;
     const attempt = ++this.attempt;
     this.mutedBySwitch = false;
     this.change({ ...IDLE, devices: this.snapshot.devices, state: { name: "microphone" } });
-    let context = makeContext();
+    let context: AudioContext | undefined;
     let stream: MediaStream | undefined;
     try {
+      context = makeContext();
       const loading = context.audioWorklet?.addModule(duplexUrl);
       loading?.catch(() => undefined); // told below, unless the microphone fails first
       stream = await openMicrophone({ deviceId: options.microphoneId, headphones: options.headphones });
@@ -136,7 +137,7 @@ export class TalkSession {
       this.begin(context, source, stream, options);
     } catch (error) {
       for (const track of stream?.getTracks() ?? []) track.stop();
-      void context.close();
+      void context?.close();
       if (error instanceof Cancelled || attempt !== this.attempt) return;
       if (error instanceof MicrophoneError) this.change({ state: { name: "no microphone", problem: error.problem, detail: error.detail } });
       else this.change({ state: { name: "ended", isFault: true, reason: `This browser cannot play the agent's sound: ${String(error)}` } });
@@ -207,13 +208,14 @@ export class TalkSession {
 
   /** Changes microphone or headphones in mid-talk. */
   async useMicrophone(microphoneId: string, headphones: boolean): Promise<void> {
-    if (this.options) this.options = { ...this.options, microphoneId, headphones };
     const running = this.running;
     if (!running) return;
+    const choice = ++this.choice;
     try {
       for (const track of running.stream.getTracks()) track.stop(); // some systems open one microphone only once
       const stream = await openMicrophone({ deviceId: microphoneId, headphones });
-      if (this.running !== running) {
+      if (this.running !== running || choice !== this.choice) {
+        // The talk is over, or another one was chosen meanwhile.
         for (const track of stream.getTracks()) track.stop();
         return;
       }
@@ -224,7 +226,7 @@ export class TalkSession {
       this.watchTrack(stream);
       this.change({ microphoneLost: false });
     } catch {
-      this.change({ microphoneLost: true });
+      if (this.running === running && choice === this.choice) this.change({ microphoneLost: true });
     }
   }
 

@@ -8,6 +8,7 @@ import { type Live, useLive } from "../api/live";
 import type { LiveCall, LiveEngine, Snapshot } from "../api/schema";
 import { counted, milliseconds } from "../ui/format";
 import { Badge, Button, classes, Dialog, Field, FIELD, Notice, Panel } from "../ui/parts";
+import { store, stored } from "../ui/storage";
 import { callerOf, engineTone, parseNumbers, PHASES, type Row, rowOf } from "./calls";
 
 type Action = "end" | "hand over";
@@ -248,11 +249,11 @@ const NAME_KEY = "pxbridge operator";
 /** Who asks: the user of the login, or, without logins, whoever one says one is. */
 function useOperator(): { by: string; field: ReactNode } {
   const { data: session } = useQuery(sessionQuery);
-  const [name, setName] = useState(() => localStorage.getItem(NAME_KEY) ?? "");
+  const [name, setName] = useState(() => stored(NAME_KEY) ?? "");
   if (session?.user) return { by: session.user, field: null };
   const change = (written: string) => {
     setName(written);
-    localStorage.setItem(NAME_KEY, written);
+    store(NAME_KEY, written);
   };
   const field = (
     <Field label="Your name">

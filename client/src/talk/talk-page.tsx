@@ -15,6 +15,9 @@ import { SetupPanel } from "./setup-panel";
 const session = new TalkSession();
 session.subscribe(() => setTalkActive(session.isActive));
 window.addEventListener("pagehide", () => session.hangUp());
+window.addEventListener("beforeunload", (event) => {
+  if (session.isActive) event.preventDefault(); // the browser asks
+});
 
 export default function TalkPage() {
   const query = new URLSearchParams(location.search);
