@@ -189,6 +189,32 @@ async def test_a_session_is_a_cookie_that_scripts_cannot_read_and_a_logout_ends_
             assert answer.status == 401
 
 
+async def test_a_login_that_is_taken_away_ends_its_sessions_and_live_pages() -> None:
+    others = "ravi:another-long-password"
+    async with console(*LOGINS, others) as (s, session), aiohttp.ClientSession(s.url) as other:
+        await logged_in(session)
+        user, _, password = others.partition(":")
+        async with other.post("/api/session", json={"user": user, "password": password}) as answer:
+            ravis = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+        program = {"Authorization": "Basic " + base64.b64encode(LOGINS[0].encode()).decode()}
+        lives = [
+            await session.ws_connect("/api/live"),
+            await other.ws_connect("/api/live", headers=program),
+            await other.ws_connect("/api/live", headers=ravis),
+        ]
+        s.console.use(["asha:a-password-that-is-new", others], [], [])
+        for live in lives[:2]:
+            while (await live.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert live.close_code == 1008
+        for _ in range(2):
+            assert (await lives[2].receive()).type is aiohttp.WSMsgType.TEXT, "nothing changed for ravi"
+        for who, headers, status in ((session, {}, 401), (other, program, 401), (other, ravis, 200)):
+            async with who.get("/api/calls", headers=headers) as answer:
+                assert answer.status == status
+        await lives[2].close()
+
+
 async def test_behind_tls_the_cookie_never_leaves_it() -> None:
     async with (
         console(*LOGINS) as (_, session),

@@ -45,6 +45,7 @@ from pxbridge.telephony.tokens import Signer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from pxbridge.app.console import Served
     from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
     from pxbridge.engines.address import Trust
@@ -67,7 +68,7 @@ class Bridge:
 
     Attributes:
         url: What a carrier dials.
-        console_url: Where the console is; None if there is none.
+        console: The console; None if there is none.
         opener: Opens sessions with engines.
         pool: The engines.
         access: Who may come in at the telephony port.
@@ -79,7 +80,7 @@ class Bridge:
     """
 
     url: str
-    console_url: str | None
+    console: Served | None
     opener: EngineOpener
     pool: EnginePool
     access: Access
@@ -153,7 +154,7 @@ async def assembled(
             "Connections closed because the other side sent too much, by side.",
             lambda: {"phone": server.flooded, "engine": opener.flooded},
         )
-        console_url = await stack.enter_async_context(
+        served = await stack.enter_async_context(
             console(
                 loaded,
                 observed,
@@ -167,9 +168,7 @@ async def assembled(
         )
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{server.port}/exotel"
-        yield Bridge(
-            url, console_url, opener, pool, access, registry, handovers, server, peers, observed.shedding
-        )
+        yield Bridge(url, served, opener, pool, access, registry, handovers, server, peers, observed.shedding)
 
 
 # Engines

@@ -118,7 +118,8 @@ async def run(
         await stack.enter_async_context(bridge.announced())
         bridge.shedding.restart()
         systemd.ready(f"takes calls at {bridge.url}")
-        console.print(welcome(settings, bridge.url, bridge.console_url), markup=False, soft_wrap=True)
+        console_url = None if bridge.console is None else bridge.console.url
+        console.print(welcome(settings, bridge.url, console_url), markup=False, soft_wrap=True)
         if ready is not None:
             ready(bridge.url)
 

@@ -125,6 +125,10 @@ class Console:
         """How many requests were refused, by reason."""
         return self._access.refused
 
+    def use(self, logins: Collection[str], tokens: Collection[str], origins: Collection[str]) -> None:
+        """Puts other logins, tokens and origins in force. Talks go on; a live page without a login ends."""
+        self._access.use(logins, tokens, origins)
+
     def application(self) -> web.Application:
         """The application that aiohttp serves."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard()])
@@ -254,11 +258,13 @@ class Console:
         return await self._talks.chat(request, self._access.address(request))
 
     async def _serve_live(self, request: web.Request) -> web.StreamResponse:
-        live, session = self._live, request[OPERATOR].session
+        live, session, changes = self._live, request[OPERATOR].session, self._access.changes
         assert live is not None  # noqa: S101  without live data this has no route
 
         def is_allowed() -> bool:
-            return session is None or self._access.sessions.lives(session)
+            if session is None:  # a program, or nobody was asked for a login: the next try tells
+                return self._access.changes == changes
+            return self._access.sessions.lives(session)
 
         return await serve_socket(request, LIMITS, lambda socket: live.subscribe(socket, is_allowed))
 
