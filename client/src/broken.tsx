@@ -13,11 +13,14 @@ export class Broken extends Component<{ children: ReactNode }, { problem: string
   override render() {
     if (this.state.problem === null) return this.props.children;
     return (
-      <Notice tone="bad" title="This page could not be shown." live>
-        <p>The bridge may have been updated since the page was loaded. A talk that goes on ends when it is loaded anew.</p>
-        <p className="text-xs text-soft">The browser says: {this.state.problem}</p>
-        <Button onClick={() => location.reload()}>Load it anew</Button>
-      </Notice>
+      <>
+        <h1 className="mb-4 text-2xl font-semibold">This page could not be shown</h1>
+        <Notice tone="bad" title="The bridge may have been updated since the page was loaded." live>
+          <p>Load it anew. A talk that goes on ends then.</p>
+          <p className="text-xs wrap-anywhere text-soft">The browser says: {this.state.problem}</p>
+          <Button onClick={() => location.reload()}>Load it anew</Button>
+        </Notice>
+      </>
     );
   }
 }

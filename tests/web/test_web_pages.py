@@ -11,6 +11,7 @@ from tests.fault.processes import until
 from tests.web.browser import AXE, Tab, console, tab
 
 from pxbridge.calls.call_state import Outcome
+from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tests.console.rig import Served
 
 PHONE: ViewportSize = {"width": 375, "height": 812}
+DESK: ViewportSize = {"width": 1180, "height": 760}
+LONG = "a-name-without-an-end-" * 3
 LOGIN = "asha:a long password"
 
 
@@ -65,10 +68,15 @@ async def show_live(t: Tab, s: Served) -> None:
 
 
 async def show_live_call(t: Tab, s: Served) -> None:
-    talker = asyncio.create_task(
-        place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line()))
-    )
+    line = Line(from_number="<b>" + "9" * 80, custom_parameters={"persona": LONG})
+    talker = asyncio.create_task(place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), line)))
     await t.page.goto(f"{s.url}/live")
+    await t.page.get_by_role("button", name="Hand over").wait_for()
+    for size in (DESK, PHONE):  # what stands beside the dialog, too
+        await t.page.set_viewport_size(size)
+        assert await overflow(t) == 0
+        table = t.page.get_by_role("table")
+        assert await table.evaluate("table => table.scrollWidth - table.parentElement.clientWidth") <= 0
     await t.page.get_by_role("button", name="Hand over").click()
     await t.page.wait_for_selector("dialog[open]")
     talker.cancel()
@@ -89,14 +97,15 @@ PERSONAS = Personas(
     Persona("NATF0.pt", "You are kind."),
     {
         "sales": Persona("NATM1.pt", "You sell <b>tea</b>.", name="sales", record=True),
-        "a-name-without-an-end-" * 3: Persona("NATM1.pt", "Ha" * 500, name="a-name-without-an-end-" * 3),
+        LONG: Persona("NATM1.pt", "Ha" * 500, name=LONG),
     },
 )
 
 
 @pytest.mark.parametrize("show", PAGES)
 async def test_a_page_suits_everybody(show: Callable[[Tab, Served], Awaitable[None]]) -> None:
-    async with console(mode=Mode.PARROT, slots=2, personas=PERSONAS) as s, tab() as t:
+    options: dict[str, Any] = {"mode": Mode.PARROT, "slots": 2, "personas": PERSONAS}
+    async with console(numbers=Numbers(Form.FULL), **options) as s, tab() as t:
         await show(t, s)
         for scheme in ("light", "dark"):
             await t.page.emulate_media(color_scheme=scheme)

@@ -166,7 +166,7 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
       }}
       className="m-auto w-[min(28rem,calc(100vw-2rem))] rounded-2xl border border-line bg-panel p-5 shadow-xl"
     >
-      <h2 id={id} className="text-lg font-semibold">
+      <h2 id={id} className="text-lg font-semibold wrap-anywhere">
         {title}
       </h2>
       {children}
