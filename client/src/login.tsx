@@ -63,7 +63,8 @@ export function LoginPage() {
   );
 }
 
-function whyNot(error: Error): string {
+/** Why a login failed, for people. */
+export function whyNot(error: Error): string {
   const status = error instanceof RequestFailed ? error.status : 0;
   if (status === 401) return "User or password is wrong.";
   if (status === 429) return "User or password is wrong, and it was tried very often. Wait for ten seconds.";
