@@ -19,17 +19,16 @@ import asyncio
 import os
 import re
 import signal
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 import bridges
 from bench_cpu import CALLS, CHUNK_MS, LOAD, SETTLE_S, STARTS_S
+from pxbridge.commands import terminal
 from pxbridge.commands.load_callers import Part, play
 from pxbridge.commands.load_measurement import rehearsal
 from sampled_bridge import SAMPLES
@@ -159,7 +158,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="(%(default)s)")
     args = parser.parse_args()
     cost_s, counted = by_symbol(args.bridge, args.seconds) if args.perf else by_function(args.seconds)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = terminal.console()
     console.print(f"{1000 * cost_s:.2f} ms of CPU a call-second, {CALLS} calls")
     for table in tables(cost_s, counted):
         console.print(table)

@@ -28,13 +28,15 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from bridges import LATE_MS
+from pxbridge.commands import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / ".benchmarks" / "gate.json"
@@ -279,7 +281,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.baseline is not None and not args.baseline.is_file():
         parser.error(f"--baseline {args.baseline}: there is no such file")
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal.console()
     return gate(args.benches, args.baseline, args.json, args.attempts, console)
 
 

@@ -17,15 +17,17 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 import bridges
-from pxbridge.commands.bench import add_load_arguments, load_from, table, write_rows
+from pxbridge.commands import terminal
+from pxbridge.commands.bench import add_load_arguments, load_from, show, write_rows
 from pxbridge.commands.load_measurement import measure as measure_running
 from pxbridge.commands.load_measurement import measure_own, rehearsal
 from pxbridge.commands.processes import Meter
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pxbridge.commands.load_measurement import Load, Row
 
 BRIDGES = ("ours", "plain")
@@ -55,18 +57,16 @@ async def main() -> int:
     parser.add_argument("--only", choices=BRIDGES, help="one bridge alone")
     args = parser.parse_args()
     load = load_from(args)
-    # Numbers that a narrow log cuts off are worth nothing.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal.console()
     rows = [
         await measure(bridge, calls, load, console)
         for calls in args.calls
         for bridge in ([args.only] if args.only else BRIDGES)
     ]
-    console.print(table(rows, load))
+    show(console, rows, load)
     for ours, plain in zip(rows[::2], rows[1::2], strict=False) if args.only is None else ():
-        console.print(
-            f"CPU per call-second at {ours.calls} calls: ours is {share(ours, plain):.2f} of plain's"
-        )
+        calls = counted(ours.calls, "call")
+        terminal.say(console, f"CPU per call-second at {calls}: ours is {share(ours, plain):.2f} of plain's")
     if args.json:
         write_rows(args.json, rows, load)
     return 0

@@ -41,20 +41,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
+from rich import box
 from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from bridges import Lateness, go_first
 from gate import EXIT_NOT_JUDGED, MOST_LATE_MS
+from pxbridge.commands import terminal
 from pxbridge.commands.processes import Meter, free_port, server
+from pxbridge.commands.terminal import say
+from pxbridge.wording import counted, lasted
 from soak_troubles import HOLD_S, LEASE_TTL_S, Troubles, store_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
+    from rich.console import Console
     from websockets.asyncio.client import ClientConnection
 
 RATE_HZ = 8_000
@@ -572,10 +576,11 @@ class Soak:
         broken += self._broken_by_troubles()
         odd = Counter(outcome.ended for outcome in self.outcomes if outcome.ended != "hung up")
         if odd:
-            broken.append(f"calls that their callers did not end: {dict(odd)}")
+            broken.append(f"calls that their callers did not end: {_listed(odd)}")
         placed = len(self.outcomes) + (self.troubles.floods + 1 if self.troubles else 0)
         if sum(self.counted.values()) != placed:
-            broken.append(f"{placed} calls were placed, and the bridges tell of {self.counted}")
+            told = _listed(self.counted)
+            broken.append(f"calls placed: {placed}; the bridges tell of {told}")
         if (grew := self.memory()) is not None and grew[1] > grew[0] * (1 + FLAT_MEMORY):
             broken.append(f"memory grew from {grew[0] / 1e6:.1f} to {grew[1] / 1e6:.1f} MB")
         if (
@@ -585,7 +590,7 @@ class Soak:
         ):
             broken.append(f"{self.after.descriptors} descriptors afterwards, {self.idle.descriptors} before")
         if busy := {s: n for s, n in self.slots_after.items() if n and s not in ("idle", "warm")}:
-            broken.append(f"slots that are not free afterwards: {busy}")
+            broken.append(f"slots that are not free afterwards: {_listed(busy)}")
         return broken
 
     def _broken_at_the_ear(self) -> list[str]:
@@ -607,7 +612,8 @@ class Soak:
             return []
         broken = []
         if self.floods_closed != self.troubles.floods:
-            broken.append(f"{self.troubles.floods} floods, of which {self.floods_closed} were closed as such")
+            floods = counted(self.troubles.floods, "flood")
+            broken.append(f"{floods}, of which {self.floods_closed} were closed as such")
         if self.holder is not None:
             if self.holder.ended != "hung up":
                 broken.append(f"the call that was held ended: {self.holder.ended}")
@@ -643,7 +649,7 @@ async def soak(args: argparse.Namespace, console: Console) -> Soak:
         store = await stack.enter_async_context(store_process())
         result.with_store = store is not None
         if store is None:
-            console.print("no Redis or Valkey server is installed: one bridge, and no store that comes back")
+            say(console, "no Redis or Valkey server is installed: one bridge, and no store that comes back")
         words = _settings(args, engines)
         if store is not None:
             words += ["--lease-store", store.url, "--lease-ttl-s", str(LEASE_TTL_S)]
@@ -725,8 +731,8 @@ async def _sample(bridge: Bridges, result: Soak, began_s: float, console: Consol
         result.samples.append(sample)
         if len(result.samples) % 12 == 0:
             console.print(
-                f"{sample.at_s / 60:4.1f} min: {len(result.outcomes)} calls over, "
-                f"{len(result.kills)} engines killed, "
+                f"{sample.at_s / 60:4.1f} min: {counted(len(result.outcomes), 'call')} over, "
+                f"{counted(len(result.kills), 'engine')} killed, "
                 f"{sample.memory_bytes / 1e6:.1f} MB, {sample.descriptors} descriptors"
             )
 
@@ -762,16 +768,17 @@ async def _come_back(engine: Engine, after_s: float) -> None:
 
 
 def report(result: Soak, console: Console) -> None:
-    console.print(
-        f"\n{result.calls} callers for {result.minutes:g} minutes, {len(result.kills)} engines killed"
-    )
+    callers, length = counted(result.calls, "caller"), lasted(60 * result.minutes)
+    say(console, f"\n{callers} for {length}, {counted(len(result.kills), 'engine')} killed")
     ended = Counter(outcome.ended for outcome in result.outcomes)
-    console.print(f"how calls ended: {dict(ended)}; by the bridge's count: {result.counted}")
+    say(console, f"how calls ended: {_listed(ended)}; by the bridge's count: {_listed(result.counted)}")
     firsts = [outcome.first_s for outcome in result.outcomes if outcome.first_s is not None]
-    console.print(
-        f"agent first heard after: {_spread(firsts)}; never: {len(result.outcomes) - len(firsts)} calls"
-    )
-    table = Table("the next engine was", "kills", "conversations", "gaps", "median s", "p95 s", "longest s")
+    never = counted(len(result.outcomes) - len(firsts), "call")
+    say(console, f"agent first heard after: {_spread(firsts)}; never: {never}")
+    table = Table(
+        "the next engine was", "kills", "conversations", "gaps", "median s", "p95 s", "longest s",
+        box=box.SIMPLE_HEAD, padding=0,
+    )  # fmt: skip
     for room in ("prompted ahead", "to be prompted", "none for all"):
         kills = [kill for kill in result.kills if kill.room == room]
         lost_s = [lost for kill in kills for lost in kill.lost_s]
@@ -784,7 +791,9 @@ def report(result: Soak, console: Console) -> None:
     console.print(table)
     if result.troubles is not None:
         _report_troubles(result, result.troubles, console)
-    course = Table("minute", "in a call", "memory MB", "descriptors", "threads")
+    course = Table(
+        "minute", "in a call", "memory MB", "descriptors", "threads", box=box.SIMPLE_HEAD, padding=0
+    )
     every = max(1, math.ceil(len(result.samples) / 10))
     shown = [result.idle, *result.samples[every - 1 :: every], result.after]
     for sample in shown:
@@ -793,23 +802,24 @@ def report(result: Soak, console: Console) -> None:
                            str(sample.descriptors), str(sample.threads))  # fmt: skip
     console.print(course)
     if (grew := result.memory()) is not None:
-        console.print(
+        say(
+            console,
             f"memory in minute 3: {grew[0] / 1e6:.1f} MB, in the last two: {grew[1] / 1e6:.1f} MB "
-            f"({grew[1] / grew[0] - 1:+.1%})"
+            f"({grew[1] / grew[0] - 1:+.1%})",
         )
-    console.print(f"CPU: {result.cpu_of_a_core:.2f} of a core; slots afterwards: {result.slots_after}")
+    slots = _listed(result.slots_after)
+    say(console, f"CPU: {result.cpu_of_a_core:.2f} of a core; slots afterwards: {slots}")
     late = ", ".join(f"{share:.2%} over {1000 * bound_s:g} ms" for bound_s, share in result.lag.items())
-    console.print(
-        f"the bridge's event loop was late: {late}; slowest answer: {result.slowest_answer_s:.2f} s"
-    )
+    slowest = lasted(result.slowest_answer_s)
+    say(console, f"the bridge's event loop was late: {late}; slowest answer: {slowest}")
     for promise in result.broken_promises():
-        console.print(f"BROKEN: {promise}")
+        say(console, promise, "BROKEN: ")
 
 
 def _report_troubles(result: Soak, troubles: Troubles, console: Console) -> None:
     table = Table(
-        "the other callers", "call-minutes", "gaps", "agent missed", "median s", "p95 s", "longest s",
-        "first sound p95 s",
+        "the other callers", "call\nminutes", "gaps", "agent\nmissed", "median s", "p95 s", "longest s",
+        "first sound\np95 s", box=box.SIMPLE_HEAD, padding=0,
     )  # fmt: skip
     for name, troubled in (("before the troubles", False), ("beside them", True)):
         heard = result.neighbours(troubled=troubled)
@@ -821,19 +831,27 @@ def _report_troubles(result: Soak, troubles: Troubles, console: Console) -> None
             name, f"{heard.talked_s / 60:.1f}", str(len(heard.gaps_s)), f"{heard.share:.3%}", *gaps, first
         )
     console.print(table)
-    console.print(
+    say(
+        console,
         f"floods: {troubles.floods}, closed as such by the bridge: {result.floods_closed}; "
-        f"the store came back with an older memory {len(troubles.restarts)} times"
+        f"times the store came back with an older memory: {len(troubles.restarts)}",
     )
     if (holder := result.holder) is not None:
-        console.print(
+        say(
+            console,
             f"the phone that holds for {HOLD_S:g} s: "
-            f"{holder.heard_s:.1f} s of its {holder.said_s:.1f} s came back"
+            f"{holder.heard_s:.1f} s of its {holder.said_s:.1f} s came back",
         )
     busy = ": too busy to judge what callers heard" if result.too_busy else ""
     if result.late_ms > STARVED_MS:
         busy = ": too busy to judge anything"
-    console.print(f"of a hundred wake-ups here one was {result.late_ms:.1f} ms late{busy}")
+    say(console, f"of a hundred wake-ups here one was {result.late_ms:.1f} ms late{busy}")
+
+
+def _listed(counts: Mapping[str, float]) -> str:
+    """Counts by name, the largest first: "33 hung up, 2 cut off"."""
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in ranked) or "none"
 
 
 def _spread(values: list[float]) -> str:
@@ -859,7 +877,7 @@ def main() -> int:
     if args.short:
         vars(args).update(SHORT_RUN)
         go_first()
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal.console()
     result = asyncio.run(soak(args, console))
     report(result, console)
     broken = result.broken_promises()

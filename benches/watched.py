@@ -18,11 +18,12 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import aiohttp
-from rich.console import Console
 
-from pxbridge.commands.bench import table
+from pxbridge.commands import terminal
+from pxbridge.commands.bench import show
 from pxbridge.commands.load_measurement import Load, measure, rehearsal
 from pxbridge.commands.processes import OPEN, Meter, free_port, server
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,7 +59,7 @@ async def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     load = Load(seconds=args.seconds)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = terminal.console()
     rows = []
     port, console_port = free_port(), free_port()
     async with rehearsal(args.calls, load) as engine_url:
@@ -71,10 +72,10 @@ async def main() -> int:
                 for _ in range(args.rounds):
                     for count in (0, args.watchers):
                         async with watchers(console_port, count) as seen:
-                            name = f"{count} watchers"
+                            name = counted(count, "watcher")
                             rows.append(await measure(name, url, meter, args.calls, load, console))
                         console.print(f"{name}: snapshots seen {seen}")
-    console.print(table(rows, load))
+    show(console, rows, load)
     return 0
 
 

@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from tests.call.rig import speech
 from tests.web.browser import RATE_HZ, tab, write_microphone
 from tests.web.test_sound import bridge_and_echo, gaps, hearing, wear_headphones
+
+from pxbridge.commands import terminal
 
 PAUSE_S = 0.7
 
@@ -58,7 +59,7 @@ async def _main(seconds: float) -> None:
         async with bridge_and_echo() as (page, engine):
             for title, url in (("straight", f"{page}/talk?engine={engine}"), ("bridge", f"{page}/talk")):
                 table.add_row(title, *await _measured(url, microphone, seconds, folder))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 if __name__ == "__main__":

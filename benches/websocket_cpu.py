@@ -26,7 +26,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import TYPE_CHECKING, cast
 
 import websockets.asyncio.server
-from rich.console import Console
 from rich.table import Table
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed
@@ -34,6 +33,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from pxbridge import websocket
+from pxbridge.commands import terminal
 from pxbridge.telephony.exotel.spelling import Exotel
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def main() -> None:
                 base_us = statistics.median(figures["asyncio", "websockets", length_ms])
                 row += [f"{cost_us:.0f}", f"{cost_us / base_us:.2f}"]
             table.add_row(*row)
-    Console().print(table)
+    terminal.console().print(table)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ int16 or float32, the samples are written to its front instead and a view of tha
 int16 output is rounded and saturated, never wrapped.
 """
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar, overload
 
 import numpy as np
@@ -386,3 +387,29 @@ class Line:
 
         They are in samples of the line's rate unless the name says otherwise.
         """
+
+def lone_frame(data: bytes, *, masked: bool) -> bytes | None:
+    """The payload of `data` if it is exactly one frame: a message below 64 KiB, or a pong (RFC 6455 §5.2).
+
+    Args:
+        data: What one read of a socket gave.
+        masked: Whether the peer must mask, as clients do. A frame of the other kind is none here.
+
+    Returns:
+        The payload without its mask; None for everything else, which a parser must read.
+    """
+
+def whole_frame(first_byte: int, payload: bytes, key: bytes | None = None) -> bytes:
+    """The bytes of one frame that is a whole message (RFC 6455 §5.2).
+
+    Args:
+        first_byte: FIN and the opcode.
+        payload: Of any length.
+        key: Four random bytes to mask the payload with, as a client must (§5.3).
+
+    Raises:
+        ValueError: A key of another length.
+    """
+
+def unmasked_frames(messages: Sequence[tuple[bytes, bool]]) -> bytes:
+    """The bytes of messages, each with a flag that is true for a text message, in a frame each."""

@@ -18,13 +18,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
-
 import pxbridge
 from pxbridge import settings
-from pxbridge.commands import tunnel_option
+from pxbridge.commands import terminal, tunnel_option
+from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
-from pxbridge.host_lookups import LookupLoop
+from pxbridge.event_loop import EventLoop
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except PxbridgeError as error:
-        _console(stderr=True).print(f"pxbridge: {error}", markup=False, soft_wrap=True)
+        say(terminal.console(stderr=True), f"pxbridge: {error}")
         return EXIT_FAILED if isinstance(error, PeerError) else EXIT_UNUSABLE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -148,7 +147,7 @@ def _overview() -> str:
         "",
         _EXAMPLES,
     ]
-    return "\n".join(lines)
+    return terminal.refit("\n".join(lines), terminal.help_width())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -170,11 +169,11 @@ def _serve(words: Sequence[str]) -> int:
     if args.tunnel is not None:
         from pxbridge.commands import tunnel
 
-        return _run(tunnel.serve(loaded, args.tunnel, _console(), read))
+        return _run(tunnel.serve(loaded, args.tunnel, terminal.console(), read))
     from pxbridge.app import lifecycle
     from pxbridge.app.deadline import Deadline
 
-    return _run(lifecycle.run(loaded, _console(), read_again=read, end_within=Deadline().within))
+    return _run(lifecycle.run(loaded, terminal.console(), read_again=read, end_within=Deadline().within))
 
 
 def _serve_parser() -> argparse.ArgumentParser:
@@ -183,7 +182,7 @@ def _serve_parser() -> argparse.ArgumentParser:
         usage="pxbridge [serve] [settings]",
         description="Serves phone calls. A setting can also be PXBRIDGE_NAME in the environment, or name in\n"
         "a TOML file (`port = 5060`). A flag wins over the environment, and the environment over the file.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=terminal.HelpFormatter,
         allow_abbrev=False,
     )
     _declare_serve(parser)
@@ -198,7 +197,7 @@ def _declare_serve(parser: argparse.ArgumentParser) -> None:
 
 def _command(name: str, words: Sequence[str]) -> int:
     args = _parse(_command_parser(name), words)
-    return int(_run(_module(name).run(args, _console())))
+    return int(_run(_module(name).run(args, terminal.console())))
 
 
 def _command_parser(name: str) -> argparse.ArgumentParser:
@@ -206,7 +205,7 @@ def _command_parser(name: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"pxbridge {name}",
         description=about[0].upper() + about[1:] + ".",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=terminal.HelpFormatter,
         allow_abbrev=False,
     )
     _declare(name, parser)
@@ -244,7 +243,7 @@ def _completion(shell: str) -> str:
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
-    with asyncio.Runner(loop_factory=LookupLoop) as runner:
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(main)
 
 
@@ -272,7 +271,3 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
             for command in action.choices.values():
                 found += _options(command)
     return found
-
-
-def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False)

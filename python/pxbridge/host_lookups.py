@@ -190,27 +190,6 @@ class HostLookups:
         self._start_next()
 
 
-class LookupLoop(asyncio.SelectorEventLoop):
-    """asyncio's event loop, with `HostLookups` for everything that connects to a host by its name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lookups = HostLookups(self)
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002  asyncio's name
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[Any]:
-        """As `socket.getaddrinfo`."""
-        return await self._lookups.find(Query(host, port, family, type, proto, flags))
-
-
 def _is_address(host: Any) -> bool:
     """Whether a host is given as an address, or as all addresses of this machine."""
     if not host:

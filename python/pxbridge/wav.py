@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pxbridge.errors import InputError
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,7 +213,9 @@ def _format(data: bytes, at: int, size: int) -> tuple[int, int, int, int]:
     if kind == EXTENSIBLE and size >= 40:
         kind = struct.unpack_from("<H", data, at + 24)[0]  # the GUID of the sub-format begins with it
     if channels == 0 or rate_hz == 0 or block == 0 or block % channels:
-        raise InputError(f"its header is invalid: {channels} channels, {rate_hz} Hz, {block}-byte blocks")
+        raise InputError(
+            f"its header is invalid: {counted(channels, 'channel')}, {rate_hz} Hz, {block}-byte blocks"
+        )
     if not 1000 <= rate_hz <= 768_000:
         raise InputError(f"a rate of {rate_hz} Hz is not supported (1 to 768 kHz)")
     return kind, channels, rate_hz, block // channels * 8  # 20-bit samples: 3 bytes, left-justified

@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.commands import bench, load_measurement
-from pxbridge.commands.bench import table, write_rows
+from pxbridge.commands.bench import show, write_rows
 from pxbridge.commands.load_callers import RATE_HZ, TONE_EVERY_S, Outcome, Part, media_messages, play, spoken
 from pxbridge.commands.load_measurement import Load, Row, sound_changes
 from pxbridge.commands.output import require_writable
@@ -181,7 +181,7 @@ def test_the_table_fits_a_terminal_and_says_what_is_not_known(tmp_path: Path) ->
         "pxbridge", 100, None, None, None, 234.4, 241.0, 1243.2, 70, 0.04, 17.2, None, 11234.0, 2, "[so]"
     )
     console = Console(width=80, record=True)
-    console.print(table([row], Load(network="jitter 40ms")))
+    show(console, [row], Load(network="jitter 40ms"))
     text = console.export_text()
     assert "234" in text and "1243" in text and "–" in text and "11234" in text and "…" not in text
     assert "2 of 100 calls broke off: [so]" in text

@@ -18,6 +18,7 @@ from rich.console import Console
 from pxbridge import settings
 from pxbridge.app import lifecycle
 from pxbridge.errors import ConfigError
+from pxbridge.ops.systemd import in_journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,3 +165,29 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0, log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(("inherited", "banner"), [(False, False), (True, True)])
+def test_the_journal_gets_lines_of_the_log_and_no_banner(*, inherited: bool, banner: bool) -> None:
+    """A shell inherits JOURNAL_STREAM from whatever started it; then it names another stream."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PXBRIDGE_")}
+    reader, writer = os.pipe()
+    status = os.fstat(writer)
+    environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino + inherited}"
+    command = [sys.executable, "-m", "pxbridge", "--port", "0"]
+    with subprocess.Popen(command, stdout=writer, stderr=writer, cwd=ROOT, env=environ) as process:
+        os.close(writer)
+        with os.fdopen(reader, encoding="utf-8") as journal:
+            lines = []
+            for line in journal:
+                lines.append(line)
+                if " takes calls at ws://" in line:
+                    process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    assert any(not line.startswith("{") for line in lines) is banner
+    assert any(" takes calls at ws://" in line for line in lines)
+
+
+def test_a_closed_stream_is_not_the_journal() -> None:
+    assert not in_journal({"JOURNAL_STREAM": ""})
+    assert not in_journal({"JOURNAL_STREAM": "8:1"}, (10_000,))

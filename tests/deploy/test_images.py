@@ -134,7 +134,7 @@ async def test_it_takes_calls_answers_health_and_drains(bridge: Image) -> None:
         live = '"call live"'
         await until(lambda: container.log.count(live) == 3, "the last call is live")
         container.tell(signal.SIGTERM)
-        await until(lambda: container.said('"stopping: 1 calls'), "it drains")
+        await until(lambda: container.said('"stopping: 1 call '), "it drains")
         status, told = await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/readyz")
         assert status == 503 and "draining" in told
         await calling

@@ -72,7 +72,7 @@ async def test_a_second_signal_ends_it_at_once(first: signal.Signals) -> None:
     async with bridge_process(drain_s="600") as bridge:
         await bridge.call()
         bridge.signal(first)
-        await until(lambda: bridge.said("stopping: 1 calls"), "it drains")
+        await until(lambda: bridge.said("stopping: 1 call "), "it drains")
         bridge.signal(signal.SIGHUP)  # a reload is no second signal
         bridge.signal(signal.SIGTERM)
         told_s = time.monotonic()
@@ -176,7 +176,7 @@ async def test_a_phone_that_does_not_answer_the_close_is_not_waited_for() -> Non
         )
         assert b"101" in await reader.readline()
         bridge.signal(signal.SIGTERM)
-        await until(lambda: bridge.said("stopping: 1 calls"), "it drains")
+        await until(lambda: bridge.said("stopping: 1 call "), "it drains")
         bridge.signal(signal.SIGTERM)
         told_s = time.monotonic()
         assert await bridge.ends() == 0

@@ -166,6 +166,6 @@ async def test_a_bridge_that_is_full_or_drains_sends_its_calls_to_another() -> N
             await take(await url_at(ONE), one)
             await take(await url_at(OTHER), other)
             one.signal(signal.SIGTERM)
-            await until(lambda: one.said("stopping: 1 calls"), "it drains")
+            await until(lambda: one.said("stopping: 1 call "), "it drains")
             await take(await url_at(OTHER), other)
             assert await url_at("draining") == "draining: no new calls", "and the other one is full"

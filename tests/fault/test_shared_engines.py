@@ -347,7 +347,7 @@ async def test_a_bridge_that_is_told_to_stop_gives_its_warm_sessions_to_the_othe
         await one.call()
         async with sharing(server, engine, engine_capacity="2") as other:
             one.signal(signal.SIGTERM)
-            await until(lambda: one.said("stopping: 1 calls"), "it drains")
+            await until(lambda: one.said("stopping: 1 call "), "it drains")
             began_s = asyncio.get_running_loop().time()
             await other.call()
             assert asyncio.get_running_loop().time() - began_s < 5.0

@@ -52,7 +52,7 @@ def test_an_engine_that_is_full_or_warms_up_is_left_alone() -> None:
         async with serving(1) as rig:
             await rig.call()
             (told,) = await findings(rig)
-            assert told.verdict is Verdict.GOOD and "0 of 1 slots free" in told.what
+            assert told.verdict is Verdict.GOOD and "0 of 1 slot free" in told.what
         async with serving(1, warm_up_s=60.0, wait_ready=False) as rig:
             (told,) = await findings(rig)
             assert told.verdict is Verdict.WRONG and "it takes no calls: warming up" in told.what

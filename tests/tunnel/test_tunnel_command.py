@@ -24,6 +24,7 @@ from tests.tunnel.test_programs import QUICK, bridge_port, is_running, kept_open
 
 from pxbridge import cli, websocket
 from pxbridge.commands import engine_serve
+from pxbridge.commands.tunnel import View
 from pxbridge.personaplex.serve import Options, prepare, serve
 from pxbridge.simulation.phone import Phone, Script, place_call
 from pxbridge.tunnel import target
@@ -152,6 +153,19 @@ async def test_an_engines_port_is_found_out_and_needs_its_token(around: Environm
         async with program("pxbridge", "tunnel", environ=environ) as tunnel:
             assert await tunnel.ends() == cli.EXIT_UNUSABLE
         assert "PXBRIDGE_ENGINE_TOKEN (environment): is not set" in tunnel.log
+
+
+def test_the_journal_gets_the_lines_of_the_log_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    printed = io.StringIO()
+    opened = target.bridge("127.0.0.1", 5050, path="/exotel", login="ann:s3cret")
+    with caplog.at_level("INFO"):
+        View("cloudflared", Console(file=printed)).opened(opened, "wss://x.example.com", None)
+    assert printed.getvalue() == ""
+    assert "wss://USER:PASSWORD@x.example.com/exotel was dialled from here" in caplog.text
 
 
 async def test_an_engine_with_a_tunnel_of_its_own_is_reached_through_it(

@@ -110,10 +110,11 @@ def test_a_bad_setting_stops_the_start_with_one_line(
     )
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["calls --json", "calls", "check-config"])
+def test_a_reader_that_has_seen_enough_is_no_error(words: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "pxbridge", "calls", "--json", "--state-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "pxbridge", *words.split(), "--state-dir", str(tmp_path)]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (cli.EXIT_BROKEN_PIPE, "")

@@ -148,7 +148,7 @@ def test_the_process_that_decided_answers_although_the_store_forgot_and_stores_i
             await each.close()
 
     run(main())
-    assert caplog.text.count("2 changes are stored again") == 1
+    assert caplog.text.count("changes stored again: 2") == 1
 
 
 def test_a_store_that_forgot_hears_of_a_young_hand_over_before_the_flow_asks_another_bridge() -> None:

@@ -23,4 +23,5 @@ def test_strangers_do_not_learn_where_the_engines_are() -> None:
     assert no_engine({"ws://b": {"unhealthy": 1}, "ws://a": {"unhealthy": 2}}) == [
         "none of the 2 engines works"
     ]
+    assert no_engine({"ws://b": {"unhealthy": 1}}) == ["the only engine does not work"]
     assert no_engine({"ws://b": {"unhealthy": 1}, "ws://a": {"live": 1}}) == []

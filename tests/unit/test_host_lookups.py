@@ -162,7 +162,7 @@ def test_the_last_address_is_used_while_the_name_server_does_not_answer(server: 
 def test_a_look_up_without_an_answer_does_not_keep_a_process_from_ending() -> None:
     program = """
 import asyncio, socket, time
-from pxbridge.host_lookups import LookupLoop
+from pxbridge.event_loop import EventLoop
 
 def never(*_):
     time.sleep(600)
@@ -179,7 +179,7 @@ async def main():
     except TimeoutError:
         print("given up")
 
-with asyncio.Runner(loop_factory=LookupLoop) as runner:
+with asyncio.Runner(loop_factory=EventLoop) as runner:
     runner.run(main())
 """
     done = subprocess.run(

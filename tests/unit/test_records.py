@@ -352,10 +352,36 @@ def test_the_command_lists_calls_and_shows_one(tmp_path: Path) -> None:
     assert status == 0
     assert "203.0.113.7" in shown
     assert "Who is it?" in shown and "by the phone, stop" in shown and "engine ws://gpu1" in shown
-    assert "1 ×; 2.50 s of the caller withheld" in shown and "40 ppm slow" in shown
+    assert "1 ×; 2.5 s of the caller withheld" in shown and "40 ppm slow" in shown
     assert "3 ×: it got less than was said" in shown
     status, shown = calls_command(tmp_path, "show", "nobody")
     assert (status, shown) == (1, "no call has an id that begins with nobody\n")
+
+
+def test_what_the_command_shows_of_a_call_is_written_for_people(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path)
+    record = live_call(writer, "422ae84269554ff79a408dc15af1f270")
+    record.live_s = 10.75
+    writer(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 2 / 3, "warm": False}))
+    end(writer, record)
+    writer.close()
+    _, shown = calls_command(tmp_path, "show", "422ae8426955")
+    assert "live: engine ws://gpu1, prompt 667 ms, warm no" in shown
+    assert "1 hole, the longest" in shown and "2 stalls of the phone, the longest" in shown
+    assert "1 holes" not in shown and "0.666" not in shown and "False" not in shown
+    _, listed = calls_command(tmp_path)
+    assert "422ae8426955" in listed and "422ae84269554ff79a408dc15af1f270" not in listed
+
+
+def test_a_beginning_that_several_calls_have_shows_none_of_them(tmp_path: Path) -> None:
+    writer = make_writer(tmp_path)
+    for name in ("CA12", "CA13", "CA1", "CA1"):
+        whole_call(writer, name)
+    writer.close()
+    with pytest.raises(InputError, match=r"3 calls have an id that begins with CA: CA.*, CA.*, CA"):
+        calls_command(tmp_path, "show", "CA")
+    assert "CA12" in calls_command(tmp_path, "show", "CA12")[1]
+    assert calls_command(tmp_path, "show", "CA1")[0] == 0, "an id that is the beginning of another one"
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_one_fingerprint_is_for_all_engines_or_each_has_its_own() -> None:
     error = refusal(
         {}, {"PXBRIDGE_ENGINE_FINGERPRINT": f"{OTHER},{FINGERPRINT}", "PXBRIDGE_ENGINES": "wss://x"}
     )
-    assert error.problem == "has 2 fingerprints for 1 engines; give one for all, or one for each"
+    assert error.problem == "has 2 fingerprints for 1 engine; give one for all, or one for each"
 
 
 def test_a_list_of_fingerprints_is_a_list_in_a_file(tmp_path: Path) -> None:

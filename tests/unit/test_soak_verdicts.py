@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from gate import MOST_LATE_MS
-from soak import STARVED_MS, CallOutcome, Gap, Kill, Soak
+from pxbridge.commands import terminal
+from soak import STARVED_MS, CallOutcome, Gap, Kill, Soak, report
 from soak_troubles import QUIET_AFTER_S, QUIET_BEFORE_S, Troubles
 
 HALF_S, END_S = 300.0, 600.0
@@ -77,3 +80,16 @@ def test_no_engine_is_killed_while_the_store_grants_nothing() -> None:
     assert not troubles.may_kill_engines(first_s - 1.0)
     assert not troubles.may_kill_engines(first_s + QUIET_AFTER_S - 1.0)
     assert troubles.may_kill_engines(first_s + QUIET_AFTER_S + 1.0)
+
+
+def test_the_report_is_written_for_people() -> None:
+    result = run(calls=8)
+    result.minutes, result.counted = 2 / 3, {"no_engine": 1, "completed": 9}
+    result.slots_after = {"idle": 70}
+    printed = io.StringIO()
+    report(result, terminal.console(file=printed))
+    told = printed.getvalue()
+    assert "8 callers for 40 s, 1 engine killed" in told
+    assert "how calls ended: 8 hung up; by the bridge's count: 9 completed, 1 no engine" in told
+    assert "slots afterwards: 70 idle" in told
+    assert "{" not in told and "0.666" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.virtual_time import run
 
-from pxbridge.calls.wakeup_timer import WakeupTimer
+from pxbridge.calls.wakeup_timer import TOGETHER, WakeupTimer
 
 if TYPE_CHECKING:
     import pytest
@@ -100,3 +101,46 @@ def test_a_wakeup_runs_in_the_context_of_whoever_made_it() -> None:
         return seen
 
     assert run(main()) == ["second's", "first's"]
+
+
+def test_periodic_wakeups_of_calls_that_began_at_any_time_share_their_moments() -> None:
+    async def main() -> tuple[list[list[float]], int]:
+        loop = asyncio.get_running_loop()
+        timer = WakeupTimer()
+        came_s: list[list[float]] = [[] for _ in range(TOGETHER + 1)]
+        made = []
+        for heard in came_s:
+            made.append(timer.every(0.5, lambda heard=heard: heard.append(loop.time())))  # type: ignore[misc]
+            await asyncio.sleep(0.013)
+        await asyncio.sleep(3.0)
+        made[0].cancel()
+        rounds = len(came_s[0])
+        await asyncio.sleep(1.0)
+        assert len(came_s[0]) == rounds
+        return came_s, rounds
+
+    came_s, rounds = run(main())
+    assert rounds >= 6
+    for heard in came_s:
+        gaps_s = [later - earlier for earlier, later in itertools.pairwise(heard)]
+        assert all(abs(gap_s - 0.5) < 1e-4 for gap_s in gaps_s)
+    last = [heard[-1] for heard in came_s[1:TOGETHER]]
+    assert max(last) - min(last) < 1e-4, "one group"
+    assert abs(came_s[TOGETHER][-1] - last[0]) > 0.05, "the next group has a moment of its own"
+
+
+def test_a_periodic_wakeup_that_fails_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> int:
+        count = 0
+
+        def fail() -> None:
+            nonlocal count
+            count += 1
+            raise ValueError("on purpose")
+
+        WakeupTimer().every(0.5, fail)
+        await asyncio.sleep(3)
+        return count
+
+    assert run(main()) >= 5
+    assert "on purpose" in caplog.text

@@ -186,7 +186,7 @@ async def test_one_call_too_many_is_refused_before_its_upgrade_and_room_comes_ba
                 await connect(url(listener))
             assert refused.value.response.status_code == 503
             assert listener.refused == 1
-            assert await get(listener, "/readyz") == (503, "all 1 calls are in use\n")
+            assert await get(listener, "/readyz") == (503, "the only call is in use\n")
             assert listener.live_calls == 1
         await listener._no_calls.wait()
         async with connect(url(listener)):

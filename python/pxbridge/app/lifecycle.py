@@ -24,6 +24,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pxbridge
 from pxbridge.app.assembly import assembled
 from pxbridge.app.console import check_console
 from pxbridge.app.reload import Reloader
@@ -34,10 +35,11 @@ from pxbridge.calls.handover import FLOW_ASKS_S
 from pxbridge.calls.registry import LONGEST_SENTENCE_S
 from pxbridge.ops import descriptors
 from pxbridge.ops.logs import logging_to
-from pxbridge.ops.systemd import Notifier
+from pxbridge.ops.systemd import Notifier, in_journal
 from pxbridge.periodic import stop
 from pxbridge.settings import check_access
 from pxbridge.settings.persona_file import read_personas
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -87,7 +89,8 @@ async def run(
 
     Args:
         loaded: The settings.
-        console: Where to print what was started and what to try next.
+        console: Where to print what was started and what to try next. The journal of systemd gets one line of
+            the log instead.
         ready: Called with the URL that a carrier dials, once calls are taken.
         read_again: Reads the settings again, for SIGHUP.
         end_within: Called with the seconds after which the process must be gone, whatever hangs. The last
@@ -118,8 +121,11 @@ async def run(
         await stack.enter_async_context(bridge.announced())
         bridge.shedding.restart()
         systemd.ready(f"takes calls at {bridge.url}")
-        console_url = None if bridge.console is None else bridge.console.url
-        console.print(welcome(settings, bridge.url, console_url), markup=False, soft_wrap=True)
+        if in_journal(os.environ):
+            log.info("pxbridge %s takes calls at %s", pxbridge.__version__, bridge.url)
+        else:
+            console_url = None if bridge.console is None else bridge.console.url
+            console.print(welcome(settings, bridge.url, console_url), markup=False, soft_wrap=True)
         if ready is not None:
             ready(bridge.url)
 
@@ -133,9 +139,9 @@ async def run(
                 systemd.ready(f"takes calls at {bridge.url}")
 
         log.info(
-            "stopping: %d calls may go on for up to %g s; a second signal ends them at once",
-            bridge.registry.live,
-            settings.drain_s,
+            "stopping: %s may go on for up to %s; a second signal ends them at once",
+            counted(bridge.registry.live, "call"),
+            lasted(settings.drain_s),
         )
         limit_s = settings.drain_s + LONGEST_ENDING_S
         signals.end_within(limit_s)
@@ -195,7 +201,7 @@ class _Signals:
 
 def _name_what_hangs(limit_s: float) -> None:
     names = sorted(task.get_name() for task in asyncio.all_tasks())
-    log.error("not ended after %g s, and killed now; still running: %s", limit_s, ", ".join(names))
+    log.error("not ended after %s, and killed now; still running: %s", lasted(limit_s), ", ".join(names))
 
 
 @contextlib.contextmanager
@@ -242,12 +248,12 @@ async def _drain(bridge: Bridge, limit_s: float) -> None:
     try:
         await asyncio.wait([drained], timeout=limit_s)
         if not drained.done():
-            log.info("ending %d calls after %g s", bridge.registry.live, limit_s)
+            log.info("ending %s after %s", counted(bridge.registry.live, "call"), lasted(limit_s))
             await _end_calls(bridge, drained)
     finally:
         await stop([drained])
     if bridge.handovers.awaits_question:
-        log.info("all calls have ended; their flows have %g s to ask about hand-overs", FLOW_ASKS_S)
+        log.info("all calls have ended; their flows have %s to ask about hand-overs", lasted(FLOW_ASKS_S))
         await asyncio.sleep(FLOW_ASKS_S)
 
 
@@ -257,7 +263,8 @@ async def _end_calls(bridge: Bridge, drained: asyncio.Task[None]) -> None:
             await bridge.registry.close()
             await drained
     except TimeoutError:
-        log.error("%d calls did not end within %g s and are cut", bridge.registry.live, LONGEST_CALL_END_S)
+        calls = counted(bridge.registry.live, "call")
+        log.error("cut after %s because it did not end: %s", lasted(LONGEST_CALL_END_S), calls)
 
 
 async def _second(signals: _Signals) -> None:

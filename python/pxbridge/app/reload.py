@@ -20,6 +20,7 @@ from pxbridge.app.console import check_console
 from pxbridge.errors import ConfigError
 from pxbridge.settings import Settings, check_access
 from pxbridge.settings.persona_file import read_personas
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,9 @@ class Reloader:
         self._loaded = loaded._replace(settings=new)
         for note in loaded.notes:
             log.warning("%s", note)
-        log.info("reloaded: %d personas; changed settings: %s", len(personas), _list(changed - keep))
+        log.info(
+            "reloaded: %s; changed settings: %s", counted(len(personas), "persona"), _list(changed - keep)
+        )
         if keep:
             log.warning("reload: a change of %s needs a restart", _list(keep))
 

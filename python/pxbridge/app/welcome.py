@@ -38,7 +38,7 @@ def welcome(settings: Settings, url: str, console_url: str | None) -> str:
         lines += [f"  try it       {call}"]
     else:
         lines += [
-            "  engine       the rehearsal engine: no model; it greets, then repeats what it heard",
+            "  engine       the rehearsal engine: no model; it repeats what it heard",
             f"  try it       {call}",
             f"  PersonaPlex  PXBRIDGE_ENGINES=wss://HOST:8998/api/chat {command}",
         ]

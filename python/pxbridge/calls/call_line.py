@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
 
 def _ignore(*_: object) -> None:
     pass
-
-
-def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """The clock of a loop. Of asyncio's own loops it is `time.monotonic`, without a Python call around it."""
-    own = type(loop).time is asyncio.BaseEventLoop.time and "time" not in vars(loop)
-    return time.monotonic if own else loop.time
 
 
 class CallLine:
@@ -67,7 +60,7 @@ class CallLine:
         """Whether `play` plays: not once the call is ending, except for what is queued already."""
         self._line = line
         self._phone = phone
-        self._clock = _clock_of(asyncio.get_running_loop())
+        self._clock = asyncio.get_running_loop().time
         self.phone_heard_s = self._clock()
         self._on_other = on_other
         self._on_event = on_event

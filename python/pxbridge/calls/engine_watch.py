@@ -10,11 +10,11 @@ sound to the engine. When to give an engine up depends on the pool, and takes lo
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.calls.events import Kind
 from pxbridge.errors import EngineLost
+from pxbridge.wording import lasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,18 +72,16 @@ class EngineWatch:
         self._on_lost = on_lost
         self._silent_s = silent_s
         self._patient_s = patient_s
-        self._clock = asyncio.get_running_loop().time
-        self._sent_s, self._came_s = line.engine_audio_s
+        # Less than any: the first check comes early, and only notes where things stand.
+        self._sent_s, self._came_s = 0.0, -1.0
         self._outstanding_s = 0.0
-        self._wakeup = wakeups.wakeup(self._check)
-        self._wakeup.set(self._clock() + CHECK_EVERY_S)
+        self._wakeup = wakeups.every(CHECK_EVERY_S, self._check)
 
     def stop(self) -> None:
         """Watches no longer."""
         self._wakeup.cancel()
 
     def _check(self) -> None:
-        self._wakeup.set(self._clock() + CHECK_EVERY_S)
         sent_s, came_s = self._line.engine_audio_s
         if came_s > self._came_s:
             self._sent_s, self._came_s, self._outstanding_s = sent_s, came_s, 0.0
@@ -94,7 +92,7 @@ class EngineWatch:
                 self.stop()
                 name, outstanding_s = self._session.engine, self._outstanding_s
                 self._on_lost(
-                    EngineLost(f"{name}: it is sent sound and has sent none for {outstanding_s:g} s")
+                    EngineLost(f"{name}: it is sent sound and has sent none for {lasted(outstanding_s)}")
                 )
                 return
             self._cover_gap()

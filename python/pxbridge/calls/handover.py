@@ -249,7 +249,7 @@ class HandOvers:
         """Stores what the store has forgotten: perhaps everything."""
         known = [call_sid for call_sid in self._changes if self._known(call_sid) is not None]
         if len(self):
-            log.warning("the store has forgotten hand-overs: %d changes are stored again", len(known))
+            log.warning("the store has forgotten hand-overs; changes stored again: %d", len(known))
         self._store_soon(known)
 
     async def _store_all(self, store: HandOverStore) -> None:

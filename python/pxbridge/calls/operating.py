@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pxbridge.errors import CallConflict, NoSuchCall
+from pxbridge.wording import short_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +49,7 @@ def operate(calls: Iterable[LiveCall], name: str, action: Action, operator: str)
     """
     call = _find(calls, name)
     if not call.operate(action, f"the operator {operator}".rstrip()):
-        raise CallConflict(f"{call.record.call_id} is ending already")
+        raise CallConflict(f"{short_id(call.record.call_id)} is ending already")
     return call.record.call_id
 
 

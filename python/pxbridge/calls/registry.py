@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -68,7 +67,6 @@ class CallRegistry:
         self.personas = personas
         self.playout = playout or PlayoutOptions()
         self._subscribers = tuple(subscribers)
-        self._numbers = itertools.count()
         self._call_subscribers = tuple(call_subscribers)
         self._wakeups = WakeupTimer()
         self._calls: set[Call] = set()
@@ -114,7 +112,7 @@ class CallRegistry:
         )
         CURRENT_CALL.set(call.record)
         subscribers += [
-            StatsSampler(call.stats, emit, self._wakeups, next(self._numbers)),
+            StatsSampler(call.stats, emit, self._wakeups),
             *(subscribe(call) for subscribe in self._call_subscribers),
             *self._subscribers,
         ]

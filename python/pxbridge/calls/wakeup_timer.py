@@ -17,7 +17,8 @@ import heapq
 import itertools
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,14 @@ log = logging.getLogger("pxbridge.wakeup_timer")
 
 LOOK_AHEAD_S = 0.05
 """Moments this near are looked at together: fewer wake-ups, and each call is still woken in time."""
+
+TOGETHER: Final = 16
+"""So many calls do their periodic work one after the other. Code that runs once a second has left the CPU's
+caches, so the first call's work costs three times as much as the others'. More at a time would make messages
+wait."""
+
+GROUPS: Final = 8
+"""The groups of `TOGETHER` calls have their turns at this many moments of an interval."""
 
 
 def _ignore() -> None:
@@ -66,10 +75,36 @@ class Wakeup:
             log.exception("a wake-up failed")
 
 
+class _Periodic(Wakeup):
+    """A wake-up that comes again, at its group's moments."""
+
+    __slots__ = ("_interval_s", "_turn_s")
+
+    def __init__(
+        self, timer: WakeupTimer, callback: Callable[[], None], interval_s: float, turn_s: float
+    ) -> None:
+        super().__init__(timer, callback)
+        self._interval_s = interval_s
+        self._turn_s = turn_s
+        self.set_next()
+
+    def set_next(self) -> None:
+        """The group's next moment: its calls share it, whenever they began."""
+        now_s = asyncio.get_running_loop().time()
+        # A moment may lie one rounding before itself, and must not be its own next one.
+        passed = math.floor((now_s - self._turn_s) / self._interval_s + 1e-6)
+        self.set((passed + 1) * self._interval_s + self._turn_s)
+
+    def _call(self) -> None:
+        self.set_next()
+        super()._call()
+
+
 class WakeupTimer:
     """All wake-ups of a process."""
 
     def __init__(self) -> None:
+        self._numbers: defaultdict[float, itertools.count[int]] = defaultdict(itertools.count)
         self._heap: list[tuple[float, int, Wakeup]] = []
         self._order = itertools.count()  # makes entries distinct, so that wake-ups are never compared
         self._timer: asyncio.TimerHandle | None = None
@@ -78,6 +113,14 @@ class WakeupTimer:
     def wakeup(self, callback: Callable[[], None]) -> Wakeup:
         """A new wake-up, not set yet. It calls `callback` from the event loop."""
         return Wakeup(self, callback)
+
+    def every(self, interval_s: float, callback: Callable[[], None]) -> Wakeup:
+        """A wake-up that comes every `interval_s` until it is cancelled; the first time after less than that.
+
+        Calls that ask one after the other share their moments (`TOGETHER`).
+        """
+        number = next(self._numbers[interval_s])
+        return _Periodic(self, callback, interval_s, number // TOGETHER % GROUPS * interval_s / GROUPS)
 
     def _queue(self, wakeup: Wakeup, at_s: float) -> None:
         heapq.heappush(self._heap, (at_s, next(self._order), wakeup))

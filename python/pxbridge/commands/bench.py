@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from pxbridge.commands.call import LONGEST_CHUNK_MS, SHORTEST_CHUNK_MS
 from pxbridge.commands.load_measurement import MEMORY_FROM_CALLS, SETTLE_S, Load, Row, measure, measure_own
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.processes import Meter
+from pxbridge.commands.terminal import say
 from pxbridge.errors import InputError
 from pxbridge.simulation.network import GRAMMAR, parse_network
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -148,20 +149,27 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             rows.append(await measure("bridge", args.url, meter, calls, load, console))
         else:
             rows.append(await measure_own(calls, load, console, args.config))
-    console.print(table(rows, load))
+    show(console, rows, load)
     if args.json is not None:
         write_rows(args.json, rows, load)
     return EXIT_BROKEN if any(row.broken_calls for row in rows) else 0
 
 
-def table(rows: Sequence[Row], load: Load) -> Table:
-    """The rows as a table."""
-    network = load.network or "good network"
-    title = (
-        f"{load.chunk_ms:g} ms chunks, {network}, {load.engine} engine with {load.step_ms:g} ms a step and "
-        f"{load.prompt_s:g} s of prompts, {load.seconds:g} s each"
+def show(console: Console, rows: Sequence[Row], load: Load) -> None:
+    """Prints the load, its rows as a table, and calls that broke off."""
+    say(
+        console,
+        f"{load.chunk_ms:g} ms chunks, {load.network or 'good network'}, {load.engine} engine with "
+        f"{load.step_ms:g} ms a step and {load.prompt_s:g} s of prompts, {load.seconds:g} s each",
     )
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    console.print(_table(rows))
+    for row in rows:
+        if row.broken:
+            say(console, f"{row.broken_calls} of {counted(row.calls, 'call')} broke off: {row.broken}")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, padding=0)
     made.add_column("bridge", no_wrap=True)
     for column in ("calls", "CPU ms\n/call·s", "of a\ncore", "KiB\n/call", "delay\np50 ms", "p95", "p99"):
         made.add_column(column, justify="right", no_wrap=True)
@@ -182,12 +190,6 @@ def table(rows: Sequence[Row], load: Load) -> Table:
             _number(row.filled_ms_per_call_minute, ".0f"),
             _number(row.lost_ms_per_call_minute, ".0f"),
         )
-    broken = [
-        f"{row.broken_calls} of {row.calls} calls broke off: {row.broken}" for row in rows if row.broken
-    ]
-    if broken:
-        made.caption = "\n".join(map(escape, broken))
-        made.caption_justify = "left"
     return made
 
 

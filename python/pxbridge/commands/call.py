@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
+from pxbridge.commands import terminal
 from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.output import require_writable
 from pxbridge.commands.report import make_report, table
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
+
+    from rich.console import Console
 
     from pxbridge.commands.report import Report
 
@@ -141,7 +144,7 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     draw = _drawing(args.plot)
     require_writable("--out", args.out)
     require_writable("--plot", args.plot)
-    errors = Console(stderr=True, highlight=False)
+    errors = terminal.console(stderr=True)
     console.print(f"calling {shown(args.url)} …", markup=False)
     telemetry = CallTelemetry(phone.line.rate_hz)
     view = View(phone, telemetry, console)

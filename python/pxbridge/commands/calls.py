@@ -24,10 +24,12 @@ from rich.text import Text
 
 from pxbridge import settings
 from pxbridge.calls import delay
+from pxbridge.commands.terminal import plain, say, say_fields
 from pxbridge.console import client
 from pxbridge.errors import InputError
 from pxbridge.records import database
 from pxbridge.records.database import Query
+from pxbridge.wording import counted, lasted, short_id
 
 if TYPE_CHECKING:
     import argparse
@@ -45,8 +47,8 @@ HAND_OVER, END = "hand-over", "end"
 BRIDGE_SETTINGS = ("config", "state_dir", "console_host", "console_port", "console_credentials_file")
 """The settings of the bridge that this command needs."""
 
-SHOWN_ID_CHARS = 12
-"""Characters of a call's id in tables: enough for `show`."""
+MAX_SHOWN_IDS = 5
+"""Of calls among which the user has to choose. They are shown whole, as their beginnings are the same."""
 
 NO_LIMIT = 1_000_000_000
 
@@ -134,8 +136,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         connection = _open(file, stack)
         if args.what:
-            found = None if connection is None else database.one(connection, args.id)
-            return _show(found, args, console, folder)
+            return _show(_find(connection, args.id), args, console, folder)
         calls = database.find(connection, query) if connection is not None else []
     none = f"no such calls in {file}" if file.exists() else f"no calls yet: {file} does not exist"
     return _list(calls, args, console, none)
@@ -150,7 +151,7 @@ def _list(calls: Sequence[Mapping[str, Any]], args: argparse.Namespace, console:
     elif calls:
         console.print(_table(calls))
     else:
-        console.print(none, markup=False)
+        say(console, none)
     return 0
 
 
@@ -161,7 +162,7 @@ async def _operate(bridge: Settings, args: argparse.Namespace, console: Console)
         request["numbers"] = args.numbers
     call = (await client.ask(bridge, f"/api/calls/{args.what}", request))["call"]
     action = "is handed over" if args.what == HAND_OVER else "ends"
-    console.print(f"{plain(call)} {action} once the agent has finished its sentence", markup=False)
+    say(console, f"{short_id(plain(call))} {action} once the agent has finished its sentence")
     return 0
 
 
@@ -189,12 +190,6 @@ def moment(text: str, now: float) -> float:
         ) from None
 
 
-def plain(value: object) -> str:
-    """A value as text, with its control characters escaped."""
-    text = "" if value is None else str(value)
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
 def cell(value: object) -> object:
     """A value for a spreadsheet. Text that it would take for a formula is prefixed with a quote."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
@@ -209,6 +204,20 @@ def _open(file: Path, stack: contextlib.ExitStack) -> sqlite3.Connection | None:
         return stack.enter_context(contextlib.closing(database.open_database(file)))
     except (sqlite3.Error, OSError) as error:
         raise InputError(f"{file}: {error}") from None
+
+
+def _find(connection: sqlite3.Connection | None, name: str) -> dict[str, Any] | None:
+    """The call whose id or key begins with `name`.
+
+    Raises:
+        InputError: There are several.
+    """
+    if connection is None:
+        return None
+    if len(ids := database.ids(connection, name)) > 1:
+        some = ", ".join(map(plain, ids[:MAX_SHOWN_IDS])) + (", …" if len(ids) > MAX_SHOWN_IDS else "")
+        raise InputError(f"{len(ids)} calls have an id that begins with {plain(name)}: {some}")
+    return database.one(connection, name)
 
 
 def _write_csv(calls: Iterable[Mapping[str, Any]]) -> None:
@@ -226,7 +235,7 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
     for call in calls:
         cells = (
             _when(call["began_at"])[len("2026-") : len("2026-01-31 12:00")],
-            plain(call["call"])[:SHOWN_ID_CHARS],
+            short_id(plain(call["call"])),
             re.sub(r"\*+", "*", plain(call["caller"])),
             plain(call["persona"]),
             plain(call.get("phase") or call["outcome"]),
@@ -241,18 +250,13 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
 
 def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Console, folder: Path) -> int:
     if call is None:
-        console.print(f"no call has an id that begins with {plain(args.id)}", markup=False)
+        say(console, f"no call has an id that begins with {plain(args.id)}")
         return EXIT_UNKNOWN
     if args.json:
         json.dump(call, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return 0
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for title, text in _rows(call, folder):
-        grid.add_row(title, Text(text))
-    console.print(grid)
+    say_fields(console, _rows(call, folder))
     for title, lines in (
         ("events", [(event["at_s"], _event(event)) for event in call["events"]]),
         ("the agent's words", [(words["at_s"], plain(words["text"])) for words in call["words"]]),
@@ -260,7 +264,7 @@ def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Con
         if lines:
             console.print(f"\n{title}", style="bold")
             for at_s, text in lines:
-                console.print(f"{at_s:8.1f} s  {text}", markup=False, soft_wrap=True)
+                say(console, text, f"{at_s:8.1f} s  ")
     return 0
 
 
@@ -287,17 +291,10 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     ]
     if parts:
         rows.append(("its parts", ", ".join(parts) + " ms"))
-    rows.append(
-        (
-            "sound",
-            f"{call.get('holes') or 0} holes, the longest {1e3 * (call.get('longest_hole_s') or 0):.0f} ms; "
-            f"{call.get('stalls') or 0} stalls of the phone; {call.get('inserted_s') or 0:.2f} s inserted, "
-            f"{call.get('removed_s') or 0:.2f} s removed",
-        )
-    )
+    rows.append(("sound", _sound(call)))
     if call.get("holds"):
-        withheld_s = call.get("withheld_s") or 0
-        rows.append(("engine silent", f"{call['holds']} ×; {withheld_s:.2f} s of the caller withheld"))
+        withheld = lasted(call.get("withheld_s") or 0.0)
+        rows.append(("engine silent", f"{call['holds']} ×; {withheld} of the caller withheld"))
     if call.get("slow"):
         rows.append(("engine too slow", f"{call['slow']} ×: it got less than was said"))
     if (drift_ppm := call.get("drift_ppm")) is not None:
@@ -305,6 +302,20 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     if call["recording"]:
         rows.append(("recording", str(folder / database.RECORDINGS / call["recording"])))
     return [(title, plain(text)) for title, text in rows]
+
+
+def _sound(call: Mapping[str, Any]) -> str:
+    texts = []
+    for noun, plural, number, longest in (
+        ("hole", "holes", "holes", "longest_hole_s"),
+        ("stall of the phone", "stalls of the phone", "stalls", "longest_stall_s"),
+    ):
+        text = counted(call.get(number) or 0, noun, plural)
+        texts.append(f"{text}, the longest {lasted(call.get(longest) or 0.0)}" if call.get(number) else text)
+    for how in ("inserted", "removed"):
+        seconds = call.get(f"{how}_s") or 0.0
+        texts.append(f"{lasted(seconds) if seconds else 'nothing'} {how}")
+    return "; ".join(texts)
 
 
 def _failovers(call: Mapping[str, Any]) -> str:
@@ -315,9 +326,23 @@ def _failovers(call: Mapping[str, Any]) -> str:
 def _event(event: Mapping[str, Any]) -> str:
     kind = event["kind"]
     detail = {name: value for name, value in event.items() if name not in ("at_s", "kind")}
-    # A detail with the name of its kind is shown without a name: "phase: waiting".
-    text = ", ".join(f"{value}" if name == kind else f"{name} {value}" for name, value in detail.items())
+    # A detail with the name of its kind is shown without a name: "phase: waiting". So is a note's text.
+    text = ", ".join(
+        str(value) if name in (kind, "text") else _detail(name, value) for name, value in detail.items()
+    )
     return plain(f"{kind}: {text}" if text else kind)
+
+
+def _detail(name: str, value: object) -> str:
+    match value:
+        case bool():
+            return f"{name} {'yes' if value else 'no'}"
+        case float() if name.endswith("_s"):
+            return f"{name.removesuffix('_s')} {lasted(value)}"
+        case float():
+            return f"{name} {value:.3g}"
+        case _:
+            return f"{name} {value}"
 
 
 def _when(at: float) -> str:

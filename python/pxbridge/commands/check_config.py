@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pxbridge import settings
 from pxbridge.app.certificates import console_tls, telephony_tls
 from pxbridge.app.console import check_console
+from pxbridge.commands.terminal import plain, say
 from pxbridge.settings import mask_url
 from pxbridge.settings.persona_file import read_personas
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SECRET = "***"  # noqa: S105 - shown in place of a secret
 MAX_SHOWN_CHARS = 60
+"""A longer text is cut on a terminal, where the other settings are of interest too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +57,18 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         }
         console.print(json.dumps(found, indent=2, default=str), markup=False, soft_wrap=True)
         return 0
+    longest = MAX_SHOWN_CHARS if console.is_terminal else None
     for name, value in _values(loaded):
-        console.print(f"{name} = {_text(value)}  ({_origin(loaded, name)})", markup=False, soft_wrap=True)
+        say(console, f"{_text(value, longest)}  ({_origin(loaded, name)})", f"{name} = ")
     for name, persona in personas.items():
-        text = ", ".join(f"{key} {_text(value)}" for key, value in _persona(persona).items() if value)
+        text = ", ".join(
+            f"{key} {_text(value, longest)}" for key, value in _persona(persona).items() if value
+        )
         origin = loaded.file if name in loaded.personas else "the settings"
-        console.print(f"persona {name}: {text}  ({origin})", markup=False, soft_wrap=True)
+        say(console, f"{text}  ({origin})", f"persona {name}: ")
     for note in notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print("the bridge can start with these settings", markup=False)
+        say(console, note, "note: ")
+    say(console, "the bridge can start with these settings")
     return 0
 
 
@@ -121,7 +126,7 @@ def _origin(loaded: Loaded, name: str) -> str:
     return f"{written} ({source})"
 
 
-def _text(value: object) -> str:
+def _text(value: object, longest: int | None) -> str:
     match value:
         case None | []:
             return "none"
@@ -131,7 +136,7 @@ def _text(value: object) -> str:
             return " ".join(map(str, value))
         case float():
             return f"{value:g}"
-        case str() if len(value) > MAX_SHOWN_CHARS:
-            return value[:MAX_SHOWN_CHARS] + "…"
+        case str() if longest is not None and len(value) > longest:
+            return plain(value[:longest]) + "…"
         case _:
-            return str(value)
+            return plain(value)

@@ -10,8 +10,10 @@ from rich.text import Text
 
 from pxbridge import settings
 from pxbridge.app.assembly import engine_addresses
+from pxbridge.commands.terminal import say
 from pxbridge.doctor import Verdict, examine
 from pxbridge.doctor.conformance import Target, examine_wire
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from pxbridge.doctor import Finding
 
 EXIT_WRONG = 1
-
-"""Of the token that `--conformance` shows, where an engine asks for one."""
 
 _STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold red"}
 
@@ -68,13 +68,11 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             console.print(json.dumps(_as_json(finding)), markup=False, soft_wrap=True)
             continue
         line = Text(f"{finding.verdict.value:6}", _STYLES[finding.verdict])
-        line.append(f"{finding.check:12}", "bold").append(finding.what, "default")
-        console.print(line, soft_wrap=True)
+        say(console, finding.what, line.append(f"{finding.check:12}", "bold"))
         if finding.fix:
-            console.print(f"{'':18}→ {finding.fix}", markup=False, soft_wrap=True)
+            say(console, finding.fix, f"{'':18}→ ")
     if not args.json:
-        problems = "1 problem" if wrong == 1 else f"{wrong} problems"
-        console.print(f"\n{problems if wrong else 'no problems'} found", markup=False)
+        console.print(f"\n{counted(wrong, 'problem')} found", markup=False)
     return EXIT_WRONG if wrong else 0
 
 

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from pxbridge.commands import engine_options
 from pxbridge.commands.output import require_writable
+from pxbridge.commands.terminal import say
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -87,10 +89,9 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     set_threads(lm, options.device)
     tensors = _tensors(args, lm, mimi, options, console)
     machine = look_at(options.device)
-    console.print(
+    say(
+        console,
         f"{machine.device}, {machine.memory_gib} GiB, {machine.bandwidth_gb_s} GB/s, torch {machine.torch}",
-        markup=False,
-        soft_wrap=True,
     )
     figures = {
         "machine": asdict(machine),
@@ -106,19 +107,20 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             case Row():
                 rows.append(found)
                 figures["rows"].append(asdict(found))
-                console.print(_line(found), markup=False, soft_wrap=True)
+                say(console, _line(found))
             case Skipped():
                 figures["skipped"].append(asdict(found))
-                console.print(f"{found.slots} slots: not measured: {found.why}", markup=False, soft_wrap=True)
+                say(console, f"{counted(found.slots, 'slot')}: not measured: {found.why}")
         if args.json is not None:  # each time: whoever ends it early has what there is
             args.json.write_text(json.dumps(figures, indent=1), "utf-8")
         await asyncio.sleep(0)
     if rows:
         console.print(_table(rows))
+        say(console, "in ms; ticks as p50/p95")
         if options.device == "cuda" and not all(row.graphed for row in rows):
-            console.print("ticks ran without a CUDA graph: the log says why")
+            say(console, "ticks ran without a CUDA graph: the log says why")
         held = max((row.slots for row in rows if row.realtime), default=0)
-        console.print(f"conversations held in real time: {held} (of the numbers measured)")
+        say(console, f"conversations held in real time: {held} (of the numbers measured)")
     return 0
 
 
@@ -137,25 +139,19 @@ def _tensors(
 
     if args.random_weights:
         return random_tensors(lm, mimi, options)
-    lm_file, mimi_file = find_weights(
-        engine_options.sources(args), lambda told: console.print(told, markup=False, soft_wrap=True)
-    )
+    lm_file, mimi_file = find_weights(engine_options.sources(args), lambda told: say(console, told))
     return open_lm(lm_file, lm), open_mimi(mimi_file, mimi)
 
 
 def _line(row: Row) -> str:
-    return (
-        f"{row.slots} slots: a tick takes {_shown(row.tick_in_full_context)} ms (p50 / p95) in full context"
-    )
+    took = _shown(row.tick_in_full_context)
+    return f"{counted(row.slots, 'slot')}: a tick takes {took} ms (p50 / p95) in full context"
 
 
 def _table(rows: list[Row]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
-        caption="in ms; ticks as p50/p95",
-        caption_justify="left",
-        expand=False,
     )
     of_gpu = rows[0].memory_gib is not None
     for title in ("slots", "tick", "full", "floor", "prefill", "chunk", "copy"):

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pxbridge.commands import engine_options
 from pxbridge.commands.output import require_writable
+from pxbridge.commands.terminal import say
 from pxbridge.errors import InputError, PromptTooLong
 from pxbridge.personaplex.config import SAMPLE_RATE_HZ
 from pxbridge.personaplex.prompt import Prompt
@@ -102,14 +103,14 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     options = engine_options.model_options(args, lm)
     if args.cpu_offload:
         options = offloaded(lm, mimi, options)
-        console.print(
+        say(
+            console,
             f"{options.offload_layers} of {lm.num_layers} layers stay on the CPU. "
             "This cannot keep real time: for calls, use --weights int8 or a larger GPU.",
-            soft_wrap=True,
         )
 
     def tell(sentence: str) -> None:
-        console.print(sentence, markup=False, soft_wrap=True)
+        say(console, sentence)
 
     assembled = assemble(engine_options.sources(args), lm, mimi, options, tell)
     prompt = _prompt(args, assembled, tokens)
@@ -117,11 +118,10 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     spoken = await _converse(assembled, prompt, sampling, sound, console)
     took_s = time.perf_counter() - began
     _write(args, spoken, sound, assembled)
-    console.print(
+    say(
+        console,
         f"{sound.duration_s:.1f} s of conversation in {took_s:.1f} s: {args.output_wav}, {args.output_text}"
         + (f", {args.output_tokens}" if args.output_tokens else ""),
-        markup=False,
-        soft_wrap=True,
     )
     return 0
 
@@ -154,7 +154,7 @@ def _sampling(args: argparse.Namespace, console: Console) -> Sampling:
     seed = args.seed
     if seed is None:
         seed = secrets.randbits(SEED_BITS)
-        console.print(f"drawn with --seed {seed}")
+        say(console, f"drawn with --seed {seed}")
     try:
         return Sampling(
             text_temperature=args.text_temperature,

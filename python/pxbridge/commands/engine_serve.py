@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pxbridge.commands import engine_options, tunnel_option
+from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loa
     options = replace(options, slots=planned.slots, prefix_bytes=planned.prefix_bytes)
 
     def tell(sentence: str) -> None:
-        console.print(sentence, markup=False, soft_wrap=True)
+        say(console, sentence)
 
     assembled = assemble(engine_options.sources(args), lm, mimi, options, tell)
     model, tokenizer = assembled.model, assembled.tokenizer

@@ -21,6 +21,7 @@ from pxbridge.calls.numbers import dialable
 from pxbridge.calls.persona import VOICE_NAME, template_fault
 from pxbridge.commands.check_config import check
 from pxbridge.commands.init_file import Access, Answers, Fresh, Reach, render
+from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.settings.values import certificates
 from pxbridge.telephony.tls import ServingTls
@@ -222,7 +223,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     _require_new(file, replace_it=args.force)
     given = {question.name: getattr(args, question.name) for question in QUESTIONS}
     ask = None if args.yes or not sys.stdin.isatty() else _asking(console)
-    answers = answered(given, ask, lambda text: console.print(text, markup=False, soft_wrap=True))
+    answers = answered(given, ask, lambda text: say(console, text))
     fresh = Fresh()
     write(file, render(answers, fresh), replace_it=args.force)
     console.print(

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pxbridge.commands.load_callers import Outcome, Part, play_elsewhere
 from pxbridge.commands.processes import OPEN, Meter, free_port, server
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -176,7 +177,9 @@ async def measure(
     async with asyncio.TaskGroup() as group:
         playing = [group.create_task(play_elsewhere(part)) for part in parts]
         with _progress(console) as progress:
-            shown = progress.add_task(f"{calls} calls, {name}", total=ends_at_s - began_s, state="")
+            shown = progress.add_task(
+                f"{counted(calls, 'call')}, {name}", total=ends_at_s - began_s, state=""
+            )
             await _wait_until(measures_from_s, progress, shown, began_s, "settling")
             before = await sound() if sound else None
             if meter:

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING
 
+from pxbridge.commands.terminal import say
 from pxbridge.simulation.rehearsal import program
 
 if TYPE_CHECKING:
@@ -36,10 +37,8 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     """
 
     def ready(url: str) -> None:
-        console.print(
-            f"the rehearsal engine ({args.mode}, no model) is at {url}", markup=False, soft_wrap=True
-        )
-        console.print("stop it with Ctrl-C", markup=False)
+        say(console, f"the rehearsal engine ({args.mode}, no model) is at {url}")
+        say(console, "stop it with Ctrl-C")
 
     serving = asyncio.create_task(program.serve(args, ready))
     for each in (signal.SIGINT, signal.SIGTERM):

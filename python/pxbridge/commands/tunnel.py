@@ -22,6 +22,7 @@ from pxbridge.commands.engine_serve import TOKEN_VARIABLE
 from pxbridge.commands.tunnel_option import ANY, PROGRAMS
 from pxbridge.errors import ConfigError, InputError, PxbridgeError
 from pxbridge.ops.logs import logging_to
+from pxbridge.ops.systemd import in_journal
 from pxbridge.telephony.tokens import Scope, Signer
 from pxbridge.tunnel import child, target
 from pxbridge.tunnel.bore import Bore
@@ -199,6 +200,8 @@ class View:
             )
         if address.startswith("ws:"):
             log.warning("this tunnel has no TLS: passwords and voices cross the network unencrypted")
+        if in_journal(os.environ):
+            return  # the lines above are there already
         changed = "" if before is None else " (the address has changed)"
         lines = ["", f"  {target.what}{changed}", f"  {target.url(address)}"]
         if not self._console.is_terminal:

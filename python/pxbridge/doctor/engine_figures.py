@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,15 +121,17 @@ def judge(engine: EngineAddress, told: Told, found: Figures | None) -> Finding:
 
 def _parts(told: Told, found: Figures | None) -> list[str]:
     parts = [told.model] if told.model else []
-    parts.append(f"{told.free} of {told.slots} slots free")
+    parts.append(f"{told.free} of {counted(told.slots, 'slot')} free")
     if told.warm_up_s is not None:
         parts.append(f"warmed up in {told.warm_up_s:.1f} s")
     if found is not None and (ticks := found.ticks) is not None:
-        parts.append(f"{ticks.count:.0f} ticks of {_ms(ticks.mean_s)} on average, 99 % {_within(ticks)}")
+        parts.append(
+            f"{counted(ticks.count, 'tick')} of {_ms(ticks.mean_s)} on average, 99 % {_within(ticks)}"
+        )
     if found is not None and found.answers is not None:
         parts.append(f"frames answered: 99 % {_within(found.answers)}")
     if found is not None and found.dropped:
-        parts.append(f"{found.dropped:.0f} frames dropped")
+        parts.append(f"{counted(found.dropped, 'frame')} dropped")
     return parts
 
 

@@ -21,6 +21,7 @@ import pxbridge
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.ops.descriptors import allowed
 from pxbridge.settings import flag, variable
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,17 +138,17 @@ def _livez(host: str, port: int, *, tls: bool) -> str | None:
 
 def descriptors(settings: Settings) -> Finding:
     """Whether the process may open as many files as `max_calls` calls need."""
-    limit = allowed()
+    limit, calls = allowed(), counted(settings.max_calls, "call")
     needed = DESCRIPTORS_PER_CALL * settings.max_calls + OTHER_DESCRIPTORS
     if limit < needed:
         fit = max(1, (limit - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_CALL)
         return wrong(
             "descriptors",
-            f"{settings.max_calls} calls need {needed} open files, but only {limit} are allowed",
+            f"{calls} cannot be held with {limit} open files; {needed} are needed",
             f"set LimitNOFILE={needed} in the unit, run `ulimit -n {needed}`, or set "
             f"{variable('max_calls')}={fit}",
         )
-    return good("descriptors", f"{limit} open files allowed, {needed} needed for {settings.max_calls} calls")
+    return good("descriptors", f"{limit} open files allowed, {needed} needed for {calls}")
 
 
 def disk(folder: Path) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from pxbridge.engines.slots import Opening, Preparing, Prompts, Slot, SlotState,
 from pxbridge.engines.warming import Warming
 from pxbridge.errors import NoEngineFree, StoreUnreachable
 from pxbridge.periodic import repeat, stop
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -270,7 +271,7 @@ class EnginePool:
         place = place or self.place()
         if place.since_s is None:
             if self.waiting >= self._limits.max_waiting:
-                raise NoEngineFree(f"{self.waiting} calls already wait for an engine")
+                raise NoEngineFree(f"{counted(self.waiting, 'call')} already waiting for an engine")
             place.since_s = self._transitions.clock()
         bisect.insort(self._queue, place, key=lambda each: each.number)
         in_line: _InLine | None = None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pxbridge.chat_wire import FrameReader, Kind, TextReader, queue_place
 from pxbridge.errors import EngineBusy, EngineFull, EngineLost, EngineRejected
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,9 +234,9 @@ class Session:
         was, self._phase = self._phase, _Phase.ENDED
         if self.odd_messages:
             log.warning(
-                "%s: received %d messages that no engine should send; is this PersonaPlex?",
+                "%s: received %s that no engine should send; is this PersonaPlex?",
                 self.engine,
-                self.odd_messages,
+                counted(self.odd_messages, "message"),
             )
         how = _how_it_closed(closed)
         if was is _Phase.PROMPTING:

@@ -34,6 +34,7 @@ from pxbridge.engines.slots import (
     Warm,
 )
 from pxbridge.errors import EngineError, EngineFull, EngineLost, EngineRejected, StoreUnreachable
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -196,7 +197,7 @@ class SlotTransitions:
             return
         engine.resize(count)
         if len(engine.slots) != before:
-            log.info("%s takes %d conversations at once", engine.address, count)
+            log.info("%s takes %s at once", engine.address, counted(count, "conversation"))
 
     def _mark_taken(self, engine: Engine, strangers: int) -> None:
         """Marks as many slots as taken as the engine has conversations of others."""

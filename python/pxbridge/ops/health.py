@@ -20,6 +20,8 @@ def no_engine(snapshot: Mapping[str, Mapping[str, int]], store_gone_s: float | N
         return []
     if store_gone_s is not None:
         return ["the lease store does not answer"]
+    if len(snapshot) == 1:
+        return ["the only engine does not work"]
     return [f"none of the {len(snapshot)} engines works"]
 
 

@@ -24,6 +24,7 @@ import structlog
 
 from pxbridge.calls.events import CURRENT_CALL, Kind
 from pxbridge.calls.summary import summary
+from pxbridge.ops import human_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,14 +76,14 @@ class CallLog:
         match event.kind:
             case Kind.STARTED:
                 caller, called = self._numbers(record.caller), self._numbers(record.called)
-                log.info(
-                    "call started",
-                    key=record.key,
-                    peer=record.peer,
-                    caller=caller,
-                    called=called,
-                    rate_hz=record.rate_hz,
-                )
+                figures: dict[str, Any] = {
+                    "key": record.key,
+                    "peer": record.peer,
+                    "caller": caller,
+                    "called": called,
+                    "rate_hz": record.rate_hz,
+                }
+                log.info("call started", **figures, sentence=human_lines.started(figures))
             case Kind.PERSONA:
                 log.debug("persona chosen", persona=detail["name"])
             case Kind.LIVE:
@@ -91,19 +92,32 @@ class CallLog:
                     engine=detail["engine"],
                     prompt_s=round(detail["prompt_s"], 3),
                     warm=detail["warm"],
+                    sentence=human_lines.live(detail),
                 )
             case Kind.PHASE:
                 log.debug("call phase", **detail)
             case Kind.HEARD:
-                log.info("agent heard", engine=detail["engine"], after_s=round(detail["after_s"], 3))
+                log.info(
+                    "agent heard",
+                    engine=detail["engine"],
+                    after_s=round(detail["after_s"], 3),
+                    sentence=human_lines.heard(detail),
+                )
             case Kind.ACTION:
-                log.info("action", action=detail["action"], by=detail["by"])
+                log.info(
+                    "action", action=detail["action"], by=detail["by"], sentence=human_lines.action(detail)
+                )
             case Kind.KEY:
                 log.debug("key pressed")  # not which one: it may be part of a secret
             case Kind.ENGINE_TRIED:
                 log.debug("engine tried", engine=detail["engine"])
             case Kind.ENGINE_FAILED | Kind.ENGINE_LOST:
-                log.warning(event.kind.value, engine=detail["engine"], reason=detail["reason"])
+                log.warning(
+                    event.kind.value,
+                    engine=detail["engine"],
+                    reason=detail["reason"],
+                    sentence=human_lines.failed(event.kind, detail),
+                )
             case Kind.NOTE:
                 log.warning(detail["text"])
             case Kind.ENDED:
@@ -111,6 +125,7 @@ class CallLog:
                 log.info(
                     "call ended",
                     **{name: value for name, value in figures.items() if value not in (None, "")},
+                    sentence=human_lines.ended(figures),
                 )
             case Kind.COUNTERS | Kind.WORDS:
                 pass  # counters come too often, and the agent's words are private
@@ -175,7 +190,7 @@ def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iter
     root = logging.getLogger()
     for_human = form == "human" or (form == "auto" and stream.isatty())
     writer = Writer(stream)
-    writer.setFormatter(_formatter(for_human=for_human, colors=for_human and stream.isatty()))
+    writer.setFormatter(_formatter(for_human=for_human, screen=stream if stream.isatty() else None))
     for name in WIRE_LOGS:
         logging.getLogger(name).setLevel(logging.WARNING)
     before = root.level
@@ -189,7 +204,7 @@ def logging_to(stream: TextIO | None, level: str, form: Format = "auto") -> Iter
         writer.close()
 
 
-def _formatter(*, for_human: bool, colors: bool) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(*, for_human: bool, screen: TextIO | None) -> structlog.stdlib.ProcessorFormatter:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -198,20 +213,22 @@ def _formatter(*, for_human: bool, colors: bool) -> structlog.stdlib.ProcessorFo
         _add_call,
     ]
     if for_human:
-        last: list[Processor] = [
-            _escape,
-            structlog.dev.ConsoleRenderer(
-                colors=colors,
-                pad_event_to=0,
-                exception_formatter=structlog.dev.plain_traceback,
-                sort_keys=False,
-            ),
-        ]
+        last: list[Processor] = [_escape, human_lines.HumanRenderer(screen)]
     else:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
+        last = [_without_sentence, structlog.processors.JSONRenderer(ensure_ascii=True)]
     return structlog.stdlib.ProcessorFormatter(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        processors=[
+            *shared,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            *last,
+        ]
     )
+
+
+def _without_sentence(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    line.pop(human_lines.SENTENCE, None)
+    return line
 
 
 def _add_call(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:

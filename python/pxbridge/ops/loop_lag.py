@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,7 @@ class Shedding:
 
     def __init__(self, above_ms: float, below_ms: float) -> None:
         self._measured: deque[tuple[float, float]] = deque()  # (time, lag)
+        self._lags_s: list[float] = []  # the same lags, sorted: a percentile costs a look and no sort
         self.is_shedding = False
         self.p95_s = 0.0
         """The 95th percentile of the lag in the last `WINDOW_S`; 0 while too little is measured."""
@@ -57,20 +59,22 @@ class Shedding:
     def restart(self) -> None:
         """Forgets what was measured: the start of the process says nothing about calls."""
         self._measured.clear()
+        self._lags_s.clear()
         self._began_s = None
         self.p95_s = 0.0
 
     def measured(self, lag_s: float, now_s: float) -> None:
         """Takes one measurement."""
-        measured = self._measured
+        measured, lags_s = self._measured, self._lags_s
         measured.append((now_s, lag_s))
+        insort(lags_s, lag_s)
         while measured[0][0] <= now_s - WINDOW_S:
-            measured.popleft()
+            _, old_s = measured.popleft()
+            del lags_s[bisect_left(lags_s, old_s)]
         if self._began_s is None:
             self._began_s = now_s
         if now_s < self._began_s + WINDOW_S:
             return
-        lags_s = sorted(lag_s for _, lag_s in measured)
         self.p95_s = lags_s[int(PERCENTILE * len(lags_s))]
         if not self._above_s:
             return

@@ -2,6 +2,8 @@
 
 A message is a datagram of ``NAME=value`` lines to the socket that ``NOTIFY_SOCKET`` names (sd_notify(3)). An
 address that begins with ``@`` is in Linux's abstract namespace. Without that variable nothing is sent.
+
+`in_journal` says whether the output goes to systemd's journal.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from typing import TYPE_CHECKING
 from pxbridge.periodic import stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
 log = logging.getLogger(__name__)
+
+STANDARD_STREAMS = (1, 2)
+"""The descriptors of stdout and stderr."""
 
 PINGS_PER_TIMEOUT = 3
 """sd_watchdog_enabled(3) advises two. With three, one late ping does not cause a restart."""
@@ -73,6 +78,24 @@ class Notifier:
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             log.warning("systemd did not take %s: %s", lines[0], error)
+
+
+def in_journal(environ: Mapping[str, str], descriptors: Iterable[int] = STANDARD_STREAMS) -> bool:
+    """Whether stdout or stderr is written to systemd's journal.
+
+    A terminal's shell may have inherited ``JOURNAL_STREAM``, so the variable alone says nothing: it names the
+    device and the inode of the stream to the journal (systemd.exec(5), "Environment Variables Set on Exec").
+    """
+    stream = environ.get("JOURNAL_STREAM", "")
+    return stream != "" and stream in map(_device_and_inode, descriptors)
+
+
+def _device_and_inode(descriptor: int) -> str:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:  # it is closed
+        return ""
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:

@@ -15,6 +15,7 @@ from pxbridge.personaplex.memory import footprint
 from pxbridge.personaplex.model import Model, Options
 from pxbridge.personaplex.text import Tokenizer
 from pxbridge.personaplex.voices import Voices
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,9 +130,10 @@ def too_large(lm: LmConfig, mimi: MimiConfig, options: Options) -> str:
     mends = ["fewer --slots" if options.slots > 1 else "a shorter --context"]
     if options.weights != "int8":
         mends.append("--weights int8")
+    slots = counted(options.slots, "slot")
     return (
         f"the memory of {options.device} is too small: weights take {parts.weights / GIB:.1f} GiB, and "
-        f"{options.slots} slots of {options.context} positions {options.slots * parts.slot / GIB:.1f} GiB: "
+        f"{slots} of {options.context} positions {options.slots * parts.slot / GIB:.1f} GiB: "
         f"{parts.total(options.slots) / GIB:.1f} GiB with nothing else; {' or '.join(mends)} takes less"
     )
 

@@ -26,6 +26,7 @@ from pxbridge.personaplex.layout import lm_shapes, mimi_shapes
 from pxbridge.personaplex.model import Model
 from pxbridge.personaplex.prompt import SILENT_FRAMES, Prompt, VoiceCodes
 from pxbridge.personaplex.stepper import Sampling
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,7 +166,7 @@ def look_at(device: str) -> Machine:
     if device == "cuda":
         name, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
     else:
-        name, memory = f"CPU, {torch.get_num_threads()} threads", free_bytes(device)
+        name, memory = f"CPU, {counted(torch.get_num_threads(), 'thread')}", free_bytes(device)
     return Machine(torch.__version__, name, round(memory / GIB, 1), round(bandwidth / 1e9, 1))
 
 

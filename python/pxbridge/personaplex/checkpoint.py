@@ -23,6 +23,7 @@ from pxbridge.errors import InputError
 from pxbridge.personaplex import hub
 from pxbridge.personaplex.config import CODEBOOKS, DEFAULT_REPO, STREAMS
 from pxbridge.personaplex.layout import lm_shapes, mimi_shapes
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,7 +295,7 @@ def _entry(path: Path, name: str, entry: object, data_bytes: int) -> _Stored:
         raise InputError(f"{path}: {name} is {dtype}; {', '.join(_ITEM_BYTES)} can be loaded")
     if end > data_bytes:
         missing = end - data_bytes
-        raise InputError(f"{path}: cut short: at least {missing} bytes are missing; download it again")
+        raise InputError(f"{path}: cut short: at least {counted(missing, 'byte')} missing; download it again")
     if end - start != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise InputError(f"{path}: its header contradicts itself about {name}")
     return _Stored(tuple(shape), dtype)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
 from pxbridge.errors import InputError
+from pxbridge.wording import counted
 
 DEFAULT_REPO = "nvidia/personaplex-7b-v1"
 """The checkpoint whose sizes are the defaults here."""
@@ -178,11 +179,12 @@ class LmConfig(_Config):
     def _check(self, within: str) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"dim: {self.dim} is no even number of values for each of {self.num_heads} heads"
+                f"dim: {self.dim} is no even number of values for each of {counted(self.num_heads, 'head')}"
             )
         if self.depformer_dim % self.depformer_num_heads:
             raise InputError(
-                f"depformer_dim: {self.depformer_dim} is no multiple of {self.depformer_num_heads} heads"
+                f"depformer_dim: {self.depformer_dim} is no multiple of "
+                f"{counted(self.depformer_num_heads, 'head')}"
             )
         if self.dep_q not in (CODEBOOKS, STREAMS - 1):
             raise InputError(f"dep_q: {self.dep_q}; 8 or 16 depformer steps are supported")
@@ -296,7 +298,8 @@ class MimiTransformerConfig(_Config):
     def _check(self, within: str) -> None:
         if self.d_model % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"{within}.d_model: {self.d_model} is no even number for each of {self.num_heads} heads"
+                f"{within}.d_model: {self.d_model} is no even number for each of "
+                f"{counted(self.num_heads, 'head')}"
             )
         if self.input_dimension != self.d_model or self.output_dimensions != (self.d_model,):
             raise InputError(f"{within}: input_dimension and output_dimensions must be {self.d_model} too")

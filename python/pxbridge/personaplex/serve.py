@@ -31,6 +31,7 @@ from pxbridge.personaplex.query import Defaults
 from pxbridge.personaplex.server import EngineServer, Rules, end_after_fault, listen
 from pxbridge.personaplex.static_files import StaticFiles
 from pxbridge.personaplex.telemetry import Telemetry
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -228,7 +229,7 @@ async def _live(
         await asyncio.wait({fault, warm, told}, return_when=asyncio.FIRST_COMPLETED)
         if warm.done():
             server.warm_up_s = round(loop.time() - began_s, 3)
-            log.info("ready after %.1f s: %d slots at %s", server.warm_up_s, engine.slots, url)
+            log.info("ready after %.1f s: %s at %s", server.warm_up_s, counted(engine.slots, "slot"), url)
             if ready is not None:
                 ready(url)
             await asyncio.wait({fault, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -236,9 +237,9 @@ async def _live(
             log.critical("the device failed, every conversation ends: %s", fault.result())
             return EXIT_DEVICE_FAILED
         log.info(
-            "stopping: %d conversations, which go on for up to %g s; a second signal ends them at once",
-            len(server.sessions),
-            options.drain_s,
+            "stopping: %s may go on for up to %s; a second signal ends them at once",
+            counted(len(server.sessions), "conversation"),
+            lasted(options.drain_s),
         )
         drained = start(asyncio.create_task(server.drain(options.drain_s)))
         again = start(asyncio.create_task(signals.get()))

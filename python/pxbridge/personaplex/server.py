@@ -50,6 +50,7 @@ from pxbridge.personaplex.session import (
 from pxbridge.personaplex.telemetry import CONTENT_TYPE
 from pxbridge.rate_limit import RateLimiter, counted_as
 from pxbridge.websocket import Headers, Response
+from pxbridge.wording import all_are
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -223,7 +224,7 @@ class EngineServer:
         reasons = self._not_ready()
         full = not reasons and not self._places.free
         if full:
-            reasons = [f"all {self._places.slots} slots are taken"]
+            reasons = [f"{all_are(self._places.slots, 'slot')} taken"]
         told = {
             "ready": not reasons,
             "full": full,
@@ -298,7 +299,7 @@ class EngineServer:
         if not self._places.free:
             if not asked.waits:
                 hint = "; with queue=1 a client waits" if self._places.longest_line else ""
-                return self._no_room("full", f"all {self._places.slots} slots are taken{hint}")
+                return self._no_room("full", f"{all_are(self._places.slots, 'slot')} taken{hint}")
             if self._places.line_is_full:
                 return self._no_room("full", f"{self._places.waiting} wait already")
 

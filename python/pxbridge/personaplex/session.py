@@ -32,6 +32,7 @@ from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.chat_wire import FrameReader, Kind
 from pxbridge.personaplex.config import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pxbridge.personaplex.scheduler import MOST_FRAMES
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -353,10 +354,10 @@ class Session:
     def _closed(self, closed: Closed) -> None:
         self._leave(Why.LEFT)
         log.info(
-            "session ended: %s, %d steps in %.1f s%s",
+            "session ended: %s, %s in %s%s",
             self.peer,
-            self.counts.steps,
-            self._loop.time() - self.opened_s,
+            counted(self.counts.steps, "step"),
+            lasted(self._loop.time() - self.opened_s),
             f" ({closed.error})" if closed.error else "",
         )
 

@@ -214,6 +214,17 @@ def one(connection: sqlite3.Connection, name: str) -> dict[str, Any] | None:
     return call
 
 
+def ids(connection: sqlite3.Connection, name: str) -> list[str]:
+    """The ids of the calls that `one` chooses from, the newest first; one alone if it is `name` itself."""
+    rows = connection.execute(
+        "SELECT call, max(began_at), max(call = :name OR key = :name) AS exact FROM calls "
+        "WHERE substr(call, 1, length(:name)) = :name OR substr(key, 1, length(:name)) = :name "
+        "GROUP BY call ORDER BY 3 DESC, 2 DESC",
+        {"name": name},
+    ).fetchall()
+    return [row["call"] for row in rows if row["exact"] or not rows[0]["exact"]]
+
+
 def _as_dict(row: sqlite3.Row) -> dict[str, Any]:
     columns = {name: row[name] for name in row.keys() if name not in ("figures", "counters")}  # noqa: SIM118
     return {**columns, **{k: v for k, v in json.loads(row["figures"]).items() if k not in columns}}

@@ -27,6 +27,7 @@ from pxbridge.records import database
 from pxbridge.records.purge_clock import PURGE_EVERY_S, PurgeClock
 from pxbridge.records.recording_files import FILES, file_name
 from pxbridge.records.stereo_timeline import StereoTimeline
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,9 @@ async def delete_old_recordings(
             log.error("old recordings cannot be deleted: %s", error)
         else:
             if deleted:
-                log.info("deleted %d recordings that were too old or took too much space", len(deleted))
+                log.info(
+                    "deleted %s that were too old or took too much space", counted(len(deleted), "recording")
+                )
         await asyncio.sleep(PURGE_EVERY_S)
 
 

@@ -27,6 +27,7 @@ from pxbridge.errors import PxbridgeError
 from pxbridge.file_identity import identity
 from pxbridge.records import database
 from pxbridge.records.purge_clock import PURGE_EVERY_S, PurgeClock
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -275,7 +276,7 @@ class RecordWriter:
             return False
         if self._failing:
             self._failing = False
-            log.warning("records of calls are written again; %d rows were dropped", self.dropped)
+            log.warning("records of calls are written again; rows dropped: %d", self.dropped)
         return True
 
     def _is_moved(self) -> bool:
@@ -320,9 +321,9 @@ class RecordWriter:
         )
         if any(deleted.values()):
             log.info(
-                "deleted %(records)d records and %(recordings)d recordings that were too old or took too "
-                "much space",
-                deleted,
+                "deleted %s and %s that were too old or took too much space",
+                counted(deleted["records"], "record"),
+                counted(deleted["recordings"], "recording"),
             )
 
     def _note_failure(self, error: Exception) -> None:

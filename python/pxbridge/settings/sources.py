@@ -27,6 +27,7 @@ from pxbridge.settings.access import is_loopback
 from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, from_file, is_secret, variable
 from pxbridge.settings.files import expanded, parse_toml, read_text
 from pxbridge.settings.values import Right
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -267,7 +268,9 @@ def _check_trust(settings: Settings, given: Mapping[str, _Given], notes: list[st
     pinned, engines = len(settings.engine_fingerprint), len(settings.engines)
     if pinned > 1 and pinned != engines:
         one = given["engine_fingerprint"]
-        problem = f"has {pinned} fingerprints for {engines} engines; give one for all, or one for each"
+        problem = (
+            f"has {pinned} fingerprints for {counted(engines, 'engine')}; give one for all, or one for each"
+        )
         raise ConfigError(one.written, one.source, problem)
     if settings.engine_insecure:
         one = given["engine_insecure"]

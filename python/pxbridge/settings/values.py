@@ -19,6 +19,7 @@ from annotated_types import Ge, GroupedMetadata, Gt, Le
 from pydantic import SecretStr
 
 from pxbridge.settings.files import check_regular, expanded
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,8 +134,8 @@ def _pairs(value: object, name: str, proof: str, least_chars: int, made_by: str,
             raise ValueError(f"the {_ordinal(n)} is not of the form {name}:{proof}")
         if len(written_proof) < least_chars:
             raise ValueError(
-                f"the {_ordinal(n)} has a {proof.lower()} of {len(written_proof)} characters; use at least "
-                f"{least_chars}, for example from {made_by}"
+                f"the {_ordinal(n)} has a {proof.lower()} of {counted(len(written_proof), 'character')}; "
+                f"use at least {least_chars}, for example from {made_by}"
             )
         if not secret.isascii() or not secret.isprintable():
             raise ValueError(f"the {_ordinal(n)} has characters that {place} cannot contain; use ASCII")
@@ -179,7 +180,7 @@ def split_keys(value: object) -> object:
     for n, secret in enumerate(secrets, 1):
         if len(secret) < _MIN_KEY_CHARS:
             raise ValueError(
-                f"the {_ordinal(n)} has {len(secret)} characters; use at least {_MIN_KEY_CHARS}, "
+                f"the {_ordinal(n)} has {counted(len(secret), 'character')}; use at least {_MIN_KEY_CHARS}, "
                 "for example from `openssl rand -hex 32`"
             )
     return secrets

@@ -31,6 +31,7 @@ from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
 from pxbridge.telephony.tokens import Signer, without_token
+from pxbridge.wording import all_are
 
 if TYPE_CHECKING:
     import ssl as tls
@@ -239,7 +240,7 @@ class TelephonyServer:
         if self._draining:
             return ["draining: no new calls"]
         if len(self._calls) >= self._max_calls:
-            return [f"all {self._max_calls} calls are in use"]
+            return [f"{all_are(self._max_calls, 'call')} in use"]
         return [*self._overloaded()]
 
     def _count_refusal(self) -> None:

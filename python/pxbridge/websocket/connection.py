@@ -22,7 +22,16 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Side
 
 from pxbridge.websocket.allowance import PIECE_BYTES, TURN_BYTES, TURN_FRAMES, Allowance
-from pxbridge.websocket.frames import BINARY, PING, PONG, TEXT, is_between_frames, lone_frame, whole_frame
+from pxbridge.websocket.frames import (
+    BINARY,
+    PING,
+    PONG,
+    TEXT,
+    is_between_frames,
+    lone_frame,
+    whole_frame,
+    whole_frames,
+)
 from pxbridge.websocket.limits import FLOODED, NO_PONG, PEER_STOPPED_READING, Closed, Limits
 from pxbridge.websocket.sockets import bound_kernel, peer_name
 
@@ -192,9 +201,7 @@ class WebSocket(asyncio.Protocol):
         """
         if not messages or self._phase is not Phase.OPEN or self._transport is None:
             return
-        masked = self._masks
-        frames = [whole_frame(TEXT if text else BINARY, data, masked=masked) for data, text in messages]
-        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        self._transport.write(whole_frames(messages, masked=self._masks))
         if self._undrained_since is not None and self.queued_bytes > self._limits.max_queued_bytes:
             self.abort(PEER_STOPPED_READING)
 

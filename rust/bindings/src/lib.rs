@@ -6,6 +6,7 @@ mod bytes;
 mod counters;
 mod exclusive;
 mod line;
+mod websocket;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -37,6 +38,9 @@ mod _native {
 
     #[pymodule_export]
     use crate::line::{AgentHeard, AllPlayed, EngineSilent, Line, LineOutput, OddPayloads, RateMismatch};
+
+    #[pymodule_export]
+    use crate::websocket::{lone_frame, unmasked_frames, whole_frame};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {

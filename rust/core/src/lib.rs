@@ -16,5 +16,6 @@ pub(crate) mod phone_path;
 pub mod rate;
 pub mod tap;
 pub mod uplink;
+pub mod websocket;
 
 pub use error::{Error, Result};

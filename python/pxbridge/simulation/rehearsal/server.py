@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from pxbridge import chat_wire
 from pxbridge.simulation.rehearsal.machines import Mode, make_machine
 from pxbridge.simulation.rehearsal.session import Session
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     import ssl
@@ -114,7 +115,7 @@ class Rehearsal:
         )
         self._port = next(iter(self._server.sockets)).getsockname()[1]
         log.info(
-            "rehearsal engine (no model: %s) at %s: prompts %g s, steps %g ms, %d conversations",
+            "rehearsal engine (no model: %s) at %s: prompts %g s, steps %g ms, %s",
             {
                 Mode.PARROT: "it greets, then repeats what the caller says",
                 Mode.ECHO: "it echoes the caller",
@@ -124,7 +125,7 @@ class Rehearsal:
             self.url,
             self.prompt_s,
             self._step_ms,
-            self._slot_count,
+            counted(self._slot_count, "conversation"),
         )
         return self
 

@@ -1,0 +1,44 @@
+"""Numbers and ids in sentences for people. Machines get them whole, in JSON."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SHORT_ID_CHARS: Final = 12
+"""Characters of an id that people read. `pxbridge calls show` finds a call by its id's beginning."""
+
+
+def counted(number: float, noun: str, plural: str | None = None) -> str:
+    """A number of things: "no calls", "1 call", "2 calls".
+
+    Args:
+        number: How many.
+        noun: One of them.
+        plural: Several of them, unless that is the noun with an s.
+    """
+    several = plural or f"{noun}s"
+    return f"1 {noun}" if number == 1 else f"{number:.0f} {several}" if number else f"no {several}"
+
+
+def all_are(number: int, noun: str) -> str:
+    """The beginning of a sentence about all of them: "the only slot is", "all 2 slots are"."""
+    return f"the only {noun} is" if number == 1 else f"all {number} {noun}s are"
+
+
+def lasted(seconds: float) -> str:
+    """A time as people say it: "40 ms", "1.25 s", "40 s", "2 min 5 s", "1 h 3 min"."""
+    if round(seconds, 3) < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if round(seconds, 2) < 10:
+        return f"{f'{seconds:.2f}'.rstrip('0').rstrip('.')} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest_s} s"
+    hours, minutes = divmod(minutes, 60)
+    larger = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f"{larger} {rest_s} s" if rest_s and not hours else larger.removesuffix(" 0 min")
+
+
+def short_id(written: str) -> str:
+    """An id as people read it: its beginning."""
+    return written[:SHORT_ID_CHARS]
