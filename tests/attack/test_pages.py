@@ -24,7 +24,8 @@ from tests.virtual_time import run
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from pxbridge.console.auth import DELAY_S, SESSION_COOKIE
+from pxbridge.console import auth
+from pxbridge.console.auth import DELAY_S, SESSION_COOKIE, SESSION_IDLE_S, SESSION_LONGEST_S
 from pxbridge.console.live import SLOW_S
 from pxbridge.records.find_recording import find_recording
 from pxbridge.simulation.mouth_to_ear import listen
@@ -187,6 +188,35 @@ async def test_a_session_is_a_cookie_that_scripts_cannot_read_and_a_logout_ends_
         stolen = {"Cookie": f"{SESSION_COOKIE}={token}"}
         async with session.get("/api/calls", headers=stolen) as answer:
             assert answer.status == 401
+
+
+def test_a_session_ends_when_it_is_not_used_and_after_a_week() -> None:
+    now_s = 0.0
+    sessions = auth.Sessions(lambda: now_s)
+    token = sessions.begin("asha", b"")
+    for _ in range(13):
+        now_s += SESSION_IDLE_S
+        assert sessions.user(token) == "asha", "in use"
+    now_s += SESSION_IDLE_S - 1
+    assert sessions.lives(token) and sessions.user(token) == "asha"
+    now_s = SESSION_LONGEST_S + 1
+    assert not sessions.lives(token) and sessions.user(token) is None
+    token = sessions.begin("asha", b"")
+    now_s += SESSION_IDLE_S - 1
+    assert sessions.lives(token), "asked, and not used"
+    now_s += 2
+    assert sessions.user(token) is None
+
+
+def test_of_too_many_sessions_the_one_that_was_unused_for_longest_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "MAX_SESSIONS", 3)
+    sessions = auth.Sessions(lambda: 0.0)
+    tokens = [sessions.begin("asha", b"") for _ in range(3)]
+    sessions.user(tokens[0])
+    tokens.append(sessions.begin("asha", b""))
+    assert [sessions.lives(token) for token in tokens] == [True, False, True, True]
 
 
 async def test_a_login_that_is_taken_away_ends_its_sessions_and_live_pages() -> None:

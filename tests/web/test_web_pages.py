@@ -13,6 +13,7 @@ from tests.web.browser import AXE, Tab, console, tab
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.calls.persona import Persona, Personas
+from pxbridge.console import live
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
 
@@ -264,6 +265,16 @@ async def test_a_browser_that_stores_nothing_shows_each_page() -> None:
         await t.page.get_by_role("button", name="Hand over").click()
         await t.page.get_by_label("Your name").fill("ravi")
         phone.cancel()
+        assert t.complaints == []
+
+
+async def test_a_live_page_too_many_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with console() as s, tab() as t:
+        with monkeypatch.context() as m:
+            m.setattr(live, "MAX_SUBSCRIBERS", 0)
+            await t.page.goto(f"{s.url}/live")
+            await t.page.get_by_text("too many pages watch this bridge").wait_for()
+        await t.page.wait_for_selector("[data-engine]")
         assert t.complaints == []
 
 

@@ -8,7 +8,7 @@ export type LiveState =
   | { name: "connecting" }
   | { name: "live" }
   /** It is tried again; what is shown is old. */
-  | { name: "lost"; tries: number }
+  | { name: "lost"; tries: number; reason: string }
   /** The session is over: a login is needed. */
   | { name: "logged out" };
 
@@ -52,12 +52,12 @@ class LiveStore {
       this.tries = 0;
       this.change({ state: { name: "live" }, snapshot: message as Snapshot });
     };
-    socket.onclose = ({ code }) => {
+    socket.onclose = ({ code, reason }) => {
       if (this.socket !== socket) return;
       if (code === POLICY_VIOLATION) {
         window.clearTimeout(this.timer);
         this.change({ state: { name: "logged out" } });
-      } else this.retry();
+      } else this.retry(reason);
     };
   }
 
@@ -69,12 +69,12 @@ class LiveStore {
     }, SILENT_MS);
   }
 
-  private retry(): void {
+  private retry(reason = ""): void {
     const old = this.socket;
     this.socket = null;
     old?.close();
     this.tries++;
-    this.change({ state: { name: "lost", tries: this.tries } });
+    this.change({ state: { name: "lost", tries: this.tries, reason } });
     // A page is not told why its socket was refused. It may be that the session ended, as with a restart.
     void queryClient.invalidateQueries(sessionQuery);
     window.clearTimeout(this.timer);

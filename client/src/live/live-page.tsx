@@ -44,7 +44,7 @@ export default function LivePage() {
 function ConnectionNotice({ state, hasData }: { state: Live["state"]; hasData: boolean }) {
   if (state.name === "lost") {
     return (
-      <Notice tone="warn" title="The bridge does not answer." live>
+      <Notice tone="warn" title={state.reason ? `The bridge has closed the connection: ${state.reason}.` : "The bridge does not answer."} live>
         <p>{hasData ? "What is shown here is old. " : ""}It is asked again all the time.</p>
       </Notice>
     );
