@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.console.rig import served
 from tests.fault.processes import until
-from tests.web.browser import ALLOW_MICROPHONE, FAKE_MICROPHONE, console, tab
+from tests.web.browser import ALLOW_MICROPHONE, FAKE_MICROPHONE, STATIC, console, tab
 
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.console.static_files import read_files
 from pxbridge.simulation import faults
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
@@ -172,6 +174,17 @@ async def test_an_engine_that_is_not_there_is_told_without_trying_for_ever() -> 
         await t.press("Talk")
         await t.see("ended")
         assert "Nothing answers there" in await t.page.locator("[data-talk]").inner_text()
+
+
+@pytest.mark.parametrize("part", ["duplex.worklet", "engine.worker"])
+async def test_a_part_that_an_update_has_replaced_is_told_with_what_to_do(part: str) -> None:
+    files = {path: file for path, file in read_files(STATIC).items() if part not in path}
+    async with served(console={"files": files}) as s, tab() as t:
+        await t.page.goto(f"{s.url}/talk")
+        await t.press("Talk")
+        await t.see("ended")
+        assert "Load the page anew." in await t.page.locator("[data-talk]").inner_text()
+        assert await t.page.evaluate("window.tracks.map(track => track.readyState)") == ["ended"]
 
 
 NO_SUCH = """navigator.mediaDevices.getUserMedia = () =>

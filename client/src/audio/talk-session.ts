@@ -19,6 +19,8 @@ const MAX_CAPTION_CHARS = 240;
 const START_LIMIT_MS = 2000;
 /** At the end, what is still to be heard is played for so long at most. */
 const LAST_WORDS_MS = 1500;
+/** Where a part of the page is missing: the bridge may have been updated meanwhile. */
+const LOAD_ANEW = "Load the page anew.";
 
 export interface TalkOptions {
   url: string;
@@ -123,7 +125,7 @@ export class TalkSession {
       loading?.catch(() => undefined); // told below, unless the microphone fails first
       stream = await openMicrophone({ deviceId: options.microphoneId, headphones: options.headphones });
       await loading;
-      if (attempt !== this.attempt) throw new Cancelled();
+      if (attempt !== this.attempt) throw new Error(); // cancelled
       let source: MediaStreamAudioSourceNode;
       try {
         source = context.createMediaStreamSource(stream);
@@ -138,9 +140,9 @@ export class TalkSession {
     } catch (error) {
       for (const track of stream?.getTracks() ?? []) track.stop();
       void context?.close();
-      if (error instanceof Cancelled || attempt !== this.attempt) return;
+      if (attempt !== this.attempt) return;
       if (error instanceof MicrophoneError) this.change({ state: { name: "no microphone", problem: error.problem, detail: error.detail } });
-      else this.change({ state: { name: "ended", isFault: true, reason: `This browser cannot play the agent's sound: ${String(error)}` } });
+      else this.change({ state: { name: "ended", isFault: true, reason: `The sound does not start. ${LOAD_ANEW} (${String(error)})` } });
     }
   }
 
@@ -170,7 +172,7 @@ export class TalkSession {
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      if (this.worker === worker) this.take({ type: "state", state: { name: "ended", isFault: true, reason: `The audio worker failed: ${event.message}` } });
+      if (this.worker === worker) this.take({ type: "state", state: { name: "ended", isFault: true, reason: `The sound's worker failed. ${LOAD_ANEW} (${event.message ?? "not found"})` } });
     };
     this.worker = worker;
     const start: ToWorker = {
@@ -280,8 +282,6 @@ export class TalkSession {
       case "meters":
         this.meters = message.meters;
         break;
-      case "recording":
-        break;
     }
   }
 
@@ -358,8 +358,6 @@ export class TalkSession {
     for (const listener of this.listeners) listener();
   }
 }
-
-class Cancelled extends Error {}
 
 function makeContext(): AudioContext {
   try {

@@ -296,13 +296,9 @@ function useSeconds(what: string): number {
 function useTalkedS(startedAtMs: number | null, isOver: boolean): number | null {
   const [talkedS, setTalkedS] = useState<number | null>(null);
   useEffect(() => {
-    if (startedAtMs === null) {
-      setTalkedS(null);
-      return;
-    }
-    const read = () => setTalkedS((performance.now() - startedAtMs) / 1000);
+    const read = () => setTalkedS(startedAtMs && (performance.now() - startedAtMs) / 1000);
     read();
-    if (isOver) return;
+    if (isOver || !startedAtMs) return;
     const timer = setInterval(read, 1000);
     return () => clearInterval(timer);
   }, [startedAtMs, isOver]);
