@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import pxbridge
 from pxbridge import cli, settings
+from pxbridge.simulation.faults import FAULTS, parse_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,3 +197,16 @@ def test_the_rehearsal_engine_serves_with_its_faults_until_it_is_told_to_stop() 
 def test_a_fault_that_engines_do_not_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rehearse", "--fault", "nope"]) == cli.EXIT_UNUSABLE
     assert "no such fault: 'nope'; the faults are" in capsys.readouterr().err
+    assert cli.main(["rehearse", "--fault", "stall"]) == cli.EXIT_UNUSABLE
+    assert "no such fault: 'stall' (did you mean Stalls?)" in capsys.readouterr().err
+
+
+def test_help_on_the_rehearsal_engine_says_what_each_fault_does_and_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = shown(capsys, "rehearse", "--help").splitlines()
+    for name, kind in FAULTS.items():
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert len(line.split()) > 3
+        given = re.findall(r"(\w+)=([^,)]*)", line)
+        assert parse_fault(name + ":" + ",".join(f"{key}={value}" for key, value in given)) == kind()

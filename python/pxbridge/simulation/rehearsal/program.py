@@ -7,7 +7,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from pxbridge.errors import InputError
-from pxbridge.simulation.faults import FAULTS, parse_fault
+from pxbridge.simulation.faults import parse_fault
 from pxbridge.simulation.rehearsal.machines import Mode
 from pxbridge.simulation.rehearsal.server import DEFAULT_PROMPT_S, DEFAULT_STEP_MS, Rehearsal
 
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_PROMPT_S,
         metavar="SECONDS",
-        help="time for the prompts (default: %(default)s)",
+        help="time for the prompts (default: %(default)g)",
     )
     parser.add_argument(
         "--step-ms",
         type=float,
         default=DEFAULT_STEP_MS,
         metavar="MS",
-        help="time for a step (default: %(default)s)",
+        help="time for a step (default: %(default)g)",
     )
     parser.add_argument(
         "--slots",
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[:FIELD=VALUE,...]",
-        help=f"a fault of every session; may be repeated; one of {', '.join(FAULTS)}",
+        help="a fault of every session; may be repeated; the faults and their fields are below",
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="serve wss:// with this PEM certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="its key, if it is in another file")
