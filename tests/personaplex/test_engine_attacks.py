@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pxbridge import chat_wire
 from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.client import open_session
-from pxbridge.personaplex.server import Rules
+from pxbridge.personaplex.server import DELAY_S, MAX_DELAYED, Rules
 from pxbridge.personaplex.session import LIMITS, Control, Live, Session
 from pxbridge.simulation.strict_ogg import PageWriter, page_crc
 
@@ -403,11 +403,48 @@ def test_two_authorizations_are_none() -> None:
 def test_guessing_tokens_is_slowed_down() -> None:
     async def main() -> None:
         async with serving(rules=Rules(token=TOKEN)) as rig:
-            statuses = [(await rig.get("/voices", Authorization=f"Bearer {guess}"))[0] for guess in range(20)]
-            assert statuses[:10] == [401] * 10
-            assert statuses[10:] == [429] * 10
-            await asyncio.sleep(11.0)
-            assert (await rig.get("/voices", Authorization=f"Bearer {TOKEN}"))[0] == 200
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+
+            async def guess(number: int) -> tuple[int, float]:
+                status, _, _ = await rig.get("/voices", Authorization=f"Bearer {number}")
+                return status, loop.time() - began_s
+
+            told = await asyncio.gather(*map(guess, range(20)))
+            assert sorted(status for status, _ in told) == [401] * 10 + [429] * 10
+            assert all(at_s < DELAY_S for status, at_s in told if status == 401)
+            assert all(at_s >= DELAY_S for status, at_s in told if status == 429)
+
+    run(main())
+
+
+def test_a_client_is_not_locked_out_by_wrong_tokens_from_its_address() -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(token=TOKEN)) as rig:
+            for guess in range(11):
+                status, _, _ = await rig.get("/voices", Authorization=f"Bearer {guess}")
+            assert status == 429
+            for path in ("/voices", "/readyz", "/metrics"):
+                assert (await rig.get(path, Authorization=f"Bearer {TOKEN}"))[0] == 200
+            client = await rig.call(additional_headers={"Authorization": f"Bearer {TOKEN}"})
+            await client.live()
+
+    run(main())
+
+
+def test_a_hundred_wrong_tokens_at_once_are_not_all_kept_waiting() -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(token=TOKEN)) as rig:
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            answered_s = []
+
+            async def guess(number: int) -> None:
+                await rig.get("/voices", Authorization=f"Bearer {number}")
+                answered_s.append(loop.time() - began_s)
+
+            await asyncio.gather(*map(guess, range(100)))
+            assert sum(at_s >= DELAY_S for at_s in answered_s) == MAX_DELAYED
 
     run(main())
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge.engine")
 
 TOKEN_VARIABLE = "PXBRIDGE_ENGINE_TOKEN"  # noqa: S105  a variable's name
+LEAST_TOKEN_CHARS = 12
+"""As for passwords: nobody can try as many over the network in a lifetime."""
 
 EPILOG = f"""\
 {TOKEN_VARIABLE} holds the token that clients show, as a bearer token or as the password of a Basic login.
@@ -188,8 +190,12 @@ def _options(args: argparse.Namespace) -> Options:
     if args.queue < 0:
         raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and re.fullmatch(r"[\x21-\x7e]+", token) is None:
-        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
+    if token is not None and re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
+        problem = (
+            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
+            "`openssl rand -hex 24`"
+        )
+        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
     return Options(
         host=args.host,
         port=args.port,
