@@ -105,6 +105,12 @@ def test_a_port_that_is_taken_is_told_before_a_checkpoint_is_read() -> None:
             prepare(Options(port=other.getsockname()[1]))
 
 
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine_is_told_as_that_and_not_as_a_port(host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--host \(command line\): {host} is no address of this machine"):
+        prepare(Options(host=host, port=0, allow_anonymous=True))
+
+
 def test_folders_that_are_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no folder"):
         prepare(Options(port=0, static=tmp_path / "nothing"))

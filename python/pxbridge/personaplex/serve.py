@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import signal
@@ -300,6 +301,9 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _cannot_listen(options: Options, error: OSError) -> ConfigError:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        problem = f"{options.host} is no address of this machine: {error.strerror or error}"
+        return ConfigError("--host", "command line", problem)
     return ConfigError(
         "--port", "command line", f"{options.host}:{options.port}: {error.strerror or error}; choose another"
     )
