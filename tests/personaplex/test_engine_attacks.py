@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pxbridge import chat_wire
 from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.client import open_session
+from pxbridge.personaplex.config import FRAME_S
 from pxbridge.personaplex.server import DELAY_S, MAX_DELAYED, Rules
 from pxbridge.personaplex.session import LIMITS, Control, Live, Session
 from pxbridge.simulation.strict_ogg import PageWriter, page_crc
@@ -220,6 +221,33 @@ def test_a_message_that_stands_for_an_hour_is_not_decoded_to_its_end() -> None:
                 await client.socket.send(message)
             assert (await client.closed())[0] == 1008
             assert time.process_time() - began_s < 1.0
+
+    run(main())
+
+
+def test_silence_saves_up_no_right_to_a_flood() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            client = await rig.call()
+            await client.live()
+            await asyncio.sleep(500.0)
+            with contextlib.suppress(ConnectionClosed):
+                await client.socket.send(chat_wire.audio(packets_of_one_byte(20_000)))  # 400 s
+            assert (await client.closed())[0] == 1008
+
+    run(main(), 1000.0)
+
+
+def test_what_a_stalled_network_delivers_at_once_is_no_flood() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            client = await rig.call()
+            await client.live()
+            for _ in range(3):
+                await asyncio.sleep(30.0)
+                await client.say(voice(round(30.0 / FRAME_S)), paced=False)
+            await asyncio.sleep(1.0)
+            await client.converse(3)
 
     run(main())
 
