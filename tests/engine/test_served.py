@@ -149,7 +149,10 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
         (["--prefix-gb=nan"], "--prefix-gb (command line): nan is not a number from 0 on"),
         (["--prefix-gb=-1"], "--prefix-gb (command line): -1.0 is not a number from 0 on"),
         (["--prefix-gb=inf"], "--prefix-gb (command line): inf is not a number from 0 on"),
-        (["--allow-origin=other.server"], "--allow-origin (command line): 'other.server' is no origin: https://"),
+        (
+            ["--allow-origin=other.server"],
+            "--allow-origin (command line): 'other.server' is no origin: https://",
+        ),
         (["--allow-origin=https://a/page"], "'https://a/page' is no origin"),
         (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),
     ],

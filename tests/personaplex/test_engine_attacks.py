@@ -8,7 +8,7 @@ import contextlib
 import struct
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import given, settings
@@ -497,6 +497,65 @@ def test_a_page_of_another_server_may_talk_if_it_is_said_to(origins: frozenset[s
             await client.live()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "status"),
+    [
+        (frozenset({"localhost", "::1"}), "evil.example:8998", 403),  # DNS rebinding
+        (frozenset({"localhost", "::1"}), "localhost:8998", 101),
+        (frozenset({"localhost", "::1"}), "[::1]:8998", 101),
+        (None, "gpu1.example:8998", 101),
+    ],
+)
+def test_a_page_that_came_by_a_strangers_name_is_not_this_servers(
+    names: frozenset[str] | None, host: str, status: int
+) -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(names=names)) as rig:
+            told = await upgrade(rig, Host=host, Origin=f"http://{host}")
+            assert told == status
+
+    run(main())
+
+
+def test_a_login_that_a_browser_knows_opens_nothing_to_a_page_of_another_server() -> None:
+    login = "Basic " + base64.b64encode(f"x:{TOKEN}".encode()).decode()
+
+    async def main() -> None:
+        async with serving(rules=Rules(token=TOKEN, origins=frozenset({"https://web.example"}))) as rig:
+            own = f"http://{rig.origin}"
+            for authorization, origin, status in (
+                (login, "https://evil.example", 403),
+                (login, "https://web.example", 101),
+                (login, own, 101),
+                (f"Bearer {TOKEN}", "https://evil.example", 101),
+            ):
+                told = await upgrade(rig, Origin=origin, Authorization=authorization)
+                assert told == status, (authorization, origin)
+
+    run(main())
+
+
+async def upgrade(rig: Rig, **headers: str) -> int:
+    """What is answered to the beginning of a conversation with these headers."""
+    asked = {
+        "Host": rig.origin,
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    } | headers
+    return await first_answer(rig.server.port, f"{chat_wire.CHAT_PATH}?{urlencode(PERSONA)}", asked)
+
+
+async def first_answer(port: int, path: str, headers: dict[str, str]) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+    first = await reader.readline()
+    writer.close()
+    return int(first.split()[1])
 
 
 # Control messages, and whatever else, in every state.

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of https://OTHER.SERVER talk where there is no token; * for any",
+        help="let pages of https://OTHER.SERVER talk; * for any",
     )
     group.add_argument(
         "--slots",

@@ -13,8 +13,10 @@ Everything is decided before the upgrade, so that a client that cannot be served
 JSON body that says why: 400 for what it asked for, 401 for who it is, 503 with Retry-After when there is no
 slot.
 
-Health is told to everybody; everything else needs the token where one is set. Without one, a browser is let
-in only from this server's own pages: any page on the internet could speak to a port of its visitor's machine.
+Health is told to everybody; everything else needs the token where one is set. A browser is let in only from
+this server's own pages, unless it shows a bearer token, which pages must know: any page on the internet could
+speak to a port of its visitor's machine, and browsers add a login that they know. A page that came by a name
+of somebody else's, which points to this machine (DNS rebinding), is none of this server's.
 """
 
 from __future__ import annotations
@@ -100,13 +102,15 @@ class Rules:
         token: What a client must show; None: nothing.
         defaults: For prompts that are left out.
         model: The checkpoint's name, for `/readyz`.
-        origins: Of other servers whose pages may talk where no token is set; ``*`` for all.
+        origins: Of other servers whose pages may talk; ``*`` for all.
+        names: Those that this server's own pages have where no token is set; None: any.
     """
 
     token: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
     model: str = ""
     origins: frozenset[str] = frozenset()
+    names: frozenset[str] | None = None
 
 
 class EngineServer:
@@ -281,18 +285,25 @@ class EngineServer:
     def _stranger(self, request: Request) -> Response | Awaitable[Response] | None:
         """The answer to somebody who may not ask; None for who may."""
         if self._token is None:
-            if _is_of_another_page(request.headers, self._rules.origins):
-                return self._refuse("origin", 403, "a page of another server may not", request.address)
-            return None
+            return self._another_page(request, self._rules.names)
         shown = request.headers.get_all("Authorization")
         if not shown:
             return self._refuse("token", 401, "a token is needed", request.address, _CHALLENGES)
         if len(shown) == 1 and hmac.compare_digest(_digest(_secret_in(shown[0])), self._token):
-            return None
+            # A browser adds a login that it knows to whatever page's WebSocket; a page needs to know a token.
+            is_login = shown[0].strip().partition(" ")[0].lower() == "basic"
+            return self._another_page(request, None) if is_login else None
         if self._wrong.take(counted_as(request.address)):
             return self._refuse("token", 401, "the token is wrong", request.address, _CHALLENGES)
         again = [("Retry-After", f"{1 / WRONG_PER_S:.0f}")]
         return self._later(self._refuse("token", 429, "too many wrong tokens", request.address, again))
+
+    def _another_page(self, request: Request, names: frozenset[str] | None) -> Response | None:
+        """The answer to a browser that shows a page of another server; None for anybody else."""
+        if not _is_of_another_page(request.headers, self._rules.origins, names):
+            return None
+        reason = "a page of another server may not; --allow-origin lets it"
+        return self._refuse("origin", 403, reason, request.address)
 
     async def _later(self, refusal: Response) -> Response:
         """A refusal, delayed unless too many are."""
@@ -385,7 +396,7 @@ def end_after_fault(server: EngineServer) -> None:
     server.send_away(INTERNAL_ERROR, "the engine's device failed", Why.FAULT)
 
 
-def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
+def _is_of_another_page(headers: Headers, allowed: frozenset[str], names: frozenset[str] | None) -> bool:
     """Whether a browser sends this for a page that another server has given it, and that may not talk."""
     origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
     if not origins or "*" in allowed:
@@ -395,7 +406,10 @@ def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
     if origins[0].lower() in allowed:
         return False
     try:
-        return urlsplit(origins[0]).netloc.lower() != hosts[0].strip().lower()
+        page = urlsplit(origins[0])
+        return page.netloc.lower() != hosts[0].strip().lower() or (
+            names is not None and page.hostname not in names
+        )
     except ValueError:
         return True
 
