@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from pathlib import Path
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge.engine")
 
 TOKEN_VARIABLE = "PXBRIDGE_ENGINE_TOKEN"  # noqa: S105  a variable's name
+LEAST_TOKEN_CHARS = 12
+"""As for passwords: nobody can try as many over the network in a lifetime."""
+
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
 
 EPILOG = f"""\
 {TOKEN_VARIABLE} holds the token that clients show, as a bearer token or as the password of a Basic login.
@@ -55,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of https://OTHER.SERVER talk where there is no token; * for any",
+        help="let pages of https://OTHER.SERVER talk; * for any",
     )
     group.add_argument(
         "--slots",
@@ -185,11 +190,25 @@ def _options(args: argparse.Namespace) -> Options:
 
     if not 0 <= args.port <= 65535:
         raise ConfigError("--port", "command line", f"{args.port} is no port: 0 to 65535")
-    if args.queue < 0:
-        raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
+    for option, number in (
+        ("--queue", args.queue),
+        ("--drain-s", args.drain_s),
+        ("--prefix-gb", args.prefix_gb or 0),
+    ):
+        if not (math.isfinite(number) and number >= 0):
+            raise ConfigError(option, "command line", f"{number} is not a number from 0 on")
+    for origin in args.allow_origin:
+        if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+            raise ConfigError(
+                "--allow-origin", "command line", f"{origin!r} is no origin: https://OTHER.SERVER, or *"
+            )
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and re.fullmatch(r"[\x21-\x7e]+", token) is None:
-        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
+    if token is not None and re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
+        problem = (
+            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
+            "`openssl rand -hex 24`"
+        )
+        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
     return Options(
         host=args.host,
         port=args.port,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import signal
@@ -48,6 +49,7 @@ DEFAULT_PORT: Final = 8998
 DEFAULT_DRAIN_S: Final = 600.0
 """A call lasts minutes, and an engine that is replaced is in no hurry."""
 DEFAULT_LINE: Final = 16
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 LAST_WORK_S: Final = 5.0
 """So long the thread may take to end the work it is at."""
 
@@ -82,7 +84,7 @@ class Options:
         port: 0 for any free one.
         token: What clients must show; None: nothing.
         allow_anonymous: Whether a public address may do without a token.
-        origins: Of other servers whose pages may talk where there is no token.
+        origins: Of other servers whose pages may talk.
         ssl: A folder with a certificate, or for one; None: no TLS.
         static: A folder with a web client.
         record_input: A folder for what models hear.
@@ -180,7 +182,7 @@ async def serve(loaded: Loaded, prepared: Prepared, ready: Callable[[str], None]
         loaded.personas,
         loaded.text,
         telemetry,
-        Rules(options.token, options.defaults, loaded.name, options.origins),
+        Rules(options.token, options.defaults, loaded.name, options.origins, _own_names(options.host)),
         prepared.recorder,
         prepared.files,
     )
@@ -285,6 +287,11 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
+def _own_names(host: str) -> frozenset[str] | None:
+    """The names that a page of this server can have: on loopback this machine's, elsewhere any."""
+    return LOOPBACK_NAMES | {host.lower()} if _is_loopback(host) else None
+
+
 def _require_free_port(host: str, port: int) -> None:
     """Raises ConfigError where nobody could listen."""
     try:
@@ -300,6 +307,9 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _cannot_listen(options: Options, error: OSError) -> ConfigError:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        problem = f"{options.host} is no address of this machine: {error.strerror or error}"
+        return ConfigError("--host", "command line", problem)
     return ConfigError(
         "--port", "command line", f"{options.host}:{options.port}: {error.strerror or error}; choose another"
     )

@@ -13,8 +13,10 @@ Everything is decided before the upgrade, so that a client that cannot be served
 JSON body that says why: 400 for what it asked for, 401 for who it is, 503 with Retry-After when there is no
 slot.
 
-Health is told to everybody; everything else needs the token where one is set. Without one, a browser is let
-in only from this server's own pages: any page on the internet could speak to a port of its visitor's machine.
+Health is told to everybody; everything else needs the token where one is set. A browser is let in only from
+this server's own pages, unless it shows a bearer token, which pages must know: any page on the internet could
+speak to a port of its visitor's machine, and browsers add a login that they know. A page that came by a name
+of somebody else's, which points to this machine (DNS rebinding), is none of this server's.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ from pxbridge.wording import all_are
 if TYPE_CHECKING:
     import ssl as tls
     from collections import Counter
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from pxbridge.personaplex.engine import Engine
     from pxbridge.personaplex.input_recorder import InputRecorder
@@ -73,7 +75,14 @@ RETRY_AFTER_S: Final = 5
 """Told to a client that finds no slot: calls last minutes, so some slot of many is free soon."""
 WRONG_PER_S: Final = 0.1
 WRONG_AT_ONCE: Final = 10.0
-"""Wrong tokens that one address may try: ten, and then one in ten seconds."""
+"""Wrong tokens that one address may try: ten, and then one in ten seconds. The answers to more are delayed.
+
+The right token is never refused for wrong ones: behind a NAT or a proxy many clients have one address. What
+makes guessing hopeless is the token's least length (`pxbridge.commands.engine_serve`)."""
+DELAY_S: Final = 2.0
+"""By how much the answer to a wrong token too many is delayed."""
+MAX_DELAYED: Final = 32
+"""Answers that are delayed at the same time. More are sent at once, so that they do not fill the memory."""
 STUCK_S: Final = 30.0
 """A piece of the model's work takes a second at most. After this long the device hangs."""
 LOOK_EVERY_S: Final = 1.0
@@ -93,13 +102,15 @@ class Rules:
         token: What a client must show; None: nothing.
         defaults: For prompts that are left out.
         model: The checkpoint's name, for `/readyz`.
-        origins: Of other servers whose pages may talk where no token is set; ``*`` for all.
+        origins: Of other servers whose pages may talk; ``*`` for all.
+        names: Those that this server's own pages have where no token is set; None: any.
     """
 
     token: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
     model: str = ""
     origins: frozenset[str] = frozenset()
+    names: frozenset[str] | None = None
 
 
 class EngineServer:
@@ -141,6 +152,7 @@ class EngineServer:
         self._recorder = recorder
         self._files = files
         self._loop = loop
+        self._delayed = 0
         self._wrong = RateLimiter(WRONG_PER_S, WRONG_AT_ONCE, loop.time)
         self._log_throttle = LogThrottle(_log_refused)
         self._draining = False
@@ -159,7 +171,7 @@ class EngineServer:
             raise RuntimeError("the server is not listening yet")
         return self.server.port
 
-    def accept(self, request: Request) -> Response | Handler:
+    def accept(self, request: Request) -> Response | Awaitable[Response] | Handler:
         """Decides about a request, before any upgrade."""
         path, _, query = request.path.partition("?")
         if request.method not in ("GET", "HEAD"):
@@ -217,7 +229,7 @@ class EngineServer:
             return websocket.text_response(503, f"the device has not answered for {stuck_s:.0f} s\n")
         return websocket.text_response(200, "alive\n")
 
-    def _readyz(self, request: Request) -> Response:
+    def _readyz(self, request: Request) -> Response | Awaitable[Response]:
         # Told to everybody. A client that shows a token learns whether it is the right one.
         if "Authorization" in request.headers and (refusal := self._stranger(request)) is not None:
             return refusal
@@ -270,22 +282,38 @@ class EngineServer:
 
     # Who comes in.
 
-    def _stranger(self, request: Request) -> Response | None:
+    def _stranger(self, request: Request) -> Response | Awaitable[Response] | None:
         """The answer to somebody who may not ask; None for who may."""
         if self._token is None:
-            if _is_of_another_page(request.headers, self._rules.origins):
-                return self._refuse("origin", 403, "a page of another server may not", request.address)
-            return None
-        if not self._wrong.has(counted_as(request.address)):
-            again = [("Retry-After", f"{1 / WRONG_PER_S:.0f}")]
-            return self._refuse("token", 429, "too many wrong tokens", request.address, again)
+            return self._another_page(request, self._rules.names)
         shown = request.headers.get_all("Authorization")
         if not shown:
             return self._refuse("token", 401, "a token is needed", request.address, _CHALLENGES)
         if len(shown) == 1 and hmac.compare_digest(_digest(_secret_in(shown[0])), self._token):
+            # A browser adds a login that it knows to whatever page's WebSocket; a page needs to know a token.
+            is_login = shown[0].strip().partition(" ")[0].lower() == "basic"
+            return self._another_page(request, None) if is_login else None
+        if self._wrong.take(counted_as(request.address)):
+            return self._refuse("token", 401, "the token is wrong", request.address, _CHALLENGES)
+        again = [("Retry-After", f"{1 / WRONG_PER_S:.0f}")]
+        return self._later(self._refuse("token", 429, "too many wrong tokens", request.address, again))
+
+    def _another_page(self, request: Request, names: frozenset[str] | None) -> Response | None:
+        """The answer to a browser that shows a page of another server; None for anybody else."""
+        if not _is_of_another_page(request.headers, self._rules.origins, names):
             return None
-        self._wrong.take(counted_as(request.address))
-        return self._refuse("token", 401, "the token is wrong", request.address, _CHALLENGES)
+        reason = "a page of another server may not; --allow-origin lets it"
+        return self._refuse("origin", 403, reason, request.address)
+
+    async def _later(self, refusal: Response) -> Response:
+        """A refusal, delayed unless too many are."""
+        if self._delayed < MAX_DELAYED:
+            self._delayed += 1
+            try:
+                await asyncio.sleep(DELAY_S)
+            finally:
+                self._delayed -= 1
+        return refusal
 
     def _chat(self, query: str) -> Response | Handler:
         if problems := self._not_ready():
@@ -368,7 +396,7 @@ def end_after_fault(server: EngineServer) -> None:
     server.send_away(INTERNAL_ERROR, "the engine's device failed", Why.FAULT)
 
 
-def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
+def _is_of_another_page(headers: Headers, allowed: frozenset[str], names: frozenset[str] | None) -> bool:
     """Whether a browser sends this for a page that another server has given it, and that may not talk."""
     origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
     if not origins or "*" in allowed:
@@ -378,7 +406,10 @@ def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
     if origins[0].lower() in allowed:
         return False
     try:
-        return urlsplit(origins[0]).netloc.lower() != hosts[0].strip().lower()
+        page = urlsplit(origins[0])
+        return page.netloc.lower() != hosts[0].strip().lower() or (
+            names is not None and page.hostname not in names
+        )
     except ValueError:
         return True
 

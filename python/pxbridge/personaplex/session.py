@@ -70,6 +70,9 @@ SLICE_BYTES: Final = 2048
 """Of a message, decoded at once: a packet of one byte may stand for 120 ms, and a message for an hour."""
 AHEAD_S: Final = 10.0
 """So much more audio than time has passed is a flood. What is beyond a second is cut long before."""
+OWED_S: Final = 40.0
+"""So much audio may come late, all at once: a network that stalls for longer has cost the slot (`LIMITS`). A
+client that is silent for an hour may not send an hour in a moment: decoding it would delay everybody."""
 
 CONTROL_EVERY_S: Final = 1.0
 """A restart costs a prompt. More often than this they are not obeyed, and pings are not answered."""
@@ -198,7 +201,8 @@ class Session:
         self._wire = FrameReader()
         self._reader = OggOpusReader(SAMPLE_RATE_HZ)
         self._frames = _Frames()
-        self._heard_samples = 0
+        self._ahead_s = 0.0  # audio that came, less time that passed
+        self._heard_s = self.opened_s
         self._early: deque[Frame] = deque(maxlen=MOST_FRAMES)
         self._writer: OggOpusWriter | None = None
         self._text = text()
@@ -314,10 +318,11 @@ class Session:
     def _hear(self, ogg: bytes) -> None:
         for start in range(0, len(ogg), SLICE_BYTES):
             pcm = self._reader.read(ogg[start : start + SLICE_BYTES])
-            self._heard_samples += len(pcm)
-            ahead_s = self._heard_samples / SAMPLE_RATE_HZ - (self._loop.time() - self.opened_s)
-            if ahead_s > AHEAD_S:
-                log.warning("%s: sent %.0f s more audio than time has passed", self.peer, ahead_s)
+            now_s = self._loop.time()
+            owed_s = max(self._ahead_s - (now_s - self._heard_s), -OWED_S)
+            self._ahead_s, self._heard_s = owed_s + len(pcm) / SAMPLE_RATE_HZ, now_s
+            if self._ahead_s > AHEAD_S:
+                log.warning("%s: sent %.0f s more audio than time has passed", self.peer, self._ahead_s)
                 self.end(POLICY_VIOLATION, "more audio than time has passed", Why.REFUSED)
                 return
             for frame in self._frames.of(pcm):

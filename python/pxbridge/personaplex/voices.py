@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import tarfile
 from collections import OrderedDict
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     Encode = Callable[[NDArray[np.float32]], Generator[None, None, NDArray[np.int64]]]
     """Mimi: float32 [samples] at 24 kHz in, int64 [frames, 8] out, in parts."""
+
+log = logging.getLogger(__name__)
 
 PUBLISHED = tuple(
     f"{kind}{number}"
@@ -128,7 +131,13 @@ class Voices:
         while not preparing.done():
             yield
             wait([preparing], PART_S)
-        prepared = preparing.result()
+        try:
+            prepared = preparing.result()
+        except InputError:
+            raise
+        except Exception as error:  # the model is well: a file that nobody foresaw must not end it
+            log.exception("voice %s cannot be read", file)
+            raise InputError("it cannot be read; the engine's log tells why") from error
         if not isinstance(prepared, _Recording):
             return prepared
         return VoiceCodes(key=prepared.key, codes=(yield from self._encode(prepared.samples)))
@@ -251,6 +260,8 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
     embeddings, cache = found["embeddings"], found["cache"]
     if not isinstance(embeddings, torch.Tensor) or not isinstance(cache, torch.Tensor):
         raise InputError("`embeddings` and `cache` must be tensors")
+    if embeddings.layout != torch.strided or cache.layout != torch.strided:
+        raise InputError("`embeddings` and `cache` must be dense tensors")
     shape = tuple(embeddings.shape)
     fits = len(shape) == 4 and shape[0] >= 1 and shape[1:] == (1, 1, config.dim)
     if not fits or not embeddings.is_floating_point():
@@ -261,7 +272,8 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
         raise InputError(
             f"`cache` is {_described(cache)}; this model needs int64 [1, {STREAMS}, {VOICE_TOKEN_POSITIONS}]"
         )
-    if not torch.isfinite(embeddings).all():
+    summed = embeddings.detach()[:, 0, 0].float()  # what was trained may still ask for gradients
+    if not torch.isfinite(summed).all():
         raise InputError("`embeddings` holds values that are no numbers")
     tokens = cache[0].numpy()
     last, after = (tokens[:, position % VOICE_TOKEN_POSITIONS] for position in (shape[0], shape[0] + 1))
@@ -269,7 +281,7 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
     codes = np.concatenate([last[1:], after[late]])
     if codes.min() < 0 or codes.max() > config.card or not 0 <= last[0] <= config.text_card:
         raise InputError("`cache` holds tokens that this model does not know")
-    return VoiceEmbeddings(key=key, embeddings=embeddings[:, 0, 0].float().numpy(), tokens=tokens)
+    return VoiceEmbeddings(key=key, embeddings=summed.numpy(), tokens=tokens)
 
 
 def _described(tensor: torch.Tensor) -> str:
