@@ -116,6 +116,31 @@ def test_secrets_stay_when_prepare_runs_again(prepared: Path) -> None:
     assert (prepared / "secrets").stat().st_mode & 0o777 == 0o700
 
 
+def test_what_was_written_in_by_hand_stays_when_prepare_runs_again(prepared: Path) -> None:
+    profile = "gpu" if "=gpu" in (prepared / ".env").read_text() else ""
+    with (prepared / ".env").open("a") as file:
+        file.write("ENGINE_SLOTS=8\n# ours\n")
+    engines = prepared / "secrets" / "engines"
+    engines.unlink()
+    engines.write_text("wss://gpu9.example.com:8998/api/chat\n")
+    run(prepared / "prepare", "other.example.com", *([profile] if profile else []))
+    assert engines.read_text() == "wss://gpu9.example.com:8998/api/chat\n"
+    assert (prepared / ".env").read_text().splitlines() == [
+        "DOMAIN=other.example.com",
+        f"COMPOSE_PROFILES={profile}",
+        "ENGINE_SLOTS=8",
+        "# ours",
+    ]
+
+
+def test_the_engine_beside_the_bridge_goes_with_its_profile(prepared: Path) -> None:
+    engines = prepared / "secrets" / "engines"
+    for profile in ("gpu", ""):
+        run(prepared / "prepare", "voice.example.com", *([profile] if profile else []))
+        assert ("@engine:8998/api/chat" in engines.read_text()) is bool(profile)
+        assert engines.stat().st_mode & 0o777 == 0o444
+
+
 def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> None:
     services = configuration(prepared)["services"]
     for name, service in services.items():
