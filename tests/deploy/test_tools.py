@@ -96,7 +96,7 @@ def test_the_bridge_can_start_with_what_the_file_gives_it(
     monkeypatch.setenv("PXBRIDGE_HOST", "0.0.0.0")  # as the image sets it
     for name, value in found["services"]["bridge"]["environment"].items():
         value = value.replace("/run/secrets/", f"{prepared}/secrets/")
-        monkeypatch.setenv(name, value.replace("/etc/pxbridge/", f"{prepared}/"))
+        monkeypatch.setenv(name, value.replace("/etc/pxbridge/", f"{prepared}/agents/"))
     assert cli.main(["check-config", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     with_gpu = "engine" in found["services"]
@@ -151,6 +151,32 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
     assert "bridge" not in services["caddy"].get("depends_on", {})
     # The drain (60 s), then what the end of the last call takes, at most 26 s.
     assert services["bridge"]["stop_grace_period"] == "1m40s"
+
+
+def test_the_bridge_reads_its_agents_from_a_folder(prepared: Path) -> None:
+    """A file that is mounted alone stays the old one when an editor replaces it, and SIGHUP changes nothing."""
+    bridge = configuration(prepared)["services"]["bridge"]
+    folder = Path(bridge["environment"]["PXBRIDGE_CONFIG"]).parent
+    (mounted,) = (volume for volume in bridge["volumes"] if volume["target"] == str(folder))
+    assert mounted["type"] == "bind" and mounted["read_only"]
+    assert (Path(mounted["source"]) / "pxbridge.toml").is_file()
+    assert not bridge.get("configs")
+
+
+def test_the_store_without_a_password_is_in_a_network_with_the_bridge_alone(prepared: Path) -> None:
+    found = configuration(prepared)
+    assert list(found["services"]["valkey"]["networks"]) == ["store"]
+    assert found["networks"]["store"]["internal"]
+    in_it = {name for name, service in found["services"].items() if "store" in service["networks"]}
+    assert in_it == {"bridge", "valkey"}
+
+
+def test_what_stands_beside_the_bridge_cannot_take_the_machine(prepared: Path) -> None:
+    services = configuration(prepared)["services"]
+    for name, service in services.items():
+        assert service["pids_limit"] and service["logging"]["options"]["max-size"]
+        assert name in ("bridge", "engine") or int(service["mem_limit"]) <= 2**30
+    assert "--storage.tsdb.retention.size=5GB" in services["prometheus"]["command"]
 
 
 # -- Caddy
