@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from pxbridge.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
+    from types import FrameType
 
     from rich.console import Console
 
@@ -141,13 +145,33 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     beside = None if args.tunnel is None else tunnel_beside(args, console)
     prepared = prepare(_options(args))
     with logging_to(None, args.log_level, args.log_format):
-        loaded = _load(args, prepared, console)
+        with _ended_by_signals():
+            loaded = _load(args, prepared, console)
         if beside is None:
             return await serve(loaded, prepared)
         try:
             return await serve(loaded, prepared, beside.start)
         finally:
             await beside.stop()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGINT end the process at once while it downloads and reads a checkpoint.
+
+    There is nothing to close, and a download goes on from where it was. Without this a container's first process
+    would ignore SIGTERM, as the kernel has no default for it, and the event loop, which waits, the first Ctrl-C.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def tunnel_beside(args: argparse.Namespace, console: Console) -> Beside:

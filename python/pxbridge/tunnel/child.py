@@ -43,6 +43,8 @@ SECRET_VARIABLES: Final = ("NGROK_AUTHTOKEN", "NGROK_API_KEY", "BORE_SECRET", "T
 _SECRET: Final = re.compile(
     r"(?i)((?:auth|api)?[-_ ]?(?:token|secret|key)\b[\"']?\s*[:=]\s*)[\"']?[^\s\"',}]+"
 )
+_TOKEN: Final = re.compile(r"(/t/)[^/?#\s\"']+")
+"""A request's path may hold a caller's token, and cloudflared prints the paths that it could not pass on."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _MASK: Final = "***"
 
@@ -102,16 +104,16 @@ class Child:
             *lines, rest = (rest + data.decode(errors="replace")).split("\n")
             for line in lines:
                 self._take(line)
-            rest = rest[:MAX_LINE_CHARS]
+            rest = rest[:_READ_BYTES]
         self._take(rest)
         await self._process.wait()
 
     def _take(self, line: str) -> None:
-        text = _COLOUR.sub("", line[:MAX_LINE_CHARS]).rstrip()
+        text = _COLOUR.sub("", line).rstrip()
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
-        text = _SECRET.sub(rf"\1{_MASK}", text)
-        if text:
+        text = _TOKEN.sub(rf"\1{_MASK}", _SECRET.sub(rf"\1{_MASK}", text))
+        if text := text[:MAX_LINE_CHARS]:  # cut last: half a secret would not be known as one
             self.lines.append(text)
             self._on_line(text)
 
