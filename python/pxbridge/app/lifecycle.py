@@ -138,11 +138,11 @@ async def run(
                 await _first_of(reloader.reload(), signals.stop.wait())
                 systemd.ready(f"takes calls at {bridge.url}")
 
-        log.info(
-            "stopping: %s may go on for up to %s; a second signal ends them at once",
-            counted(bridge.registry.live, "call"),
-            lasted(settings.drain_s),
-        )
+        if live := bridge.registry.live:
+            calls, limit = counted(live, "call"), lasted(settings.drain_s)
+            log.info("stopping: %s may go on for up to %s; a second signal ends them at once", calls, limit)
+        else:
+            log.info("stopping: no calls are live")
         limit_s = settings.drain_s + LONGEST_ENDING_S
         signals.end_within(limit_s)
         systemd.stopping("ends its calls", limit_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from dataclasses import asdict
@@ -17,8 +18,6 @@ from pxbridge.commands.terminal import say
 from pxbridge.wording import counted
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
     from pxbridge.personaplex.bench import Row, Tensors, Times
@@ -125,9 +124,12 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(int(part) for part in text.split(","))
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = (0,)
     if min(counts) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers above 0, such as 1,8,32")
     return counts
 
 

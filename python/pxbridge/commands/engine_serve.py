@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from pxbridge.commands import engine_options, tunnel_option
 from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings import unquoted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
     from rich.console import Console
@@ -226,17 +227,10 @@ def _options(args: argparse.Namespace) -> Options:
             raise ConfigError(
                 "--allow-origin", "command line", f"{origin!r} is no origin: https://OTHER.SERVER, or *"
             )
-    token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
-        problem = (
-            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
-            "`openssl rand -hex 24`"
-        )
-        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
     return Options(
         host=args.host,
         port=args.port,
-        token=token,
+        token=token_in(os.environ),
         allow_anonymous=args.allow_anonymous,
         origins=frozenset(origin.rstrip("/").lower() for origin in args.allow_origin),
         ssl=args.ssl,
@@ -247,6 +241,25 @@ def _options(args: argparse.Namespace) -> Options:
         drain_s=args.drain_s,
         defaults=Defaults(args.default_voice_prompt, args.default_text_prompt),
     )
+
+
+def token_in(environ: Mapping[str, str]) -> str | None:
+    """The token that clients must show, without the quotes that an env file may leave around it.
+
+    Raises:
+        ConfigError: It is too short, or cannot stand in a header.
+    """
+    token = environ.get(TOKEN_VARIABLE)
+    if token is None:
+        return None
+    token = unquoted(token)
+    if re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
+        problem = (
+            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
+            "`openssl rand -hex 24`"
+        )
+        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
+    return token
 
 
 def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loaded:

@@ -111,7 +111,7 @@ def render(answers: Answers, fresh: Fresh) -> str:
 
 def _lines(answers: Answers, fresh: Fresh) -> Iterator[str]:
     yield "# The settings of a pxbridge, made by `pxbridge init`. It holds secrets: keep it to its user."
-    yield "# `pxbridge --help` tells all settings, `pxbridge check-config --config FILE` what is in force,"
+    yield "# `pxbridge help settings` lists all settings, `pxbridge check-config --config FILE` shows these,"
     yield "# and SIGHUP puts most changes in force for the calls to come."
     for part in (_engines, _agent, _reach):
         yield ""

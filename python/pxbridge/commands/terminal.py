@@ -20,6 +20,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from pxbridge.wording import BEFORE_UNIT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
@@ -32,7 +34,6 @@ MIN_WRAPPED = 20
 
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|Hz|kHz|dB|ppm|MB|GB|times?)\b)")
 
 _LAST_COLUMN = re.compile(r" *\S.*?\S {2,}(?=\S)")
 """What stands before the last column of a line of help."""
@@ -108,7 +109,7 @@ def wrapped(text: str, width: int) -> list[str]:
         fold = textwrap.TextWrapper(
             width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
-        folded = fold.wrap(_BEFORE_UNIT.sub(_NO_BREAK, line)) or [""]
+        folded = fold.wrap(BEFORE_UNIT.sub(_NO_BREAK, line)) or [""]
         lines += [part.replace(_NO_BREAK, " ") for part in folded] if cell_len(line) > width else [line]
     return lines
 

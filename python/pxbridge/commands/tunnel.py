@@ -18,7 +18,7 @@ from pxbridge import periodic, settings
 from pxbridge.app import lifecycle
 from pxbridge.app.deadline import Deadline
 from pxbridge.chat_wire import CHAT_PATH
-from pxbridge.commands.engine_serve import TOKEN_VARIABLE
+from pxbridge.commands.engine_serve import TOKEN_VARIABLE, token_in
 from pxbridge.commands.tunnel_option import ANY, PROGRAMS
 from pxbridge.errors import ConfigError, InputError, PxbridgeError
 from pxbridge.ops.logs import logging_to
@@ -283,10 +283,10 @@ def engine_target(host: str, port: int, environ: Mapping[str, str]) -> Callable[
     """Gives the engine's port with its token.
 
     Raises:
-        ConfigError: There is no token.
+        ConfigError: There is no token, or it cannot stand in a header.
     """
-    token = environ.get(TOKEN_VARIABLE)
-    if not token:
+    token = token_in(environ) if environ.get(TOKEN_VARIABLE) else None
+    if token is None:
         raise ConfigError(
             TOKEN_VARIABLE,
             "environment",

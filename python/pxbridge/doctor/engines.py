@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import socket
 import ssl
 import time
@@ -34,6 +33,7 @@ from pxbridge.errors import (
     StoreUnreachable,
 )
 from pxbridge.settings import variable
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -155,7 +155,7 @@ async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
     except OSError as error:
         return wrong(
             "engine",
-            f"{engine}: {os.strerror(error.errno) if error.errno else error}",
+            f"{engine}: {os_problem(error)}",
             f"start PersonaPlex there (`python -m moshi.server --ssl DIR`), or correct port {port} "
             f"in {variable('engines')}",
         )

@@ -16,7 +16,7 @@ from pxbridge.settings.access import check_access, is_loopback, url_host
 from pxbridge.settings.fields import Settings, flag, is_secret, state_folder, variable
 from pxbridge.settings.shown import add_arguments, markdown_table, sections
 from pxbridge.settings.sources import Loaded, load
-from pxbridge.settings.values import Network, Secrets, mask_url
+from pxbridge.settings.values import Network, Secrets, mask_url, unquoted
 
 __all__ = [
     "Loaded",
@@ -33,6 +33,7 @@ __all__ = [
     "mask_url",
     "sections",
     "state_folder",
+    "unquoted",
     "url_host",
     "variable",
 ]
