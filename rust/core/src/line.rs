@@ -195,7 +195,7 @@ impl Line {
             }
             self.intake.answered(came, now_us);
         }
-        self.output.ping = self.downlink.take_ping(now_us);
+        self.output.ping = self.downlink.ping_due(now_us);
         self.end(now_us)
     }
 
@@ -221,7 +221,7 @@ impl Line {
         self.intake.poll(now_us, &mut self.engine_pcm);
         self.downlink
             .poll(self.codec.as_mut(), now_us, &mut self.output.to_phone);
-        self.output.ping = self.downlink.take_ping(now_us);
+        self.output.ping = self.downlink.ping_due(now_us);
         self.end(now_us)
     }
 

@@ -226,7 +226,7 @@ pub struct Playout {
     echo: Echo,
     /// How much of the caller's time the engine was not given. It says nothing for it, so its later audio stands for
     /// later time than its count says.
-    skipped_us: i64,
+    not_given_us: i64,
     /// The phone's side holds more than is worth hearing.
     stale: bool,
     stats: PlayoutStats,
@@ -257,7 +257,7 @@ impl Playout {
             behind_since_us: None,
             barge_in: BargeIn::default(),
             echo: Echo::default(),
-            skipped_us: 0,
+            not_given_us: 0,
             stale: false,
             stats: PlayoutStats::default(),
             config,
@@ -277,7 +277,7 @@ impl Playout {
     }
 
     /// Audio was sent that is not the engine's, such as silence before its first audio.
-    pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
+    pub fn sent_own(&mut self, samples: usize, now_us: u64) {
         self.path
             .sent(Source::Bridge, self.rate.us(samples) as u64, now_us);
     }
@@ -424,13 +424,13 @@ impl Playout {
     }
 
     /// The mark to send after what was just sent, if one is due.
-    pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
+    pub fn mark_due(&mut self, now_us: u64) -> Option<Mark> {
         self.path.mark_due(now_us)
     }
 
     /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the path
     /// from the phone to us varies.
-    pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
+    pub fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
         let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
@@ -443,24 +443,24 @@ impl Playout {
 
     /// How much of the caller's time the engine was not given in all: see
     /// [`crate::uplink::intake::Intake::not_given_us`].
-    pub fn skip_to(&mut self, not_given_us: i64) {
-        self.skipped_us = not_given_us;
+    pub fn set_not_given_us(&mut self, not_given_us: i64) {
+        self.not_given_us = not_given_us;
     }
 
     /// Whether to ping the phone's side now, to learn how the path to it jitters.
-    pub fn take_ping(&mut self, now_us: u64) -> bool {
+    pub fn ping_due(&mut self, now_us: u64) -> bool {
         self.path.ping_due(now_us)
     }
 
-    /// When to ask [`Playout::take_ping`] though nothing else happens, while there is something to learn.
+    /// When to ask [`Playout::ping_due`] though nothing else happens, while there is something to learn.
     #[must_use]
     pub fn ping_wake_us(&self) -> Option<u64> {
         self.path.ping_wake_us()
     }
 
-    /// A ping came back from the phone's side after `trip_us`. `return_jitter_us` as for [`Playout::marked`].
-    pub fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
-        self.path.pong(trip_us, return_jitter_us, now_us);
+    /// A ping came back from the phone's side after `rtt_us`. `return_jitter_us` as for [`Playout::mark_echoed`].
+    pub fn pong(&mut self, rtt_us: u64, return_jitter_us: u64, now_us: u64) {
+        self.path.pong(rtt_us, return_jitter_us, now_us);
     }
 
     /// Samples that engines sent.
@@ -712,6 +712,6 @@ impl Playout {
 
     /// The media position of the engine's audio, in the caller's time.
     fn position_us(&self) -> i64 {
-        self.rate.us(self.stats.received as usize) + self.skipped_us
+        self.rate.us(self.stats.received as usize) + self.not_given_us
     }
 }

@@ -187,7 +187,7 @@ impl Known {
 
     /// Round trips are steady at `rtt_us`. If the path has changed, returns by how much that changed the baseline: so
     /// far the change was taken for a change of the playback.
-    pub(super) fn path_takes(&mut self, rtt_us: i64) -> Option<i64> {
+    pub(super) fn observe_steady_rtt(&mut self, rtt_us: i64) -> Option<i64> {
         let PathRtt::Known {
             rtt_us: before_us,
             added_us,

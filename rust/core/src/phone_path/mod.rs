@@ -183,7 +183,7 @@ impl PhonePath {
             now_us,
         );
         if let Some(rtt_us) = self.pings.steady_us(now_us) {
-            self.playback.path_takes(rtt_us);
+            self.playback.observe_steady_rtt(rtt_us);
         }
     }
 }

@@ -85,11 +85,11 @@ impl RemotePlayback {
     }
 
     /// Round trips are steady at `rtt_us`. A path that has changed changes the baseline, not the playback.
-    pub(super) fn path_takes(&mut self, rtt_us: u64) {
+    pub(super) fn observe_steady_rtt(&mut self, rtt_us: u64) {
         let changed_us = self
             .baseline
             .known()
-            .and_then(|known| known.path_takes(rtt_us as i64));
+            .and_then(|known| known.observe_steady_rtt(rtt_us as i64));
         if let Some(changed_us) = changed_us {
             self.silence.clear();
             self.lengthen(-changed_us);
@@ -415,7 +415,7 @@ mod tests {
                 playback.mark_echoed(mark, 0, now_us + FRAME_US + base_us);
             }
             let mut takes = |rtt_us: u64| {
-                playback.path_takes(rtt_us + pongs_late_us);
+                playback.observe_steady_rtt(rtt_us + pongs_late_us);
                 (playback.baseline.us().map(|us| us as u64), playback.lengthened_us)
             };
             assert_eq!(takes(100_000), (Some(base_us), 0));
