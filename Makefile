@@ -92,6 +92,10 @@ fuzz: $(VENV)/.fuzz    ## other networks, and each fuzz target, for FUZZ_SECONDS
 	mkdir -p rust/fuzz/corpus/events
 	$(BIN)/python tests/fuzz/fuzz_events.py -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
 	    rust/fuzz/corpus/events tests/fuzz/seeds/events
+	echo "fuzzing the reader of PROXY headers for $(FUZZ_SECONDS) s"
+	mkdir -p rust/fuzz/corpus/proxy
+	$(BIN)/python tests/fuzz/fuzz_proxy_protocol.py -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
+	    -max_len=4200 rust/fuzz/corpus/proxy tests/fuzz/seeds/proxy
 
 $(VENV)/.fuzz: $(VENV)/.built
 	$(BIN)/python $(PIP) --group fuzz

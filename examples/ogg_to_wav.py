@@ -16,8 +16,8 @@ PIECE_BYTES = 4096
 
 
 def main(source: str, target: str) -> None:
-    """Reads the stream in pieces, as it would come from a socket."""
-    reader = OggOpusReader(RATE_HZ)
+    """Reads the file in pieces, so that it may be of any length."""
+    reader = OggOpusReader(RATE_HZ, trim=True)
     stream = Path(source).read_bytes()
     pieces = [stream[at : at + PIECE_BYTES] for at in range(0, len(stream), PIECE_BYTES)]
     sound = np.concatenate([reader.read(piece) for piece in pieces])

@@ -148,7 +148,10 @@ class OggOpusWriter:
         """The pages that these samples complete; the rest waits for more. Releases the GIL."""
 
     def finish(self) -> bytes:
-        """The last pages: what waits, filled up with silence, with the end-of-stream mark."""
+        """The last pages: what waits, filled up with silence, with the end-of-stream mark.
+
+        The last page tells a file's reader where the sound ends (RFC 7845 section 4.4).
+        """
 
 class OggOpusReader:
     """An Ogg Opus stream to mono PCM, for bytes in any split and in any condition. It never fails:
@@ -156,16 +159,18 @@ class OggOpusReader:
 
     Args:
         rate_hz: Of the samples to give: 8000, 12000, 16000, 24000 or 48000.
+        trim: For files: drops the encoder's padding, as RFC 7845 says in sections 4.2 and 4.4, so that as
+            many samples come out as were written. A live stream gives everything, because engines count its
+            positions wrongly.
     """
 
-    def __init__(self, rate_hz: int = 24000) -> None: ...
+    def __init__(self, rate_hz: int = 24000, *, trim: bool = False) -> None: ...
     @overload
     def read(self, data: _Bytes, out: None = None) -> NDArray[np.float32]: ...
     @overload
     def read(self, data: _Bytes, out: _Pcm) -> _Pcm:
-        """All samples that these bytes complete. What does not fit into `out` comes first the next time.
-
-        Releases the GIL.
+        """All samples that these bytes complete, at most five minutes at once. What does not fit into `out`
+        comes first the next time. Releases the GIL.
         """
 
     def stats(self) -> dict[str, int]:
@@ -187,9 +192,9 @@ class AgentHeard:
     __match_args__ = ("after_s",)
     @property
     def after_s(self) -> float:
-        """The time that the caller waited for it, in seconds.
+        """The time until the caller hears it, as estimated, in seconds.
 
-        Counted from the line's first input, or from when the last engine was closed.
+        Counted from the line's first input, or from when the agent that was heard last was gone.
         """
 
 class AllPlayed:

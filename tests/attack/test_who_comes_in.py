@@ -289,8 +289,10 @@ def test_the_token_that_an_operator_makes_opens_the_door(
     monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
     monkeypatch.setenv("PXBRIDGE_PUBLIC_URL", "wss://voice.example.com")
     assert cli.main(["token", "--days", "1", "--persona", "default"]) == 0
-    printed = capsys.readouterr().out.strip()
+    told = capsys.readouterr()
+    printed = told.out.strip()
     assert printed.startswith("wss://voice.example.com/exotel/t/d.")
+    assert told.err.startswith("valid until 20"), "the output is the URL alone"
     assert KEY not in printed
 
     async def try_it() -> None:
@@ -307,10 +309,25 @@ def test_the_token_that_an_operator_makes_opens_the_door(
 def test_a_token_that_makes_no_sense_is_not_made(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("PXBRIDGE_PUBLIC_URL", "wss://voice.example.com")
     if words:
         monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
     assert cli.main(["token", *words]) == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("missing", ["PXBRIDGE_TOKEN_KEYS", "PXBRIDGE_PUBLIC_URL"])
+def test_without_a_url_that_a_carrier_can_dial_no_token_is_printed_and_the_setting_is_named(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
+    monkeypatch.setenv("PXBRIDGE_PUBLIC_URL", "wss://voice.example.com")
+    monkeypatch.delenv(missing)
+    assert cli.main(["token"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"{missing} (default): is not set; set it to" in told.err
+    assert told.err.count("\n") == 1
 
 
 async def test_a_password_that_is_taken_back_lets_nobody_in_from_the_next_sighup_on(tmp_path: Path) -> None:

@@ -288,6 +288,7 @@ class DummyRoutes:
 
     def __init__(self, kind: type[DummyCarrier]) -> None:
         self._kind = kind
+        self.known_paths = (f"/{kind.name.lower()}",)
         self._path = re.compile(rf"/{kind.name.lower()}(?:/(?P<persona>\w+))?")
 
     def find(self, path: str) -> Route | None:

@@ -17,6 +17,7 @@ from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.registry import CallRegistry
+from pxbridge.calls.unknown_names import NameCheck
 from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.client import open_session
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
@@ -115,6 +116,7 @@ async def bridge(
     pool_limits: PoolLimits | None = None,
     handovers: HandOvers | None = None,
     playout: PlayoutOptions | None = None,
+    names: NameCheck | None = None,
     carriers: Sequence[CarrierRoutes] = (ExotelRoutes(),),
 ) -> AsyncIterator[Bridge]:
     """A running bridge with one engine for each entry of `faults` (none: one good engine).
@@ -173,9 +175,17 @@ async def bridge(
                 records.append(record)
 
         watching: list[Subscriber] = [keep, CallLog(Numbers()), *subscribers]
-        registry = CallRegistry(pool, personas, watching, call_subscribers, handovers, limits, playout)
+        names = names or NameCheck()
+        registry = CallRegistry(pool, personas, watching, call_subscribers, handovers, limits, playout, names)
         listener = await stack.enter_async_context(
-            listen(registry.handle, "127.0.0.1", 0, carriers=carriers, max_calls=2000)
+            listen(
+                registry.handle,
+                "127.0.0.1",
+                0,
+                carriers=carriers,
+                unknown_persona=lambda name: names.refusal(name, personas),
+                max_calls=2000,
+            )
         )
         if warm:
             await asyncio.sleep(prompt_s + 1.0)

@@ -123,9 +123,12 @@ async def test_an_engine_that_a_running_bridge_has_is_left_alone() -> None:
         assert phone.close_code is None and not bridge.said("engine failed")
 
 
-async def test_a_running_bridge_that_serves_tls_is_found_healthy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_a_running_bridge_that_serves_tls_is_found_healthy(*, proxied: bool, tmp_path: Path) -> None:
     certificate, key = issue(tmp_path, "voice.example.com")
     tls = {"PXBRIDGE_TLS_CERT_FILE": str(certificate), "PXBRIDGE_TLS_KEY_FILE": str(key)}
+    if proxied:  # by a proxy on the same machine
+        tls |= {"PXBRIDGE_PROXY_PROTOCOL": "true", "PXBRIDGE_TRUSTED_PROXIES": "127.0.0.1"}
     ports = {"PXBRIDGE_CONSOLE_PORT": str(free_port())}
     async with bridge_process(environ=tls | ports) as bridge:
         running = {"PXBRIDGE_PORT": str(bridge.port), "PXBRIDGE_STATE_DIR": str(tmp_path)}
@@ -409,6 +412,46 @@ def test_check_config_shows_each_setting_with_its_origin_and_no_secret(
     told = capsys.readouterr().out
     assert json.loads(told)["settings"]["max_calls"]["value"] == 7
     assert "s3cret" not in told and "0123456789abcdef" not in told
+
+
+def test_check_config_gives_its_verdict_first_and_shows_what_is_changed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "pxbridge.toml"
+    file.write_text(
+        "max_calls = 7\nport = 5050\nwarm_sessions = 2\n[personas.default]\nrecord = true\n"
+        '[personas.books]\nvoice_prompt = "NATM1.pt"\nwarm = 0\n[personas.same]'
+    )
+    monkeypatch.setenv("PXBRIDGE_CONFIG", str(file))
+    assert cli.main(["check-config", "--changed"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "good: the bridge can start with these settings",
+        f"warm_sessions = 2  (warm_sessions ({file}); default: 1)",
+        f"max_calls = 7  (max_calls ({file}); default: 100)",
+        f"persona default: record true  ({file})",
+        f"persona books: voice_prompt NATM1.pt, warm 0  ({file})",
+        f"persona same: as the default  ({file})",
+    ]
+    assert cli.main(["check-config", "--changed", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["settings"]) == ["warm_sessions", "max_calls"]
+    assert told["personas"]["books"] == {"voice_prompt": "NATM1.pt", "warm": 0}
+    monkeypatch.setenv("PXBRIDGE_HOST", "0.0.0.0")
+    monkeypatch.setenv("PXBRIDGE_ALLOW_ANONYMOUS", "true")
+    assert cli.main(["check-config"]) == 0
+    verdict, note, *_ = capsys.readouterr().out.splitlines()
+    assert verdict == "good, with 1 note: the bridge can start with these settings"
+    assert note == "note: anyone who reaches the telephony port may call (allow_anonymous)"
+
+
+def test_check_config_of_nothing_says_that_all_is_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["check-config", "--changed"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "good: the bridge can start with these settings",
+        "every setting has its default",
+    ]
 
 
 def test_check_config_stops_at_what_would_stop_the_start(

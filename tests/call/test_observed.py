@@ -70,18 +70,18 @@ def test_the_parts_of_the_delay_add_up_to_it() -> None:
     delay_s = report.hearing.delay_s()
     assert delay_s is not None
     assert 0.005 < delay_s - sum(parts.values()) < 0.02, "the codecs are what is left"
-    assert "engine's round trip 30" in dict(report.rows())["of the delay"]
+    assert "engine's round trip 30" in dict(report.details())["of the delay"]
 
 
 def test_a_long_way_is_told_as_the_networks() -> None:
-    told = dict(observed("delay 150ms").rows())["of the delay"]
+    told = dict(observed("delay 150ms").details())["of the delay"]
     assert (found := re.search(r"networks and codecs (\d+) ms", told))
     assert 300 < int(found[1]) < 325
 
 
 def test_a_stall_is_told_with_what_was_inserted_and_removed(tmp_path: Path) -> None:
     report = observed("stall 1s at 3s up")
-    rows = dict(report.rows())
+    rows = dict(report.details())
     assert rows["to the agent"].startswith("1 stall, the longest ")
     assert "of noise inserted" in rows["to the agent"]
     assert "removed from pauses" in rows["to the agent"]

@@ -91,6 +91,37 @@ async def test_an_operator_hands_a_live_call_over_and_the_flow_and_the_record_te
     assert "no live calls" in await run(bridge, "--live", monkeypatch=monkeypatch)
 
 
+async def test_a_live_call_is_shown_with_the_figures_that_the_console_has_of_it(
+    bridge: BridgeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_STATE_DIR", str(tmp_path))
+    phone = await bridge.call(Script(hang_up_at_s=600.0), Line(call_sid="CA-one"))
+
+    async def as_json(*words: str) -> Any:
+        await run(bridge, *words, "--json", monkeypatch=monkeypatch)
+        return json.loads(capsys.readouterr().out)
+
+    while (listed := (await as_json("--live"))[0])["mouth_to_ear_s"] is None:
+        pass
+    kinds: set[str] = set()
+    while not kinds >= {"started", "live", "heard"}:  # a thread writes them
+        shown = await as_json("show", "CA-o")
+        kinds = {event["kind"] for event in shown["events"]}
+    assert shown.keys() >= listed.keys() and "note" not in shown
+    for figure in ("key", "phase", "engine", "setup_s", "first_sound_s", "first_audio_s", "began_at"):
+        assert shown[figure] == pytest.approx(listed[figure], abs=0.01), figure
+    assert shown["duration_s"] >= listed["duration_s"] and shown["mouth_to_ear_s"] is not None
+    assert shown["counters"]["downlink"]["received"] > 0
+    assert listed["mouth_to_ear_now_s"] is None or listed["mouth_to_ear_now_s"] > 0
+    assert "no, still live" in await run(bridge, "show", listed["key"], monkeypatch=monkeypatch)
+    await run(bridge, "end", "CA-one", monkeypatch=monkeypatch)
+    await until(lambda: phone.close_code is not None, "the call is over")
+    while (ended := await as_json("show", "CA-one"))["ended_at"] is None:
+        pass
+    assert ended["mouth_to_ear_now_s"] is None
+    assert ended["outcome"] == "completed" and "phase" not in ended and "note" not in ended
+
+
 async def test_nobody_without_a_login_and_no_page_elsewhere_ends_a_call(bridge: BridgeProcess) -> None:
     phone = await bridge.call(Script(hang_up_at_s=600.0), Line(call_sid="CA-one"))
     base = f"http://127.0.0.1:{console_port(bridge)}/api/calls/"

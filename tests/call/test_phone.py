@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import traceback
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from pxbridge.simulation.phone import (
     Ended,
     Fault,
     HangUp,
+    Leaving,
     Line,
     Phone,
     Script,
@@ -301,6 +304,7 @@ def test_a_polite_caller_speaks_after_the_greeting_and_waits_for_the_answer() ->
     play(phone, SayingBridge(*greeting, *answer))
     assert phone.caller.spoke_at_s == pytest.approx(2.5 + 0.8, abs=0.11)
     assert phone.duration_s == pytest.approx(7.0 + 3.0, abs=0.11)
+    assert phone.caller.left is Leaving.ANSWERED
 
 
 def test_a_caller_whom_nobody_answers_speaks_all_the_same_and_hangs_up() -> None:
@@ -308,6 +312,17 @@ def test_a_caller_whom_nobody_answers_speaks_all_the_same_and_hangs_up() -> None
     play(phone, SayingBridge())
     assert phone.caller.spoke_at_s == pytest.approx(5.0, abs=0.11)
     assert phone.duration_s == pytest.approx(5 + 1 + 8, abs=0.21)
+    assert phone.caller.left is Leaving.UNANSWERED
+
+
+def test_an_agent_that_never_pauses_is_interrupted_and_left() -> None:
+    endless = [(0.5 + 0.1 * n, media(tone(0.1))) for n in range(600)]
+    phone = Phone(Script(tone(1.0), greeting_longest_s=10.0, listen_longest_s=20.0))
+    play(phone, SayingBridge(*endless))
+    assert phone.caller.interrupted
+    assert phone.caller.spoke_at_s == pytest.approx(0.5 + 10, abs=0.11)
+    assert phone.duration_s == pytest.approx(0.5 + 10 + 1 + 20, abs=0.21)
+    assert phone.caller.left is Leaving.TIRED
 
 
 @asynccontextmanager
@@ -362,3 +377,35 @@ async def test_a_bridge_that_closes_ends_the_call() -> None:
 async def test_a_call_that_cannot_be_placed_says_why(url: str, problem: str) -> None:
     with pytest.raises(CallFailed, match=problem):
         await place_call(url, Phone(script()))
+
+
+TOKEN = "d.ffffffff..AAAAAAAAAAAAAAAA.0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("HTTP/1.1 404 Not Found\r\n\r\nCannot GET {path}", "HTTP 404 Not Found: Cannot GET /exotel/t/…"),
+        ("HTTP/1.1 308 Moved\r\nLocation: https://{user}@h{path}\r\n\r\n", "on to https://h/exotel/t/…"),
+        ("HTTP/1.1 308 Moved\r\nLocation: ws://h:port{path}\r\n\r\n", "an address that is no URL"),
+        ("{path} {user}\r\n\r\n", "is not a WebSocket server"),
+        (None, "is not a ws:// or wss:// URL"),
+    ],
+)
+async def test_no_error_shows_a_token_or_a_password_not_even_its_traceback(
+    answer: str | None, problem: str
+) -> None:
+    user, path = "asha:hunter2", f"/exotel/t/{TOKEN}"
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write((answer or "").format(path=path, user=user).encode())
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1] if answer else "port"
+        with pytest.raises(CallFailed) as failed:
+            await place_call(f"ws://{user}@127.0.0.1:{port}{path}", Phone(script()))
+    assert problem in str(failed.value)
+    told = "".join(traceback.format_exception(failed.value))
+    assert TOKEN not in told and "hunter2" not in told

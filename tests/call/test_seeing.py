@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.delay import PARTS
 from pxbridge.calls.events import Event, Kind
 from pxbridge.calls.numbers import Numbers
+from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.summary import summary
 from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.report import make_report
@@ -31,6 +33,7 @@ from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import HangUp, Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
+from pxbridge.wording import lasted
 
 if TYPE_CHECKING:
     from typing import Any
@@ -128,8 +131,8 @@ def test_words_that_a_silent_engine_was_not_given_are_told_everywhere() -> None:
     assert told[removed.format("withheld")] == pytest.approx(withheld_s)
     assert told[removed.format("no_engine")] == pytest.approx(0.95, abs=0.15)  # the newest 80 ms were kept
     assert told[removed.format("gated")] == pytest.approx(0.2)
-    line = dict(make_report(phone, telemetry).rows())["to the agent"]
-    assert f"the engine did not answer 1 time: {withheld_s:.2f} s withheld" in line
+    line = dict(make_report(phone, telemetry).details())["to the agent"]
+    assert f"the engine did not answer 1 time: {lasted(withheld_s)} withheld" in line
     assert "said before an engine was ready; 200 ms of the line's opening silenced" in line
     figures = summary(record, Numbers(), record.ended_s)
     assert figures["holds"] == 1
@@ -150,7 +153,7 @@ def test_an_engine_that_is_behind_is_told_as_such() -> None:
     phone, telemetry, record = run(main())
     slow = record.stats["uplink"]["slow"]
     assert slow > 0
-    line = dict(make_report(phone, telemetry).rows())["to the agent"]
+    line = dict(make_report(phone, telemetry).details())["to the agent"]
     assert f"the engine was too slow {slow:.0f} time" in line
     assert summary(record, Numbers(), record.ended_s)["slow"] == slow
 
@@ -188,7 +191,7 @@ def test_the_drift_of_the_phones_clock_is_told() -> None:
     assert told["pxbridge_phone_clock_drift_ppm_bucket{le=50.0}"] == 0
     assert told["pxbridge_phone_clock_drift_ppm_bucket{le=200.0}"] == 1
     assert summary(record, Numbers(), record.ended_s)["drift_ppm"] == pytest.approx(100, abs=15)
-    rows = dict(make_report(phone, telemetry).rows())
+    rows = dict(make_report(phone, telemetry).details())
     assert re.search(r"; your clock: \d+ ppm fast", rows["to the agent"])
 
 
@@ -278,12 +281,77 @@ def test_the_time_to_the_first_engine_is_the_set_up_time() -> None:
     metrics = Metrics()
     record = CallRecord(opened_s=1.0, started_s=1.1)
     metrics(record, Event(Kind.STARTED, 1.1))
-    record.live_s = 1.6
+    record.ready_s = 1.6
     for at_s in (1.6001, 30.0):  # the second after a fail-over
         metrics(record, Event(Kind.LIVE, at_s, {"engine": "ws://gpu", "prompt_s": 0.4}))
+        metrics(record, Event(Kind.COUNTERS, at_s))
     told = samples(metrics)
     assert told["pxbridge_call_setup_seconds_count"] == 1
     assert told["pxbridge_call_setup_seconds_sum"] == pytest.approx(0.5)
+
+
+def test_a_greeting_is_told_apart_from_the_engine_and_the_agent_everywhere() -> None:
+    metrics, stream = Metrics(), io.StringIO()
+    greeting = resources.files("pxbridge") / "assets" / "one-moment.ogg"
+    greeter = Persona("NATF0.pt", "You are kind.", greeting=Path(str(greeting)))
+
+    async def main() -> tuple[Phone, dict[str, Any], dict[str, float]]:
+        recent = RecentCalls(Numbers(), asyncio.get_running_loop().time)
+        options: dict[str, Any] = {"prompt_s": 0.4, "mode": Mode.CANNED, "personas": Personas(greeter)}
+        with logging_to(stream, "info", "json"):
+            async with bridge(**options, subscribers=[metrics, recent]) as b:
+                call = asyncio.create_task(b.call(Script(hang_up_at_s=8.0)))
+                await asyncio.sleep(6.0)
+                during = samples(metrics)
+                phone = await call
+                await b.record()
+                return phone, recent.calls()["recent"][0], during
+
+    phone, figures, during = run(main())
+    assert figures["setup_s"] == pytest.approx(0.4, abs=0.1)
+    assert figures["first_sound_s"] == pytest.approx(phone.player.first_audio_s, abs=0.1)
+    assert figures["first_sound_s"] < 0.1 and figures["first_audio_s"] > 1.5
+    for figure, metric in (
+        ("setup_s", "pxbridge_call_setup_seconds"),
+        ("first_sound_s", "pxbridge_call_first_sound_seconds"),
+        ("first_audio_s", "pxbridge_call_first_audio_seconds"),
+    ):
+        assert during[f"{metric}_count"] == 1, "while the call goes on"
+        assert during[f"{metric}_sum"] == pytest.approx(figures[figure], abs=1e-3)
+        assert samples(metrics)[f"{metric}_count"] == 1
+    lines = {line["event"]: line for line in map(json.loads, stream.getvalue().splitlines())}
+    assert lines["call live"]["setup_s"] == pytest.approx(figures["setup_s"], abs=1e-3)
+    assert lines["agent heard"]["after_s"] == pytest.approx(figures["first_audio_s"], abs=1e-3)
+    assert (
+        lines["call ended"].items() >= {each: figures[each] for each in ("setup_s", "first_sound_s")}.items()
+    )
+
+
+def test_what_a_caller_says_to_a_greeting_or_to_nobody_is_told_apart_from_the_conversation() -> None:
+    async def main() -> CallRecord:
+        async with bridge(prompt_s=4.0) as b:
+            await b.call(Script(speech(), speak_at_s=0.0, hang_up_at_s=8.0))
+            return await b.record()
+
+    record = run(main())
+    assert record.live_s is not None and 2.0 < record.said_before_s < 4.2
+
+
+def test_an_engine_that_is_lost_before_it_is_heard_is_no_gap_in_the_conversation() -> None:
+    metrics = Metrics()
+
+    async def main() -> float:
+        async with bridge((faults.Dies(after_steps=0),), (), subscribers=[metrics]) as b:
+            await b.call(Script(speech(), speak_at_s=0.5, hang_up_at_s=12.0))
+            await b.record()
+            assert sum(stages["call"] for stages in b.pool.failures().values()) == 1
+            (heard,) = (event for event in b.events if event.kind is Kind.HEARD)
+            return float(heard.detail["after_s"])
+
+    after_s = run(main())
+    told = samples(metrics)
+    assert told["pxbridge_call_failover_seconds_count"] == 0
+    assert told["pxbridge_call_first_audio_seconds_sum"] == pytest.approx(after_s, abs=1e-3)
 
 
 def test_the_gap_between_a_lost_engine_and_the_next_is_measured() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import numpy as np
+import pytest
 from tests.call.rig import speech
 from tests.console.talker import RATE_HZ, Talker
 from tests.fault.processes import bridge_process, engine_program, free_port, until
@@ -116,3 +117,20 @@ async def test_a_bridge_that_stops_tells_its_talkers_and_ends() -> None:
             assert live.close_code == 1001
             assert await bridge.ends() == 0
         assert '"level": "error"' not in bridge.log
+
+
+async def test_a_url_that_names_no_persona_is_refused_and_counted_by_a_whole_bridge(tmp_path: Path) -> None:
+    (tmp_path / "pxbridge.toml").write_text(CONFIG)
+    port = free_port()
+    async with (
+        bridge_process(
+            console_port=str(port), environ={"PXBRIDGE_CONFIG": str(tmp_path / "pxbridge.toml")}
+        ) as bridge,
+        aiohttp.ClientSession() as session,
+    ):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(f"http://127.0.0.1:{bridge.port}/exotel/nurze")
+        assert refused.value.status == 404
+        metrics = await (await session.get(f"http://127.0.0.1:{port}/metrics")).text()
+        assert 'pxbridge_unknown_names_total{where="path"} 1.0' in metrics
+        await until(lambda: bridge.said("(did you mean nurse?), or add [personas.nurze]"), "it is logged")

@@ -89,7 +89,8 @@ async def test_sighup_changes_personas_and_engines_and_no_call_notices(tmp_path:
             first = await bridge.call()
             file.write_text(f'engines = ["{other}"]\nport = 1\n[personas.b]\ntext_prompt = "You are Ravi."\n')
             bridge.signal(signal.SIGHUP)
-            await until(lambda: bridge.said("reloaded: 2 personas; changed settings: engines"), "it reloads")
+            told = "reloaded: changed settings: engines; persona a: removed; persona b: new"
+            await until(lambda: bridge.said(told), "it reloads")
             await bridge.call()  # there is room, on the new engine
             assert bridge.said(f'"engine": "{other}"')
             heard = first.media_received

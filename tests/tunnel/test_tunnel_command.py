@@ -88,6 +88,14 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_the_tunnel(around: Environm
         ({"PXBRIDGE_ALLOW_ANONYMOUS": "true"}, "PXBRIDGE_ALLOW_ANONYMOUS (environment): a tunnel lets"),
         ({"PXBRIDGE_ALLOWED_NETWORKS": "10.0.0.0/8"}, "a tunnel lets the whole internet call"),
         ({"PXBRIDGE_CREDENTIALS": "a:0123456789abcdef", "PXBRIDGE_TLS_CERT_FILE": "/x"}, "leave it out"),
+        (
+            {
+                "PXBRIDGE_CREDENTIALS": "a:0123456789abcdef",
+                "PXBRIDGE_PROXY_PROTOCOL": "true",
+                "PXBRIDGE_TRUSTED_PROXIES": "127.0.0.1",
+            },
+            "sends no header from 127.0.0.1",
+        ),
     ],
 )
 @pytest.mark.parametrize("words", [["--tunnel"], ["tunnel"]])

@@ -371,3 +371,15 @@ def test_a_url_with_a_password_comes_from_a_file_or_from_systemd_too(tmp_path: P
 def test_a_public_url_has_no_password_and_none_is_told(url: str) -> None:
     error = refusal({}, {"PXBRIDGE_PUBLIC_URL": url})
     assert error.setting == "PXBRIDGE_PUBLIC_URL" and "s3cr3t" not in str(error)
+
+
+# The PROXY protocol
+
+
+def test_headers_of_proxies_are_believed_only_from_proxies_that_are_named() -> None:
+    error = refusal({}, {"PXBRIDGE_PROXY_PROTOCOL": "true"})
+    assert error.setting == "PXBRIDGE_PROXY_PROTOCOL"
+    assert "set PXBRIDGE_TRUSTED_PROXIES to the proxy's address" in error.problem
+    named = {"PXBRIDGE_PROXY_PROTOCOL": "true", "PXBRIDGE_TRUSTED_PROXIES": "10.0.0.1"}
+    check_access(load({}, named))
+    assert not load({}, {}).settings.proxy_protocol

@@ -297,6 +297,21 @@ def test_floats_at_the_scale_of_int16_are_clipped_and_counted() -> None:
     assert encoder.clipped_samples > 400
 
 
+@given(
+    samples=st.integers(0, 60_000),
+    rate_hz=st.sampled_from([8000, 12000, 16000, 24000, 48000]),
+    frame_ms=st.sampled_from([2.5, 10.0, 20.0, 60.0, 120.0]),
+    application=st.sampled_from(["lowdelay", "voip", "audio"]),
+)
+def test_a_file_gives_back_as_many_samples_as_were_written(
+    samples: int, rate_hz: int, frame_ms: float, application: Any
+) -> None:
+    writer = OggOpusWriter(rate_hz, frame_ms=frame_ms, application=application, complexity=0)
+    file = writer.headers() + writer.write(np.zeros(samples, np.int16)) + writer.finish()
+    assert len(OggOpusReader(rate_hz, trim=True).read(file)) == samples
+    assert len(OggOpusReader(rate_hz).read(file)) >= samples, "a live stream gives everything"
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_bytes_of_any_kind_are_read(kind: Callable[[bytes], Any]) -> None:
     pcm = np.zeros(4800, np.int16)

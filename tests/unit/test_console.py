@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+import logging
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ import aiohttp
 import pytest
 from tests.virtual_time import run
 
+from pxbridge.calls.persona import Persona, Personas
 from pxbridge.calls.phrases import Action, End
 from pxbridge.console.auth import DELAY_S
 from pxbridge.console.server import Console, Refused, serve
+from pxbridge.console.talk import Talks
 from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.tokens import Signer
+from pxbridge.websocket import Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -184,3 +188,62 @@ async def test_clients_of_a_trusted_proxy_are_told_apart_and_of_another_are_not(
 async def test_without_logins_no_web_page_reaches_it_by_a_name_of_its_own(host: str, status: int) -> None:
     async with console() as session, session.get("/api/calls", headers={"Host": host}) as answer:
         assert answer.status == status
+
+
+# What is turned away
+
+HELLO_TLS = bytes.fromhex("16030100c8010000c40303") + bytes(192)
+PROXY_LINE = b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 5051\r\n"
+
+
+def request(path: str, method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "told"),
+    [
+        (request("/metric?token=hunter2"), Reason.NOT_FOUND, "127.0.0.1 (GET /metric): not found"),
+        (request("/metrics", "POST"), Reason.METHOD, "(POST /metrics): the method is not allowed"),
+        (request("/api/chat"), Reason.NOT_UPGRADED, "must pass on the Upgrade and Connection headers"),
+        (b"GET / HTTP/1.1\r\n: \r\n\r\n", Reason.INVALID_REQUEST, "127.0.0.1: the request is not valid"),
+        (b"\x01\x02\x03\r\n\r\n", Reason.INVALID_REQUEST, "127.0.0.1: the request is not valid"),
+        (
+            HELLO_TLS,
+            Reason.TLS,
+            "127.0.0.1: this looks like TLS, and this port speaks plain HTTP: open http://",
+        ),
+        (
+            PROXY_LINE + request("/livez"),
+            Reason.PROXY_UNEXPECTED,
+            "the console reads X-Forwarded-For instead",
+        ),
+    ],
+)
+async def test_what_is_turned_away_is_counted_and_logged(
+    said: bytes, reason: Reason, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    personas = Personas(Persona("NATF0.pt", "You are kind."))
+    talks = Talks(lambda _arrival: [], lambda: personas, _no_voices, rehearsal=True)
+    it = Console(lambda: b"", lambda: CALLS, tuple, operate, talks=talks)
+    async with serve(it, "127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        assert (await reader.read()).startswith(b"HTTP/1.1 4") or reason is Reason.INVALID_REQUEST
+        writer.close()
+        await writer.wait_closed()
+    assert it.turn_away.counts == {reason: 1}
+    (line,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.INFO)
+    assert line.startswith("console: turned away 127.0.0.1")
+    assert told in line and "hunter2" not in line
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_health_tells_its_methods(path: str) -> None:
+    async with console("ann:right") as session, session.options(path) as answer:
+        assert (answer.status, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
+async def _no_voices() -> list[str] | None:
+    return None

@@ -14,7 +14,6 @@ STATS: dict[str, dict[str, float | None]] = {
         "exotel_us": 90_000.0,
         "noise": 160.0,
         "flushed": 1600.0,
-        "first_audio_us": 3_250_000.0,
     },
 }
 
@@ -66,12 +65,6 @@ def test_a_chunk_adds_what_does_not_fill_the_models_frames(chunk_ms: int, adds_m
     assert delay.parts_s({"uplink": {"chunk_us": 1e3 * chunk_ms}}) == {
         "phone_chunk": pytest.approx(adds_ms / 1e3)
     }
-
-
-def test_first_audio_counts_from_start() -> None:
-    assert delay.first_audio_s(STATS, 3.0) == pytest.approx(0.25)
-    assert delay.first_audio_s(STATS, None) is None
-    assert delay.first_audio_s({}, 3.0) is None
 
 
 def test_what_was_put_in_and_taken_out_is_told_in_seconds_of_both_directions() -> None:

@@ -69,6 +69,13 @@ def test_what_happened_at_the_start_refuses_nobody() -> None:
     assert not it.refused
 
 
+def test_a_start_that_was_late_for_long_refuses_nobody_afterwards() -> None:
+    it = Measured()
+    assert it.after([500] * IN_A_WINDOW)
+    it.shedding.restart()
+    assert it.shedding.reasons() == ()
+
+
 def test_a_loop_that_is_seconds_late_refuses_though_it_measures_seldom() -> None:
     assert Measured().after([3000] * 3)
 

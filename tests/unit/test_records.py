@@ -63,14 +63,14 @@ def end(writer: RecordWriter, record: CallRecord) -> None:
     record.ended_s, record.ending = 70.0, Ending(Party.PHONE, "stop")
     record.stats = {
         "uplink": {"stalls": 2, "holds": 1, "slow": 3, "withheld": 20_000, "drift_ppm": -40.0},
-        "downlink": {"holes": 1, "first_audio_us": 11_000_000},
+        "downlink": {"holes": 1, "first_sound_us": 10_520_000, "first_audio_us": 11_000_000},
     }
     writer(record, Event(Kind.ENDED, 70.0, {"by": "phone", "reason": "stop"}))
 
 
 def whole_call(writer: RecordWriter, name: str = "c1") -> None:
     record = live_call(writer, name)
-    record.live_s = 10.75
+    record.ready_s = record.live_s = 10.75
     writer(record, Event(Kind.LIVE, 10.75, {"engine": "ws://gpu1", "prompt_s": 0.2}))
     writer(record, Event(Kind.KEY, 12.0, {"digit": "7"}))
     for at_s, text in ((13.0, "Good"), (13.1, " day."), (20.0, " Who"), (20.2, " is it?")):
@@ -104,6 +104,7 @@ def test_a_call_has_a_row_with_its_events_and_the_agents_words(tmp_path: Path) -
     assert call is not None
     assert (call["outcome"], call["ended_by"], call["persona"]) == ("completed", "phone", "nurse")
     assert (call["duration_s"], call["setup_s"], call["first_audio_s"]) == (60.0, 0.25, 0.5)
+    assert call["first_sound_s"] == 0.02
     assert call["ended_at"] - call["began_at"] == pytest.approx(60.0)
     assert (call["holes"], call["stalls"]) == (1, 2)
     assert [event["kind"] for event in call["events"]] == ["started", "live", "key", "ended"]
@@ -138,6 +139,19 @@ def test_a_live_call_can_be_seen_before_it_ends(tmp_path: Path) -> None:
     end(writer, record)
     writer.close()
     assert [call["outcome"] for call in read(tmp_path)] == ["abandoned"]
+
+
+def test_without_its_bridge_a_call_without_an_end_is_shown_as_last_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_CONSOLE_PORT", "0")
+    writer = make_writer(tmp_path)
+    live_call(writer)
+    writer.close()
+    _, shown = calls_command(tmp_path, "show", "c1")
+    assert "still live" not in shown and "not yet, in the records" in shown
+    assert "as last written, not as it is now: PXBRIDGE_CONSOLE_PORT is 0" in shown
+    assert "0 holes" not in calls_command(tmp_path)[1]
 
 
 def test_a_database_of_version_1_is_brought_forward_with_what_it_holds(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,12 +23,13 @@ from pxbridge.settings.persona_file import read_personas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pxbridge.app.assembly import Bridge
     from pxbridge.settings import Loaded
 
 PLAIN = 'voice_prompt = "NATM1.pt"\n'
+NOTHING = "nothing has changed"
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 @dataclass
@@ -49,6 +51,14 @@ class Parts:
     @property
     def shedding(self) -> Any:
         return SimpleNamespace(use=lambda above, below: self.in_force.update(shedding=(above, below)))
+
+    @property
+    def names(self) -> Any:
+        return SimpleNamespace(use=lambda unknown: self.in_force.update(unknown=unknown))
+
+    @property
+    def voice_watch(self) -> Any:
+        return SimpleNamespace(look_again=lambda: None)
 
     @property
     def access(self) -> Any:
@@ -154,6 +164,85 @@ def test_whatever_reading_raises_changes_nothing(error: Exception, tmp_path: Pat
     log = bridge.reload()
     assert f"{type(error).__name__} at test_reload.py, line " in log and "secret" not in log
     assert log.endswith("the settings stay as they were") and not bridge.changed()
+
+
+MANY = """
+voice_prompt = "NATM1.pt"
+max_calls = 7
+credentials = ["asha:first-of-two-secrets"]
+[personas.books]
+text_prompt = "You sell books."
+keys = { "0" = "end" }
+[personas.old]
+[personas.same]
+"""
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ("You sell books.", "You lend books.", "persona books: text_prompt"),
+        (
+            '{ "0" = "end" }',
+            '{ "1" = "end" }\nrecord = true\nnumbers = ["+918047180000"]',
+            "persona books: numbers, keys, record",
+        ),
+        (
+            "[personas.old]",
+            '[personas.new]\nvoice_prompt = "NATF2.pt"',
+            "persona new: new; persona old: removed",
+        ),
+        ("NATM1.pt", "NATF2.pt", "changed settings: voice_prompt"),
+        ("[personas.old]", '[personas.default]\nvoice_prompt = "NATM1.pt"\n[personas.old]', NOTHING),
+        (
+            "[personas.old]",
+            "[personas.default]\nrecord = true\n[personas.old]",
+            "persona default: record",
+        ),
+        ("first-of-two", "second-of-two", "changed settings: credentials"),
+        ("[personas.old]", "[personas.old] # still here", NOTHING),
+        (
+            "NATM1.pt",
+            'NATF2.pt"\ngate_ms = 100\nwarm_sessions = 0\nlog_level = "debug',
+            "changed settings: gate_ms, voice_prompt, warm_sessions\n"
+            "reload: a change of log_level needs a restart",
+        ),
+        (
+            "max_calls = 7",
+            "max_calls = 8",
+            "nothing that takes effect without a restart has changed\n"
+            "reload: a change of max_calls needs a restart",
+        ),
+    ],
+)
+def test_what_has_changed_is_named_and_no_value_is_told(
+    was: str, now: str, told: str, tmp_path: Path
+) -> None:
+    bridge = Reloaded(tmp_path, MANY)
+    assert was in MANY
+    bridge.file.write_text(MANY.replace(was, now))
+    log = bridge.reload()
+    assert log == f"reloaded: {told}"
+    assert "of-two-secrets" not in log
+
+
+def test_of_many_personas_the_first_are_named(tmp_path: Path) -> None:
+    bridge = Reloaded(tmp_path)
+    bridge.file.write_text("".join(f"[personas.p{number:02}]\n" for number in range(25)))
+    log = bridge.reload()
+    assert "persona p00: new; " in log and log.endswith("persona p19: new; and 5 more personas")
+
+
+def test_an_authority_that_is_replaced_under_its_name_is_trusted_and_named(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    certificate = (VECTORS / "engine-cert.pem").read_text()
+    authority.write_text(certificate)
+    text = 'engines = ["wss://gpu/api/chat"]\nallow_anonymous = true\nengine_ca_file = "ca.pem"\n'
+    bridge = Reloaded(tmp_path, text)
+    authority.write_text(certificate + certificate)
+    assert "changed settings: engine_ca_file" in bridge.reload()
+    assert bridge.changed(), "the engines' addresses say that their trust is another one"
+    assert "nothing has changed" in bridge.reload()
 
 
 def test_settings_that_fail_half_way_are_taken_back(tmp_path: Path) -> None:

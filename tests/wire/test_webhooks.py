@@ -211,7 +211,10 @@ async def test_when_nothing_is_free_the_flow_is_sent_elsewhere() -> None:
 async def test_the_host_is_told_by_the_setting_or_a_trusted_proxy_and_by_nobody_else() -> None:
     proxied = ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "voice.example.org")
     async with flow(public_url=None) as f:
-        assert (await f.ask("/exotel/url", *proxied, host="evil.example.com")).status == 503
+        answer = await f.ask("/exotel/url", *proxied, host="evil.example.com")
+        assert answer.status == 503
+        assert "set PXBRIDGE_PUBLIC_URL to wss://" in answer.json["error"], "what to do, where it is seen"
+        assert "PXBRIDGE_TRUSTED_PROXIES" in answer.json["error"]
     async with flow(public_url=None, proxies=[ipaddress.ip_network("127.0.0.1")]) as f:
         url = (await f.ask("/exotel/url", *proxied)).json["url"]
         assert url.startswith("wss://voice.example.org/exotel/t/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +22,9 @@ from pxbridge.websocket import (
     WebSocket,
 )
 from pxbridge.websocket.accepted import Accepted
+
+if TYPE_CHECKING:
+    from pxbridge.websocket.proxy_protocol import Header
 
 
 class Wire(asyncio.Transport):
@@ -106,8 +109,9 @@ def sent_by_a_client(messages: list[tuple[bytes, bool, int, bool]]) -> tuple[lis
 def accepted(take: Handler) -> Accepted:
     """A server's connection, with no socket under it."""
 
-    def make(server: Server, arrived: object) -> Accepted:
-        return Accepted(server, arrived, lambda _request: take, Limits(ping_interval_s=None), math.inf)
+    def make(server: Server, arrived: object, header: Header | None = None) -> Accepted:
+        limits = Limits(ping_interval_s=None)
+        return Accepted(server, arrived, lambda _request: take, limits, math.inf, header)
 
     server = Server(make, None, 1.0)
     server._openings.add("it", "127.0.0.1", lambda: None)

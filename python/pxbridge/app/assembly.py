@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import secrets
 import time
 from dataclasses import dataclass
@@ -18,17 +19,20 @@ from typing import TYPE_CHECKING
 from pxbridge.app.certificates import telephony_tls
 from pxbridge.app.console import console
 from pxbridge.app.observability import observability
+from pxbridge.app.voice_watch import VoiceWatch
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.file_handover import FileHandOverStore
 from pxbridge.calls.handover import HandOvers
 from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.redis_handover import RedisHandOverStore
 from pxbridge.calls.registry import CallRegistry
+from pxbridge.calls.unknown_names import NameCheck
 from pxbridge.engines.address import CaFile, EngineAddress, Pinned, SystemTrust, Unverified
 from pxbridge.engines.client import open_session
 from pxbridge.engines.leases import MemoryLeases
 from pxbridge.engines.pool import EnginePool, PoolLimits, Prompts
 from pxbridge.engines.redis_leases import RedisLeases
+from pxbridge.engines.voices import EngineVoices
 from pxbridge.errors import ConfigError
 from pxbridge.ops.health import engines_not_ready, no_engine
 from pxbridge.redis_store import RedisStore
@@ -44,6 +48,7 @@ from pxbridge.telephony.tokens import Signer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
@@ -76,6 +81,8 @@ class Bridge:
         server: The telephony port.
         peers: The other bridges that share the store; None without them.
         shedding: Whether new calls are refused because the process is overloaded.
+        names: Decides about calls that name a persona or a voice that does not exist.
+        voice_watch: Asks the engines for their voices.
     """
 
     url: str
@@ -88,6 +95,8 @@ class Bridge:
     server: TelephonyServer
     peers: PeerBridges | None
     shedding: Shedding
+    names: NameCheck
+    voice_watch: VoiceWatch
 
     @contextlib.asynccontextmanager
     async def announced(self) -> AsyncIterator[None]:
@@ -121,6 +130,8 @@ async def assembled(
         pool = await stack.enter_async_context(_pool(settings, store, opener, personas))
         observed = await stack.enter_async_context(observability(loaded, environ, pool, log_writer))
         handovers = await stack.enter_async_context(_handovers(settings, store, environ))
+        voices = EngineVoices()
+        names = NameCheck(settings.unknown_names, voices)
         registry = CallRegistry(
             pool,
             personas,
@@ -129,17 +140,34 @@ async def assembled(
             handovers,
             _call_limits(settings),
             playout_options(settings),
+            names,
         )
         access = Access(settings, None if store is None else RedisTokens(store))
         peers = _peers(settings, store, access.signer, registry)
         server = await stack.enter_async_context(
-            _listen(loaded, registry, pool, handovers, access, peers, observed.shedding)
+            _listen(loaded, registry, names, pool, handovers, access, peers, observed.shedding)
+        )
+        voice_watch = VoiceWatch(
+            voices, lambda: pool.addresses, lambda: pool.telling, lambda: registry.personas
+        )
+        await stack.enter_async_context(voice_watch.running())
+        observed.metrics.count_by(
+            "where",
+            "pxbridge_unknown_names",
+            "Calls that named a persona or a voice that does not exist, by where.",
+            lambda: {where.value: count for where, count in names.counts.items()},
         )
         observed.metrics.count_by(
             "reason",
             "pxbridge_door_refusals",
             "Refused requests to the telephony port, by reason.",
             lambda: server.refusals,
+        )
+        observed.metrics.count_by(
+            "reason",
+            "pxbridge_turned_away",
+            "Connections and requests to the telephony port that were turned away as no call, by reason.",
+            lambda: server.turned_away,
         )
         observed.metrics.count_by(
             "winner",
@@ -168,7 +196,18 @@ async def assembled(
         scheme = "ws" if settings.tls_cert_file is None else "wss"
         url = f"{scheme}://{url_host(settings.host)}:{server.port}/exotel"
         yield Bridge(
-            url, console_url, opener, pool, access, registry, handovers, server, peers, observed.shedding
+            url,
+            console_url,
+            opener,
+            pool,
+            access,
+            registry,
+            handovers,
+            server,
+            peers,
+            observed.shedding,
+            names,
+            voice_watch,
         )
 
 
@@ -219,8 +258,16 @@ def _trusts(settings: Settings) -> list[Trust]:
     if settings.engine_fingerprint:
         return [Pinned(settings.engine_fingerprint[0])] * count
     if settings.engine_ca_file is not None:
-        return [CaFile(settings.engine_ca_file)] * count
+        return [CaFile(settings.engine_ca_file, contents(settings.engine_ca_file))] * count
     return [SystemTrust()] * count
+
+
+def contents(file: Path | None) -> str:
+    """The SHA-256 of a file's contents; empty if there is none to read."""
+    try:
+        return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def warm_sessions(personas: Personas) -> dict[Prompts, int]:
@@ -376,6 +423,7 @@ class Access:
 async def _listen(
     loaded: Loaded,
     registry: CallRegistry,
+    names: NameCheck,
     pool: EnginePool,
     handovers: HandOvers,
     access: Access,
@@ -390,7 +438,7 @@ async def _listen(
         token_ttl_s=settings.token_ttl_s,
         public_url=settings.public_url,
         serves_tls=tls is not None,
-        choose=lambda asked, called: registry.personas.name_for(asked, called),
+        choose=lambda asked, called: names.name_for(asked, called, registry.personas),
         busy=partial(_busy, pool),
         promise=pool.promises.make,
         handed_over=handovers.look_up,
@@ -406,8 +454,10 @@ async def _listen(
                     carriers=[ExotelRoutes(webhooks)],
                     not_ready=lambda: no_engine(pool.snapshot(), pool.store_gone_s),
                     overloaded=shedding.reasons,
+                    unknown_persona=lambda name: names.refusal(name, registry.personas),
                     max_calls=settings.max_calls,
                     access=access.control,
+                    proxy_protocol=settings.proxy_protocol,
                     ssl=None if tls is None else tls.context,
                 )
             )

@@ -25,6 +25,7 @@ from pxbridge.engines.voices import ask_voices
 from pxbridge.errors import ConfigError
 from pxbridge.records.find_recording import find_recording
 from pxbridge.settings import is_loopback, url_host, variable
+from pxbridge.websocket import Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -96,6 +97,7 @@ async def console(
         talks=talks,
         files=await asyncio.to_thread(_client_files),
         client=client,
+        live_call=observed.recent_calls.live_call,
     )
     observed.metrics.count_by(
         "reason",
@@ -105,6 +107,12 @@ async def console(
             **{why.name.lower(): count for why, count in console.refused.items()},
             "connections": console.connections.cut,
         },
+    )
+    observed.metrics.count_by(
+        "reason",
+        "pxbridge_console_turned_away",
+        "Connections and requests to the console that were turned away, by reason.",
+        lambda: {why.name.lower(): console.turn_away.counts[why] for why in Reason},
     )
     async with contextlib.AsyncExitStack() as stack:
         try:

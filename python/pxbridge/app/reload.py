@@ -15,11 +15,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pxbridge.app.assembly import engine_addresses, playout_options, warm_sessions
+from pxbridge.app.assembly import contents, engine_addresses, playout_options, warm_sessions
 from pxbridge.errors import ConfigError
-from pxbridge.settings import Settings, check_access
+from pxbridge.settings import check_access
+from pxbridge.settings.changes import Reading, changed_personas, changed_settings
 from pxbridge.settings.persona_file import read_personas
-from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pxbridge.app.assembly import Bridge
     from pxbridge.calls.persona import Personas
-    from pxbridge.settings import Loaded
+    from pxbridge.settings import Loaded, Settings
 
 T = TypeVar("T")
 
@@ -39,6 +39,9 @@ writes to, must not keep later reloads from being tried."""
 
 MAX_PROBLEM_CHARS = 500
 """A problem quotes the wrong value, which may be a whole file."""
+
+MAX_PERSONAS = 20
+"""More of them would make a line that nobody reads."""
 
 RELOADED = {
     "allow_anonymous",
@@ -62,6 +65,7 @@ RELOADED = {
     "text_prompt",
     "token_keys",
     "trusted_proxies",
+    "unknown_names",
     "voice_prompt",
     "warm_sessions",
 }
@@ -79,6 +83,7 @@ class Reloader:
 
     def __init__(self, loaded: Loaded, read: Callable[[], Loaded], bridge: Bridge) -> None:
         self._loaded = loaded
+        self._ca = contents(loaded.settings.engine_ca_file)
         self._read = read
         self._bridge = bridge
 
@@ -87,9 +92,9 @@ class Reloader:
         old, old_personas = self._loaded.settings, self._bridge.registry.personas
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                loaded, personas = await _in_thread(self._read_all)
+                loaded, personas, ca = await _in_thread(self._read_all)
             new = loaded.settings
-            changed = {name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)}
+            changed = changed_settings(old, new)
             keep = changed - RELOADED
             if bool(old.engines) != bool(new.engines):
                 keep.add("engines")  # the rehearsal engine starts and ends with the process
@@ -104,18 +109,20 @@ class Reloader:
             log.error("reload: %s; the settings stay as they were", _why(error))
             self._use(old, old_personas)
             return
-        self._loaded = loaded._replace(settings=new)
+        if ca != self._ca:
+            changed.add("engine_ca_file")  # under the same name, the file may be another one
+        self._loaded, self._ca = loaded._replace(settings=new), ca
         for note in loaded.notes:
             log.warning("%s", note)
-        log.info(
-            "reloaded: %s; changed settings: %s", counted(len(personas), "persona"), _list(changed - keep)
-        )
+        told = _told(changed - keep, Reading(old, old_personas), Reading(new, personas))
+        nothing = "nothing that takes effect without a restart" if keep else "nothing"
+        log.info("reloaded: %s", told or f"{nothing} has changed")
         if keep:
             log.warning("reload: a change of %s needs a restart", _list(keep))
 
-    def _read_all(self) -> tuple[Loaded, Personas]:
+    def _read_all(self) -> tuple[Loaded, Personas, str]:
         loaded = self._read()
-        return loaded, read_personas(loaded)
+        return loaded, read_personas(loaded), contents(loaded.settings.engine_ca_file)
 
     def _use(self, settings: Settings, personas: Personas) -> None:
         bridge = self._bridge
@@ -127,10 +134,26 @@ class Reloader:
         bridge.shedding.use(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
         if settings.engines:
             bridge.pool.replace_engines(engine_addresses(settings))
+        bridge.names.use(settings.unknown_names)
+        bridge.voice_watch.look_again()
+
+
+def _told(changed: set[str], old: Reading, new: Reading) -> str:
+    """What has changed, by name; empty if nothing has. Values are not told, as they may be secrets."""
+    told = [f"changed settings: {_list(changed)}"] if changed else []
+    personas = {
+        **{name: ["removed"] for name in old.personas if name not in new.personas},
+        **{name: ["new"] for name in new.personas if name not in old.personas},
+        **changed_personas(old, new),
+    }
+    told += [f"persona {name}: {', '.join(personas[name])}" for name in sorted(personas)[:MAX_PERSONAS]]
+    if len(personas) > MAX_PERSONAS:
+        told.append(f"and {len(personas) - MAX_PERSONAS} more personas")
+    return "; ".join(told)
 
 
 def _list(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+    return ", ".join(sorted(names))
 
 
 def _why(error: Exception) -> str:

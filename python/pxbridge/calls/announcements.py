@@ -65,7 +65,7 @@ LAST_PLACE: Final = 9
 def sound(name: Sound, rate_hz: int) -> NDArray[np.float32]:
     """The samples of a sound at a line's rate. All calls share them."""
     ogg = (resources.files("pxbridge") / "assets" / f"{name}.ogg").read_bytes()
-    pcm = OggOpusReader(rate_hz).read(ogg)
+    pcm = OggOpusReader(rate_hz, trim=True).read(ogg)
     pcm.setflags(write=False)
     return pcm
 

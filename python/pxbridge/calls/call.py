@@ -22,6 +22,7 @@ from pxbridge.calls.conversation import CallLimits, Conversation
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.persona import End, HandOver
 from pxbridge.calls.playout_options import PlayoutOptions
+from pxbridge.calls.unknown_names import NameCheck
 from pxbridge.errors import CallConflict
 from pxbridge.telephony import carrier
 
@@ -89,6 +90,7 @@ class Call:
         handovers: Where the call notes that it goes on to a person.
         limits: How long things may take.
         playout: How its sound is kept in time.
+        names: Decides if it names a persona or a voice that does not exist.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Call:
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
         playout: PlayoutOptions | None = None,
+        names: NameCheck | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
@@ -113,6 +116,7 @@ class Call:
         self._limits = limits or CallLimits()
         self._playout = playout or PlayoutOptions()
         self._personas = personas
+        self._names = names or NameCheck()
         self._subscriber = emit
         self._wakeups = wakeups
         self.record = CallRecord(opened_s=self._clock(), peer=arrival.peer)
@@ -205,7 +209,8 @@ class Call:
         if token_use is not None and not await token_use.confirm(start.call_id):
             self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
             return
-        persona = self._choose_persona(start)
+        if (persona := self._choose_persona(start)) is None:
+            return
         conversation = Conversation(
             self._started_line(),
             self.record,
@@ -219,14 +224,24 @@ class Call:
         )
         self._finish(await conversation.run())
 
-    def _choose_persona(self, start: carrier.Start) -> Persona:
-        """Whom the caller speaks with."""
-        persona, notes = self._personas.choose(self._arrival.persona_name, start.called, start.parameters)
-        persona, more = persona.for_call(start.parameters, caller=start.caller, called=start.called)
+    def _choose_persona(self, start: carrier.Start) -> Persona | None:
+        """Whom the caller speaks with; None if the call asks for what does not exist, and is refused."""
+        choice = self._names.choose(
+            self._personas,
+            self._arrival.persona_name,
+            start.parameters,
+            caller=start.caller,
+            called=start.called,
+        )
+        for note in choice.notes:
+            self.emit(Kind.NOTE, text=note)
+        if choice.refusal is not None:
+            self.emit(Kind.NOTE, text=choice.refusal)
+            self._finish(Ending(Party.BRIDGE, choice.refusal, 1008, outcome=Outcome.NO_START))
+            return None
+        persona = choice.persona
         self.record.persona = persona.name
         self.emit(Kind.PERSONA, name=persona.name, record=persona.record)
-        for note in (*notes, *more):
-            self.emit(Kind.NOTE, text=note)
         self._persona, self._spotter = persona, persona.spotter()
         if persona.max_duration_s is not None:
             over = Ending(Party.BRIDGE, "the persona's longest call is over", last_words=True, sentence=True)

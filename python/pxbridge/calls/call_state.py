@@ -21,8 +21,8 @@ class Phase(StrEnum):
     STARTING = "starting"
     """The carrier has not sent its start message."""
     PROMPTING = "prompting"
-    """An engine is being prompted. The caller hears the persona's greeting and, if it takes long, words and
-    music."""
+    """An engine is being prompted, or is ready while the persona's greeting still plays. The caller hears the
+    greeting and, if prompting takes long, words and music."""
     WAITING = "waiting"
     """No engine is free. The caller hears announcements and music."""
     LIVE = "live"
@@ -40,11 +40,11 @@ class Outcome(StrEnum):
     LIVE = "live"
     """It has not ended."""
     COMPLETED = "completed"
-    """The caller spoke with an agent. The caller, the agent or the flow ended it."""
+    """The caller was connected with an agent. The caller, the agent or the flow ended it."""
     HANDED_OVER = "handed_over"
     """It was handed over to a person."""
     ABANDONED = "abandoned"
-    """The caller left before an agent spoke."""
+    """The caller left before an agent was connected."""
     REPLACED = "replaced"
     """A second connection for the same call replaced it."""
     NO_ENGINE = "no_engine"
@@ -56,7 +56,7 @@ class Outcome(StrEnum):
     PHONE_LOST = "phone_lost"
     """The phone's connection was lost without a close."""
     NO_START = "no_start"
-    """The peer did not speak a carrier's protocol."""
+    """The peer did not speak a carrier's protocol, or asked for a persona or a voice that does not exist."""
     STOPPED = "stopped"
     """The bridge was stopped."""
     FAULT = "fault"
@@ -97,6 +97,15 @@ class CallRecord:
     """Everything known of a call.
 
     Times are in seconds on the call's clock. `stats` are the line's counters (`pxbridge.audio.Line.stats`).
+
+    Attributes:
+        opened_s: The connection was accepted. A call's duration and its events' times count from here.
+        started_s: The carrier's start message came. The figures of `pxbridge.calls.start_times` count from
+            here.
+        ready_s: The first engine was prompted.
+        live_s: Phone and engine were connected: after `ready_s`, and after the persona's greeting.
+        ended_s: The call was over.
+        said_before_s: How long the caller had spoken by `live_s`, in seconds.
     """
 
     key: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -116,7 +125,9 @@ class CallRecord:
     failovers: int = 0
     opened_s: float = 0.0
     started_s: float | None = None
+    ready_s: float | None = None
     live_s: float | None = None
+    said_before_s: float = 0.0
     ended_s: float = 0.0
     ending: Ending | None = None
     malformed: int = 0

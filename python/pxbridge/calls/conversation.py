@@ -143,6 +143,7 @@ class Conversation:
         except EngineError as error:
             self._say_last(Sound.SORRY)
             return Ending(Party.ENGINE, str(error), 1011, last_words=True)
+        self._record.ready_s = self._clock()
         while True:
             try:
                 loss = await self._live(lease, session)
@@ -320,6 +321,7 @@ class Conversation:
             await self._line.wait_played(all_but_s=GREETING_REST_S)
         if record.live_s is None:
             record.live_s = self._clock()
+            record.said_before_s, _ = self._line.spoken_s
         self._enter(Phase.LIVE)
         self._emit(Kind.LIVE, engine=str(session.engine), prompt_s=session.prompt_s, warm=lease.warm)
         lost: asyncio.Future[EngineLost] = asyncio.get_running_loop().create_future()

@@ -91,12 +91,6 @@ def parts_s(stats: Stats) -> dict[str, float]:
     return known
 
 
-def first_audio_s(stats: Stats, started_s: float | None) -> float | None:
-    """From the carrier's start message to the first audio of the engine at the caller's ear; None before."""
-    at_us = stats.get("downlink", {}).get("first_audio_us")
-    return None if at_us is None or started_s is None else at_us * _US - started_s
-
-
 def drift(ppm: float) -> str:
     """The phone's clock against ours, in words."""
     if abs(ppm) < EXACT_PPM:

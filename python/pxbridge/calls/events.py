@@ -35,10 +35,11 @@ class Kind(StrEnum):
     ENGINE_FAILED = "engine failed"
     """The engine could not be used (engine, reason)."""
     LIVE = "live"
-    """Phone and engine are connected (engine, prompt_s, and warm: prompted before the call)."""
+    """Phone and engine are connected (engine; prompt_s: how long the engine took for its prompts; warm:
+    whether that was before the call)."""
     HEARD = "heard"
-    """An engine's first sound went to the phone (engine, after_s: since the start message, or since the loss
-    of the engine before it)."""
+    """An engine's first sound is on its way to the caller (engine; after_s: when the caller hears it, since
+    the start message, or since the loss of the engine that was heard before it)."""
     WORDS = "words"
     """The agent said something (text)."""
     KEY = "key"

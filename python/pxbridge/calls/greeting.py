@@ -107,7 +107,7 @@ def _decode_ogg(data: bytes) -> Sound:
     head = packets[names.index(_OPUS)]
     if len(head) > _MAPPING_FAMILY_AT and head[_MAPPING_FAMILY_AT] and head[_CHANNELS_AT] > 2:
         raise InputError(f"this is Opus with {head[_CHANNELS_AT]} channels; {_CONVERT}")
-    return Sound(OggOpusReader(GREETING_HZ).read(data), GREETING_HZ)
+    return Sound(OggOpusReader(GREETING_HZ, trim=True).read(data), GREETING_HZ)
 
 
 def _codec(packet: bytes) -> str:

@@ -26,7 +26,8 @@ OBSERVE_HEADER: Final = "Pxbridge-Observe"
 OBSERVED_EVENT: Final = "pxbridge"
 """The `event` of every message sent for it: ``{"event": "pxbridge", "kind": ..., "at_s": ..., ...}``.
 
-`kind` is one of `calls.events.Kind`, or ``stats`` with the counters of both directions."""
+`kind` is one of `calls.events.Kind`, or ``stats`` with the counters of both directions. `at_s` counts from
+the carrier's start message."""
 
 STATS_EVERY_S: Final = 0.093
 """Often enough to draw the call. Only tests ask for it, no callers. A tenth of `stats_sampler.EVERY_S`, so

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pxbridge.calls.phrases import Action, End, HandOver, PhraseSpotter
 from pxbridge.chat_wire import sampling_query
@@ -34,6 +34,8 @@ __all__ = [
     "Persona",
     "Personas",
     "PhraseSpotter",
+    "UnknownName",
+    "Where",
     "template_fault",
 ]
 
@@ -70,6 +72,26 @@ class FailoverPrefers(StrEnum):
     call."""
     INFORMED = "informed"
     """The agent knows what was said: prompts an engine for this call, while the caller waits."""
+
+
+class Where(StrEnum):
+    """Where a call names what does not exist. Metrics use the value."""
+
+    PATH = "path"
+    """A persona in the path of the call's URL, or in its token."""
+    WEBHOOK = "webhook"
+    """A persona in a request for a call's URL."""
+    PARAMETER = "parameter"
+    """A persona in the stream's custom parameter."""
+    VOICE = "voice"
+    """A voice, in a custom parameter or in the persona."""
+
+
+class UnknownName(NamedTuple):
+    """A name that a call gives, of what does not exist."""
+
+    where: Where
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +207,13 @@ class Personas(Mapping[str, Persona]):
     def __len__(self) -> int:
         return len(self._personas)
 
-    def choose(self, path: str | None, called: str, custom: Mapping[str, str]) -> tuple[Persona, list[str]]:
+    def numbers(self, name: str) -> frozenset[str]:
+        """The dialled numbers that a persona answers, in the form of `number_key`."""
+        return frozenset(number for number, persona in self._numbers.items() if persona == name)
+
+    def choose(
+        self, path: str | None, called: str, custom: Mapping[str, str]
+    ) -> tuple[Persona, list[UnknownName]]:
         """The persona of a call: by path, else custom parameter, else dialled number, else the default.
 
         Args:
@@ -194,17 +222,17 @@ class Personas(Mapping[str, Persona]):
             custom: The custom parameters of the call's start message; only ``persona`` counts.
 
         Returns:
-            The persona, and a note for the log for each unknown name.
+            The persona, and each unknown name that was passed over.
         """
-        notes: list[str] = []
-        for where, name in (("the URL's path", path), ("the parameter persona", custom.get("persona"))):
+        unknown: list[UnknownName] = []
+        for where, name in ((Where.PATH, path), (Where.PARAMETER, custom.get("persona"))):
             if not name:
                 continue
             if name in self._personas:
-                return self._personas[name], notes
-            notes.append(f"{where} names {name[:SHOWN]!r}, which is no persona here")
+                return self._personas[name], unknown
+            unknown.append(UnknownName(where, name))
         name = self._numbers.get(number_key(called))
-        return (self._personas[name] if name else self.default), notes
+        return (self._personas[name] if name else self.default), unknown
 
     def name_for(self, asked: str | None, called: str) -> str | None:
         """The persona to name in a URL for one call: the one that is asked for, else by the dialled number.

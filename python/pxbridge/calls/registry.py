@@ -13,6 +13,7 @@ from pxbridge.calls.notices import Notices
 from pxbridge.calls.observer import Observer
 from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.stats_sampler import StatsSampler
+from pxbridge.calls.unknown_names import NameCheck
 from pxbridge.calls.wakeup_timer import WakeupTimer
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class CallRegistry:
         handovers: Where calls note that they go on to a person.
         limits: How long things may take in a call.
         playout: How calls' sound is kept in time. `playout` may be replaced; new calls use the new one.
+        names: Decides about calls that name a persona or a voice that does not exist.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class CallRegistry:
         handovers: HandOvers | None = None,
         limits: CallLimits | None = None,
         playout: PlayoutOptions | None = None,
+        names: NameCheck | None = None,
     ) -> None:
         self._engines = engines
         self._handovers = handovers
         self._limits = limits
+        self._names = names or NameCheck()
         self.personas = personas
         self.playout = playout or PlayoutOptions()
         self._subscribers = tuple(subscribers)
@@ -109,6 +113,7 @@ class CallRegistry:
             handovers=self._handovers,
             limits=self._limits,
             playout=self.playout,
+            names=self._names,
         )
         CURRENT_CALL.set(call.record)
         subscribers += [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pxbridge.calls import delay
 from pxbridge.calls.call_state import Outcome, Party
+from pxbridge.calls.start_times import start_times_s
 
 if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
@@ -45,16 +46,13 @@ def summary(record: CallRecord, numbers: Numbers, now_s: float) -> dict[str, Any
     """
     stats, history = record.stats, record.delay
     ended_s = now_s if record.ending is None else record.ended_s
-    setup_s = None
-    if record.live_s is not None and record.started_s is not None:
-        setup_s = record.live_s - record.started_s
     downlink, uplink = stats.get("downlink", {}), stats.get("uplink", {})
     figures = {
-        "setup_s": setup_s,
-        "first_audio_s": delay.first_audio_s(stats, record.started_s),
+        **start_times_s(record),
         "duration_s": ended_s - record.opened_s,
         "mouth_to_ear_s": history.median_s(),
         "mouth_to_ear_p95_s": history.p95_s(),
+        "mouth_to_ear_now_s": history.newest_s.get("mouth_to_ear") if record.ending is None else None,
         **{part.figure: history.median_s(part.name) for part in delay.PARTS},
         "inserted_s": delay.changed_s(stats, delay.PUT_IN, record.rate_hz),
         "removed_s": delay.changed_s(stats, delay.TAKEN_OUT, record.rate_hz),

@@ -1,9 +1,11 @@
-"""`pxbridge call`: places a simulated phone call, shows its course, and reports what the caller heard."""
+"""`pxbridge call`: places a simulated phone call, shows its course, and says whether it was a good one."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import json
 import math
 import signal
 import ssl
@@ -19,14 +21,15 @@ from rich.text import Text
 from pxbridge.audio import OggOpusReader
 from pxbridge.commands import terminal
 from pxbridge.commands.call_telemetry import CallTelemetry
+from pxbridge.commands.call_timeline import Timeline
 from pxbridge.commands.output import require_writable
-from pxbridge.commands.report import make_report, table
+from pxbridge.commands.report import EXIT_BAD, EXIT_BROKEN, EXIT_SILENT, make_report, print_report
+from pxbridge.commands.terminal import say
 from pxbridge.errors import CallFailed, CallRefused, InputError
 from pxbridge.simulation.network import GRAMMAR, parse_network
 from pxbridge.simulation.phone import (
     SPELLINGS,
     Clock,
-    Ended,
     Line,
     Mood,
     Phone,
@@ -38,34 +41,32 @@ from pxbridge.wav import Sound, read_wav, resample, to_pcm, write_wav
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from rich.console import Console
 
+    from pxbridge.commands.call_timeline import Moment
     from pxbridge.commands.report import Report
 
 DEFAULT_URL = "ws://127.0.0.1:5050/exotel"
 
 EXIT_UNREACHABLE = 3
 EXIT_REFUSED = 4
-EXIT_BROKEN = 5
-EXIT_SILENT = 6
 
-NORMAL_CLOSE = 1000
+GREETING_LONGEST_S = 20.0
+LISTEN_LONGEST_S = 40.0
 REFRESH_S = 0.1
 FLOOR_DBFS = -60.0
 BAR_WIDTH = 24
 ENGINE_HZ = 24_000
-SENTENCE_ENDS = (".", "!", "?", "…", "।")
-WORDS_PAUSE_S = 1.0
-"""Without a new word for this long, the agent has paused."""
 SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS = 1.0, 2000.0
 """Two seconds at 24 kHz are 96 kB; Exotel's largest payload is 100 kB."""
 
 _EPILOG = f"""\
 Without --wav, the caller says a short sentence. Without --speak-at, the caller waits for the end of the
-greeting. Without --seconds, the call ends when the agent has been silent for a while after that.
+greeting, for {GREETING_LONGEST_S:g} s at most. Without --seconds, the caller hangs up when the agent has
+answered and is silent, and {LISTEN_LONGEST_S:g} s after the caller's words at the latest.
 
 networks: {GRAMMAR.replace(" (", chr(10) + "          (")}
 spellings: {", ".join(SPELLINGS)}
@@ -74,8 +75,8 @@ examples:
   pxbridge call --wav question.wav --out heard.wav
   pxbridge call --speak-at 0 --chunk-ms 20 --network "stall 1.5s at 4s; jitter 40ms" --plot call.png
 
-exit status: 0 the agent was heard, 2 wrong argument, {EXIT_UNREACHABLE} no connection,
-{EXIT_REFUSED} call refused, {EXIT_BROKEN} call broken off, {EXIT_SILENT} no voice was heard
+exit status: 0 a good call, 2 wrong argument, {EXIT_UNREACHABLE} no connection, {EXIT_REFUSED} call refused,
+{EXIT_BROKEN} call broken off, {EXIT_SILENT} no agent was heard, {EXIT_BAD} a bad call for another reason
 """
 
 
@@ -107,7 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speak-at", type=float, metavar="S", help="speak at this time, even during the greeting"
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="hang up at this time")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="hang up at this time, not earlier or later"
+    )
     parser.add_argument(
         "--network", default="", metavar="TEXT", help='simulate a bad network, e.g. "stall 1.5s at 8s"'
     )
@@ -131,6 +134,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ca", type=Path, metavar="FILE", help="for wss://: trust this certificate (PEM file)"
     )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="report all that explains the figures, too"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print nothing but the verdict and the figures, as JSON"
+    )
 
 
 async def run(args: argparse.Namespace, console: Console, clock: Clock | None = None) -> int:
@@ -144,39 +153,40 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     draw = _drawing(args.plot)
     require_writable("--out", args.out)
     require_writable("--plot", args.plot)
-    errors = terminal.console(stderr=True)
-    console.print(f"calling {shown(args.url)} …", markup=False)
+    progress = terminal.console(file=io.StringIO()) if args.json else console
+    say(progress, f"calling {shown(args.url)} …")
     telemetry = CallTelemetry(phone.line.rate_hz)
-    view = View(phone, telemetry, console)
+    view = View(phone, telemetry, progress)
     try:
         with _hanging_up_on_interrupt(phone):
             await _talk(args.url, phone, tls, clock or Clock(), view)
-    except CallRefused as error:
-        errors.print(f"pxbridge call: {error}", markup=False, soft_wrap=True)
-        return EXIT_REFUSED
     except CallFailed as error:
-        errors.print(f"pxbridge call: {error}{_advice(args.url, error)}", markup=False, soft_wrap=True)
-        return EXIT_UNREACHABLE
-    report = make_report(phone, telemetry)
-    console.print()
-    console.print(table(report))
+        status = EXIT_REFUSED if isinstance(error, CallRefused) else EXIT_UNREACHABLE
+        text = f"{error}{_advice(args.url, error)}"
+        if args.json:
+            failed = {
+                "url": shown(args.url),
+                "good": False,
+                "verdict": f"a bad call: {text}",
+                "problems": [text],
+                "status": status,
+            }
+            console.print(json.dumps(failed, indent=2), markup=False, soft_wrap=True)
+        else:
+            say(terminal.console(stderr=True), f"pxbridge call: {text}")
+        return status
+    report = make_report(phone, telemetry, args.url)
+    if args.json:
+        console.print(json.dumps(report.as_json(), indent=2), markup=False, soft_wrap=True)
+    else:
+        print_report(report, console, details=args.verbose)
     if args.out is not None:
         write_wav(args.out, phone.player.heard, phone.line.rate_hz)
-        console.print(f"heard: {args.out}", markup=False)
+        say(progress, f"heard: {args.out}")
     if draw is not None:
         draw(report, args.plot)
-        console.print(f"plot: {args.plot}", markup=False)
-    if phone.ended is Ended.BY_BRIDGE and phone.close_code != NORMAL_CLOSE:
-        reason = f": {phone.close_reason}" if phone.close_reason else ""
-        errors.print(
-            f"pxbridge call: the bridge ended the call with an error ({phone.close_code}{reason})",
-            markup=False,
-        )
-        return EXIT_BROKEN
-    if report.hearing.first_voice_s is None:
-        errors.print("pxbridge call: the call was connected, but no voice was heard", markup=False)
-        return EXIT_SILENT
-    return 0
+        say(progress, f"plot: {args.plot}")
+    return report.status
 
 
 def _phone(args: argparse.Namespace) -> Phone:
@@ -190,7 +200,13 @@ def _phone(args: argparse.Namespace) -> Phone:
             raise InputError(f"--{name.replace('_', '-')} {given_s:g} is not a time in seconds, from 0 on")
     sound = _shipped() if args.wav is None else read_wav(args.wav)
     words = to_pcm(resample(sound.samples, sound.rate_hz, args.rate))
-    script = Script(words, speak_at_s=args.speak_at, hang_up_at_s=args.seconds)
+    script = Script(
+        words,
+        speak_at_s=args.speak_at,
+        greeting_longest_s=GREETING_LONGEST_S,
+        listen_longest_s=LISTEN_LONGEST_S,
+        hang_up_at_s=args.seconds,
+    )
     line = Line(
         rate_hz=args.rate,
         chunk_ms=args.chunk_ms,
@@ -203,7 +219,7 @@ def _phone(args: argparse.Namespace) -> Phone:
 def _shipped() -> Sound:
     """The sentence that the caller says without `--wav`."""
     data = resources.files("pxbridge").joinpath("assets/caller.ogg").read_bytes()
-    return Sound(OggOpusReader(ENGINE_HZ).read(data), ENGINE_HZ)
+    return Sound(OggOpusReader(ENGINE_HZ, trim=True).read(data), ENGINE_HZ)
 
 
 def _key_press(text: str) -> tuple[float, str]:
@@ -234,10 +250,20 @@ def _drawing(file: Path | None) -> Callable[[Report, Path], None] | None:
 
 
 def _advice(url: str, error: CallFailed) -> str:
+    """What to do about a call that could not be placed."""
+    if isinstance(error, CallRefused):
+        return _REFUSED.get(error.status, "")
     refused = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, TimeoutError)
     if refused and urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1"):
         return "; is the server running? `pxbridge` in another terminal starts it"
     return ""
+
+
+_REFUSED = {
+    401: "; the URL needs the right credentials: wss://USER:PASSWORD@HOST/exotel",
+    403: "; a token in the URL is wrong or has expired (`pxbridge token` makes one), "
+    "or this address may not call",
+}
 
 
 async def _talk(url: str, phone: Phone, tls: ssl.SSLContext | None, clock: Clock, view: View) -> None:
@@ -248,8 +274,7 @@ async def _talk(url: str, phone: Phone, tls: ssl.SSLContext | None, clock: Clock
     finally:
         showing.cancel()
         await asyncio.wait([showing])
-    view.print_news()
-    view.print_last_words()
+    view.print_rest()
 
 
 @contextlib.contextmanager
@@ -269,17 +294,13 @@ def _hanging_up_on_interrupt(phone: Phone) -> Iterator[None]:
 
 
 class View:
-    """Shows a live call: what happens, line by line, and on a terminal the levels of both sides.
-
-    The agent's words are printed sentence by sentence, or when the agent pauses.
-    """
+    """Shows a live call: what happens, line by line, and on a terminal the levels of both sides."""
 
     def __init__(self, phone: Phone, telemetry: CallTelemetry, console: Console) -> None:
         self._phone = phone
         self._telemetry = telemetry
+        self._timeline = Timeline(phone, telemetry)
         self._console = console
-        self._printed: set[str] = set()
-        self._words_printed = 0
 
     def observe(self, report: Mapping[str, Any]) -> None:
         """Takes one report of the bridge on the call."""
@@ -290,48 +311,20 @@ class View:
         with contextlib.ExitStack() as stack:
             live = Live(console=self._console, transient=True, auto_refresh=False)
             while True:
-                self.print_news()
+                self._print(self._timeline.news())
                 if self._console.is_terminal and self._phone.chunks_sent:
                     if not live.is_started:
                         stack.enter_context(live)
                     live.update(self._levels(), refresh=True)
                 await asyncio.sleep(REFRESH_S)
 
-    def print_news(self) -> None:
-        """Prints what has happened since the last time."""
-        phone = self._phone
-        caller, player = phone.caller, phone.player
-        self._line("answered", 0.0 if phone.chunks_sent else None)
-        self._line("you hear a voice", player.voice_from_s)
-        self._line("you speak", caller.spoke_at_s)
-        self._line("you stop speaking and listen", caller.spoke_until_s)
-        self._print_words(paused=self._words_paused())
-        if phone.ended is not None:
-            self._line(phone.ended.value, phone.duration_s)
+    def print_rest(self) -> None:
+        """Prints what is left when the call is over."""
+        self._print(self._timeline.rest())
 
-    def print_last_words(self) -> None:
-        """Prints the agent's last words, which may be no whole sentence."""
-        self._print_words(paused=True)
-
-    def _words_paused(self) -> bool:
-        words = self._telemetry.words
-        return bool(words) and self._phone.spoken_s - words[-1][0] > WORDS_PAUSE_S
-
-    def _print_words(self, *, paused: bool) -> None:
-        words = self._telemetry.words
-        begin = self._words_printed
-        for end in range(begin + 1, len(words) + 1):
-            last = end == len(words)
-            over = words[end - 1][1].rstrip().endswith(SENTENCE_ENDS)
-            if over or (paused if last else words[end][0] - words[end - 1][0] > WORDS_PAUSE_S):
-                text = "".join(piece for _, piece in words[begin:end]).strip()
-                self._console.print(f"{words[begin][0]:6.1f} s  agent: {text}", markup=False)
-                self._words_printed = begin = end
-
-    def _line(self, text: str, at_s: float | None) -> None:
-        if at_s is not None and text not in self._printed:
-            self._printed.add(text)
-            self._console.print(f"{at_s:6.1f} s  {text}", markup=False)
+    def _print(self, moments: Iterable[Moment]) -> None:
+        for at_s, text in moments:
+            say(self._console, text, f"{at_s:6.1f} s  ")
 
     def _levels(self) -> RenderableType:
         phone = self._phone
@@ -342,7 +335,7 @@ class View:
             ),
             Text.assemble("          agent  ", _bar(phone.player.heard_dbfs, "yellow"), depth),
         ]
-        if words := "".join(piece for _, piece in self._telemetry.words[self._words_printed :]).strip():
+        if words := self._timeline.unfinished:
             lines.append(Text(f"          {words[-self._console.width + 12 :]}", style="italic"))
         return Group(*lines)
 

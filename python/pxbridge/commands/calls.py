@@ -18,12 +18,14 @@ import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rich.table import Table
 from rich.text import Text
 
 from pxbridge import settings
 from pxbridge.calls import delay
+from pxbridge.calls.start_times import START_TIMES
 from pxbridge.commands.terminal import plain, say, say_fields
 from pxbridge.console import client
 from pxbridge.errors import InputError
@@ -59,7 +61,7 @@ CSV_COLUMNS = (
     "outcome", "ended_by", "reason", "duration_s", "setup_s", "first_audio_s", "mouth_to_ear_s",
     "mouth_to_ear_p95_s", *(part.figure for part in delay.PARTS), "failovers", "holes",
     "longest_hole_s", "stalls", "longest_stall_s", "holds", "slow", "inserted_s", "removed_s",
-    "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer",
+    "withheld_s", "unheard_s", "drift_ppm", "malformed", "recording", "peer", "first_sound_s",
 )  # fmt: skip
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
@@ -136,10 +138,35 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         connection = _open(file, stack)
         if args.what:
-            return _show(_find(connection, args.id), args, console, folder)
+            found: Mapping[str, Any] | None = _find(connection, args.id)
+            if found is None or found["ended_at"] is None:
+                found = await _as_it_is_now(found, args.id, loaded.settings)
+            return _show(found, args, console, folder)
         calls = database.find(connection, query) if connection is not None else []
     none = f"no such calls in {file}" if file.exists() else f"no calls yet: {file} does not exist"
     return _list(calls, args, console, none)
+
+
+async def _as_it_is_now(
+    found: Mapping[str, Any] | None, name: str, bridge: Settings
+) -> Mapping[str, Any] | None:
+    """A call without an end in the records, with the figures that the bridge has of it now.
+
+    Args:
+        found: The call as the records have it; None if they do not.
+        name: The call's id, or the beginning of it.
+        bridge: The settings of the bridge.
+
+    Returns:
+        The call; with a `note` if the bridge does not tell. None if neither knows it.
+    """
+    if found is not None:
+        name = found["key"]
+    try:
+        live = await client.ask(bridge, f"/api/calls/{quote(name, safe='')}/figures")
+    except InputError as error:
+        return None if found is None else {**found, "note": f"as last written, not as it is now: {error}"}
+    return {"ended_at": None, "recording": None, "events": [], "words": [], **(found or {}), **live}
 
 
 def _list(calls: Sequence[Mapping[str, Any]], args: argparse.Namespace, console: Console, none: str) -> int:
@@ -230,7 +257,7 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("began", "call", "caller", "persona", "outcome"):
         table.add_column(name, no_wrap=True, min_width=len(name))
-    for name in ("duration", "audio", "delay", "holes"):
+    for name in ("duration", "agent", "delay", "holes"):
         table.add_column(name, no_wrap=True, justify="right", min_width=len(name))
     for call in calls:
         cells = (
@@ -241,8 +268,8 @@ def _table(calls: Sequence[Mapping[str, Any]]) -> Table:
             plain(call.get("phase") or call["outcome"]),
             _duration(_duration_s(call)),
             _seconds(call["first_audio_s"]),
-            "-" if call["mouth_to_ear_s"] is None else f"{1e3 * call['mouth_to_ear_s']:.0f} ms",
-            plain(call["holes"]),
+            _delay(call),
+            plain(call["holes"]) if _is_known(call) else "-",
         )
         table.add_row(*map(Text, cells))
     return table
@@ -269,7 +296,12 @@ def _show(call: Mapping[str, Any] | None, args: argparse.Namespace, console: Con
 
 
 def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    ended = "still live" if call["ended_at"] is None and call["outcome"] == "live" else call["outcome"]
+    ended = call["outcome"]
+    if call["ended_at"] is None and ended == "live":
+        phase = call.get("phase")
+        ended = "not yet, in the records" if phase is None else "no, still live"
+        if phase not in (None, "live"):
+            ended += f" ({phase})"
     if call["ended_by"]:
         ended += f": by the {call['ended_by']}, {call['reason']}"
     rows = [
@@ -280,8 +312,7 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         ("caller", f"{call['caller'] or 'unknown'} called {call['called'] or 'unknown'}"),
         ("address", call.get("peer") or "unknown"),
         ("agent", f"{call['persona']}, on {call['engine'] or 'no engine'}{_failovers(call)}"),
-        ("setup", _seconds(call["setup_s"])),
-        ("first audio", _seconds(call["first_audio_s"])),
+        *((each.title, _seconds(call.get(each.figure))) for each in START_TIMES),
         ("mouth to ear", _delays(call)),
     ]
     parts = [
@@ -299,6 +330,8 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         rows.append(("engine too slow", f"{call['slow']} ×: it got less than was said"))
     if (drift_ppm := call.get("drift_ppm")) is not None:
         rows.append(("phone's clock", delay.drift(drift_ppm)))
+    if call.get("note"):
+        rows.append(("note", call["note"]))
     if call["recording"]:
         rows.append(("recording", str(folder / database.RECORDINGS / call["recording"])))
     return [(title, plain(text)) for title, text in rows]
@@ -355,17 +388,27 @@ def _duration(seconds: float | None) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
+def _is_known(call: Mapping[str, Any]) -> bool:
+    """Whether a call's figures are those of its end or of now. The records have a live call's beginning."""
+    return bool(call.get("ended_at")) or "phase" in call
+
+
 def _duration_s(call: Mapping[str, Any]) -> float | None:
-    """The duration of a call; None without an end, as its row was then written at its beginning."""
-    known = call.get("ended_at") or "phase" in call
-    return call["duration_s"] if known else None
+    return call["duration_s"] if _is_known(call) else None
 
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} s"
 
 
+def _delay(call: Mapping[str, Any]) -> str:
+    """The delay of a live call now, as the live page shows it; of one that has ended, the median."""
+    delay_s = call["mouth_to_ear_now_s" if "phase" in call else "mouth_to_ear_s"]
+    return "-" if delay_s is None else f"{1e3 * delay_s:.0f} ms"
+
+
 def _delays(call: Mapping[str, Any]) -> str:
     if call["mouth_to_ear_s"] is None:
         return "-"
-    return f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f})"
+    text = f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f})"
+    return f"{text}, now {_delay(call)}" if "phase" in call else text

@@ -7,6 +7,7 @@ shape.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
     from pxbridge.simulation.network import Network
     from pxbridge.simulation.player import Depth
 
-CALLER, AGENT, HOLE, STALL, INK = "#0072B2", "#E69F00", "#D55E00", "#BBBBBB", "#333333"
+CALLER, AGENT, HOLE, INK = "#0072B2", "#E69F00", "#D55E00", "#333333"
 BRIDGE = "#009E73"
+STALL, JITTER, LOSS = "#DDDDDD", "#F1F1F1", "#E8DDE4"
+"""Light enough for curves and grey grid lines to be seen on them."""
+LABEL_POINTS = 11
+"""The height of a line of small text."""
 STEP_S = 0.05
 FLOOR_DBFS = -60.0
 WIDTH_IN, DPI = 11.0, 130
@@ -52,21 +57,18 @@ def draw_call(report: Report, file: Path) -> None:
     if report.telemetry.counters:
         panels.append((_changes, 2))
     heights = [height for _, height in panels]
+    troubles = _troubles(report.phone.network, report.phone.duration_s)
     figure = figure_class(figsize=(WIDTH_IN, 0.8 * sum(heights)), dpi=DPI, layout="constrained")
     every_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights)
     for (draw, _), axes in zip(panels, every_axes, strict=True):
         draw(axes, report)
-        _shade(axes, report.phone.network)
+        _shade(axes, troubles)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=9)
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
     figure.align_ylabels()
-    for stall in report.phone.network.stalls:
-        every_axes[1].annotate(
-            "stall", (stall.at_s, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
-            va="top", fontsize=8, color=INK,
-        )  # fmt: skip
+    _name_troubles(every_axes[1], troubles)
     every_axes[-1].set_xlabel("seconds since the call began", color=INK)
     every_axes[-1].set_xlim(0, max(1.0, report.phone.duration_s))
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=11, color=INK)
@@ -228,11 +230,40 @@ def _saw_tooth(trace: Sequence[Depth], until_s: float) -> tuple[NDArray[np.float
     return np.array(times), np.array(depths)
 
 
-def _shade(axes: Axes, network: Network) -> None:
-    for stall in network.stalls:
-        axes.axvspan(
-            stall.at_s, stall.at_s + stall.duration_s, color=STALL, alpha=0.45, linewidth=0, zorder=0
-        )
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A time in which the network was bad."""
+
+    name: str
+    colour: str
+    at_s: float
+    end_s: float
+
+
+def _troubles(network: Network, until_s: float) -> list[_Trouble]:
+    """The times of a call in which the network was bad, in the order in which they are drawn.
+
+    Jitter may last for the whole call, so it comes first: a stall in it is drawn over it.
+    """
+    every = [_Trouble("jitter", JITTER, jitter.from_s, jitter.to_s) for jitter in network.jitters]
+    every += [_Trouble("lost", LOSS, loss.at_s, loss.at_s + loss.duration_s) for loss in network.losses]
+    every += [_Trouble("stall", STALL, stall.at_s, stall.at_s + stall.duration_s) for stall in network.stalls]
+    return [replace(one, end_s=min(one.end_s, until_s)) for one in every if one.at_s < until_s]
+
+
+def _shade(axes: Axes, troubles: Sequence[_Trouble]) -> None:
+    for one in troubles:
+        axes.axvspan(one.at_s, one.end_s, color=one.colour, linewidth=0, zorder=0)
+
+
+def _name_troubles(axes: Axes, troubles: Sequence[_Trouble]) -> None:
+    """Writes the name of each trouble where it begins, below the names that it would cover."""
+    for index, one in enumerate(troubles):
+        line = sum(other.at_s <= one.at_s < other.end_s for other in troubles[:index])
+        axes.annotate(
+            one.name, (one.at_s, 1), (3, -3 - line * LABEL_POINTS), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="top", fontsize=8, color=INK,
+        )  # fmt: skip
 
 
 def _label(axes: Axes, height: float, text: str, colour: str) -> None:

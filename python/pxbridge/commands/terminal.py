@@ -31,6 +31,9 @@ MIN_WRAPPED = 20
 """Text with fewer columns beside its title is not wrapped: it would be a column of single words."""
 
 
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|Hz|kHz|dB|ppm|MB|GB|times?)\b)")
+
 _LAST_COLUMN = re.compile(r" *\S.*?\S {2,}(?=\S)")
 """What stands before the last column of a line of help."""
 
@@ -93,7 +96,10 @@ def say_fields(to: Console, rows: Sequence[tuple[str, str]]) -> None:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The lines of a text of at most `width` columns, each longer word in a line of its own."""
+    """The lines of a text of at most `width` columns, each longer word in a line of its own.
+
+    A number and its unit stay together.
+    """
     if width < MIN_WRAPPED:
         return text.split("\n")
     lines = []
@@ -102,7 +108,8 @@ def wrapped(text: str, width: int) -> list[str]:
         fold = textwrap.TextWrapper(
             width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
-        lines += (fold.wrap(line) or [""]) if cell_len(line) > width else [line]
+        folded = fold.wrap(_BEFORE_UNIT.sub(_NO_BREAK, line)) or [""]
+        lines += [part.replace(_NO_BREAK, " ") for part in folded] if cell_len(line) > width else [line]
     return lines
 
 

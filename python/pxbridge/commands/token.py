@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from typing import TYPE_CHECKING, Final
 
 from pxbridge import settings
+from pxbridge.commands import terminal
+from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.telephony.routes import PERSONA_NAME
 from pxbridge.telephony.tokens import Scope, Signer
@@ -34,18 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Prints a URL with a new token, or its path if no public URL is set.
+    """Prints a URL with a new token, which a carrier can dial as it is. How long it is valid goes to stderr.
 
     Raises:
-        ConfigError: No key is set. A key that the bridge makes itself ends with the bridge.
+        ConfigError: No key is set, or no public URL. A key that the bridge makes itself ends with the bridge.
         InputError: An argument is wrong.
     """
     loaded = settings.load(vars(args), os.environ)
     keys = [key.get_secret_value().encode() for key in loaded.settings.token_keys]
     if not keys:
-        name = settings.variable("token_keys")
-        raise ConfigError(
-            name, "default", "is not set; set it to a key, for example from `openssl rand -hex 32`"
+        raise _missing("token_keys", "set it to a key, for example from `openssl rand -hex 32`")
+    if loaded.settings.public_url is None:
+        raise _missing(
+            "public_url", "set it to the address that the carrier dials, such as wss://voice.example.com"
         )
     try:
         days = float(args.days)
@@ -56,6 +60,11 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     if args.persona is not None and not PERSONA_NAME.fullmatch(args.persona):
         raise InputError(f"--persona {args.persona!r} is not a name of letters, digits, - and _")
     token = Signer(keys, time.time).make(Scope.PORT, days * _DAY_S, args.persona)
-    url = f"{loaded.settings.public_url or ''}/exotel/t/{token}"
-    console.print(url, markup=False, soft_wrap=True)
+    console.print(f"{loaded.settings.public_url}/exotel/t/{token}", markup=False, soft_wrap=True)
+    until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    say(terminal.console(stderr=True), f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it")
     return 0
+
+
+def _missing(setting: str, fix: str) -> ConfigError:
+    return ConfigError(settings.variable(setting), "default", f"is not set; {fix}")

@@ -23,6 +23,7 @@ from pxbridge.commands.tunnel_option import ANY, PROGRAMS
 from pxbridge.errors import ConfigError, InputError, PxbridgeError
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import in_journal
+from pxbridge.rate_limit import parsed_address
 from pxbridge.telephony.tokens import Scope, Signer
 from pxbridge.tunnel import child, target
 from pxbridge.tunnel.bore import Bore
@@ -243,7 +244,7 @@ def bridge_target(loaded: Loaded, port: int) -> Target:
         port: The port that it listens on.
 
     Raises:
-        ConfigError: Nobody is asked for a secret, or the port serves TLS itself.
+        ConfigError: Nobody is asked for a secret, the port serves TLS itself, or it expects a header.
     """
     found = loaded.settings
     if found.tls_cert_file is not None:
@@ -252,6 +253,11 @@ def bridge_target(loaded: Loaded, port: int) -> Target:
     if not found.credentials and not found.token_keys:
         raise _open_to_all(loaded)
     host = _here(found.host)
+    address = parsed_address(host)
+    if found.proxy_protocol and any(address in network for network in found.trusted_proxies if address):
+        written, source = loaded.origins["proxy_protocol"]
+        problem = f"does not go with a tunnel, which sends no header from {host}; leave one of the two out"
+        raise ConfigError(written, source, problem)
     if found.credentials:
         return target.bridge(host, port, path=APPLET_PATH, login=found.credentials[0].get_secret_value())
     return target.bridge(host, port, path=APPLET_PATH, token=_token(found))

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     id."""
     FindRecording = Callable[[str], Path | None]
     """The file of a call's recording, by the call's key or id. It may be called in any thread."""
+    LiveCall = Callable[[str], dict[str, Any] | None]
+    """A live call's figures and counters, by its key or id, or the beginning of either."""
     TalkOffer = Callable[[], Awaitable[models.Talk]]
 
     _Asked = TypeVar("_Asked", bound=models.Asked)
@@ -125,6 +127,14 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "GET",
+        "/api/calls/{call}/figures",
+        "figures",
+        "A live call's figures and its line's counters, by its key or id, or the beginning of either",
+        gives=models.LiveFigures,
+        refusals=(404,),
+    ),
+    Endpoint(
+        "GET",
         "/api/calls/{call}/recording",
         "recording",
         "A call's recording, WAV or Ogg Opus: the caller left, the agent right. Takes Range requests",
@@ -141,6 +151,7 @@ class Api:
     Args:
         access: Sessions.
         calls: Live and recent calls.
+        live_call: One live call.
         operate: Applies an operator's action to a call.
         find_recording: Finds the file of a call's recording.
         talk_offer: What the talk page can offer.
@@ -151,6 +162,7 @@ class Api:
         self,
         access: Access,
         calls: Callable[[], dict[str, list[dict[str, Any]]]],
+        live_call: LiveCall,
         operate: Operate,
         find_recording: FindRecording | None,
         talk_offer: TalkOffer | None,
@@ -158,6 +170,7 @@ class Api:
     ) -> None:
         self._access = access
         self._calls = calls
+        self._live_call = live_call
         self._operate = operate
         self._find_recording = find_recording
         self._talk_offer = talk_offer
@@ -233,6 +246,13 @@ class Api:
         except CallConflict as error:
             return refused(409, str(error))
         return _json(models.Done(call=call), 202)
+
+    async def figures(self, request: web.Request) -> web.Response:
+        """A live call."""
+        name = request.match_info["call"]
+        if (found := self._live_call(name)) is None:
+            return refused(404, f"no live call's id begins with {name!r}")
+        return web.json_response(found)
 
     async def recording(self, request: web.Request) -> web.StreamResponse:
         """A call's recording. The name of the file comes from the records, never from the request."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
+
+from pxbridge.websocket import Reason, address_of, begins_header, begins_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aiohttp import web
+
+    from pxbridge.websocket import Report
 
 MAX_CONNECTIONS: Final = 256
 """Operators and talkers, each with up to eight connections of a browser, and the collectors of metrics."""
@@ -24,6 +28,8 @@ DESCRIPTOR_SHARE: Final = 16
 
 BACKLOG: Final = 32
 """Connections that are accepted in one turn of the event loop, before the limit is checked."""
+
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n%s\n"
 
 HEAD_TIMEOUT_S: Final = 10.0
 """How long a connection may stay open without a whole request."""
@@ -38,9 +44,14 @@ def most_connections() -> int:
 
 
 class Connections:
-    """Makes the protocol of each new connection, and closes connections that are too many."""
+    """Makes the protocol of each new connection, and closes connections that are too many.
 
-    def __init__(self) -> None:
+    Args:
+        report: Is told of connections that begin with another protocol than HTTP.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._most = most_connections()
         self._server: web.Server | None = None
         self._admitted: set[web.RequestHandler] = set()
@@ -76,7 +87,44 @@ class Connections:
             if idle is None:
                 return _Closed()
             idle.force_close()
-        return self._server()
+        return _FirstBytes(self._server(), self._report)
+
+
+class _FirstBytes(asyncio.Protocol):
+    """Looks at the first bytes of a connection, and gives it over to the library if they may be HTTP.
+
+    The library answers anything else with 400, and says no more about it.
+    """
+
+    def __init__(self, library: web.RequestHandler, report: Report) -> None:
+        self._library = library
+        self._report = report
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._library.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        reason = Reason.TLS if begins_tls(data) else Reason.PROXY_UNEXPECTED if begins_header(data) else None
+        if reason is None:
+            self._transport.set_protocol(self._library)
+            self._library.data_received(data)
+            return
+        self._report(reason, address_of(self._transport.get_extra_info("peername")))
+        self._transport.write(_BAD_REQUEST % reason.encode())
+        self._transport.close()
+
+    def eof_received(self) -> None:
+        self._library.eof_received()
+
+    def pause_writing(self) -> None:
+        self._library.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._library.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._library.connection_lost(exc)
 
 
 class _Closed(asyncio.Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pxbridge.calls.call_state import Phase
 from pxbridge.calls.events import Kind
 from pxbridge.console.models import LiveCall, LiveEngine, Snapshot
-from pxbridge.engines.slots import SlotState
+from pxbridge.engines.slots import SlotState, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -147,7 +147,7 @@ class LiveView:
             delay_ms=None if delay_s is None else round(1000 * delay_s, 1),
             caller_speaks=caller_s > before[0],
             agent_speaks=agent_s > before[1],
-            caller_share=_share(caller_s, talked_s),
+            caller_share=_share(caller_s - record.said_before_s, talked_s),
             agent_share=_share(agent_s, talked_s),
             recorded=noted.recorded,
             operator_asked=noted.asked,
@@ -160,9 +160,14 @@ class LiveView:
             if (step_s := call.record.delay.newest_s.get("engine")) is not None:
                 steps_s.setdefault(call.record.engine, []).append(step_s)
         return [
-            _engine(name, slots, sum(failures.get(name, {}).values()), steps_s.get(name))
+            _engine(name, slots, _faults(failures.get(name, {})), steps_s.get(name))
             for name, slots in self._engines.snapshot().items()
         ]
+
+
+def _faults(failures: Mapping[str, int]) -> int:
+    """How often an engine failed. One that says that it is full or restarts has not failed."""
+    return sum(count for stage, count in failures.items() if stage != Stage.BUSY)
 
 
 def _engine(name: str, slots: Mapping[str, int], failures: int, steps_s: list[float] | None) -> LiveEngine:

@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pxbridge.calls.numbers import MAX_NUMBERS
+from pxbridge.calls.start_times import START_TIMES
 
 MAX_NAME_CHARS = 64
 """The longest name of an operator in logs and records."""
+
+
+_ABOUT = {each.figure: each.about for each in START_TIMES}
 
 
 class Given(BaseModel):
@@ -69,29 +73,46 @@ class CallFigures(Given):
     outcome: str
     ended_by: str | None
     reason: str | None
-    setup_s: float | None
-    first_audio_s: float | None
-    duration_s: float
-    mouth_to_ear_s: float | None = Field(description="The median.")
+    setup_s: float | None = Field(description=_ABOUT["setup_s"])
+    first_sound_s: float | None = Field(description=_ABOUT["first_sound_s"])
+    first_audio_s: float | None = Field(description=_ABOUT["first_audio_s"])
+    duration_s: float = Field(description="From the accepted connection to the end, or until now.")
+    mouth_to_ear_s: float | None = Field(description="The median of the call so far.")
     mouth_to_ear_p95_s: float | None
+    mouth_to_ear_now_s: float | None = Field(
+        description="The newest reading, as the live page shows it. null while the engine sends nothing, and "
+        "after the call's end."
+    )
     delay_phone_chunk_s: float | None
     delay_intake_s: float | None
     delay_engine_s: float | None
     delay_playout_s: float | None
     delay_exotel_s: float | None = Field(description="In the queue at the carrier, whichever carrier it is.")
-    inserted_s: float
-    removed_s: float
-    withheld_s: float
-    unheard_s: float
+    inserted_s: float = Field(description="Audio that one side did not send and the other received.")
+    removed_s: float = Field(description="Audio that one side sent and the other did not receive.")
+    withheld_s: float = Field(description="Of removed_s: not given to an engine that did not answer.")
+    unheard_s: float = Field(
+        description="Not in removed_s: said before an engine was ready, or while the line opened."
+    )
     longest_hole_s: float
     longest_stall_s: float
-    drift_ppm: float | None
-    failovers: int
-    holes: int
-    stalls: int
-    holds: int
-    slow: int
-    malformed: int
+    drift_ppm: float | None = Field(description="How much faster the phone's clock runs than ours.")
+    failovers: int = Field(description="Engines that were lost during the call.")
+    holes: int = Field(
+        description="How often the engine's audio was missing when it should have been played."
+    )
+    stalls: int = Field(description="How often the phone's audio was missing.")
+    holds: int = Field(description="How often audio was withheld from an engine that did not answer.")
+    slow: int = Field(description="How often an engine was too slow, and got less than was said.")
+    malformed: int = Field(description="Damaged messages from the phone.")
+
+
+class LiveFigures(CallFigures):
+    """A live call's figures, with its line's counters: those of `pxbridge.audio.Line.stats`."""
+
+    counters: dict[str, dict[str, float | None]] = Field(
+        description="uplink: phone to engine; downlink: engine to phone. Samples, unless the name says more."
+    )
 
 
 class Calls(Given):
@@ -141,10 +162,15 @@ class LiveCall(Given):
     phase: str = Field(description="starting, prompting, waiting, live, failover or leaving.")
     began_at: float = Field(description="Seconds since 1970.")
     engine: str | None
-    delay_ms: float | None = Field(description="From the caller's mouth to the answer in the ear.")
+    delay_ms: float | None = Field(
+        description="From the caller's mouth to the answer in the ear: mouth_to_ear_now_s of a call's "
+        "figures, in ms."
+    )
     caller_speaks: bool
     agent_speaks: bool
-    caller_share: float = Field(description="Of the conversation so far, 0 to 1.")
+    caller_share: float = Field(
+        description="How much of the time since an agent was connected the caller has spoken, 0 to 1."
+    )
     agent_share: float
     recorded: bool
     operator_asked: Literal["end", "hand over"] | None
@@ -160,10 +186,14 @@ class LiveEngine(Given):
     warm: int
     idle: int
     sessions: int = Field(description="Sessions that are open or being opened, warm ones included.")
-    failures: int = Field(description="Since the bridge's start.")
+    failures: int = Field(
+        description="Since the bridge's start: sessions that failed or were lost. An engine that says that "
+        "it is full or restarts has not failed."
+    )
     reason: str | None = Field(description="Why it cannot be used.")
     step_ms: float | None = Field(
-        description="From a frame's last sample sent to its answer: median of its calls' newest readings."
+        description="From a frame's last sample sent to its answer, the network to the engine included: "
+        "median of its calls' newest readings."
     )
 
 

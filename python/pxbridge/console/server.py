@@ -33,15 +33,17 @@ from pxbridge.console.connections import BACKLOG, HEAD_TIMEOUT_S, Connections
 from pxbridge.console.live import LIMITS
 from pxbridge.console.sockets import serve_socket
 from pxbridge.console.static_files import ASSETS, INDEX, PAGES, SECURITY_HEADERS, policy
+from pxbridge.websocket import Reason, TurnedAway, shown
 
 if TYPE_CHECKING:
     import ssl as tls
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
-    from pxbridge.console.api import FindRecording, Operate
+    from pxbridge.console.api import FindRecording, LiveCall, Operate
     from pxbridge.console.live import Live
     from pxbridge.console.static_files import File
     from pxbridge.console.talk import Talks
+    from pxbridge.websocket import Report
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,6 +53,7 @@ log = logging.getLogger("pxbridge.console")
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 HEALTH: Final = frozenset({"/livez", "/readyz"})
+LIVE_PATH: Final = "/api/live"
 MAX_BODY_BYTES: Final = 64 * 1024
 """Valid requests are a few hundred bytes long."""
 
@@ -64,6 +67,15 @@ NOT_BUILT: Final = (
     "the web client is not in this installation: build it with `make client`.\n"
     "/metrics, /readyz and /api/calls are here.\n"
 )
+
+_TURNED_AWAY: Final = {404: Reason.NOT_FOUND, 405: Reason.METHOD}
+"""Errors of requests, by status; the others make a request invalid."""
+
+_ADVICE: Final = {
+    Reason.TLS: "open http://, or set PXBRIDGE_CONSOLE_TLS_CERT_FILE",
+    Reason.PROXY_UNEXPECTED: "the console reads X-Forwarded-For instead, from PXBRIDGE_TRUSTED_PROXIES",
+    Reason.NOT_UPGRADED: "a proxy in between must pass on the Upgrade and Connection headers",
+}
 
 _PUBLIC: Final = frozenset((each.method, each.path) for each in ENDPOINTS if each.public)
 
@@ -85,6 +97,7 @@ class Console:
         talks: Begins talks; None: nobody can be talked with.
         files: The files of the web client, by path.
         client: The address of a client, from the connection's and the request's ``X-Forwarded-For`` headers.
+        live_call: Returns a live call's figures and counters, by its id.
     """
 
     def __init__(
@@ -103,10 +116,13 @@ class Console:
         talks: Talks | None = None,
         files: Mapping[str, File] | None = None,
         client: Callable[[str, Sequence[str]], str] = as_connected,
+        live_call: LiveCall = lambda _: None,
     ) -> None:
         self._scrape = scrape
         self._not_ready = not_ready
-        self.connections = Connections()
+        self.turn_away = TurnedAway("console", _ADVICE)
+        """Counts and logs what no page, API or health check is there for."""
+        self.connections = Connections(self.turn_away)
         self._access = Access(logins, tokens, origins, clock=clock, log=log, client=client)
         self._live = live
         self._talks = talks
@@ -114,6 +130,7 @@ class Console:
         self._api = Api(
             self._access,
             calls,
+            live_call,
             operate,
             find_recording,
             None if talks is None else talks.offer,
@@ -131,10 +148,12 @@ class Console:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
+        for path in HEALTH:
+            app.router.add_options(path, self._health_options)
         for endpoint in ENDPOINTS:
             app.router.add_route(endpoint.method, endpoint.path, getattr(self._api, endpoint.name))
         if self._live is not None:
-            app.router.add_get("/api/live", self._serve_live)
+            app.router.add_get(LIVE_PATH, self._serve_live)
             app.on_shutdown.append(self._close_live)
         if self._talks is not None:
             app.router.add_get(CHAT_PATH, self._talk)
@@ -167,12 +186,20 @@ class Console:
         is_admitted = OPERATOR in request  # and not one of those that anybody may ask
         try:
             with self.connections.admitted(request) if is_admitted else contextlib.nullcontext():
-                return await handler(request)
+                response = await handler(request)
+            if request.path in _SOCKETS and response.status in _NO_HANDSHAKE:
+                self._turn_away(request, Reason.NOT_UPGRADED)
+            return response
         except web.HTTPException as error:
+            if 400 <= error.status < 500:
+                self._turn_away(request, _TURNED_AWAY.get(error.status, Reason.INVALID_REQUEST))
             if error.status == 404 and self._shows_page(request):
                 return self._sent(request, self._files[f"/{INDEX}"], status=404)
             headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
             return _as_response(request, Refusal(error.status, f"{error.reason.lower()}\n", headers))
+
+    def _turn_away(self, request: web.Request, reason: Reason) -> None:
+        self.turn_away(reason, self._access.address(request), shown(request.method, request.raw_path))
 
     def _refusal(self, request: web.Request) -> Refusal | None:
         """Why a request is not answered; None if it is. Notes who asks."""
@@ -213,6 +240,9 @@ class Console:
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="alive\n")
+
+    async def _health_options(self, _request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Allow": "GET, HEAD, OPTIONS"})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         reasons = self._not_ready()
@@ -263,6 +293,10 @@ class Console:
             self._live.close()
 
 
+_SOCKETS: Final = frozenset({LIVE_PATH, CHAT_PATH})
+_NO_HANDSHAKE: Final = frozenset({400, 426})
+
+
 def _as_response(request: web.Request, refusal: Refusal) -> web.Response:
     """A refusal, as JSON where an API answers."""
     if request.path.startswith("/api/"):
@@ -270,20 +304,25 @@ def _as_response(request: web.Request, refusal: Refusal) -> web.Response:
     return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
 
 
-class _NotOurFault(logging.Filter):
-    """Drops what the HTTP library says about requests that it cannot read: anybody could fill the log."""
+class _LibraryLog(logging.Logger):
+    """Where the HTTP library reports errors.
+
+    Requests that it cannot read are reported like all that is turned away: anybody could fill the log.
+    """
+
+    def __init__(self, report: Report) -> None:
+        # The library tells some of those requests at level debug.
+        super().__init__("pxbridge.console.http", logging.DEBUG)
+        self.parent = log
+        self._report = report
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is about a fault of this process."""
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-def _library_log() -> logging.Logger:
-    """Where the HTTP library reports errors."""
-    library_log = logging.getLogger("pxbridge.console.http")
-    if not library_log.filters:
-        library_log.addFilter(_NotOurFault())
-    return library_log
+        """Whether a record is about a fault of this process, and to be logged."""
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            address = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+            self._report(Reason.INVALID_REQUEST, str(address or ""))
+            return False
+        return record.levelno >= log.getEffectiveLevel()
 
 
 @contextlib.asynccontextmanager
@@ -308,7 +347,7 @@ async def serve(
         shutdown_timeout=SHUTDOWN_S,
         keepalive_timeout=HEAD_TIMEOUT_S,
         max_line_size=MAX_LINE_BYTES,
-        logger=_library_log(),
+        logger=_LibraryLog(console.turn_away),
     )
     await runner.setup()
     assert runner.server is not None  # noqa: S101  `setup` made it

@@ -19,6 +19,7 @@ from pxbridge import chat_wire
 from pxbridge.calls.persona import SHOWN, TEXT_PROMPT_LIMIT, VOICE_NAME
 from pxbridge.console import models
 from pxbridge.console.sockets import serve_socket
+from pxbridge.engines.voices import NVIDIAS_VOICES
 from pxbridge.telephony.browser import LIMITS, BrowserCarrier
 from pxbridge.telephony.server import Arrival
 
@@ -34,10 +35,6 @@ log = logging.getLogger("pxbridge.console")
 
 POLICY_VIOLATION: Final = 1008
 TRY_AGAIN_LATER: Final = 1013
-
-_NVIDIAS: Final = (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
-VOICES: Final = tuple(f"{kind}{number}.pt" for kind, count in _NVIDIAS for number in range(count))
-"""NVIDIA's voices, for engines that do not tell theirs."""
 
 MAX_PROMPT_BYTES: Final = 7500
 """Percent-encoded. An engine's request line has 8,190 bytes (aiohttp, websockets), with everything else in
@@ -72,7 +69,7 @@ class Talks:
         self._engine_voices = engine_voices
         self._takes_sampling = takes_sampling
         self._rehearsal = rehearsal
-        self._voices = list(VOICES)
+        self._voices = list(NVIDIAS_VOICES)
         self._asked_s = float("-inf")
         self._asking = asyncio.Lock()
 

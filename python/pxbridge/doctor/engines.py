@@ -16,11 +16,13 @@ import numpy as np
 
 from pxbridge.app.assembly import EngineOpener, engine_addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.calls.unknown_names import voice_problems
 from pxbridge.doctor.engine_figures import figures, judge
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.address import EngineAddress, Unverified
 from pxbridge.engines.pool import EnginePool, Prompts
 from pxbridge.engines.probe import Told, Wrong, probe
+from pxbridge.engines.voices import EngineVoices
 from pxbridge.errors import (
     EngineBusy,
     EngineError,
@@ -106,6 +108,11 @@ async def _check_all(
                 continue
             case Told() as told:
                 yield judge(engine, told, await figures(engine))
+                problems = [] if personas is None else await _voice_problems(engine, personas)
+                for problem in problems:
+                    yield problem
+                if problems:
+                    continue  # a conversation by such a voice would be refused
                 capacity = told.free
                 if told.closed is not None or not told.free:
                     continue  # the finding says so
@@ -115,6 +122,16 @@ async def _check_all(
             yield good("engine", f"{engine} is reachable and trusted")
         else:
             yield await _converse(engine, personas, settings, leases, capacity)
+
+
+async def _voice_problems(engine: EngineAddress, personas: Personas) -> list[Finding]:
+    """The personas' voices that the engine does not have, if it tells its voices."""
+    voices = EngineVoices()
+    await voices.ask([engine], [engine], ANSWER_S)
+    return [
+        wrong("engine", f"{engine}: {problem.what}", problem.fix)
+        for problem in voice_problems(personas, voices)
+    ]
 
 
 async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -11,15 +12,14 @@ import socket
 import ssl
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pxbridge
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.ops.descriptors import allowed
+from pxbridge.rate_limit import parsed_address
 from pxbridge.settings import flag, variable
 from pxbridge.wording import counted
 
@@ -58,7 +58,8 @@ async def ports(settings: Settings) -> tuple[list[Finding], bool]:
             findings.append(good("port", f"{port} on {host} is free"))
         elif problem.errno == errno.EADDRINUSE:
             tls = name == "port" and settings.tls_cert_file is not None  # the console has no TLS
-            answer = await asyncio.to_thread(_livez, host, port, tls=tls)
+            preface = _preface(settings, host) if name == "port" else b""
+            answer = await asyncio.to_thread(_livez, host, port, preface, tls=tls)
             if answer and (bridge_runs or name == "port"):
                 bridge_runs = True
                 findings.append(good("port", f"{port} on {host}: a bridge runs there and says {answer}"))
@@ -109,24 +110,33 @@ def _bind_problem(host: str, port: int) -> OSError | None:
     return None
 
 
-def _livez(host: str, port: int, *, tls: bool) -> str | None:
+def _dialled(host: str) -> str:
+    """The address by which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
+
+
+def _preface(settings: Settings, host: str) -> bytes:
+    """What the telephony port expects from this machine first: a header, if it is a trusted proxy."""
+    address = parsed_address(_dialled(host))
+    trusted = address is not None and any(address in network for network in settings.trusted_proxies)
+    return b"PROXY UNKNOWN\r\n" if settings.proxy_protocol and trusted else b""
+
+
+def _livez(host: str, port: int, preface: bytes, *, tls: bool) -> str | None:
     """The readiness of the pxbridge at an address, in its own words; None if there is no pxbridge."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
-    at = f"[{host}]" if ":" in host else host
+    host = _dialled(host)
     unchecked = ssl.create_default_context()
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE  # it is this machine
-    base = f"{'https' if tls else 'http'}://{at}:{port}"
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unchecked)
-    )
 
     def ask(path: str) -> tuple[int, str]:
-        try:
-            with opener.open(base + path, timeout=_ANSWER_S) as answer:
-                return answer.status, answer.read(1000).decode(errors="replace").strip()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read(1000).decode(errors="replace").strip()
+        with contextlib.closing(HTTPConnection(host, port)) as connection:
+            connection.sock = socket.create_connection((host, port), _ANSWER_S)
+            connection.sock.sendall(preface)
+            if tls:
+                connection.sock = unchecked.wrap_socket(connection.sock, server_hostname=host)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read(1000).decode(errors="replace").strip()
 
     try:
         if ask("/livez") != (200, "alive"):

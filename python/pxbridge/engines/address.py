@@ -35,9 +35,15 @@ class SystemTrust:
 
 @dataclass(frozen=True)
 class CaFile:
-    """Trusts only certificates signed by those in a PEM file."""
+    """Trusts only certificates signed by those in a PEM file.
+
+    Attributes:
+        path: The file.
+        sha256: Of its contents when the settings were read: a file that was replaced is another trust.
+    """
 
     path: Path
+    sha256: str = ""
 
     @functools.cached_property
     def context(self) -> tls.SSLContext:

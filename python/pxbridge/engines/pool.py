@@ -228,6 +228,16 @@ class EnginePool:
         """Whether an engine here draws tokens as a session asks for."""
         return any(engine.told is not None for engine in self._transitions.directory.engines)
 
+    @property
+    def addresses(self) -> list[EngineAddress]:
+        """All engines."""
+        return [engine.address for engine in self._transitions.directory.engines]
+
+    @property
+    def telling(self) -> list[EngineAddress]:
+        """The engines that tell of themselves."""
+        return [engine.address for engine in self._transitions.directory.engines if engine.told is not None]
+
     # -- leases ---------------------------------------------------------------------------------------
 
     def place(self) -> Place:

@@ -1,17 +1,22 @@
-"""The voices of an engine that tells them: `pxbridge engine` does, NVIDIA's server does not."""
+"""The voices that engines have: `pxbridge engine` tells them, NVIDIA's server does not.
+
+NVIDIA's own voices are known, and may be joined there by files of the operator's. So a voice is known not to
+exist only if every engine tells its voices.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.http_get import Answer
@@ -20,8 +25,62 @@ PATH: Final = "/voices"
 TIMEOUT_S: Final = 2.0
 """A page waits for it, and known voices serve as well."""
 
+_NVIDIAS: Final = (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
+NVIDIAS_VOICES: Final = tuple(f"{kind}{number}.pt" for kind, count in _NVIDIAS for number in range(count))
+"""The voices that come with PersonaPlex, for engines that do not tell theirs."""
+_NVIDIAS_NAME: Final = re.compile(r"(?:NAT|VAR)[FM]\d+\.pt", re.IGNORECASE)
+
 MAX_VOICES: Final = 1000
 MAX_NAME_CHARS: Final = 128
+
+
+class EngineVoices:
+    """What is known of the engines' voices."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, frozenset[str] | None] = {}
+
+    async def ask(
+        self, engines: Sequence[EngineAddress], telling: Sequence[EngineAddress], timeout_s: float = TIMEOUT_S
+    ) -> None:
+        """Asks the engines that tell of themselves.
+
+        One that does not answer keeps the voices that it told before.
+
+        Args:
+            engines: All engines.
+            telling: Those that may tell their voices.
+            timeout_s: Limit for each.
+        """
+        answers = await asyncio.gather(*(ask_voices([engine], timeout_s) for engine in telling))
+        new = {str(one): frozenset(voices) for one, voices in zip(telling, answers, strict=True) if voices}
+        self._told = {str(engine): new.get(str(engine), self._told.get(str(engine))) for engine in engines}
+
+    @property
+    def names(self) -> list[str]:
+        """The voices that engines tell, sorted; NVIDIA's too unless every engine tells its voices."""
+        told = list(self._told.values())
+        nvidias = () if told and None not in told else NVIDIAS_VOICES
+        return sorted(frozenset(nvidias).union(*filter(None, told)))
+
+    def exists(self, voice: str) -> bool | None:
+        """Whether an engine has this voice; None if that is not known."""
+        told = list(self._told.values())
+        if any(voice in voices for voices in told if voices is not None):
+            return True
+        return False if told and None not in told else None
+
+    def doubts(self, voice: str) -> bool:
+        """Whether a voice is named like NVIDIA's and is none of them, and no engine is known to have it."""
+        return (
+            self.exists(voice) is None
+            and voice not in NVIDIAS_VOICES
+            and bool(_NVIDIAS_NAME.fullmatch(voice))
+        )
+
+    def lacking(self, voice: str) -> list[str]:
+        """The engines that tell their voices and do not have this one, by their URLs without secrets."""
+        return [engine for engine, voices in self._told.items() if voices is not None and voice not in voices]
 
 
 async def ask_voices(engines: Iterable[EngineAddress], timeout_s: float = TIMEOUT_S) -> list[str] | None:

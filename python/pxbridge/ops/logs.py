@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import structlog
 
 from pxbridge.calls.events import CURRENT_CALL, Kind
+from pxbridge.calls.start_times import start_times_s
 from pxbridge.calls.summary import summary
 from pxbridge.ops import human_lines
 
@@ -93,6 +94,7 @@ class CallLog:
                     prompt_s=round(detail["prompt_s"], 3),
                     warm=detail["warm"],
                     sentence=human_lines.live(detail),
+                    **_setup(record),
                 )
             case Kind.PHASE:
                 log.debug("call phase", **detail)
@@ -129,6 +131,12 @@ class CallLog:
                 )
             case Kind.COUNTERS | Kind.WORDS:
                 pass  # counters come too often, and the agent's words are private
+
+
+def _setup(record: CallRecord) -> dict[str, float]:
+    """When the call's first engine was ready; nothing for a later engine."""
+    setup_s = start_times_s(record)["setup_s"]
+    return {} if setup_s is None or record.failovers else {"setup_s": round(setup_s, 3)}
 
 
 class Writer(logging.Handler):

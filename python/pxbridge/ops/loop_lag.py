@@ -62,6 +62,7 @@ class Shedding:
         self._lags_s.clear()
         self._began_s = None
         self.p95_s = 0.0
+        self.is_shedding = False
 
     def measured(self, lag_s: float, now_s: float) -> None:
         """Takes one measurement."""

@@ -27,6 +27,7 @@ import pxbridge
 from pxbridge.calls import delay
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import Kind
+from pxbridge.calls.start_times import START_TIMES, start_times_s
 from pxbridge.calls.summary import outcome
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from pxbridge.calls.call import CallRecord
     from pxbridge.calls.events import Event
+    from pxbridge.calls.start_times import StartTime
 
 SETUP_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0)
 """300 ms with a warm session, some seconds of prompting without, up to the timeout of the handshake."""
@@ -107,35 +109,31 @@ class Metrics:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._counted: dict[int, dict[str, dict[str, float]]] = {}
         """The counters of each live call when they were last added, by the identity of its record."""
-        self._setting_up: set[int] = set()
+        self._not_happened: dict[int, list[StartTime]] = {}
+        """Of each live call: what it has not come to yet."""
+        self._heard: set[int] = set()
+        """Calls that have heard an agent."""
         self._without_engine: set[int] = set()
-        """Calls that lost their engine and have not heard the next one yet."""
+        """Calls that lost the engine that they heard, and have not heard the next one yet."""
         registry = self.registry
         ProcessCollector(registry=registry)
         self._calls = Counter(
             "pxbridge_calls", "Calls that have ended, by outcome.", ["outcome"], registry=registry
         )
-        self._setup = Histogram(
-            "pxbridge_call_setup_seconds",
-            "From the carrier's start message to a prompted engine.",
-            buckets=SETUP_BUCKETS_S,
-            registry=registry,
-        )
-        self._first_audio = Histogram(
-            "pxbridge_call_first_audio_seconds",
-            "From the carrier's start message to the agent's first audio at the caller's ear.",
-            buckets=SETUP_BUCKETS_S,
-            registry=registry,
-        )
+        self._start_times = {
+            each.figure: Histogram(each.metric, each.about, buckets=SETUP_BUCKETS_S, registry=registry)
+            for each in START_TIMES
+        }
         self._failover = Histogram(
             "pxbridge_call_failover_seconds",
-            "From the loss of an engine during a call to the first sound of the next one.",
+            "From the loss of an engine that the caller heard to the next one's first audio at the caller's "
+            "ear.",
             buckets=SETUP_BUCKETS_S,
             registry=registry,
         )
         self._duration = Histogram(
             "pxbridge_call_duration_seconds",
-            "How long calls lasted.",
+            "How long calls lasted, from the accepted connection to the end.",
             buckets=DURATION_BUCKETS_S,
             registry=registry,
         )
@@ -155,7 +153,8 @@ class Metrics:
         )
         self._step = Histogram(
             "pxbridge_engine_step_seconds",
-            "From the last sample of a frame sent to an engine to its answer, from the same seconds.",
+            "From the last sample of a frame sent to an engine to its answer, the network to the engine "
+            "included, from the same seconds.",
             buckets=STEP_BUCKETS_S,
             registry=registry,
         )
@@ -207,19 +206,18 @@ class Metrics:
             case Kind.STARTED:
                 self._live += 1
                 self._counted[id(record)] = {}
-                self._setting_up.add(id(record))
-            case Kind.LIVE:
-                if id(record) in self._setting_up and record.live_s is not None:
-                    self._setup.observe(record.live_s - (record.started_s or record.opened_s))
-                    self._setting_up.discard(id(record))  # a later engine of the call does not count
+                self._not_happened[id(record)] = list(START_TIMES)
             case Kind.COUNTERS:
                 self._count(record)
                 self._sample(record)
-            case Kind.ENGINE_LOST:
+                self._note_start(record)
+            case Kind.ENGINE_LOST if id(record) in self._heard:
                 self._without_engine.add(id(record))
-            case Kind.HEARD if id(record) in self._without_engine:
-                self._without_engine.discard(id(record))
-                self._failover.observe(event.detail["after_s"])
+            case Kind.HEARD:
+                self._heard.add(id(record))
+                if id(record) in self._without_engine:
+                    self._without_engine.discard(id(record))
+                    self._failover.observe(event.detail["after_s"])
             case Kind.ENDED:
                 self._end(record)
 
@@ -257,6 +255,16 @@ class Metrics:
         self._mouth_to_ear.observe(newest_s["mouth_to_ear"])
         for name, histogram in self._parts:
             histogram.observe(newest_s[name])
+
+    def _note_start(self, record: CallRecord) -> None:
+        """Observes the times of the call's start that have become known."""
+        if not self._not_happened.get(id(record)):
+            return
+        times_s = start_times_s(record)
+        for each in self._not_happened[id(record)]:
+            if (time_s := times_s[each.figure]) is not None:
+                self._start_times[each.figure].observe(time_s)
+        self._not_happened[id(record)] = [each for each in START_TIMES if times_s[each.figure] is None]
 
     def _count(self, record: CallRecord) -> None:
         """Adds the growth of the call's counters since the last time."""
@@ -301,16 +309,15 @@ class Metrics:
             return  # the call never started
         self._count(record)
         del self._counted[id(record)]
-        self._setting_up.discard(id(record))
+        self._note_start(record)
+        del self._not_happened[id(record)]
+        self._heard.discard(id(record))
         self._without_engine.discard(id(record))
         self._live -= 1
         self._malformed.inc(record.malformed)
         drift_ppm = record.stats.get("uplink", {}).get("drift_ppm")
         if drift_ppm is not None:
             self._drift.observe(drift_ppm)
-        first_audio_s = delay.first_audio_s(record.stats, record.started_s)
-        if first_audio_s is not None:
-            self._first_audio.observe(max(0.0, first_audio_s))
 
 
 def _how(counter: str) -> str:

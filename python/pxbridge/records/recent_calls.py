@@ -52,6 +52,20 @@ class RecentCalls:
             "recent": list(self._recent),
         }
 
+    def live_call(self, name: str) -> dict[str, Any] | None:
+        """The live call whose id or key is `name` or begins with it, with its counters; of several, the one
+        that `pxbridge.records.database.one` would find.
+        """
+        begins = [
+            record
+            for record in self._live.values()
+            if name and (record.call_id.startswith(name) or record.key.startswith(name))
+        ]
+        if not begins:
+            return None
+        record = max(begins, key=lambda each: (each.call_id == name, each.key == name, each.opened_s))
+        return {**self._as_dict(record), "counters": record.stats}
+
     def _as_dict(self, record: CallRecord) -> dict[str, Any]:
         began = self._wall() - (self._clock() - record.opened_s)
         figures = summary(record, self._numbers, self._clock())

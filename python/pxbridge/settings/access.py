@@ -56,6 +56,14 @@ def check_access(loaded: Loaded) -> list[str]:
             f"{variable('token_keys')} or {variable('allowed_networks')}, "
             f"or {variable('allow_anonymous')}=true to let anyone call",
         )
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        written, source = loaded.origins.get("proxy_protocol", (variable("proxy_protocol"), "in force"))
+        raise ConfigError(
+            written,
+            source,
+            f"no proxy is named whose header could be believed; set {variable('trusted_proxies')} to the "
+            "proxy's address",
+        )
     notes = []
     if settings.allow_anonymous and (public or settings.engines):
         notes.append("anyone who reaches the telephony port may call (allow_anonymous)")

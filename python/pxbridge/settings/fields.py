@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pxbridge.calls.numbers import Form as NumberForm
 from pxbridge.calls.persona import FailoverPrefers
 from pxbridge.calls.playout_options import PlayoutOptions, PlayoutProfile
+from pxbridge.calls.unknown_names import UnknownNames
 from pxbridge.settings.values import (
     Network,
     Right,
@@ -109,6 +110,12 @@ class Settings(BaseModel):
         min_length=1,
         description="Who the agent is and what it should do, in a few sentences. {from}, {to} and "
         "{custom.NAME} are replaced by the call's numbers and custom parameters.",
+    )
+    unknown_names: Annotated[UnknownNames, BeforeValidator(lower), Right("refuse or warn")] = Field(
+        default=UnknownNames.REFUSE,
+        description="What happens to a call that names a persona that does not exist, or a voice that no "
+        "engine has. refuse: it gets 404 at its handshake, or is closed with 1008, and the carrier's flow "
+        "goes on. warn: the default persona answers, or another voice is used. Both are counted and logged.",
     )
     engine_connect_timeout_s: Annotated[float, _SECONDS] = Field(
         default=10.0,
@@ -232,6 +239,12 @@ class Settings(BaseModel):
     ] = Field(
         default=(),
         description="Networks and addresses of proxies whose X-Forwarded-For, -Host and -Proto are trusted.",
+    )
+    proxy_protocol: Annotated[bool, Right("true or false")] = Field(
+        default=False,
+        description="The trusted proxies begin each connection to the telephony port with a PROXY protocol "
+        "header, version 1 or 2, before TLS. Their connections without one are refused, and headers from any "
+        "other address.",
     )
     allow_anonymous: Annotated[bool, Right("true or false")] = Field(
         default=False,

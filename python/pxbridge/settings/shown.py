@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_flags(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    about = f"{(field.description or '').replace('%', '%%')} Default: {_default_text(field)}."
+    about = f"{(field.description or '').replace('%', '%%')} Default: {default_text(field)}."
     if is_secret(name):
         group.add_argument(
             flag(name + FILE_SUFFIX),
@@ -99,13 +99,14 @@ def markdown_table() -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    default = "a telephone assistant" if name == "text_prompt" else _default_text(field)
+    default = "a telephone assistant" if name == "text_prompt" else default_text(field)
     shown = default if default in ("none", "a telephone assistant") else f"`{default}`"
     written = flag(name + FILE_SUFFIX) if is_secret(name) else flag(name)
     return f"| `{variable(name)}` | `{written}` | {shown} | {field.description} |\n"
 
 
-def _default_text(field: FieldInfo) -> str:
+def default_text(field: FieldInfo) -> str:
+    """The default of a setting, for people."""
     match field.default:
         case None | ():
             return "none"

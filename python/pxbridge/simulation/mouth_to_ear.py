@@ -93,7 +93,8 @@ class Hearing:
         heard_voice_s: Seconds of voice that were heard.
         said_voice_s: Seconds of voice that were said.
         delays: The windows that were found, in the order in which they were said.
-        windows: How many windows were searched.
+        windows: How many windows were searched. Those whose echo the end of the call cuts off do not count.
+        unfound_s: Seconds of speech that are in windows, and in none that was found.
         repeated: The words came back after they had all been said, not while they were said.
         speed: The speed and pitch of the words that came back: 1 is right; None if none came back.
         dropouts: Missing stretches between words that came back.
@@ -104,6 +105,7 @@ class Hearing:
     said_voice_s: float
     delays: tuple[Delay, ...]
     windows: int
+    unfound_s: float
     repeated: bool
     speed: float | None
     dropouts: tuple[Gap, ...]
@@ -149,7 +151,7 @@ def listen(
     """
     x, y = _prepare(said, rate_hz), _prepare(heard, rate_hz)
     active = _active(x)
-    delays, windows = _find_windows(x, y, active, hop_s, longest_delay_s)
+    delays, windows, unfound_s = _find_windows(x, y, active, hop_s, longest_delay_s)
     voice = _levels_dbfs(y) > VOICE_DBFS
     first = int(np.argmax(voice)) if voice.any() else None
     return Hearing(
@@ -158,6 +160,7 @@ def listen(
         said_voice_s=float(active.sum()) * FRAME_S,
         delays=delays,
         windows=windows,
+        unfound_s=unfound_s,
         repeated=_is_repeated(delays, active),
         speed=_speed(x, y, active, delays, longest_delay_s),
         dropouts=_dropouts(x, y, active, delays),
@@ -190,16 +193,20 @@ def _active(x: Signal) -> NDArray[np.bool_]:
 
 def _find_windows(
     x: Signal, y: Signal, active: NDArray[np.bool_], hop_s: float, longest_delay_s: float
-) -> tuple[tuple[Delay, ...], int]:
-    """Searches each second of `x` that is mostly speech in the part of `y` that follows it."""
+) -> tuple[tuple[Delay, ...], int, float]:
+    """Searches each second of `x` that is mostly speech in the part of `y` that follows it.
+
+    Returns the windows that were found, the number of those that count, and the `unfound_s` of a `Hearing`.
+    """
     length, piece, frame = (round(seconds * RATE_HZ) for seconds in (WINDOW_S, PIECE_S, FRAME_S))
     reach = round(longest_delay_s * RATE_HZ)
     delays: list[Delay] = []
+    searched, covered = np.zeros_like(active), np.zeros_like(active)
     windows = 0
     for start in range(0, len(x) - length + 1, round(hop_s * RATE_HZ)):
-        if np.mean(active[start // frame : (start + length) // frame]) < 0.5:
+        frames = slice(start // frame, (start + length) // frame)
+        if np.mean(active[frames]) < 0.5:
             continue
-        windows += 1
         last_s = delays[-1].delay_s if delays else None
         found = _look_for(x[start : start + length], y[start : start + length + reach], last_s)
         if found is None and last_s is not None:
@@ -210,7 +217,13 @@ def _find_windows(
             found = found if found is not None and found.correlation >= PIECE_FOUND else None
         if found is not None:
             delays.append(found._replace(at_s=(start + length / 2) / RATE_HZ))
-    return tuple(delays), windows
+            covered[frames] = True
+        elif last_s is not None and start + length + last_s * RATE_HZ > len(y):
+            continue  # the call ended before the whole window could be heard
+        windows += 1
+        searched[frames] = True
+    unfound_s = float(np.sum(active & searched & ~covered)) * FRAME_S
+    return tuple(delays), windows, unfound_s
 
 
 def _look_for(window: Signal, following: Signal, near_s: float | None) -> Delay | None:

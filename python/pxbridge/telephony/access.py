@@ -14,7 +14,8 @@ Secrets are compared in constant time. Each check compares against all of them.
 
 Behind a proxy every connection has the proxy's address. The client's address is then taken from
 ``X-Forwarded-For``, read from the right: a trusted proxy vouches for the entry that it appended, and not for
-the entries to its left.
+the entries to its left. A proxy that passes on bytes tells the address by the PROXY protocol instead
+(`pxbridge.websocket.proxy_protocol`); then the connection has the client's address from its beginning.
 """
 
 from __future__ import annotations
@@ -134,13 +135,18 @@ class AccessControl:
         self._rate = RateLimiter(requests_per_minute / 60, requests_per_minute / 60 * BURST_S, self._clock)
         self._calls_per_address = calls_per_address
 
+    def trusts(self, address: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
+        return _is_in(parsed_address(address), self._proxies)
+
     def is_proxy(self, request: Request) -> bool:
-        """Whether a request comes through a trusted proxy."""
-        return _is_in(parsed_address(request.address), self._proxies)
+        """Whether a trusted proxy vouches for a request's ``X-Forwarded-*`` headers."""
+        return not request.is_proxys_own and self.trusts(request.address)
 
     def client(self, request: Request) -> str:
         """The client's address; see `client_behind`."""
-        return self.client_behind(request.address, request.headers.get_all("X-Forwarded-For"))
+        forwarded = [] if request.is_proxys_own else request.headers.get_all("X-Forwarded-For")
+        return self.client_behind(request.address, forwarded)
 
     def client_behind(self, connected: str, forwarded: Sequence[str]) -> str:
         """The address of a client that may be behind proxies, as far as they are trusted.

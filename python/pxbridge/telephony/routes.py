@@ -48,6 +48,11 @@ class CarrierRoutes(Protocol):
         """Size of the carrier's longest message."""
         ...
 
+    @property
+    def known_paths(self) -> tuple[str, ...]:
+        """The fixed paths, for a hint to a client that wrote one of them differently."""
+        ...
+
     def find(self, path: str) -> Route | None:
         """The route of a path; None if the path is not one of this carrier's.
 

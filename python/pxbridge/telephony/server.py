@@ -19,11 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import logging
+import re
 import secrets
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 from pxbridge import websocket
 from pxbridge.periodic import stop
@@ -31,11 +35,12 @@ from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.refusals import Refused
 from pxbridge.telephony.routes import WebhookPath
 from pxbridge.telephony.tokens import Signer, without_token
+from pxbridge.websocket import Reason, TurnedAway, shown
 from pxbridge.wording import all_are
 
 if TYPE_CHECKING:
     import ssl as tls
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from pxbridge.telephony.access import Visitor
     from pxbridge.telephony.call_tokens import TokenUse
@@ -63,6 +68,35 @@ CLOSING_S: Final = 5.0
 connections are cut."""
 
 _UNLIMITED: Final = 10**9
+
+HEALTH_PATHS: Final = ("/livez", "/readyz")
+_HEALTH_METHODS: Final = "GET, HEAD, OPTIONS"
+
+_TURNED_AWAY: Final = {400: Reason.INVALID_REQUEST, 404: Reason.NOT_FOUND, 405: Reason.METHOD}
+"""Answers that nothing else counts, by status. Access control counts its own."""
+
+_ADVICE: Final = {
+    Reason.TLS: "dial ws:// (or http://), or set PXBRIDGE_TLS_CERT_FILE to make this port speak TLS",
+    Reason.PLAIN_HTTP: "dial wss:// (or https://), or let a proxy with TLS pass on to a port without it",
+    Reason.TLS_FAILED: "an ALERT means that the client refused the certificate or the version",
+    Reason.PROXY_UNEXPECTED: "if it is your proxy, set PXBRIDGE_PROXY_PROTOCOL=true and name its address in "
+    "PXBRIDGE_TRUSTED_PROXIES",
+    Reason.PROXY_INVALID: "make the proxy send the header (in HAProxy: send-proxy-v2), or unset "
+    "PXBRIDGE_PROXY_PROTOCOL",
+    Reason.NOT_UPGRADED: "dial ws:// or wss://; a proxy in between must pass on the Upgrade and Connection "
+    "headers",
+}
+
+_OTHER_PATHS: Final = {
+    "/metrics": "metrics are on the console's port",
+    "/health": "try /livez or /readyz",
+    "/healthz": "try /livez or /readyz",
+}
+
+_ALIKE: Final = 0.75
+"""How alike two names must be, from 0 to 1, for one to be a misspelling of the other: a letter of six."""
+
+_MAX_MISSPELT_CHARS: Final = 32
 
 _GOING_AWAY: Final = 1001
 _INTERNAL_ERROR: Final = 1011
@@ -97,6 +131,7 @@ class TelephonyServer:
         access: Access control.
         carriers: The carriers whose calls and webhooks this port serves.
         overloaded: Reasons why the process is too busy for another call. They are public.
+        unknown_persona: Why a call that names this persona is refused with 404; ``None`` if it is not.
     """
 
     def __init__(
@@ -107,6 +142,7 @@ class TelephonyServer:
         access: AccessControl,
         carriers: Sequence[CarrierRoutes],
         overloaded: Callable[[], Sequence[str]],
+        unknown_persona: Callable[[str], str | None],
     ) -> None:
         self.access = access
         self._carriers = tuple(carriers)
@@ -114,6 +150,7 @@ class TelephonyServer:
         self._not_ready = not_ready
         self._max_calls = max_calls
         self._overloaded = overloaded
+        self._unknown_persona = unknown_persona
         self._calls: dict[asyncio.Task[None], WebSocket] = {}
         self._draining = False
         self._no_calls = asyncio.Event()
@@ -123,12 +160,22 @@ class TelephonyServer:
         """Calls refused with 503, because of the limit or while draining."""
         self.shed = 0
         """Calls refused with 503, because the process is overloaded."""
+        self.turn_away = TurnedAway("telephony port", _ADVICE)
+        """Counts and logs what never got as far as access control, and what it let in by mistake."""
+        self._known_paths = (*(path for each in carriers for path in each.known_paths), *HEALTH_PATHS)
 
     @property
     def refusals(self) -> dict[str, int]:
         """Number of refused calls and requests by reason."""
         own = {"full": self.refused, "overloaded": self.shed}
         return own | {why.name.lower(): self.access.refused[why] for why in Refused}
+
+    @property
+    def turned_away(self) -> dict[str, int]:
+        """Number of connections and requests that were turned away, by reason."""
+        counts = self.turn_away.counts
+        crowded = 0 if self.server is None else self.server.crowded
+        return {why.name.lower(): counts[why] for why in Reason} | {"crowded": crowded}
 
     @property
     def flooded(self) -> int:
@@ -172,12 +219,48 @@ class TelephonyServer:
 
     def accept(self, request: Request) -> Response | Awaitable[Response] | Handler:
         """Decide about one request, before any upgrade."""
+        answer = self._decide(request)
+        if isinstance(answer, websocket.Response):
+            self._note(request, answer)
+        elif isinstance(answer, Awaitable):
+            return self._noted(request, answer)
+        return answer
+
+    def _note(self, request: Request, answer: Response) -> None:
+        reason = _TURNED_AWAY.get(answer.status_code)
+        if reason is None:
+            return
+        hint = self._hint(request.path) if reason is Reason.NOT_FOUND else ""
+        self.turn_away(reason, self.access.client(request), shown(request.method, request.path), hint=hint)
+
+    async def _noted(self, request: Request, answer: Awaitable[Response]) -> Response:
+        response = await answer
+        self._note(request, response)
+        return response
+
+    def _hint(self, target: str) -> str:
+        """Which path was probably meant; empty if it is not evident. One of few texts."""
+        path = without_token(target.partition("?")[0])
+        if self._find(path) is not None:
+            return ""
+        written = re.sub("/+", "/", unquote(path)).rstrip("/").lower() or "/"
+        if written in _OTHER_PATHS:
+            return _OTHER_PATHS[written]
+        for known in sorted(self._known_paths, key=len, reverse=True):
+            if written == known or (f"{written}/".startswith(f"{known}/") and not path.startswith(known)):
+                return f"did you mean {known}?"
+        first = "/" + written.lstrip("/").split("/")[0][:_MAX_MISSPELT_CHARS]
+        alike = difflib.get_close_matches(first, self._known_paths, 1, _ALIKE)
+        return f"did you mean {alike[0]}?" if alike and alike[0] != first else ""
+
+    def _decide(self, request: Request) -> Response | Awaitable[Response] | Handler:
         path, _, query = request.path.partition("?")
-        if path in ("/livez", "/readyz"):
+        if path in HEALTH_PATHS:
             return self._health(request.method, path)
         found = self._find(without_token(path))
         if found is None:
-            return websocket.text_response(404, "not found\n")
+            hint = self._hint(request.path)
+            return websocket.text_response(404, f"not found; {hint}\n" if hint else "not found\n")
         routes, route = found
         visitor = self.access.admit(request, webhook=isinstance(route, WebhookPath))
         if isinstance(visitor, websocket.Response):
@@ -194,8 +277,10 @@ class TelephonyServer:
         return None
 
     def _health(self, method: str, path: str) -> Response:
+        if method == "OPTIONS":
+            return websocket.options_response(_HEALTH_METHODS)
         if method not in ("GET", "HEAD"):
-            return websocket.text_response(405, "GET only\n", [("Allow", "GET, HEAD")])
+            return websocket.text_response(405, "GET only\n", [("Allow", _HEALTH_METHODS)])
         if path == "/livez":
             return websocket.text_response(200, "alive\n")
         reasons = self.not_ready()
@@ -212,13 +297,15 @@ class TelephonyServer:
             carrier = routes.carrier(query)
         except ValueError as exc:
             return websocket.text_response(400, f"{exc}\n")
+        persona_name = visitor.persona_name or route.persona_name
+        if persona_name and (unknown := self._unknown_persona(persona_name)) is not None:
+            return websocket.text_response(404, f"{unknown}\n")
         full = self.full()
         if full:
             self._count_refusal()
             return websocket.text_response(503, "".join(f"{reason}\n" for reason in full))
         if (too_many_calls := self.access.too_many_calls(visitor)) is not None:
             return too_many_calls
-        persona_name = visitor.persona_name or route.persona_name
         return lambda socket: self._begin(
             Arrival(socket, carrier, persona_name, visitor.address, visitor.token_use)
         )
@@ -294,11 +381,13 @@ async def listen(
     carriers: Sequence[CarrierRoutes],
     not_ready: Callable[[], Sequence[str]] = tuple,
     overloaded: Callable[[], Sequence[str]] = tuple,
+    unknown_persona: Callable[[str], str | None] = lambda _name: None,
     max_calls: int = DEFAULT_MAX_CALLS,
     access: AccessControl | None = None,
     ssl: tls.SSLContext | None = None,
     open_timeout_s: float = OPEN_TIMEOUT_S,
     limits: websocket.Limits | None = None,
+    proxy_protocol: bool = False,
 ) -> AsyncIterator[TelephonyServer]:
     """Listen for calls while the block runs. At its end, calls that are still live are cancelled (see
     `TelephonyServer.drain`).
@@ -313,11 +402,15 @@ async def listen(
         not_ready: Further reasons why no call can be taken now, for ``/readyz``, which is public.
         overloaded: Reasons why the process is too busy for another call: new calls get 503 before their
             upgrade. They are public too.
+        unknown_persona: Why a call whose URL or token names this persona is refused with 404, before its
+            upgrade; ``None`` if it is not.
         max_calls: Limit of simultaneous calls.
         access: Access control; by default every request is admitted, without a rate limit.
         ssl: The context to serve TLS with; ``None`` serves plain TCP.
         open_timeout_s: Timeout of the handshakes.
         limits: Limits of an open WebSocket; by default they allow the carriers' longest message.
+        proxy_protocol: Whether the trusted proxies of `access` send the PROXY protocol's header. Then nothing
+            else is accepted from them.
 
     Raises:
         OSError: The address or port cannot be bound.
@@ -330,9 +423,16 @@ async def listen(
         ping_interval_s=PING_INTERVAL_S,
         pong_timeout_s=None,
     )
-    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers, overloaded)
+    listener = TelephonyServer(owner, not_ready, max_calls, access, carriers, overloaded, unknown_persona)
     listener.server = await websocket.serve(
-        listener.accept, host, port, ssl=ssl, open_timeout_s=open_timeout_s, limits=limits
+        listener.accept,
+        host,
+        port,
+        ssl=ssl,
+        open_timeout_s=open_timeout_s,
+        limits=limits,
+        sends_header=access.trusts if proxy_protocol else websocket.sends_no_header,
+        report=listener.turn_away,
     )
     try:
         yield listener

@@ -13,7 +13,8 @@ handshake, fragmented messages, frames that arrive in pieces, control frames, an
 
 `connection` is one open connection, `limits` what it is held to, and `frames` its reader and writer of
 frames. `accepted` is the server's end of a connection, `requests` what it can ask for before its upgrade, and
-`serving` the listening socket. `takeover`
+`serving` the listening socket. `proxy_protocol` reads what a proxy sends before all else, and `turned_away`
+counts and logs what does not get in. `takeover`
 puts a connection behind another HTTP server. `dialling` is the client's end. `sockets` sets up what the
 kernel does.
 """
@@ -25,16 +26,21 @@ from pxbridge.errors import HandshakeFailed, HandshakeRefused
 from pxbridge.websocket.connection import WebSocket
 from pxbridge.websocket.dialling import connect
 from pxbridge.websocket.limits import NO_PONG, PEER_STOPPED_READING, Closed, Limits
+from pxbridge.websocket.proxy_protocol import begins_header, sends_no_header
+from pxbridge.websocket.request_reader import begins_tls
 from pxbridge.websocket.requests import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
     Accept,
     Handler,
     Request,
+    options_response,
     text_response,
 )
 from pxbridge.websocket.serving import MAX_OPENING, Server, serve
+from pxbridge.websocket.sockets import address_of
 from pxbridge.websocket.takeover import take_over
+from pxbridge.websocket.turned_away import Reason, Report, TurnedAway, shown
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -49,12 +55,21 @@ __all__ = [
     "HandshakeRefused",
     "Headers",
     "Limits",
+    "Reason",
+    "Report",
     "Request",
     "Response",
     "Server",
+    "TurnedAway",
     "WebSocket",
+    "address_of",
+    "begins_header",
+    "begins_tls",
     "connect",
+    "options_response",
+    "sends_no_header",
     "serve",
+    "shown",
     "take_over",
     "text_response",
 ]

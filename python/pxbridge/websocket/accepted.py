@@ -11,18 +11,21 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
+from websockets.exceptions import InvalidHeader
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
-from pxbridge.websocket.connection import Phase, WebSocket, wire_log
+from pxbridge.websocket.connection import TOO_SLOW, Phase, WebSocket, wire_log
 from pxbridge.websocket.request_reader import RequestReader
 from pxbridge.websocket.requests import MAX_HEAD_BYTES, Request, text_response
-from pxbridge.websocket.sockets import address_of
+from pxbridge.websocket.sockets import address_of, peer_name
+from pxbridge.websocket.turned_away import Reason, shown
 
 if TYPE_CHECKING:
     from websockets.http11 import Request as Handshake
 
     from pxbridge.websocket.limits import Closed, Limits
+    from pxbridge.websocket.proxy_protocol import Header
     from pxbridge.websocket.requests import Accept, Handler
     from pxbridge.websocket.serving import Server
 
@@ -32,17 +35,32 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Accepted(WebSocket):
-    """A connection on the server's side."""
+    """A connection on the server's side.
+
+    Args:
+        server: The listening socket's owner.
+        arrived: The server's key for this connection until it has opened.
+        accept: Decides about the request.
+        limits: Limits of the WebSocket.
+        open_timeout_s: Timeout of the request and its answer.
+        header: The PROXY protocol header that came before; None if none was expected.
+    """
 
     def __init__(
-        self, server: Server, arrived: object, accept: Accept, limits: Limits, open_timeout_s: float
+        self,
+        server: Server,
+        arrived: object,
+        accept: Accept,
+        limits: Limits,
+        open_timeout_s: float,
+        header: Header | None,
     ) -> None:
         protocol = ServerProtocol(max_size=limits.max_message_bytes, logger=wire_log)
         super().__init__(protocol, limits, open_timeout_s)
         self._server = server
         self.on_flooded = server._count_flood
         self.arrived = arrived
-        """The server's key for this connection until it has opened."""
+        self._header = header
         self._accept = accept
         self._server_protocol = protocol
         self._address = ""
@@ -54,6 +72,9 @@ class Accepted(WebSocket):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         super().connection_made(transport)
         self._address = address_of(transport.get_extra_info("peername"))
+        if self._header is not None and (client := self._header.client) is not None:
+            self._address = client.address
+            self.peer = peer_name((client.address, client.port))
         self._server._add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
@@ -79,6 +100,7 @@ class Accepted(WebSocket):
             return
         self._reader = None
         if isinstance(received, Response):
+            self._server.report(reader.reason, self._address)
             self._answer("", received)
             return
         self._body, self._early_bytes = received.body, received.rest
@@ -91,7 +113,10 @@ class Accepted(WebSocket):
     def _handshake(self, event: Handshake | Response) -> None:
         request = cast("Handshake", event)
         self.path, self.headers = request.path, request.headers
-        asked = Request(request.path, request.headers, request.method, self._address, self._body)
+        is_proxys_own = self._header is not None and self._header.client is None
+        asked = Request(
+            request.path, request.headers, request.method, self._address, self._body, is_proxys_own
+        )
         try:
             answer = self._accept(asked)
         except Exception:
@@ -109,6 +134,10 @@ class Accepted(WebSocket):
     def _upgrade(self, request: Handshake, handler: Handler) -> None:
         response = self._server_protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            asked, wrong = shown(request.method, request.path), self._server_protocol.handshake_exc
+            if isinstance(wrong, InvalidHeader):
+                asked = f"{asked}, header {wrong.name}"
+            self._server.report(Reason.NOT_UPGRADED, self._address, asked)
             self._answer(request.method, response)
             return
         self._server_protocol.send_response(response)
@@ -140,6 +169,8 @@ class Accepted(WebSocket):
         self._begin_closing()
 
     def _how_it_ended(self, exc: Exception | None) -> Closed:
+        if self._error == TOO_SLOW:
+            self._server.report(Reason.TOO_SLOW, self._address)
         closed = super()._how_it_ended(exc)
         if closed.error is not None:
             log.debug("%s: %s", self.peer, closed.error)

@@ -64,6 +64,9 @@ _READ_BYTES: Final = 64 * 1024
 """The size of asyncio's buffer for one read; its own is 256 KiB. The C library may map a buffer above 128 KiB
 anew at each read, which costs ten times as much as reading a message."""
 
+TOO_SLOW: Final = "the handshake took too long"
+"""``Closed.error`` of a connection that did not open in time."""
+
 _PING_PAYLOAD = struct.Struct("!d")
 """A ping carries the time at which it was sent, so its pong tells the round trip."""
 
@@ -540,7 +543,7 @@ class WebSocket(asyncio.Protocol):
         if self._phase is Phase.OPENING:
             if now < self._deadline:
                 return self._deadline
-            self.abort("the handshake took too long")
+            self.abort(TOO_SLOW)
             return math.inf
         if self._phase is Phase.CLOSING:
             if now < self._deadline:

@@ -54,6 +54,12 @@ class Openings:
         """Changes the function that ends a handshake. It keeps its place."""
         self._cuts[self._addresses[key]][key] = cut
 
+    def move(self, key: object, address: str) -> None:
+        """Counts a handshake under another address, which is known only now. It becomes the newest there."""
+        cut = self._cuts[self._addresses[key]][key]
+        self.remove(key)
+        self.add(key, address, cut)
+
     def remove(self, key: object) -> None:
         """Forgets a handshake, if it is known."""
         address = self._addresses.pop(key, None)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 
+from pxbridge.websocket.proxy_protocol import begins_header
 from pxbridge.websocket.requests import MAX_BODY_BYTES, MAX_HEAD_BYTES, text_response
+from pxbridge.websocket.turned_away import Reason
 
 if TYPE_CHECKING:
     from websockets.http11 import Response
@@ -30,6 +32,14 @@ MAX_CHUNKS: Final = 128
 """Chunks of a body. A body of 16 KiB comes in a few; in thousands it would only cost time."""
 
 _HEAD_END: Final = b"\r\n\r\n"
+
+_TLS_HANDSHAKE: Final = b"\x16"
+"""The first byte of a TLS connection (RFC 8446 §5.1: the record's type)."""
+
+
+def begins_tls(data: bytes | bytearray) -> bool:
+    """Whether bytes are the beginning of a TLS connection. No request begins like it."""
+    return data.startswith(_TLS_HANDSHAKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,11 @@ class Received:
 
 
 class RequestReader:
-    """Reads one request. Give it bytes with `receive` until it returns something else than None."""
+    """Reads one request. Give it bytes with `receive` until it returns something else than None.
+
+    Attributes:
+        reason: Why the request was refused, once it was.
+    """
 
     def __init__(self) -> None:
         self._head = bytearray()  # until it is complete
@@ -60,6 +74,7 @@ class RequestReader:
         self._body = bytearray()
         self._chunks = 0
         self._continued = False
+        self.reason = Reason.INVALID_REQUEST
 
     def receive(self, data: bytes) -> Received | Response | None:
         """Takes the next bytes.
@@ -74,6 +89,7 @@ class RequestReader:
                 self._connection.receive_data(data)
             return None if self._request is None else self._take_body(self._request)
         except _Refused as refused:
+            self.reason = refused.reason
             return text_response(refused.status, f"{refused}\n")
         except h11.RemoteProtocolError as error:
             status = error.error_status_hint
@@ -89,6 +105,7 @@ class RequestReader:
     def _take_head(self, data: bytes) -> None:
         head = self._head
         head += data
+        _check_protocol(head)
         found = head.find(_HEAD_END, max(0, self._searched - len(_HEAD_END)))
         self._searched = len(head)
         end = len(head) if found < 0 else found + len(_HEAD_END)
@@ -98,7 +115,7 @@ class RequestReader:
             raise _Refused(431, "the request line and headers are too long")
         if found < 0:
             if head[:1] < b"!" and head:
-                raise _Refused(400, "the request is not valid HTTP")  # TLS, for example
+                raise _Refused(400, "the request is not valid HTTP")
             return
         _check(bytes(head[:found]))
         self._connection.receive_data(bytes(head))
@@ -151,11 +168,21 @@ class _Refused(Exception):
     Args:
         status: The HTTP status.
         why: The answer's text.
+        reason: How it is counted.
     """
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, reason: Reason = Reason.INVALID_REQUEST) -> None:
         super().__init__(why)
         self.status = status
+        self.reason = reason
+
+
+def _check_protocol(head: bytearray) -> None:
+    """Refuses the beginnings of other protocols, by name."""
+    if begins_tls(head):
+        raise _Refused(400, Reason.TLS.value, Reason.TLS)
+    if begins_header(head):
+        raise _Refused(400, Reason.PROXY_UNEXPECTED.value, Reason.PROXY_UNEXPECTED)
 
 
 def _check(head: bytes) -> None:

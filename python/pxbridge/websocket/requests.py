@@ -30,6 +30,8 @@ class Request:
         method: ``GET`` for an upgrade.
         address: The address of the connection's other side, without its port.
         body: The body of a ``POST``, at most `MAX_BODY_BYTES`.
+        is_proxys_own: Whether the address is a proxy's own because its PROXY protocol header names no
+            client. Nothing vouches for ``X-Forwarded-For`` then: such a proxy passes on bytes as they come.
     """
 
     path: str
@@ -37,6 +39,7 @@ class Request:
     method: str = "GET"
     address: str = ""
     body: bytes = b""
+    is_proxys_own: bool = False
 
 
 Handler = Callable[[WebSocket], None]
@@ -60,3 +63,10 @@ def text_response(status: int, text: str, headers: Iterable[tuple[str, str]] = (
         ]
     )
     return Response(status, HTTPStatus(status).phrase, fields, body)
+
+
+def options_response(allow: str) -> Response:
+    """The answer to ``OPTIONS``. A 204 has no length (RFC 9110 §8.6)."""
+    status = HTTPStatus.NO_CONTENT
+    fields = Headers([("Allow", allow), ("Cache-Control", "no-store"), ("Connection", "close")])
+    return Response(status, status.phrase, fields, b"")

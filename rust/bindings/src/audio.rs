@@ -364,6 +364,8 @@ impl OggOpusWriter {
     }
 
     /// The last pages: what waits, filled up with silence, with the end-of-stream mark. Releases the GIL.
+    ///
+    /// The last page tells a file's reader where the sound ends (RFC 7845 section 4.4).
     fn finish<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let Self { inner, ogg, .. } = self;
         ogg.clear();
@@ -379,6 +381,8 @@ impl OggOpusWriter {
 ///
 /// Args:
 ///     rate_hz: Rate of the samples to give: 8000, 12000, 16000, 24000 or 48000.
+///     trim: For files: drops the encoder's padding, as RFC 7845 says in sections 4.2 and 4.4, so that as many samples
+///         come out as were written. A live stream gives everything, because engines count its positions wrongly.
 ///
 /// Raises:
 ///     ValueError: Another rate.
@@ -392,19 +396,19 @@ pub struct OggOpusReader {
 #[pymethods]
 impl OggOpusReader {
     #[new]
-    #[pyo3(signature = (rate_hz=24000))]
-    fn new(rate_hz: i64) -> PyResult<Self> {
-        let rate_hz = whole("rate_hz", rate_hz)?;
+    #[pyo3(signature = (rate_hz=24000, *, trim=false))]
+    fn new(rate_hz: i64, trim: bool) -> PyResult<Self> {
+        let reader = stream::OggOpusReader::new(whole("rate_hz", rate_hz)?).map_err(refuse)?;
         Ok(Self {
-            inner: Exclusive::new(stream::OggOpusReader::new(rate_hz).map_err(refuse)?),
+            inner: Exclusive::new(if trim { reader.trimmed() } else { reader }),
             waiting: Vec::new(),
         })
     }
 
-    /// All samples that these bytes complete, as float32. Releases the GIL.
+    /// All samples that these bytes complete, as float32: at most five minutes at once. Releases the GIL.
     ///
     /// Args:
-    ///     data: Bytes of the stream, in any split.
+    ///     data: Bytes of the stream, in any split. Read a long file in pieces.
     ///     out: A writeable array of int16 or float32 for them. What does not fit comes first the next time. Then the
     ///         result is a view of its front.
     ///

@@ -49,8 +49,8 @@ fn taken(py: Python<'_>, take: impl FnOnce(&mut Vec<i16>, &mut Vec<Piece>)) -> T
 #[pyclass(module = "pxbridge.audio", frozen, get_all, eq)]
 #[derive(PartialEq)]
 pub struct AgentHeard {
-    /// The time that the caller waited for it, in seconds: since the line's first input, or since the last engine was
-    /// closed.
+    /// The time until the caller hears it, as estimated, in seconds: since the line's first input, or since the agent
+    /// that was heard last was gone.
     after_s: f64,
 }
 
@@ -467,6 +467,7 @@ impl Line {
         counters::stream(&downlink, line.stream_stats())?;
         counters::playout(&downlink, line.playout_stats())?;
         downlink.set_item("round_trip_us", line.answer_us())?;
+        downlink.set_item("first_sound_us", line.first_sound_us())?;
         downlink.set_item("first_audio_us", line.first_audio_us())?;
         stats.set_item("uplink", uplink)?;
         stats.set_item("downlink", downlink)?;

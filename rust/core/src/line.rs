@@ -30,7 +30,8 @@ use rate_check::RateCheck;
 pub enum Event {
     /// The first sound of an agent is on its way to the caller.
     AgentHeard {
-        /// The time that the caller waited for it: since the line's first input, or since the last engine was closed.
+        /// The time until the caller hears it, as estimated: since the line's first input, or since the agent that was
+        /// heard last was gone.
         after_us: u64,
     },
     /// After [`Line::finish`]: the caller has heard the last words, or waiting for that is over.
@@ -87,10 +88,9 @@ pub struct MediaStats {
 enum FirstSound {
     /// The line has had no input.
     New,
-    /// The caller waits since then. `sent_before`: engines' samples that had been sent by then.
+    /// The caller waits since then.
     Missed {
         since_us: u64,
-        sent_before: u64,
     },
     Heard,
 }
@@ -376,7 +376,14 @@ impl Line {
         self.answer_time.us()
     }
 
-    /// When the caller began to hear the engine, as estimated.
+    /// When the caller began to hear anything, the bridge's own sound or an engine, as estimated. Silence sent to a
+    /// caller who waits does not count.
+    #[must_use]
+    pub fn first_sound_us(&self) -> Option<u64> {
+        self.downlink.first_sound_us()
+    }
+
+    /// When the caller began to hear an engine, as estimated.
     #[must_use]
     pub fn first_audio_us(&self) -> Option<u64> {
         self.downlink.first_audio_us()
@@ -405,15 +412,12 @@ impl Line {
     }
 
     fn note_events(&mut self, now_us: u64) {
-        if let FirstSound::Missed {
-            since_us,
-            sent_before,
-        } = self.first_sound
+        if let FirstSound::Missed { since_us } = self.first_sound
             && self.engine_is_open
-            && self.downlink.sent_samples() > sent_before
+            && let Some(heard_from_us) = self.downlink.agent_from_us()
         {
             self.first_sound = FirstSound::Heard;
-            let after_us = now_us.saturating_sub(since_us);
+            let after_us = heard_from_us.saturating_sub(since_us);
             self.output.events.push(Event::AgentHeard { after_us });
         }
         let holds = self.intake.holds();
@@ -426,11 +430,11 @@ impl Line {
         }
     }
 
-    /// From now on the caller waits for the first sound of an agent.
+    /// From now on the caller waits for the first sound of an agent, or goes on to wait for it.
     fn miss_agent(&mut self, now_us: u64) {
-        self.first_sound = FirstSound::Missed {
-            since_us: now_us,
-            sent_before: self.downlink.sent_samples(),
-        };
+        self.downlink.expect_agent();
+        if !matches!(self.first_sound, FirstSound::Missed { .. }) {
+            self.first_sound = FirstSound::Missed { since_us: now_us };
+        }
     }
 }

@@ -52,6 +52,15 @@ fn decode(bytes: &[u8]) -> (Vec<f32>, StreamStats) {
     decode_at(bytes, RATE_HZ as u32, bytes.len().max(1))
 }
 
+/// What a file holds without its padding.
+fn read_file(bytes: &[u8], rate_hz: u32, piece: usize) -> Vec<f32> {
+    let mut reader = OggOpusReader::new(rate_hz).unwrap().trimmed();
+    let mut pcm = Vec::new();
+    bytes.chunks(piece).for_each(|part| reader.read(part, &mut pcm));
+    assert_eq!(reader.stats().samples, pcm.len() as u64);
+    pcm
+}
+
 fn rms(pcm: &[f32]) -> f32 {
     (pcm.iter().map(|s| s * s).sum::<f32>() / pcm.len().max(1) as f32).sqrt()
 }
@@ -236,6 +245,83 @@ fn granule_positions_and_pre_skip_are_not_believed() {
         }
         assert_eq!(decode(&wire).0.len(), 5 * FRAME);
     }
+}
+
+#[test]
+fn a_file_of_a_real_encoder_is_as_long_as_what_was_encoded() {
+    for (name, samples) in [
+        // ffmpeg wrote five seconds, and the end of them into the last page's granule position.
+        ("ffmpeg-1s-pages", 120_000),
+        ("ffmpeg-40ms-pages", 120_000),
+        ("ffmpeg-2.5ms-frames", 120_000),
+        ("ffmpeg-60ms-frames", 120_000),
+        ("ffmpeg-stereo-256k", 120_000),
+        // No end is marked: only the pre-skip is dropped, of 13 ms and of 80 ms.
+        ("continued-packets", 84 * 1440 - 156),
+        ("sphn-0.1-480", 250 * 480 - 1920),
+        ("sphn-0.2-1920", 124 * 960 - 1920),
+        // Each part has its own padding.
+        ("chained-two-streams", 120_000 + 62 * 1920 - 1920),
+    ] {
+        let bytes = stream(name);
+        for rate_hz in [8_000, 12_000, 16_000, 24_000, 48_000] {
+            for piece in [1_000, bytes.len()] {
+                let heard = read_file(&bytes, rate_hz, piece);
+                assert_eq!(
+                    heard.len() * RATE_HZ,
+                    samples * rate_hz as usize,
+                    "{name} at {rate_hz} Hz"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_granule_position_costs_a_file_its_last_page_at_most() {
+    let audio = packets(&stream("sphn-0.1-480")).split_off(2);
+    let mut head = b"OpusHead\x01\x01".to_vec();
+    head.extend_from_slice(&[0; 9]);
+    for granules in [
+        [0, 0, 0],
+        [u64::MAX, u64::MAX, u64::MAX],
+        [960, 1_920, 960],
+        [960, 1_920, u64::MAX],
+        [960, 1_920, u64::MAX - 1],
+        [1 << 62, (1 << 62) + 960, (1 << 62) + 1_920],
+        [1 << 62, 1 << 62, 0],
+        [480, 960, 1_440],
+    ] {
+        let mut writer = PageWriter::new(1);
+        let mut wire = Vec::new();
+        writer.write(&head, 0, PageKind::First, &mut wire);
+        for ((packet, granule), last) in audio.iter().zip(granules).zip([false, false, true]) {
+            let kind = if last { PageKind::Last } else { PageKind::Middle };
+            writer.write(packet, granule, kind, &mut wire);
+        }
+        let heard = read_file(&wire, RATE_HZ as u32, wire.len()).len();
+        assert!(
+            (2 * FRAME..=3 * FRAME).contains(&heard),
+            "{heard} with {granules:?}"
+        );
+    }
+}
+
+#[test]
+fn the_end_of_a_file_takes_back_nothing_that_an_earlier_read_gave() {
+    // Pages of 50 packets, of which the second is cut after a packet, because a read gives a second of sound.
+    let bytes = stream("ffmpeg-1s-pages");
+    let last = pages(&bytes).last().unwrap().len();
+    let (most, last) = bytes.split_at(bytes.len() - last);
+    let mut reader = OggOpusReader::new(RATE_HZ as u32)
+        .unwrap()
+        .with_longest_read(1)
+        .trimmed();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    reader.read(most, &mut before);
+    reader.read(last, &mut after);
+    assert_eq!((before.len(), after.len()), (RATE_HZ + FRAME - 156, 156));
+    assert_eq!(reader.stats().samples as usize, before.len() + after.len());
 }
 
 #[test]
@@ -704,6 +790,39 @@ proptest! {
             }
         }
         prop_assert!(parts == whole);
+    }
+
+    #[test]
+    fn a_file_gives_back_what_was_written_at_its_place_and_no_sample_more(
+        rate_hz in prop::sample::select(vec![8_000u32, 12_000, 16_000, 24_000, 48_000]),
+        samples in 0..30_000usize,
+        frame_us in prop::sample::select(vec![2_500u32, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 120_000]),
+        application in prop::sample::select(vec![Application::Voip, Application::Audio, Application::LowDelay]),
+        channels in 1..3usize,
+        piece in 1..5_000usize,
+    ) {
+        let config = EncoderConfig { rate_hz, frame_us, application, bitrate_bps: 96_000, ..TOWARDS_ENGINE };
+        let tone_hz = 500.0;
+        let tone: Vec<f32> = (0..samples)
+            .map(|at| 0.5 * (std::f32::consts::TAU * tone_hz * at as f32 / rate_hz as f32).sin())
+            .collect();
+        let frames: Vec<f32> = tone.iter().flat_map(|&sample| [sample, sample].into_iter().take(channels)).collect();
+        let mut writer = OggOpusWriter::with_channels(config, channels, 1).unwrap();
+        let mut file = Vec::new();
+        writer.write(&frames, &mut file);
+        writer.finish(&mut file);
+        let heard = read_file(&file, rate_hz, piece);
+        prop_assert_eq!(heard.len(), samples);
+        // A tenth of a second into the sound, when the codec has settled: the same phase.
+        let settled = rate_hz as usize / 10;
+        if samples > 3 * settled {
+            let (likeness, _) = likeness(&tone[settled..], &heard[settled..]);
+            prop_assert!(likeness > 0.98, "{}", likeness);
+        }
+        for other_hz in [8_000u32, 24_000, 48_000] {
+            let exact = samples as u64 * u64::from(other_hz);
+            prop_assert_eq!(read_file(&file, other_hz, piece).len() as u64, exact.div_ceil(u64::from(rate_hz)));
+        }
     }
 
     #[test]

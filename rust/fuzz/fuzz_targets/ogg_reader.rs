@@ -51,7 +51,7 @@ fn events(bytes: &[u8], piece: usize) -> (Vec<(u8, usize, u32)>, usize) {
                     assert!(packet.data.len() <= MAX_PACKET_BYTES);
                     (packet.data.last().copied().unwrap_or(0), packet.data.len(), packet.serial)
                 }
-                Event::Broken { ends_page } => (1, usize::from(ends_page), 0),
+                Event::Broken { page_end } => (1, usize::from(page_end.is_some()), 0),
                 Event::Lost { pages } => (2, usize::MAX, pages),
             });
             limit_ms += if matches!(event, Event::Lost { .. }) { MAX_LOST_MS } else { MAX_PACKET_MS };
@@ -83,4 +83,10 @@ fuzz_target!(|data: &[u8]| {
     assert!(heard.len() <= limit_ms * rate_hz as usize / 1000);
     assert!(heard.iter().all(|sample| sample.abs() <= 1.0));
     reader.conceal(rate_hz as usize / 50, &mut heard);
+
+    let mut of_file = Vec::new();
+    let mut reader = OggOpusReader::new(rate_hz).expect("a rate Opus knows").trimmed();
+    bytes.chunks(piece).for_each(|part| reader.read(part, &mut of_file));
+    assert_eq!(reader.stats().samples, of_file.len() as u64);
+    assert!(of_file.len() + rate_hz as usize / 50 <= heard.len());
 });

@@ -8,11 +8,12 @@ test can call the machine directly with times of its own. `line` is the phone li
 phone.
 """
 
-from pxbridge.simulation.phone.caller import Caller, Mood, Script
-from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call, shown
+from pxbridge.simulation.phone.caller import Caller, Leaving, Mood, Script
+from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call
 from pxbridge.simulation.phone.g711 import decode_a_law, decode_mu_law, encode_a_law, encode_mu_law
 from pxbridge.simulation.phone.line import SPELLINGS, HangUp, Line
 from pxbridge.simulation.phone.machine import PAYLOAD_LIMIT, PAYLOAD_UNIT, Ended, Fault, Phone, Wire
+from pxbridge.simulation.phone.shown_url import shown, without_secrets
 
 __all__ = [
     "OBSERVE",
@@ -25,6 +26,7 @@ __all__ = [
     "Ended",
     "Fault",
     "HangUp",
+    "Leaving",
     "Line",
     "Mood",
     "Observer",
@@ -37,4 +39,5 @@ __all__ = [
     "encode_mu_law",
     "place_call",
     "shown",
+    "without_secrets",
 ]

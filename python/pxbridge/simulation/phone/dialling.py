@@ -16,10 +16,13 @@ from websockets.exceptions import (
     InvalidMessage,
     InvalidStatus,
     InvalidURI,
+    SecurityError,
 )
+from websockets.uri import parse_uri
 
 from pxbridge.errors import CallFailed, CallRefused
 from pxbridge.simulation.phone.machine import Fault, Wire
+from pxbridge.simulation.phone.shown_url import shown, without_secrets
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -114,15 +117,13 @@ async def place_call(
         await ws.wait_closed()
 
 
-def shown(url: str) -> str:
-    """A URL as it may be printed: without user and password."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return scheme + separator + authority.rpartition("@")[2] + slash + path
-
-
 async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, str]) -> ClientConnection:
     name = shown(url)
+    # Errors that quote a URL are not kept as the cause: they would be part of a traceback.
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError):
+        raise CallFailed(f"{name!r} is not a ws:// or wss:// URL") from None
     # websockets takes no "ssl=None" for wss://, and no "ssl" for ws://.
     trusted: dict[str, Any] = {} if tls is None else {"ssl": tls}
     try:
@@ -142,11 +143,14 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
         response = refused.response
         detail = bytes(response.body or b"").decode("utf-8", "replace").strip()[:200]
         message = f"{name} refused the call: HTTP {response.status_code} {response.reason_phrase}"
-        raise CallRefused(f"{message}: {detail}" if detail else message, response.status_code) from refused
+        if detail and detail.lower() != response.reason_phrase.lower():
+            message += f": {without_secrets(detail, url)}"
+        raise CallRefused(message, response.status_code) from refused
     except InvalidURI as error:
-        raise CallFailed(f"{name!r} is not a ws:// or wss:// URL") from error
-    except (InvalidHandshake, InvalidMessage) as error:
-        raise CallFailed(f"{name} answers, but is not a WebSocket server: {error}") from error
+        raise CallFailed(f"{name} sends the call on to {shown(error.uri)}: dial that address") from None
+    except (InvalidHandshake, InvalidMessage, SecurityError) as error:
+        why = without_secrets(str(error), url)
+        raise CallFailed(f"{name} answers, but is not a WebSocket server: {why}") from None
     except TimeoutError as error:
         raise CallFailed(f"{name} did not answer within {OPEN_TIMEOUT_S:g} s") from error
     except ssl.SSLCertVerificationError as error:
@@ -157,6 +161,8 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
         number = error.errno or 0  # negative, and not an errno, if the name does not resolve
         why = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise CallFailed(f"{name} cannot be reached: {why}") from error
+    except ValueError:  # the last one: some errors of TLS are a ValueError, too
+        raise CallFailed(f"{name} sends the call on to an address that is no URL") from None
 
 
 def _distrust(error: ssl.SSLCertVerificationError) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from pxbridge.telephony.exotel.carrier import ExotelCarrier
 from pxbridge.telephony.exotel.messages import LINE_RATES_HZ, MAX_MESSAGE_BYTES, parse_rate
-from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH
+from pxbridge.telephony.exotel.webhooks import WEBHOOK_PATH, WEBHOOK_PATHS
 from pxbridge.telephony.routes import PERSONA_NAME, CallPath, WebhookPath
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ class ExotelRoutes:
 
     def __init__(self, webhooks: Webhooks | None = None) -> None:
         self._webhooks = webhooks
+
+    @property
+    def known_paths(self) -> tuple[str, ...]:
+        """The fixed paths, for a hint to a client that wrote one of them differently."""
+        webhooks = () if self._webhooks is None else WEBHOOK_PATHS
+        return ("/exotel", *webhooks)
 
     def find(self, path: str) -> Route | None:
         """The route of a path; None if the path is not one of Exotel's."""

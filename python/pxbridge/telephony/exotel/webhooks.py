@@ -45,7 +45,14 @@ log = logging.getLogger(__name__)
 WEBHOOK_PATH: Final = re.compile(
     rf"/exotel/(?:(?P<name>passthru|connect)|url(?:/(?P<persona>{PERSONA_NAME.pattern}))?)/?"
 )
+WEBHOOK_PATHS: Final = ("/exotel/url", "/exotel/passthru", "/exotel/connect")
+
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+_NO_PUBLIC_URL: Final = (
+    "the public URL of this bridge is not known; set PXBRIDGE_PUBLIC_URL to wss:// and the host that Exotel "
+    "dials, or name the proxy in PXBRIDGE_TRUSTED_PROXIES"
+)
 
 _NO: Final = frozenset({"no", "false", "0"})
 
@@ -178,10 +185,8 @@ class Webhooks:
             return self._url_elsewhere(persona_name, rate_hz, reasons, reserve=call_sid is not None)
         base = self._base_url(request)
         if base is None:
-            log.warning(
-                "/exotel/url: the public URL is not known; set PXBRIDGE_PUBLIC_URL or name the trusted proxy"
-            )
-            return _json(503, {"error": "the public URL of this bridge is not known"})
+            log.warning("/exotel/url: %s", _NO_PUBLIC_URL)
+            return _json(503, {"error": _NO_PUBLIC_URL})
         if call_sid is not None:
             self._promise(call_sid)
         return self._url_at(base, persona_name, rate_hz)

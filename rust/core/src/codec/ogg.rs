@@ -36,6 +36,7 @@ const FLAG_LAST: u8 = 4;
 // Where the fields of a header are.
 const VERSION_AT: usize = 4;
 const FLAGS_AT: usize = 5;
+const GRANULE_AT: usize = 6;
 const SERIAL_AT: usize = 14;
 const SEQUENCE_AT: usize = 18;
 const CRC_AT: usize = 22;
@@ -199,14 +200,25 @@ pub enum Event<'a> {
     Packet(Packet<'a>),
     /// A packet ended here, but a part of it is missing.
     Broken {
-        /// No further packet ends on this page.
-        ends_page: bool,
+        /// The end of its page, if no further packet ends on this page.
+        page_end: Option<PageEnd>,
     },
     /// Pages are missing before what comes next.
     Lost {
         /// Their number, by the sequence numbers: bound it before you act on it.
         pages: u32,
     },
+}
+
+impl Event<'_> {
+    /// The end of the page, if nothing further ends on it.
+    #[must_use]
+    pub fn page_end(&self) -> Option<PageEnd> {
+        match *self {
+            Event::Packet(Packet { page_end, .. }) | Event::Broken { page_end } => page_end,
+            Event::Lost { .. } => None,
+        }
+    }
 }
 
 /// One packet, borrowed until the next event.
@@ -220,8 +232,17 @@ pub struct Packet<'a> {
     pub serial: u32,
     /// It ends on its stream's first page.
     pub first_page: bool,
-    /// No further packet ends on this page.
-    pub ends_page: bool,
+    /// The end of its page, if no further packet ends on this page.
+    pub page_end: Option<PageEnd>,
+}
+
+/// What a page says of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageEnd {
+    /// The position at the end of the page's last packet, in the codec's units; None if the page gives none.
+    pub granule: Option<u64>,
+    /// The stream ends with this page.
+    pub ends_stream: bool,
 }
 
 /// At most this many candidates are open at once. With one more, the oldest counts as junk. Of pages with sound, one
@@ -476,10 +497,15 @@ impl Logical {
         let last_end = lacing.iter().rposition(|&l| l < FULL_SEGMENT);
         match (flags & FLAG_CONTINUED != 0, self.unfinished) {
             (true, Unfinished::None) => self.unfinished = Unfinished::Skipped,
-            (false, Unfinished::Held | Unfinished::Skipped) => self.broken(false, sink),
+            (false, Unfinished::Held | Unfinished::Skipped) => self.broken(None, sink),
             (true, _) | (false, Unfinished::None) => {}
         }
 
+        let granule = u64::from(le32(page, GRANULE_AT)) | u64::from(le32(page, GRANULE_AT + 4)) << 32;
+        let end = PageEnd {
+            granule: (granule != NO_GRANULE).then_some(granule),
+            ends_stream: flags & FLAG_LAST != 0,
+        };
         let mut length = 0;
         for (segment, &lace) in lacing.iter().enumerate() {
             length += usize::from(lace);
@@ -488,10 +514,10 @@ impl Logical {
             }
             let (part, after) = body.split_at(length);
             (body, length) = (after, 0);
-            let ends_page = Some(segment) == last_end;
+            let page_end = (Some(segment) == last_end).then_some(end);
             match self.unfinished {
                 Unfinished::Skipped => {
-                    self.broken(ends_page, sink);
+                    self.broken(page_end, sink);
                     continue;
                 }
                 Unfinished::Held => self.hold(part),
@@ -509,7 +535,7 @@ impl Logical {
                 complete: whole.len() <= MAX_PACKET_BYTES,
                 serial,
                 first_page,
-                ends_page,
+                page_end,
             }));
             self.unfinished = Unfinished::None;
             self.held.clear();
@@ -560,10 +586,10 @@ impl Logical {
         self.held.extend_from_slice(&part[..part.len().min(room)]);
     }
 
-    fn broken(&mut self, ends_page: bool, sink: &mut impl FnMut(Event<'_>)) {
+    fn broken(&mut self, page_end: Option<PageEnd>, sink: &mut impl FnMut(Event<'_>)) {
         self.stats.broken_packets += 1;
         self.forget_unfinished();
-        sink(Event::Broken { ends_page });
+        sink(Event::Broken { page_end });
     }
 
     fn forget_unfinished(&mut self) {

@@ -5,8 +5,10 @@
 //! - Granule positions: sphn 0.1 counts them at 24 kHz.
 //! - Pre-skip: sphn announces 80 ms and does not drop them itself. A right pre-skip hides a few ms of silence at the
 //!   start of a call; a wrong one would cost words.
+//!
+//! Both matter in a file, where padding is not what was recorded. [`OggOpusReader::trimmed`] makes a reader of files.
 
-use crate::codec::ogg::{Event, OggStats, Packet, PacketReader, PageKind, PageWriter};
+use crate::codec::ogg::{Event, OggStats, Packet, PacketReader, PageEnd, PageKind, PageWriter};
 use crate::codec::opus::{Decoder, Encoder, EncoderConfig};
 use crate::error::Result;
 
@@ -21,6 +23,7 @@ const HEAD_VERSION: u8 = 1;
 /// Versions up to this one are compatible with version 1.
 const HEAD_VERSION_MAX: u8 = 15;
 const HEAD_CHANNELS_AT: usize = 9;
+const HEAD_PRE_SKIP_AT: usize = 10;
 const HEAD_GAIN_AT: usize = 16;
 const HEAD_FAMILY_AT: usize = 18;
 /// A header gain beyond this is not believed: ±24 dB, in 1/256 dB.
@@ -247,10 +250,20 @@ impl OggOpusReader {
                 layout: Layout::Readable,
                 page_samples: 0,
                 this_page: 0,
+                trim: None,
                 stats: StreamStats::default(),
             },
             max_read_s: MAX_READ_S,
         })
+    }
+
+    /// The same reader, which drops the padding of each stream, as RFC 7845 asks of a file's reader: the pre-skip at
+    /// the start (§4.2), and at the end what lies behind the last granule position (§4.4). A granule position that
+    /// is wrong costs at most the samples of the stream's last page.
+    #[must_use]
+    pub fn trimmed(mut self) -> Self {
+        self.decoder.trim = Some(Trim::default());
+        self
     }
 
     /// The same reader, which gives at most this much sound in one call.
@@ -302,7 +315,52 @@ struct PacketDecoder {
     /// Samples of the last page on which packets ended. A lost page is assumed to have held as many.
     page_samples: usize,
     this_page: usize,
+    /// Which padding to drop; None on a live wire, which gives everything.
+    trim: Option<Trim>,
     stats: StreamStats,
+}
+
+/// Where one stream's sound begins and ends, for a reader that drops the padding.
+#[derive(Debug, Clone, Copy, Default)]
+struct Trim {
+    /// Samples of the pre-skip that are still to be dropped.
+    skip: usize,
+    /// The granule position of the last page that had one. RFC 7845 §4.4 takes 0 if there was none.
+    granule: u64,
+    /// Samples decoded behind that position.
+    decoded: usize,
+    /// Samples of the page being read that were given. No others can be taken back.
+    given: usize,
+}
+
+impl Trim {
+    /// Drops what the pre-skip covers of the samples from `before` on.
+    fn start(&mut self, before: usize, out: &mut Vec<f32>) {
+        let decoded = out.len() - before;
+        let dropped = self.skip.min(decoded);
+        out.drain(before..before + dropped);
+        self.skip -= dropped;
+        self.decoded += decoded;
+        self.given += decoded - dropped;
+    }
+
+    /// A page ends. Drops what lies behind the end of the stream, if the stream ends with it.
+    fn end(&mut self, page: PageEnd, rate_hz: usize, out: &mut Vec<f32>) {
+        let given = std::mem::take(&mut self.given);
+        let Some(granule) = page.granule else { return };
+        if page.ends_stream && granule >= self.granule {
+            let kept = samples_in(granule - self.granule, rate_hz);
+            let surplus = self.decoded.saturating_sub(kept);
+            out.truncate(out.len() - surplus.min(given));
+        }
+        (self.granule, self.decoded) = (granule, 0);
+    }
+}
+
+/// The number of samples whose positions lie before this one.
+fn samples_in(granules: u64, rate_hz: usize) -> usize {
+    let samples = granules.div_ceil(u64::from(GRANULE_HZ) / rate_hz as u64);
+    usize::try_from(samples).unwrap_or(usize::MAX)
 }
 
 /// Whether one Opus decoder can read the stream.
@@ -317,15 +375,16 @@ enum Layout {
 impl PacketDecoder {
     /// Appends the samples of an event, unless `out` has grown to `full`.
     fn take(&mut self, event: Event<'_>, full: usize, out: &mut Vec<f32>) {
+        let before = out.len();
         match event {
-            Event::Packet(packet) if packet.data.starts_with(HEAD_MAGIC) => self.begin(packet.data),
-            Event::Packet(packet) if packet.data.starts_with(TAGS_MAGIC) => {}
+            Event::Packet(packet) if packet.data.starts_with(HEAD_MAGIC) => return self.begin(packet.data),
+            Event::Packet(packet) if packet.data.starts_with(TAGS_MAGIC) => return,
             _ if out.len() >= full => self.stats.surplus_packets += 1,
-            Event::Packet(packet) => self.packet(packet, out),
-            Event::Broken { ends_page } => {
+            Event::Packet(packet) => self.this_page += self.packet(packet, out),
+            Event::Broken { .. } => {
                 let samples = self.opus.last_samples();
                 self.opus.conceal(samples, out);
-                self.account(samples, ends_page);
+                self.this_page += samples;
             }
             Event::Lost { pages } => {
                 let lost = self.page_samples.saturating_mul(pages as usize);
@@ -333,27 +392,29 @@ impl PacketDecoder {
                     .conceal(lost.min(self.rate_hz * MAX_LOST_MS / 1000), out);
             }
         }
+        if let Some(trim) = &mut self.trim {
+            trim.start(before, out);
+        }
+        if let Some(end) = event.page_end() {
+            self.page_samples = std::mem::take(&mut self.this_page);
+            if let Some(trim) = &mut self.trim {
+                trim.end(end, self.rate_hz, out);
+            }
+        }
     }
 
-    fn packet(&mut self, packet: Packet<'_>, out: &mut Vec<f32>) {
+    /// Appends the samples of a packet, and returns their number.
+    fn packet(&mut self, packet: Packet<'_>, out: &mut Vec<f32>) -> usize {
         if self.layout == Layout::Multistream {
             self.stats.unsupported_packets += 1;
-            return;
+            return 0;
         }
         // A packet too long to be held arrives cut. The decoder counts an empty packet as malformed.
         let data = if packet.complete { packet.data } else { &[] };
         let malformed_before = self.opus.malformed();
         let samples = self.opus.decode(data, out);
         self.stats.packets += u64::from(self.opus.malformed() == malformed_before);
-        self.account(samples, packet.ends_page);
-    }
-
-    /// Counts the samples of a page.
-    fn account(&mut self, samples: usize, ends_page: bool) {
-        self.this_page += samples;
-        if ends_page {
-            self.page_samples = std::mem::take(&mut self.this_page);
-        }
+        samples
     }
 
     /// A stream begins. Nothing of the one before may be heard in it.
@@ -362,12 +423,19 @@ impl PacketDecoder {
         self.opus.reset();
         (self.page_samples, self.this_page) = (0, 0);
         self.layout = Layout::Readable;
+        if let Some(trim) = &mut self.trim {
+            *trim = Trim::default();
+        }
         let mut gain = 0;
         // A header cut short, or of a version to come, says nothing that can be relied on.
         if head.len() >= HEAD_BYTES && head[HEAD_MAGIC.len()] <= HEAD_VERSION_MAX {
             gain = i16::from_le_bytes([head[HEAD_GAIN_AT], head[HEAD_GAIN_AT + 1]]);
             if head[HEAD_FAMILY_AT] != 0 && head[HEAD_CHANNELS_AT] > 2 {
                 self.layout = Layout::Multistream;
+            }
+            if let Some(trim) = &mut self.trim {
+                let pre_skip = u16::from_le_bytes([head[HEAD_PRE_SKIP_AT], head[HEAD_PRE_SKIP_AT + 1]]);
+                trim.skip = samples_in(u64::from(pre_skip), self.rate_hz);
             }
         }
         self.opus.set_gain_q8(if gain.unsigned_abs() <= GAIN_LIMIT_Q8 {

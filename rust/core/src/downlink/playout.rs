@@ -469,12 +469,6 @@ impl Playout {
         self.stats.received
     }
 
-    /// Samples of engines, and those that replaced missing ones, that were sent to the phone.
-    #[must_use]
-    pub fn sent_samples(&self) -> u64 {
-        self.stats.sent
-    }
-
     /// Samples that wait here.
     #[must_use]
     pub fn buffered_samples(&self) -> usize {

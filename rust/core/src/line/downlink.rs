@@ -57,7 +57,9 @@ pub(super) struct Downlink {
     writer: Box<dyn MediaWriter>,
     life: Life,
     own: Announcement,
+    first_sound_us: Option<u64>,
     first_audio_us: Option<u64>,
+    agent_from_us: Option<u64>,
     /// The audio that the caller hears, for a recording.
     tap: Option<Tap>,
     decoded: Vec<f32>,
@@ -73,7 +75,9 @@ impl Downlink {
             writer,
             life: Life::Waiting { next_us: 0 },
             own: Announcement::new(rate),
+            first_sound_us: None,
             first_audio_us: None,
+            agent_from_us: None,
             tap: None,
             decoded: Vec::new(),
             paced: Vec::new(),
@@ -301,19 +305,30 @@ impl Downlink {
         self.playout.paused_us()
     }
 
-    /// When the caller began to hear the engine, as estimated.
+    /// When the caller began to hear anything, the bridge's own sound or an engine, as estimated. Silence sent to a
+    /// caller who waits does not count.
+    pub(super) fn first_sound_us(&self) -> Option<u64> {
+        self.first_sound_us
+    }
+
+    /// When the caller began to hear an engine, as estimated.
     pub(super) fn first_audio_us(&self) -> Option<u64> {
         self.first_audio_us
+    }
+
+    /// When the caller began to hear the engine that came after [`Downlink::expect_agent`], as estimated.
+    pub(super) fn agent_from_us(&self) -> Option<u64> {
+        self.agent_from_us
+    }
+
+    /// The engine that spoke is gone: the first sound of the next one is noted.
+    pub(super) fn expect_agent(&mut self) {
+        self.agent_from_us = None;
     }
 
     /// Samples that engines sent.
     pub(super) fn received_samples(&self) -> u64 {
         self.playout.received_samples()
-    }
-
-    /// Samples of engines, and those that replaced missing ones, that were sent to the phone.
-    pub(super) fn sent_samples(&self) -> u64 {
-        self.playout.sent_samples()
     }
 
     pub(super) fn stats(&self) -> PlayoutStats {
@@ -334,7 +349,10 @@ impl Downlink {
             self.write_clear(now_us, out);
         }
         if !self.paced.is_empty() {
-            self.first_audio_us.get_or_insert(self.heard_from_us());
+            let heard_from_us = self.heard_from_us();
+            self.first_sound_us.get_or_insert(heard_from_us);
+            self.first_audio_us.get_or_insert(heard_from_us);
+            self.agent_from_us.get_or_insert(heard_from_us);
             self.write_media(out);
             self.write_mark(now_us, out);
         }
@@ -353,6 +371,9 @@ impl Downlink {
             let packets = self.playout.payload_samples() / self.rate.samples(PACKET_MS);
             self.own.take(OWN_PACKETS.max(packets), &mut self.paced);
             self.write_own(now_us, out);
+            if self.first_sound_us.is_none() {
+                self.first_sound_us = Some(self.heard_from_us());
+            }
         }
     }
 

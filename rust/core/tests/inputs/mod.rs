@@ -50,6 +50,7 @@ struct Checked {
     began_us: u64,
     marks: Vec<String>,
     drained: u32,
+    agents: u32,
 }
 
 impl Checked {
@@ -70,10 +71,11 @@ impl Checked {
                 self.marks.push(name.trim_end_matches(r#""}}"#).to_owned());
             }
         }
+        let mut agent_after_us = None;
         for event in &output.events {
             match event {
                 Event::AllPlayed => self.drained += 1,
-                Event::AgentHeard { after_us } => assert!(*after_us <= now_us - self.began_us),
+                Event::AgentHeard { after_us } => agent_after_us = Some(*after_us),
                 Event::EngineSilent { for_us } => assert!(*for_us > 0),
                 Event::OddPayloads { .. } => {}
                 Event::RateMismatch {
@@ -86,6 +88,18 @@ impl Checked {
         assert!(self.drained <= 1);
         let wake_us = output.wake_us;
         assert_eq!(wake_us, self.line.wake_us());
+        if let Some(after_us) = agent_after_us {
+            let first_us = self.line.first_audio_us().expect("an agent was heard");
+            if self.agents == 0 {
+                assert!(self.began_us + after_us >= first_us);
+            }
+            assert!(
+                self.line
+                    .first_sound_us()
+                    .is_some_and(|sound_us| sound_us <= first_us)
+            );
+            self.agents += 1;
+        }
         self.check_counters();
     }
 
@@ -151,6 +165,7 @@ pub fn give(bytes: &[u8]) {
         began_us,
         marks: Vec::new(),
         drained: 0,
+        agents: 0,
     };
     let mut engine = OggOpusWriter::new(TOWARDS_ENGINE, 5).expect("settings that Opus takes");
     let mut phone = Messages::default();
