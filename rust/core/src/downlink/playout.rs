@@ -25,7 +25,7 @@ use crate::rate::{CATCH_UP_US, FRAME_US, LineRate, PACKET_MS};
 
 /// The minimum payload that some accounts demand, in samples of two bytes: Exotel documents 3,200 bytes.
 const STRICT_SAMPLES: usize = 1600;
-/// For this long after the engine's first audio its beat is the one that the intake expects.
+/// For this long after the engine's first audio, the intake's estimate of the engine's beat counts.
 const EXPECTED_FOR_US: u64 = 1_000_000;
 /// A larger surplus is not sent ahead, and is removed at once, from speech as well.
 const SURPLUS_US: i64 = 60_000;
@@ -39,10 +39,10 @@ const STALE_US: i64 = 250_000;
 const ODD_MS: u32 = 2;
 /// Audio that waits here is sent when the phone's backlog is below this.
 const REFILL_US: u64 = 40_000;
-/// A longer gap is not jitter: noise is sent in larger portions, to save wake-ups.
+/// A longer gap is not jitter. From then on noise is sent in larger portions, to save wake-ups.
 const LONG_GAP_US: u64 = 500_000;
 const LONG_GAP_PACKETS: usize = 3;
-/// After this much noise the engine counts as gone, and its next audio starts anew.
+/// After this much noise the engine counts as gone, and its next audio is treated as its first.
 const GIVE_UP_US: u64 = 30_000_000;
 
 /// What a carrier's account demands of our payloads.
@@ -78,8 +78,7 @@ impl PlayoutProfile {
         }
     }
 
-    /// How much earlier than needed audio should be at the phone's side: for scheduling, on this machine and on that
-    /// one.
+    /// How much earlier than needed audio should be at the phone's side: the schedulers of both machines may delay it.
     fn margin_us(self) -> i64 {
         match self {
             Self::Standard | Self::Strict => 8_000,
@@ -197,7 +196,7 @@ enum State {
         at_us: u64,
     },
     Playing,
-    /// The engine's audio is missing: so many samples of something else were sent.
+    /// The engine's audio is missing: `bridged` samples of concealment and noise were sent.
     Bridging {
         since_us: u64,
         bridged: usize,
@@ -217,15 +216,15 @@ pub struct Playout {
     scratch: Vec<f32>,
     relative_delay: RelativeDelay,
     path: PhonePath,
-    /// The latest offset that the intake lets expect, and until when that counts.
+    /// The latest offset to expect by the intake's estimate, and until when the estimate counts.
     expected: (i64, u64),
     beat_us: i64,
     surplus_since_us: Option<u64>,
     behind_since_us: Option<u64>,
     barge_in: BargeIn,
     echo: Echo,
-    /// How much of the caller's time the engine was not given. It says nothing for it, so its later audio stands for
-    /// later time than its count says.
+    /// How much of the caller's time the engine was not given. The engine says nothing for this time, so its later
+    /// audio belongs to a later time than its count of samples says.
     not_given_us: i64,
     /// The phone's side holds more than is worth hearing.
     stale: bool,
@@ -276,7 +275,7 @@ impl Playout {
         self.beat_us = beat_us;
     }
 
-    /// Audio was sent that is not the engine's, such as silence before its first audio.
+    /// The bridge's own audio was sent, such as silence before the engine's first audio.
     pub fn sent_own(&mut self, samples: usize, now_us: u64) {
         self.path
             .sent(Source::Bridge, self.rate.us(samples) as u64, now_us);
@@ -294,8 +293,7 @@ impl Playout {
             self.relative_delay.reset();
         }
         let position_us = self.position_us();
-        // If the first frame is the latest of all, the offset that the later ones will have is learnt in place of its
-        // own.
+        // If the first frame is the latest of all, the offset that the later ones will have is learnt instead.
         let later_us = if was == State::Idle {
             self.beat_us.min(0)
         } else {
@@ -320,8 +318,8 @@ impl Playout {
         step
     }
 
-    /// To be called at or after [`Playout::wake_us`]: appends what waited, or what fills a gap. `conceal` appends so
-    /// many samples of libopus' concealment, at the line's rate.
+    /// To be called at or after [`Playout::wake_us`]: appends audio that waited, or fills a gap. `conceal` appends a
+    /// number of samples of libopus' concealment, at the line's rate.
     pub fn poll(
         &mut self,
         now_us: u64,
@@ -348,7 +346,7 @@ impl Playout {
         matches!(self.state, State::Bridging { .. })
     }
 
-    /// Whether the engine's next audio starts anew.
+    /// Whether the engine's next audio will be treated as its first.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state == State::Idle
@@ -386,7 +384,7 @@ impl Playout {
 
     /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It
     /// may have broken off in mid-word, so its last sound is continued for a moment, fading. `conceal` as for
-    /// [`Playout::poll`]. The next audio starts anew.
+    /// [`Playout::poll`]. The next audio is treated as an engine's first.
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
@@ -428,8 +426,8 @@ impl Playout {
         self.path.mark_due(now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the path
-    /// from the phone to us varies.
+    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: how much the delay of the
+    /// path from the phone to us varies.
     pub fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
         let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
@@ -578,7 +576,7 @@ impl Playout {
         } else if slack_us - self.rate.us(odd) < -self.config.profile.reserve_us() {
             let missing = self.packet - odd;
             self.stats.stretched += if self.path.margin_us(now_us) > 0 {
-                // An underrun at the phone would be heard for certain, this hardly.
+                // An underrun at the phone would certainly be heard. A repeated pitch period is hardly audible.
                 self.queue.lengthen(missing)
             } else {
                 self.queue.lengthen_pause(missing)
@@ -674,8 +672,8 @@ impl Playout {
         self.packet
     }
 
-    /// Drops what is queued if it need not be heard any more: the model fell silent for the caller, or the phone's
-    /// backlog proved so long that all of it is stale.
+    /// Drops the queue if it need not be heard any more: the model fell silent for the caller, or the phone's backlog
+    /// is so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
         let ahead_us = self.path.backlog_us(now_us) as i64 + self.rate.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
@@ -691,7 +689,7 @@ impl Playout {
         if !barge_in && !self.stale {
             return Step::Send;
         }
-        // The newest audio starts the queue anew.
+        // The queue starts again with the newest audio.
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
         // The phone's side breaks off somewhere in what it held: it is not known where.

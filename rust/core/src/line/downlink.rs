@@ -121,7 +121,7 @@ impl Downlink {
         came
     }
 
-    /// Sends what is due though nothing came.
+    /// Sends what is due when nothing came.
     pub(super) fn poll(&mut self, codec: &mut dyn EngineCodec, now_us: u64, out: &mut Messages) {
         match self.life {
             Life::Waiting { next_us } => {
