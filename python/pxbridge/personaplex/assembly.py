@@ -59,7 +59,7 @@ def assemble(
         lm: The language model's sizes.
         mimi: Mimi's sizes.
         options: How the model is run. `usable` checks their device.
-        tell: Gets sentences for the user, such as licences.
+        tell: Called with sentences for the user, such as licences.
 
     Raises:
         InputError: A file is not there or not what it should be, or the device's memory is too small.

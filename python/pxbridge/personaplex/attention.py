@@ -38,7 +38,7 @@ REACH_STEP = 64
 
 
 class Attention(Protocol):
-    """What a transformer layer asks for: writes its keys and values, and attends."""
+    """The attention of a transformer layer: writes its keys and values, and attends."""
 
     def __call__(self, layer: int, projected: Tensor) -> Tensor:
         """Query, key and value [slots, positions, 3, heads, head_dim], not rotated yet.
@@ -53,7 +53,7 @@ class Reach:
     """How much of the rings a tick has to read. Known on the host, it saves reading what is empty.
 
     Attributes:
-        keys: The first so many indices.
+        keys: Number of indices, from the first one.
         wrapped: A ring may have wrapped.
     """
 
@@ -106,7 +106,7 @@ class KvCache:
         config: The model's sizes.
         slots: How many.
         context: Positions of a ring.
-        pin: What becomes of the prompt once the ring is full.
+        pin: What happens to the prompt when the ring is full.
         dtype: Of keys and values.
         device: Where.
         filled: Attention that reads only what is filled, where the device has it.
@@ -146,7 +146,7 @@ class KvCache:
         return Reach(self.context, wrapped=True)
 
     def reach(self, positions: int) -> Reach:
-        """What a tick has to read when no slot that steps is beyond this position."""
+        """How much a tick has to read if no slot that steps is beyond this position."""
         keys = -(-(positions + 1) // REACH_STEP) * REACH_STEP
         return Reach(min(keys, self.context), wrapped=positions >= self.context)
 
@@ -205,7 +205,7 @@ class KvCache:
         return attend
 
     def clear(self, slot: int) -> None:
-        """Removes all of a slot's conversation."""
+        """Removes a slot's conversation."""
         self.keys[:, slot].zero_()
         self.values[:, slot].zero_()
         self.pinned[slot] = 0

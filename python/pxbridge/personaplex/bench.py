@@ -1,4 +1,4 @@
-"""What the model costs on this machine: ticks, prompts, memory, and how far from the least that is possible.
+"""Measures the model on this machine: ticks, prompts, memory, and the least time that a tick could take.
 
 All goes through the same calls as a served conversation's, copies to and from the device included, so the
 figures are what the scheduler would see. Sockets and Opus cost CPU time beside them, and are not in them.
@@ -114,7 +114,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A number of slots that was not measured, and why."""
+    """A number of slots that was not measured, and the reason."""
 
     slots: int
     why: str

@@ -22,7 +22,7 @@ FRAME_SAMPLES = 1920
 """80 ms: Mimi's frame and the model's step."""
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 CODEBOOKS = 8
-"""Of Mimi's codebooks, as many are spoken and heard."""
+"""How many of Mimi's codebooks are spoken and heard."""
 DELAYS = (0, *(0, 1, 1, 1, 1, 1, 1, 1), *(0, 1, 1, 1, 1, 1, 1, 1))
 """In steps, per stream: text, 8 agent codebooks, 8 user codebooks."""
 STREAMS = len(DELAYS)

@@ -1,4 +1,4 @@
-"""Files of a Hugging Face repository, and what to tell the user when they cannot be had.
+"""Files of a Hugging Face repository, and error texts for when they cannot be downloaded.
 
 `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to huggingface_hub, which also
 shows the progress of a download. Needs no torch.
@@ -19,7 +19,7 @@ LICENCES = {
     DEFAULT_REPO: "the NVIDIA Open Model License and CC BY 4.0",
     "kyutai/personaplex-rl-seamless": "CC BY-NC 4.0 (no commercial use) and the NVIDIA Open Model License",
 }
-"""As the repositories' pages tell. Mimi, which is in either, is Kyutai's, CC BY 4.0."""
+"""From the repositories' pages. Mimi is in both; it is Kyutai's, CC BY 4.0."""
 
 _NOT_SEEN = "there is no such repository, or it may not be seen without logging in"
 

@@ -33,7 +33,7 @@ class Draw(Protocol):
     """Draws a token per row."""
 
     def __call__(self, stream: int, logits: Tensor) -> Tensor:
-        """Of logits [rows, tokens] of a stream (0 text, 1 to 8 the agent's codes), int64 [rows]."""
+        """Draws from logits [rows, tokens] of a stream (0: text, 1 to 8: the agent's codes): int64 [rows]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class _Block:
 
 
 class LanguageModel:
-    """The language model's weights, and what is computed with them.
+    """The language model's weights, and the computations with them.
 
     Args:
         config: Sizes.
@@ -58,7 +58,7 @@ class LanguageModel:
         dtype: Of weights and activations.
         device: Where.
         weights: How the matrices of the layers are kept. Embeddings and output heads stay as they are.
-        offload_layers: As many of the last layers keep their matrices on the CPU.
+        offload_layers: How many of the last layers keep their matrices on the CPU.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LanguageModel:
         self._heads = [kept_whole.matrix(tensors[f"linears.{step}.weight"]) for step in range(CODEBOOKS)]
 
     def embed(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """Embeds what goes in at each position.
+        """Embeds the input of each position.
 
         Args:
             tokens: int64 […, 17]. Where no frame came before, the initial token takes their place.

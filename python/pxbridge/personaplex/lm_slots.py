@@ -32,7 +32,7 @@ DRAWN_STREAMS = 1 + CODEBOOKS
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What goes in next, and how tokens are drawn, one row a slot.
+    """The next input of each slot and how its tokens are drawn, one row per slot.
 
     Attributes:
         position: int64 [slots], the next step's.
@@ -63,7 +63,7 @@ class _State:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a tick need not go beyond. The host may know narrow ones; a CUDA graph holds for any tick.
+    """Bounds of a tick's work. The host may know narrow ones; a CUDA graph needs bounds for any tick.
 
     Attributes:
         reach: What is read of the cache.
@@ -92,7 +92,7 @@ class Prefix:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that it takes."""
+        """Its memory, in bytes."""
         return sum(x.numel() * x.element_size() for x in (self.keys, self.values, self.hidden))
 
 
@@ -103,7 +103,7 @@ class LmSlots:
         model: The weights.
         slots: How many conversations.
         context: Positions that stay in attention.
-        pin: What becomes of the prompt when the context is full.
+        pin: What happens to the prompt when the context is full.
         filled: Attention that reads only what is filled, where the device has it.
 
     Attributes:
@@ -249,7 +249,7 @@ class LmSlots:
         state.heard.copy_(self._prompt_heard)
 
     def clear(self, slot: int) -> None:
-        """Removes all of a slot's conversation."""
+        """Removes a slot's conversation."""
         for tensor in (self._state.position, self._state.text, self._state.agent, self._state.heard):
             tensor[slot] = 0
         self.cache.clear(slot)

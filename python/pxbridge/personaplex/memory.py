@@ -1,4 +1,4 @@
-"""How much memory the model takes, worked out from its sizes before anything is loaded. Needs no torch.
+"""The memory that the model takes, computed from its sizes before anything is loaded. Needs no torch.
 
 Weights are there once; each slot adds the KV cache of its whole context and Mimi's state. What a device's
 libraries and a tick's intermediate results take is an allowance, not worked out.
@@ -58,7 +58,7 @@ class Footprint:
         return self.weights + slots * self.slot
 
     def read_in_a_tick(self, slots: int, positions: int) -> int:
-        """The least that a tick of so many slots has to read, each with so many positions of context."""
+        """The least bytes that a tick of `slots` must read, each with `positions` of context."""
         state = self.slot - self.context * self.position
         return self.weights - self.embeddings + slots * (positions * self.position + state)
 

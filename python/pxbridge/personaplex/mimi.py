@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 RESAMPLING = 2
 """From the convolutions' 25 Hz to 12.5 frames a second."""
 LEAST_USAGE = 1e-5
-"""Of a centroid, as in Kyutai's code: what was never used is no division by zero."""
+"""The least use count of a centroid, as in Kyutai's code: it prevents a division by zero."""
 
 
 class Mimi:
-    """The codec's weights, and what is computed with them.
+    """The codec's weights, and the computations with them.
 
     Args:
         config: Sizes.

@@ -24,7 +24,7 @@ _FACTOR_2 = 0x94D049BB133111EB - 2**64
 
 
 def noise_keys(seed: Tensor, position: Tensor, streams: int) -> Tensor:
-    """What the noise of all streams at one position grows from.
+    """The keys of the noise of all streams at one position.
 
     Args:
         seed: int64 [slots].

@@ -31,7 +31,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 TICK_BUCKETS_S: Final = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
 """At 80 ms the engine falls behind; below 20 ms more callers would fit."""
 WAIT_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.5, 1.0)
-"""Of the time from a frame's last sample to its answer. With each 80 ms more the agent seems slower."""
+"""For the times from a frame's last sample to its tick and to its answer: each 80 ms more is noticed."""
 
 WHY_ENDED: Final = ("left", "drained", "fault", "refused")
 WHY_REFUSED: Final = ("bad_request", "token", "origin", "full", "not_ready")
