@@ -160,7 +160,7 @@ client/node_modules/.done: client/package-lock.json .venv-node/.done
 	touch $@
 
 # The other ends of our wires, each in an environment of its own: their needs contradict ours.
-interop: .venv-sphn-0.1/.done .venv-pipecat/.done .venv-opus-recorder/.done
+interop: .venv-sphn-0.1/.done .venv-pipecat/.done .venv-opus-recorder/.done .venv-schemathesis/.done
 
 # What NVIDIA's web client records and plays with, which is on npm.
 OPUS_RECORDER := opus-recorder@8.0.5

@@ -26,6 +26,8 @@ from tests.web.test_sound import bridge_and_echo, gaps, hearing, wear_headphones
 from pxbridge.commands import terminal
 
 PAUSE_S = 0.7
+LONGEST_DELAY_S = 2.0
+"""The microphone's file repeats, and a match that is later than this is one of its next turn."""
 
 
 async def _measured(url: str, microphone: Path, seconds: float, folder: Path) -> list[str]:
@@ -38,7 +40,7 @@ async def _measured(url: str, microphone: Path, seconds: float, folder: Path) ->
         await t.page.locator("summary", has_text="Connection").click()
         await asyncio.sleep(seconds)
         heard = await hearing(t, folder / "heard.wav", last_s=seconds)
-        delays_ms = [1000 * each.delay_s for each in heard.delays]
+        delays_ms = [1000 * each.delay_s for each in heard.delays if each.delay_s < LONGEST_DELAY_S]
         figures = await t.figures()
         return [
             f"{1000 * listening_s:.0f}",

@@ -4,6 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { lazy, type ReactNode, Suspense, useEffect } from "react";
 import { Link, Redirect, Route, Switch, useLocation } from "wouter";
 import { queryClient, remove, sessionQuery } from "./api/client";
+import { Broken } from "./broken";
 import { LoginPage } from "./login";
 import { useTalkActive } from "./talk/active";
 import { Button, classes, Notice } from "./ui/parts";
@@ -16,14 +17,17 @@ const LivePage = lazy(() => import("./live/live-page"));
 const TALK_PATHS = /^\/(talk)?$/;
 
 export function App() {
+  // A talk that goes on keeps its page, and with it its "Hang up", when the login is over.
+  const isTalking = useTalkActive();
   return (
     <div className="mx-auto flex min-h-dvh max-w-6xl flex-col px-3 sm:px-6">
       <Header />
       <main className="flex-1 pb-8">
+        <Broken>
         <Suspense fallback={<Waiting />}>
           <Switch>
             <Route path={TALK_PATHS}>
-              <Page title="Talk" open={new URLSearchParams(location.search).has("engine")}>
+              <Page title="Talk" open={isTalking || new URLSearchParams(location.search).has("engine")}>
                 <TalkPage />
               </Page>
             </Route>
@@ -47,6 +51,7 @@ export function App() {
             </Route>
           </Switch>
         </Suspense>
+        </Broken>
       </main>
     </div>
   );
@@ -60,8 +65,8 @@ function Page({ title, open = false, children }: { title: string; open?: boolean
     document.title = `${title} · pxbridge`;
   }, [title]);
   if (open) return children;
-  if (session.isPending) return <Waiting />;
-  if (session.isError) {
+  if (session.data === undefined) {
+    if (!session.isError) return <Waiting />;
     return (
       <Notice tone="bad" title="The server does not answer." live>
         <p>{session.error.message}</p>

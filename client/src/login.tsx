@@ -2,17 +2,28 @@
 
 import { useMutation } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
-import { post, queryClient, RequestFailed } from "./api/client";
+import { useLocation } from "wouter";
+import { post, queryClient, RequestFailed, sessionQuery } from "./api/client";
+import { useTalkActive } from "./talk/active";
 import { Button, Field, FIELD, Notice, Panel } from "./ui/parts";
 
 export function LoginPage() {
   const [user, setUser] = useState("");
   const [password, setPassword] = useState("");
+  const isTalking = useTalkActive();
+  const [, navigate] = useLocation();
   const login = useMutation({
     mutationFn: () => post("/api/session", { user, password }),
-    onSuccess: () => {
-      queryClient.clear();
-      location.assign(nextPage(location.search));
+    onSuccess: async () => {
+      const next = nextPage(location.search);
+      if (isTalking) {
+        // Another document would end the talk.
+        await queryClient.refetchQueries(sessionQuery);
+        navigate(next);
+      } else {
+        queryClient.clear();
+        location.assign(next);
+      }
     },
   });
   const submit = (event: FormEvent) => {
@@ -24,7 +35,7 @@ export function LoginPage() {
       <h1 className="mb-4 text-xl font-semibold">Log in</h1>
       <form onSubmit={submit} className="space-y-4">
         {login.isError && (
-          <Notice tone="bad" title={login.error instanceof RequestFailed && login.error.status === 401 ? "User or password is wrong." : login.error.message} live />
+          <Notice tone="bad" title={whyNot(login.error)} live />
         )}
         <Field label="User">
           {(id) => (
@@ -50,6 +61,14 @@ export function LoginPage() {
       </form>
     </Panel>
   );
+}
+
+/** Why a login failed, for people. */
+export function whyNot(error: Error): string {
+  const status = error instanceof RequestFailed ? error.status : 0;
+  if (status === 401) return "User or password is wrong.";
+  if (status === 429) return "User or password is wrong, and it was tried very often. Wait for ten seconds.";
+  return error.message;
 }
 
 /** Where to go after the login: a page of this server, and no other. */

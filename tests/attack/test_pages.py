@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -23,7 +24,8 @@ from tests.virtual_time import run
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from pxbridge.console.auth import SESSION_COOKIE
+from pxbridge.console import auth
+from pxbridge.console.auth import DELAY_S, SESSION_COOKIE, SESSION_IDLE_S, SESSION_LONGEST_S
 from pxbridge.console.live import SLOW_S
 from pxbridge.records.find_recording import find_recording
 from pxbridge.simulation.mouth_to_ear import listen
@@ -143,11 +145,21 @@ async def test_origins_that_the_settings_name_are_ours() -> None:
             ("lan:8080", "http://lan:8080", 404),
             ("127.0.0.1:5051", "http://console.example.com:8080", 403),
             ("lan:8080", "http://lan:8081", 403),
+            # Anybody on the way can write a page of the same name that comes without TLS.
+            ("127.0.0.1:5051", "http://console.example.com", 403),
+            ("console.example.com", "http://console.example.com", 403),
+            ("127.0.0.1:5051", "https://console.example.com:443", 404),
             ("other.example", "https://console.example.com", 403),
         ):
             headers = {"Host": host, "Origin": origin}
             async with session.post("/api/calls/end", json=END, headers=headers) as answer:
                 assert answer.status == status, (host, origin)
+            if status == 404:
+                async with session.ws_connect("/api/live", headers=headers) as live:
+                    assert (await live.receive()).type is aiohttp.WSMsgType.TEXT
+            else:
+                with pytest.raises(aiohttp.WSServerHandshakeError):
+                    await session.ws_connect("/api/live", headers=headers)
 
 
 # -- who is who -------------------------------------------------------------------------------------------
@@ -176,6 +188,61 @@ async def test_a_session_is_a_cookie_that_scripts_cannot_read_and_a_logout_ends_
         stolen = {"Cookie": f"{SESSION_COOKIE}={token}"}
         async with session.get("/api/calls", headers=stolen) as answer:
             assert answer.status == 401
+
+
+def test_a_session_ends_when_it_is_not_used_and_after_a_week() -> None:
+    now_s = 0.0
+    sessions = auth.Sessions(lambda: now_s)
+    token = sessions.begin("asha", b"")
+    for _ in range(13):
+        now_s += SESSION_IDLE_S
+        assert sessions.user(token) == "asha", "in use"
+    now_s += SESSION_IDLE_S - 1
+    assert sessions.lives(token) and sessions.user(token) == "asha"
+    now_s = SESSION_LONGEST_S + 1
+    assert not sessions.lives(token) and sessions.user(token) is None
+    token = sessions.begin("asha", b"")
+    now_s += SESSION_IDLE_S - 1
+    assert sessions.lives(token), "asked, and not used"
+    now_s += 2
+    assert sessions.user(token) is None
+
+
+def test_of_too_many_sessions_the_one_that_was_unused_for_longest_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "MAX_SESSIONS", 3)
+    sessions = auth.Sessions(lambda: 0.0)
+    tokens = [sessions.begin("asha", b"") for _ in range(3)]
+    sessions.user(tokens[0])
+    tokens.append(sessions.begin("asha", b""))
+    assert [sessions.lives(token) for token in tokens] == [True, False, True, True]
+
+
+async def test_a_login_that_is_taken_away_ends_its_sessions_and_live_pages() -> None:
+    others = "ravi:another-long-password"
+    async with console(*LOGINS, others) as (s, session), aiohttp.ClientSession(s.url) as other:
+        await logged_in(session)
+        user, _, password = others.partition(":")
+        async with other.post("/api/session", json={"user": user, "password": password}) as answer:
+            ravis = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+        program = {"Authorization": "Basic " + base64.b64encode(LOGINS[0].encode()).decode()}
+        lives = [
+            await session.ws_connect("/api/live"),
+            await other.ws_connect("/api/live", headers=program),
+            await other.ws_connect("/api/live", headers=ravis),
+        ]
+        s.console.use(["asha:a-password-that-is-new", others], [], [])
+        for live in lives[:2]:
+            while (await live.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert live.close_code == 1008
+        for _ in range(2):
+            assert (await lives[2].receive()).type is aiohttp.WSMsgType.TEXT, "nothing changed for ravi"
+        for who, headers, status in ((session, {}, 401), (other, program, 401), (other, ravis, 200)):
+            async with who.get("/api/calls", headers=headers) as answer:
+                assert answer.status == status
+        await lives[2].close()
 
 
 async def test_behind_tls_the_cookie_never_leaves_it() -> None:
@@ -241,6 +308,22 @@ async def test_a_flood_of_logins_is_bounded_by_either_way_in() -> None:
         user, _, password = LOGINS[0].partition(":")
         async with session.post("/api/session", json={"user": user, "password": password}) as answer:
             assert answer.status == 204, "whatever others at the same address get wrong"
+
+
+async def test_asking_who_one_is_tells_no_more_guesses_than_a_login() -> None:
+    async with console(*LOGINS) as (_, session):
+        loop = asyncio.get_running_loop()
+
+        async def guess(n: int) -> tuple[int, float]:
+            began_s = loop.time()
+            wrong = base64.b64encode(f"asha:guess-{n}".encode()).decode()
+            headers = {"Authorization": f"Basic {wrong}"}
+            async with session.get("/api/session", headers=headers) as answer:
+                return answer.status, loop.time() - began_s
+
+        told = await asyncio.gather(*(guess(n) for n in range(25)))
+        assert sum(status == 200 for status, _ in told) <= 12
+        assert all(took_s >= DELAY_S for status, took_s in told if status == 429)
 
 
 # -- what strangers write ---------------------------------------------------------------------------------

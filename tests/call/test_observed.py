@@ -98,3 +98,26 @@ def test_a_phone_that_does_not_ask_is_told_nothing() -> None:
             return await b.call(SAID)
 
     assert not run(main()).faults, "an unknown event would be one"
+
+
+@pytest.mark.parametrize(
+    ("network", "problem"),
+    [
+        ("stall 1s at 3s up", "the phone's audio stalled for 1 s on its way to the bridge"),
+        ("lose 2s at 3s", "of your words came back damaged, or not at all"),
+        ("stall 1s at 3s down", "a gap of "),
+        ("delay 400ms", "a bad call: 1.01 s from mouth to ear"),
+    ],
+)
+def test_a_bad_network_makes_a_bad_call_and_the_verdict_says_how(network: str, problem: str) -> None:
+    report = observed(network)
+    assert report.verdict.startswith("a bad call: ")
+    assert problem in report.verdict
+    assert "echoed" in dict(report.rows())["your words"], "it is an echo still"
+
+
+@pytest.mark.parametrize("network", ["", "jitter 60ms", "drift +100ppm", "delay 100ms"])
+def test_on_a_line_that_is_good_enough_no_word_is_said_to_be_missing(network: str) -> None:
+    report = observed(network)
+    assert re.fullmatch(r"a good call: [0-9]+ ms from mouth to ear, no gaps", report.verdict)
+    assert dict(report.rows())["your words"].endswith("echoed")

@@ -39,7 +39,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[BridgeProcess]:
 
 def console_port(bridge: BridgeProcess) -> int:
     line = next(line for line in bridge.lines if "watch it" in line)
-    return int(line.split("/metrics")[0].rpartition(":")[2])
+    return int(line.split("/live")[0].rpartition(":")[2])
 
 
 async def run(bridge: BridgeProcess, *words: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -42,24 +42,28 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    *faults: Sequence[Fault], console: dict[str, Any] | None = None, **options: Any
+    *faults: Sequence[Fault],
+    console: dict[str, Any] | None = None,
+    numbers: Numbers = Numbers(),  # noqa: B008  frozen
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """A bridge with a console.
 
     Args:
         faults: Of the engines, one entry for each.
         console: Further arguments of the console.
+        numbers: How phone numbers are written.
         options: Of the bridge.
     """
     clock = asyncio.get_running_loop().time
-    recent = RecentCalls(Numbers(), clock)
+    recent = RecentCalls(numbers, clock)
     options["subscribers"] = [recent, *options.get("subscribers", ())]
     async with bridge(*faults, **options) as b:
 
         async def no_voices() -> None:
             return None
 
-        view = LiveView(b.registry, b.pool, b.listener.full, Numbers(), rehearsal=True, clock=clock)
+        view = LiveView(b.registry, b.pool, b.listener.full, numbers, rehearsal=True, clock=clock)
         b.registry.subscribe(view)
         live = Live(view.snapshot)
         talks = Talks(b.listener.take, lambda: b.registry.personas, no_voices, rehearsal=True)

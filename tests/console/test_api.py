@@ -198,6 +198,8 @@ async def test_a_recording_is_sent_whole_or_in_ranges(state: Path) -> None:
         assert answer.headers["Content-Range"] == f"bytes 4-7/{len(WAV)}"
         answer = await session.get("/api/calls/k1/recording", headers={"Range": "bytes=99999-"})
         assert answer.status == 416
+        answer = await session.head("/api/calls/k1/recording")
+        assert (answer.status, answer.content_length, await answer.read()) == (200, len(WAV), b"")
         answer = await session.get("/api/calls/CA1/recording")
         assert (await answer.read()).endswith(b"later"), "an id's last call"
 

@@ -63,6 +63,15 @@ async def test_pages_sockets_and_commands_work_over_tls(tmp_path: Path, authorit
                 while 0 not in kinds:
                     kinds.add((await talk.receive_bytes())[0])
             assert {0, 4} <= kinds
+            for origin, status in ((f"https://127.0.0.1:{port}", 404), (f"http://127.0.0.1:{port}", 403)):
+                answer = await session.post(
+                    "/api/calls/end",
+                    json={"call": "none"},
+                    headers={**cookie, "Origin": origin},
+                    ssl=trusting,
+                    server_hostname=NAME,
+                )
+                assert answer.status == status, origin
         environ = {
             "PXBRIDGE_CONSOLE_PORT": str(port),
             "PXBRIDGE_CONSOLE_CREDENTIALS": login,

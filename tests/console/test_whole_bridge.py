@@ -100,6 +100,34 @@ async def test_an_engine_that_is_killed_in_mid_talk_is_replaced_for_a_browser_an
         await asyncio.gather(talk, return_exceptions=True)
 
 
+async def test_a_login_that_sighup_takes_away_opens_nothing_more_and_calls_go_on(tmp_path: Path) -> None:
+    logins = tmp_path / "logins"
+    logins.write_text("asha:correct-horse-battery\n")
+    port = free_port()
+    async with (
+        bridge_process(console_port=str(port), console_credentials_file=str(logins)) as bridge,
+        aiohttp.ClientSession(
+            f"http://127.0.0.1:{port}", cookie_jar=aiohttp.CookieJar(unsafe=True)
+        ) as session,
+    ):
+        phone = await bridge.call()
+
+        async def log_in(login: str) -> int:
+            user, _, password = login.partition(":")
+            return (await session.post("/api/session", json={"user": user, "password": password})).status
+
+        assert await log_in("asha:correct-horse-battery") == 204
+        assert (await session.get("/api/calls")).status == 200
+        logins.write_text("ravi:another-long-password\n")
+        bridge.signal(signal.SIGHUP)
+        await until(lambda: bridge.said("changed settings: console_credentials"), "it reloads")
+        assert (await session.get("/api/calls")).status == 401
+        assert await log_in("asha:correct-horse-battery") == 401
+        assert await log_in("ravi:another-long-password") == 204
+        heard = phone.media_received
+        await until(lambda: phone.media_received > heard + 5, "the call goes on")
+
+
 async def test_a_bridge_that_stops_tells_its_talkers_and_ends() -> None:
     port = free_port()
     async with bridge_process(console_port=str(port), drain_s="0") as bridge:

@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,8 @@ class _Way(asyncio.Protocol):
         self.far = far
         self.transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
+        self.is_near = far is None
+        self.arrived_s: list[float] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -53,6 +56,7 @@ class _Way(asyncio.Protocol):
             self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
+        self.arrived_s.append(time.time())
         if self._relay.dark:
             return
         if self.far is None:
@@ -84,6 +88,11 @@ class Relay:
     def swallow(self) -> None:
         """From now on nothing gets through, and nobody is told."""
         self.dark = True
+
+    def arrivals(self, from_s: float, to_s: float) -> int:
+        """How often something came from those who connected, between two times of the wall clock."""
+        near = [way for way in self.ways if way.is_near]
+        return sum(from_s <= at_s < to_s for way in near for at_s in way.arrived_s)
 
     def join(self, near: _Way) -> None:
         """Connects the other end for one that has just come."""

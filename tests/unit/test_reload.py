@@ -60,6 +60,12 @@ class Parts:
     def voice_watch(self) -> Any:
         return SimpleNamespace(look_again=lambda: None)
 
+    def console(self) -> Any:
+        def use(used: settings.Settings) -> None:
+            self.in_force.update(console=[each.get_secret_value() for each in used.console_credentials])
+
+        return SimpleNamespace(use=use)
+
     @property
     def access(self) -> Any:
         return SimpleNamespace(use=self._use)
@@ -140,6 +146,19 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_the_log_says_why(
     assert log.startswith("reload: ") and why in log and log.endswith("; the settings stay as they were"), log
     assert "\n" not in log and len(log) < reload.MAX_PROBLEM_CHARS + 100
     assert not bridge.changed()
+
+
+def test_the_consoles_logins_hold_at_once_and_a_public_console_keeps_one(tmp_path: Path) -> None:
+    secret = tmp_path / "logins"
+    secret.write_text("asha:correct-horse-battery\n")
+    public = PLAIN + f'console_host = "0.0.0.0"\nconsole_credentials_file = "{secret}"\n'
+    bridge = Reloaded(tmp_path, public)
+    secret.write_text("ravi:another-long-password\n")
+    assert "changed settings: console_credentials" in bridge.reload()
+    assert bridge.parts.in_force["console"] == ["ravi:another-long-password"]
+    bridge.file.write_text(PLAIN + 'console_host = "0.0.0.0"\n')
+    assert "the console asks for no login" in bridge.reload()
+    assert bridge.parts.in_force["console"] == ["ravi:another-long-password"]
 
 
 def test_a_file_that_is_a_folder_or_gone_changes_nothing(tmp_path: Path) -> None:

@@ -106,6 +106,37 @@ class Tab:
         )
         return dict(cells)
 
+    async def packets(self) -> tuple[int, int]:
+        """Sent and received so far, as the page shows it twice a second."""
+        shown = (await self.figures())["packets"]
+        if shown == "–":  # nothing was measured yet
+            return 0, 0
+        sent, received = map(int, shown.split(","))
+        return sent, received
+
+    async def exchange(self, sent: int, received: int) -> None:
+        """Waits until so many packets more have gone each way, however long that takes here."""
+        first = await self.packets()
+        least = [before + more for before, more in zip(first, (sent, received), strict=True)]
+        await self.page.wait_for_function(
+            """(least) => {
+              const shown = document.querySelector('[data-figure="packets"]').textContent;
+              return shown.split(",").every((count, way) => Number(count) >= least[way]);
+            }""",
+            arg=least,
+        )
+
+    async def read(self, characters: int) -> str:
+        """The agent's words, once there are so many characters of them."""
+        await self.page.wait_for_function(
+            """(characters) => {
+              const words = [...document.querySelectorAll("[role=log] li :last-child")];
+              return words.map((each) => each.textContent).join(" ").length >= characters;
+            }""",
+            arg=characters,
+        )
+        return await self.captions()
+
     async def captions(self) -> str:
         """The agent's words, without their times."""
         texts = await self.page.eval_on_selector_all(
@@ -128,6 +159,17 @@ class Tab:
             assert (file.getnchannels(), file.getsampwidth()) == (2, 2)
             both = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
             return both[:, 0], both[:, 1], file.getframerate()
+
+    async def record_until(
+        self, seconds: float, to: Path
+    ) -> tuple[NDArray[np.int16], NDArray[np.int16], int]:
+        """The recording, once it is so long: a busy machine's audio may be slower than its clock."""
+        async with asyncio.timeout(3 * PATIENCE_MS / 1000):
+            while True:
+                said, heard, rate_hz = await self.recording(to)
+                if said.size >= seconds * rate_hz:
+                    return said, heard, rate_hz
+                await asyncio.sleep(0.2)
 
 
 @asynccontextmanager

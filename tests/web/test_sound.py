@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from playwright.async_api import Route
     from tests.web.browser import Tab
 
     from pxbridge.simulation.mouth_to_ear import Hearing
@@ -86,15 +87,17 @@ async def test_the_bridge_adds_little_to_a_talk(voice: Path, tmp_path: Path) -> 
         await prepare(straight, f"{page}/talk?engine={engine}")
         await prepare(through, f"{page}/talk")
         for run in range(TRIES):
-            gaps_before = await gaps(through)
+            before = [await gaps(t) for t in (straight, through)]
             await asyncio.sleep(6.0)
             both = [await hearing(t, tmp_path / f"{run}.wav", last_s=5.0) for t in (straight, through)]
             medians_ms = [1000 * float(np.median([each.delay_s for each in one.delays])) for one in both]
-            runs.append((*medians_ms, await gaps(through) - gaps_before))
-            if medians_ms[1] <= MOST_OF_A_RELAY * medians_ms[0] and runs[-1][2] <= 1:
+            more = [await gaps(t) - at_first for t, at_first in zip((straight, through), before, strict=True)]
+            runs.append((*medians_ms, *more))
+            # A busy machine makes gaps in both: the bridge may make one more.
+            if medians_ms[1] <= MOST_OF_A_RELAY * medians_ms[0] and more[1] <= more[0] + 1:
                 break
         else:
-            raise AssertionError(f"straight and through the bridge in ms, and gaps: {runs}")
+            raise AssertionError(f"straight and through the bridge: delays in ms, gaps: {runs}")
         assert straight.complaints == through.complaints == []
 
 
@@ -105,44 +108,80 @@ NEARLY_MS = 60.0
 
 
 async def test_a_stall_of_the_socket_leaves_the_delay_as_it_was(voice: Path, tmp_path: Path) -> None:
+    runs = []
     async with (
         bridge_and_echo() as (page, _),
         relay(int(page.rpartition(":")[2])) as between,
         tab(voice) as t,
     ):
         await prepare(t, f"http://127.0.0.1:{between.port}/talk")
-        await asyncio.sleep(5.0)
-        stalled_at_s = (await t.recording(tmp_path / "before.wav"))[0].size / 24_000
-        for way in between.ways:
-            if way.transport is not None:
-                way.transport.pause_reading()
-        await asyncio.sleep(STALL_S)
-        for way in between.ways:
-            if way.transport is not None:
-                way.transport.resume_reading()
-        await asyncio.sleep(BACK_WITHIN_S + 5.0)
-        heard = await hearing(t, tmp_path / "heard.wav")
+        began_s = 0.0
+        for _ in range(TRIES):
+            said, _, rate_hz = await t.record_until(began_s + 5.0, tmp_path / "before.wav")
+            stalled_at_s = said.size / rate_hz
+            for way in between.ways:
+                if way.transport is not None:
+                    way.transport.pause_reading()
+            await asyncio.sleep(STALL_S)
+            for way in between.ways:
+                if way.transport is not None:
+                    way.transport.resume_reading()
+            resumed_s = (await t.recording(tmp_path / "stalled.wav"))[0].size / rate_hz
+            await t.record_until(resumed_s + BACK_WITHIN_S + 5.0, tmp_path / "after.wav")
+            delays = (await hearing(t, tmp_path / "heard.wav")).delays
+            before = [each.delay_s for each in delays if began_s < each.at_s < stalled_at_s - 0.5]
+            after = [each.delay_s for each in delays if each.at_s > resumed_s + BACK_WITHIN_S]
+            assert len(before) > 3
+            assert len(after) > 3
+            runs.append(1000 * float(np.median(after) - np.median(before)))
+            if runs[-1] < NEARLY_MS:
+                break
+            began_s = resumed_s + BACK_WITHIN_S
+        else:
+            raise AssertionError(f"later by so many ms after a stall than before it: {runs}")
         assert t.complaints == []
-    before = [each.delay_s for each in heard.delays if each.at_s < stalled_at_s - 0.5]
-    after = [each.delay_s for each in heard.delays if each.at_s > stalled_at_s + STALL_S + BACK_WITHIN_S]
-    assert len(before) > 3
-    assert len(after) > 3
-    assert 1000 * (np.median(after) - np.median(before)) < NEARLY_MS
+
+
+# A request that the page waits for, and that is not answered: so nothing of the machine's time is used.
+STALL_OF_THE_PAGE = """() => {
+  const request = new XMLHttpRequest();
+  request.open("GET", "/api/stall", false);
+  const began = Date.now();
+  request.send();
+  return [began / 1000, Date.now() / 1000];
+}"""
+PAGE_STALLS_S = 2.0
+AT_ITS_ENDS_S = 0.3
+"""Left out of what is counted: what was on its way when the page stalled, and what could go right after."""
+MOST_OF_THEM = 0.5
 
 
 async def test_a_page_that_stalls_for_two_seconds_keeps_on_talking(voice: Path) -> None:
-    async with bridge_and_echo() as (page, _), tab(voice) as t:
-        await prepare(t, f"{page}/talk")
-        await asyncio.sleep(3.0)
-        before = await packets(t)
-        await t.page.evaluate("for (const until = performance.now() + 2000; performance.now() < until;);")
-        await asyncio.sleep(1.0)
-        after = await packets(t)
-        # By the main thread, nothing would have gone for two of these three seconds.
-        assert [later - earlier >= 2.5 * 45 for earlier, later in zip(before, after, strict=True)] == [
-            True,
-            True,
-        ]
+    async def answer_late(route: Route) -> None:
+        await asyncio.sleep(PAGE_STALLS_S)
+        await route.fulfill(body="")
+
+    runs = []
+    async with (
+        bridge_and_echo() as (page, _),
+        relay(int(page.rpartition(":")[2])) as between,
+        tab(voice) as t,
+    ):
+        await t.page.route("**/api/stall", answer_late)
+        await prepare(t, f"http://127.0.0.1:{between.port}/talk")
+        for _ in range(TRIES):
+            await t.exchange(sent=150, received=150)
+            began_s, ended_s = await t.page.evaluate(STALL_OF_THE_PAGE)
+            long_s = ended_s - began_s - 2 * AT_ITS_ENDS_S
+            before, during = (
+                between.arrivals(from_s, from_s + long_s)
+                for from_s in (began_s - AT_ITS_ENDS_S - long_s, began_s + AT_ITS_ENDS_S)
+            )
+            runs.append((before, during))
+            if during >= MOST_OF_THEM * before > 0:  # by the main thread, none would be sent
+                break
+        else:
+            raise AssertionError(f"packets at the bridge, before and while the page stalls: {runs}")
         assert t.complaints == []
 
 
@@ -159,7 +198,7 @@ async def test_stalls_of_the_page_cause_no_gap(voice: Path) -> None:
     runs = []
     async with bridge_and_echo() as (page, _), tab(voice) as t:
         await prepare(t, f"{page}/talk")
-        await asyncio.sleep(3.0)
+        await t.exchange(sent=150, received=150)
         for _ in range(TRIES):
             at_first = await gaps(t)
             await asyncio.sleep(WATCHED_S)
@@ -172,8 +211,3 @@ async def test_stalls_of_the_page_cause_no_gap(voice: Path) -> None:
         else:
             raise AssertionError(f"gaps without and with stalls of the page: {runs}")
         assert t.complaints == []
-
-
-async def packets(t: Tab) -> list[int]:
-    """Sent and received."""
-    return [int(count) for count in (await t.figures())["packets"].split(",")]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.console.rig import served
 from tests.fault.processes import until
-from tests.web.browser import ALLOW_MICROPHONE, FAKE_MICROPHONE, console, tab
+from tests.web.browser import ALLOW_MICROPHONE, FAKE_MICROPHONE, STATIC, console, tab
 
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.console.static_files import read_files
 from pxbridge.simulation import faults
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from playwright.async_api import Dialog
 
 
 async def test_a_caller_sees_the_place_in_line_and_can_leave_it() -> None:
@@ -66,20 +69,80 @@ async def test_a_muted_caller_sends_silence_and_the_talk_goes_on(tmp_path: Path)
         await t.talk(f"{s.url}/talk")
         await t.press("Mute")
         await t.page.get_by_role("heading", name="You are muted").wait_for()
-        await asyncio.sleep(3.0)
-        muted, _, rate_hz = await t.recording(tmp_path / "muted.wav")
-        assert not np.any(muted[-2 * rate_hz :])
-        # Space turns it the other way round while it is held.
-        await t.page.locator("h1").click()
+        before, _, rate_hz = await t.recording(tmp_path / "before.wav")
+        muted_s = before.size / rate_hz + 0.5  # until the worker knows it too
+        muted, _, _ = await t.record_until(muted_s + 2.0, tmp_path / "muted.wav")
+        assert not np.any(muted[round(muted_s * rate_hz) :])
+        # Space turns it the other way round while it is held, after the button was clicked as well.
         await t.page.keyboard.down("Space")
         await t.page.get_by_role("heading", name="Listening").wait_for()
-        await asyncio.sleep(2.5)  # the microphone beeps each second
+        # The microphone beeps each second.
+        heard, _, _ = await t.record_until(muted.size / rate_hz + 2.5, tmp_path / "held.wav")
+        assert np.any(heard[muted.size :])
         await t.page.keyboard.up("Space")
         await t.page.get_by_role("heading", name="You are muted").wait_for()
-        heard, _, _ = await t.recording(tmp_path / "held.wav")
-        assert np.any(heard[-2 * rate_hz :])
         assert s.bridge.registry.live == 1
         assert t.complaints == []
+
+
+async def test_a_microphone_that_is_unplugged_is_told_and_can_be_replaced() -> None:
+    async with console() as s, tab() as t:
+        await t.talk(f"{s.url}/talk")
+        await t.page.evaluate("window.tracks[0].dispatchEvent(new Event('ended'))")
+        await t.page.get_by_text("The microphone is gone").wait_for()
+        await t.press("Try again")
+        await t.page.get_by_text("The microphone is gone").wait_for(state="detached")
+        assert s.bridge.registry.live == 1
+        assert t.complaints == []
+
+
+SLOW_MICROPHONE = """const devices = navigator.mediaDevices, open = devices.getUserMedia.bind(devices);
+devices.getUserMedia = async (constraints) => {
+  const stream = await open(constraints);
+  await new Promise((go) => setTimeout(go, 300));
+  return stream;
+};"""
+
+
+async def test_devices_can_be_changed_in_mid_talk_however_fast() -> None:
+    async with console() as s, tab() as t:
+        await t.page.add_init_script(SLOW_MICROPHONE)
+        await t.talk(f"{s.url}/talk")
+        await t.page.get_by_label("Loudspeaker").select_option(index=1)
+        await t.page.get_by_label("Microphone").select_option(index=1)
+        headphones = t.page.get_by_role("switch", name="I wear headphones")
+        for _ in range(3):
+            await headphones.click()
+        await t.page.wait_for_function(
+            "() => window.tracks.filter((each) => each.readyState === 'live').length === 1"
+        )
+        await t.page.locator("summary", has_text="Connection").click()
+        await t.exchange(sent=50, received=20)
+        await t.press("Hang up")
+        await t.see("ended")
+        await t.page.wait_for_function("() => window.tracks.every((each) => each.readyState === 'ended')")
+        assert t.complaints == []
+
+
+async def test_leaving_the_page_in_mid_talk_asks_first() -> None:
+    async with console() as s, tab() as t:
+        await t.talk(f"{s.url}/talk")
+        asked: list[str] = []
+
+        async def stay(dialog: Dialog) -> None:
+            asked.append(dialog.type)
+            await dialog.dismiss()
+
+        t.page.on("dialog", stay)
+        await t.page.evaluate("location.reload()")
+        await until(lambda: asked, "the browser asks")
+        await t.press("Mute")
+        assert s.bridge.registry.live == 1
+        await t.press("Hang up")
+        await t.see("ended")
+        await t.page.reload()
+        await t.page.get_by_role("button", name="Talk", exact=True).wait_for()
+        assert asked == ["beforeunload"]
 
 
 async def test_a_talk_goes_on_while_its_caller_looks_at_the_live_page() -> None:
@@ -111,6 +174,17 @@ async def test_an_engine_that_is_not_there_is_told_without_trying_for_ever() -> 
         await t.press("Talk")
         await t.see("ended")
         assert "Nothing answers there" in await t.page.locator("[data-talk]").inner_text()
+
+
+@pytest.mark.parametrize("part", ["duplex.worklet", "engine.worker"])
+async def test_a_part_that_an_update_has_replaced_is_told_with_what_to_do(part: str) -> None:
+    files = {path: file for path, file in read_files(STATIC).items() if part not in path}
+    async with served(console={"files": files}) as s, tab() as t:
+        await t.page.goto(f"{s.url}/talk")
+        await t.press("Talk")
+        await t.see("ended")
+        assert "Load the page anew." in await t.page.locator("[data-talk]").inner_text()
+        assert await t.page.evaluate("window.tracks.map(track => track.readyState)") == ["ended"]
 
 
 NO_SUCH = """navigator.mediaDevices.getUserMedia = () =>

@@ -11,7 +11,9 @@ from tests.fault.processes import until
 from tests.web.browser import AXE, Tab, console, tab
 
 from pxbridge.calls.call_state import Outcome
+from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.calls.persona import Persona, Personas
+from pxbridge.console import live
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 from pxbridge.simulation.rehearsal import Mode
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tests.console.rig import Served
 
 PHONE: ViewportSize = {"width": 375, "height": 812}
+DESK: ViewportSize = {"width": 1180, "height": 760}
+LONG = "a-name-without-an-end-" * 3
 LOGIN = "asha:a long password"
 
 
@@ -65,10 +69,15 @@ async def show_live(t: Tab, s: Served) -> None:
 
 
 async def show_live_call(t: Tab, s: Served) -> None:
-    talker = asyncio.create_task(
-        place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line()))
-    )
+    line = Line(from_number="<b>" + "9" * 80, custom_parameters={"persona": LONG})
+    talker = asyncio.create_task(place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), line)))
     await t.page.goto(f"{s.url}/live")
+    await t.page.get_by_role("button", name="Hand over").wait_for()
+    for size in (DESK, PHONE):  # what stands beside the dialog, too
+        await t.page.set_viewport_size(size)
+        assert await overflow(t) == 0
+        table = t.page.get_by_role("table")
+        assert await table.evaluate("table => table.scrollWidth - table.parentElement.clientWidth") <= 0
     await t.page.get_by_role("button", name="Hand over").click()
     await t.page.wait_for_selector("dialog[open]")
     talker.cancel()
@@ -87,17 +96,22 @@ async def show_nothing(t: Tab, s: Served) -> None:
 PAGES = [show_talk, show_call, show_end, show_live, show_live_call, show_login, show_nothing]
 PERSONAS = Personas(
     Persona("NATF0.pt", "You are kind."),
-    {"sales": Persona("NATM1.pt", "You sell <b>tea</b>.", name="sales", record=True)},
+    {
+        "sales": Persona("NATM1.pt", "You sell <b>tea</b>.", name="sales", record=True),
+        LONG: Persona("NATM1.pt", "Ha" * 500, name=LONG),
+    },
 )
 
 
 @pytest.mark.parametrize("show", PAGES)
 async def test_a_page_suits_everybody(show: Callable[[Tab, Served], Awaitable[None]]) -> None:
-    async with console(mode=Mode.PARROT, slots=2, personas=PERSONAS) as s, tab() as t:
+    options: dict[str, Any] = {"mode": Mode.PARROT, "slots": 2, "personas": PERSONAS}
+    async with console(numbers=Numbers(Form.FULL), **options) as s, tab() as t:
         await show(t, s)
         for scheme in ("light", "dark"):
             await t.page.emulate_media(color_scheme=scheme)
-            await asyncio.sleep(0.4)  # colours change over a moment, and axe reads what it sees
+            # Colours change over a moment, and axe reads what it sees.
+            await t.page.wait_for_function("() => document.getAnimations().length === 0")
             assert await violations(t) == [], scheme
         await t.page.set_viewport_size(PHONE)
         assert await overflow(t) == 0
@@ -127,6 +141,13 @@ async def test_an_operator_logs_in_sees_a_call_and_ends_it() -> None:
         dialog = t.page.get_by_role("dialog")
         await dialog.get_by_role("button", name="Keep the call").click()
         assert s.bridge.registry.live == 1
+        # The keyboard goes on where it was.
+        await t.page.wait_for_function("() => document.activeElement.textContent === 'Hang up'")
+        await t.page.keyboard.press("Enter")
+        await dialog.wait_for()
+        await t.page.keyboard.press("Escape")
+        await dialog.wait_for(state="detached")
+        await t.page.wait_for_function("() => document.activeElement.textContent === 'Hang up'")
         await row.get_by_role("button", name="Hang up").click()
         await dialog.get_by_role("button", name="Hang up").click()
         await t.page.get_by_text("Nobody is on the line.").wait_for()
@@ -183,6 +204,78 @@ async def test_a_phone_and_a_browser_are_on_the_table_together() -> None:
         assert "An operator ended the call." in await talker.page.locator("[data-talk]").inner_text()
         phone.cancel()
         assert talker.complaints == operator.complaints == []
+
+
+async def test_a_session_that_is_over_leads_to_the_login_and_a_talk_goes_on() -> None:
+    async with console(logins=[LOGIN]) as s, tab() as t:
+
+        async def log_in() -> None:
+            await t.page.get_by_label("User").fill("asha")
+            await t.page.get_by_label("Password").fill("a long password")
+            await t.press("Log in")
+
+        await t.page.goto(f"{s.url}/talk")
+        await log_in()
+        await t.press("Talk")
+        await t.see("listening")
+        await t.page.get_by_role("link", name="Live").click()
+        await t.page.locator("[data-call]").wait_for()
+        # As after a restart: no session is known, and sockets broke off.
+        s.console._access.sessions._sessions.clear()
+        for subscriber in tuple(s.live._subscribers):
+            subscriber.socket.abort("the bridge is gone")
+        await t.page.get_by_label("Password").wait_for()
+        await t.page.get_by_role("link", name="Back to the talk").click()
+        await t.see("listening")
+        assert await t.page.get_by_role("button", name="Hang up").is_visible()
+        await t.page.get_by_role("link", name="Live").click()
+        await log_in()
+        await t.page.locator("[data-call]").get_by_text("live", exact=True).wait_for()
+        assert s.bridge.registry.live == 1
+        await t.page.get_by_role("link", name="Back to the talk").click()
+        await t.press("Hang up")
+        await t.see("ended")
+
+
+async def test_a_page_that_was_replaced_by_an_update_asks_to_be_loaded_anew() -> None:
+    async with console() as s, tab() as t:
+        await show_talk(t, s)
+        await t.page.route("**/assets/live-page-*.js", lambda route: route.fulfill(status=404))
+        await t.page.get_by_role("link", name="Live").click()
+        await t.page.get_by_text("could not be shown").wait_for()
+        await t.page.unroute_all()
+        await t.press("Load it anew")
+        await t.page.wait_for_selector("[data-engine]")
+
+
+async def test_a_browser_that_stores_nothing_shows_each_page() -> None:
+    async with console() as s, tab() as t:
+        # As with all cookies blocked.
+        await t.page.add_init_script(
+            """Object.defineProperty(window, "localStorage", {
+                 get() { throw new DOMException("told by a test", "SecurityError"); }
+               });"""
+        )
+        phone = asyncio.create_task(
+            place_call(s.bridge.url(), Phone(Script(speech(), hang_up_at_s=60.0), Line()))
+        )
+        await show_talk(t, s)
+        await t.press("Theme: as the system")
+        await t.page.goto(f"{s.url}/live")
+        await t.page.get_by_role("button", name="Hand over").click()
+        await t.page.get_by_label("Your name").fill("ravi")
+        phone.cancel()
+        assert t.complaints == []
+
+
+async def test_a_live_page_too_many_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with console() as s, tab() as t:
+        with monkeypatch.context() as m:
+            m.setattr(live, "MAX_SUBSCRIBERS", 0)
+            await t.page.goto(f"{s.url}/live")
+            await t.page.get_by_text("too many pages watch this bridge").wait_for()
+        await t.page.wait_for_selector("[data-engine]")
+        assert t.complaints == []
 
 
 async def test_the_live_page_says_when_the_bridge_is_gone() -> None:

@@ -1,13 +1,14 @@
 /** Live data of the console: one WebSocket, whatever the number of components that show it. */
 
 import { useSyncExternalStore } from "react";
+import { queryClient, sessionQuery } from "./client";
 import type { Snapshot } from "./schema";
 
 export type LiveState =
   | { name: "connecting" }
   | { name: "live" }
   /** It is tried again; what is shown is old. */
-  | { name: "lost"; tries: number }
+  | { name: "lost"; tries: number; reason: string }
   /** The session is over: a login is needed. */
   | { name: "logged out" };
 
@@ -51,12 +52,12 @@ class LiveStore {
       this.tries = 0;
       this.change({ state: { name: "live" }, snapshot: message as Snapshot });
     };
-    socket.onclose = ({ code }) => {
+    socket.onclose = ({ code, reason }) => {
       if (this.socket !== socket) return;
       if (code === POLICY_VIOLATION) {
         window.clearTimeout(this.timer);
         this.change({ state: { name: "logged out" } });
-      } else this.retry();
+      } else this.retry(reason);
     };
   }
 
@@ -68,12 +69,14 @@ class LiveStore {
     }, SILENT_MS);
   }
 
-  private retry(): void {
+  private retry(reason = ""): void {
     const old = this.socket;
     this.socket = null;
     old?.close();
     this.tries++;
-    this.change({ state: { name: "lost", tries: this.tries } });
+    this.change({ state: { name: "lost", tries: this.tries, reason } });
+    // A page is not told why its socket was refused. It may be that the session ended, as with a restart.
+    void queryClient.invalidateQueries(sessionQuery);
     window.clearTimeout(this.timer);
     this.timer = window.setTimeout(() => this.connect(), Math.min(500 * 2 ** (this.tries - 1), LONGEST_RETRY_MS));
   }

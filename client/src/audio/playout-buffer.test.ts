@@ -81,6 +81,17 @@ describe("the playout buffer", () => {
     expect(buffer.stats.underruns).toBeLessThan(8);
   });
 
+  it("makes at most one gap a minute of what a network's ordinary jitter does", () => {
+    for (const chunkMs of [20, 80]) {
+      let seed = 1;
+      // Exponential, 5 ms on average: 1 packet of 55 comes more than 20 ms late.
+      const lateMs = () => -5 * Math.log(1 - (seed = (seed * 48271) % 2147483647) / 2147483647);
+      const { buffer } = played({ seconds: 60, chunkMs, lateMs });
+      expect(buffer.stats.underruns).toBeLessThanOrEqual(1);
+      expect(buffer.stats.targetMs).toBeLessThan(60);
+    }
+  });
+
   it("is as soon as before within 3 s of a stall of 1.5 s", () => {
     const depths: [number, number][] = [];
     played({

@@ -19,6 +19,8 @@ const MAX_CAPTION_CHARS = 240;
 const START_LIMIT_MS = 2000;
 /** At the end, what is still to be heard is played for so long at most. */
 const LAST_WORDS_MS = 1500;
+/** Where a part of the page is missing: the bridge may have been updated meanwhile. */
+const LOAD_ANEW = "Load the page anew.";
 
 export interface TalkOptions {
   url: string;
@@ -82,8 +84,9 @@ export class TalkSession {
   private readonly listeners = new Set<() => void>();
   private running: Running | null = null;
   private worker: Worker | null = null;
-  private options: TalkOptions | null = null;
   private attempt = 0;
+  /** Counts changes of the microphone in mid-talk: the last one holds. */
+  private choice = 0;
   private mutedByKey = false;
   private mutedBySwitch = false;
   private lastTextMs = 0;
@@ -111,18 +114,18 @@ export class TalkSession {
     this.worker?.terminate();
     this.worker = null;
     this.meters = null;
-    this.options = options;
     const attempt = ++this.attempt;
     this.mutedBySwitch = false;
     this.change({ ...IDLE, devices: this.snapshot.devices, state: { name: "microphone" } });
-    let context = makeContext();
+    let context: AudioContext | undefined;
     let stream: MediaStream | undefined;
     try {
+      context = makeContext();
       const loading = context.audioWorklet?.addModule(duplexUrl);
       loading?.catch(() => undefined); // told below, unless the microphone fails first
       stream = await openMicrophone({ deviceId: options.microphoneId, headphones: options.headphones });
       await loading;
-      if (attempt !== this.attempt) throw new Cancelled();
+      if (attempt !== this.attempt) throw new Error(); // cancelled
       let source: MediaStreamAudioSourceNode;
       try {
         source = context.createMediaStreamSource(stream);
@@ -136,10 +139,10 @@ export class TalkSession {
       this.begin(context, source, stream, options);
     } catch (error) {
       for (const track of stream?.getTracks() ?? []) track.stop();
-      void context.close();
-      if (error instanceof Cancelled || attempt !== this.attempt) return;
+      void context?.close();
+      if (attempt !== this.attempt) return;
       if (error instanceof MicrophoneError) this.change({ state: { name: "no microphone", problem: error.problem, detail: error.detail } });
-      else this.change({ state: { name: "ended", isFault: true, reason: `This browser cannot play the agent's sound: ${String(error)}` } });
+      else this.change({ state: { name: "ended", isFault: true, reason: `The sound does not start. ${LOAD_ANEW} (${String(error)})` } });
     }
   }
 
@@ -169,7 +172,7 @@ export class TalkSession {
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      if (this.worker === worker) this.take({ type: "state", state: { name: "ended", isFault: true, reason: `The audio worker failed: ${event.message}` } });
+      if (this.worker === worker) this.take({ type: "state", state: { name: "ended", isFault: true, reason: `The sound's worker failed. ${LOAD_ANEW} (${event.message ?? "not found"})` } });
     };
     this.worker = worker;
     const start: ToWorker = {
@@ -207,13 +210,14 @@ export class TalkSession {
 
   /** Changes microphone or headphones in mid-talk. */
   async useMicrophone(microphoneId: string, headphones: boolean): Promise<void> {
-    if (this.options) this.options = { ...this.options, microphoneId, headphones };
     const running = this.running;
     if (!running) return;
+    const choice = ++this.choice;
     try {
       for (const track of running.stream.getTracks()) track.stop(); // some systems open one microphone only once
       const stream = await openMicrophone({ deviceId: microphoneId, headphones });
-      if (this.running !== running) {
+      if (this.running !== running || choice !== this.choice) {
+        // The talk is over, or another one was chosen meanwhile.
         for (const track of stream.getTracks()) track.stop();
         return;
       }
@@ -224,7 +228,7 @@ export class TalkSession {
       this.watchTrack(stream);
       this.change({ microphoneLost: false });
     } catch {
-      this.change({ microphoneLost: true });
+      if (this.running === running && choice === this.choice) this.change({ microphoneLost: true });
     }
   }
 
@@ -277,8 +281,6 @@ export class TalkSession {
         break;
       case "meters":
         this.meters = message.meters;
-        break;
-      case "recording":
         break;
     }
   }
@@ -356,8 +358,6 @@ export class TalkSession {
     for (const listener of this.listeners) listener();
   }
 }
-
-class Cancelled extends Error {}
 
 function makeContext(): AudioContext {
   try {

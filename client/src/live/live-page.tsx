@@ -8,6 +8,7 @@ import { type Live, useLive } from "../api/live";
 import type { LiveCall, LiveEngine, Snapshot } from "../api/schema";
 import { counted, milliseconds } from "../ui/format";
 import { Badge, Button, classes, Dialog, Field, FIELD, Notice, Panel } from "../ui/parts";
+import { store, stored } from "../ui/storage";
 import { callerOf, engineTone, parseNumbers, PHASES, type Row, rowOf } from "./calls";
 
 type Action = "end" | "hand over";
@@ -43,7 +44,7 @@ export default function LivePage() {
 function ConnectionNotice({ state, hasData }: { state: Live["state"]; hasData: boolean }) {
   if (state.name === "lost") {
     return (
-      <Notice tone="warn" title="The bridge does not answer." live>
+      <Notice tone="warn" title={state.reason ? `The bridge has closed the connection: ${state.reason}.` : "The bridge does not answer."} live>
         <p>{hasData ? "What is shown here is old. " : ""}It is asked again all the time.</p>
       </Notice>
     );
@@ -133,14 +134,14 @@ const CallRow = memo(function CallRow({ onAsk, ...row }: Row & { onAsk: (action:
   const phase = PHASES[row.phase];
   return (
     <tr data-call={row.id} className="border-t border-line max-md:block max-md:rounded-xl max-md:border max-md:p-3">
-      <th scope="row" className={classes(CELL, "font-medium")}>
-        <span>
-          <span className="block tabular-nums">{row.name}</span>
+      <th scope="row" className={classes(CELL, "font-medium wrap-anywhere md:min-w-32")}>
+        <span className="min-w-0">
+          <bdi className="block tabular-nums">{row.name}</bdi>
           <span className="block text-xs font-normal text-soft">{row.carrier}</span>
         </span>
       </th>
       <td data-name="Agent" className={classes(CELL, NAMED)}>
-        <span className="break-words">
+        <span className="min-w-0 wrap-anywhere">
           {row.persona} {row.recorded && <Badge tone="bad">rec</Badge>}
         </span>
       </td>
@@ -155,16 +156,16 @@ const CallRow = memo(function CallRow({ onAsk, ...row }: Row & { onAsk: (action:
         </span>
       </td>
       <td data-name="Delay" className={classes(CELL, NAMED, "tabular-nums")}>
-        {row.delay}
+        <span className="whitespace-nowrap">{row.delay}</span>
       </td>
-      <td data-name="Engine" className={classes(CELL, NAMED)}>
-        <span className="min-w-0 break-all text-soft">{row.engine}</span>
+      <td data-name="Engine" className={classes(CELL, NAMED, "md:min-w-40")}>
+        <span className="min-w-0 wrap-anywhere text-soft">{row.engine}</span>
       </td>
       <td data-name="Time" className={classes(CELL, NAMED, "tabular-nums")}>
         {row.time}
       </td>
       <td className={classes(CELL, "max-md:justify-end md:text-right")}>
-        <span className="inline-flex gap-1.5">
+        <span className="inline-flex gap-1.5 whitespace-nowrap">
           <Button disabled={row.asked !== ""} onClick={() => onAsk("hand over", row.callKey)} aria-label={`Hand over ${row.name}`}>
             Hand over
           </Button>
@@ -248,11 +249,11 @@ const NAME_KEY = "pxbridge operator";
 /** Who asks: the user of the login, or, without logins, whoever one says one is. */
 function useOperator(): { by: string; field: ReactNode } {
   const { data: session } = useQuery(sessionQuery);
-  const [name, setName] = useState(() => localStorage.getItem(NAME_KEY) ?? "");
+  const [name, setName] = useState(() => stored(NAME_KEY) ?? "");
   if (session?.user) return { by: session.user, field: null };
   const change = (written: string) => {
     setName(written);
-    localStorage.setItem(NAME_KEY, written);
+    store(NAME_KEY, written);
   };
   const field = (
     <Field label="Your name">

@@ -30,7 +30,7 @@ export function CallPanel({ session, snapshot, setup, offer, onChange, onAgain, 
       <div className="min-w-0 space-y-4">
         <Panel className="text-center">
           <p className="mb-2 flex flex-wrap justify-center gap-2">
-            <Badge>{setup.persona ?? voiceName(setup.voice)}</Badge>
+            <Badge wraps>{setup.persona ?? voiceName(setup.voice)}</Badge>
             {offer.rehearsal && <Badge tone="warn">rehearsal engine</Badge>}
             {snapshot.recorded && !isOver && <Badge tone="bad">recorded by the bridge</Badge>}
           </p>
@@ -243,7 +243,11 @@ function Download({ session }: { session: TalkSession }) {
   );
 }
 
-/** Space, while it is held, turns the microphone the other way round. */
+/**
+ * Space, while it is held, turns the microphone the other way round. On a control that the keyboard has reached it
+ * presses that control instead. One that a pointer has clicked does not keep the focus, or "hold Space" would be
+ * wrong after each click.
+ */
 function useHeldKey(session: TalkSession, active: boolean): void {
   useEffect(() => {
     if (!active) return;
@@ -258,14 +262,20 @@ function useHeldKey(session: TalkSession, active: boolean): void {
       if (code === "Space") session.holdMute(false);
     };
     const left = () => session.holdMute(false);
+    const clicked = ({ detail, target }: MouseEvent) => {
+      const control = target instanceof Element && target.closest<HTMLElement>("button, summary, [role=switch]");
+      if (detail > 0 && control) control.blur();
+    };
     window.addEventListener("keydown", down);
     window.addEventListener("keyup", up);
     window.addEventListener("blur", left);
+    window.addEventListener("click", clicked);
     return () => {
       left();
       window.removeEventListener("keydown", down);
       window.removeEventListener("keyup", up);
       window.removeEventListener("blur", left);
+      window.removeEventListener("click", clicked);
     };
   }, [session, active]);
 }
@@ -286,13 +296,9 @@ function useSeconds(what: string): number {
 function useTalkedS(startedAtMs: number | null, isOver: boolean): number | null {
   const [talkedS, setTalkedS] = useState<number | null>(null);
   useEffect(() => {
-    if (startedAtMs === null) {
-      setTalkedS(null);
-      return;
-    }
-    const read = () => setTalkedS((performance.now() - startedAtMs) / 1000);
+    const read = () => setTalkedS(startedAtMs && (performance.now() - startedAtMs) / 1000);
     read();
-    if (isOver) return;
+    if (isOver || !startedAtMs) return;
     const timer = setInterval(read, 1000);
     return () => clearInterval(timer);
   }, [startedAtMs, isOver]);

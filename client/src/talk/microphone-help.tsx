@@ -32,7 +32,7 @@ const HELP: Record<MicrophoneProblem, { title: string; steps: string[] }> = {
   },
 };
 
-export function MicrophoneHelp({ problem, detail }: { problem: MicrophoneProblem; detail: string }) {
+export default function MicrophoneHelp({ problem, detail }: { problem: MicrophoneProblem; detail: string }) {
   const { title, steps } = HELP[problem];
   return (
     <div data-microphone-problem={problem}>

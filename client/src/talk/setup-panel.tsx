@@ -3,7 +3,7 @@
 import { useId } from "react";
 import type { Devices } from "../audio/microphone";
 import { Badge, Button, Card, CardGroup, classes, Field, FIELD, Panel, Toggle } from "../ui/parts";
-import { DEFAULT_SAMPLING, type Offer, PRESETS, type Sampling, type Setup, voiceGroup, voiceName } from "./setup";
+import { characters, DEFAULT_SAMPLING, type Offer, PRESETS, type Sampling, type Setup, voiceGroup, voiceName } from "./setup";
 
 interface Props {
   setup: Setup;
@@ -75,16 +75,16 @@ function Personas({ setup, offer, onChange }: PartProps) {
         onChange={(name) => onChange({ persona: name === OWN ? null : name })}
         className="grid gap-2 sm:grid-cols-2"
       >
-        <Card value={OWN} className="p-3">
+        <Card value={OWN} className="min-w-0 p-3">
           <span className="block text-sm font-semibold">An agent of your own</span>
           <span className="line-clamp-2 text-xs text-soft">Choose a voice, and say who it is.</span>
         </Card>
         {offer.personas.map((persona) => (
-          <Card key={persona.name} value={persona.name} className="p-3">
+          <Card key={persona.name} value={persona.name} className="min-w-0 p-3">
             <span className="flex items-center gap-2 text-sm font-semibold">
-              {persona.name} {persona.recorded && <Badge tone="warn">recorded</Badge>}
+              <span className="min-w-0 break-words">{persona.name}</span> {persona.recorded && <Badge tone="warn">recorded</Badge>}
             </span>
-            <span className="line-clamp-2 text-xs text-soft">
+            <span className="line-clamp-2 text-xs break-words text-soft">
               {voiceName(persona.voice)} · {persona.prompt}
             </span>
           </Card>
@@ -96,7 +96,8 @@ function Personas({ setup, offer, onChange }: PartProps) {
 
 function Prompt({ setup, offer, onChange }: PartProps) {
   const id = useId();
-  const isTooLong = setup.prompt.length > offer.promptLimit;
+  const count = characters(setup.prompt);
+  const isTooLong = count > offer.promptLimit;
   return (
     <Panel>
       <label htmlFor={id} className="mb-2 block text-base font-semibold">
@@ -126,7 +127,7 @@ function Prompt({ setup, offer, onChange }: PartProps) {
         placeholder="You work for …, and your name is …"
       />
       <p id={`${id}-count`} className={classes("mt-1 text-right text-xs tabular-nums", isTooLong ? "font-semibold text-danger" : "text-soft")}>
-        {setup.prompt.length} of {offer.promptLimit} characters
+        {count} of {offer.promptLimit} characters
       </p>
     </Panel>
   );

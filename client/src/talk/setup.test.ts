@@ -36,6 +36,9 @@ describe("the setup of a talk", () => {
     expect(problemOf({ ...setup, prompt: "  " }, bare)).toMatch("Say who");
     expect(problemOf({ ...setup, prompt: "x".repeat(2001) }, bare)).toMatch("2000");
     expect(problemOf({ ...setup, prompt: "न".repeat(900) }, bare)).toMatch("ASCII");
+    // As the bridge counts: an emoji is one character, and half of one is not worth an exception.
+    expect(problemOf({ ...setup, prompt: "x".repeat(1900) + "🙂".repeat(100) }, bare)).toBeNull();
+    expect(problemOf({ ...setup, prompt: "half of \ud83d" }, bare)).toBeNull();
     expect(problemOf({ ...setup, sampling: { ...DEFAULT_SAMPLING, seed: "-1" } }, bare)).toMatch("seed");
   });
 

@@ -2,6 +2,7 @@
 
 import type { TalkedTo } from "../api/client";
 import type { TalkPersona } from "../api/schema";
+import { store, stored } from "../ui/storage";
 
 export const VOICES = ["NATF", "NATM"].flatMap((family) => [0, 1, 2, 3].map((each) => `${family}${each}.pt`)).concat(
   ["VARF", "VARM"].flatMap((family) => [0, 1, 2, 3, 4].map((each) => `${family}${each}.pt`)),
@@ -152,12 +153,22 @@ export function chatUrl(base: URL, setup: Setup, offer: Offer): string {
   return url.toString();
 }
 
+/** As the bridge counts them: an emoji is one. */
+export function characters(text: string): number {
+  return [...text].length;
+}
+
+/** In a URL's query. Half an emoji, which `encodeURIComponent` throws at, counts as any other character. */
+function encodedLength(text: string): number {
+  return new URLSearchParams([["", text]]).toString().length - 1;
+}
+
 /** Why a talk cannot begin with this setup; null if it can. */
 export function problemOf(setup: Setup, offer: Offer): string | null {
   if (setup.persona === null) {
     if (!setup.prompt.trim()) return "Say who the agent is, or choose an example.";
-    if (encodeURIComponent(setup.prompt).length > LONGEST_ENCODED) return "The prompt is too long for an engine's request: each letter beyond ASCII counts several times.";
-    if (setup.prompt.length > offer.promptLimit) return `The prompt is longer than ${offer.promptLimit} characters.`;
+    if (encodedLength(setup.prompt) > LONGEST_ENCODED) return "The prompt is too long for an engine's request: each letter beyond ASCII counts several times.";
+    if (characters(setup.prompt) > offer.promptLimit) return `The prompt is longer than ${offer.promptLimit} characters.`;
   }
   if (offer.samples && !/^\d{0,18}$/.test(setup.sampling.seed.trim())) return "The seed is a whole number, or empty for a random one.";
   return null;
@@ -177,16 +188,16 @@ export function storedSetup(offer: Offer): Setup {
     headphones: false,
   };
   try {
-    const stored = JSON.parse(localStorage.getItem(KEY) ?? "{}") as Partial<Setup>;
+    const last = JSON.parse(stored(KEY) ?? "{}") as Partial<Setup>;
     const text = (value: unknown, or: string) => (typeof value === "string" ? value : or);
     return {
-      persona: offer.personas.some(({ name }) => name === stored.persona) ? (stored.persona as string) : null,
-      voice: offer.voices.includes(stored.voice ?? "") ? stored.voice! : fresh.voice,
-      prompt: text(stored.prompt, fresh.prompt),
-      sampling: { ...fresh.sampling, ...(typeof stored.sampling === "object" && stored.sampling) },
-      microphoneId: text(stored.microphoneId, ""),
-      loudspeakerId: text(stored.loudspeakerId, ""),
-      headphones: stored.headphones === true,
+      persona: offer.personas.some(({ name }) => name === last.persona) ? (last.persona as string) : null,
+      voice: offer.voices.includes(last.voice ?? "") ? last.voice! : fresh.voice,
+      prompt: text(last.prompt, fresh.prompt),
+      sampling: { ...fresh.sampling, ...(typeof last.sampling === "object" && last.sampling) },
+      microphoneId: text(last.microphoneId, ""),
+      loudspeakerId: text(last.loudspeakerId, ""),
+      headphones: last.headphones === true,
     };
   } catch {
     return fresh;
@@ -194,11 +205,7 @@ export function storedSetup(offer: Offer): Setup {
 }
 
 export function storeSetup(setup: Setup): void {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(setup));
-  } catch {
-    // A browser that stores nothing still talks.
-  }
+  store(KEY, JSON.stringify(setup));
 }
 
 /** "NATF0.pt" → family and number; others by their name. */

@@ -1,20 +1,25 @@
 /** Talk to the agent. */
 
 import { useQuery } from "@tanstack/react-query";
-import { useEffect, useState, useSyncExternalStore } from "react";
+import { lazy, Suspense, useEffect, useState, useSyncExternalStore } from "react";
 import { queryClient, sessionQuery, talkQuery } from "../api/client";
 import { TalkSession } from "../audio/talk-session";
 import { Button, Field, FIELD, Notice } from "../ui/parts";
 import { setTalkActive } from "./active";
 import { CallPanel } from "./call-panel";
-import { MicrophoneHelp } from "./microphone-help";
 import { chatUrl, engineUrl, type Offer, offerOf, problemOf, type Setup, storedSetup, storeSetup } from "./setup";
 import { SetupPanel } from "./setup-panel";
+
+/** Most talks need none. */
+const MicrophoneHelp = lazy(() => import("./microphone-help"));
 
 /** One for the document's life: a talk goes on while another page is looked at. */
 const session = new TalkSession();
 session.subscribe(() => setTalkActive(session.isActive));
 window.addEventListener("pagehide", () => session.hangUp());
+window.addEventListener("beforeunload", (event) => {
+  if (session.isActive) event.preventDefault(); // the browser asks
+});
 
 export default function TalkPage() {
   const query = new URLSearchParams(location.search);
@@ -108,7 +113,9 @@ function Talk({ base, isForeign, offer, mayUseWebCodecs }: { base: URL; isForeig
       )}
       {state.name === "no microphone" && (
         <div className="mb-4">
-          <MicrophoneHelp problem={state.problem} detail={state.detail} />
+          <Suspense>
+            <MicrophoneHelp problem={state.problem} detail={state.detail} />
+          </Suspense>
         </div>
       )}
       <SetupPanel setup={setup} offer={offer} devices={snapshot.devices} problem={problemOf(setup, offer)} onChange={change} onStart={start} />

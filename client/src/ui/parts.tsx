@@ -1,7 +1,7 @@
 /** Small parts that every page uses. They only render. */
 
 import { RadioGroup, Switch as RadixSwitch } from "radix-ui";
-import { type ButtonHTMLAttributes, type ReactNode, useEffect, useId, useRef } from "react";
+import { type ButtonHTMLAttributes, type ReactNode, useId, useLayoutEffect, useRef } from "react";
 
 export function classes(...names: (string | false | null | undefined)[]): string {
   return names.filter(Boolean).join(" ");
@@ -62,8 +62,13 @@ const TONES: Record<Tone, string> = {
   bad: "bg-danger-tint text-danger",
 };
 
-export function Badge({ tone = "plain", children }: { tone?: Tone; children: ReactNode }) {
-  return <span className={classes("inline-block rounded-full px-2 py-0.5 text-xs font-medium whitespace-nowrap", TONES[tone])}>{children}</span>;
+/** `wraps`: for what somebody else has named, at any length. */
+export function Badge({ tone = "plain", wraps = false, children }: { tone?: Tone; wraps?: boolean; children: ReactNode }) {
+  return (
+    <span className={classes("inline-block rounded-full px-2 py-0.5 text-xs font-medium", wraps ? "max-w-full break-words" : "whitespace-nowrap", TONES[tone])}>
+      {children}
+    </span>
+  );
 }
 
 /** A message that stands in the page. `live` ones are read out when they appear. */
@@ -145,7 +150,8 @@ export function Field({ label, children }: { label: string; children: (id: strin
 export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ReactNode }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => {
+  // Before React takes the dialog out of the page, so that the focus goes back to where it came from.
+  useLayoutEffect(() => {
     const shown = dialog.current;
     if (shown && !shown.open) shown.showModal();
     return () => shown?.close();
@@ -160,7 +166,7 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
       }}
       className="m-auto w-[min(28rem,calc(100vw-2rem))] rounded-2xl border border-line bg-panel p-5 shadow-xl"
     >
-      <h2 id={id} className="text-lg font-semibold">
+      <h2 id={id} className="text-lg font-semibold wrap-anywhere">
         {title}
       </h2>
       {children}

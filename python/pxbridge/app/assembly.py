@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
+    from pxbridge.app.console import Served
     from pxbridge.calls.handover import HandOverStore
     from pxbridge.calls.persona import Personas
     from pxbridge.engines.address import Trust
@@ -72,7 +73,7 @@ class Bridge:
 
     Attributes:
         url: What a carrier dials.
-        console_url: Where the console is; None if there is none.
+        console: The console; None if there is none.
         opener: Opens sessions with engines.
         pool: The engines.
         access: Who may come in at the telephony port.
@@ -86,7 +87,7 @@ class Bridge:
     """
 
     url: str
-    console_url: str | None
+    console: Served | None
     opener: EngineOpener
     pool: EnginePool
     access: Access
@@ -181,7 +182,7 @@ async def assembled(
             "Connections closed because the other side sent too much, by side.",
             lambda: {"phone": server.flooded, "engine": opener.flooded},
         )
-        console_url = await stack.enter_async_context(
+        served = await stack.enter_async_context(
             console(
                 loaded,
                 observed,
@@ -197,7 +198,7 @@ async def assembled(
         url = f"{scheme}://{url_host(settings.host)}:{server.port}/exotel"
         yield Bridge(
             url,
-            console_url,
+            served,
             opener,
             pool,
             access,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -35,10 +36,23 @@ if TYPE_CHECKING:
     from pxbridge.console.static_files import File
     from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.pool import EnginePool
-    from pxbridge.settings import Loaded
+    from pxbridge.settings import Loaded, Settings
     from pxbridge.telephony.server import TelephonyServer
 
 log = logging.getLogger("pxbridge")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A console that is served.
+
+    Attributes:
+        url: Where it is.
+        use: Puts the logins, tokens and origins of settings in force.
+    """
+
+    url: str
+    use: Callable[[Settings], None]
 
 
 @contextlib.asynccontextmanager
@@ -51,8 +65,8 @@ async def console(
     not_ready: Callable[[], Sequence[str]],
     engines: Callable[[], list[EngineAddress]],
     client: Callable[[str, Sequence[str]], str],
-) -> AsyncIterator[str | None]:
-    """Serves the console while the block runs, unless its port is 0; gives its URL.
+) -> AsyncIterator[Served | None]:
+    """Serves the console while the block runs, unless its port is 0.
 
     Args:
         loaded: The settings.
@@ -89,9 +103,6 @@ async def console(
         observed.recent_calls.calls,
         not_ready,
         partial(operate, registry),
-        [login.get_secret_value() for login in settings.console_credentials],
-        tokens=[token.get_secret_value() for token in settings.console_tokens],
-        origins=settings.console_origins,
         find_recording=partial(find_recording, observed.folder),
         live=live,
         talks=talks,
@@ -99,6 +110,15 @@ async def console(
         client=client,
         live_call=observed.recent_calls.live_call,
     )
+
+    def use(settings: Settings) -> None:
+        console.use(
+            [login.get_secret_value() for login in settings.console_credentials],
+            [token.get_secret_value() for token in settings.console_tokens],
+            settings.console_origins,
+        )
+
+    use(settings)
     observed.metrics.count_by(
         "reason",
         "pxbridge_console_refusals",
@@ -139,7 +159,7 @@ async def console(
             following = asyncio.create_task(tls.follow(), name="console's TLS certificate")
             stack.callback(following.cancel)
         scheme = "http" if tls is None else "https"
-        yield f"{scheme}://{url_host(settings.console_host)}:{port}"
+        yield Served(f"{scheme}://{url_host(settings.console_host)}:{port}", use)
 
 
 def _client_files() -> dict[str, File]:

@@ -124,7 +124,8 @@ async def run(
         if in_journal(os.environ):
             log.info("pxbridge %s takes calls at %s", pxbridge.__version__, bridge.url)
         else:
-            console.print(welcome(settings, bridge.url, bridge.console_url), markup=False, soft_wrap=True)
+            console_url = None if bridge.console is None else bridge.console.url
+            console.print(welcome(settings, bridge.url, console_url), markup=False, soft_wrap=True)
         if ready is not None:
             ready(bridge.url)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pxbridge.app.assembly import contents, engine_addresses, playout_options, warm_sessions
+from pxbridge.app.console import check_console
 from pxbridge.errors import ConfigError
 from pxbridge.settings import check_access
 from pxbridge.settings.changes import Reading, changed_personas, changed_settings
@@ -46,6 +47,9 @@ MAX_PERSONAS = 20
 RELOADED = {
     "allow_anonymous",
     "allowed_networks",
+    "console_credentials",
+    "console_origins",
+    "console_tokens",
     "credentials",
     "engines",
     "engine_ca_file",
@@ -100,6 +104,7 @@ class Reloader:
                 keep.add("engines")  # the rehearsal engine starts and ends with the process
             new = new.model_copy(update={name: getattr(old, name) for name in keep})
             check_access(loaded._replace(settings=new))  # with the address that is listened on now
+            check_console(loaded._replace(settings=new))
         except Exception as error:
             log.error("reload: %s; the settings stay as they were", _why(error))
             return
@@ -131,6 +136,8 @@ class Reloader:
         bridge.pool.keep_warm(warm_sessions(personas))
         bridge.opener.settings = settings
         bridge.access.use(settings)
+        if bridge.console is not None:
+            bridge.console.use(settings)
         bridge.shedding.use(settings.shed_above_lag_ms, settings.shed_below_lag_ms)
         if settings.engines:
             bridge.pool.replace_engines(engine_addresses(settings))

@@ -44,7 +44,7 @@ def welcome(settings: Settings, url: str, console_url: str | None) -> str:
         ]
     if console_url is not None:
         lines += [f"  talk to it   {console_url}/"]
-        lines += [f"  watch it     {console_url}/metrics and /api/calls"]
+        lines += [f"  watch it     {console_url}/live, /metrics and /api/calls"]
     lines += ["  stop         Ctrl-C", ""]
     return "\n".join(lines)
 

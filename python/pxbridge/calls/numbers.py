@@ -44,7 +44,9 @@ def dialable(written: object) -> str:
         digits = number.removeprefix("+")
         if digits.isascii() and digits.isdigit() and MIN_DIGITS <= len(digits) <= MAX_DIGITS:
             return number
-    raise ValueError(f'{written!r} is not a phone number in quotes, such as "+918047180000"')
+    if not isinstance(written, str):
+        raise ValueError(f'{written!r} is not a phone number in quotes, such as "+918047180000"')
+    raise ValueError(f"{written!r} is not a phone number, such as +918047180000")
 
 
 @dataclass(frozen=True, slots=True)

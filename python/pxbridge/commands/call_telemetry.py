@@ -117,7 +117,7 @@ class CallTelemetry:
                 self.was_live = True
             case {"kind": "heard", "at_s": at_s, "after_s": after_s}:
                 if self.losses:
-                    self.losses[-1].until_s = at_s
+                    self.losses[-1].until_s = self.losses[-1].until_s or at_s
                 elif self.first_sound_s is None:
                     self.first_sound_s = after_s
             case {"kind": "engine lost", "at_s": at_s, "reason": reason}:

@@ -52,8 +52,8 @@ SPEECH_BEFORE_S = 0.5
 """A gap interrupts speech if there was a voice this shortly before it."""
 LATE_S = 0.8
 """A longer delay spoils a conversation: twice what ITU-T G.114 allows for one way (400 ms)."""
-MISSING_S = 1.0
-"""If this much of the caller's speech is missing, the call is a bad one."""
+MISSING_S = 0.5
+"""If this much of the caller's speech is missing or comes late, the call is a bad one: some words."""
 MOST_SHOWN = 3
 NORMAL_CLOSE = 1000
 
@@ -111,8 +111,8 @@ class Report:
 
     @property
     def echoes(self) -> bool:
-        """Whether the agent says what the caller says. A few windows are found by chance."""
-        return 2 * len(self.hearing.delays) > self.hearing.windows
+        """Whether the agent says what the caller says. A single window may be found by chance."""
+        return 4 * len(self.hearing.delays) > self.hearing.windows
 
     @property
     def delay(self) -> Delay | None:
@@ -242,9 +242,13 @@ class Report:
             found.append(self._all_gaps())
         if self.delay is not None and self.delay.median_s > LATE_S:
             found.append(f"{lasted(self.delay.median_s)} from mouth to ear")
-        missing_s = sum(gap.duration_s for gap in hearing.dropouts) + hearing.unfound_s
+        # What is missing is often not found again either: it must not count twice.
+        missing_s = max(sum(gap.duration_s for gap in hearing.dropouts), hearing.unfound_s)
         if self.echoes and missing_s >= MISSING_S:
-            found.append(f"{lasted(missing_s)} of your words did not come back")
+            found.append(f"{lasted(missing_s)} of your words came back damaged, or not at all")
+        stall_s = self.telemetry.last("uplink", "longest_stall_us") * 1e-6
+        if stall_s >= MISSING_S:
+            found.append(f"the phone's audio stalled for {lasted(stall_s)} on its way to the bridge")
         withheld_s = self.telemetry.last("uplink", "withheld") / self.phone.line.rate_hz
         if withheld_s >= MISSING_S:
             found.append(f"the engine did not get {lasted(withheld_s)} of what you said")
@@ -325,7 +329,7 @@ class Report:
         if hearing.dropouts:
             text += f", {lasted(sum(gap.duration_s for gap in hearing.dropouts))} missing"
         if hearing.unfound_s >= MISSING_S:
-            text += f", {hearing.unfound_s:.1f} s not found again"
+            text += f", {lasted(hearing.unfound_s)} not found again"
         return text
 
     def _gaps(self) -> str:

@@ -84,7 +84,15 @@ class Endpoint:
 _BODY: Final = (400, 408, 413, 415)
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/api/session", "session", "Who uses this browser", gives=models.Session, public=True),
+    Endpoint(
+        "GET",
+        "/api/session",
+        "session",
+        "Who uses this browser",
+        gives=models.Session,
+        refusals=(429,),
+        public=True,
+    ),
     Endpoint(
         "POST",
         "/api/session",
@@ -181,6 +189,9 @@ class Api:
     async def session(self, request: web.Request) -> web.Response:
         """Who uses this browser."""
         operator = self._access.operator(request) if _shows_who(request) else None
+        if isinstance(operator, Refusal) and operator.delay_s:  # or guesses would cost nothing here
+            await self._access.delay(operator)
+            return refused(operator.status, operator.text.strip(), operator.headers)
         user = operator.name if isinstance(operator, Operator) else None
         return _json(models.Session(login=self._access.asks_for_login, user=user, version=self._version))
 

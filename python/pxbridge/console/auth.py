@@ -112,8 +112,25 @@ def as_connected(address: str, _forwarded: Sequence[str]) -> str:
     return address
 
 
+@dataclass
+class _Session:
+    """One browser's session.
+
+    Attributes:
+        user: Whose it is.
+        login: The digest of the login that began it.
+        began_s: When it began.
+        used_s: When it was used last.
+    """
+
+    user: str
+    login: bytes
+    began_s: float
+    used_s: float
+
+
 class Sessions:
-    """The sessions of browsers, in memory: a restart ends them.
+    """The sessions of browsers, in memory: a restart ends them, and so does a change of their login.
 
     Only digests of tokens are kept, so that what is in memory opens nothing.
 
@@ -123,13 +140,18 @@ class Sessions:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._sessions: OrderedDict[bytes, tuple[str, float, float]] = OrderedDict()  # user, began, used
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
 
-    def begin(self, user: str) -> str:
-        """A new session; returns its token."""
+    def begin(self, user: str, login: bytes) -> str:
+        """A new session; returns its token.
+
+        Args:
+            user: Whose it is.
+            login: The digest of the login that began it.
+        """
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         now_s = self._clock()
-        self._sessions[_digest(token)] = user, now_s, now_s
+        self._sessions[_digest(token)] = _Session(user, login, now_s, now_s)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return token
@@ -139,10 +161,10 @@ class Sessions:
         if not self.lives(token):
             return None
         digest = _digest(token)
-        user, began_s, _ = self._sessions[digest]
-        self._sessions[digest] = user, began_s, self._clock()
+        session = self._sessions[digest]
+        session.used_s = self._clock()
         self._sessions.move_to_end(digest)
-        return user
+        return session.user
 
     def lives(self, token: str) -> bool:
         """Whether there is such a session. Asking does not use it."""
@@ -150,9 +172,8 @@ class Sessions:
         found = self._sessions.get(digest)
         if found is None:
             return False
-        _, began_s, used_s = found
         now_s = self._clock()
-        if now_s - used_s > SESSION_IDLE_S or now_s - began_s > SESSION_LONGEST_S:
+        if now_s - found.used_s > SESSION_IDLE_S or now_s - found.began_s > SESSION_LONGEST_S:
             del self._sessions[digest]
             return False
         return True
@@ -160,6 +181,12 @@ class Sessions:
     def end(self, token: str) -> None:
         """Ends a session; does nothing if there is no such session."""
         self._sessions.pop(_digest(token), None)
+
+    def end_others(self, logins: Collection[bytes]) -> None:
+        """Ends the sessions that none of these logins began; the logins are given by their digests."""
+        for token, session in list(self._sessions.items()):
+            if session.login not in logins:
+                del self._sessions[token]
 
 
 class Access:
@@ -177,6 +204,7 @@ class Access:
     Attributes:
         refused: How many requests were refused, by reason.
         sessions: The sessions of browsers.
+        changes: How often logins, tokens or origins have changed.
     """
 
     def __init__(
@@ -189,10 +217,6 @@ class Access:
         log: logging.Logger,
         client: Callable[[str, Sequence[str]], str] = as_connected,
     ) -> None:
-        self._logins = tuple(login.encode() for login in logins)
-        self._tokens = tuple(_name_and_token(each) for each in tokens)
-        self._origins = frozenset(map(_authority_of, origins))
-        self._names = LOOPBACK_NAMES | {_name(authority) for authority in self._origins}
         self._wrong = RateLimiter(WRONG_LOGINS_PER_S, WRONG_LOGINS_AT_ONCE, clock)
         self._client = client
         self._delayed = 0
@@ -200,6 +224,23 @@ class Access:
         self._log_throttle = LogThrottle(self._log_refused)
         self.refused = dict.fromkeys(Refused, 0)
         self.sessions = Sessions(clock)
+        self.changes = 0
+        self._asked: tuple[tuple[str, ...], ...] = ()
+        self.use(logins, tokens, origins)
+
+    def use(self, logins: Collection[str], tokens: Collection[str], origins: Collection[str]) -> None:
+        """Puts others in force. Sessions whose login is not among them end."""
+        asked = tuple(logins), tuple(tokens), tuple(origins)
+        if asked == self._asked:
+            return
+        self._asked = asked
+        self.changes += 1
+        self._logins = tuple(login.encode() for login in logins)
+        self._tokens = tuple(_name_and_token(each) for each in tokens)
+        self._origins = frozenset(map(_origin, origins))
+        self._authorities = frozenset(authority for _, authority in self._origins)
+        self._names = LOOPBACK_NAMES | {_name(authority) for authority in self._authorities}
+        self.sessions.end_others({_digest(login) for login in logins})
 
     @property
     def asks_for_login(self) -> bool:
@@ -247,7 +288,7 @@ class Access:
         asked = self._checked(request, lambda: self._user(f"{user}:{password}".encode()), {})
         if isinstance(asked, Refusal):
             return asked
-        return Operator(asked.name, self.sessions.begin(asked.name or ""))
+        return Operator(asked.name, self.sessions.begin(asked.name or "", _digest(f"{user}:{password}")))
 
     def _checked(
         self, request: web.Request, who: Callable[[], str | None], challenge: Mapping[str, str]
@@ -295,14 +336,25 @@ class Access:
         is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
         changes = request.method not in ("GET", "HEAD", "OPTIONS") or is_socket
         written = request.headers.get("Origin")
-        origin = None if written is None else _authority_of(written)
-        if origin and origin in self._origins:
+        origin = None if written is None else _origin(written)
+        if origin in self._origins:
             return False
         site = request.headers.get("Sec-Fetch-Site", "none").lower()
         mode = request.headers.get("Sec-Fetch-Mode", "").lower()
         if site in ("cross-site", "same-site") and (changes or mode != "navigate"):
             return True
-        return changes and origin is not None and (not origin or origin != _authority(request.host))
+        return changes and origin is not None and not self._is_own(origin, request)
+
+    def _is_own(self, origin: tuple[str, str], request: web.Request) -> bool:
+        """Whether an origin is the one that the request was sent to.
+
+        A page without TLS is never one of a console with TLS, whatever its name is: anybody on the way could
+        have written it. Of a name in the settings, only the origins there count.
+        """
+        scheme, authority = origin
+        if authority in self._authorities or (request.secure and scheme == "http"):
+            return False
+        return authority == _authority(request.host) != ""
 
     def _refuse(
         self, why: Refused, address: str, status: int, text: str, headers: Mapping[str, str] | None = None
@@ -340,13 +392,13 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 
-def _authority_of(origin: str) -> str:
-    """``host:port`` of an origin, without a usual port; empty for what is no origin."""
+def _origin(written: str) -> tuple[str, str]:
+    """Scheme and ``host:port`` of an origin, without a usual port; two empty texts for what is no origin."""
     try:
-        parts = urlsplit(origin)
+        parts = urlsplit(written)
     except ValueError:
-        return ""
-    return _authority(parts.netloc) if parts.scheme in ("http", "https") else ""
+        return "", ""
+    return (parts.scheme, _authority(parts.netloc)) if parts.scheme in ("http", "https") else ("", "")
 
 
 def _authority(host: str) -> str:

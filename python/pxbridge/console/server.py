@@ -142,6 +142,10 @@ class Console:
         """How many requests were refused, by reason."""
         return self._access.refused
 
+    def use(self, logins: Collection[str], tokens: Collection[str], origins: Collection[str]) -> None:
+        """Puts other logins, tokens and origins in force. Talks go on; a live page without a login ends."""
+        self._access.use(logins, tokens, origins)
+
     def application(self) -> web.Application:
         """The application that aiohttp serves."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard()])
@@ -151,7 +155,11 @@ class Console:
         for path in HEALTH:
             app.router.add_options(path, self._health_options)
         for endpoint in ENDPOINTS:
-            app.router.add_route(endpoint.method, endpoint.path, getattr(self._api, endpoint.name))
+            answer = getattr(self._api, endpoint.name)
+            if endpoint.method == "GET":
+                app.router.add_get(endpoint.path, answer)  # and HEAD
+            else:
+                app.router.add_route(endpoint.method, endpoint.path, answer)
         if self._live is not None:
             app.router.add_get(LIVE_PATH, self._serve_live)
             app.on_shutdown.append(self._close_live)
@@ -216,7 +224,7 @@ class Console:
     def _is_public(self, request: web.Request) -> bool:
         path = request.path
         return (
-            (request.method, path) in _PUBLIC
+            ("GET" if request.method == "HEAD" else request.method, path) in _PUBLIC
             or path in PAGES
             or path in self._files
             or self._shows_page(request)
@@ -280,11 +288,13 @@ class Console:
         return await self._talks.chat(request, self._access.address(request))
 
     async def _serve_live(self, request: web.Request) -> web.StreamResponse:
-        live, session = self._live, request[OPERATOR].session
+        live, session, changes = self._live, request[OPERATOR].session, self._access.changes
         assert live is not None  # noqa: S101  without live data this has no route
 
         def is_allowed() -> bool:
-            return session is None or self._access.sessions.lives(session)
+            if session is None:  # a program, or nobody was asked for a login: the next try tells
+                return self._access.changes == changes
+            return self._access.sessions.lives(session)
 
         return await serve_socket(request, LIMITS, lambda socket: live.subscribe(socket, is_allowed))
 
