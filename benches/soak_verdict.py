@@ -25,7 +25,7 @@ LOST_S = 1.5
 BELONGS_S = 4.0
 """A gap that begins within this time after a kill was caused by it."""
 FLAT_MEMORY = 0.05
-"""Growth that is no leak, but the allocator's.
+"""Growth up to this share comes from the allocator and is not a leak.
 
 From the median of the run's third minute to that of its last two. Only samples count at which nearly all
 callers were in a call.

@@ -142,7 +142,7 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
         (["--tunnel", "--ssl=/tmp"], "--ssl (command line): does not go with --tunnel"),
         (["--gradio-tunnel-token=x"], "--tunnel opens a tunnel"),
         (["--slots=none"], "--slots none: a number from 1 on, or auto, is needed"),
-        (["--port=70000"], "70000 is no port"),
+        (["--port=70000"], "70000 is not a port"),
         (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),
     ],
 )

@@ -194,7 +194,7 @@ class Evil:
         ),
         (saved(embeddings=torch.zeros(0, 1, 1, LM.dim)), "`embeddings` is float32"),
         (saved(embeddings=torch.zeros(4, 1, 1, LM.dim).long()), "`embeddings` is int64"),
-        (saved(embeddings=torch.full((4, 1, 1, LM.dim), float("nan"))), "values that are no numbers"),
+        (saved(embeddings=torch.full((4, 1, 1, LM.dim), float("nan"))), "values that are not numbers"),
         (saved(cache=torch.zeros(1, 17, 5, dtype=torch.int64)), r"`cache` is int64 \[1, 17, 5\]"),
         (saved(cache=torch.zeros(1, 17, 4)), "`cache` is float32"),
         (saved(cache=with_token(3, 0, 2049)), "tokens that this model does not know"),

@@ -1,4 +1,4 @@
-"""What a conversation needs to go on after a break: with another engine, or on another connection."""
+"""The data with which a conversation continues with another engine, or on another connection."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _checked(tokens: tuple[int, ...] | None, lm: LmConfig) -> tuple[int, ...] | 
     for token in tokens or ():
         if not 0 <= token < lm.text_card:
             raise InputError(
-                f"--text-prompt-tokens: {token} is no text token, they go from 0 to {lm.text_card - 1}"
+                f"--text-prompt-tokens: {token} is not a text token; they go from 0 to {lm.text_card - 1}"
             )
     return tokens
 

@@ -184,7 +184,7 @@ def _options(args: argparse.Namespace) -> Options:
     from pxbridge.personaplex.static_files import folder_of
 
     if not 0 <= args.port <= 65535:
-        raise ConfigError("--port", "command line", f"{args.port} is no port: 0 to 65535")
+        raise ConfigError("--port", "command line", f"{args.port} is not a port; use 0 to 65535")
     if args.queue < 0:
         raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
     token = os.environ.get(TOKEN_VARIABLE)

@@ -207,7 +207,7 @@ class Snapshot(Given):
     waiting: int = Field(description="Calls that wait for an engine.")
     ready: bool
     reasons: list[str] = Field(description="Why no call can be taken.")
-    rehearsal: bool = Field(description="Whether the engine is the rehearsal engine, which is no model.")
+    rehearsal: bool = Field(description="Whether the engine is the rehearsal engine, which is not a model.")
 
 
 # -- talk ---------------------------------------------------------------------------------------------------

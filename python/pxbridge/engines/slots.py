@@ -15,9 +15,9 @@ the agent speaks at once, instead of after seconds of prompts. A warm session ne
 only on the caller's audio, and nothing is sent before the call begins, not even the Ogg header. *Opening* and
 *Live* belong to a call. Every state from *Preparing* to *Cooling* holds the slot's lease.
 
-An engine that tells how many conversations it takes has as many slots. Those in which it has conversations
-that neither this bridge nor the lease store knows of are *Taken*. So are all idle slots of an engine that
-says that it is full.
+An engine that reports how many conversations it takes has this many slots. If it has conversations of clients
+that neither this bridge nor the lease store knows, as many slots are *Taken*. If it says that it is full, all
+of its idle slots are *Taken*.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Stage(StrEnum):
     CALL = "call"
     """During a call."""
     BUSY = "busy"
-    """It said that it is full or restarting. This is no fault of the engine."""
+    """It said that it is full or restarting. The engine is not at fault."""
 
 
 @dataclass(eq=False, slots=True)

@@ -179,17 +179,18 @@ class LmConfig(_Config):
     def _check(self, within: str) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"dim: {self.dim} is no even number of values for each of {counted(self.num_heads, 'head')}"
+                f"dim: {self.dim} is not an even number of values for each of "
+                f"{counted(self.num_heads, 'head')}"
             )
         if self.depformer_dim % self.depformer_num_heads:
             raise InputError(
-                f"depformer_dim: {self.depformer_dim} is no multiple of "
+                f"depformer_dim: {self.depformer_dim} is not a multiple of "
                 f"{counted(self.depformer_num_heads, 'head')}"
             )
         if self.dep_q not in (CODEBOOKS, STREAMS - 1):
             raise InputError(f"dep_q: {self.dep_q}; 8 or 16 depformer steps are supported")
         if self.existing_text_padding_id >= self.text_card:
-            raise InputError(f"existing_text_padding_id: {self.existing_text_padding_id} is no text token")
+            raise InputError(f"existing_text_padding_id: {self.existing_text_padding_id} is not a text token")
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ class MimiTransformerConfig(_Config):
     def _check(self, within: str) -> None:
         if self.d_model % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"{within}.d_model: {self.d_model} is no even number for each of "
+                f"{within}.d_model: {self.d_model} is not an even number for each of "
                 f"{counted(self.num_heads, 'head')}"
             )
         if self.input_dimension != self.d_model or self.output_dimensions != (self.d_model,):

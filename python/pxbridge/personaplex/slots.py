@@ -68,6 +68,6 @@ def plan(
     )
     wanted = min(fit, MOST_SLOTS) if slots is None else slots
     if wanted < 1 or wanted > fit:
-        mends = "a shorter --context or --weights int8 takes less"
-        raise InputError(f"--slots {'auto' if slots is None else slots}: {arithmetic}; {mends}")
+        remedies = "a shorter --context or --weights int8 takes less"
+        raise InputError(f"--slots {'auto' if slots is None else slots}: {arithmetic}; {remedies}")
     return Plan(wanted, prefix_bytes, arithmetic)

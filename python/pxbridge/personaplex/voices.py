@@ -262,7 +262,7 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
             f"`cache` is {_described(cache)}; this model needs int64 [1, {STREAMS}, {VOICE_TOKEN_POSITIONS}]"
         )
     if not torch.isfinite(embeddings).all():
-        raise InputError("`embeddings` holds values that are no numbers")
+        raise InputError("`embeddings` holds values that are not numbers")
     tokens = cache[0].numpy()
     last, after = (tokens[:, position % VOICE_TOKEN_POSITIONS] for position in (shape[0], shape[0] + 1))
     late = [*range(2, 1 + CODEBOOKS), *range(2 + CODEBOOKS, STREAMS)]  # what is used of the position after

@@ -1,7 +1,7 @@
 """Every setting of the bridge: its name, its type, its bounds, its default and what it does.
 
-The README's table, the command line's flags and the checks are all made from this module. The sample rate is
-no setting: each call says the rate of its line, and the model has only one.
+The table in `docs/configuration.md`, the command line's flags and the checks are all made from this module.
+The sample rate is not a setting: each call states the rate of its line, and the model has a fixed one.
 """
 
 from __future__ import annotations

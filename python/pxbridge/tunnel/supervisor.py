@@ -2,10 +2,10 @@
 
 ::
 
-    check    the port must refuse whoever shows no secret
+    check    the port must refuse clients without a secret
     start    the program; wait until it has a public address
     dial     the public URL, as a carrier does, until the port answers
-    watch    the process, and now and then the public address
+    watch    the process, and the public address at intervals
     pause    after a failure: 1 s, doubled each time up to a minute
 
 A tunnel that cannot be reached is started again only while the port itself answers. If the port is gone, its
@@ -136,7 +136,7 @@ class Supervisor:
 
         Raises:
             InputError: The program is not installed, nothing listens at the port when it is started first, or
-                the port lets in whoever comes.
+                the port admits clients without a secret.
             HandshakeRefused: The port does not accept its own secret.
         """
         schedule = self._schedule
@@ -186,7 +186,7 @@ class Supervisor:
             raise TunnelFailed(f"nothing listens at port {target.port}")
         if not guarded:
             raise InputError(
-                f"port {target.port} lets in whoever comes, so no tunnel is opened to it: "
+                f"port {target.port} admits anybody, so no tunnel is opened to it: "
                 "set a password or a token, and start it again"
             )
 
