@@ -60,6 +60,7 @@ class Parts:
     def voice_watch(self) -> Any:
         return SimpleNamespace(look_again=lambda: None)
 
+    @property
     def console(self) -> Any:
         def use(used: settings.Settings) -> None:
             self.in_force.update(console=[each.get_secret_value() for each in used.console_credentials])
