@@ -1,4 +1,4 @@
-"""Who the caller speaks with: voice, text prompt, greeting, limits, and what keys and words set off.
+"""Personas: voice, text prompt, greeting, limits, and the actions of keys and words.
 
 Personas are sections ``[personas.NAME]`` of the TOML file (`pxbridge.settings.persona_file` reads them). The
 settings' own voice and text prompt make the default persona. A call's persona is named, in this order of

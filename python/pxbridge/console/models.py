@@ -1,4 +1,4 @@
-"""What the console's API takes and gives. The OpenAPI document and the client's types are made from these."""
+"""Requests and answers of the console's API. The OpenAPI document and the client's types come from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine tells of itself: its slots, its model, and how long its ticks take.
+"""An engine's report on itself: its slots, its model, and how long its ticks take.
 
 `pxbridge engine` tells it at `/readyz` and `/metrics`. NVIDIA's server tells nothing.
 """

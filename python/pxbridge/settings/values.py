@@ -1,4 +1,4 @@
-"""How the value of one setting is read: which spellings are accepted, and the error for any other.
+"""Reads the value of one setting: the accepted spellings, and the error for any other value.
 
 These are pydantic's validators for the fields (`pxbridge.settings.fields`). Their errors complete a line that
 begins with the setting's name and source, so they name neither. They mask what may be a password or a token.
