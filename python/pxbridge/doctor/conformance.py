@@ -22,6 +22,7 @@ import numpy as np
 
 from pxbridge import chat_wire, websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.chat_wire import FRAME_SAMPLES
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ, PageReader
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     Pcm = NDArray[np.float32]
 
-FRAME_SAMPLES: Final = 1920
-FRAME_S: Final = 0.08
 PROMPTS_S: Final = 60.0
 """The handshake may take so long: a long prompt, or somebody else's conversation on NVIDIA's server."""
 ANSWER_S: Final = 5.0

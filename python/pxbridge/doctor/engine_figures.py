@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pxbridge.chat_wire import FRAME_S
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
@@ -26,11 +27,9 @@ if TYPE_CHECKING:
 
 METRICS: Final = "/metrics"
 TIMEOUT_S: Final = 5.0
-STEP_S: Final = 0.08
-"""A tick that takes longer falls behind its callers' speech."""
 MOST: Final = 0.99
 MAX_SLOW_SHARE: Final = 0.01
-"""Share of ticks that may take longer than `STEP_S`: a single slow one is caught up with."""
+"""Share of ticks that may take longer than `FRAME_S`: a single slow one is caught up with."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ def judge(engine: EngineAddress, told: Told, found: Figures | None) -> Finding:
     if told.closed is not None:
         fix = "wait until it is ready; its log says more"
         return wrong("engine", f"{what}; it takes no calls: {told.closed}", fix)
-    if ticks is not None and ticks.mean_s > STEP_S:
+    if ticks is not None and ticks.mean_s > FRAME_S:
         return wrong("engine", f"{what}; it is slower than speech", _FEWER)
-    if ticks is not None and (share := ticks.share_above(STEP_S)) > MAX_SLOW_SHARE:
+    if ticks is not None and (share := ticks.share_above(FRAME_S)) > MAX_SLOW_SHARE:
         return note("engine", f"{what}; {share:.0%} of its ticks took longer than 80 ms", _FEWER)
     return good("engine", what)
 

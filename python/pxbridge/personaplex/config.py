@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
+from pxbridge import chat_wire
 from pxbridge.errors import InputError
 from pxbridge.wording import counted
 
 DEFAULT_REPO = "nvidia/personaplex-7b-v1"
 """The checkpoint whose sizes are the defaults here."""
-SAMPLE_RATE_HZ = 24_000
-FRAME_SAMPLES = 1920
+SAMPLE_RATE_HZ = chat_wire.ENGINE_HZ
+FRAME_SAMPLES = chat_wire.FRAME_SAMPLES
 """80 ms: Mimi's frame and the model's step."""
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
+FRAME_S = chat_wire.FRAME_S
 CODEBOOKS = 8
 """How many of Mimi's codebooks are spoken and heard."""
 DELAYS = (0, *(0, 1, 1, 1, 1, 1, 1, 1), *(0, 1, 1, 1, 1, 1, 1, 1))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pxbridge.telephony.carrier import Event, Notice, PlayoutProfile
 
-RATE_HZ: Final = 24_000
+RATE_HZ: Final = chat_wire.ENGINE_HZ
 """Both streams of the protocol have this rate."""
 
 LIMITS: Final = Limits(
