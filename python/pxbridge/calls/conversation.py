@@ -86,12 +86,12 @@ class Conversation:
 
     Args:
         line: The call's sound.
-        record: What is known of the call.
+        record: The call's record.
         engines: Where engines are leased.
         persona: Whom the caller speaks with.
         wakeups: The process's timer.
         limits: How long things may take.
-        continuation: Where the call stands.
+        continuation: What to continue with after a break.
         emit: Tells the subscribers.
         on_pause: Called now and then while the agent says nothing.
     """

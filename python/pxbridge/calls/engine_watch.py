@@ -38,7 +38,7 @@ class EngineWatch:
 
     Args:
         session: The session.
-        line: What it is connected to.
+        line: The call's line.
         engines: Knows whether another engine is free.
         gap: Covers a gap for the caller.
         wakeups: The process's timer.

@@ -1,11 +1,11 @@
-"""Whether an engine speaks PersonaPlex's wire: one suite, for any URL.
+"""Checks whether an engine speaks PersonaPlex's protocol: one suite, for any URL.
 
-It holds a few short conversations, as the bridge, `sphn` and browsers hold them, and looks at every byte
-that comes back with a reader as strict as the strictest of these. An engine that has one slot is given one
-conversation at a time; one that has more need not be free for it.
+It holds a few short conversations in the ways of the bridge, `sphn` and browsers. A reader as strict as the
+strictest of these checks every byte that comes back. An engine with one slot gets one conversation at a time.
+An engine with more slots needs only one free slot.
 
-What NVIDIA's server does is no fault here, as every client has to live with it: it is noted where others do
-better.
+The behaviour of NVIDIA's server is not reported as a fault, because every client has to accept it. It is
+noted where other engines do better.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class SlotDirectory:
     Attributes:
         engines: All engines, each with its number.
         used: The slots that this bridge uses.
-        ahead: Those of them with a session that is made ahead of calls.
+        ahead: The used slots with a session that is made ahead of calls.
         elsewhere: The slots that other bridges hold.
         taken: The slots in which engines have conversations of others.
     """

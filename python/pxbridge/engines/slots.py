@@ -276,15 +276,15 @@ class Engine:
     Attributes:
         address: Its URL and its current trust setting.
         slots: Its slots.
-        idle: Those that are idle, in the order in which they became so.
-        elsewhere: Those that another bridge holds.
-        taken: Those in which the engine has conversations of others.
+        idle: The idle slots, in the order in which they became idle.
+        elsewhere: The slots that another bridge holds.
+        taken: The slots in which the engine has conversations of other clients.
         used: The others: those that this bridge uses.
         breaker: Its failures.
         probes_failed: Failed probes in a row.
         loaded: The last prompts that it read. It may still have their voice in memory.
         turn: Sequence number of its last lease. Otherwise equal engines take turns by it.
-        told: What it tells of itself; None: nothing.
+        told: What it reports of itself; None if it reports nothing.
         is_full: It has said so, and nothing else since.
         probe_at_s: When its next probe is due.
         probe_pause_s: The least pause before it.

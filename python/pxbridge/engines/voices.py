@@ -49,7 +49,7 @@ class EngineVoices:
 
         Args:
             engines: All engines.
-            telling: Those that may tell their voices.
+            telling: Engines that may list their voices.
             timeout_s: Limit for each.
         """
         answers = await asyncio.gather(*(ask_voices([engine], timeout_s) for engine in telling))

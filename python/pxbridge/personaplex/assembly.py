@@ -34,8 +34,8 @@ class Assembled:
 
     Attributes:
         model: Steps conversations.
-        tokenizer: Of the checkpoint.
-        voices: Those there are; recordings are encoded by `model`.
+        tokenizer: The checkpoint's tokenizer.
+        voices: The voices; recordings are encoded by `model`.
         lm: The language model's sizes.
     """
 

@@ -1,16 +1,17 @@
 """The language model's KV cache: one ring per slot, in which the prompt can stay for the whole call.
 
-The key of position p stands at index p until the ring is full. From then on the first `pinned` positions
-stay where they are and the others take turns in the rest: index = pinned + (p - pinned) % (context -
-pinned). All that was written is seen. `pinned` is the prompt's length; with the pin off it is 0 and the
-ring is a plain one.
+The key of position p is at index p until the ring is full. From then on the first `pinned` positions keep
+their indices, and the others share the rest of the ring: index = pinned + (p - pinned) % (context - pinned).
+Queries see all keys in the ring. `pinned` is the prompt's length; with the pin off it is 0 and the ring is a
+plain one.
 
-RoPE makes scores depend on the distance between query and key. *near* keeps the distance of pinned keys where
-it was when the ring first filled, within what the model was trained on: they are asked from there, by a query
-of position context - 1, however far the conversation is. *absolute* lets the distance grow.
+RoPE makes scores depend on the distance between query and key. *near* keeps the distance to pinned keys as it
+was when the ring first filled, which is within the range of the training: their query always has position
+context - 1. *absolute* lets the distance grow.
 
-A tick writes a key in every slot, also in those that do not step. Theirs lands at their next position, where
-the next step or the next chunk of prefill overwrites it; so a slot's position must follow its prefill.
+A tick writes a key in every slot, also in slots that do not step. There it is written at the slot's next
+position, where the next step or the next chunk of prefill overwrites it. So a slot's position must follow its
+prefill.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Rope:
     Args:
         head_dim: Even.
         max_period: Longest period, in positions.
-        dtype: Of what is rotated; see `wide` for what it is computed in.
-        device: Where.
+        dtype: Type of the rotated tensors. `wide` gives the type of the computation.
+        device: The device.
     """
 
     def __init__(self, head_dim: int, max_period: float, dtype: torch.dtype, device: torch.device) -> None:
@@ -107,8 +108,8 @@ class KvCache:
         slots: How many.
         context: Positions of a ring.
         pin: What happens to the prompt when the ring is full.
-        dtype: Of keys and values.
-        device: Where.
+        dtype: Type of keys and values.
+        device: Their device.
         filled: Attention that reads only what is filled, where the device has it.
 
     Attributes:
@@ -155,7 +156,7 @@ class KvCache:
 
         Args:
             position: int64 [slots].
-            reach: What is read.
+            reach: The part of the rings that is read.
         """
         angles = self._rope.angles(position[:, None])
         ring = self.pinned + (position - self.pinned) % (self.context - self.pinned)
@@ -187,7 +188,7 @@ class KvCache:
         """Attention for consecutive positions of one slot, all before its ring wraps.
 
         Args:
-            slot: Which.
+            slot: The slot's number.
             start: The first position.
             length: How many, at least 1, up to the context.
         """

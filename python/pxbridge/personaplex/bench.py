@@ -59,7 +59,7 @@ class Machine:
         torch: Its version.
         device: Its name.
         memory_gib: All of its memory.
-        bandwidth_gb_s: Of its memory, read and written by copying.
+        bandwidth_gb_s: Bandwidth of its memory, measured by copying: bytes read plus bytes written.
     """
 
     torch: str

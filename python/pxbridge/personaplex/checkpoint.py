@@ -1,9 +1,9 @@
 """Checkpoints: where their files come from, and that they hold exactly what the model needs.
 
 A checkpoint is three files and its voices: the language model, Mimi, the tokenizer, and `voices.tgz`. They
-come from a folder, from a Hugging Face repository, or one by one. A file is judged by its header, before any
-weight is read: tensors that are missing, not known or of another shape are named, and so are files cut short
-and Git LFS pointers. Weights are then read one by one: no second copy of the model is ever in memory.
+come from a folder, from a Hugging Face repository, or one by one. A file's header is checked before any
+weight is read. Errors name tensors that are missing, unknown or of a wrong shape, and also truncated files
+and Git LFS pointers. Weights are then read one by one, so that memory never holds a second copy of the model.
 """
 
 from __future__ import annotations

@@ -201,9 +201,9 @@ class SeanetConfig(_Config):
     Attributes:
         dimension: Width towards the transformers.
         n_filters: Channels of the layer next to the sound; each stride doubles them.
-        kernel_size: Of the first layer.
-        residual_kernel_size: Of the residual blocks.
-        last_kernel_size: Of the last layer.
+        kernel_size: Kernel size of the first layer.
+        residual_kernel_size: Kernel size of the residual blocks.
+        last_kernel_size: Kernel size of the last layer.
         ratios: Strides of the decoder, in its order.
     """
 

@@ -1,9 +1,9 @@
 """PersonaPlex's language model: weights and arithmetic, without any state of a conversation.
 
-A position p of 80 ms takes 17 tokens: text, 8 codes of the agent and 8 of the caller, the acoustic codes (all
-but the first of each 8) one position late. The temporal transformer makes one vector of all positions so far.
-From it come the text token of p + 1 and, one by one in the depformer, the agent's semantic code of p + 1 and
-its acoustic codes of p.
+A position p is 80 ms and has 17 tokens: text, 8 codes of the agent and 8 of the caller. Acoustic codes (all
+but the first of each 8) are one position late. The temporal transformer makes one vector of all positions so
+far. The text token of p + 1 is drawn from this vector. Then the depformer draws, one by one, the agent's
+semantic code of p + 1 and its acoustic codes of p.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class LanguageModel:
         config: Sizes.
         tensors: By the checkpoint's names, with 8 depformer steps (`dep_q` of the configuration does not
             matter here). Each is copied.
-        dtype: Of weights and activations.
-        device: Where.
+        dtype: Type of weights and activations.
+        device: Their device.
         weights: How the matrices of the layers are kept. Embeddings and output heads stay as they are.
         offload_layers: How many of the last layers keep their matrices on the CPU.
     """

@@ -66,7 +66,7 @@ class Limits:
     """Bounds of a tick's work. The host may know narrow ones; a CUDA graph needs bounds for any tick.
 
     Attributes:
-        reach: What is read of the cache.
+        reach: The part of the cache that is read.
         top_k: The most tokens that a slot which steps draws from.
     """
 
@@ -153,7 +153,7 @@ class LmSlots:
         Args:
             heard: int64 [slots, 8], the caller's codes of this frame.
             stepping: bool [slots]. The others stay as they are, and what is returned for them means nothing.
-            limits: Of the slots that step.
+            limits: The bounds for the slots that step.
 
         Returns:
             int64 [slots, 9], the frame that is complete now: text and the agent's codes.
@@ -200,7 +200,7 @@ class LmSlots:
         """Begins a conversation at position 0.
 
         Args:
-            slot: Which, cleared.
+            slot: The slot's number. It must be cleared.
             sampling: How its tokens are drawn.
             pinned: Positions of its prompt.
         """
@@ -216,7 +216,7 @@ class LmSlots:
         """Computes the next positions of a slot's prompt.
 
         Args:
-            slot: Which.
+            slot: The slot's number.
             embeddings: [positions, dim], at least one.
             start: The first one's position.
 

@@ -34,7 +34,7 @@ class Footprint:
         rest: The language model without them: embeddings, heads, depformer.
         embeddings: The part of `rest` of which a tick reads a few rows.
         mimi: Mimi.
-        slot: What a slot adds.
+        slot: The bytes that each slot adds.
         position: The part of `slot` that one position of its context takes.
         context: Positions of a slot.
     """
@@ -87,7 +87,7 @@ def footprint(
         mimi: Mimi's sizes.
         context: Positions that a slot keeps.
         weights: How the layers' matrices are kept.
-        item_bytes: Of the language model's type: 2 for bfloat16, 4 for float32.
+        item_bytes: Bytes of one value of the language model: 2 for bfloat16, 4 for float32.
     """
     first_layer = rest = embeddings = 0
     for name, shape in lm_shapes(lm, CODEBOOKS).items():

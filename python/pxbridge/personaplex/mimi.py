@@ -38,8 +38,8 @@ class Mimi:
     Args:
         config: Sizes.
         tensors: By the checkpoint's names. Codebooks beyond the first 8 are not needed.
-        device: Where.
-        dtype: What it computes in: float32, or float64.
+        device: The device.
+        dtype: Type of the computation: float32 or float64.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Mimi:
         """Encodes a frame.
 
         Args:
-            stream: Of `encoder`.
+            stream: Made by `encoder`.
             sound: float32 [slots, 1920].
             running: bool [slots]; the others' memory stays, and what is returned for them means nothing.
 
@@ -121,7 +121,7 @@ class Mimi:
         """Decodes a frame.
 
         Args:
-            stream: Of `decoder`.
+            stream: Made by `decoder`.
             codes: int64 [slots, 8].
             running: As in `encode`.
 

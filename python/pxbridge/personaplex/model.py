@@ -1,8 +1,8 @@
 """The whole of PersonaPlex: each tick takes one frame of each caller and returns one frame of each agent.
 
-One tick is encode ▶ language model ▶ decode for all slots at once, on tensors that stay where they are:
-sound and the slots that step are copied in at once, sound and tokens are copied out at once. On CUDA a
-graph holds all between. On the CPU the same function runs as it is.
+One tick is encode ▶ language model ▶ decode for all slots at once, on tensors at fixed addresses. One copy
+brings in the sound and the list of slots that step. One copy brings out sound and tokens. On CUDA a graph
+holds all work between the two copies. On the CPU the same function runs without a graph.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Options:
     Attributes:
         slots: Conversations at once.
         context: Positions of 80 ms that stay in attention.
-        pin: What becomes of the prompt when the context is full; see `attention`.
+        pin: What happens to the prompt when the context is full; see `attention`.
         device: `cpu` or `cuda`.
         dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32, or
             float64 with it. That tells rounding from mistakes: no code or draw falls the other way for it.

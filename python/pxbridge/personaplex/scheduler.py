@@ -70,7 +70,7 @@ class Conversation:
     """One client's stay in a slot.
 
     Attributes:
-        slot: Where it is.
+        slot: The slot's number.
         prompt: Makes its prompt, in parts. Called in the engine's thread, once.
         making: Makes its prompt, once it has begun.
         sampling: How its tokens are drawn.
@@ -227,7 +227,7 @@ class Scheduler:
         """Something that `next` returned was done.
 
         Args:
-            work: What it was.
+            work: The work.
             began_s: When it began.
             ended_s: When it was over.
             left: After `Open` and `Prefill`: positions of the prompt that are not read yet; None while its

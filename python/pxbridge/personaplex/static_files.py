@@ -28,7 +28,7 @@ class StaticFiles:
     """A folder.
 
     Args:
-        folder: Of the built client, with `index.html`.
+        folder: The folder of the built client, with `index.html`.
     """
 
     def __init__(self, folder: Path) -> None:

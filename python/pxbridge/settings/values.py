@@ -120,7 +120,7 @@ def _pairs(value: object, name: str, proof: str, least_chars: int, made_by: str,
 
     Args:
         value: As for `split_secrets`.
-        name: What the errors call the name.
+        name: The word for the first half of a pair, in errors.
         proof: And the proof.
         least_chars: The shortest proof.
         made_by: A command that makes a proof.

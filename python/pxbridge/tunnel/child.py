@@ -53,7 +53,7 @@ class Child:
     Args:
         process: The program.
         on_line: Called with each line that it prints, without secrets.
-        secrets: What is masked in its lines.
+        secrets: Texts to mask in its lines.
 
     Attributes:
         lines: Its last lines, without secrets.
