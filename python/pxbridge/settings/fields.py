@@ -175,8 +175,8 @@ class Settings(BaseModel):
     ] = Field(
         default="memory",
         description="Where leases on engines and hand-overs are kept. memory: in this process, and "
-        "hand-overs in the state folder. Or the URL of a Redis or Valkey server (redis://, rediss://, unix://) that "
-        "all bridges with these engines share.",
+        "hand-overs in the state folder. Or the URL of a Redis or Valkey server (redis://, rediss://, "
+        "unix://) that all bridges with these engines share.",
     )
     lease_ttl_s: Annotated[float, Within("a number of seconds", 1, 600)] = Field(
         default=10.0,
