@@ -106,7 +106,7 @@ def test_a_port_that_is_taken_is_told_before_a_checkpoint_is_read() -> None:
 
 
 def test_folders_that_are_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         prepare(Options(port=0, static=tmp_path / "nothing"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--record-input"):
