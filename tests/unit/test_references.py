@@ -1,0 +1,64 @@
+"""Files and modules that comments, docstrings and pages name exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+NATIVE: Final = ROOT / "python/pxbridge/_native.pyi"
+"""What `pxbridge.audio` passes on from Rust."""
+FOLDERS: Final = "rust|python|tests|benches|docs|tools|deploy|examples|core|src|pxbridge|downlink|uplink"
+PATH: Final = re.compile(rf"(?<![\w./*-])(?:{FOLDERS})/[\w./-]+\.(?:pyi?|rs|md|toml|svg|yaml|yml)\b(?![\w*])")
+MODULE: Final = re.compile(r"`~?(pxbridge(?:\.\w+)+)`")
+
+
+@cache
+def tracked() -> tuple[str, ...]:
+    """Files of the repository, and new ones that git does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return tuple(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
+
+
+def texts(*endings: str) -> list[tuple[str, str]]:
+    """Names and contents of the files with these endings, vectors and what the client brings apart."""
+    own = [name for name in tracked() if not name.startswith(("tests/vectors/", "client/"))]
+    return [(name, (ROOT / name).read_text("utf-8")) for name in own if name.endswith(endings)]
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or a name that stands in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        base = ROOT / "python" / Path(*parts[:length])
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                source = file.read_text("utf-8")
+                if name.startswith("pxbridge.audio."):
+                    source += NATIVE.read_text("utf-8")
+                return all(re.search(rf"\b{part}\b", source) for part in parts[length:])
+    return False
+
+
+def test_every_path_that_is_named_leads_to_a_file() -> None:
+    lost = [
+        f"{file} names {path}"
+        for file, text in texts(".py", ".rs", ".md", "Makefile", ".toml")
+        for path in set(PATH.findall(text))
+        if not any(name == path or name.endswith(f"/{path}") for name in tracked())
+    ]
+    assert not lost
+
+
+def test_every_module_that_a_docstring_names_is_there() -> None:
+    lost = [
+        f"{file} names {name}"
+        for file, text in texts(".py")
+        for name in set(MODULE.findall(text))
+        if not is_there(name)
+    ]
+    assert not lost
