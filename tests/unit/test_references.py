@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
+ROOTS: Final = ("python", "rust", "tests", "benches", "docs", "tools", "deploy", "examples", ".ci")
+LEFT_OUT: Final = frozenset({"target", "static", "node_modules", "__pycache__"})
 NATIVE: Final = ROOT / "python/pxbridge/_native.pyi"
 """What `pxbridge.audio` passes on from Rust."""
 FOLDERS: Final = "rust|python|tests|benches|docs|tools|deploy|examples|core|src|pxbridge|downlink|uplink"
@@ -17,16 +18,16 @@ MODULE: Final = re.compile(r"`~?(pxbridge(?:\.\w+)+)`")
 
 
 @cache
-def tracked() -> tuple[str, ...]:
-    """Files of the repository, and new ones that git does not ignore."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return tuple(name for name in listed.stdout.splitlines() if (ROOT / name).is_file())
+def files() -> tuple[str, ...]:
+    """The names of the project's files, what builds leave behind apart."""
+    found = [file for root in ROOTS for file in (ROOT / root).rglob("*") if not LEFT_OUT & set(file.parts)]
+    found += ROOT.glob("*")
+    return tuple(str(file.relative_to(ROOT)) for file in found if file.is_file())
 
 
 def texts(*endings: str) -> list[tuple[str, str]]:
-    """Names and contents of the files with these endings, vectors and what the client brings apart."""
-    own = [name for name in tracked() if not name.startswith(("tests/vectors/", "client/"))]
+    """Names and contents of the files with these endings, test vectors apart."""
+    own = [name for name in files() if not name.startswith("tests/vectors/")]
     return [(name, (ROOT / name).read_text("utf-8")) for name in own if name.endswith(endings)]
 
 
@@ -49,7 +50,7 @@ def test_every_path_that_is_named_leads_to_a_file() -> None:
         f"{file} names {path}"
         for file, text in texts(".py", ".rs", ".md", "Makefile", ".toml")
         for path in set(PATH.findall(text))
-        if not any(name == path or name.endswith(f"/{path}") for name in tracked())
+        if not any(name == path or name.endswith(f"/{path}") for name in files())
     ]
     assert not lost
 
