@@ -20,9 +20,9 @@ MODULE: Final = re.compile(r"`~?(pxbridge(?:\.\w+)+)`")
 @cache
 def files() -> tuple[str, ...]:
     """The names of the project's files, what builds leave behind apart."""
-    found = [file for root in ROOTS for file in (ROOT / root).rglob("*") if not LEFT_OUT & set(file.parts)]
-    found += ROOT.glob("*")
-    return tuple(str(file.relative_to(ROOT)) for file in found if file.is_file())
+    found = [file for root in ROOTS for file in (ROOT / root).rglob("*")]
+    names = [file.relative_to(ROOT) for file in (*found, *ROOT.glob("*")) if file.is_file()]
+    return tuple(str(name) for name in names if not LEFT_OUT & set(name.parts))
 
 
 def texts(*endings: str) -> list[tuple[str, str]]:
