@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", type=Path, metavar="FILE", help="its tokens (NumPy's .npy)")
     parser.add_argument("--voice-prompt", required=True, metavar="NAME", help="the agent's voice")
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text-prompt", metavar="TEXT", help="what the agent is told before; may be empty")
+    text.add_argument("--text-prompt", metavar="TEXT", help="the agent's text prompt; may be empty")
     text.add_argument(
         "--text-prompt-tokens", metavar="N,N,…", help="the same as tokens, taken as they are", type=_tokens
     )

@@ -32,7 +32,7 @@ EPILOG = f"""\
 examples:
   pxbridge engine                                 serve on this machine, to this machine
   {TOKEN_VARIABLE}=... pxbridge engine --host 0.0.0.0 --ssl certs
-  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to whoever has the token
+  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to all who have the token
 """
 
 

@@ -62,7 +62,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     token = Signer(keys, time.time).make(Scope.PORT, days * _DAY_S, args.persona)
     console.print(f"{loaded.settings.public_url}/exotel/t/{token}", markup=False, soft_wrap=True)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    say(terminal.console(stderr=True), f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it")
+    say(terminal.console(stderr=True), f"valid until {until:%Y-%m-%d %H:%M} UTC, for anybody who has it")
     return 0
 
 

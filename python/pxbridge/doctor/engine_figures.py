@@ -1,6 +1,6 @@
 """An engine's report on itself: its slots, its model, and how long its ticks take.
 
-`pxbridge engine` tells it at `/readyz` and `/metrics`. NVIDIA's server tells nothing.
+`pxbridge engine` reports it at `/readyz` and `/metrics`. NVIDIA's server reports nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Figures:
-    """What an engine's metrics tell. A histogram is None while nothing is in it.
+    """An engine's metrics. A histogram is None while nothing is in it.
 
     Attributes:
         ticks: What ticks took.
@@ -105,7 +105,7 @@ def _durations(families: Mapping[str, Metric], name: str) -> Durations | None:
 
 
 def judge(engine: EngineAddress, told: Told, found: Figures | None) -> Finding:
-    """The finding about what an engine tells."""
+    """The finding about an engine's report."""
     ticks = None if found is None else found.ticks
     what = f"{engine}: {', '.join(_parts(told, found))}"
     if told.closed is not None:

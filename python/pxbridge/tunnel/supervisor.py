@@ -45,7 +45,7 @@ class Schedule:
         guard_s: How often an open tunnel's port is asked whether it still refuses strangers.
         first_pause_s: Before the first new start.
         longest_pause_s: Pauses are doubled up to this.
-        steady_s: A tunnel that was open for this long was a good one: pauses begin anew.
+        steady_s: After a tunnel was open for this long, pauses start from the shortest again.
     """
 
     poll_s: float = 0.25
