@@ -113,7 +113,7 @@ def test_a_host_that_is_not_this_machine_is_told_as_that_and_not_as_a_port(host:
 
 
 def test_folders_that_are_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         prepare(Options(port=0, static=tmp_path / "nothing"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--record-input"):

@@ -42,7 +42,7 @@ EPILOG = f"""\
 examples:
   pxbridge engine                                 serve on this machine, to this machine
   {TOKEN_VARIABLE}=... pxbridge engine --host 0.0.0.0 --ssl certs
-  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to whoever has the token
+  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to all who have the token
 """
 
 
@@ -214,7 +214,7 @@ def _options(args: argparse.Namespace) -> Options:
     from pxbridge.personaplex.static_files import folder_of
 
     if not 0 <= args.port <= 65535:
-        raise ConfigError("--port", "command line", f"{args.port} is no port: 0 to 65535")
+        raise ConfigError("--port", "command line", f"{args.port} is not a port; use 0 to 65535")
     for option, number in (
         ("--queue", args.queue),
         ("--drain-s", args.drain_s),
@@ -225,7 +225,9 @@ def _options(args: argparse.Namespace) -> Options:
     for origin in args.allow_origin:
         if origin != "*" and _ORIGIN.fullmatch(origin) is None:
             raise ConfigError(
-                "--allow-origin", "command line", f"{origin!r} is no origin: https://OTHER.SERVER, or *"
+                "--allow-origin",
+                "command line",
+                f"{origin!r} is not an origin; use https://OTHER.SERVER, or *",
             )
     return Options(
         host=args.host,
