@@ -227,7 +227,7 @@ def _options(args: argparse.Namespace) -> Options:
             raise ConfigError(
                 "--allow-origin",
                 "command line",
-                f"{origin!r} is not an origin; use https://OTHER.SERVER, or *",
+                f"{origin!r} is not an origin; use https://SERVER, or *",
             )
     return Options(
         host=args.host,
