@@ -7,8 +7,8 @@
     drain    not ready, new calls get 503; live calls may go on for up to `drain_s`
     end      the agent of each call finishes its sentence, then the socket closes with 1012
 
-A second SIGTERM or SIGINT ends the process at once: live calls are closed, and after `AT_ONCE_S` the process
-is gone whatever hangs, in every phase, the start and the end included. A third one kills it.
+A second SIGTERM or SIGINT ends the process at once, in every phase. Live calls are closed, and after
+`AT_ONCE_S` the process is gone even if something hangs. A third one kills it.
 
 Every wait at the end has a limit. The whole end has one too (`TEARDOWN_S`), which the kernel keeps
 (`pxbridge.app.deadline`).

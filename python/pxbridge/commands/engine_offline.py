@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", type=Path, metavar="FILE", help="its tokens (NumPy's .npy)")
     parser.add_argument("--voice-prompt", required=True, metavar="NAME", help="the agent's voice")
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text-prompt", metavar="TEXT", help="what the agent is told before; may be empty")
+    text.add_argument("--text-prompt", metavar="TEXT", help="the agent's text prompt; may be empty")
     text.add_argument(
         "--text-prompt-tokens", metavar="N,N,…", help="the same as tokens, taken as they are", type=_tokens
     )
@@ -136,7 +136,7 @@ def _checked(tokens: tuple[int, ...] | None, lm: LmConfig) -> tuple[int, ...] | 
     for token in tokens or ():
         if not 0 <= token < lm.text_card:
             raise InputError(
-                f"--text-prompt-tokens: {token} is no text token, they go from 0 to {lm.text_card - 1}"
+                f"--text-prompt-tokens: {token} is not a text token; they go from 0 to {lm.text_card - 1}"
             )
     return tokens
 

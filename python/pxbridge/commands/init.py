@@ -43,8 +43,8 @@ class Question:
     """One question, which is a flag too.
 
     Attributes:
-        name: Of the field of `Answers`.
-        text: What is asked.
+        name: The name of the field of `Answers`.
+        text: The question.
         read: Reads an answer; raises ValueError that says what would be right.
         metavar: For `--help`; None: the answer is yes or no.
         asked: Whether the answers so far leave this question open.

@@ -1,9 +1,8 @@
 """Text for people: how every command writes to a terminal, a pipe or a file.
 
-Off a terminal a line is as long as its text, however wide the terminal of the reader is: nothing is wrapped,
-truncated or padded, so that `grep`, a log or a copied URL has whole lines. On a terminal, sentences are
-wrapped between words. Paths and URLs are never broken: one that is longer than a line is left to the
-terminal, which still copies it as one word.
+In a pipe or a file nothing is wrapped, truncated or padded, so that `grep`, a log or a copied URL has whole
+lines. On a terminal, sentences are wrapped between words. Paths and URLs are never broken: one that is longer
+than a line is left to the terminal, which still copies it as one word.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     console.print(f"{loaded.settings.public_url}{APPLET_PATH}/t/{token}", markup=False, soft_wrap=True)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     stderr = terminal.console(stderr=True)
-    say(stderr, f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it")
+    say(stderr, f"valid until {until:%Y-%m-%d %H:%M} UTC, for anybody who has it")
     known = {DEFAULT_NAME, *loaded.personas}
     if args.persona not in (None, *known):
         # No error: the bridge may have other settings than this machine.

@@ -1,8 +1,8 @@
-"""The health probe: whether an engine answers and what it tells of itself, without opening a conversation.
+"""The health probe: asks whether an engine works and what it reports, without opening a conversation.
 
 NVIDIA's server has room for one conversation, so a probe must not use `/api/chat`. Any answer to a plain HTTP
-request shows that the process runs and that its event loop is not blocked. `pxbridge engine` also tells how
-many conversations it takes and how many more it would take now. NVIDIA's server tells nothing.
+request shows that the process runs and that its event loop is not blocked. `pxbridge engine` also reports how
+many conversations it takes and how many more it would take now. NVIDIA's server reports nothing.
 """
 
 from __future__ import annotations

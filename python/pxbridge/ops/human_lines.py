@@ -1,7 +1,7 @@
 """Log lines for people: one short line for each event. JSON has the whole of it.
 
-A line says when, how bad it is and what happened; of a call, it ends with the beginning of the call's id, by
-which `pxbridge calls show` finds the rest.
+A line has the time, the level and the event. A line about a call ends with the beginning of the call's id,
+and `pxbridge calls show` with it shows all details.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ A setting can be given in four places. The first place that names it wins::
     a TOML file       port = 5060          (--config FILE, or PXBRIDGE_CONFIG)
     the default       5050
 
-`fields` has the settings themselves, `values` how one value is read, `files` how a file is read, `sources`
-the merge and its errors, `access` the check of who may come in, `shown` the flags and README's table, and
-`persona_file` the personas.
+`fields` defines the settings. `values` reads one value, and `files` reads one file. `sources` merges the four
+places and makes the errors. `access` checks that somebody restricts access. `shown` makes the flags and the
+tables of the documentation. `persona_file` reads the personas.
 """
 
 from pxbridge.settings.access import check_access, is_loopback, url_host

@@ -1,4 +1,4 @@
-"""How the value of one setting is read: which spellings are accepted, and the error for any other.
+"""Reads the value of one setting: the accepted spellings, and the error for any other value.
 
 These are pydantic's validators for the fields (`pxbridge.settings.fields`). Their errors complete a line that
 begins with the setting's name and source, so they name neither. They mask what may be a password or a token.
@@ -121,7 +121,7 @@ def _pairs(value: object, name: str, proof: str, least_chars: int, made_by: str,
 
     Args:
         value: As for `split_secrets`.
-        name: What the errors call the name.
+        name: The word for the first half of a pair, in errors.
         proof: And the proof.
         least_chars: The shortest proof.
         made_by: A command that makes a proof.

@@ -3,9 +3,9 @@
 `h11` reads it. The protocol object of `websockets` then gets the head again, without its body's framing,
 because it does not support bodies.
 
-h11 accepts some things that proxies read in another way than servers do: a line feed without a carriage
-return, a header continued on the next line, a length twice, a length beside a transfer coding. Where two
-readers differ, one request can hide in another (request smuggling), so all of these are refused here.
+h11 accepts some requests that proxies and servers read differently: a line feed without a carriage return, a
+header continued on the next line, two lengths, a length beside a transfer coding. Where two readers differ,
+one request can hide in another (request smuggling), so all of these are refused here.
 """
 
 from __future__ import annotations
