@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.virtual_time import run
 from websockets.exceptions import ConnectionClosed
 
 from pxbridge import chat_wire
+from pxbridge.commands import engine_offline
 from pxbridge.personaplex.config import FRAME_S, FRAME_SAMPLES
 from pxbridge.personaplex.query import Defaults
 from pxbridge.personaplex.server import STUCK_S, Rules
@@ -592,3 +595,20 @@ def test_what_the_model_heard_is_written_down_to_the_bit(tmp_path: Path) -> None
     assert "--seed 99" in told["replay"]
     assert "--audio-topk 77" in told["replay"]
     assert (wav.stat().st_mode & 0o777, about.stat().st_mode & 0o777) == (0o600, 0o600)
+
+
+def test_a_record_of_a_prompt_that_begins_with_a_hyphen_can_be_replayed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(record=tmp_path) as rig:
+            client = await rig.call({**PERSONA, "text_prompt": "--seed=1"})
+            await client.live()
+            await client.hang_up()
+
+    run(main())
+    (about,) = tmp_path.glob("*.json")
+    *command, words = json.loads(about.read_text())["replay"].split(" ", 3)
+    assert command == ["pxbridge", "engine", "offline"]
+    parser = argparse.ArgumentParser()
+    engine_offline.add_arguments(parser)
+    asked = parser.parse_args(shlex.split(words))
+    assert (asked.text_prompt, asked.voice_prompt) == ("--seed=1", "NATF0.pt")
