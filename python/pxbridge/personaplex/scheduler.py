@@ -6,7 +6,9 @@ has, but not more often than every 20 ms, so that callers who come a little late
 
 Prompts are read in chunks between ticks. A chunk delays the tick behind it, so it is held to a third of the
 slack: of the 80 ms that a frame lasts, what one tick leaves over. While nobody talks there is nothing to
-delay.
+delay. First come, first read; but while somebody talks, so that prompts take long, whoever comes is looked
+at once, out of turn. A persona that was read before is only copied, and must not wait for one that takes
+seconds.
 
 Who asks `next` does what it returns and then calls `done`; nothing here touches a model, a thread or a
 clock. All times are seconds on one monotonic clock.
@@ -75,6 +77,7 @@ class Conversation:
         left: Positions of its prompt that are not read yet; None before the first was looked at, 0: it is
             live.
         waiting: Frames that no tick has taken, each with the time it came at.
+        looked_at: Whether it was asked if its prompt is known already.
         heard_s: When its last frame came.
         stepped: Frames that ticks took.
         dropped_quiet: Frames dropped because it was late and they were quiet.
@@ -86,6 +89,7 @@ class Conversation:
     sampling: Sampling
     making: Generator[None, None, Prompt] | None = None
     left: int | None = None
+    looked_at: bool = False
     waiting: deque[tuple[Frame, float]] = field(default_factory=deque)
     heard_s: float = -math.inf
     stepped: int = 0
@@ -100,10 +104,17 @@ class Conversation:
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """Begin a conversation: read its voice, for so long at most, and then look for its prefix."""
+    """Begin a conversation: read its voice, for so long at most, and then look for its prefix.
+
+    Attributes:
+        conversation: Whose.
+        at_most_s: How long to read its voice; it goes on in the next one. 0: one part.
+        if_known: Only if its whole prompt is in a prefix; else its turn comes later.
+    """
 
     conversation: Conversation
     at_most_s: float
+    if_known: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +158,7 @@ class Scheduler:
         self._last_tick_s = -math.inf
         self._tick_costs: deque[float] = deque(maxlen=TICKS_REMEMBERED)
         self._budget = _PrefillBudget()
+        self._looked = False  # whether the last turn was a newcomer's: however many come, the first goes on
 
     # What is told to it.
 
@@ -258,6 +270,14 @@ class Scheduler:
 
     def _read(self, allowed_s: float | None) -> Work:
         conversation = self._prompting[0]
+        conversation.looked_at = True
+        newcomer = None
+        if allowed_s is not None and not self._looked:
+            newcomer = next((each for each in self._prompting if not each.looked_at), None)
+        self._looked = newcomer is not None
+        if newcomer is not None:
+            newcomer.looked_at = True
+            return Open(newcomer, 0.0, if_known=True)
         if conversation.left is None:
             at_most_s = UNHURRIED_CHUNK_S if allowed_s is None else min(allowed_s, UNHURRIED_CHUNK_S)
             return Open(conversation, at_most_s)
@@ -280,7 +300,7 @@ class _PrefillBudget:
 
     def due_s(self, allowed_s: float | None, now_s: float) -> float:
         """When it is full."""
-        if allowed_s is None or self._spent_s <= 0:
+        if allowed_s is None:
             return now_s
         return self._spent_at_s + FRAME_S * self._spent_s / allowed_s
 
