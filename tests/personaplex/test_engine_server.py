@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import shlex
 from typing import TYPE_CHECKING
@@ -20,8 +21,9 @@ from pxbridge import chat_wire
 from pxbridge.commands import engine_offline
 from pxbridge.personaplex.config import FRAME_S, FRAME_SAMPLES
 from pxbridge.personaplex.query import Defaults
+from pxbridge.personaplex.scheduler import Conversation
 from pxbridge.personaplex.server import STUCK_S, Rules
-from pxbridge.personaplex.session import Control, Why
+from pxbridge.personaplex.session import Control, Session, Why
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -304,6 +306,28 @@ def test_a_client_that_leaves_in_any_state_gives_its_slot_back() -> None:
             client = await rig.call()
             await client.live()
             await client.converse(3)
+
+    run(main())
+
+
+def test_nothing_of_a_session_stays_in_memory_when_it_is_over() -> None:
+    gc.collect()  # what other tests left
+
+    async def main() -> None:
+        async with serving() as rig:
+            for hangs_up in (True, False) * 5:
+                client = await rig.call()
+                await client.live()
+                await client.converse(2)
+                if hangs_up:
+                    await client.hang_up()
+                else:
+                    client.socket.transport.abort()
+                rig.stepper.opened.clear()
+            await asyncio.sleep(1.0)
+            left = [each for each in gc.get_objects() if type(each) in (Session, Conversation)]
+            assert not left
+            assert not rig.engine._listeners
 
     run(main())
 

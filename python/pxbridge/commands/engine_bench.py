@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +19,6 @@ from pxbridge.commands.terminal import say
 from pxbridge.wording import counted
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
     from pxbridge.personaplex.bench import Row, Tensors, Times
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=_seconds,
         default=DEFAULT_SECONDS,
         metavar="S",
         help="begin nothing that would end later (default: %(default)g)",
@@ -125,10 +125,23 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(int(part) for part in text.split(","))
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = (0,)
     if min(counts) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers from 1 on, as 1,8,32")
     return counts
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return seconds
 
 
 def _tensors(

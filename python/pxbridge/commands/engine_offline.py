@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import secrets
@@ -22,8 +23,6 @@ from pxbridge.personaplex.stepper import Sampling
 from pxbridge.wav import read_wav, resample, to_pcm, write_float_wav, write_wav
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
     from pxbridge.personaplex.assembly import Assembled
@@ -127,7 +126,10 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _tokens(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of tokens, as 5,6,7") from None
 
 
 def _checked(tokens: tuple[int, ...] | None, lm: LmConfig) -> tuple[int, ...] | None:
