@@ -368,6 +368,37 @@ def test_a_prompt_that_cannot_be_read_ends_one_session_with_a_reason() -> None:
     run(main())
 
 
+def test_a_voice_that_was_found_damaged_is_refused_before_the_upgrade_until_it_is_mended() -> None:
+    asked = {"voice_prompt": "NATM1", "text_prompt": "x"}
+
+    async def main() -> None:
+        async with serving() as rig:
+            rig.voices.damaged.add("NATM1.pt")
+            assert (await (await rig.call(asked)).closed())[0] == 1011
+            refused = await rig.refused(asked)
+            assert (refused.status, refused.told["parameter"]) == (400, "voice_prompt")
+            assert refused.told["reason"] == "cannot be used: voice NATM1.pt: it is damaged"
+            assert json.loads((await rig.get("/voices"))[2])["voices"] == ["NATF0.pt", "anna.wav"]
+            rig.voices.damaged.clear()
+            await (await rig.call(asked)).live()
+
+    run(main())
+
+
+def test_a_voice_that_was_added_is_measured_at_its_first_use() -> None:
+    asked = {"voice_prompt": "late.wav", "text_prompt": "a b c"}
+
+    async def main() -> None:
+        async with serving(longest_prompt=60) as rig:
+            rig.voices.there.append("late.wav")
+            code, reason = await (await rig.call(asked)).closed()
+            assert code == 1011 and reason is not None and "60 is the most" in reason
+            refused = await rig.refused(asked)
+            assert (refused.status, refused.told["parameter"]) == (400, "text_prompt")
+
+    run(main())
+
+
 def test_a_fault_in_one_session_ends_that_one(uncaptured: None) -> None:
     async def main() -> None:
         async with serving() as rig:
