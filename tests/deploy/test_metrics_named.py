@@ -78,6 +78,26 @@ def test_a_query_names_what_is_scraped(query: Query, scraped: Labels) -> None:
     assert query.grouped_by() <= known
 
 
+@pytest.mark.parametrize("queries", [of_dashboards(), of_rules()], ids=["dashboard", "alerts"])
+def test_what_costs_callers_is_shown_and_told(queries: list[Query], scraped: Labels) -> None:
+    """A reason for which calls are refused, lost or silent is no use if nobody sees it."""
+    named = [selector for query in queries for selector in query.selectors()]
+    for metric in (
+        "pxbridge_calls_total",
+        "pxbridge_turned_away_total",
+        "pxbridge_unknown_names_total",
+        "pxbridge_call_first_sound_seconds_bucket",
+        "pxbridge_engine_failures_total",
+        "pxbridge_holes_total",
+    ):
+        assert metric in scraped and metric in [name for name, _ in named]
+    told = [
+        matchers.get("reason", ".*") for name, matchers in named if name == "pxbridge_door_refusals_total"
+    ]
+    for reason in ("full", "overloaded", "wrong_credentials", "bad_token"):
+        assert any(re.fullmatch(pattern, reason) for pattern in told), reason
+
+
 def test_every_alert_is_read() -> None:
     assert len(of_rules()) == RULES.read_text(encoding="utf-8").count("- alert:") > 10
 

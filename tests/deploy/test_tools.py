@@ -96,7 +96,7 @@ def test_the_bridge_can_start_with_what_the_file_gives_it(
     monkeypatch.setenv("PXBRIDGE_HOST", "0.0.0.0")  # as the image sets it
     for name, value in found["services"]["bridge"]["environment"].items():
         value = value.replace("/run/secrets/", f"{prepared}/secrets/")
-        monkeypatch.setenv(name, value.replace("/etc/pxbridge/", f"{prepared}/"))
+        monkeypatch.setenv(name, value.replace("/etc/pxbridge/", f"{prepared}/agents/"))
     assert cli.main(["check-config", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     with_gpu = "engine" in found["services"]
@@ -116,6 +116,31 @@ def test_secrets_stay_when_prepare_runs_again(prepared: Path) -> None:
     assert (prepared / "secrets").stat().st_mode & 0o777 == 0o700
 
 
+def test_what_was_written_in_by_hand_stays_when_prepare_runs_again(prepared: Path) -> None:
+    profile = "gpu" if "=gpu" in (prepared / ".env").read_text() else ""
+    with (prepared / ".env").open("a") as file:
+        file.write("ENGINE_SLOTS=8\n# ours\n")
+    engines = prepared / "secrets" / "engines"
+    engines.unlink()
+    engines.write_text("wss://gpu9.example.com:8998/api/chat\n")
+    run(prepared / "prepare", "other.example.com", *([profile] if profile else []))
+    assert engines.read_text() == "wss://gpu9.example.com:8998/api/chat\n"
+    assert (prepared / ".env").read_text().splitlines() == [
+        "DOMAIN=other.example.com",
+        f"COMPOSE_PROFILES={profile}",
+        "ENGINE_SLOTS=8",
+        "# ours",
+    ]
+
+
+def test_the_engine_beside_the_bridge_goes_with_its_profile(prepared: Path) -> None:
+    engines = prepared / "secrets" / "engines"
+    for profile in ("gpu", ""):
+        run(prepared / "prepare", "voice.example.com", *([profile] if profile else []))
+        assert ("@engine:8998/api/chat" in engines.read_text()) is bool(profile)
+        assert engines.stat().st_mode & 0o777 == 0o444
+
+
 def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> None:
     services = configuration(prepared)["services"]
     for name, service in services.items():
@@ -126,6 +151,32 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
     assert "bridge" not in services["caddy"].get("depends_on", {})
     # The drain (60 s), then what the end of the last call takes, at most 26 s.
     assert services["bridge"]["stop_grace_period"] == "1m40s"
+
+
+def test_the_bridge_reads_its_agents_from_a_folder(prepared: Path) -> None:
+    """A file that is mounted alone stays the old one when an editor replaces it, and SIGHUP changes nothing."""
+    bridge = configuration(prepared)["services"]["bridge"]
+    folder = Path(bridge["environment"]["PXBRIDGE_CONFIG"]).parent
+    (mounted,) = (volume for volume in bridge["volumes"] if volume["target"] == str(folder))
+    assert mounted["type"] == "bind" and mounted["read_only"]
+    assert (Path(mounted["source"]) / "pxbridge.toml").is_file()
+    assert not bridge.get("configs")
+
+
+def test_the_store_without_a_password_is_in_a_network_with_the_bridge_alone(prepared: Path) -> None:
+    found = configuration(prepared)
+    assert list(found["services"]["valkey"]["networks"]) == ["store"]
+    assert found["networks"]["store"]["internal"]
+    in_it = {name for name, service in found["services"].items() if "store" in service["networks"]}
+    assert in_it == {"bridge", "valkey"}
+
+
+def test_what_stands_beside_the_bridge_cannot_take_the_machine(prepared: Path) -> None:
+    services = configuration(prepared)["services"]
+    for name, service in services.items():
+        assert service["pids_limit"] and service["logging"]["options"]["max-size"]
+        assert name in ("bridge", "engine") or int(service["mem_limit"]) <= 2**30
+    assert "--storage.tsdb.retention.size=5GB" in services["prometheus"]["command"]
 
 
 # -- Caddy

@@ -85,8 +85,8 @@ def test_what_does_not_fit_is_told_with_its_size(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--slots", "0,1"], "argument --slots: '0,1' is no list of numbers from 1 on"),
-        (["--slots", "many"], "argument --slots: 'many' is no list of numbers from 1 on"),
+        (["--slots", "0,1"], "argument --slots: '0,1' is not a list of whole numbers above 0"),
+        (["--slots", "many"], "argument --slots: 'many' is not a list of whole numbers above 0"),
         (["--seconds", "nan"], "argument --seconds: 'nan' is no number above 0"),
         (["--seconds=-1"], "argument --seconds: '-1' is no number above 0"),
         (["--context", "20"], "--context 20: at least 128 are needed to measure"),

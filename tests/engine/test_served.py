@@ -142,7 +142,7 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
         (["--tunnel", "--ssl=/tmp"], "--ssl (command line): does not go with --tunnel"),
         (["--gradio-tunnel-token=x"], "--tunnel opens a tunnel"),
         (["--slots=none"], "--slots none: a number from 1 on, or auto, is needed"),
-        (["--port=70000"], "70000 is no port"),
+        (["--port=70000"], "70000 is not a port"),
         (["--queue=-1"], "--queue (command line): -1 is not a number from 0 on"),
         (["--drain-s=nan"], "--drain-s (command line): nan is not a number from 0 on"),
         (["--drain-s=-1"], "--drain-s (command line): -1.0 is not a number from 0 on"),
@@ -151,9 +151,9 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
         (["--prefix-gb=inf"], "--prefix-gb (command line): inf is not a number from 0 on"),
         (
             ["--allow-origin=other.server"],
-            "--allow-origin (command line): 'other.server' is no origin: https://",
+            "--allow-origin (command line): 'other.server' is not an origin; use https://",
         ),
-        (["--allow-origin=https://a/page"], "'https://a/page' is no origin"),
+        (["--allow-origin=https://a/page"], "'https://a/page' is not an origin"),
         (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),
     ],
 )

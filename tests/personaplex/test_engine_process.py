@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def test_a_host_that_is_not_this_machine_is_told_as_that_and_not_as_a_port(host:
 
 
 def test_folders_that_are_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         prepare(Options(port=0, static=tmp_path / "nothing"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--record-input"):
@@ -286,3 +287,37 @@ def test_what_does_not_fit_is_told_with_its_arithmetic() -> None:
     with pytest.raises(InputError, match=r"--slots 100: .*: 4[0-9] fit"):
         planned(84.5, slots=100)()
     assert planned(84.5, slots=32)().slots == 32  # type: ignore[attr-defined]
+
+
+LOADS_FOR_EVER = """
+import argparse, asyncio, signal, time
+from rich.console import Console
+from pxbridge.commands import engine_serve
+
+def load(*_):
+    print("loading", flush=True)
+    while True:
+        time.sleep(1)
+
+engine_serve._load = load
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as for the first process of a container: nothing by default
+parser = argparse.ArgumentParser()
+engine_serve.add_arguments(parser)
+asyncio.run(engine_serve.run(parser.parse_args(["--port", "0"]), Console()))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_an_engine_that_still_reads_its_checkpoint(number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LOADS_FOR_EVER), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE_S) == b"loading\n"
+        process.send_signal(number)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 128 + number
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

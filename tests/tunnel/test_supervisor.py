@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests import virtual_time
 
-from pxbridge.errors import HandshakeFailed, HandshakeRefused, InputError
+from pxbridge.errors import ConfigError, HandshakeFailed, HandshakeRefused, InputError
 from pxbridge.tunnel import target as targets
 from pxbridge.tunnel.supervisor import Schedule, Supervisor
 
@@ -30,11 +30,15 @@ class World:
     Attributes:
         addresses: What each start gets; the last one stays. None: no address.
         dials: What each attempt to dial raises, or None; after the last one, none does.
+        settings: The same of each reading of the settings.
+        starts: The same of each start of the program.
         told: What the observer was told, with the time.
     """
 
     addresses: list[str | None] = field(default_factory=lambda: [ONE])
     dials: list[Exception | None] = field(default_factory=list)
+    settings: list[Exception | None] = field(default_factory=list)
+    starts: list[Exception | None] = field(default_factory=list)
     guarded: bool | None = True
     alive: bool = True
     reached: bool = True
@@ -59,7 +63,15 @@ class World:
 
     async def start(self, program: object) -> Run:
         assert program is self.runs[-1]
+        if self.starts and (fault := self.starts.pop(0)) is not None:
+            self.runs.pop()
+            raise fault
         return self.runs[-1]
+
+    def target(self) -> Target:
+        if self.settings and (fault := self.settings.pop(0)) is not None:
+            raise fault
+        return TARGET
 
     async def is_guarded(self) -> bool | None:
         return self.guarded
@@ -134,7 +146,7 @@ def keep_open(world: World, *acts: tuple[float, Callable[[], object]], for_s: fl
         loop = asyncio.get_running_loop()
         for at_s, act in acts:
             loop.call_at(at_s, act)
-        supervisor = Supervisor(world, world.start, lambda: TARGET, lambda _: world, Told(world), Schedule())
+        supervisor = Supervisor(world, world.start, world.target, lambda _: world, Told(world), Schedule())
         task = asyncio.create_task(supervisor.run())
         await asyncio.wait([task], timeout=for_s)
         task.cancel()
@@ -242,14 +254,14 @@ def test_while_the_port_itself_is_gone_the_tunnel_keeps_its_address() -> None:
 
 def test_no_tunnel_is_opened_to_a_port_that_lets_in_whoever_comes() -> None:
     world = World(guarded=False)
-    with pytest.raises(InputError, match="lets in whoever comes"):
+    with pytest.raises(InputError, match="admits anybody"):
         keep_open(world)
     assert world.runs == []
 
 
 def test_a_tunnel_is_closed_when_its_port_begins_to_let_in_whoever_comes() -> None:
     world = World()
-    with pytest.raises(InputError, match="lets in whoever comes"):
+    with pytest.raises(InputError, match="admits anybody"):
         keep_open(world, (200.0, lambda: setattr(world, "guarded", False)))
     assert world.runs[0].stopped
 
@@ -264,6 +276,39 @@ def test_a_port_that_refuses_its_own_secret_is_no_matter_for_another_try() -> No
     with pytest.raises(HandshakeRefused, match="401"):
         keep_open(world)
     assert world.runs[0].stopped
+
+
+BROKEN = ConfigError("port", "pxbridge.toml", "half written")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"settings": [BROKEN]}, "port (pxbridge.toml): half written"),
+        ({"starts": [InputError("cloudflared is not installed: somewhere")]}, "cloudflared is not installed"),
+        ({"dials": [HandshakeRefused(401, "authentication required")]}, "the server answered 401"),
+    ],
+    ids=["settings", "program", "secret"],
+)
+def test_what_goes_wrong_after_a_tunnel_was_open_does_not_end_it_for_good(
+    fault: dict[str, list[Exception | None]], told: str
+) -> None:
+    world = World(addresses=[ONE, TWO])
+
+    def break_it() -> None:
+        for name, faults in fault.items():
+            setattr(world, name, list(faults))
+        world.runs[0].end(-9)
+
+    opened, lost, failed, again = keep_open(world, (200.0, break_it))
+    assert opened == f"opened {ONE}" and lost == "cloudflared: ended with status -9; again in 1 s"
+    assert failed.startswith(told) and failed.endswith("; again in 2 s")
+    assert again.startswith("opened ")
+
+
+def test_settings_that_cannot_be_used_end_the_first_start() -> None:
+    with pytest.raises(ConfigError, match="half written"):
+        keep_open(World(settings=[BROKEN]))
 
 
 def test_the_line_holds_the_secret_and_the_masked_line_does_not() -> None:

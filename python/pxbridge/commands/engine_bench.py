@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Measures and tells; returns the exit status.
+    """Measures, prints the figures, and returns the exit status.
 
     Raises:
         InputError: An argument or a file cannot be used.
@@ -111,7 +111,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             case Skipped():
                 figures["skipped"].append(asdict(found))
                 say(console, f"{counted(found.slots, 'slot')}: not measured: {found.why}")
-        if args.json is not None:  # each time: whoever ends it early has what there is
+        if args.json is not None:  # after each row, so that an early end keeps the rows so far
             args.json.write_text(json.dumps(figures, indent=1), "utf-8")
         await asyncio.sleep(0)
     if rows:
@@ -130,7 +130,7 @@ def _counts(text: str) -> tuple[int, ...]:
     except ValueError:
         counts = (0,)
     if min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers from 1 on, as 1,8,32")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers above 0, such as 1,8,32")
     return counts
 
 

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", type=Path, metavar="FILE", help="its tokens (NumPy's .npy)")
     parser.add_argument("--voice-prompt", required=True, metavar="NAME", help="the agent's voice")
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text-prompt", metavar="TEXT", help="what the agent is told before; may be empty")
+    text.add_argument("--text-prompt", metavar="TEXT", help="the agent's text prompt; may be empty")
     text.add_argument(
         "--text-prompt-tokens", metavar="N,N,…", help="the same as tokens, taken as they are", type=_tokens
     )
@@ -129,14 +129,14 @@ def _tokens(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of tokens, as 5,6,7") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 5,17") from None
 
 
 def _checked(tokens: tuple[int, ...] | None, lm: LmConfig) -> tuple[int, ...] | None:
     for token in tokens or ():
         if not 0 <= token < lm.text_card:
             raise InputError(
-                f"--text-prompt-tokens: {token} is no text token, they go from 0 to {lm.text_card - 1}"
+                f"--text-prompt-tokens: {token} is not a text token; they go from 0 to {lm.text_card - 1}"
             )
     return tokens
 

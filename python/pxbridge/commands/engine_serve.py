@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pxbridge.commands import engine_options, tunnel_option
 from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings import unquoted
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Mapping
+    from types import FrameType
 
     from rich.console import Console
 
@@ -37,7 +42,7 @@ EPILOG = f"""\
 examples:
   pxbridge engine                                 serve on this machine, to this machine
   {TOKEN_VARIABLE}=... pxbridge engine --host 0.0.0.0 --ssl certs
-  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to whoever has the token
+  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to all who have the token
 """
 
 
@@ -141,13 +146,33 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     beside = None if args.tunnel is None else tunnel_beside(args, console)
     prepared = prepare(_options(args))
     with logging_to(None, args.log_level, args.log_format):
-        loaded = _load(args, prepared, console)
+        with _ended_by_signals():
+            loaded = _load(args, prepared, console)
         if beside is None:
             return await serve(loaded, prepared)
         try:
             return await serve(loaded, prepared, beside.start)
         finally:
             await beside.stop()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGINT end the process at once while it downloads and reads a checkpoint.
+
+    There is nothing to close, and a download goes on from where it was. Without this a container's first process
+    would ignore SIGTERM, as the kernel has no default for it, and the event loop, which waits, the first Ctrl-C.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def tunnel_beside(args: argparse.Namespace, console: Console) -> Beside:
@@ -189,7 +214,7 @@ def _options(args: argparse.Namespace) -> Options:
     from pxbridge.personaplex.static_files import folder_of
 
     if not 0 <= args.port <= 65535:
-        raise ConfigError("--port", "command line", f"{args.port} is no port: 0 to 65535")
+        raise ConfigError("--port", "command line", f"{args.port} is not a port; use 0 to 65535")
     for option, number in (
         ("--queue", args.queue),
         ("--drain-s", args.drain_s),
@@ -200,19 +225,14 @@ def _options(args: argparse.Namespace) -> Options:
     for origin in args.allow_origin:
         if origin != "*" and _ORIGIN.fullmatch(origin) is None:
             raise ConfigError(
-                "--allow-origin", "command line", f"{origin!r} is no origin: https://OTHER.SERVER, or *"
+                "--allow-origin",
+                "command line",
+                f"{origin!r} is not an origin; use https://SERVER, or *",
             )
-    token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
-        problem = (
-            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
-            "`openssl rand -hex 24`"
-        )
-        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
     return Options(
         host=args.host,
         port=args.port,
-        token=token,
+        token=token_in(os.environ),
         allow_anonymous=args.allow_anonymous,
         origins=frozenset(origin.rstrip("/").lower() for origin in args.allow_origin),
         ssl=args.ssl,
@@ -223,6 +243,25 @@ def _options(args: argparse.Namespace) -> Options:
         drain_s=args.drain_s,
         defaults=Defaults(args.default_voice_prompt, args.default_text_prompt),
     )
+
+
+def token_in(environ: Mapping[str, str]) -> str | None:
+    """The token that clients must show, without the quotes that an env file may leave around it.
+
+    Raises:
+        ConfigError: It is too short, or cannot stand in a header.
+    """
+    token = environ.get(TOKEN_VARIABLE)
+    if token is None:
+        return None
+    token = unquoted(token)
+    if re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
+        problem = (
+            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
+            "`openssl rand -hex 24`"
+        )
+        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
+    return token
 
 
 def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loaded:

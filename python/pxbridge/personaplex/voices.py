@@ -55,11 +55,11 @@ LONGEST_WAV_S = 60.0
 LARGEST_BYTES = 64 << 20
 """NVIDIA's files hold some 10 s in 2 MB; a minute of WAV in the largest usual form is 46 MB."""
 PART_S = 0.001
-"""So long the engine's thread waits for another part of a voice before it looks at its callers again."""
+"""The engine's thread waits at most this long for the next part of a voice. Then it serves its callers."""
 KEPT = 64
 """Loaded voices that stay in memory, a few MB each."""
 NAMED_AT_MOST = 24
-"""Of the voices there are, as many are named in an error."""
+"""At most this many voices are listed in an error."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 _SUFFIXES = (".pt", ".wav")
@@ -114,10 +114,10 @@ class Voices:
         return finished(self.read(name))
 
     def read(self, name: str) -> Generator[None, None, Voice]:
-        """Reads a voice in parts, of which each takes milliseconds; a voice that is known, in none.
+        """Reads a voice in parts, each of which takes milliseconds. A loaded voice needs no part.
 
         Raises:
-            NoSuchVoice: There is none of this name; tells which there are.
+            NoSuchVoice: No voice has this name. The text lists the voices.
             InputError: Its file is not a voice, or not one for this model.
         """
         there = self.names()
@@ -192,7 +192,7 @@ class _Files(Protocol):
 
 
 class _Folder:
-    """The voices that lie in a folder itself: no file of another folder, and no link that leads out."""
+    """The voices in a folder itself. Files of other folders, and links that lead out of it, are ignored."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -265,7 +265,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
 
 def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
-    """A voice of NVIDIA's format; see `VoiceEmbeddings` for what is in it."""
+    """Reads a voice in NVIDIA's format, as described at `VoiceEmbeddings`."""
     try:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises anything at all for bytes it was not made for
@@ -289,7 +289,7 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
         )
     summed = embeddings.detach()[:, 0, 0].float()  # what was trained may still ask for gradients
     if not torch.isfinite(summed).all():
-        raise InputError("`embeddings` holds values that are no numbers")
+        raise InputError("`embeddings` holds values that are not numbers")
     tokens = cache[0].numpy()
     last, after = (tokens[:, position % VOICE_TOKEN_POSITIONS] for position in (shape[0], shape[0] + 1))
     late = [*range(2, 1 + CODEBOOKS), *range(2 + CODEBOOKS, STREAMS)]  # what is used of the position after

@@ -1,8 +1,8 @@
 """A program that runs as our child, and the last lines that it printed.
 
 The child has a process group of its own, so that Ctrl-C in a terminal does not cut its tunnel while calls are
-still live. It ends with us even if we are killed: a tunnel that is left behind would lead to whatever program
-uses the port next.
+still live. It ends when this process ends, even by a kill: otherwise the tunnel would lead to the next
+program that uses the port.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ SECRET_VARIABLES: Final = ("NGROK_AUTHTOKEN", "NGROK_API_KEY", "BORE_SECRET", "T
 _SECRET: Final = re.compile(
     r"(?i)((?:auth|api)?[-_ ]?(?:token|secret|key)\b[\"']?\s*[:=]\s*)[\"']?[^\s\"',}]+"
 )
+_TOKEN: Final = re.compile(r"(/t/)[^/?#\s\"']+")
+"""A request's path may hold a caller's token, and cloudflared prints the paths that it could not pass on."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _MASK: Final = "***"
 
@@ -53,7 +55,7 @@ class Child:
     Args:
         process: The program.
         on_line: Called with each line that it prints, without secrets.
-        secrets: What is masked in its lines.
+        secrets: Texts to mask in its lines.
 
     Attributes:
         lines: Its last lines, without secrets.
@@ -102,16 +104,16 @@ class Child:
             *lines, rest = (rest + data.decode(errors="replace")).split("\n")
             for line in lines:
                 self._take(line)
-            rest = rest[:MAX_LINE_CHARS]
+            rest = rest[:_READ_BYTES]
         self._take(rest)
         await self._process.wait()
 
     def _take(self, line: str) -> None:
-        text = _COLOUR.sub("", line[:MAX_LINE_CHARS]).rstrip()
+        text = _COLOUR.sub("", line).rstrip()
         for secret in self._secrets:
             text = text.replace(secret, _MASK)
-        text = _SECRET.sub(rf"\1{_MASK}", text)
-        if text:
+        text = _TOKEN.sub(rf"\1{_MASK}", _SECRET.sub(rf"\1{_MASK}", text))
+        if text := text[:MAX_LINE_CHARS]:  # cut last: half a secret would not be known as one
             self.lines.append(text)
             self._on_line(text)
 

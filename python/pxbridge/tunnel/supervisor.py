@@ -2,14 +2,17 @@
 
 ::
 
-    check    the port must refuse whoever shows no secret
+    check    the port must refuse clients without a secret
     start    the program; wait until it has a public address
     dial     the public URL, as a carrier does, until the port answers
-    watch    the process, and now and then the public address
+    watch    the process, and the public address at intervals
     pause    after a failure: 1 s, doubled each time up to a minute
 
 A tunnel that cannot be reached is started again only while the port itself answers. If the port is gone, its
 program is being restarted, and the tunnel keeps its address.
+
+What somebody has to mend ends the first start. A tunnel that was open before is tried again: its settings may be
+half written, or not in force yet. A port that lets in whoever comes ends it at any time.
 """
 
 from __future__ import annotations
@@ -19,7 +22,14 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from pxbridge.errors import HandshakeFailed, HandshakeRefused, InputError, TunnelFailed
+from pxbridge.errors import (
+    ConfigError,
+    HandshakeFailed,
+    HandshakeRefused,
+    InputError,
+    PxbridgeError,
+    TunnelFailed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -45,7 +55,7 @@ class Schedule:
         guard_s: How often an open tunnel's port is asked whether it still refuses strangers.
         first_pause_s: Before the first new start.
         longest_pause_s: Pauses are doubled up to this.
-        steady_s: A tunnel that was open for this long was a good one: pauses begin anew.
+        steady_s: After a tunnel was open for this long, pauses start from the shortest again.
     """
 
     poll_s: float = 0.25
@@ -135,9 +145,10 @@ class Supervisor:
         """Keeps the tunnel open until it is cancelled; then the program has ended.
 
         Raises:
-            InputError: The program is not installed, nothing listens at the port when it is started first, or
-                the port lets in whoever comes.
-            HandshakeRefused: The port does not accept its own secret.
+            InputError: The port admits clients without a secret. Or, before the tunnel was open for the first
+                time: the program is not installed, or nothing listens at the port.
+            ConfigError: Before that: the settings cannot be used.
+            HandshakeRefused: Before that: the port does not accept its own secret.
         """
         schedule = self._schedule
         pause_s = schedule.first_pause_s
@@ -158,11 +169,17 @@ class Supervisor:
 
     async def _once(self) -> NoReturn:
         """One start of the program; raises TunnelFailed in the end."""
-        target = self._target()
+        try:
+            target = self._target()
+        except ConfigError as error:
+            raise self._for_now(error) from None
         checks = self._checks(target)
         await self._require_guard(target, checks)
         program = self._programs.new(target.host, target.port)
-        running = await self._start(program)
+        try:
+            running = await self._start(program)
+        except InputError as error:
+            raise self._for_now(error) from None
         connected = False
         try:
             address = await self._address_of(program, running)
@@ -178,15 +195,19 @@ class Supervisor:
                     self._programs.failed(await program.is_connected())
             await asyncio.shield(running.stop())
 
+    def _for_now(self, error: PxbridgeError) -> PxbridgeError:
+        """An error that ends the first start only."""
+        return error if self._address is None else TunnelFailed(str(error))
+
     async def _require_guard(self, target: Target, checks: Checks) -> None:
         guarded = await checks.is_guarded()
         if guarded is None:
-            if self._address is None:
-                raise InputError(f"nothing listens at port {target.port} of {target.host}; start it first")
-            raise TunnelFailed(f"nothing listens at port {target.port}")
+            raise self._for_now(
+                InputError(f"nothing listens at port {target.port} of {target.host}; start it first")
+            )
         if not guarded:
             raise InputError(
-                f"port {target.port} lets in whoever comes, so no tunnel is opened to it: "
+                f"port {target.port} admits anybody, so no tunnel is opened to it: "
                 "set a password or a token, and start it again"
             )
 
@@ -214,7 +235,7 @@ class Supervisor:
                 return await checks.dial(address)
             except HandshakeRefused as refused:
                 if refused.status == _UNAUTHORISED:
-                    raise
+                    raise self._for_now(refused) from None
                 problem = str(refused)
             except TimeoutError:
                 problem = "no answer"
