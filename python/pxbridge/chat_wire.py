@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CHAT_PATH: Final = "/api/chat"
+ENGINE_HZ: Final = 24_000
+"""The sample rate of the audio in both directions."""
+FRAME_SAMPLES: Final = 1920
+"""The model's step: it reads and writes 80 ms at a time."""
+FRAME_S: Final = FRAME_SAMPLES / ENGINE_HZ
 
 
 class Kind(enum.IntEnum):

@@ -14,8 +14,11 @@ import argparse
 import asyncio
 import difflib
 import importlib
+import math
 import os
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pxbridge
@@ -26,7 +29,7 @@ from pxbridge.errors import ConfigError, InputError, PeerError, PxbridgeError
 from pxbridge.event_loop import EventLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
 GROUPS = {
     "serve calls": {
@@ -56,6 +59,12 @@ GROUPS = {
 """The commands by what they are for, with their descriptions in `--help`."""
 
 COMMANDS = {name: about for commands in GROUPS.values() for name, about in commands.items()}
+
+_SERVE = "pxbridge serve"
+
+_FOLDERS = ("FOLDER", "DIR")
+_CHOICES = re.compile(r"[\w-]+(\|[\w-]+)+")
+"""How help writes the value of an option that is one of a few words."""
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -112,7 +121,7 @@ def _dispatch(words: Sequence[str]) -> int:
         case ["help", "-h" | "--help"]:
             return _show(_command_parser("help").format_help())
         case ["help", name, *_]:
-            raise InputError(f"there is no command {name!r} (`pxbridge --help` lists the commands)")
+            raise _no_command(name)
         case ["completion", *rest]:
             return _show(_completion(_parse(_command_parser("completion"), rest).shell))
         case ["serve", *rest]:
@@ -151,11 +160,33 @@ def _overview() -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, as all others are."""
+    """A parser whose complaints are one line, as all others are, and name no type of Python."""
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.register("type", int, _whole_number)
+        self.register("type", float, _number)
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError."""
         raise InputError(f"{message} (`{self.prog} --help` tells more)")
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
 
 
 def _serve(words: Sequence[str]) -> int:
@@ -178,7 +209,7 @@ def _serve(words: Sequence[str]) -> int:
 
 def _serve_parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="pxbridge serve",
+        prog=_SERVE,
         usage="pxbridge [serve] [settings]",
         description="Serves phone calls. A setting can also be PXBRIDGE_NAME in the environment, or name in\n"
         "a TOML file (`port = 5060`). A flag wins over the environment, and the environment over the file.",
@@ -239,7 +270,20 @@ def _completion(shell: str) -> str:
     commands = parser.add_subparsers()
     for name, about in COMMANDS.items():
         _declare(name, commands.add_parser(name, help=about))
+    for action in _actions(parser):
+        _complete_value(action, shtab.FILE, shtab.DIRECTORY)
     return str(shtab.complete(parser, shell)) + "\n"
+
+
+def _complete_value(action: argparse.Action, files: object, folders: object) -> None:
+    """Says how a shell completes the value of an option, from how help writes the value."""
+    written = str(action.metavar)
+    if written in _FOLDERS:
+        action.complete = folders  # type: ignore[attr-defined]
+    elif written == "FILE" or action.type is Path:
+        action.complete = files  # type: ignore[attr-defined]
+    elif action.choices is None and _CHOICES.fullmatch(written):
+        action.choices = written.split("|")
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
@@ -251,23 +295,29 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     args, unknown = parser.parse_known_args(words)
     if unknown:
         written = unknown[0].partition("=")[0]
-        known = _options(parser)
+        options = [name for action in _actions(parser) for name in action.option_strings]
+        bare = {name.lstrip("-"): name for name in [*options, *COMMANDS]}
+        near = difflib.get_close_matches(written.lstrip("-"), bare, n=1)
         if written in COMMANDS:
             fix = f"a command comes first: `pxbridge {written} ...`"
-        elif near := difflib.get_close_matches(written, [*known, *COMMANDS], n=1):
-            fix = f"did you mean {near[0]}?"
+        elif near:
+            fix = f"did you mean {bare[near[0]]}?"
+        elif words[0] == written and not written.startswith("-") and parser.prog == _SERVE:
+            raise _no_command(written)
         else:
             fix = f"`{parser.prog} --help` lists the arguments"
         raise ConfigError(written, "command line", f"no such argument; {fix}")
     return args
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    """All options of a parser and of its commands."""
-    found: list[str] = []
+def _no_command(name: str) -> InputError:
+    return InputError(f"there is no command {name!r} (`pxbridge --help` lists the commands)")
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """All arguments of a parser and of its commands."""
     for action in parser._actions:
-        found += action.option_strings
+        yield action
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                found += _options(command)
-    return found
+                yield from _actions(command)

@@ -3,27 +3,27 @@
 The tree::
 
     PxbridgeError
-    ├── OperatorError            whoever runs pxbridge has to change something
+    ├── OperatorError            the operator of pxbridge has to change something
     │   ├── ConfigError          a setting that stops the start
     │   └── DatabaseTooNew       a newer pxbridge has written the database
-    ├── InputError               whoever gave a command asked for what cannot be done: a file, an argument
+    ├── InputError               a file or an argument of a command cannot be used
     │   ├── NoSuchCall           no live call has this id
     │   ├── CallConflict         several live calls fit this id, or the call is ending already
     │   ├── NoSuchVoice          no voice of the engine has this name
     │   ├── PromptTooLong        voice and text prompt take more positions than the model remembers
-    │   └── BadQuery             a client of the engine asks for a conversation that cannot be
+    │   └── BadQuery             a client of the engine sent a query that cannot be served
     └── PeerError                the other end of a connection
         ├── EngineError          an engine that cannot be used for this call
         │   ├── EngineUnreachable    no connection: refused, timed out, no such host
-        │   │   └── EngineUntrusted  its TLS certificate is not the one that we are told to trust
+        │   │   └── EngineUntrusted  its TLS certificate is not the one in the settings
         │   ├── EngineRefused    it answered the upgrade with an HTTP error
-        │   ├── EngineBusy       it accepted, then said nothing: it has another conversation
-        │   │   └── EngineFull       it says that it is busy, or restarts
-        │   ├── EngineRejected   it does not take the persona, or failed while it read its prompts
-        │   ├── EngineLost       it was live and is gone
-        │   └── NoEngineFree     every engine is leased, or was tried for this call
-        ├── StoreUnreachable     the store that bridges share, or the file in its place, does not answer
-        ├── HandshakeFailed      it does not answer as a WebSocket server
+        │   ├── EngineBusy       it accepted, then sent nothing: it has another conversation
+        │   │   └── EngineFull       it says that it is busy or restarting
+        │   ├── EngineRejected   it does not accept the persona, or failed while it read its prompts
+        │   ├── EngineLost       its connection ended during the conversation
+        │   └── NoEngineFree     every engine is leased, or was already tried for this call
+        ├── StoreUnreachable     the store that bridges share, or a single bridge's file, does not answer
+        ├── HandshakeFailed      the other end does not answer as a WebSocket server
         │   └── HandshakeRefused     it answered the upgrade with an HTTP error
         ├── CallFailed           a simulated call that could not be placed
         │   └── CallRefused      the server answered its upgrade with an HTTP error
@@ -45,7 +45,7 @@ class PxbridgeError(Exception):
 
 
 class OperatorError(PxbridgeError):
-    """Whoever runs pxbridge has to change something."""
+    """The operator of pxbridge has to change something."""
 
 
 class ConfigError(OperatorError):
@@ -92,7 +92,7 @@ class PromptTooLong(InputError):
 
 
 class BadQuery(InputError):
-    """A client of the engine asks for a conversation that cannot be.
+    """A client of the engine sent a query that cannot be served.
 
     Args:
         parameter: The query's parameter that is wrong.
@@ -121,7 +121,7 @@ class EngineUnreachable(EngineError):
 
 
 class EngineUntrusted(EngineUnreachable):
-    """The engine's TLS certificate is not the one that we are told to trust."""
+    """The engine's TLS certificate is not the one that the settings name."""
 
 
 class EngineRefused(EngineError):
@@ -138,13 +138,13 @@ class EngineRefused(EngineError):
 
 
 class EngineBusy(EngineError):
-    """The engine accepted and then said nothing: it has another conversation, or is very slow."""
+    """The engine accepted and then sent nothing: it has another conversation, or is very slow."""
 
 
 class EngineFull(EngineBusy):
     """The engine says that it is busy or restarting: a status 503, a close with 1012 or 1013, an error.
 
-    This is no fault of the engine.
+    The engine is not at fault.
 
     Args:
         message: The error's text.
@@ -157,7 +157,7 @@ class EngineFull(EngineBusy):
 
 
 class EngineRejected(EngineError):
-    """The engine does not take the persona, or it closed or reported an error while it read its prompts.
+    """The engine does not accept the persona, or it closed or reported an error while it read its prompts.
 
     Args:
         message: The error's text.
@@ -178,14 +178,14 @@ class NoEngineFree(EngineError):
 
 
 class StoreUnreachable(PeerError):
-    """The store that bridges share does not answer, or the file that one bridge uses in its place.
+    """The store that bridges share does not answer, or the file that a single bridge uses instead.
 
-    No lease can be had until it answers. Leases that are held go on.
+    No lease is granted until it answers. Leases that are held stay valid.
     """
 
 
 class HandshakeFailed(PeerError):
-    """The other end can be reached, and does not answer as a WebSocket server that we understand."""
+    """The other end can be reached, but does not answer as a WebSocket server."""
 
 
 class HandshakeRefused(HandshakeFailed):

@@ -1,7 +1,7 @@
 """Whether an open file is still the one that its path names.
 
-A folder may be deleted or replaced while a process has files open in it. Writing goes on without an error, to
-a file that no path leads to, and everything that is written is lost when the process ends.
+A folder may be deleted or replaced while a process has files open in it. Then writing goes on without an
+error, but no path leads to the open file, and its data is lost when the process ends.
 """
 
 from __future__ import annotations

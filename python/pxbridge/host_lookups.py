@@ -1,13 +1,13 @@
-"""Looks host names up so that a dead name server costs nothing but the names that it does not answer.
+"""Looks up host names, so that a dead name server affects only the names that it does not answer.
 
-`socket.getaddrinfo` blocks for as long as the name server does not answer, which is 5 to 30 s. asyncio calls
-it in the few threads that it has for everything (`loop.run_in_executor`), and waits for them at the end. So a
-few names without an answer would keep all other names waiting, and the process from ending.
+`socket.getaddrinfo` blocks while the name server does not answer, for 5 to 30 s. asyncio calls it in a few
+shared threads (`loop.run_in_executor`), and waits for these threads when the process ends. So a few names
+without an answer would delay all other look-ups, and the end of the process.
 
-Here each look-up has a thread of its own, for which the end does not wait. A name is looked up once at a
-time. A look-up that is slow makes room for the others, and of the names that were slow, only a few are looked
-up at the same time. If a name was found before, its last address is used while the name server does not
-answer.
+Here each look-up has its own thread, and the process ends without waiting for it. There is one look-up at a
+time for each name. Slow look-ups do not count against the limit for others, and only a few names that were
+slow are looked up at the same time. If a name was found before, its last address is used while the name
+server does not answer.
 """
 
 from __future__ import annotations

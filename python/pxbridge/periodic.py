@@ -1,8 +1,8 @@
 """Runs a job repeatedly, and stops tasks within a limit. A failed run is logged and does not stop the next.
 
-A cancellation can be lost on its way: code between the task and what it waits for may catch it, and
-`asyncio.wait_for` of Python 3.11 drops one that comes together with a result. So whoever cancels a task and
-waits for its end does both through `stop`, which has a limit.
+A cancellation can be lost: code between the task and the future that it waits for may catch it.
+`asyncio.wait_for` of Python 3.11 drops a cancellation that comes together with a result. So code that cancels
+a task and waits for its end must use `stop`, which has a limit.
 """
 
 from __future__ import annotations

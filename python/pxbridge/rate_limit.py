@@ -29,10 +29,6 @@ class RateLimiter:
         self._clock = clock
         self._levels: dict[str, tuple[float, float]] = {}  # (level, time); seen longest ago first
 
-    def has(self, key: str) -> bool:
-        """Whether the address has a token left."""
-        return self._level(key, self._clock()) >= 1.0
-
     def take(self, key: str) -> bool:
         """Takes a token of the address. Returns whether there was one."""
         now_s = self._clock()

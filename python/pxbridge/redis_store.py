@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pxbridge.errors import StoreUnreachable
 from pxbridge.periodic import cancellations
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,6 +27,14 @@ CLOSE_TIMEOUT_S: Final = 1.0
 
 PREFIX: Final = "pxbridge:"
 """The prefix of every key, because other programs may use the same server."""
+
+
+def _why(error: Exception) -> str:
+    """Why the server does not answer, without the library's text: it may have an address and a user name."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {cause.reason}"
+    return os_problem(cause) if isinstance(cause, OSError) else type(error).__name__
 
 
 class RedisStore:
@@ -70,8 +80,7 @@ class RedisStore:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 yield
         except self._failures as error:
-            # The library's text is left out: it may contain the server's address and user name.
-            failure = type(error).__name__
+            failure = _why(error)
         if cancellations() > cancelled_before:
             raise asyncio.CancelledError
         if failure:

@@ -189,7 +189,7 @@ def _parse(data: bytes) -> Sound:
                 raise InputError("its data chunk comes before its format chunk")
             if size == _NOT_FILLED_IN and long_size:
                 size = long_size
-            is_unknown = size == _NOT_FILLED_IN or (size == 0 and not _is_chunk(data, at))
+            is_unknown = size == _NOT_FILLED_IN or (size == 0 and not _are_chunks(data, at))
             return _decode(data[at:] if is_unknown else data[at : at + size], *form)
         at += size
         if size % 2 and not _is_chunk(data, at):
@@ -205,6 +205,18 @@ def _is_chunk(data: bytes, at: int) -> bool:
     return name in _COMMON_CHUNKS and (
         at + 8 + size <= len(data) or (name == b"data" and size == _NOT_FILLED_IN)
     )
+
+
+def _are_chunks(data: bytes, at: int) -> bool:
+    """Whether chunks follow from here to the end of the file, and no audio."""
+    if _is_chunk(data, at):
+        return True
+    while at + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        if not all(0x20 <= letter < 0x7F for letter in name):
+            return False
+        at += 8 + size + size % 2
+    return len(data) <= at <= len(data) + 1  # the last one may lack its pad byte
 
 
 def _format(data: bytes, at: int, size: int) -> tuple[int, int, int, int]:
@@ -240,7 +252,8 @@ def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> So
         case (3, 32):
             samples = np.frombuffer(raw, "<f4").astype(np.float32)
         case (3, 64):
-            samples = np.frombuffer(raw, "<f8").astype(np.float32)
+            with np.errstate(over="ignore"):
+                samples = np.frombuffer(raw, "<f8").astype(np.float32)
         case (6, 8):
             samples = _A_LAW[np.frombuffer(raw, np.uint8)]
         case (7, 8):
@@ -251,8 +264,9 @@ def _decode(raw: bytes, kind: int, channels: int, rate_hz: int, bits: int) -> So
                 "32 and 64-bit floats, A-law and µ-law); convert it first, "
                 "e.g. `ffmpeg -i FILE -c:a pcm_s16le out.wav`"
             )
-    mono = samples.reshape(-1, channels).mean(axis=1, dtype=np.float32)
-    return Sound(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0), rate_hz, kind == FLOAT)
+    finite = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
+    mono = finite.reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return Sound(mono, rate_hz, kind == FLOAT)
 
 
 def _smooth_at_least(n: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Final
 
 SHORT_ID_CHARS: Final = 12
@@ -42,3 +44,25 @@ def lasted(seconds: float) -> str:
 def short_id(written: str) -> str:
     """An id as people read it: its beginning."""
     return written[:SHORT_ID_CHARS]
+
+
+BEFORE_UNIT: Final = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|Hz|kHz|dB|ppm|MB|GB|times?)\b)")
+"""The space between a number and its unit, at which no line is broken."""
+
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+
+
+def os_problem(error: OSError) -> str:
+    """Why the operating system refused, in its own words: "Connection refused".
+
+    The text of asyncio's errors is not for people: it has addresses as Python writes them, and, if a name has
+    several addresses, one text within the other.
+    """
+    number = error.errno or 0  # negative, and no errno, if a name does not resolve
+    if number > 0:
+        return os.strerror(number)
+    if numbers := _ERRNO.findall(error.strerror or str(error)):
+        return ", ".join(dict.fromkeys(os.strerror(int(each)) for each in numbers))
+    if isinstance(error, TimeoutError) and not error.args:
+        return "no answer in time"
+    return error.strerror or str(error)

@@ -330,6 +330,29 @@ def test_without_a_url_that_a_carrier_can_dial_no_token_is_printed_and_the_setti
     assert told.err.count("\n") == 1
 
 
+def test_a_token_for_a_persona_that_the_settings_do_not_have_is_made_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "pxbridge.toml").write_text('[personas.books]\nvoice_prompt = "NATF1.pt"\n')
+    monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
+    monkeypatch.setenv("PXBRIDGE_PUBLIC_URL", "wss://voice.example.com")
+    for persona, warned in (("boks", True), ("books", False), ("default", False)):
+        assert cli.main(["token", "--config", str(tmp_path / "pxbridge.toml"), "--persona", persona]) == 0
+        told = capsys.readouterr()
+        assert told.out.count("\n") == 1
+        assert ("called 'boks': books, default" in told.err) is warned
+
+
+def test_a_public_url_that_has_the_path_already_makes_no_url_with_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PXBRIDGE_TOKEN_KEYS", KEY)
+    assert cli.main(["token", "--public-url", "wss://voice.example.com/exotel/"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "--public-url (command line): ends in /exotel; leave /exotel out" in told.err
+
+
 async def test_a_password_that_is_taken_back_lets_nobody_in_from_the_next_sighup_on(tmp_path: Path) -> None:
     file = tmp_path / "passwords"
     file.write_text(f"asha:{PASSWORD}\n")

@@ -120,6 +120,45 @@ async def test_without_a_server_the_call_says_how_to_start_one(capsys: pytest.Ca
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--url", "http://h/exotel"],
+            "http://h/exotel is not a ws:// or wss:// URL; write ws:// instead",
+        ),
+        (["--url", "https://h/exotel"], "write wss:// instead of https://"),
+        (["--url", "voice.example.com/exotel"], "is not a ws:// or wss:// URL"),
+        (["--url", "ws://[1/exotel"], "is not a ws:// or wss:// URL"),
+        (["--press", "5@nan"], "--press 5@nan is not a key"),
+        (["--press", "5@-1"], "--press 5@-1 is not a key"),
+        (["--ca", __file__], f"--ca {__file__}: it holds no certificate in PEM form"),
+        (["--ca", "/no/such.pem"], "--ca /no/such.pem: No such file or directory"),
+    ],
+)
+async def test_an_argument_that_no_call_can_have_is_told_before_the_call(words: list[str], told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        await call.run(arguments(*words), Console(file=io.StringIO()))
+    assert told in str(refused.value)
+
+
+async def test_a_server_whose_tls_fails_is_not_asked_whether_it_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/exotel"
+        status = await call.run(arguments("--url", url), Console(file=io.StringIO()))
+    error = capsys.readouterr().err
+    assert status == call.EXIT_UNREACHABLE
+    assert "does not speak TLS: this port takes ws:// calls" in error
+    assert "is the server running" not in error
+
+
 async def test_a_server_that_speaks_no_websocket_refuses_the_call(capsys: pytest.CaptureFixture[str]) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

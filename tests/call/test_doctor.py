@@ -21,6 +21,7 @@ from tests.call.rig import VECTORS
 from tests.fault.processes import bridge_process, engine_process, free_port
 
 from pxbridge import cli
+from pxbridge.chat_wire import ENGINE_HZ
 from pxbridge.commands import doctor as command
 from pxbridge.doctor import Finding, Verdict, codec, examine, machine
 from pxbridge.simulation import faults
@@ -489,7 +490,7 @@ def test_a_disk_that_is_nearly_full(
 
 
 def test_a_codec_that_brings_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = np.random.default_rng(1).normal(0, 0.1, 5 * codec.ENGINE_HZ).astype(np.float32)
+    noise = np.random.default_rng(1).normal(0, 0.1, 5 * ENGINE_HZ).astype(np.float32)
     monkeypatch.setattr(codec, "_towards_engine", lambda _: noise)
     found = codec.round_trip()
     assert found.verdict is Verdict.WRONG and "install pxbridge again" in found.fix

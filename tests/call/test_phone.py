@@ -379,6 +379,18 @@ async def test_a_call_that_cannot_be_placed_says_why(url: str, problem: str) -> 
         await place_call(url, Phone(script()))
 
 
+async def test_a_port_without_tls_is_told_from_one_that_is_not_there() -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(CallFailed, match=r"does not speak TLS: this port takes ws:// calls"):
+            await place_call(f"wss://127.0.0.1:{port}/exotel", Phone(script()))
+
+
 TOKEN = "d.ffffffff..AAAAAAAAAAAAAAAA.0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 
 

@@ -113,6 +113,15 @@ def test_a_second_signal_ends_calls_in_a_moment_which_the_first_lets_go_on(first
     run(main(), limit_s=NEVER_S)
 
 
+def test_a_stop_without_calls_does_not_speak_of_calls_that_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with process():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run(main(), limit_s=NEVER_S)
+    assert "stopping: no calls are live" in capfd.readouterr().err
+
+
 def test_a_phone_that_does_not_answer_the_close_is_given_a_moment() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

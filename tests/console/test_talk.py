@@ -181,7 +181,7 @@ def test_the_persona_or_the_prompts_of_the_query_are_used() -> None:
     ("query", "why"),
     [
         ({"persona": "nobody"}, "no persona here"),
-        ({"voice_prompt": "../x.pt"}, "is no voice"),
+        ({"voice_prompt": "../x.pt"}, "is not a voice"),
         ({"text_prompt": "x" * 2001}, "2001 characters"),
         ({"text_prompt": "नमस्ते " * 250}, "write it shorter"),
     ],

@@ -91,7 +91,9 @@ def test_what_costs_callers_is_shown_and_told(queries: list[Query], scraped: Lab
         "pxbridge_holes_total",
     ):
         assert metric in scraped and metric in [name for name, _ in named]
-    told = [matchers.get("reason", ".*") for name, matchers in named if name == "pxbridge_door_refusals_total"]
+    told = [
+        matchers.get("reason", ".*") for name, matchers in named if name == "pxbridge_door_refusals_total"
+    ]
     for reason in ("full", "overloaded", "wrong_credentials", "bad_token"):
         assert any(re.fullmatch(pattern, reason) for pattern in told), reason
 

@@ -52,9 +52,9 @@ def test_a_key_left_out_has_the_published_value(tmp_path: Path) -> None:
         ({"max_period": -1}, "max_period: -1 is not a number above 0"),
         ({"gating": "gelu"}, "gating: 'gelu' is not supported, only 'silu'"),
         ({"delays": [0] * 17}, "delays: .* is not supported"),
-        ({"num_heads": 5}, "dim: 32 is no even number of values for each of 5 heads"),
+        ({"num_heads": 5}, "dim: 32 is not an even number of values for each of 5 heads"),
         ({"dep_q": 4}, "dep_q: 4; 8 or 16"),
-        ({"existing_text_padding_id": 1000}, "existing_text_padding_id: 1000 is no text token"),
+        ({"existing_text_padding_id": 1000}, "existing_text_padding_id: 1000 is not a text token"),
     ],
 )
 def test_a_wrong_key_of_the_language_model_is_one_line_that_names_it(
@@ -73,7 +73,7 @@ def test_a_wrong_key_of_the_language_model_is_one_line_that_names_it(
         ("seanet", {"ratios": 8}, "seanet.ratios: 8 is not a list of whole numbers"),
         ("seanet", {"dimension": 64}, "seanet.dimension: 64 must be the quantizer's and the transformer's"),
         ("quantizer", {"n_q": 7}, "quantizer.n_q: 7; 8 codebooks are used"),
-        ("transformer", {"num_heads": 3}, "transformer.d_model: 32 is no even number"),
+        ("transformer", {"num_heads": 3}, "transformer.d_model: 32 is not an even number"),
         ("transformer", {"norm": "rms_norm"}, "transformer.norm: 'rms_norm' is not supported"),
         ("transformer", {"d_model": 16}, "transformer: input_dimension and output_dimensions must be 16 too"),
     ],

@@ -242,12 +242,12 @@ def test_a_gated_repository_names_where_its_licence_is_accepted(endpoint: str, t
     assert "https://huggingface.co/nvidia/personaplex-7b-v1, and put a token of the same account" in without
     not_accepted = refused(download(endpoint, tmp_path, REPO, "model.safetensors", token=NOT_ACCEPTED))
     assert "is gated: accept its licence at " in not_accepted
-    assert "into HF_TOKEN (the one in it now does not do)" in not_accepted
+    assert "into HF_TOKEN (the present one is not accepted)" in not_accepted
 
 
 def test_a_wrong_token_is_told(endpoint: str, tmp_path: Path) -> None:
     line = refused(download(endpoint, tmp_path, REPO, "model.safetensors", token="hf_mistyped"))
-    assert "HF_TOKEN (the one in it now does not do)" in line
+    assert "HF_TOKEN (the present one is not accepted)" in line
 
 
 @pytest.mark.parametrize("token", [None, GOOD])

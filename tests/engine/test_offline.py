@@ -180,7 +180,7 @@ def test_a_short_context_forgets_and_goes_on(run: Run) -> None:
     [
         ({"voice_prompt": "NATF0"}, r"there is no voice 'NATF0'"),
         ({"voice_prompt": "../voice-0"}, r"there is no voice"),
-        ({"text_prompt_tokens": "5,1000"}, r"--text-prompt-tokens: 1000 is no text token"),
+        ({"text_prompt_tokens": "5,1000"}, r"--text-prompt-tokens: 1000 is not a text token"),
         ({"text_prompt_tokens": "5;6"}, r"argument --text-prompt-tokens: invalid .* '5;6'"),
         ({"seed": "x"}, r"argument --seed: invalid int value"),
         ({"audio_topk": 0}, r"--audio-topk 0: 1 to"),

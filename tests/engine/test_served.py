@@ -126,9 +126,9 @@ async def test_it_serves_over_tls_tells_of_itself_and_ends_with_status_0(
 
 
 def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process]) -> None:
-    engine = started("--slots=1", PXBRIDGE_ENGINE_TOKEN="a-secret")
+    engine = started("--slots=1", PXBRIDGE_ENGINE_TOKEN="a-long-secret")
     assert engine.get("/voices")[0] == 401
-    assert engine.get("/voices", Authorization="Bearer a-secret")[0] == 200
+    assert engine.get("/voices", Authorization="Bearer a-long-secret")[0] == 200
     assert engine.get("/livez") == (200, b"alive\n")
 
 
@@ -142,7 +142,18 @@ def test_it_asks_for_the_token_of_its_environment(started: Callable[..., Process
         (["--tunnel", "--ssl=/tmp"], "--ssl (command line): does not go with --tunnel"),
         (["--gradio-tunnel-token=x"], "--tunnel opens a tunnel"),
         (["--slots=none"], "--slots none: a number from 1 on, or auto, is needed"),
-        (["--port=70000"], "70000 is no port"),
+        (["--port=70000"], "70000 is not a port"),
+        (["--queue=-1"], "--queue (command line): -1 is not a number from 0 on"),
+        (["--drain-s=nan"], "--drain-s (command line): nan is not a number from 0 on"),
+        (["--drain-s=-1"], "--drain-s (command line): -1.0 is not a number from 0 on"),
+        (["--prefix-gb=nan"], "--prefix-gb (command line): nan is not a number from 0 on"),
+        (["--prefix-gb=-1"], "--prefix-gb (command line): -1.0 is not a number from 0 on"),
+        (["--prefix-gb=inf"], "--prefix-gb (command line): inf is not a number from 0 on"),
+        (
+            ["--allow-origin=other.server"],
+            "--allow-origin (command line): 'other.server' is not an origin; use https://",
+        ),
+        (["--allow-origin=https://a/page"], "'https://a/page' is not an origin"),
         (["--voice-prompt-dir=/tmp/nothing-here"], "nothing-here"),
     ],
 )
@@ -154,3 +165,14 @@ def test_what_cannot_be_is_told_in_one_line_with_status_2(
     written = capsys.readouterr().err
     assert told in written
     assert "Traceback" not in written
+
+
+def test_a_token_that_can_be_guessed_is_told_and_not_quoted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for token in ("", "elevenchars", "two words of it", "ünicode-token"):
+        monkeypatch.setenv("PXBRIDGE_ENGINE_TOKEN", token)
+        assert cli.main(["engine", "--port=0", *CHECKPOINT]) == 2
+        written = capsys.readouterr().err
+        assert "PXBRIDGE_ENGINE_TOKEN (environment): a token is at least 12 ASCII characters" in written
+        assert not token or token not in written

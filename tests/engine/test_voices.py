@@ -178,6 +178,7 @@ class Evil:
         return (exec, ("raise SystemExit('code was run')",))
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -194,7 +195,10 @@ class Evil:
         ),
         (saved(embeddings=torch.zeros(0, 1, 1, LM.dim)), "`embeddings` is float32"),
         (saved(embeddings=torch.zeros(4, 1, 1, LM.dim).long()), "`embeddings` is int64"),
-        (saved(embeddings=torch.full((4, 1, 1, LM.dim), float("nan"))), "values that are no numbers"),
+        (saved(embeddings=torch.full((4, 1, 1, LM.dim), float("nan"))), "values that are not numbers"),
+        (saved(embeddings=torch.full((4, 1, 1, LM.dim), 1e300, dtype=torch.float64)), "values that are not"),
+        (saved(embeddings=torch.zeros(4, 1, 1, LM.dim).to_sparse()), "must be dense tensors"),
+        (saved(cache=torch.zeros(1, 17, 4, dtype=torch.int64).to_sparse()), "must be dense tensors"),
         (saved(cache=torch.zeros(1, 17, 5, dtype=torch.int64)), r"`cache` is int64 \[1, 17, 5\]"),
         (saved(cache=torch.zeros(1, 17, 4)), "`cache` is float32"),
         (saved(cache=with_token(3, 0, 2049)), "tokens that this model does not know"),
@@ -215,6 +219,27 @@ def test_tokens_of_positions_that_are_not_used_may_be_anything(tmp_path: Path) -
     cache[0, 2:9, 1] = cache[0, 10:17, 1] = 6  # position 5: acoustic codes alone
     (tmp_path / "a.pt").write_bytes(saved(cache=cache))
     assert voices(tmp_path).load("a").positions == 5
+
+
+def test_a_voice_that_was_trained_and_still_asks_for_gradients_is_read(tmp_path: Path) -> None:
+    embeddings = torch.nn.Parameter(torch.full((4, 1, 1, LM.dim), 0.5))
+    (tmp_path / "a.pt").write_bytes(saved(embeddings=embeddings))
+    voice = voices(tmp_path).load("a")
+    assert isinstance(voice, VoiceEmbeddings)
+    assert np.all(voice.embeddings == 0.5)
+
+
+def test_a_file_that_breaks_its_reader_is_a_voice_that_cannot_be_used_and_no_fault_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    recording(tmp_path / "anna.wav", SPEECH)
+    monkeypatch.setattr("pxbridge.personaplex.voices.normalised", broken)
+    with pytest.raises(InputError, match=r"voice anna\.wav: it cannot be read"):
+        voices(tmp_path).load("anna")
+    assert "nobody thought of this" in caplog.text
 
 
 def recording(path: Path, sound: NDArray[np.float32], rate_hz: int = 24_000) -> None:

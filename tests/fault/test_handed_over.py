@@ -166,7 +166,7 @@ async def test_a_file_that_is_deleted_or_replaced_is_opened_anew_and_told_what_t
     assert await calls.look_up("CA1") == ("+911",)
     calls.decide("CA2", ["+912"])
     await calls.close()
-    assert f"{folder / file_handover.FILE} was deleted or replaced; it is opened anew" in caplog.text
+    assert f"{folder / file_handover.FILE} was deleted or replaced; it is created again" in caplog.text
     after = HandOvers(asyncio.get_running_loop().time, FileHandOverStore(folder))
     assert [await after.look_up(call) for call in ("CA1", "CA2")] == [("+911",), ("+912",)]
     await after.close()

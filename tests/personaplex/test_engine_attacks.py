@@ -8,7 +8,7 @@ import contextlib
 import struct
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pxbridge import chat_wire
 from pxbridge.engines.address import EngineAddress
 from pxbridge.engines.client import open_session
-from pxbridge.personaplex.server import Rules
+from pxbridge.personaplex.config import FRAME_S
+from pxbridge.personaplex.server import DELAY_S, MAX_DELAYED, Rules
 from pxbridge.personaplex.session import LIMITS, Control, Live, Session
 from pxbridge.simulation.strict_ogg import PageWriter, page_crc
 
@@ -224,6 +225,33 @@ def test_a_message_that_stands_for_an_hour_is_not_decoded_to_its_end() -> None:
     run(main())
 
 
+def test_silence_saves_up_no_right_to_a_flood() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            client = await rig.call()
+            await client.live()
+            await asyncio.sleep(500.0)
+            with contextlib.suppress(ConnectionClosed):
+                await client.socket.send(chat_wire.audio(packets_of_one_byte(20_000)))  # 400 s
+            assert (await client.closed())[0] == 1008
+
+    run(main(), 1000.0)
+
+
+def test_what_a_stalled_network_delivers_at_once_is_no_flood() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            client = await rig.call()
+            await client.live()
+            for _ in range(3):
+                await asyncio.sleep(30.0)
+                await client.say(voice(round(30.0 / FRAME_S)), paced=False)
+            await asyncio.sleep(1.0)
+            await client.converse(3)
+
+    run(main())
+
+
 def test_a_message_of_a_megabyte_ends_its_session() -> None:
     async def main() -> None:
         async with serving() as rig, undisturbed(rig):
@@ -403,11 +431,48 @@ def test_two_authorizations_are_none() -> None:
 def test_guessing_tokens_is_slowed_down() -> None:
     async def main() -> None:
         async with serving(rules=Rules(token=TOKEN)) as rig:
-            statuses = [(await rig.get("/voices", Authorization=f"Bearer {guess}"))[0] for guess in range(20)]
-            assert statuses[:10] == [401] * 10
-            assert statuses[10:] == [429] * 10
-            await asyncio.sleep(11.0)
-            assert (await rig.get("/voices", Authorization=f"Bearer {TOKEN}"))[0] == 200
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+
+            async def guess(number: int) -> tuple[int, float]:
+                status, _, _ = await rig.get("/voices", Authorization=f"Bearer {number}")
+                return status, loop.time() - began_s
+
+            told = await asyncio.gather(*map(guess, range(20)))
+            assert sorted(status for status, _ in told) == [401] * 10 + [429] * 10
+            assert all(at_s < DELAY_S for status, at_s in told if status == 401)
+            assert all(at_s >= DELAY_S for status, at_s in told if status == 429)
+
+    run(main())
+
+
+def test_a_client_is_not_locked_out_by_wrong_tokens_from_its_address() -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(token=TOKEN)) as rig:
+            for guess in range(11):
+                status, _, _ = await rig.get("/voices", Authorization=f"Bearer {guess}")
+            assert status == 429
+            for path in ("/voices", "/readyz", "/metrics"):
+                assert (await rig.get(path, Authorization=f"Bearer {TOKEN}"))[0] == 200
+            client = await rig.call(additional_headers={"Authorization": f"Bearer {TOKEN}"})
+            await client.live()
+
+    run(main())
+
+
+def test_a_hundred_wrong_tokens_at_once_are_not_all_kept_waiting() -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(token=TOKEN)) as rig:
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            answered_s = []
+
+            async def guess(number: int) -> None:
+                await rig.get("/voices", Authorization=f"Bearer {number}")
+                answered_s.append(loop.time() - began_s)
+
+            await asyncio.gather(*map(guess, range(100)))
+            assert sum(at_s >= DELAY_S for at_s in answered_s) == MAX_DELAYED
 
     run(main())
 
@@ -432,6 +497,65 @@ def test_a_page_of_another_server_may_talk_if_it_is_said_to(origins: frozenset[s
             await client.live()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "status"),
+    [
+        (frozenset({"localhost", "::1"}), "evil.example:8998", 403),  # DNS rebinding
+        (frozenset({"localhost", "::1"}), "localhost:8998", 101),
+        (frozenset({"localhost", "::1"}), "[::1]:8998", 101),
+        (None, "gpu1.example:8998", 101),
+    ],
+)
+def test_a_page_that_came_by_a_strangers_name_is_not_this_servers(
+    names: frozenset[str] | None, host: str, status: int
+) -> None:
+    async def main() -> None:
+        async with serving(rules=Rules(names=names)) as rig:
+            told = await upgrade(rig, Host=host, Origin=f"http://{host}")
+            assert told == status
+
+    run(main())
+
+
+def test_a_login_that_a_browser_knows_opens_nothing_to_a_page_of_another_server() -> None:
+    login = "Basic " + base64.b64encode(f"x:{TOKEN}".encode()).decode()
+
+    async def main() -> None:
+        async with serving(rules=Rules(token=TOKEN, origins=frozenset({"https://web.example"}))) as rig:
+            own = f"http://{rig.origin}"
+            for authorization, origin, status in (
+                (login, "https://evil.example", 403),
+                (login, "https://web.example", 101),
+                (login, own, 101),
+                (f"Bearer {TOKEN}", "https://evil.example", 101),
+            ):
+                told = await upgrade(rig, Origin=origin, Authorization=authorization)
+                assert told == status, (authorization, origin)
+
+    run(main())
+
+
+async def upgrade(rig: Rig, **headers: str) -> int:
+    """What is answered to the beginning of a conversation with these headers."""
+    asked = {
+        "Host": rig.origin,
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    } | headers
+    return await first_answer(rig.server.port, f"{chat_wire.CHAT_PATH}?{urlencode(PERSONA)}", asked)
+
+
+async def first_answer(port: int, path: str, headers: dict[str, str]) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+    first = await reader.readline()
+    writer.close()
+    return int(first.split()[1])
 
 
 # Control messages, and whatever else, in every state.

@@ -11,7 +11,7 @@ import ssl
 import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
@@ -106,8 +106,14 @@ def test_a_port_that_is_taken_is_told_before_a_checkpoint_is_read() -> None:
             prepare(Options(port=other.getsockname()[1]))
 
 
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine_is_told_as_that_and_not_as_a_port(host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--host \(command line\): {host} is no address of this machine"):
+        prepare(Options(host=host, port=0, allow_anonymous=True))
+
+
 def test_folders_that_are_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         prepare(Options(port=0, static=tmp_path / "nothing"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--record-input"):
@@ -130,6 +136,20 @@ async def test_sigterm_lets_conversations_end_and_takes_no_new_ones() -> None:
         assert not engine.done.done()
         await client.hang_up()
         assert await engine.ended() == 0
+
+
+async def test_on_loopback_a_page_that_came_by_a_strangers_name_may_not_talk() -> None:
+    async with running(Options(port=0)) as engine:
+
+        async def dial(name: str) -> None:
+            authority = f"{name}:{engine.port}"
+            url = f"ws://{authority}/api/chat?{urlencode(PERSONA)}"
+            page: Any = f"http://{authority}"
+            await (await connect(url, host="127.0.0.1", port=engine.port, origin=page)).close()
+
+        await dial("localhost")
+        with pytest.raises(InvalidStatus, match="403"):
+            await dial("evil.example")
 
 
 async def test_a_second_signal_ends_it_at_once() -> None:

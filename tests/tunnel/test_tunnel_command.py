@@ -123,7 +123,7 @@ async def test_a_port_that_does_not_ask_for_the_secret_of_the_settings_is_refuse
         environ = {**around.variables, "PXBRIDGE_PORT": port}
         async with program("pxbridge", "tunnel", "cloudflared", environ=environ) as tunnel:
             assert await tunnel.ends() == cli.EXIT_UNUSABLE
-        assert "lets in whoever comes, so no tunnel is opened" in tunnel.log
+        assert "admits anybody, so no tunnel is opened" in tunnel.log
     assert around.starts() == []
 
 

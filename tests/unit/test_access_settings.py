@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pxbridge import settings
 from pxbridge.cli import main
+from pxbridge.commands import engine_serve
 from pxbridge.errors import ConfigError
 from pxbridge.settings import Settings, check_access, load
 
@@ -135,6 +136,32 @@ def test_quotes_around_secrets_are_not_part_of_them(quote: str) -> None:
     for written in (f"{quote}asha:{PASSWORD} ravi:{PASSWORD}2{quote}", each):
         loaded = load({}, {"PXBRIDGE_CREDENTIALS": written})
         assert plain(loaded.settings.credentials) == [f"asha:{PASSWORD}", f"ravi:{PASSWORD}2"]
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_bridge_and_engine_read_the_same_token_from_an_env_file(quote: str, tmp_path: Path) -> None:
+    environ = {"PXBRIDGE_ENGINES": "wss://gpu1", "PXBRIDGE_ENGINE_TOKEN": f"{quote}{TOKEN}{quote}"}
+    token = load({}, environ).settings.engine_token
+    assert token is not None and token.get_secret_value() == TOKEN
+    assert engine_serve.token_in(environ) == TOKEN
+    (tmp_path / "token").write_text(f"{quote}{TOKEN}{quote}\r\n")
+    token = load({"engine_token_file": str(tmp_path / "token")}, {}).settings.engine_token
+    assert token is not None and token.get_secret_value() == TOKEN
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\ufeff \r\n"])
+@pytest.mark.parametrize("name", ["credentials", "token_keys", "console_tokens", "engine_token"])
+def test_an_empty_file_of_a_secret_does_not_open_a_door(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(text, encoding="utf-8")
+    error = refusal({f"{name}_file": str(tmp_path / "secret")}, {})
+    assert error.setting == f"--{name.replace('_', '-')}-file"
+    assert "secret' is empty; write the secret into it" in error.problem
+
+
+def test_an_empty_file_of_engines_names_none(tmp_path: Path) -> None:
+    """The compose file has one if no PersonaPlex server is set up yet."""
+    (tmp_path / "engines").touch()
+    assert load({"engines_file": str(tmp_path / "engines")}, {}).settings.engines == ()
 
 
 def test_a_comma_in_a_password_stays() -> None:

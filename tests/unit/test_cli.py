@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import pxbridge
 from pxbridge import cli, settings
+from pxbridge.simulation.faults import FAULTS, parse_fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +83,34 @@ def test_a_shell_completes_commands_and_options(shell: str, capsys: pytest.Captu
         subprocess.run([program, "-n"], input=script, text=True, check=True, timeout=60)
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("call --wav FOLDER/que", "FOLDER/question.wav"),
+        ("--config FOLDER/que", "FOLDER/question.wav"),
+        ("check-config --config FOLDER/que", "FOLDER/question.wav"),
+        ("calls --config FOLDER/que", "FOLDER/question.wav"),
+        ("--state-dir FOLDER/reco", "FOLDER/records"),
+        ("--log-level w", "warning"),
+        ("serve --playout-profile lo", "low-delay"),
+        ("rehearse --mode ec", "echo"),
+        ("calls --outcome no_e", "no_engine"),
+    ],
+)
+def test_bash_completes_files_and_the_words_of_a_setting(
+    typed: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "question.wav").touch()
+    (tmp_path / "records").mkdir()
+    words = ["pxbridge", *typed.replace("FOLDER", str(tmp_path)).split()]
+    script = shown(capsys, "completion", "bash")
+    script += 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_pxbridge; echo "${COMPREPLY[*]}"\n'
+    command = ["bash", "-s", "--", *words]
+    done = subprocess.run(command, input=script, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [offered.replace("FOLDER", str(tmp_path))]
+
+
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
@@ -88,6 +118,8 @@ def test_a_shell_completes_commands_and_options(shell: str, capsys: pytest.Captu
         (["cal"], "did you mean call?"),
         (["--port", "5", "call"], "a command comes first: `pxbridge call ...`"),
         (["--frobnicate=1"], "`pxbridge serve --help` lists the arguments"),
+        (["frobnicate"], "there is no command 'frobnicate' (`pxbridge --help` lists the commands)"),
+        (["call", "--nope"], "`pxbridge call --help` lists the arguments"),
     ],
 )
 def test_an_unknown_argument_is_one_line_with_a_fix(
@@ -98,6 +130,29 @@ def test_an_unknown_argument_is_one_line_with_a_fix(
     assert captured.out == ""
     assert captured.err.startswith("pxbridge: ") and captured.err.count("\n") == 1
     assert fix in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["call", "--seconds", "abc"], "argument --seconds: 'abc' is not a number"),
+        (["call", "--seconds", "nan"], "argument --seconds: 'nan' is not a number"),
+        (["calls", "--last", "1.5"], "argument --last: '1.5' is not a whole number"),
+        (["engine", "bench", "--slots", "0"], "'0' is not a list of whole numbers above 0, such as 1,8,32"),
+        (["engine", "offline", "--text-prompt-tokens", "a"], "'a' is not a list of whole numbers, such as"),
+        (["rehearse", "--port", "99999"], "--port 99999 is not 0 to 65535"),
+        (["rehearse", "--slots", "-1"], "--slots -1 is not 1 or more"),
+        (["rehearse", "--slots", "0"], "--slots 0 is not 1 or more"),
+        (["rehearse", "--step-ms", "-1"], "--step-ms -1 is not 0 or more"),
+        (["rehearse", "--prompt-s", "-0.5"], "--prompt-s -0.5 is not 0 or more"),
+    ],
+)
+def test_a_wrong_number_is_one_line_in_plain_words(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == cli.EXIT_UNUSABLE
+    complaint = capsys.readouterr().err
+    assert told in complaint and complaint.count("\n") == 1
 
 
 def test_a_bad_setting_stops_the_start_with_one_line(
@@ -142,3 +197,16 @@ def test_the_rehearsal_engine_serves_with_its_faults_until_it_is_told_to_stop() 
 def test_a_fault_that_engines_do_not_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rehearse", "--fault", "nope"]) == cli.EXIT_UNUSABLE
     assert "no such fault: 'nope'; the faults are" in capsys.readouterr().err
+    assert cli.main(["rehearse", "--fault", "stall"]) == cli.EXIT_UNUSABLE
+    assert "no such fault: 'stall' (did you mean Stalls?)" in capsys.readouterr().err
+
+
+def test_help_on_the_rehearsal_engine_says_what_each_fault_does_and_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = shown(capsys, "rehearse", "--help").splitlines()
+    for name, kind in FAULTS.items():
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert len(line.split()) > 3
+        given = re.findall(r"(\w+)=([^,)]*)", line)
+        assert parse_fault(name + ":" + ",".join(f"{key}={value}" for key, value in given)) == kind()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import shlex
@@ -13,6 +14,7 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pxbridge import cli, settings
 from pxbridge.commands import init
@@ -252,3 +254,20 @@ def test_every_setting_that_the_file_mentions_is_a_setting() -> None:
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_on_a_terminal_no_question_is_broken_within_a_word(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _prompt="": "")
+    screen = io.StringIO()
+    ask = init.asking(Console(file=screen, force_terminal=True, width=columns, highlight=False))
+    questions = [f"{question.text} [a default answer of several words]: " for question in init.QUESTIONS]
+    for question in questions:
+        screen.seek(0)
+        screen.truncate()
+        assert ask(question) == ""
+        shown = screen.getvalue()
+        assert shown.split() == question.split() and shown.endswith(": ")
+        assert all(len(line) <= columns or len(line.split()) == 1 for line in shown.split("\n"))

@@ -149,6 +149,12 @@ def test_a_narrow_terminal_breaks_no_word_of_a_line(words: list[str], columns: i
         assert all(len(line) <= columns or len(line.split()) == 1 for line in plain)
 
 
+@pytest.mark.parametrize("columns", range(20, 60))
+def test_a_narrow_terminal_parts_no_number_from_its_unit(columns: int) -> None:
+    text = "call ended: *7890, 2 min 5 s, completed by the phone, delay 228 ms, a hole of 1.25 s"
+    assert not any(line.rstrip()[-1:].isdigit() for line in folded(text, columns).split("\n"))
+
+
 @pytest.mark.parametrize("form", ["human", "json"])
 def test_a_line_that_is_not_of_a_call_has_no_ids(form: Format) -> None:
     stream = io.StringIO()

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import io
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -19,6 +20,7 @@ import pytest
 from rich.console import Console
 from tests.call.rig import VECTORS
 
+from pxbridge import cli
 from pxbridge.calls.numbers import Numbers
 from pxbridge.commands import calls as command
 from pxbridge.records import database
@@ -86,9 +88,25 @@ def test_an_old_file_is_listed_and_shown(monkeypatch: pytest.MonkeyPatch, state:
     for text in ("handed over by the key 0", "nurse", "211 ms", f"{HANDED_OVER}.wav", "Hello, this is"):
         assert text in shown
     assert "queue at the carrier 136 ms" in shown
+    assert re.search(r"mouth to ear +211 ms \(p95 \d+ ms\)", shown)
+    assert re.search(r"phone's chunk \d+ ms, intake \d+ ms, ", shown)
     as_json: list[dict[str, Any]] = json.loads(printed(monkeypatch, state, "--json"))
     assert [call["delay_exotel_s"] for call in as_json] == [None, 0.1285, 0.1363]
     assert len(printed(monkeypatch, state, "--csv").splitlines()) == 4
+
+
+def test_events_are_told_in_sentences(monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
+    shown = printed(monkeypatch, state, "show", HANDED_OVER)
+    events = shown[shown.index("events") : shown.index("the agent's words")]
+    told = [line.split(" s  ", 1)[1] for line in events.splitlines() if " s  " in line]
+    for sentence in ("agent: nurse", "agent ready: ws", "agent heard after ", "key pressed", "ended by the "):
+        assert any(each.startswith(sentence) for each in told), told
+    assert not any(word in each for each in told for word in ("warm yes", "name ", "record no", "{")), told
+
+
+def test_an_outcome_that_no_call_has_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calls", "--outcome", "lost"]) == cli.EXIT_UNUSABLE
+    assert "'no_engine', 'engine_failed'" in capsys.readouterr().err
 
 
 def test_an_old_file_is_written_on_with_the_call_of_a_killed_bridge_marked(state: Path) -> None:

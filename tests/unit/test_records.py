@@ -479,7 +479,7 @@ def test_a_database_that_is_deleted_or_replaced_is_made_anew_and_calls_are_recor
         "before": "before.wav",
         "after": None,
     }
-    assert f"{folder / database.FILE} was deleted or replaced; it is opened anew" in caplog.text
+    assert f"{folder / database.FILE} was deleted or replaced; it is created again" in caplog.text
     assert writer.dropped == 0
 
 

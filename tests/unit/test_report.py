@@ -47,7 +47,7 @@ def test_an_undisturbed_echo_is_reported_as_one() -> None:
     assert report.status == 0
     assert rows["delay"] == "226 ms from mouth to ear (p95 226 ms), measured in the sound"
     assert rows["of the delay"] == (
-        "filling a chunk 100, waiting at the carrier 0, bridge, engine and networks 126 ms"
+        "filling a chunk 100 ms, waiting at the carrier 0 ms, bridge, engine and networks 126 ms"
     )
     assert rows["your words"].endswith("from 0.0 s on; echoed")
     assert rows["gaps"] == "none of 60 ms or more"

@@ -149,6 +149,34 @@ def test_an_unknown_variable_is_answered_with_the_nearest_name(written: str, nea
     assert f"did you mean {near}?" in refusal({}, {written: "1"}).problem
 
 
+def test_a_variable_that_resembles_no_setting_gets_no_guess() -> None:
+    """All variables begin alike; that says nothing."""
+    problem = refusal({}, {"PXBRIDGE_FOO": "1"}).problem
+    assert problem == "no such setting; `pxbridge help settings` lists them all"
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_that_an_env_file_leaves_around_a_value_are_no_part_of_it(quote: str, tmp_path: Path) -> None:
+    config = toml(tmp_path, "max_calls = 7")
+    written = {
+        "PXBRIDGE_PORT": "5060",
+        "PXBRIDGE_ENGINES": "ws://a:1 ws://b:2",
+        "PXBRIDGE_TEXT_PROMPT": "You're Asha.",
+        "PXBRIDGE_TRUSTED_PROXIES": "10.0.0.0/8",
+        "PXBRIDGE_ALLOW_ANONYMOUS": "true",
+        "PXBRIDGE_CONFIG": config,
+    }
+    if quote == "'":
+        written["PXBRIDGE_TEXT_PROMPT"] = "You are Asha."
+    quoted = {name: f"{quote}{value}{quote}" for name, value in written.items()}
+    assert settings.load({}, quoted).settings == settings.load({}, written).settings
+
+
+def test_an_address_with_a_length_is_told_what_it_could_mean() -> None:
+    problem = refusal({"trusted_proxies": ["10.0.0.1/8"]}).problem
+    assert "write 10.0.0.0/8 for the network, or 10.0.0.1 for the address alone" in problem
+
+
 def test_an_unknown_key_in_a_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     config = toml(tmp_path, 'engine_finger_print = "ab"')
     assert str(refusal({"config": config})) == (

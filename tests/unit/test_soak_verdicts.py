@@ -8,8 +8,10 @@ import pytest
 
 from gate import MOST_LATE_MS
 from pxbridge.commands import terminal
-from soak import STARVED_MS, CallOutcome, Gap, Kill, Soak, report
+from soak_callers import CallOutcome, Gap
+from soak_report import report
 from soak_troubles import QUIET_AFTER_S, QUIET_BEFORE_S, Troubles
+from soak_verdict import STARVED_MS, Kill, Soak
 
 HALF_S, END_S = 300.0, 600.0
 

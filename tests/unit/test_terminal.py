@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from rich.table import Table
 from pxbridge import cli
 from pxbridge.commands import terminal
 from pxbridge.commands.terminal import refit, say, say_fields, wrapped
-from pxbridge.wording import all_are, counted, lasted, short_id
+from pxbridge.wording import all_are, counted, lasted, os_problem, short_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,6 +210,29 @@ def test_check_config_into_a_pipe_cuts_no_prompt(tmp_path: Path, capsys: pytest.
     out = capsys.readouterr().out
     whole = prompt.replace("\n", r"\n")
     assert f"text_prompt = {whole}  (" in out and "…" not in out
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 7160)"), "Connection refused"),
+        (
+            OSError(
+                "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
+                "[Errno 111] Connect call failed ('127.0.0.1', 1)"
+            ),
+            "Connection refused",
+        ),
+        (
+            OSError("Multiple exceptions: [Errno 101] Connect call failed ('::1'), [Errno 111] Connect"),
+            "Network is unreachable, Connection refused",
+        ),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (TimeoutError(), "no answer in time"),
+    ],
+)
+def test_what_the_operating_system_says_is_told_without_its_addresses(error: OSError, told: str) -> None:
+    assert os_problem(error) == told
 
 
 def test_numbers_of_things_lengths_and_ids_are_written_for_people() -> None:

@@ -147,6 +147,24 @@ def test_an_empty_data_chunk_before_another_chunk_is_empty_and_no_noise() -> Non
     assert len(parse_wav(data).samples) == 0
 
 
+@pytest.mark.parametrize("names", [[b"acid"], [b"_PMX", b"afsp"], [b"plst", b"LIST"]])
+@pytest.mark.parametrize("last_pad", [b"", b"\0"])
+def test_whatever_chunk_follows_an_empty_data_chunk_is_no_noise(names: list[bytes], last_pad: bytes) -> None:
+    rest = b"".join(chunk(name, b"abcd") for name in names) + chunk(b"junk", b"odd") + last_pad
+    data = b"RIFF" + struct.pack("<I", 0) + b"WAVE" + FORMAT + chunk(b"data", b"") + rest
+    assert len(parse_wav(data).samples) == 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("bits", "kind"), [(32, "<f4"), (64, "<f8")])
+def test_floats_that_are_no_numbers_are_read_without_a_word(bits: int, kind: str, channels: int) -> None:
+    huge = 1e300 if bits == 64 else np.inf
+    audio = np.array([np.nan, 0.5, huge, -huge, np.inf, -np.inf], kind).tobytes()
+    heard = parse_wav(wav(3, bits, audio, channels)).samples
+    assert heard.tolist() == ([0.0, 0.5, 1.0, -1.0, 1.0, -1.0] if channels == 1 else [0.25, 0.0, 0.0])
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.wav: No such file"):
         read_wav(tmp_path / "no.wav")

@@ -72,6 +72,19 @@ def at_info(caplog: pytest.LogCaptureFixture) -> None:
         (get("/wp-login.php"), "not_found", "(GET /wp-login.php): not found", "not found\n"),
         (get("/livez", "DELETE"), "method", "(DELETE /livez): the method is not allowed", "GET only"),
         (b"GET /\n\r\n\r\n", "invalid_request", ": the request is not valid", "a line ends without CR LF"),
+        (b"GET /\n\r\n\r\n", "invalid_request", "is not valid: a line ends without CR LF", ""),
+        (
+            b"EHLO x\r\n\r\n",
+            "invalid_request",
+            ": the request is not valid: it is not HTTP/1.1",
+            "not valid HTTP",
+        ),
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "invalid_request",
+            "this is HTTP/2, and this port speaks HTTP/1.1: set the proxy to HTTP/1.1",
+            "505 HTTP Version Not Supported",
+        ),
         (get("/exotel?sample-rate=44100"), "invalid_request", "(GET /exotel): the request", "sample-rate="),
         (get("/exotel"), "not_upgraded", "(GET /exotel, header Connection): the request is not a", "Upgrade"),
         (

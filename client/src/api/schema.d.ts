@@ -244,7 +244,7 @@ export interface Snapshot {
   ready: boolean;
   /** Why no call can be taken. */
   reasons: string[];
-  /** Whether the engine is the rehearsal engine, which is no model. */
+  /** Whether the engine is the rehearsal engine, which is not a model. */
   rehearsal: boolean;
 }
 

@@ -1,8 +1,8 @@
-"""The time by which the process has ended, whatever hangs.
+"""The time limit for the end of the process, even if something hangs.
 
-The parts of a bridge end within limits of their own. This is the limit for what nobody thought of: a call
-that ignores its cancellation, a thread in a disk that does not answer, an event loop that stands still. The
-kernel keeps it. `SIGALRM` ends the process by its default action, which needs no thread and no Python.
+Each part of a bridge has its own limit. This is the limit for unforeseen faults: a call that ignores its
+cancellation, a thread that waits for a dead disk, an event loop that is blocked. The kernel enforces it:
+`SIGALRM` ends the process by its default action, which needs no thread and no Python.
 """
 
 from __future__ import annotations

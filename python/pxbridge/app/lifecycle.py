@@ -7,8 +7,8 @@
     drain    not ready, new calls get 503; live calls may go on for up to `drain_s`
     end      the agent of each call finishes its sentence, then the socket closes with 1012
 
-A second SIGTERM or SIGINT ends the process at once: live calls are closed, and after `AT_ONCE_S` the process
-is gone whatever hangs, in every phase, the start and the end included. A third one kills it.
+A second SIGTERM or SIGINT ends the process at once, in every phase. Live calls are closed, and after
+`AT_ONCE_S` the process is gone even if something hangs. A third one kills it.
 
 Every wait at the end has a limit. The whole end has one too (`TEARDOWN_S`), which the kernel keeps
 (`pxbridge.app.deadline`).
@@ -138,11 +138,11 @@ async def run(
                 await _first_of(reloader.reload(), signals.stop.wait())
                 systemd.ready(f"takes calls at {bridge.url}")
 
-        log.info(
-            "stopping: %s may go on for up to %s; a second signal ends them at once",
-            counted(bridge.registry.live, "call"),
-            lasted(settings.drain_s),
-        )
+        if live := bridge.registry.live:
+            calls, limit = counted(live, "call"), lasted(settings.drain_s)
+            log.info("stopping: %s may go on for up to %s; a second signal ends them at once", calls, limit)
+        else:
+            log.info("stopping: no calls are live")
         limit_s = settings.drain_s + LONGEST_ENDING_S
         signals.end_within(limit_s)
         systemd.stopping("ends its calls", limit_s)

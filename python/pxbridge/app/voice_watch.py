@@ -38,7 +38,7 @@ class VoiceWatch:
     Args:
         voices: Keeps what they tell.
         engines: All engines.
-        telling: Those of them that tell of themselves.
+        telling: The engines that report their voices.
         personas: The personas in force.
     """
 

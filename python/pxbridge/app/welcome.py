@@ -1,4 +1,4 @@
-"""What a bridge prints when it takes calls: its addresses and engines, and commands to try next."""
+"""The text that a bridge prints when it is ready: its addresses and engines, and commands to try next."""
 
 from __future__ import annotations
 

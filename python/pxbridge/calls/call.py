@@ -44,10 +44,10 @@ __all__ = ["Call", "CallRecord", "Ending", "Party", "Phase"]
 log = logging.getLogger("pxbridge.call")
 
 TRY_AGAIN_LATER = 1013
-"""Of the registry of RFC 6455's close codes."""
+"""Close code 1013, from the registry of RFC 6455."""
 
 START_TIMEOUT_S = 10.0
-"""A carrier sends its start message right after the handshake. A client that does not is no carrier."""
+"""A carrier sends its start message right after the handshake. Another client may never send one."""
 
 TOKEN_USED = "its token was used for another call"  # noqa: S105
 """A token in the URL admits one call (`pxbridge.telephony.call_tokens`)."""

@@ -1,8 +1,7 @@
-"""The sound of one call: what arrives at either socket goes into `Line`, and what follows from it goes out.
+"""The sound of one call: passes the messages of both sockets to `Line`, and sends what `Line` returns.
 
-There is one call into Rust for each message, and no task, queue or timer. What Rust returns says everything
-that follows from the message: bytes for the phone, bytes for the engine, whether to ping, when to ask again,
-and what happened.
+There is one call into Rust for each message, and no task, queue or timer. It returns everything that follows
+from the message: bytes for the phone, bytes for the engine, whether to ping, when to call again, and events.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a conversation needs to go on after a break: with another engine, or on another connection."""
+"""The data with which a conversation continues with another engine, or on another connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Continuation:
 
     Attributes:
         place: The call's place among those that want an engine.
-        said: What the agent has said on earlier connections.
+        said: The agent's words on earlier connections.
         engaged: Whether the earlier connection had an engine, or was getting one.
         released: Set as soon as the earlier connection has let go of it; None if there was no such
             connection.
@@ -45,7 +45,7 @@ def continue_prompts(persona: Persona, words: str) -> Prompts:
 
     Args:
         persona: Whom the engine plays.
-        words: What the agent has said so far.
+        words: The agent's words so far.
     """
     said = " ".join(words.split())
     if len(said) > MAX_SAID_CHARS:

@@ -1,12 +1,12 @@
-"""A call's way from one engine to the next: prompting, waiting, live, failover.
+"""A call's conversation, with one engine or several: prompting, waiting, live, failover.
 
 Each phase is one method that returns when the phase is over. The method also decides what the caller hears in
 that phase.
 
 A conversation outlives its engines. When an engine dies, the phone's socket stays open, and another engine
-goes on with the same persona. A session that was prompted ahead is quickest; it knows the persona and nothing
-of the call. Any other session is told in its text prompt what has been said. The persona says which of the
-two it prefers.
+continues with the same persona. A session that was prompted ahead is ready first, but knows only the persona.
+Any other session gets the agent's words so far in its text prompt. The persona says which of the two it
+prefers.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ class Conversation:
 
     Args:
         line: The call's sound.
-        record: What is known of the call.
+        record: The call's record.
         engines: Where engines are leased.
         persona: Whom the caller speaks with.
         wakeups: The process's timer.
         limits: How long things may take.
-        continuation: Where the call stands.
+        continuation: What to continue with after a break.
         emit: Tells the subscribers.
         on_pause: Called now and then while the agent says nothing.
     """

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pxbridge.chat_wire import FRAME_S
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -69,7 +71,7 @@ EXACT_PPM = 5.0
 """The error of a measurement of one minute."""
 
 _US = 1e-6
-_FRAME_US = 80_000
+_FRAME_US = round(FRAME_S * 1e6)
 
 
 def _chunk_wait_us(chunk_us: float) -> float:

@@ -4,8 +4,8 @@ Such an engine may be dead, or its network may be stalled. If another engine is 
 none is free, it may come back. The call then waits for it, and the caller meanwhile hears what covers any
 other gap.
 
-The event `EngineSilent` of the line is no help here. It comes after a second, when the line stops sending old
-sound to the engine. When to give an engine up depends on the pool, and takes longer.
+The line's event `EngineSilent` cannot be used for this. It comes after a second, when the line stops sending
+old sound to the engine. The time after which an engine is given up is longer and depends on the pool.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EngineWatch:
 
     Args:
         session: The session.
-        line: What it is connected to.
+        line: The call's line.
         engines: Knows whether another engine is free.
         gap: Covers a gap for the caller.
         wakeups: The process's timer.

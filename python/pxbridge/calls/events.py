@@ -61,7 +61,7 @@ class Event:
     """One thing that happened.
 
     Args:
-        kind: What.
+        kind: What happened.
         at_s: When, on the call's clock.
         detail: The rest, by name.
     """

@@ -4,8 +4,8 @@ A deployment ends calls, and agents then hand many of them over. The flow asks w
 running. The file is a SQLite database of its own in the state folder, because records may be off, or may have
 filled their disk. A thread reads and writes it, so that no call waits for a disk.
 
-If the file or its folder is deleted or replaced, the file is opened anew. It then knows nothing, and
-`pxbridge.calls.handover` stores again what this process knows.
+If the file or its folder is deleted or replaced, the file is created again. It is then empty, and
+`pxbridge.calls.handover` stores this process's decisions in it once more.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class FileHandOverStore:
     def _try(self, what: Callable[[sqlite3.Connection], T]) -> T:
         try:
             if self._database is not None and self._is_moved():
-                log.error("%s was deleted or replaced; it is opened anew", self._folder / FILE)
+                log.error("%s was deleted or replaced; it is created again", self._folder / FILE)
                 self._close()
             if self._database is None:
                 self._database = self._open()

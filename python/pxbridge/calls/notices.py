@@ -1,4 +1,4 @@
-"""Tells a caller at a screen how the call stands: what the agent says, the place in line, a lost engine.
+"""Informs a caller at a screen about the call: the agent's words, the place in line, a lost engine.
 
 It is a subscriber to the events of one call. The call's carrier writes the messages, in its own protocol.
 Carriers of telephones have none, and such calls have no subscriber of this kind.

@@ -1,4 +1,4 @@
-"""What an operator can do to a live call: hand it over to a person, or end it.
+"""Operators' actions on live calls: hand a call over to a person, or end it.
 
 Both work as a key or a phrase does: the agent finishes its sentence, the caller hears it, the socket closes,
 and the carrier's call flow goes on. The call's events say which operator did it.

@@ -1,4 +1,4 @@
-"""Who the caller speaks with: voice, text prompt, greeting, limits, and what keys and words set off.
+"""Personas: voice, text prompt, greeting, limits, and the actions of keys and words.
 
 Personas are sections ``[personas.NAME]`` of the TOML file (`pxbridge.settings.persona_file` reads them). The
 settings' own voice and text prompt make the default persona. A call's persona is named, in this order of
@@ -106,8 +106,8 @@ class Persona:
         sampling: How the engine draws tokens (`chat_wire.sampling_query`); empty: as it does by default.
         greeting: A WAV or Ogg Opus file that is played to the caller first.
         max_duration_s: The longest duration of a call; None for no limit.
-        keys: What a DTMF key does, by digit.
-        phrases: What phrases in the agent's words set off.
+        keys: The actions of DTMF keys, by digit.
+        phrases: The actions of phrases in the agent's words.
         record: Whether calls are recorded.
         warm: Sessions to keep connected and prompted ahead of calls.
         failover_prefers: Which engine goes on when one dies in a call.

@@ -1,4 +1,4 @@
-"""Finds phrases in the agent's words that set something off: "goodbye", "I will put you through".
+"""Finds phrases with an action in the agent's words, such as "goodbye" or "I will put you through".
 
 An engine sends its words in pieces that break anywhere ("good", "bye"), with its own capitals and
 punctuation. So only letters and digits are compared, and spaces within a phrase are ignored. A phrase must

@@ -1,4 +1,4 @@
-"""What an operator may set about how a call's sound is kept in time; `rust/core` explains what it means."""
+"""Settings of a call's playout; `rust/core` explains their meaning."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from pxbridge.calls.playout_options import PlayoutOptions
 from pxbridge.calls.stats_sampler import StatsSampler
 from pxbridge.calls.unknown_names import NameCheck
 from pxbridge.calls.wakeup_timer import WakeupTimer
+from pxbridge.chat_wire import FRAME_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,7 @@ SERVICE_RESTART = 1012
 LONGEST_SENTENCE_S = 8.0
 """An agent that speaks for longer than this when its call has to end is cut off."""
 
-PAUSE_POLL_S = 0.08
+PAUSE_POLL_S = FRAME_S
 """How often to check whether the agent pauses: once per frame of the model."""
 
 

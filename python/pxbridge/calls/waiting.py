@@ -1,7 +1,7 @@
-"""What a caller hears while there is no agent to talk to: announcements, music, and what covers a gap.
+"""The bridge's own sound while the caller hears no agent: announcements, music, and a sound for gaps.
 
-A caller is never left on a silent line. These functions run until they are cancelled, which happens when an
-agent has come. The first sound of the agent ends the bridge's own sound with a fade.
+A caller is never left on a silent line. These functions run until they are cancelled, when an agent is ready.
+The agent's first sound ends the bridge's own sound with a fade.
 """
 
 from __future__ import annotations

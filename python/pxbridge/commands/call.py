@@ -148,6 +148,7 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     Raises:
         InputError: A file or an argument cannot be used.
     """
+    _require_url(args.url)
     phone = _phone(args)
     tls = _tls(args.ca)
     draw = _drawing(args.plot)
@@ -189,6 +190,19 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     return report.status
 
 
+def _require_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        parts, host = urlsplit(""), None  # the error's own text may quote a password
+    if parts.scheme in ("ws", "wss") and host:
+        return
+    plain = {"http": "ws", "https": "wss"}.get(parts.scheme)
+    fix = f"; write {plain}:// instead of {parts.scheme}://" if plain and host else ""
+    raise InputError(f"--url {shown(url)} is not a ws:// or wss:// URL{fix}")
+
+
 def _phone(args: argparse.Namespace) -> Phone:
     if not SHORTEST_CHUNK_MS <= args.chunk_ms <= LONGEST_CHUNK_MS:
         raise InputError(
@@ -225,7 +239,7 @@ def _shipped() -> Sound:
 def _key_press(text: str) -> tuple[float, str]:
     key, _, at = text.partition("@")
     with contextlib.suppress(ValueError):
-        if len(key) == 1 and key in "0123456789*#":
+        if len(key) == 1 and key in "0123456789*#" and 0 <= float(at) < math.inf:
             return float(at), key
     raise InputError(f"--press {text} is not a key (0-9, * or #) and a time, like 5@3.5")
 
@@ -235,7 +249,9 @@ def _tls(ca: Path | None) -> ssl.SSLContext | None:
         return None
     try:
         return ssl.create_default_context(cafile=str(ca))
-    except (OSError, ssl.SSLError) as error:
+    except ssl.SSLError as error:
+        raise InputError(f"--ca {ca}: it holds no certificate in PEM form") from error
+    except OSError as error:
         raise InputError(f"--ca {ca}: {error.strerror or error}") from error
 
 
@@ -253,7 +269,9 @@ def _advice(url: str, error: CallFailed) -> str:
     """What to do about a call that could not be placed."""
     if isinstance(error, CallRefused):
         return _REFUSED.get(error.status, "")
-    refused = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, TimeoutError)
+    # A server whose TLS fails is running.
+    answers = isinstance(error.__cause__, TimeoutError | ssl.SSLError)
+    refused = isinstance(error.__cause__, OSError) and not answers
     if refused and urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1"):
         return "; is the server running? `pxbridge` in another terminal starts it"
     return ""

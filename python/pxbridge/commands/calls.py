@@ -25,10 +25,13 @@ from rich.text import Text
 
 from pxbridge import settings
 from pxbridge.calls import delay
+from pxbridge.calls.call_state import Outcome
+from pxbridge.calls.events import Kind
 from pxbridge.calls.start_times import START_TIMES
 from pxbridge.commands.terminal import plain, say, say_fields
 from pxbridge.console import client
 from pxbridge.errors import InputError
+from pxbridge.ops import human_lines
 from pxbridge.records import database
 from pxbridge.records.database import Query
 from pxbridge.wording import counted, lasted, short_id
@@ -46,8 +49,17 @@ EXIT_UNKNOWN = 1
 
 HAND_OVER, END = "hand-over", "end"
 
-BRIDGE_SETTINGS = ("config", "state_dir", "console_host", "console_port", "console_credentials_file")
-"""The settings of the bridge that this command needs."""
+BRIDGE_SETTINGS = {
+    "config": "FILE",
+    "state_dir": "FOLDER",
+    "console_host": "TEXT",
+    "console_port": "N",
+    "console_credentials_file": "FILE",
+}
+"""The settings of the bridge that this command needs, with what stands for their values in help."""
+
+OUTCOMES = (*(outcome.value for outcome in Outcome), database.CUT_OFF)
+"""How calls in the records ended."""
 
 MAX_SHOWN_IDS = 5
 """Of calls among which the user has to choose. They are shown whole, as their beginnings are the same."""
@@ -105,10 +117,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="WHEN", help="only calls since then: 90m, 12h, 7d, or 2026-01-31[T12:00]"
     )
     parser.add_argument(
-        "--outcome", metavar="WORD", help="only calls with this outcome: completed, no_engine, ..."
+        "--outcome",
+        choices=OUTCOMES,
+        metavar="WORD",
+        help=f"only calls with this outcome: {', '.join(OUTCOMES)}",
     )
-    for name in BRIDGE_SETTINGS:
-        parser.add_argument(settings.flag(name), default=None, help="as for the bridge itself")
+    for name, metavar in BRIDGE_SETTINGS.items():
+        parser.add_argument(
+            settings.flag(name), default=None, metavar=metavar, help="as for the bridge itself"
+        )
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
@@ -316,12 +333,12 @@ def _rows(call: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         ("mouth to ear", _delays(call)),
     ]
     parts = [
-        f"{part.title} {1e3 * value:.0f}"
+        f"{part.title} {1e3 * value:.0f} ms"
         for part in delay.PARTS
         if (value := call.get(part.figure)) is not None
     ]
     if parts:
-        rows.append(("its parts", ", ".join(parts) + " ms"))
+        rows.append(("its parts", ", ".join(parts)))
     rows.append(("sound", _sound(call)))
     if call.get("holds"):
         withheld = lasted(call.get("withheld_s") or 0.0)
@@ -357,13 +374,43 @@ def _failovers(call: Mapping[str, Any]) -> str:
 
 
 def _event(event: Mapping[str, Any]) -> str:
+    """What happened, in the words of the log. Records of older versions may lack a detail."""
     kind = event["kind"]
     detail = {name: value for name, value in event.items() if name not in ("at_s", "kind")}
+    try:
+        sentence = _sentence(kind, detail)
+    except KeyError:
+        sentence = None
+    return plain(sentence or _listed(kind, detail))
+
+
+def _sentence(kind: str, detail: Mapping[str, Any]) -> str | None:
+    match kind:
+        case Kind.PERSONA:
+            return f"agent: {detail['name']}" + (", recorded" if detail["record"] else "")
+        case Kind.ENGINE_TRIED:
+            return f"engine tried: {detail['engine']}" + (", prompted ahead" if detail["warm"] else "")
+        case Kind.ENGINE_FAILED | Kind.ENGINE_LOST:
+            return human_lines.failed(Kind(kind), detail)
+        case Kind.LIVE:
+            return human_lines.live(detail)
+        case Kind.HEARD:
+            return human_lines.heard(detail)
+        case Kind.KEY:
+            return f"key pressed: {detail['digit']}" if "digit" in detail else "key pressed"
+        case Kind.ACTION:
+            return human_lines.action(detail)
+        case Kind.ENDED:
+            return f"ended by the {detail['by']}: {detail['reason']}"
+    return None
+
+
+def _listed(kind: str, detail: Mapping[str, Any]) -> str:
     # A detail with the name of its kind is shown without a name: "phase: waiting". So is a note's text.
     text = ", ".join(
         str(value) if name in (kind, "text") else _detail(name, value) for name, value in detail.items()
     )
-    return plain(f"{kind}: {text}" if text else kind)
+    return f"{kind}: {text}" if text else kind
 
 
 def _detail(name: str, value: object) -> str:
@@ -374,6 +421,8 @@ def _detail(name: str, value: object) -> str:
             return f"{name.removesuffix('_s')} {lasted(value)}"
         case float():
             return f"{name} {value:.3g}"
+        case dict():
+            return f"{name} {', '.join(f'{key}={each}' for key, each in value.items()) or 'none'}"
         case _:
             return f"{name} {value}"
 
@@ -385,7 +434,8 @@ def _when(at: float) -> str:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    whole_s = round(seconds)
+    return f"{whole_s // 60}:{whole_s % 60:02}"
 
 
 def _is_known(call: Mapping[str, Any]) -> bool:
@@ -410,5 +460,5 @@ def _delay(call: Mapping[str, Any]) -> str:
 def _delays(call: Mapping[str, Any]) -> str:
     if call["mouth_to_ear_s"] is None:
         return "-"
-    text = f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f})"
+    text = f"{1e3 * call['mouth_to_ear_s']:.0f} ms (p95 {1e3 * call['mouth_to_ear_p95_s']:.0f} ms)"
     return f"{text}, now {_delay(call)}" if "phase" in call else text

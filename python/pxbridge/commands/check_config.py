@@ -3,7 +3,7 @@
 The first line is the verdict, and warnings follow. ``--changed`` shows only what differs from the defaults.
 It finds every error in settings, personas, greetings, access and TLS files that would stop a start, without
 starting. It asks engines that tell their voices whether they have those of the personas; an engine that does
-not answer is no error. `pxbridge doctor` also checks whether engines answer and ports are free.
+not answer is not an error. `pxbridge doctor` also checks whether engines answer and ports are free.
 """
 
 from __future__ import annotations

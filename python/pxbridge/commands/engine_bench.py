@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from dataclasses import asdict
@@ -17,8 +18,6 @@ from pxbridge.commands.terminal import say
 from pxbridge.wording import counted
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
     from pxbridge.personaplex.bench import Row, Tensors, Times
@@ -74,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace, console: Console) -> int:
-    """Measures and tells; returns the exit status.
+    """Measures, prints the figures, and returns the exit status.
 
     Raises:
         InputError: An argument or a file cannot be used.
@@ -111,7 +110,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
             case Skipped():
                 figures["skipped"].append(asdict(found))
                 say(console, f"{counted(found.slots, 'slot')}: not measured: {found.why}")
-        if args.json is not None:  # each time: whoever ends it early has what there is
+        if args.json is not None:  # after each row, so that an early end keeps the rows so far
             args.json.write_text(json.dumps(figures, indent=1), "utf-8")
         await asyncio.sleep(0)
     if rows:
@@ -125,9 +124,12 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(int(part) for part in text.split(","))
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = (0,)
     if min(counts) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers above 0, such as 1,8,32")
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import secrets
@@ -22,8 +23,6 @@ from pxbridge.personaplex.stepper import Sampling
 from pxbridge.wav import read_wav, resample, to_pcm, write_float_wav, write_wav
 
 if TYPE_CHECKING:
-    import argparse
-
     from rich.console import Console
 
     from pxbridge.personaplex.assembly import Assembled
@@ -56,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-tokens", type=Path, metavar="FILE", help="its tokens (NumPy's .npy)")
     parser.add_argument("--voice-prompt", required=True, metavar="NAME", help="the agent's voice")
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text-prompt", metavar="TEXT", help="what the agent is told before; may be empty")
+    text.add_argument("--text-prompt", metavar="TEXT", help="the agent's text prompt; may be empty")
     text.add_argument(
         "--text-prompt-tokens", metavar="N,N,…", help="the same as tokens, taken as they are", type=_tokens
     )
@@ -127,14 +126,17 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _tokens(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, such as 5,17") from None
 
 
 def _checked(tokens: tuple[int, ...] | None, lm: LmConfig) -> tuple[int, ...] | None:
     for token in tokens or ():
         if not 0 <= token < lm.text_card:
             raise InputError(
-                f"--text-prompt-tokens: {token} is no text token, they go from 0 to {lm.text_card - 1}"
+                f"--text-prompt-tokens: {token} is not a text token; they go from 0 to {lm.text_card - 1}"
             )
     return tokens
 

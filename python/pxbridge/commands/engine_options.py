@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the files that tell other sizes than the published ones."""
+    """Declares the files with other sizes than the published ones."""
     group = parser.add_argument_group("sizes, where they are not the published ones")
     group.add_argument("--lm-config", type=Path, metavar="FILE", help="the language model's (JSON)")
     group.add_argument("--mimi-config", type=Path, metavar="FILE", help="Mimi's (JSON)")

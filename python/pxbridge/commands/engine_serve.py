@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 from pxbridge.commands import engine_options, tunnel_option
 from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings import unquoted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
     from rich.console import Console
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge.engine")
 
 TOKEN_VARIABLE = "PXBRIDGE_ENGINE_TOKEN"  # noqa: S105  a variable's name
+LEAST_TOKEN_CHARS = 12
+"""As for passwords: nobody can try as many over the network in a lifetime."""
+
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
 
 EPILOG = f"""\
 {TOKEN_VARIABLE} holds the token that clients show, as a bearer token or as the password of a Basic login.
@@ -36,7 +42,7 @@ EPILOG = f"""\
 examples:
   pxbridge engine                                 serve on this machine, to this machine
   {TOKEN_VARIABLE}=... pxbridge engine --host 0.0.0.0 --ssl certs
-  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to whoever has the token
+  {TOKEN_VARIABLE}=... pxbridge engine --tunnel   serve on this machine, to all who have the token
 """
 
 
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of https://OTHER.SERVER talk where there is no token; * for any",
+        help="let pages of https://OTHER.SERVER talk; * for any",
     )
     group.add_argument(
         "--slots",
@@ -208,16 +214,25 @@ def _options(args: argparse.Namespace) -> Options:
     from pxbridge.personaplex.static_files import folder_of
 
     if not 0 <= args.port <= 65535:
-        raise ConfigError("--port", "command line", f"{args.port} is no port: 0 to 65535")
-    if args.queue < 0:
-        raise ConfigError("--queue", "command line", f"{args.queue} is not a number from 0 on")
-    token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and re.fullmatch(r"[\x21-\x7e]+", token) is None:
-        raise ConfigError(TOKEN_VARIABLE, "environment", "a token is ASCII, without spaces")
+        raise ConfigError("--port", "command line", f"{args.port} is not a port; use 0 to 65535")
+    for option, number in (
+        ("--queue", args.queue),
+        ("--drain-s", args.drain_s),
+        ("--prefix-gb", args.prefix_gb or 0),
+    ):
+        if not (math.isfinite(number) and number >= 0):
+            raise ConfigError(option, "command line", f"{number} is not a number from 0 on")
+    for origin in args.allow_origin:
+        if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+            raise ConfigError(
+                "--allow-origin",
+                "command line",
+                f"{origin!r} is not an origin; use https://SERVER, or *",
+            )
     return Options(
         host=args.host,
         port=args.port,
-        token=token,
+        token=token_in(os.environ),
         allow_anonymous=args.allow_anonymous,
         origins=frozenset(origin.rstrip("/").lower() for origin in args.allow_origin),
         ssl=args.ssl,
@@ -228,6 +243,25 @@ def _options(args: argparse.Namespace) -> Options:
         drain_s=args.drain_s,
         defaults=Defaults(args.default_voice_prompt, args.default_text_prompt),
     )
+
+
+def token_in(environ: Mapping[str, str]) -> str | None:
+    """The token that clients must show, without the quotes that an env file may leave around it.
+
+    Raises:
+        ConfigError: It is too short, or cannot stand in a header.
+    """
+    token = environ.get(TOKEN_VARIABLE)
+    if token is None:
+        return None
+    token = unquoted(token)
+    if re.fullmatch(rf"[\x21-\x7e]{{{LEAST_TOKEN_CHARS},}}", token) is None:
+        problem = (
+            f"a token is at least {LEAST_TOKEN_CHARS} ASCII characters without spaces, for example from "
+            "`openssl rand -hex 24`"
+        )
+        raise ConfigError(TOKEN_VARIABLE, "environment", problem)
+    return token
 
 
 def _load(args: argparse.Namespace, prepared: Prepared, console: Console) -> Loaded:

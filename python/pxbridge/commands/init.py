@@ -22,7 +22,7 @@ from pxbridge.calls.numbers import dialable
 from pxbridge.calls.persona import VOICE_NAME, template_fault
 from pxbridge.commands.check_config import check
 from pxbridge.commands.init_file import Access, Answers, Fresh, Reach, render
-from pxbridge.commands.terminal import say
+from pxbridge.commands.terminal import say, wrapped
 from pxbridge.errors import ConfigError, InputError
 from pxbridge.settings import files
 from pxbridge.settings.values import certificates
@@ -45,8 +45,8 @@ class Question:
     """One question, which is a flag too.
 
     Attributes:
-        name: Of the field of `Answers`.
-        text: What is asked.
+        name: The name of the field of `Answers`.
+        text: The question.
         read: Reads an answer; raises ValueError that says what would be right.
         metavar: For `--help`; None: the answer is yes or no.
         asked: Whether the answers so far leave this question open.
@@ -222,7 +222,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     file: Path = args.file
     _require_new(file, replace_it=args.force)
     given = {question.name: getattr(args, question.name) for question in QUESTIONS}
-    ask = None if args.yes or not sys.stdin.isatty() else _asking(console)
+    ask = None if args.yes or not sys.stdin.isatty() else asking(console)
     answers = answered(given, ask, lambda text: say(console, text))
     fresh = Fresh()
     write(file, render(answers, fresh), replace_it=args.force)
@@ -299,8 +299,15 @@ def _shown(default: object) -> str:
             return str(default)
 
 
-def _asking(console: Console) -> Callable[[str], str]:
-    return lambda question: console.input(question, markup=False)
+def asking(console: Console) -> Callable[[str], str]:
+    """Asks a question on a console, on a terminal wrapped between words; returns the answer."""
+
+    def ask(question: str) -> str:
+        if console.is_terminal:
+            question = "\n  ".join(wrapped(question.rstrip(), console.width - 2)) + " "
+        return console.input(question, markup=False)
+
+    return ask
 
 
 def write(file: Path, text: str, *, replace_it: bool = False) -> None:

@@ -50,7 +50,7 @@ class Answers:
 
     Attributes:
         engines: URLs of PersonaPlex servers; none means the rehearsal engine.
-        engine_fingerprint: Of the servers' self-signed certificate.
+        engine_fingerprint: Fingerprint of the servers' self-signed certificate.
         engine_capacity: Calls that each engine takes at the same time.
         text_prompt: Who the agent is.
         voice_prompt: The agent's voice.
@@ -60,7 +60,7 @@ class Answers:
         tls_cert_file: The port's own certificate.
         tls_key_file: Its key, if it is in another file.
         public_url: By which the internet reaches the port.
-        access: What a caller must show.
+        access: The secrets that a caller must send.
         console_login: Whether the console asks for a login.
     """
 
@@ -111,7 +111,7 @@ def render(answers: Answers, fresh: Fresh) -> str:
 
 def _lines(answers: Answers, fresh: Fresh) -> Iterator[str]:
     yield "# The settings of a pxbridge, made by `pxbridge init`. It holds secrets: keep it to its user."
-    yield "# `pxbridge --help` tells all settings, `pxbridge check-config --config FILE` what is in force,"
+    yield "# `pxbridge help settings` lists all settings, `pxbridge check-config --config FILE` shows these,"
     yield "# and SIGHUP puts most changes in force for the calls to come."
     for part in (_engines, _agent, _reach):
         yield ""

@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from pxbridge.commands.terminal import say
+from pxbridge.simulation.faults import described
 from pxbridge.simulation.rehearsal import program
 
 if TYPE_CHECKING:
@@ -19,13 +20,14 @@ _EPILOG = """\
 examples:
   pxbridge rehearse --mode echo --step-ms 0
   pxbridge rehearse --prompt-s 5 --fault StaysSilent
+  pxbridge rehearse --fault Dies:after_steps=100       breaks off after 8 s of each call
   pxbridge --engines ws://127.0.0.1:8998/api/chat      in another terminal: a bridge in front of it
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.epilog = _EPILOG
+    parser.epilog = "\n".join(["faults, with the defaults of their fields:", *described(), "", _EPILOG])
     program.add_arguments(parser)
 
 

@@ -391,7 +391,7 @@ class Report:
                 ]
                 rest = "bridge, engine and networks"
             known.append((rest, delay.median_s - sum(part for _, part in known)))
-        return ", ".join(f"{place} {1e3 * part:.0f}" for place, part in known) + " ms"
+        return ", ".join(f"{place} {1e3 * part:.0f} ms" for place, part in known)
 
     def _holes(self) -> str:
         holes = self.holes
@@ -405,8 +405,9 @@ class Report:
         )
 
     def _queued(self) -> str:
-        depths_ms = 1e3 * np.array([depth.depth_s for depth in self.phone.player.depth_trace])
-        text = f"{np.median(depths_ms):.0f} ms (median as audio arrives), at most {depths_ms.max():.0f} ms"
+        depths_s = np.array([depth.depth_s for depth in self.phone.player.depth_trace])
+        median, most = lasted(float(np.median(depths_s))), lasted(float(depths_s.max()))
+        text = f"{median} (median as audio arrives), at most {most}"
         if self.phone.clears_received:
             dropped_s = self.phone.player.samples_cleared / self.phone.line.rate_hz
             text += f"; cleared {counted(self.phone.clears_received, 'time')}, {lasted(dropped_s)} dropped"

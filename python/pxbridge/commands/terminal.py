@@ -1,9 +1,8 @@
 """Text for people: how every command writes to a terminal, a pipe or a file.
 
-Off a terminal a line is as long as its text, however wide the terminal of the reader is: nothing is wrapped,
-truncated or padded, so that `grep`, a log or a copied URL has whole lines. On a terminal, sentences are
-wrapped between words. Paths and URLs are never broken: one that is longer than a line is left to the
-terminal, which still copies it as one word.
+In a pipe or a file nothing is wrapped, truncated or padded, so that `grep`, a log or a copied URL has whole
+lines. On a terminal, sentences are wrapped between words. Paths and URLs are never broken: one that is longer
+than a line is left to the terminal, which still copies it as one word.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from pxbridge.wording import BEFORE_UNIT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
@@ -32,7 +33,6 @@ MIN_WRAPPED = 20
 
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|Hz|kHz|dB|ppm|MB|GB|times?)\b)")
 
 _LAST_COLUMN = re.compile(r" *\S.*?\S {2,}(?=\S)")
 """What stands before the last column of a line of help."""
@@ -108,7 +108,7 @@ def wrapped(text: str, width: int) -> list[str]:
         fold = textwrap.TextWrapper(
             width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
-        folded = fold.wrap(_BEFORE_UNIT.sub(_NO_BREAK, line)) or [""]
+        folded = fold.wrap(BEFORE_UNIT.sub(_NO_BREAK, line)) or [""]
         lines += [part.replace(_NO_BREAK, " ") for part in folded] if cell_len(line) > width else [line]
     return lines
 

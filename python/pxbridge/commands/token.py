@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from pxbridge import settings
+from pxbridge.calls.persona import DEFAULT_NAME
 from pxbridge.commands import terminal
 from pxbridge.commands.terminal import say
 from pxbridge.errors import ConfigError, InputError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+APPLET_PATH: Final = "/exotel"
 DEFAULT_DAYS: Final = 90.0
 MAX_DAYS: Final = 3650.0
 _DAY_S: Final = 86_400.0
@@ -51,6 +53,9 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         raise _missing(
             "public_url", "set it to the address that the carrier dials, such as wss://voice.example.com"
         )
+    if loaded.settings.public_url.endswith(APPLET_PATH):
+        fix = f"leave {APPLET_PATH} out, which is added here"
+        raise ConfigError(*loaded.origins["public_url"], f"ends in {APPLET_PATH}; {fix}")
     try:
         days = float(args.days)
     except ValueError:
@@ -60,9 +65,14 @@ async def run(args: argparse.Namespace, console: Console) -> int:
     if args.persona is not None and not PERSONA_NAME.fullmatch(args.persona):
         raise InputError(f"--persona {args.persona!r} is not a name of letters, digits, - and _")
     token = Signer(keys, time.time).make(Scope.PORT, days * _DAY_S, args.persona)
-    console.print(f"{loaded.settings.public_url}/exotel/t/{token}", markup=False, soft_wrap=True)
+    console.print(f"{loaded.settings.public_url}{APPLET_PATH}/t/{token}", markup=False, soft_wrap=True)
     until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    say(terminal.console(stderr=True), f"valid until {until:%Y-%m-%d %H:%M} UTC, for whoever has it")
+    stderr = terminal.console(stderr=True)
+    say(stderr, f"valid until {until:%Y-%m-%d %H:%M} UTC, for anybody who has it")
+    known = {DEFAULT_NAME, *loaded.personas}
+    if args.persona not in (None, *known):
+        # No error: the bridge may have other settings than this machine.
+        say(stderr, f"no persona in these settings is called {args.persona!r}: {', '.join(sorted(known))}")
     return 0
 
 

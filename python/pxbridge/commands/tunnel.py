@@ -18,7 +18,7 @@ from pxbridge import periodic, settings
 from pxbridge.app import lifecycle
 from pxbridge.app.deadline import Deadline
 from pxbridge.chat_wire import CHAT_PATH
-from pxbridge.commands.engine_serve import TOKEN_VARIABLE
+from pxbridge.commands.engine_serve import TOKEN_VARIABLE, token_in
 from pxbridge.commands.tunnel_option import ANY, PROGRAMS
 from pxbridge.errors import ConfigError, InputError, PxbridgeError
 from pxbridge.ops.logs import logging_to
@@ -51,7 +51,7 @@ TOKEN_TTL_S: Final = 90 * 86_400.0
 
 _EPILOG = f"""\
 The port may be a bridge's or an engine's. A bridge needs credentials or token_keys, an engine a token
-({TOKEN_VARIABLE}): no tunnel leads to a port that lets in whoever comes.
+({TOKEN_VARIABLE}): no tunnel is opened to a port that admits anybody.
 
 cloudflared needs no account; its address is another one at each start. ngrok needs its account's token. bore
 brings no TLS, so carriers cannot dial it; BORE_SERVER names its server.
@@ -80,7 +80,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
 
     Raises:
         ConfigError: No setting says who may come in, or one of them does not go with a tunnel.
-        InputError: No tunnel program is installed, nothing listens at the port, or it lets in whoever comes.
+        InputError: No tunnel program is installed, nothing listens at the port, or it admits anybody.
         HandshakeRefused: The port does not accept the secret of these settings.
     """
 
@@ -283,10 +283,10 @@ def engine_target(host: str, port: int, environ: Mapping[str, str]) -> Callable[
     """Gives the engine's port with its token.
 
     Raises:
-        ConfigError: There is no token.
+        ConfigError: There is no token, or it cannot stand in a header.
     """
-    token = environ.get(TOKEN_VARIABLE)
-    if not token:
+    token = token_in(environ) if environ.get(TOKEN_VARIABLE) else None
+    if token is None:
         raise ConfigError(
             TOKEN_VARIABLE,
             "environment",

@@ -1,20 +1,22 @@
-"""Who may ask the console, and what other pages may not do with a visitor's browser.
+"""Access control of the console: logins, tokens, and protection against pages of other sites.
 
 Three kinds of clients prove who they are:
 
-- a person in a browser logs in once and gets a session: a random number in a cookie that scripts cannot read
-  and that no other site's request carries (HttpOnly, SameSite=Strict);
+- a person in a browser logs in once and gets a session. Its id is a random number in a cookie that scripts
+  cannot read and that no other site's request carries (HttpOnly, SameSite=Strict);
 - a program sends a login with each request (Basic, RFC 7617), or
-- a token (Bearer, RFC 6750), which has a name of its own in records.
+- a token (Bearer, RFC 6750), whose name is written into records.
 
-Without logins and tokens, anybody on this machine may ask, and nobody else.
+Without logins and tokens, only programs on this machine may ask.
 
-A page of any other site can make its visitor's browser send requests here. Three checks stop it, and each is
-enough alone for what it covers. Requests that change something, and WebSockets, must come from a page of this
-console: browsers say so in ``Origin`` and ``Sec-Fetch-Site``, which scripts cannot forge. A body must be
-JSON, which a browser sends to another site only after a question (CORS preflight) that the console never
-answers with yes. And without logins the name in ``Host`` must be one of this machine's, because a site can
-let a name of its own point here (DNS rebinding), and its page is then a page of this console to the browser.
+A page of another site can make its visitor's browser send requests here. Three checks stop that:
+
+- Requests that change something, and WebSockets, must come from a page of this console. Browsers say so in
+  ``Origin`` and ``Sec-Fetch-Site``, which scripts cannot forge.
+- A body must be JSON. A browser sends JSON to another site only after a CORS preflight, which the console
+  refuses.
+- Without logins the name in ``Host`` must be one of this machine's names. Otherwise a site could let its own
+  name point here (DNS rebinding), and the browser would take its page for a page of this console.
 """
 
 from __future__ import annotations

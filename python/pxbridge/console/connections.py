@@ -1,4 +1,4 @@
-"""The console's connections: how many there may be, and which one is closed for another.
+"""The console's connections: how many may be open, and which one is closed when there are too many.
 
 A connection uses a file descriptor, and calls need those. So the console keeps only a few connections. One
 too many closes the oldest that has no admitted request in progress; if all have one, the newest is closed.

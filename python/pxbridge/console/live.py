@@ -2,7 +2,7 @@
 
 A snapshot is made once and sent to all subscribers. A subscriber that does not read gets no backlog: it
 misses snapshots while anything waits to be sent to it, and is closed with 1013 when that lasts. So a slow
-console costs a call nothing. While nobody subscribes, nothing is made.
+console costs a call nothing. Without subscribers no snapshots are made.
 """
 
 from __future__ import annotations

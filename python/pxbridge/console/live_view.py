@@ -1,4 +1,4 @@
-"""How all calls and engines stand now, as the live page shows it."""
+"""The present state of all calls and engines, for the live page."""
 
 from __future__ import annotations
 

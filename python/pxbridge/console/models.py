@@ -1,4 +1,4 @@
-"""What the console's API takes and gives. The OpenAPI document and the client's types are made from these."""
+"""Requests and answers of the console's API. The OpenAPI document and the client's types come from here."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class Snapshot(Given):
     waiting: int = Field(description="Calls that wait for an engine.")
     ready: bool
     reasons: list[str] = Field(description="Why no call can be taken.")
-    rehearsal: bool = Field(description="Whether the engine is the rehearsal engine, which is no model.")
+    rehearsal: bool = Field(description="Whether the engine is the rehearsal engine, which is not a model.")
 
 
 # -- talk ---------------------------------------------------------------------------------------------------

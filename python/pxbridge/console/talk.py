@@ -1,10 +1,10 @@
 """Talking with an agent in a browser: ``/api/chat`` of the console, and what the page for it can offer.
 
-A talk is a call of the carrier `pxbridge.telephony.browser`: it waits in the same line for an engine as phone
-calls, and is recorded, failed over and counted as they are.
+A talk is a call of the carrier `pxbridge.telephony.browser`. Like a phone call it waits in line for an
+engine, is recorded, failed over and counted.
 
-A page cannot read why an upgrade was refused. So a talk that cannot begin is accepted first, and is then told
-why and closed.
+A page cannot read why an upgrade was refused. So a talk that cannot begin is accepted first. Then it gets the
+reason and is closed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Talks:
         if persona and persona not in self._personas():
             raise ValueError(f"no persona here is called {persona[:SHOWN]!r}")
         if voice and not VOICE_NAME.fullmatch(voice):
-            raise ValueError(f"{voice[:SHOWN]!r} is no voice; a voice's name is like NATF0.pt")
+            raise ValueError(f"{voice[:SHOWN]!r} is not a voice; a voice's name is like NATF0.pt")
         if len(text) > TEXT_PROMPT_LIMIT:
             raise ValueError(f"the prompt has {len(text)} characters; at most {TEXT_PROMPT_LIMIT} are told")
         if (size := len(quote_plus(text))) > MAX_PROMPT_BYTES:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pxbridge import audio
 from pxbridge.audio import OggOpusReader, Resampler
+from pxbridge.chat_wire import ENGINE_HZ
 from pxbridge.doctor.finding import Finding, good, wrong
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.phone import Line, Phone, Script
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LINE_HZ: Final = 8000
-ENGINE_HZ: Final = 24_000
 LEAST_CORRELATION: Final = 0.85
 """A working codec gives 0.9. Less than this is noise, or other speech."""
 MOST_CPU_SHARE: Final = 0.05

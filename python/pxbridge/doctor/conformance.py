@@ -1,11 +1,11 @@
-"""Whether an engine speaks PersonaPlex's wire: one suite, for any URL.
+"""Checks whether an engine speaks PersonaPlex's protocol: one suite, for any URL.
 
-It holds a few short conversations, as the bridge, `sphn` and browsers hold them, and looks at every byte
-that comes back with a reader as strict as the strictest of these. An engine that has one slot is given one
-conversation at a time; one that has more need not be free for it.
+It holds a few short conversations in the ways of the bridge, `sphn` and browsers. A reader as strict as the
+strictest of these checks every byte that comes back. An engine with one slot gets one conversation at a time.
+An engine with more slots needs only one free slot.
 
-What NVIDIA's server does is no fault here, as every client has to live with it: it is noted where others do
-better.
+The behaviour of NVIDIA's server is not reported as a fault, because every client has to accept it. It is
+noted where other engines do better.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from pxbridge import chat_wire, websocket
 from pxbridge.audio import OggOpusReader, OggOpusWriter
+from pxbridge.chat_wire import FRAME_SAMPLES
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ, PageReader
 
@@ -35,17 +36,15 @@ if TYPE_CHECKING:
 
     Pcm = NDArray[np.float32]
 
-FRAME_SAMPLES: Final = 1920
-FRAME_S: Final = 0.08
 PROMPTS_S: Final = 60.0
-"""The handshake may take so long: a long prompt, or somebody else's conversation on NVIDIA's server."""
+"""How long the handshake may take: for a long prompt, or another client's conversation on NVIDIA's server."""
 ANSWER_S: Final = 5.0
 QUIET_S: Final = 1.0
 REFUSAL_S: Final = 3.0
 """An engine that does not refuse at once, and says nothing, will say nothing."""
 TALK_FRAMES: Final = 25
 SLOW_S: Final = 0.25
-"""Answers later than this at the median are those of an engine that is overloaded or far away."""
+"""If the median answer is later than this, the engine is overloaded or far away."""
 
 _SPOILT: Final = (
     "lost_pages",
@@ -88,7 +87,7 @@ class _NotSo(Exception):
 
 
 async def examine_wire(target: Target) -> AsyncIterator[Finding]:
-    """Looks at everything, and tells what it finds as it finds it."""
+    """Checks everything, and yields each finding when it is known."""
     for name, check in _CHECKS:
         try:
             yield good(name, await check(target))
@@ -111,7 +110,7 @@ class _Noted(Exception):
 
 @dataclass(eq=False)
 class _Client:
-    """Somebody who speaks the wire and keeps everything that comes back."""
+    """A client of the protocol that keeps everything that it receives."""
 
     socket: websocket.WebSocket
     kinds: list[int] = field(default_factory=list)
@@ -168,7 +167,7 @@ class _Client:
         self.socket.send(chat_wire.audio(ogg))
 
     async def heard(self, samples: int) -> None:
-        """Waits for so much of the agent's sound."""
+        """Waits for this many samples of the agent's sound."""
         wanted_s = samples / ENGINE_RATE_HZ
         try:
             await self.until(
@@ -220,7 +219,7 @@ def _speech(frames: int) -> Pcm:
 
 
 async def _say(client: _Client, pcm: Pcm, packet_samples: int = 480) -> float:
-    """Says this in real time, `packet_samples` to a message; tells when the last was sent."""
+    """Sends this in real time, `packet_samples` in a message. Returns when the last message was sent."""
     loop = asyncio.get_running_loop()
     began_s = sent_s = loop.time()
     for start in range(0, len(pcm), packet_samples):

@@ -1,6 +1,6 @@
-"""What an engine tells of itself: its slots, its model, and how long its ticks take.
+"""An engine's report on itself: its slots, its model, and how long its ticks take.
 
-`pxbridge engine` tells it at `/readyz` and `/metrics`. NVIDIA's server tells nothing.
+`pxbridge engine` reports it at `/readyz` and `/metrics`. NVIDIA's server reports nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pxbridge.chat_wire import FRAME_S
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
@@ -26,11 +27,9 @@ if TYPE_CHECKING:
 
 METRICS: Final = "/metrics"
 TIMEOUT_S: Final = 5.0
-STEP_S: Final = 0.08
-"""A tick that takes longer falls behind its callers' speech."""
 MOST: Final = 0.99
 MAX_SLOW_SHARE: Final = 0.01
-"""Share of ticks that may take longer than `STEP_S`: a single slow one is caught up with."""
+"""Share of ticks that may take longer than `FRAME_S`: a single slow one is caught up with."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Figures:
-    """What an engine's metrics tell. A histogram is None while nothing is in it.
+    """An engine's metrics. A histogram is None while nothing is in it.
 
     Attributes:
         ticks: What ticks took.
@@ -106,15 +105,15 @@ def _durations(families: Mapping[str, Metric], name: str) -> Durations | None:
 
 
 def judge(engine: EngineAddress, told: Told, found: Figures | None) -> Finding:
-    """The finding about what an engine tells."""
+    """The finding about an engine's report."""
     ticks = None if found is None else found.ticks
     what = f"{engine}: {', '.join(_parts(told, found))}"
     if told.closed is not None:
         fix = "wait until it is ready; its log says more"
         return wrong("engine", f"{what}; it takes no calls: {told.closed}", fix)
-    if ticks is not None and ticks.mean_s > STEP_S:
+    if ticks is not None and ticks.mean_s > FRAME_S:
         return wrong("engine", f"{what}; it is slower than speech", _FEWER)
-    if ticks is not None and (share := ticks.share_above(STEP_S)) > MAX_SLOW_SHARE:
+    if ticks is not None and (share := ticks.share_above(FRAME_S)) > MAX_SLOW_SHARE:
         return note("engine", f"{what}; {share:.0%} of its ticks took longer than 80 ms", _FEWER)
     return good("engine", what)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import socket
 import ssl
 import time
@@ -17,6 +16,7 @@ import numpy as np
 from pxbridge.app.assembly import EngineOpener, engine_addresses, lease_store, shared_store
 from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.calls.unknown_names import voice_problems
+from pxbridge.chat_wire import ENGINE_HZ, FRAME_S
 from pxbridge.doctor.engine_figures import figures, judge
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.address import EngineAddress, Unverified
@@ -34,6 +34,7 @@ from pxbridge.errors import (
     StoreUnreachable,
 )
 from pxbridge.settings import variable
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from pxbridge.engines.session import Session
     from pxbridge.settings import Loaded, Settings
 
-ENGINE_HZ: Final = 24_000
-STEP_S: Final = 0.08
 SLOW_SHARE: Final = 0.85
 """Share of its 80 ms that a step may take. An engine that needs more does not catch up after a stall."""
 STEPS: Final = 13
@@ -155,7 +154,7 @@ async def _reach(engine: EngineAddress, timeout_s: float) -> Finding | None:
     except OSError as error:
         return wrong(
             "engine",
-            f"{engine}: {os.strerror(error.errno) if error.errno else error}",
+            f"{engine}: {os_problem(error)}",
             f"start PersonaPlex there (`python -m moshi.server --ssl DIR`), or correct port {port} "
             f"in {variable('engines')}",
         )
@@ -363,7 +362,7 @@ async def _talk(session: Session) -> list[float]:
     def hear(ogg: bytes) -> None:
         nonlocal samples
         samples += len(decoder.read(ogg))
-        while samples >= (len(arrived) + 1) * STEP_S * ENGINE_HZ:
+        while samples >= (len(arrived) + 1) * FRAME_S * ENGINE_HZ:
             arrived.append(time.monotonic())
         if len(arrived) >= STEPS - 1:
             enough.set()
@@ -371,7 +370,7 @@ async def _talk(session: Session) -> list[float]:
     session.listen(on_audio=hear, on_text=lambda _: None, on_close=lambda _: enough.set())
     encoder = OggOpusWriter(ENGINE_HZ)
     session.send_audio(encoder.headers())
-    session.send_audio(encoder.write(np.zeros(round(STEPS * STEP_S * ENGINE_HZ), np.float32)))
+    session.send_audio(encoder.write(np.zeros(round(STEPS * FRAME_S * ENGINE_HZ), np.float32)))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ANSWER_S):
             await enough.wait()
@@ -394,13 +393,13 @@ def _judge(engine: EngineAddress, prompt_s: float, arrived: list[float]) -> Find
         )
     step_s = (arrived[-1] - arrived[0]) / (len(arrived) - 1)
     speed = f"{prompt_s:.1f} s for its prompts, {step_s * 1000:.0f} ms for each 80 ms of audio"
-    if step_s > STEP_S:
+    if step_s > FRAME_S:
         return wrong(
             "engine",
             f"{engine} is slower than speech: {speed}",
             "use a faster GPU, or free the GPU of other work (`nvidia-smi` lists it)",
         )
-    if step_s > SLOW_SHARE * STEP_S:
+    if step_s > SLOW_SHARE * FRAME_S:
         return note(
             "engine",
             f"{engine} is hardly faster than speech, so it stays late after a stall: {speed}",

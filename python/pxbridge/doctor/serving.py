@@ -112,7 +112,7 @@ def _unusable(cert_file: Path, error: ssl.SSLCertVerificationError) -> Finding:
 
 
 def _trusting(cert_file: Path, *, check_host: bool = False) -> ssl.SSLContext:
-    """A client that trusts only this certificate, whoever signed it."""
+    """A client that trusts only this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = check_host
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -20,6 +20,7 @@ from pxbridge.errors import (
     EngineUnreachable,
     EngineUntrusted,
 )
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +124,7 @@ async def _connect(
         hint = "; does this port speak plain ws://?" if engine.tls_context is not None else ""
         raise EngineUnreachable(f"{engine}: it closed the connection{hint}") from problem
     except OSError as problem:
-        raise EngineUnreachable(f"{engine}: {problem.strerror or problem}") from problem
+        raise EngineUnreachable(f"{engine}: {os_problem(problem)}") from problem
     except UnicodeError as problem:  # from the host name codec (IDNA)
         raise EngineUnreachable(f"{engine}: its host name is not valid") from problem
 

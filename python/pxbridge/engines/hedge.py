@@ -1,11 +1,11 @@
 """Asks a second engine when the first keeps a call waiting: a hedged request.
 
 NVIDIA's server accepts a connection while it is in another conversation, and does not answer it until that
-one ends. Nothing on the wire tells this from an engine that reads long prompts. So after a while another
-engine is asked too, and the call takes whichever is ready first. The other one is released at once.
+one ends. On the wire this looks like an engine that reads long prompts. So after a while another engine is
+asked too, and the call takes the one that is ready first. The other one is released at once.
 
-A hedge must not cost other calls anything. So it takes only an idle slot, and none while calls wait that came
-earlier (`EnginePool.hedge`).
+A hedge must not cost other calls anything. So it takes only an idle slot, and no slot while earlier calls
+wait (`EnginePool.hedge`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a call holds of the pool: its place among those that want an engine, and then one slot."""
+"""A call's share of the pool: first its place among the calls that wait for an engine, then one slot."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""The health probe: whether an engine answers and what it tells of itself, without opening a conversation.
+"""The health probe: asks whether an engine works and what it reports, without opening a conversation.
 
 NVIDIA's server has room for one conversation, so a probe must not use `/api/chat`. Any answer to a plain HTTP
-request shows that the process runs and that its event loop is not blocked. `pxbridge engine` also tells how
-many conversations it takes and how many more it would take now. NVIDIA's server tells nothing.
+request shows that the process runs and that its event loop is not blocked. `pxbridge engine` also reports how
+many conversations it takes and how many more it would take now. NVIDIA's server reports nothing.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from pxbridge.engines.address import EngineAddress
@@ -83,8 +83,7 @@ async def probe(engine: EngineAddress, timeout_s: float = TIMEOUT_S) -> Found:
     except UnicodeError as problem:
         return Wrong(f"has a host name that is not valid ({problem})")
     except OSError as problem:
-        why = os.strerror(problem.errno) if problem.errno and problem.errno > 0 else str(problem)
-        return Wrong(f"does not answer ({why})")
+        return Wrong(f"does not answer ({os_problem(problem)})")
     return Wrong("does not speak HTTP") if answer is None else _read(engine, answer)
 
 

@@ -3,16 +3,17 @@
 Each lease is a hash that expires. It holds the holder's token, the fence and the use. Operations that must be
 atomic (compare and renew, compare and delete, grant and count) are scripts that the server runs as a whole.
 
-**A store that loses its data.** A server is empty after a restart, or it comes back with an older memory: a
-snapshot, or a log that ends before the leases that it has were renewed. Then the first bridge to ask would
-get an engine whose call goes on at another bridge. So what the store remembers belongs to one run of the
-server: one key records the run's id (``run_id`` of INFO), and each lease does. The first script that finds
-another run there makes the store *settle*: no lease is granted for one lease lifetime. Within that time each
-holder has renewed its leases, which writes them again, or has lost them.
+**A store that loses its data.** After a restart a server is empty, or it has older data: from a snapshot, or
+from a log that ends before the newest renewals. Then the first bridge to ask would get an engine whose call
+goes on at another bridge. So all data belongs to one run of the server: one key, and each lease, records the
+run's id (``run_id`` of INFO). The first script that finds another run's id makes the store *settle*: no lease
+is granted for one lease lifetime. Within this time each holder has renewed its leases, which writes them
+again, or has lost them.
 
-The store settles too if it heard from no bridge for a lease lifetime while slots were held: the leases have
-expired, and their holders may only have been cut off from it. If all bridges stop and release what they
-hold, nothing has to settle at the next start. A user that may not call INFO has this protection alone.
+The store also settles if no bridge reached it for a lease lifetime while slots were held. Those leases have
+expired, but their holders may be alive and only cut off from the store. If all bridges stop and release their
+leases, the store need not settle at the next start. If the store's user may not call INFO, only this second
+rule protects the calls.
 
 While the store settles, the higher fence wins: two bridges may both believe that they hold a slot, and the
 higher fence was granted later. A lease of an earlier run gives way to a higher fence at any time. The fences

@@ -1,11 +1,11 @@
-"""Finds slots without a walk over those that nobody uses.
+"""Finds slots without going through all idle ones.
 
-A bridge may have thousands of slots and hundreds of engines, and few calls. So what a call needs is kept in
-order as slots and engines change: the slots in use, and the engines with an idle slot, best first. The cost
-of a question grows with what is used and with what is broken, not with what is idle.
+A bridge may have thousands of slots and hundreds of engines, and few calls. So two lists are kept up to date
+when slots and engines change: the slots in use, and the engines with an idle slot, best first. The cost of a
+question grows with the number of used slots and of failing engines, but not with the number of idle slots.
 
-An engine is *sound* if nothing is wrong with it. Whether any other engine may be used can depend on the time
-and on its trial session, so those are looked at one by one.
+An engine is *sound* if it has no problem. Whether another engine may be used can depend on the time and on
+its trial session, so those engines are checked one by one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SlotDirectory:
     Attributes:
         engines: All engines, each with its number.
         used: The slots that this bridge uses.
-        ahead: Those of them with a session that is made ahead of calls.
+        ahead: The used slots with a session that is made ahead of calls.
         elsewhere: The slots that other bridges hold.
         taken: The slots in which engines have conversations of others.
     """

@@ -64,8 +64,8 @@ OPENINGS_KEPT: Final = 16
 
 RETRY_FULL_S: Final = 1.0
 LONGEST_RETRY_FULL_S: Final = 30.0
-"""How long an engine that said that it is full gets no calls, if it tells nothing of itself: as long as its
-Retry-After says, up to the second of these; the first without one."""
+"""How long a full engine that reports nothing of itself gets no calls: for its Retry-After, up to the second
+value. Without a Retry-After, the first value counts."""
 
 
 class Opener(Protocol):
@@ -158,8 +158,8 @@ class SlotTransitions:
 
         Args:
             engine: The engine.
-            told: What it tells.
-            conversations: Those that this bridge had with it when it was asked.
+            told: The engine's report.
+            conversations: How many this bridge had with it when it was asked.
         """
         before = engine.closed
         engine.is_full = False

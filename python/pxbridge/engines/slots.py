@@ -15,9 +15,9 @@ the agent speaks at once, instead of after seconds of prompts. A warm session ne
 only on the caller's audio, and nothing is sent before the call begins, not even the Ogg header. *Opening* and
 *Live* belong to a call. Every state from *Preparing* to *Cooling* holds the slot's lease.
 
-An engine that tells how many conversations it takes has as many slots. Those in which it has conversations
-that neither this bridge nor the lease store knows of are *Taken*. So are all idle slots of an engine that
-says that it is full.
+An engine that reports how many conversations it takes has this many slots. If it has conversations of clients
+that neither this bridge nor the lease store knows, as many slots are *Taken*. If it says that it is full, all
+of its idle slots are *Taken*.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Stage(StrEnum):
     CALL = "call"
     """During a call."""
     BUSY = "busy"
-    """It said that it is full or restarting. This is no fault of the engine."""
+    """It said that it is full or restarting. The engine is not at fault."""
 
 
 @dataclass(eq=False, slots=True)
@@ -276,15 +276,15 @@ class Engine:
     Attributes:
         address: Its URL and its current trust setting.
         slots: Its slots.
-        idle: Those that are idle, in the order in which they became so.
-        elsewhere: Those that another bridge holds.
-        taken: Those in which the engine has conversations of others.
+        idle: The idle slots, in the order in which they became idle.
+        elsewhere: The slots that another bridge holds.
+        taken: The slots in which the engine has conversations of other clients.
         used: The others: those that this bridge uses.
         breaker: Its failures.
         probes_failed: Failed probes in a row.
         loaded: The last prompts that it read. It may still have their voice in memory.
         turn: Sequence number of its last lease. Otherwise equal engines take turns by it.
-        told: What it tells of itself; None: nothing.
+        told: What it reports of itself; None if it reports nothing.
         is_full: It has said so, and nothing else since.
         probe_at_s: When its next probe is due.
         probe_pause_s: The least pause before it.

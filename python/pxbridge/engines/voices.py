@@ -1,4 +1,4 @@
-"""The voices that engines have: `pxbridge engine` tells them, NVIDIA's server does not.
+"""The voices that engines have: `pxbridge engine` lists them, NVIDIA's server does not.
 
 NVIDIA's own voices are known, and may be joined there by files of the operator's. So a voice is known not to
 exist only if every engine tells its voices.
@@ -49,7 +49,7 @@ class EngineVoices:
 
         Args:
             engines: All engines.
-            telling: Those that may tell their voices.
+            telling: Engines that may list their voices.
             timeout_s: Limit for each.
         """
         answers = await asyncio.gather(*(ask_voices([engine], timeout_s) for engine in telling))

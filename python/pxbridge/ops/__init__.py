@@ -1,1 +1,1 @@
-"""What an operator sees: logs, metrics and health."""
+"""Logs, metrics and health, for operators."""

@@ -1,7 +1,7 @@
 """Log lines for people: one short line for each event. JSON has the whole of it.
 
-A line says when, how bad it is and what happened; of a call, it ends with the beginning of the call's id, by
-which `pxbridge calls show` finds the rest.
+A line has the time, the level and the event. A line about a call ends with the beginning of the call's id,
+and `pxbridge calls show` with it shows all details.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.calls.call_state import Outcome, Party
-from pxbridge.wording import counted, lasted, short_id
+from pxbridge.wording import BEFORE_UNIT, counted, lasted, short_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ OWN_LOGGERS: Final = "pxbridge"
 INDENT: Final = " " * len("23:59:59 ")
 """Stands before the rest of a line that is wrapped."""
 
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _STYLE: Final = re.compile(r"\x1b\[\d+m")
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "info": "\x1b[32m"}
@@ -90,11 +91,15 @@ class HumanRenderer:
 
 
 def folded(text: str, columns: int) -> str:
-    """Wraps styled text between words, indented below its first line; no word is broken."""
+    """Wraps styled text between words, indented below its first line; no word is broken.
+
+    A number and its unit stay together.
+    """
     if not columns:
         return text
     lines, taken = [""], 0
-    for word in text.split(" "):
+    for word in BEFORE_UNIT.sub(_NO_BREAK, text).split(" "):
+        word = word.replace(_NO_BREAK, " ")
         length = len(_STYLE.sub("", word))
         if taken and taken + 1 + length > columns:
             lines, taken = [*lines, INDENT + word], len(INDENT) + length

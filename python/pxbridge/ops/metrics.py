@@ -88,6 +88,114 @@ class Engines(Protocol):
         ...
 
 
+class _Calls:
+    """Metrics of whole calls: how many, and how long their phases took."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.calls = Counter(
+            "pxbridge_calls", "Calls that have ended, by outcome.", ["outcome"], registry=registry
+        )
+        self.start_times = {
+            each.figure: Histogram(each.metric, each.about, buckets=SETUP_BUCKETS_S, registry=registry)
+            for each in START_TIMES
+        }
+        self.failover = Histogram(
+            "pxbridge_call_failover_seconds",
+            "From the loss of an engine that the caller heard to the next one's first audio at the caller's "
+            "ear.",
+            buckets=SETUP_BUCKETS_S,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "pxbridge_call_duration_seconds",
+            "How long calls lasted, from the accepted connection to the end.",
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        for each in Outcome:
+            if each is not Outcome.LIVE:
+                self.calls.labels(each.value)
+
+
+class _Sound:
+    """Metrics of the sound of calls: its delay, gaps, and what was inserted and removed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.mouth_to_ear = Histogram(
+            "pxbridge_call_mouth_to_ear_seconds",
+            "From the caller's mouth to the answer at the caller's ear, without the networks. One sample for "
+            "each second of a call in which the engine answers.",
+            buckets=DELAY_BUCKETS_S,
+            registry=registry,
+        )
+        self.delay = Histogram(
+            "pxbridge_call_delay_seconds",
+            "The parts of call_mouth_to_ear_seconds, from the same seconds.",
+            ["part"],
+            buckets=DELAY_BUCKETS_S,
+            registry=registry,
+        )
+        self.step = Histogram(
+            "pxbridge_engine_step_seconds",
+            "From the last sample of a frame sent to an engine to its answer, the network to the engine "
+            "included, from the same seconds.",
+            buckets=STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.holes = Counter(
+            "pxbridge_holes",
+            "How often the engine's audio was missing when it should have been played.",
+            registry=registry,
+        )
+        self.stalls = Counter("pxbridge_stalls", "How often a phone's audio was missing.", registry=registry)
+        self.inserted = Counter(
+            "pxbridge_inserted_seconds",
+            "Audio that one side did not send and the other received.",
+            ["direction", "how"],
+            registry=registry,
+        )
+        self.removed = Counter(
+            "pxbridge_removed_seconds",
+            "Audio that one side sent and the other did not receive.",
+            ["direction", "how"],
+            registry=registry,
+        )
+        self.drift = Histogram(
+            "pxbridge_phone_clock_drift_ppm",
+            "How much faster the phone's clock ran than ours, for each call of a minute or more.",
+            buckets=DRIFT_BUCKETS_PPM,
+            registry=registry,
+        )
+        self.messages = Counter("pxbridge_media_messages", "Media messages from phones.", registry=registry)
+        self.malformed = Counter(
+            "pxbridge_malformed_messages", "Damaged messages from phones.", registry=registry
+        )
+        # Labels are looked up once, because these are used every second of each call.
+        self.parts = [(part.name, self.delay.labels(part.name)) for part in delay.PARTS]
+        self.line_counters = self._line_counters()
+
+    def _line_counters(self) -> dict[delay.Direction, list[tuple[Counter, str, bool]]]:
+        """Metrics that add up lines' counters: the metric, the counter, and whether it counts samples."""
+        found: dict[delay.Direction, list[tuple[Counter, str, bool]]] = {
+            "uplink": [
+                (self.stalls, "stalls", False),
+                (self.messages, "messages", False),
+                (self.malformed, "malformed", False),
+            ],
+            "downlink": [(self.holes, "holes", False)],
+        }
+        for metric, table in (
+            (self.inserted, delay.PUT_IN),
+            (self.removed, delay.TAKEN_OUT),
+            (self.removed, delay.UNHEARD),
+        ):
+            for direction, names in table.items():
+                found[direction] += [
+                    (metric.labels(DIRECTIONS[direction], _how(name)), name, True) for name in names
+                ]
+        return found
+
+
 class Metrics:
     """The metrics of a process. It is a subscriber to the events of all calls.
 
@@ -110,94 +218,21 @@ class Metrics:
         self._counted: dict[int, dict[str, dict[str, float]]] = {}
         """The counters of each live call when they were last added, by the identity of its record."""
         self._not_happened: dict[int, list[StartTime]] = {}
-        """Of each live call: what it has not come to yet."""
+        """The times of the start that are not known yet, by the identity of the call's record."""
         self._heard: set[int] = set()
         """Calls that have heard an agent."""
         self._without_engine: set[int] = set()
         """Calls that lost the engine that they heard, and have not heard the next one yet."""
         registry = self.registry
         ProcessCollector(registry=registry)
-        self._calls = Counter(
-            "pxbridge_calls", "Calls that have ended, by outcome.", ["outcome"], registry=registry
-        )
-        self._start_times = {
-            each.figure: Histogram(each.metric, each.about, buckets=SETUP_BUCKETS_S, registry=registry)
-            for each in START_TIMES
-        }
-        self._failover = Histogram(
-            "pxbridge_call_failover_seconds",
-            "From the loss of an engine that the caller heard to the next one's first audio at the caller's "
-            "ear.",
-            buckets=SETUP_BUCKETS_S,
-            registry=registry,
-        )
-        self._duration = Histogram(
-            "pxbridge_call_duration_seconds",
-            "How long calls lasted, from the accepted connection to the end.",
-            buckets=DURATION_BUCKETS_S,
-            registry=registry,
-        )
-        self._mouth_to_ear = Histogram(
-            "pxbridge_call_mouth_to_ear_seconds",
-            "From the caller's mouth to the answer at the caller's ear, without the networks. One sample for "
-            "each second of a call in which the engine answers.",
-            buckets=DELAY_BUCKETS_S,
-            registry=registry,
-        )
-        self._delay = Histogram(
-            "pxbridge_call_delay_seconds",
-            "The parts of call_mouth_to_ear_seconds, from the same seconds.",
-            ["part"],
-            buckets=DELAY_BUCKETS_S,
-            registry=registry,
-        )
-        self._step = Histogram(
-            "pxbridge_engine_step_seconds",
-            "From the last sample of a frame sent to an engine to its answer, the network to the engine "
-            "included, from the same seconds.",
-            buckets=STEP_BUCKETS_S,
-            registry=registry,
-        )
-        self._holes = Counter(
-            "pxbridge_holes",
-            "How often the engine's audio was missing when it should have been played.",
-            registry=registry,
-        )
-        self._stalls = Counter("pxbridge_stalls", "How often a phone's audio was missing.", registry=registry)
-        self._inserted = Counter(
-            "pxbridge_inserted_seconds",
-            "Audio that one side did not send and the other received.",
-            ["direction", "how"],
-            registry=registry,
-        )
-        self._removed = Counter(
-            "pxbridge_removed_seconds",
-            "Audio that one side sent and the other did not receive.",
-            ["direction", "how"],
-            registry=registry,
-        )
-        self._drift = Histogram(
-            "pxbridge_phone_clock_drift_ppm",
-            "How much faster the phone's clock ran than ours, for each call of a minute or more.",
-            buckets=DRIFT_BUCKETS_PPM,
-            registry=registry,
-        )
-        self._messages = Counter("pxbridge_media_messages", "Media messages from phones.", registry=registry)
-        self._malformed = Counter(
-            "pxbridge_malformed_messages", "Damaged messages from phones.", registry=registry
-        )
+        self._calls = _Calls(registry)
+        self._sound = _Sound(registry)
         self._lag = Histogram(
             "pxbridge_event_loop_lag_seconds",
             "How late the event loop runs due callbacks.",
             buckets=LAG_BUCKETS_S,
             registry=registry,
         )
-        for each in Outcome:
-            if each is not Outcome.LIVE:
-                self._calls.labels(each.value)
-        # Labels are looked up here once. This is read and added to every second of each call.
-        self._parts = [(part.name, self._delay.labels(part.name)) for part in delay.PARTS]
-        self._line_counters = self._counters_of_lines()
         registry.register(_CurrentState(self))
 
     def __call__(self, record: CallRecord, event: Event) -> None:
@@ -217,7 +252,7 @@ class Metrics:
                 self._heard.add(id(record))
                 if id(record) in self._without_engine:
                     self._without_engine.discard(id(record))
-                    self._failover.observe(event.detail["after_s"])
+                    self._calls.failover.observe(event.detail["after_s"])
             case Kind.ENDED:
                 self._end(record)
 
@@ -251,9 +286,9 @@ class Metrics:
         newest_s = record.delay.newest_s
         if not newest_s:
             return
-        self._step.observe(newest_s["engine"])
-        self._mouth_to_ear.observe(newest_s["mouth_to_ear"])
-        for name, histogram in self._parts:
+        self._sound.step.observe(newest_s["engine"])
+        self._sound.mouth_to_ear.observe(newest_s["mouth_to_ear"])
+        for name, histogram in self._sound.parts:
             histogram.observe(newest_s[name])
 
     def _note_start(self, record: CallRecord) -> None:
@@ -263,7 +298,7 @@ class Metrics:
         times_s = start_times_s(record)
         for each in self._not_happened[id(record)]:
             if (time_s := times_s[each.figure]) is not None:
-                self._start_times[each.figure].observe(time_s)
+                self._calls.start_times[each.figure].observe(time_s)
         self._not_happened[id(record)] = [each for each in START_TIMES if times_s[each.figure] is None]
 
     def _count(self, record: CallRecord) -> None:
@@ -271,7 +306,7 @@ class Metrics:
         before, now = self._counted.get(id(record)), record.stats
         if before is None:
             return
-        for direction, counters in self._line_counters.items():
+        for direction, counters in self._sound.line_counters.items():
             earlier, later = before.get(direction) or {}, now.get(direction) or {}
             for counter, name, is_sound in counters:
                 value, value_before = later.get(name), earlier.get(name)
@@ -281,30 +316,9 @@ class Metrics:
                         counter.inc(grown / record.rate_hz if is_sound else grown)
         self._counted[id(record)] = now
 
-    def _counters_of_lines(self) -> dict[delay.Direction, list[tuple[Counter, str, bool]]]:
-        """Metrics that add up lines' counters: the metric, the counter, and whether it counts samples."""
-        found: dict[delay.Direction, list[tuple[Counter, str, bool]]] = {
-            "uplink": [
-                (self._stalls, "stalls", False),
-                (self._messages, "messages", False),
-                (self._malformed, "malformed", False),
-            ],
-            "downlink": [(self._holes, "holes", False)],
-        }
-        for metric, table in (
-            (self._inserted, delay.PUT_IN),
-            (self._removed, delay.TAKEN_OUT),
-            (self._removed, delay.UNHEARD),
-        ):
-            for direction, names in table.items():
-                found[direction] += [
-                    (metric.labels(DIRECTIONS[direction], _how(name)), name, True) for name in names
-                ]
-        return found
-
     def _end(self, record: CallRecord) -> None:
-        self._calls.labels(outcome(record).value).inc()
-        self._duration.observe(record.ended_s - record.opened_s)
+        self._calls.calls.labels(outcome(record).value).inc()
+        self._calls.duration.observe(record.ended_s - record.opened_s)
         if id(record) not in self._counted:
             return  # the call never started
         self._count(record)
@@ -314,10 +328,10 @@ class Metrics:
         self._heard.discard(id(record))
         self._without_engine.discard(id(record))
         self._live -= 1
-        self._malformed.inc(record.malformed)
+        self._sound.malformed.inc(record.malformed)
         drift_ppm = record.stats.get("uplink", {}).get("drift_ppm")
         if drift_ppm is not None:
-            self._drift.observe(drift_ppm)
+            self._sound.drift.observe(drift_ppm)
 
 
 def _how(counter: str) -> str:

@@ -83,8 +83,9 @@ class Notifier:
 def in_journal(environ: Mapping[str, str], descriptors: Iterable[int] = STANDARD_STREAMS) -> bool:
     """Whether stdout or stderr is written to systemd's journal.
 
-    A terminal's shell may have inherited ``JOURNAL_STREAM``, so the variable alone says nothing: it names the
-    device and the inode of the stream to the journal (systemd.exec(5), "Environment Variables Set on Exec").
+    ``JOURNAL_STREAM`` names the device and the inode of the stream to the journal (systemd.exec(5),
+    "Environment Variables Set on Exec"). A shell may have inherited it, so both are compared with those of
+    our streams.
     """
     stream = environ.get("JOURNAL_STREAM", "")
     return stream != "" and stream in map(_device_and_inode, descriptors)

@@ -34,8 +34,8 @@ class Assembled:
 
     Attributes:
         model: Steps conversations.
-        tokenizer: Of the checkpoint.
-        voices: Those there are; recordings are encoded by `model`.
+        tokenizer: The checkpoint's tokenizer.
+        voices: The voices; recordings are encoded by `model`.
         lm: The language model's sizes.
     """
 
@@ -59,7 +59,7 @@ def assemble(
         lm: The language model's sizes.
         mimi: Mimi's sizes.
         options: How the model is run. `usable` checks their device.
-        tell: Gets sentences for the user, such as licences.
+        tell: Called with sentences for the user, such as licences.
 
     Raises:
         InputError: A file is not there or not what it should be, or the device's memory is too small.
@@ -127,14 +127,14 @@ def offloaded(lm: LmConfig, mimi: MimiConfig, options: Options) -> Options:
 def too_large(lm: LmConfig, mimi: MimiConfig, options: Options) -> str:
     """What to tell when the device's memory does not do."""
     parts = footprint_of(lm, mimi, options)
-    mends = ["fewer --slots" if options.slots > 1 else "a shorter --context"]
+    remedies = ["fewer --slots" if options.slots > 1 else "a shorter --context"]
     if options.weights != "int8":
-        mends.append("--weights int8")
+        remedies.append("--weights int8")
     slots = counted(options.slots, "slot")
     return (
         f"the memory of {options.device} is too small: weights take {parts.weights / GIB:.1f} GiB, and "
         f"{slots} of {options.context} positions {options.slots * parts.slot / GIB:.1f} GiB: "
-        f"{parts.total(options.slots) / GIB:.1f} GiB with nothing else; {' or '.join(mends)} takes less"
+        f"{parts.total(options.slots) / GIB:.1f} GiB with nothing else; {' or '.join(remedies)} takes less"
     )
 
 

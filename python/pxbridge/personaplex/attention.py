@@ -1,16 +1,17 @@
 """The language model's KV cache: one ring per slot, in which the prompt can stay for the whole call.
 
-The key of position p stands at index p until the ring is full. From then on the first `pinned` positions
-stay where they are and the others take turns in the rest: index = pinned + (p - pinned) % (context -
-pinned). All that was written is seen. `pinned` is the prompt's length; with the pin off it is 0 and the
-ring is a plain one.
+The key of position p is at index p until the ring is full. From then on the first `pinned` positions keep
+their indices, and the others share the rest of the ring: index = pinned + (p - pinned) % (context - pinned).
+Queries see all keys in the ring. `pinned` is the prompt's length; with the pin off it is 0 and the ring is a
+plain one.
 
-RoPE makes scores depend on the distance between query and key. *near* keeps the distance of pinned keys where
-it was when the ring first filled, within what the model was trained on: they are asked from there, by a query
-of position context - 1, however far the conversation is. *absolute* lets the distance grow.
+RoPE makes scores depend on the distance between query and key. *near* keeps the distance to pinned keys as it
+was when the ring first filled, which is within the range of the training: their query always has position
+context - 1. *absolute* lets the distance grow.
 
-A tick writes a key in every slot, also in those that do not step. Theirs lands at their next position, where
-the next step or the next chunk of prefill overwrites it; so a slot's position must follow its prefill.
+A tick writes a key in every slot, also in slots that do not step. There it is written at the slot's next
+position, where the next step or the next chunk of prefill overwrites it. So a slot's position must follow its
+prefill.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ REACH_STEP = 64
 
 
 class Attention(Protocol):
-    """What a transformer layer asks for: writes its keys and values, and attends."""
+    """The attention of a transformer layer: writes its keys and values, and attends."""
 
     def __call__(self, layer: int, projected: Tensor) -> Tensor:
         """Query, key and value [slots, positions, 3, heads, head_dim], not rotated yet.
@@ -53,7 +54,7 @@ class Reach:
     """How much of the rings a tick has to read. Known on the host, it saves reading what is empty.
 
     Attributes:
-        keys: The first so many indices.
+        keys: Number of indices, from the first one.
         wrapped: A ring may have wrapped.
     """
 
@@ -67,8 +68,8 @@ class Rope:
     Args:
         head_dim: Even.
         max_period: Longest period, in positions.
-        dtype: Of what is rotated; see `wide` for what it is computed in.
-        device: Where.
+        dtype: Type of the rotated tensors. `wide` gives the type of the computation.
+        device: The device.
     """
 
     def __init__(self, head_dim: int, max_period: float, dtype: torch.dtype, device: torch.device) -> None:
@@ -106,9 +107,9 @@ class KvCache:
         config: The model's sizes.
         slots: How many.
         context: Positions of a ring.
-        pin: What becomes of the prompt once the ring is full.
-        dtype: Of keys and values.
-        device: Where.
+        pin: What happens to the prompt when the ring is full.
+        dtype: Type of keys and values.
+        device: Their device.
         filled: Attention that reads only what is filled, where the device has it.
 
     Attributes:
@@ -146,7 +147,7 @@ class KvCache:
         return Reach(self.context, wrapped=True)
 
     def reach(self, positions: int) -> Reach:
-        """What a tick has to read when no slot that steps is beyond this position."""
+        """How much a tick has to read if no slot that steps is beyond this position."""
         keys = -(-(positions + 1) // REACH_STEP) * REACH_STEP
         return Reach(min(keys, self.context), wrapped=positions >= self.context)
 
@@ -155,7 +156,7 @@ class KvCache:
 
         Args:
             position: int64 [slots].
-            reach: What is read.
+            reach: The part of the rings that is read.
         """
         angles = self._rope.angles(position[:, None])
         ring = self.pinned + (position - self.pinned) % (self.context - self.pinned)
@@ -187,7 +188,7 @@ class KvCache:
         """Attention for consecutive positions of one slot, all before its ring wraps.
 
         Args:
-            slot: Which.
+            slot: The slot's number.
             start: The first position.
             length: How many, at least 1, up to the context.
         """
@@ -205,7 +206,7 @@ class KvCache:
         return attend
 
     def clear(self, slot: int) -> None:
-        """Removes all of a slot's conversation."""
+        """Removes a slot's conversation."""
         self.keys[:, slot].zero_()
         self.values[:, slot].zero_()
         self.pinned[slot] = 0

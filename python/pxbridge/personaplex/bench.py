@@ -1,4 +1,4 @@
-"""What the model costs on this machine: ticks, prompts, memory, and how far from the least that is possible.
+"""Measures the model on this machine: ticks, prompts, memory, and the least time that a tick could take.
 
 All goes through the same calls as a served conversation's, copies to and from the device included, so the
 figures are what the scheduler would see. Sockets and Opus cost CPU time beside them, and are not in them.
@@ -59,7 +59,7 @@ class Machine:
         torch: Its version.
         device: Its name.
         memory_gib: All of its memory.
-        bandwidth_gb_s: Of its memory, read and written by copying.
+        bandwidth_gb_s: Bandwidth of its memory, measured by copying: bytes read plus bytes written.
     """
 
     torch: str
@@ -114,7 +114,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A number of slots that was not measured, and why."""
+    """A number of slots that was not measured, and the reason."""
 
     slots: int
     why: str

@@ -1,4 +1,4 @@
-"""The certificate that the engine shows: the one in a folder, or one that it makes for itself.
+"""The engine's TLS certificate: read from a folder, or made there by the engine itself.
 
 Nobody has signed a certificate that a machine made for itself, so a bridge trusts it by its fingerprint:
 the SHA-256 of the whole certificate (DER), 64 hexadecimal digits.
@@ -25,11 +25,11 @@ KEY_FILE: Final = "key.pem"
 """The names that NVIDIA's `--ssl DIR` expects."""
 
 VALID_DAYS: Final = 3650
-"""It is pinned, and nobody can revoke it: there is no use in an early end."""
+"""Bridges pin its fingerprint and nobody can revoke it, so an early expiry would protect nothing."""
 
 
 class Certificate(NamedTuple):
-    """What the engine serves TLS with.
+    """A certificate, and the context to serve TLS with it.
 
     Attributes:
         context: For the server.
@@ -43,11 +43,11 @@ class Certificate(NamedTuple):
 
 
 def certificate_in(folder: Path, host: str) -> Certificate:
-    """The certificate in a folder, made there if there is none.
+    """Reads the certificate in a folder, or makes one there.
 
     Args:
-        folder: Holds `cert.pem` and `key.pem`, or nothing of the kind.
-        host: What clients may call this machine, beside its own names.
+        folder: Holds `cert.pem` and `key.pem`, or neither.
+        host: A name for the certificate, beside this machine's own names.
 
     Raises:
         ConfigError: There is one of the two files only, or they do not fit, or they cannot be made.

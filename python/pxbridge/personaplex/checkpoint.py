@@ -1,9 +1,9 @@
 """Checkpoints: where their files come from, and that they hold exactly what the model needs.
 
 A checkpoint is three files and its voices: the language model, Mimi, the tokenizer, and `voices.tgz`. They
-come from a folder, from a Hugging Face repository, or one by one. A file is judged by its header, before any
-weight is read: tensors that are missing, not known or of another shape are named, and so are files cut short
-and Git LFS pointers. Weights are then read one by one: no second copy of the model is ever in memory.
+come from a folder, from a Hugging Face repository, or one by one. A file's header is checked before any
+weight is read. Errors name tensors that are missing, unknown or of a wrong shape, and also truncated files
+and Git LFS pointers. Weights are then read one by one, so that memory never holds a second copy of the model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VOICES_FOLDER = "voices"
 LARGEST_HEADER_BYTES = 100_000_000
 """As safetensors itself allows."""
 NAMED_AT_MOST = 5
-"""Of many tensors that are wrong in the same way, as many are named."""
+"""At most this many wrong tensors of one kind are listed in an error."""
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _LFS_POINTER = b"version https://git-lfs"
@@ -57,7 +57,7 @@ _OLD_CODEBOOK_NAMES = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a checkpoint is to be had, as the user said it.
+    """Where to find a checkpoint, as the user's arguments say.
 
     Attributes:
         folder: A folder with the repository's files; None to use `repo`.
@@ -98,7 +98,7 @@ def find(sources: Sources, tell: Callable[[str], None]) -> Files:
 
     Args:
         sources: Where to look.
-        tell: Gets sentences for the user: the licence of what is loaded.
+        tell: Called with sentences for the user: the licences of the files.
 
     Raises:
         InputError: A file is not there or cannot be downloaded.
@@ -203,7 +203,7 @@ def open_lm(path: Path, config: LmConfig) -> Tensors:
     changes nothing. Names and shapes are those of `layout.lm_shapes(config, 8)`, whichever the file has.
 
     Raises:
-        InputError: The file is not what the configuration says; tells in one line how.
+        InputError: The file does not match the configuration; the text is one line.
     """
     stored, parts = _read_header(path)
     first = stored.get("depformer.layers.0.self_attn.in_proj_weight")
@@ -226,7 +226,7 @@ def open_mimi(path: Path, config: MimiConfig) -> Tensors:
     """Mimi's tensors, of the 8 codebooks that are used: those of `layout.mimi_shapes(config, 8)`.
 
     Raises:
-        InputError: The file is not what the configuration says; tells in one line how.
+        InputError: The file does not match the configuration; the text is one line.
     """
     stored, parts = _read_header(path)
     expected = mimi_shapes(config)
@@ -237,7 +237,7 @@ def open_mimi(path: Path, config: MimiConfig) -> Tensors:
 
 
 def _read_header(path: Path) -> tuple[dict[str, _Stored], dict[str, list[str]]]:
-    """What a safetensors file says of its tensors, and for each the names of its parts in the file."""
+    """The tensors that a safetensors file lists, and for each the names of its parts in the file."""
     header, data_bytes = _header(path)
     found: dict[str, _Stored] = {}
     for name, entry in header.items():

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
+from pxbridge import chat_wire
 from pxbridge.errors import InputError
 from pxbridge.wording import counted
 
 DEFAULT_REPO = "nvidia/personaplex-7b-v1"
 """The checkpoint whose sizes are the defaults here."""
-SAMPLE_RATE_HZ = 24_000
-FRAME_SAMPLES = 1920
+SAMPLE_RATE_HZ = chat_wire.ENGINE_HZ
+FRAME_SAMPLES = chat_wire.FRAME_SAMPLES
 """80 ms: Mimi's frame and the model's step."""
-FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
+FRAME_S = chat_wire.FRAME_S
 CODEBOOKS = 8
-"""Of Mimi's codebooks, as many are spoken and heard."""
+"""How many of Mimi's codebooks are spoken and heard."""
 DELAYS = (0, *(0, 1, 1, 1, 1, 1, 1, 1), *(0, 1, 1, 1, 1, 1, 1, 1))
 """In steps, per stream: text, 8 agent codebooks, 8 user codebooks."""
 STREAMS = len(DELAYS)
@@ -179,17 +180,18 @@ class LmConfig(_Config):
     def _check(self, within: str) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"dim: {self.dim} is no even number of values for each of {counted(self.num_heads, 'head')}"
+                f"dim: {self.dim} is not an even number of values for each of "
+                f"{counted(self.num_heads, 'head')}"
             )
         if self.depformer_dim % self.depformer_num_heads:
             raise InputError(
-                f"depformer_dim: {self.depformer_dim} is no multiple of "
+                f"depformer_dim: {self.depformer_dim} is not a multiple of "
                 f"{counted(self.depformer_num_heads, 'head')}"
             )
         if self.dep_q not in (CODEBOOKS, STREAMS - 1):
             raise InputError(f"dep_q: {self.dep_q}; 8 or 16 depformer steps are supported")
         if self.existing_text_padding_id >= self.text_card:
-            raise InputError(f"existing_text_padding_id: {self.existing_text_padding_id} is no text token")
+            raise InputError(f"existing_text_padding_id: {self.existing_text_padding_id} is not a text token")
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,9 @@ class SeanetConfig(_Config):
     Attributes:
         dimension: Width towards the transformers.
         n_filters: Channels of the layer next to the sound; each stride doubles them.
-        kernel_size: Of the first layer.
-        residual_kernel_size: Of the residual blocks.
-        last_kernel_size: Of the last layer.
+        kernel_size: Kernel size of the first layer.
+        residual_kernel_size: Kernel size of the residual blocks.
+        last_kernel_size: Kernel size of the last layer.
         ratios: Strides of the decoder, in its order.
     """
 
@@ -298,7 +300,7 @@ class MimiTransformerConfig(_Config):
     def _check(self, within: str) -> None:
         if self.d_model % self.num_heads or self.head_dim % 2:
             raise InputError(
-                f"{within}.d_model: {self.d_model} is no even number for each of "
+                f"{within}.d_model: {self.d_model} is not an even number for each of "
                 f"{counted(self.num_heads, 'head')}"
             )
         if self.input_dimension != self.d_model or self.output_dimensions != (self.d_model,):

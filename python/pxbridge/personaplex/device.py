@@ -1,4 +1,4 @@
-"""What a device's memory holds, as torch knows it."""
+"""The memory of a device, as torch reports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def free_bytes(device: str) -> int:
 
 
 def memory(device: str) -> dict[str, int]:
-    """Bytes of a GPU's memory, by what for; nothing for the CPU, whose memory the process's metrics tell."""
+    """Bytes of a GPU's memory, by purpose. Empty for the CPU: the metrics of the process have its memory."""
     if device == "cpu":
         return {}
     free, total = torch.cuda.mem_get_info()

@@ -1,12 +1,11 @@
-"""The engine: a stepper, the scheduler that says what it does next, and the thread that both live in.
+"""The engine: a model, its scheduler, and the thread in which both run.
 
-The one idea: one thread owns the model, and nothing else touches it. The event loop tells it things through
-a queue (somebody came, said 80 ms, is gone), and it tells the event loop what came of it, once per piece of
-work. So a tick never waits for a socket, and a socket waits for a tick no longer than it takes to put a
-frame into a queue.
+The one idea: one thread owns the model, and nothing else touches it. The event loop sends it events through a
+queue: a conversation begins, a frame came, a conversation ends. After each piece of work the thread sends the
+results to the event loop. So a tick never waits for a socket, and a socket never waits for a tick.
 
-A prompt that cannot be used ends its own conversation. Anything else that the model raises is a fault of
-the device: its state is not known any more, so every conversation ends with it.
+A prompt that cannot be used ends its own conversation only. Any other exception of the model is a fault of
+the device. The device's state is then unknown, so all conversations end.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S: Final = 3600.0
-"""The thread looks at its queue at least so often; `threading` takes no infinite timeout."""
+"""The thread looks at its queue at least this often. `threading` accepts no infinite timeout."""
 
 
 class Listener(Protocol):
-    """Who is told what becomes of a conversation, in the event loop."""
+    """Gets the events of one conversation, in the event loop."""
 
     def live(self) -> None:
-        """Its prompt is read: what the caller says from now on is answered."""
+        """Its prompt is read: from now on the agent hears the caller."""
         ...
 
     def stepped(self, frame: Frame, step: Step) -> None:
-        """A frame of the caller was taken, and this is the answer."""
+        """A frame of the caller was taken; `step` is the answer."""
         ...
 
     def failed(self, reason: str) -> None:
-        """Its prompt cannot be used. It has no slot any more."""
+        """Its prompt cannot be used, so it has lost its slot."""
         ...
 
     def broken(self) -> None:
@@ -58,32 +57,34 @@ class Listener(Protocol):
 
 
 class _Failed:
-    """What came of opening a conversation whose prompt cannot be used."""
+    """The result of opening a conversation whose prompt cannot be used."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
 Result = int | _Failed | dict[Conversation, "Step"] | None
-"""Of `Open` and `Prefill` the positions left (None: the voice is not read yet), of `Tick` the steps."""
+"""Of `Open` and `Prefill`: the positions left; None while the voice is not read. Of `Tick`: the steps."""
 
 
 class Engine:
-    """See the module. `begin`, `perform` and `finish` are the thread's; all else is the event loop's.
+    """A model and its scheduler.
+
+    The thread calls `warm_up`, `begin`, `wait`, `perform` and `finish`; the event loop calls the rest.
 
     Args:
-        stepper: The model. Only the thread uses it from now on.
-        telemetry: Counts.
-        clock: Seconds, monotonic.
-        prepare: Called in the thread after the model has warmed up, before it is ready: reads voices.
+        stepper: The model. From now on only the thread uses it.
+        telemetry: The engine's metrics.
+        clock: Returns a monotonic time in seconds.
+        prepare: Called in the thread after the model has warmed up and before it is ready: reads voices.
 
     Attributes:
         clock: As given.
-        scheduler: What it goes by; to be looked at only.
+        scheduler: Decides the work. Other code may only read it.
         ready: Set when a conversation can begin.
-        stopped: Nothing is to be begun any more.
-        fault: What the model raised; done only if it did.
-        busy_since_s: When the work began that the thread is at; None: it waits.
+        stopped: No further work is begun.
+        fault: The model's exception. It is done only if there was one.
+        busy_since_s: When the thread began its present work; None while it waits.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Engine:
         """Conversations at once."""
         return self._stepper.slots
 
-    # What the event loop tells.
+    # Called by the event loop.
 
     def open(
         self,
@@ -120,14 +121,14 @@ class Engine:
         sampling: Sampling,
         listener: Listener,
     ) -> Conversation:
-        """Begins a conversation in a slot; one that has it is closed without a word.
+        """Begins a conversation in a slot. An earlier conversation in that slot is closed, without an event.
 
         Args:
-            slot: Which.
-            prompt: Gives its persona, in parts; called in the thread. An InputError or ValueError of it
-                fails the conversation.
+            slot: The slot's number.
+            prompt: Makes its prompt, in parts; called in the thread. If it raises an InputError or a
+                ValueError, the conversation fails.
             sampling: How its tokens are drawn.
-            listener: Told what becomes of it, until it is closed.
+            listener: Gets its events until it is closed.
         """
         conversation = Conversation(slot, prompt, sampling)
         self._listeners[conversation] = listener
@@ -135,24 +136,24 @@ class Engine:
         return conversation
 
     def hear(self, conversation: Conversation, frame: Frame) -> None:
-        """The caller said 80 ms."""
+        """A frame of the caller came."""
         now_s = self.clock()
         self._tell(lambda: self.scheduler.hear(conversation, frame, now_s))
 
     def close(self, conversation: Conversation) -> None:
-        """Ends a conversation: its listener hears no more. Its slot may be given away at once."""
+        """Ends a conversation: its listener gets no more events. Its slot may be used again at once."""
         if self._listeners.pop(conversation, None) is not None:
             self._tell(lambda: self.scheduler.close(conversation))
 
     def stop(self) -> None:
-        """Ends the thread after the work it is at."""
+        """Ends the thread after its present work."""
         self.stopped = True
         self._tell(lambda: None)
 
     def _tell(self, what: Callable[[], None]) -> None:
         self._told.put(what)
 
-    # The thread's.
+    # Called by the thread.
 
     def warm_up(self) -> None:
         """Makes the model ready; takes seconds."""
@@ -160,7 +161,7 @@ class Engine:
         self._prepare()
 
     def begin(self) -> Work | float:
-        """Takes in what was told. Returns what to do now, or how long to wait for more, in seconds."""
+        """Handles all queued events. Returns the work to do now, or how long to wait, in seconds."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._told.get_nowait()()
@@ -172,12 +173,12 @@ class Engine:
         return work
 
     def wait(self, timeout_s: float) -> None:
-        """Waits until something is told, at most so long."""
+        """Waits for the next event, for at most `timeout_s`."""
         with contextlib.suppress(queue.Empty):
             self._told.get(timeout=min(timeout_s, LONGEST_WAIT_S))()
 
     def perform(self, work: Work) -> Result:
-        """Does it: the one place where the model is used."""
+        """Does a piece of work. The model is used here and nowhere else."""
         stepper = self._stepper
         match work:
             case Open(conversation, at_most_s):
@@ -198,7 +199,7 @@ class Engine:
                 return None
 
     def _make_prompt(self, conversation: Conversation, at_most_s: float) -> Prompt | None:
-        """Makes a conversation's prompt; None if that takes longer than there is time for now."""
+        """Goes on making a conversation's prompt. None: not finished within `at_most_s`."""
         if conversation.making is None:
             conversation.making = conversation.prompt()
         began_s = part_began_s = self.clock()
@@ -214,7 +215,7 @@ class Engine:
             part_began_s = now_s
 
     def finish(self, work: Work, result: Result) -> Callable[[], None]:
-        """Notes that it is done. Returns what the event loop has to be told."""
+        """Notes that work is done. Returns a function for the event loop that passes on the result."""
         began_s, ended_s = self.busy_since_s or 0.0, self.clock()
         self.busy_since_s = None
         scheduler, telemetry = self.scheduler, self._telemetry
@@ -240,7 +241,7 @@ class Engine:
                 scheduler.done(work, began_s, ended_s)
         return _nothing
 
-    # What the event loop is told.
+    # Called in the event loop, with the results.
 
     def _say_live(self, conversation: Conversation) -> None:
         if listener := self._listeners.get(conversation):
@@ -260,7 +261,7 @@ class Engine:
                 _tell(listener, functools.partial(listener.stepped, frames[conversation][0], step))
 
     def say_fault(self, error: BaseException) -> None:
-        """The model cannot be used any more."""
+        """The model failed and cannot be used any more."""
         if not self.fault.done():
             self.fault.set_result(error)
 
@@ -278,12 +279,12 @@ def _nothing() -> None:
 
 
 class EngineThread:
-    """Runs an engine in a thread of its own: `with EngineThread(engine): ...` in the event loop."""
+    """Runs an engine in its own thread: `with EngineThread(engine): ...` in the event loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        # A daemon: a device that hangs must not keep the process from ending.
+        # A daemon thread, so that the process can end while the device hangs.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def __enter__(self) -> EngineThread:
@@ -294,7 +295,7 @@ class EngineThread:
         self._engine.stop()
 
     async def join(self, timeout_s: float) -> bool:
-        """Waits for the thread's end, at most so long; whether it has ended."""
+        """Waits for the thread's end, for at most `timeout_s`. Returns whether it has ended."""
         await asyncio.to_thread(self._thread.join, timeout_s)
         return not self._thread.is_alive()
 
@@ -317,5 +318,5 @@ class EngineThread:
     def _post(self, call: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(call)
-        except RuntimeError:  # the loop has ended: nobody is left to be told
+        except RuntimeError:  # the event loop has ended
             self._engine.stopped = True

@@ -1,4 +1,4 @@
-"""Files of a Hugging Face repository, and what to tell the user when they cannot be had.
+"""Files of a Hugging Face repository, and error texts for when they cannot be downloaded.
 
 `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean what they mean to huggingface_hub, which also
 shows the progress of a download. Needs no torch.
@@ -19,7 +19,7 @@ LICENCES = {
     DEFAULT_REPO: "the NVIDIA Open Model License and CC BY 4.0",
     "kyutai/personaplex-rl-seamless": "CC BY-NC 4.0 (no commercial use) and the NVIDIA Open Model License",
 }
-"""As the repositories' pages tell. Mimi, which is in either, is Kyutai's, CC BY 4.0."""
+"""From the repositories' pages. Mimi is in both; it is Kyutai's, CC BY 4.0."""
 
 _NOT_SEEN = "there is no such repository, or it may not be seen without logging in"
 
@@ -43,15 +43,15 @@ def download(repo: str, name: str) -> Path:
         InputError: It cannot be had; tells why, and for a gated repository where its licence is accepted.
     """
     page = page_of(repo)
-    mend = "put a token of the same account into HF_TOKEN"
+    remedy = "put a token of the same account into HF_TOKEN"
     if "HF_TOKEN" in os.environ:
-        mend += " (the one in it now does not do)"
+        remedy += " (the present one is not accepted)"
     try:
         return Path(huggingface_hub.hf_hub_download(repo, name))
     except errors.GatedRepoError as error:
-        raise InputError(f"{repo} is gated: accept its licence at {page}, and {mend}") from error
+        raise InputError(f"{repo} is gated: accept its licence at {page}, and {remedy}") from error
     except errors.RepositoryNotFoundError as error:
-        raise InputError(f"{repo}: {_NOT_SEEN}: look at {page}, and {mend}") from error
+        raise InputError(f"{repo}: {_NOT_SEEN}: look at {page}, and {remedy}") from error
     except errors.LocalEntryNotFoundError as error:
         raise InputError(f"{repo}: {name} is not on this machine, and {_why_not(error)}") from error
     except errors.EntryNotFoundError as error:
@@ -60,7 +60,7 @@ def download(repo: str, name: str) -> Path:
         raise InputError(f"--hf-repo {repo}: no name of a repository (owner/name)") from error
     except errors.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):  # how the hub hides what a token may not see
-            raise InputError(f"{repo}: {_NOT_SEEN}: look at {page}, and {mend}") from error
+            raise InputError(f"{repo}: {_NOT_SEEN}: look at {page}, and {remedy}") from error
         raise InputError(f"{repo}: {name} cannot be downloaded: {first_line(error)}") from error
     except Exception as error:  # of whichever HTTP library it uses, and of the disk
         raise InputError(f"{repo}: {name} cannot be downloaded: {first_line(error)}") from error

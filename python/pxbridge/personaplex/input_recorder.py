@@ -1,4 +1,4 @@
-"""What each conversation's model heard, written down for a diagnosis: `pxbridge engine offline` replays it.
+"""Records the model's input of each conversation, for a diagnosis: `pxbridge engine offline` replays it.
 
 A session gives a WAV of the frames that its slot consumed (float32, so to the very bit) and a JSON file
 with its prompts, seed and sampling. Frames that were dropped are in neither, as the model never heard them.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FRAMES_AT_ONCE: Final = 12
 """A second is written at once."""
 MOST_PENDING: Final = 60
-"""So many seconds wait for a disk that hangs; then a record ends."""
+"""If the disk hangs, this many seconds of audio are kept. Then the record ends."""
 
 _FLOAT: Final = 3
 _BYTES_PER_SAMPLE: Final = 4
@@ -62,10 +62,10 @@ def _header(data_bytes: int) -> bytes:
 
 
 class InputRecorder:
-    """Writes records into a folder, in a thread of its own: a voice must not wait for a disk.
+    """Writes records into a folder. A thread does it, so that no conversation waits for the disk.
 
     Args:
-        folder: Made if there is none.
+        folder: The folder; it is made if it does not exist.
         model: Arguments of `pxbridge engine offline` for the same checkpoint, run in the same way.
 
     Raises:
@@ -75,7 +75,7 @@ class InputRecorder:
     def __init__(self, folder: Path, model: Sequence[str] = ()) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} cannot be written")
+            raise PermissionError(f"{folder} is not writable")
         self._folder = folder
         self._model = tuple(model)
         self._writer = ThreadPoolExecutor(1, "input recorder")
@@ -111,13 +111,13 @@ class InputRecord:
         self._do(self._open)
 
     def add(self, frame: Frame) -> None:
-        """The model heard this."""
+        """Adds a frame that the model heard."""
         self._frames.append(frame)
         if len(self._frames) >= FRAMES_AT_ONCE:
             self._flush()
 
     def close(self) -> None:
-        """It heard no more."""
+        """Ends the record."""
         self._flush()
         self._do(self._finish)
 
@@ -201,5 +201,5 @@ class InputRecord:
 
 
 def _private(path: Path) -> BinaryIO:
-    """A new file that its owner alone can read."""
+    """A new file that only its owner can read."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: PTH123

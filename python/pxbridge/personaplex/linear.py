@@ -1,4 +1,4 @@
-"""Matrices as the model multiplies by them: as they are or as int8, on the device or waiting on the CPU.
+"""The model's matrices: in full or as int8, on the device or kept on the CPU.
 
 A matrix that waits on the CPU is copied to the device each time it is used, so its layer costs a transfer a
 tick instead of memory.

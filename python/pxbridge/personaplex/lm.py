@@ -1,9 +1,9 @@
 """PersonaPlex's language model: weights and arithmetic, without any state of a conversation.
 
-A position p of 80 ms takes 17 tokens: text, 8 codes of the agent and 8 of the caller, the acoustic codes (all
-but the first of each 8) one position late. The temporal transformer makes one vector of all positions so far.
-From it come the text token of p + 1 and, one by one in the depformer, the agent's semantic code of p + 1 and
-its acoustic codes of p.
+A position p is 80 ms and has 17 tokens: text, 8 codes of the agent and 8 of the caller. Acoustic codes (all
+but the first of each 8) are one position late. The temporal transformer makes one vector of all positions so
+far. The text token of p + 1 is drawn from this vector. Then the depformer draws, one by one, the agent's
+semantic code of p + 1 and its acoustic codes of p.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Draw(Protocol):
     """Draws a token per row."""
 
     def __call__(self, stream: int, logits: Tensor) -> Tensor:
-        """Of logits [rows, tokens] of a stream (0 text, 1 to 8 the agent's codes), int64 [rows]."""
+        """Draws from logits [rows, tokens] of a stream (0: text, 1 to 8: the agent's codes): int64 [rows]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +49,16 @@ class _Block:
 
 
 class LanguageModel:
-    """The language model's weights, and what is computed with them.
+    """The language model's weights, and the computations with them.
 
     Args:
         config: Sizes.
         tensors: By the checkpoint's names, with 8 depformer steps (`dep_q` of the configuration does not
             matter here). Each is copied.
-        dtype: Of weights and activations.
-        device: Where.
+        dtype: Type of weights and activations.
+        device: Their device.
         weights: How the matrices of the layers are kept. Embeddings and output heads stay as they are.
-        offload_layers: As many of the last layers keep their matrices on the CPU.
+        offload_layers: How many of the last layers keep their matrices on the CPU.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LanguageModel:
         self._heads = [kept_whole.matrix(tensors[f"linears.{step}.weight"]) for step in range(CODEBOOKS)]
 
     def embed(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """Embeds what goes in at each position.
+        """Embeds the input of each position.
 
         Args:
             tokens: int64 […, 17]. Where no frame came before, the initial token takes their place.

@@ -32,7 +32,7 @@ DRAWN_STREAMS = 1 + CODEBOOKS
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What goes in next, and how tokens are drawn, one row a slot.
+    """The next input of each slot and how its tokens are drawn, one row per slot.
 
     Attributes:
         position: int64 [slots], the next step's.
@@ -63,10 +63,10 @@ class _State:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a tick need not go beyond. The host may know narrow ones; a CUDA graph holds for any tick.
+    """Bounds of a tick's work. The host may know narrow ones; a CUDA graph needs bounds for any tick.
 
     Attributes:
-        reach: What is read of the cache.
+        reach: The part of the cache that is read.
         top_k: The most tokens that a slot which steps draws from.
     """
 
@@ -92,7 +92,7 @@ class Prefix:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that it takes."""
+        """Its memory, in bytes."""
         return sum(x.numel() * x.element_size() for x in (self.keys, self.values, self.hidden))
 
 
@@ -103,7 +103,7 @@ class LmSlots:
         model: The weights.
         slots: How many conversations.
         context: Positions that stay in attention.
-        pin: What becomes of the prompt when the context is full.
+        pin: What happens to the prompt when the context is full.
         filled: Attention that reads only what is filled, where the device has it.
 
     Attributes:
@@ -153,7 +153,7 @@ class LmSlots:
         Args:
             heard: int64 [slots, 8], the caller's codes of this frame.
             stepping: bool [slots]. The others stay as they are, and what is returned for them means nothing.
-            limits: Of the slots that step.
+            limits: The bounds for the slots that step.
 
         Returns:
             int64 [slots, 9], the frame that is complete now: text and the agent's codes.
@@ -200,7 +200,7 @@ class LmSlots:
         """Begins a conversation at position 0.
 
         Args:
-            slot: Which, cleared.
+            slot: The slot's number. It must be cleared.
             sampling: How its tokens are drawn.
             pinned: Positions of its prompt.
         """
@@ -216,7 +216,7 @@ class LmSlots:
         """Computes the next positions of a slot's prompt.
 
         Args:
-            slot: Which.
+            slot: The slot's number.
             embeddings: [positions, dim], at least one.
             start: The first one's position.
 
@@ -249,7 +249,7 @@ class LmSlots:
         state.heard.copy_(self._prompt_heard)
 
     def clear(self, slot: int) -> None:
-        """Removes all of a slot's conversation."""
+        """Removes a slot's conversation."""
         for tensor in (self._state.position, self._state.text, self._state.agent, self._state.heard):
             tensor[slot] = 0
         self.cache.clear(slot)

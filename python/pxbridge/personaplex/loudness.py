@@ -21,7 +21,7 @@ BLOCK_STEP_S = 0.1
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
 OFFSET_LU = -0.691
-"""Of the standard: makes a sine of 997 Hz and 0 dBFS measure -3.01 LUFS."""
+"""From the standard: with it a sine of 997 Hz and 0 dBFS has -3.01 LUFS."""
 
 SHELF_HZ, SHELF_Q, SHELF_DB = 1681.974450955533, 0.7071752369554196, 3.999843853973347
 SHELF_BAND_POWER = 0.4996667741545416

@@ -1,4 +1,4 @@
-"""How much memory the model takes, worked out from its sizes before anything is loaded. Needs no torch.
+"""The memory that the model takes, computed from its sizes before anything is loaded. Needs no torch.
 
 Weights are there once; each slot adds the KV cache of its whole context and Mimi's state. What a device's
 libraries and a tick's intermediate results take is an allowance, not worked out.
@@ -34,7 +34,7 @@ class Footprint:
         rest: The language model without them: embeddings, heads, depformer.
         embeddings: The part of `rest` of which a tick reads a few rows.
         mimi: Mimi.
-        slot: What a slot adds.
+        slot: The bytes that each slot adds.
         position: The part of `slot` that one position of its context takes.
         context: Positions of a slot.
     """
@@ -58,7 +58,7 @@ class Footprint:
         return self.weights + slots * self.slot
 
     def read_in_a_tick(self, slots: int, positions: int) -> int:
-        """The least that a tick of so many slots has to read, each with so many positions of context."""
+        """The least bytes that a tick of `slots` must read, each with `positions` of context."""
         state = self.slot - self.context * self.position
         return self.weights - self.embeddings + slots * (positions * self.position + state)
 
@@ -87,7 +87,7 @@ def footprint(
         mimi: Mimi's sizes.
         context: Positions that a slot keeps.
         weights: How the layers' matrices are kept.
-        item_bytes: Of the language model's type: 2 for bfloat16, 4 for float32.
+        item_bytes: Bytes of one value of the language model: 2 for bfloat16, 4 for float32.
     """
     first_layer = rest = embeddings = 0
     for name, shape in lm_shapes(lm, CODEBOOKS).items():

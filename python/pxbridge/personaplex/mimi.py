@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 RESAMPLING = 2
 """From the convolutions' 25 Hz to 12.5 frames a second."""
 LEAST_USAGE = 1e-5
-"""Of a centroid, as in Kyutai's code: what was never used is no division by zero."""
+"""The least use count of a centroid, as in Kyutai's code: it prevents a division by zero."""
 
 
 class Mimi:
-    """The codec's weights, and what is computed with them.
+    """The codec's weights, and the computations with them.
 
     Args:
         config: Sizes.
         tensors: By the checkpoint's names. Codebooks beyond the first 8 are not needed.
-        device: Where.
-        dtype: What it computes in: float32, or float64.
+        device: The device.
+        dtype: Type of the computation: float32 or float64.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Mimi:
         """Encodes a frame.
 
         Args:
-            stream: Of `encoder`.
+            stream: Made by `encoder`.
             sound: float32 [slots, 1920].
             running: bool [slots]; the others' memory stays, and what is returned for them means nothing.
 
@@ -121,7 +121,7 @@ class Mimi:
         """Decodes a frame.
 
         Args:
-            stream: Of `decoder`.
+            stream: Made by `decoder`.
             codes: int64 [slots, 8].
             running: As in `encode`.
 

@@ -1,8 +1,8 @@
-"""PersonaPlex as a whole: a tick takes a frame of each caller and gives one of each agent.
+"""The whole of PersonaPlex: each tick takes one frame of each caller and returns one frame of each agent.
 
-One tick is encode ▶ language model ▶ decode for all slots at once, on tensors that stay where they are:
-sound and the slots that step are copied in at once, sound and tokens are copied out at once. On CUDA a
-graph holds all between. On the CPU the same function runs as it is.
+One tick is encode ▶ language model ▶ decode for all slots at once, on tensors at fixed addresses. One copy
+brings in the sound and the list of slots that step. One copy brings out sound and tokens. On CUDA a graph
+holds all work between the two copies. On the CPU the same function runs without a graph.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Options:
     Attributes:
         slots: Conversations at once.
         context: Positions of 80 ms that stay in attention.
-        pin: What becomes of the prompt when the context is full; see `attention`.
+        pin: What happens to the prompt when the context is full; see `attention`.
         device: `cpu` or `cuda`.
         dtype: Of the language model; None for bfloat16 on CUDA and float32 elsewhere. Mimi is float32, or
             float64 with it. That tells rounding from mistakes: no code or draw falls the other way for it.
         weights: How the language model's matrices are kept.
-        offload_layers: As many of its last layers keep them on the CPU. That cannot keep real time.
+        offload_layers: How many of its last layers keep their matrices on the CPU. This is not real time.
         prefix_bytes: Memory for prompts that were computed before.
         graph: Ticks as one CUDA graph, where that is possible.
     """
@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(eq=False)
 class _Prefilling:
-    """A slot whose prompt is not computed yet: what is left, from `position` on."""
+    """A slot whose prompt is computed up to `position`."""
 
     prompt: Prompt
     sampling: Sampling
@@ -277,7 +277,7 @@ class Model:
         return {slot: _step(found[slot]) for slot in frames}
 
     def close(self, slot: int) -> None:
-        """As `Stepper.close`. Nothing of the conversation stays in the slot."""
+        """As `Stepper.close`. All data of the conversation is removed."""
         if self._sessions.pop(slot, None) is not None:
             self._clear(slot)
 
@@ -292,7 +292,7 @@ class Model:
         )
 
     def _run_tick(self) -> None:
-        """From `_in` to `_out`; reads and writes nothing of the host."""
+        """Computes `_out` from `_in`, without any access to the host."""
         running = self._in[:, FRAME_SAMPLES] > 0
         heard = self._mimi.encode(self._encoder, self._in[:, :FRAME_SAMPLES], running)
         tokens = self._lm.tick(heard, running, self._limits)

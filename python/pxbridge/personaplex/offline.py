@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pxbridge.personaplex.text import Tokenizer
 
 PREFILL_CHUNK = 64
-"""Positions of the prompt that are computed at once. Nobody waits meanwhile, but progress is told."""
+"""Positions of the prompt that are computed at once. More would make reports of progress rare."""
 SILENT_TOKENS = {0: "EPAD", 3: "PAD"}
 """How NVIDIA's code writes the text tokens that say nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """What the agent did.
+    """The agent's output.
 
     Attributes:
         tokens: int16 [steps, 9]: text, then eight codes, in upstream moshi's timing.

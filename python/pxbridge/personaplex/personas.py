@@ -1,4 +1,4 @@
-"""Personas as clients ask for them: a voice by its name, and a text that becomes tokens."""
+"""Personas of clients: a voice by its name, and a text that becomes tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN_CHARS: Final = 60
 
 
 class Voices(Protocol):
-    """What is asked of `pxbridge.personaplex.voices.Voices`."""
+    """What this module needs of `pxbridge.personaplex.voices.Voices`."""
 
     def names(self) -> list[str]:
         """The files' names; from any thread."""
@@ -34,7 +34,7 @@ class Voices(Protocol):
 
 
 class Tokenizer(Protocol):
-    """What is asked of `pxbridge.personaplex.text.Tokenizer`."""
+    """What this module needs of `pxbridge.personaplex.text.Tokenizer`."""
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
         """The tokens of a prompt's text, wrapped as PersonaPlex expects."""
@@ -73,7 +73,7 @@ class FilePersonas:
                 log.warning("voice %s cannot be used: %s", name, error)
 
     def prompt(self, voice: str, text: str) -> Callable[[], Generator[None, None, Prompt]]:
-        """Checks a persona; what it returns makes the prompt in parts, in the engine's thread.
+        """Checks a persona. Returns a function that makes its prompt in parts, in the engine's thread.
 
         Raises:
             BadQuery: There is no such voice, or the text is too long for the model.

@@ -1,8 +1,7 @@
-"""Who has a slot, and who waits for one.
+"""The slots of an engine, and the line of clients that wait for one.
 
-A slot is taken and given back in the event loop alone, so a client is told at once whether there is one.
-Those who asked to wait stand in one line, first come, first served, and each is told whenever its place
-changes.
+Slots are taken and given back in the event loop only, so a client gets its answer at once. Clients that asked
+to wait are served in the order in which they came. Each is told when its place changes.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Waiting(Protocol):
-    """Who waits in the line."""
+    """A client that waits in the line."""
 
     def moved(self, place: int) -> None:
-        """Its place, 1 for the next, is this now."""
+        """Its place changed. 1 is the next."""
         ...
 
     def admitted(self, slot: int) -> None:
-        """It has a slot now, and stands in the line no more."""
+        """It has left the line and has this slot."""
         ...
 
 
@@ -42,27 +41,28 @@ class Places:
 
     @property
     def free(self) -> int:
-        """Slots that somebody who comes now could have."""
+        """Slots that are free."""
         return len(self._free)
 
     @property
     def waiting(self) -> int:
-        """How many stand in the line."""
+        """How many wait in the line."""
         return len(self._line)
 
     @property
     def line_is_full(self) -> bool:
-        """Whether one more could not wait."""
+        """Whether no further client may wait."""
         return len(self._line) >= self.longest_line
 
     def take(self) -> int | None:
-        """A slot, if one is free. The one that has been free for longest: a stranger's slot is no
-        caller's next.
+        """Takes the slot that has been free for longest; None if none is free.
+
+        So a slot is not given to the next caller right after another one has left it.
         """
         return self._free.popleft() if self._free else None
 
     def give_back(self, slot: int) -> None:
-        """Somebody has left: the first of the line has its slot."""
+        """A client has left its slot: the first in the line gets it."""
         if not self._line:
             self._free.append(slot)
             return
@@ -71,12 +71,12 @@ class Places:
         first.admitted(slot)
 
     def wait(self, who: Waiting) -> int:
-        """Stands at the end of the line; its place."""
+        """Adds a client at the end of the line, and returns its place."""
         self._line.append(who)
         return len(self._line)
 
     def leave(self, who: Waiting) -> None:
-        """Stands in the line no more; nothing if it does not."""
+        """Removes a client from the line, if it is in it."""
         if who in self._line:
             at = self._line.index(who)
             self._line.remove(who)

@@ -1,7 +1,8 @@
 """Prompts that were computed before, kept for the next call of the same persona, within a memory budget.
 
-A position's keys depend on what stands at it and before it. So a prompt can use the beginning of another one:
-all of it if both are the same, else the voice, the silence after it and the text as far as the texts agree.
+The keys of a position depend only on the tokens up to it. So a prompt can use the beginning of another one.
+If both prompts are equal, that is all of it. Else it is the voice, the silence after it, and the text as far
+as both texts agree.
 """
 
 from __future__ import annotations

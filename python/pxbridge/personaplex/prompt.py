@@ -1,4 +1,4 @@
-"""What a conversation begins with: a voice and a text, laid out position by position.
+"""The prompt of a conversation: a voice and a text, laid out position by position.
 
 The order is PersonaPlex's: voice, 6 silent frames, the text one token a position, 6 silent frames. Text is
 PAD outside the text phase, the agent speaks the voice's codes or is silent, and the caller hums a sine
@@ -73,7 +73,7 @@ Voice = VoiceCodes | VoiceEmbeddings
 
 @dataclass(frozen=True)
 class Prompt:
-    """A persona: how it sounds and what it was told.
+    """A persona: its voice and its text prompt.
 
     Attributes:
         voice: How it sounds.

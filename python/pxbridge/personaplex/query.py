@@ -1,8 +1,8 @@
-"""What a client asks for in `/api/chat`'s query, checked before it is let in.
+"""Reads and checks the query of `/api/chat`, before the client is admitted.
 
-NVIDIA's server upgrades first and then fails without a word. Here a client that asks for what there is not
-gets an HTTP answer that names the parameter and the mend. Parameters that nobody here knows are left alone:
-NVIDIA's web client sends several, and proxies add theirs.
+NVIDIA's server upgrades first, and then closes without a reason. Here a client with a wrong parameter gets an
+HTTP answer that names the parameter and says what would be right. Unknown parameters are ignored: NVIDIA's
+web client sends several, and proxies add more.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 MOST_PARAMETERS: Final = 64
 MOST_TEMPERATURE: Final = 10.0
-"""Ten times as flat as the model's own distribution is noise; beyond that numbers only overflow."""
+"""At this temperature tokens are drawn almost at random. With more, numbers would overflow."""
 SEED_BITS: Final = 63
-"""A seed fits into a signed 64-bit integer, as every file and language has one."""
+"""A seed fits into a signed 64-bit integer, which every file format and language has."""
 ANY_SEED: Final = -1
-"""NVIDIA's web client has this for "none"."""
+"""NVIDIA's web client sends this if no seed was chosen."""
 
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]{1,20}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
@@ -36,14 +36,14 @@ _SHOWN_CHARS: Final = 40
 
 
 class Personas(Protocol):
-    """The voices there are, and how a text becomes a prompt."""
+    """Lists voices, and makes a prompt of a voice and a text."""
 
     def voices(self) -> list[str]:
-        """Their names."""
+        """The names of the voices."""
         ...
 
     def prompt(self, voice: str, text: str) -> Callable[[], Generator[None, None, Prompt]]:
-        """Checks a persona; what it returns makes the prompt in parts, in the engine's thread.
+        """Checks a persona. Returns a function that makes its prompt in parts, in the engine's thread.
 
         Raises:
             BadQuery: There is no such voice, or the text is too long.
@@ -53,7 +53,7 @@ class Personas(Protocol):
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a client has that leaves a prompt out, as Kyutai's own does; None: it is not let in.
+    """Prompts for clients that send none, such as Kyutai's. None: such a client is refused.
 
     Attributes:
         voice: A voice's name.
@@ -66,7 +66,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client asks for, checked.
+    """A client's query, read and checked.
 
     Attributes:
         voice: The voice's name, as it was written.
@@ -87,9 +87,9 @@ def read_query(query: str, personas: Personas, defaults: Defaults) -> Asked:
     """Reads and checks a query.
 
     Args:
-        query: As it stands in the URL, after the question mark.
-        personas: Knows the voices.
-        defaults: For prompts that are left out.
+        query: The part of the URL after the question mark.
+        personas: The voices.
+        defaults: Prompts to use where the query has none.
 
     Raises:
         BadQuery: Something in it cannot be served.

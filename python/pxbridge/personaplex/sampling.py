@@ -1,10 +1,9 @@
-"""How tokens are drawn: temperature and top-k per slot, by noise that depends on nothing but the
-conversation.
+"""Draws tokens: temperature and top-k per slot, with noise that depends only on the conversation.
 
-A token wins if its logit over the temperature plus Gumbel noise is the greatest, which draws from softmax.
-The noise is a hash of the conversation's seed, the position, the stream and the token. So a caller's tokens
-are the same with any neighbours, after a missed tick, and on the CPU as on CUDA; and a difference in the
-last digit of a logit matters only where two tokens are as close as that.
+The drawn token is the one with the greatest value of logit / temperature + Gumbel noise, which samples from
+softmax. The noise is a hash of the conversation's seed, the position, the stream and the token. So a caller's
+tokens do not depend on other callers, missed ticks or the device. A rounding error of a logit matters only if
+two tokens are as close as this error.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _FACTOR_2 = 0x94D049BB133111EB - 2**64
 
 
 def noise_keys(seed: Tensor, position: Tensor, streams: int) -> Tensor:
-    """What the noise of all streams at one position grows from.
+    """The keys of the noise of all streams at one position.
 
     Args:
         seed: int64 [slots].

@@ -1,15 +1,15 @@
-"""Which slot is stepped when: the policy of the engine's one thread, with the time given to it.
+"""When each slot is stepped: the policy of the engine's one thread. The time is passed in.
 
-The one idea: nobody waits for a clock. A tick steps every conversation that has a frame, as soon as one
-has, but not more often than every 20 ms, so that callers who come a little later share it. A fixed tick of
-80 ms would make each answer 80 ms later for the same work.
+The one idea: no frame waits for a fixed clock. A tick starts as soon as a conversation has a frame, and steps
+every conversation that has one. Ticks start at least 20 ms apart, so that callers whose frames come a little
+later share a tick. A fixed tick of 80 ms would make each answer up to 80 ms later for the same work.
 
-Prompts are read in chunks between ticks. A chunk delays the tick behind it, so it is held to a third of the
-slack: of the 80 ms that a frame lasts, what one tick leaves over. While nobody talks there is nothing to
-delay.
+Prompts are read in chunks between ticks. A chunk delays the next tick, so it may take a third of the slack.
+The slack is the part of a frame's 80 ms that a tick does not need. While nobody talks, no tick is delayed,
+and prompts are read at full speed.
 
-Who asks `next` does what it returns and then calls `done`; nothing here touches a model, a thread or a
-clock. All times are seconds on one monotonic clock.
+The caller of `next` does the work that it returns, and then calls `done`. Nothing here touches a model, a
+thread or a clock. All times are seconds on one monotonic clock.
 """
 
 from __future__ import annotations
@@ -36,31 +36,33 @@ if TYPE_CHECKING:
     """float32 [1920] at 24 kHz: 80 ms of a caller."""
 
 TICK_EVERY_S: Final = 0.02
-"""From one tick's start to the next one's, at least. Simulated with 32 callers: 40 ms cost as much more
-delay as they save work, and with no limit at all a fast model would run a tick for each frame."""
+"""The least time from one tick's start to the next one's. In a simulation with 32 callers, 40 ms added as
+much delay as they saved work. Without a limit, a fast model would run one tick for each frame."""
 
 LATE_FRAMES: Final = 3
-"""With more frames waiting, a conversation is late: the oldest in which nothing is said are dropped."""
+"""With more frames waiting, a conversation is late: its oldest quiet frames are dropped."""
 MOST_FRAMES: Final = 12
-"""1 s. Beyond that the oldest are cut, said or not: an agent that answers a second late is not talked to."""
+"""About 1 s. Beyond that the oldest frames are cut, even those with speech: nobody talks with an agent that
+answers a second late."""
 QUIET_DBFS: Final = -45.0
 """Speech on a phone line is at −30 to −15 dBFS, the line's noise at −60 to −45."""
 
 PREFILL_SHARE: Final = 1 / 3
 LEAST_PREFILL_S: Final = 0.002
-"""What prompts get of 80 ms even where ticks leave nothing over: a new caller must not wait for ever."""
+"""The time for prompts in each 80 ms even if ticks leave none: a new caller must not wait for ever."""
 UNHURRIED_CHUNK_S: Final = 0.05
-"""What a chunk may take while nobody talks: the first frame of somebody who begins to waits for no more."""
+"""The longest chunk while nobody talks. The first frame of a caller who begins to talk waits at most this
+long."""
 ACTIVE_S: Final = 1.0
-"""Somebody from whom nothing came for so long does not talk: a session that was prompted ahead of its
-call."""
+"""A conversation that got no frame for this long does not talk, such as a session that was prompted ahead of
+its call."""
 SMALLEST_CHUNK: Final = 8
-"""A chunk costs something however short it is. Fewer positions would delay a tick hardly less, and a prompt
-would take minutes where ticks leave little over."""
+"""Even a short chunk has a fixed cost. Fewer positions would delay a tick hardly less, and a prompt would
+take minutes if ticks leave little time."""
 LARGEST_CHUNK: Final = 256
 TICKS_REMEMBERED: Final = 15
 HEADROOM: Final = 0.9
-"""A chunk aims at so much of what it may take: the next one may be slower."""
+"""A chunk aims at this share of its allowed time, because the next one may be slower."""
 
 
 @dataclass(eq=False)
@@ -68,12 +70,11 @@ class Conversation:
     """One client's stay in a slot.
 
     Attributes:
-        slot: Where it is.
-        prompt: Gives its persona, in parts. Called in the engine's thread, once.
-        making: Its persona, while that is made.
+        slot: The slot's number.
+        prompt: Makes its prompt, in parts. Called in the engine's thread, once.
+        making: Makes its prompt, once it has begun.
         sampling: How its tokens are drawn.
-        left: Positions of its prompt that are not read yet; None before the first was looked at, 0: it is
-            live.
+        left: Positions of its prompt that are not read yet. None before that is known; 0 when it is live.
         waiting: Frames that no tick has taken, each with the time it came at.
         heard_s: When its last frame came.
         stepped: Frames that ticks took.
@@ -100,7 +101,7 @@ class Conversation:
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """Begin a conversation: read its voice, for so long at most, and then look for its prefix."""
+    """Begin a conversation: read its voice for at most `at_most_s`, and then look for its prefix."""
 
     conversation: Conversation
     at_most_s: float
@@ -108,7 +109,7 @@ class Open:
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """Read so many positions of a conversation's prompt."""
+    """Read this many positions of a conversation's prompt."""
 
     conversation: Conversation
     positions: int
@@ -116,7 +117,7 @@ class Prefill:
 
 @dataclass(frozen=True, eq=False)
 class Tick:
-    """Step these by a frame each: what the caller said, and when that had come."""
+    """Step these conversations by one frame each: the caller's frame, and the time at which it came."""
 
     frames: dict[Conversation, tuple[Frame, float]]
 
@@ -135,7 +136,7 @@ class Scheduler:
     """See the module.
 
     Attributes:
-        conversations: Those that have a slot, by slot.
+        conversations: The conversations by slot.
         dropped: Frames dropped since the start, by why: ``quiet`` or ``cut``, as in `Conversation`.
     """
 
@@ -148,10 +149,10 @@ class Scheduler:
         self._tick_costs: deque[float] = deque(maxlen=TICKS_REMEMBERED)
         self._budget = _PrefillBudget()
 
-    # What is told to it.
+    # Events.
 
     def open(self, conversation: Conversation) -> None:
-        """Somebody came. A conversation that had the slot before is closed first."""
+        """A conversation begins. An earlier one in the same slot is closed first."""
         before = self.conversations.get(conversation.slot)
         if before is not None:
             self.close(before)
@@ -159,7 +160,7 @@ class Scheduler:
         self._prompting.append(conversation)
 
     def hear(self, conversation: Conversation, frame: Frame, now_s: float) -> None:
-        """The caller said something. A backlog is kept short here: it never goes by itself near capacity."""
+        """A frame of the caller came. A backlog is cut here: near full load it does not go away by itself."""
         if self.conversations.get(conversation.slot) is not conversation:
             return
         conversation.heard_s = now_s
@@ -173,7 +174,7 @@ class Scheduler:
             self.dropped["quiet"] += _drop_quiet(conversation)
 
     def close(self, conversation: Conversation) -> None:
-        """Somebody is gone."""
+        """A conversation ends."""
         if self.conversations.get(conversation.slot) is not conversation:
             return
         del self.conversations[conversation.slot]
@@ -182,29 +183,29 @@ class Scheduler:
         conversation.waiting.clear()
         self._closing.append(conversation)
 
-    # What is asked of it.
+    # Questions.
 
     @property
     def tick_s(self) -> float:
-        """What a tick costs: the median of the last, so that one that hung is not taken for the rule.
+        """How long a tick takes: the median of the last ones, so that a single slow tick does not count.
 
-        May be asked from any thread.
+        May be read from any thread.
         """
         costs = list(self._tick_costs)
         return statistics.median(costs) if costs else 0.0
 
     @property
     def slack_s(self) -> float:
-        """What one tick leaves over of the 80 ms that a frame lasts."""
+        """The part of a frame's 80 ms that a tick does not need."""
         return max(0.0, FRAME_S - self.tick_s)
 
     @property
     def backlog(self) -> int:
-        """Frames that wait for a tick. May be asked from any thread."""
+        """Frames that wait for a tick. May be read from any thread."""
         return sum(len(each.waiting) for each in list(self.conversations.values()))
 
     def next(self, now_s: float) -> Work | float:
-        """What to do now; or, if nothing, when to ask again (infinity: when something is told)."""
+        """The work to do now, or else the time at which to ask again (infinity: after the next event)."""
         if self._closing:
             return Close(self._closing[0])
         ready = [each for each in self.conversations.values() if each.waiting and each.is_live]
@@ -214,8 +215,8 @@ class Scheduler:
         if self._prompting:
             allowed_s = self._allowed_s(now_s)
             read_due_s = self._budget.due_s(allowed_s, now_s)
-            # Between two ticks where it delays nobody; before a tick that is due only if there was no such
-            # place.
+            # Prompts are read between two ticks, where that delays nobody. If there has been no such moment
+            # for too long, a chunk is read although a tick is due.
             if now_s >= read_due_s and (not tick_is_due or self._budget.is_overdue(allowed_s, now_s)):
                 return self._read(allowed_s)
         if tick_is_due:
@@ -226,7 +227,7 @@ class Scheduler:
         """Something that `next` returned was done.
 
         Args:
-            work: What it was.
+            work: The work.
             began_s: When it began.
             ended_s: When it was over.
             left: After `Open` and `Prefill`: positions of the prompt that are not read yet; None while its
@@ -250,7 +251,7 @@ class Scheduler:
                     self._prompting.remove(conversation)
 
     def _allowed_s(self, now_s: float) -> float | None:
-        """What prompts may take of each 80 ms; None: nobody talks, and they may take all."""
+        """How much of each 80 ms prompts may take; None: all of it, because nobody talks."""
         talking = any(
             now_s - each.heard_s < ACTIVE_S and each.is_live for each in self.conversations.values()
         )
@@ -267,25 +268,25 @@ class Scheduler:
 class _PrefillBudget:
     """How much time prompts may take, and how many positions that is.
 
-    It fills up to what is allowed of 80 ms in 80 ms, is spent at once when it is full, and may be overdrawn
-    by a chunk that took longer: then the next one comes later.
+    The budget fills within 80 ms. When it is full, one chunk may be read, and its time is subtracted. A chunk
+    that took longer than the budget makes the next one wait longer.
     """
 
     def __init__(self) -> None:
         self._spent_s = 0.0
         self._spent_at_s = -math.inf
-        # Apart: a size that was found while there was no hurry would take too long when there is.
+        # Two sizes: one that was learnt while nobody talked would take too long when somebody does.
         self._hurried, self._unhurried = _Chunk(), _Chunk()
         self._last = self._unhurried
 
     def due_s(self, allowed_s: float | None, now_s: float) -> float:
-        """When it is full."""
+        """When the budget is full."""
         if allowed_s is None or self._spent_s <= 0:
             return now_s
         return self._spent_at_s + FRAME_S * self._spent_s / allowed_s
 
     def is_overdue(self, allowed_s: float | None, now_s: float) -> bool:
-        """Whether it has been full for so long that a place between two ticks would have come."""
+        """Whether it has been full for longer than the time between two ticks."""
         return allowed_s is None or now_s >= self.due_s(allowed_s, now_s) + TICK_EVERY_S
 
     def chunk(self, allowed_s: float | None) -> int:
@@ -307,8 +308,9 @@ class _PrefillBudget:
 class _Chunk:
     """The number of positions that take a given time.
 
-    A chunk costs something however short it is, and more for each position. So its size grows from below:
-    scaled by what it may take over what it took, it cannot take more than it may.
+    A chunk has a fixed cost, and a cost for each position. The size starts small and is scaled by allowed
+    time / measured time. Because of the fixed cost, a larger chunk takes less than in proportion, so it stays
+    within its time.
     """
 
     def __init__(self) -> None:
@@ -316,23 +318,23 @@ class _Chunk:
         self._took_s: float | None = None
 
     def size_for(self, target_s: float) -> int:
-        """How many positions take about so long."""
+        """How many positions take about `target_s`."""
         if self._took_s is not None:
             ratio = HEADROOM * target_s / max(self._took_s, 1e-6)
-            # Downwards by the square: what a chunk costs however short it is does not become less.
+            # Downwards by the square, because the fixed cost does not become smaller.
             scale = min(ratio, 2.0) if ratio >= 1 else ratio * ratio
             self._size = max(SMALLEST_CHUNK, min(int(self._size * scale), LARGEST_CHUNK))
             self._took_s = None
         return self._size
 
     def took(self, positions: int, took_s: float) -> None:
-        """A chunk took so long. One that ended with its prompt was shorter, and tells less."""
+        """A chunk took `took_s`. One that ended with its prompt was shorter, and is not used."""
         if positions >= self._size:
             self._took_s = took_s
 
 
 def _drop_quiet(conversation: Conversation) -> int:
-    """Drops the oldest quiet frames until the conversation is late no more, or has none; tells how many."""
+    """Drops the oldest quiet frames while the conversation is late. Returns how many."""
     kept: deque[tuple[Frame, float]] = deque()
     excess = len(conversation.waiting) - LATE_FRAMES
     dropped = 0

@@ -1,20 +1,21 @@
-"""The engine as a process: a loaded model, its thread and its port, from the start to the last good-bye.
+"""The engine as a process: a loaded model, its thread and its port, from the start to the end.
 
 ::
 
-    load       the checkpoint is read; a port that is taken, or a missing token, is told before that
-    warm up    the port answers, and says that it is not ready
+    load       the checkpoint is read; settings and the port are checked before that
+    warm up    the port answers, and `/readyz` says that it is not ready
     serve      until SIGTERM or SIGINT
-    drain      nobody new; conversations go on for up to `drain_s`, then they end with 1001
+    drain      new clients are refused; conversations may go on for `drain_s`, then they end with 1001
 
-A second signal ends it at once. When the device fails every conversation ends with 1011 and the exit status
-is 1: a supervisor starts the engine again, and bridges call elsewhere meanwhile.
+A second signal ends the process at once. If the device fails, every conversation ends with 1011 and the exit
+status is 1, so that a supervisor starts the engine again. Until then bridges use other engines.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import signal
@@ -46,10 +47,11 @@ log = logging.getLogger("pxbridge.engine")
 
 DEFAULT_PORT: Final = 8998
 DEFAULT_DRAIN_S: Final = 600.0
-"""A call lasts minutes, and an engine that is replaced is in no hurry."""
+"""Calls last minutes, and an engine that is being replaced can wait for them."""
 DEFAULT_LINE: Final = 16
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 LAST_WORK_S: Final = 5.0
-"""So long the thread may take to end the work it is at."""
+"""How long the thread may take to end its present work."""
 
 EXIT_DEVICE_FAILED: Final = 1
 
@@ -59,11 +61,11 @@ class Loaded:
     """A model that is ready to be served.
 
     Attributes:
-        name: The checkpoint's, for people.
+        name: The checkpoint's name, for people.
         stepper: The model.
         personas: Its voices and its tokenizer.
         text: Makes a reader of tokens for one conversation.
-        memory: Bytes of the device, by what for.
+        memory: Returns the device's memory in bytes, by purpose.
     """
 
     name: str
@@ -80,16 +82,16 @@ class Options:
     Attributes:
         host: Where it listens.
         port: 0 for any free one.
-        token: What clients must show; None: nothing.
-        allow_anonymous: Whether a public address may do without a token.
-        origins: Of other servers whose pages may talk where there is no token.
-        ssl: A folder with a certificate, or for one; None: no TLS.
-        static: A folder with a web client.
-        record_input: A folder for what models hear.
-        model_arguments: Arguments that lead `pxbridge engine offline` to the same model, for the records.
-        line: How many may wait for a slot.
+        token: The secret that clients must send; None: none is needed.
+        allow_anonymous: Whether a public address may be used without a token.
+        origins: Other origins whose pages may talk.
+        ssl: Folder of the TLS certificate, which is made there if it is missing; None: no TLS.
+        static: Folder of a web client.
+        record_input: Folder for records of the models' input.
+        model_arguments: Arguments with which `pxbridge engine offline` loads the same model, for the records.
+        line: How many clients may wait for a slot.
         drain_s: How long conversations may go on after SIGTERM.
-        defaults: For prompts that a client leaves out.
+        defaults: Prompts for clients that send none.
     """
 
     host: str = "127.0.0.1"
@@ -108,12 +110,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` has made of the options.
+    """The result of `prepare`.
 
     Attributes:
         options: As given.
-        certificate: For TLS.
-        recorder: Writes down what models hear.
+        certificate: The TLS certificate.
+        recorder: Records the models' input.
         files: The web client.
     """
 
@@ -124,17 +126,17 @@ class Prepared:
 
 
 def prepare(options: Options) -> Prepared:
-    """Checks everything that can be wrong before a checkpoint is read, which takes a minute.
+    """Checks the options before the checkpoint is read, because reading it takes a minute.
 
     Raises:
-        ConfigError: Something is wrong; the text says how to mend it.
+        ConfigError: An option cannot be used; the text says how to fix it.
     """
     if options.token is None and not options.allow_anonymous and not _is_loopback(options.host):
         raise ConfigError(
             "--host",
             "command line",
-            f"{options.host} can be reached from elsewhere: set PXBRIDGE_ENGINE_TOKEN to a secret that "
-            "clients must show, or say --allow-anonymous",
+            f"{options.host} can be reached from other machines: set PXBRIDGE_ENGINE_TOKEN to a secret that "
+            "clients must send, or add --allow-anonymous",
         )
     _require_free_port(options.host, options.port)
     certificate = None if options.ssl is None else certificate_in(options.ssl, options.host)
@@ -142,7 +144,7 @@ def prepare(options: Options) -> Prepared:
     if options.static is not None:
         if not options.static.is_dir():
             raise ConfigError(
-                "--static", "command line", f"{options.static} is no folder; `none` serves none"
+                "--static", "command line", f"{options.static} is not a folder; `none` serves no files"
             )
         files = StaticFiles(options.static)
     recorder = None
@@ -180,7 +182,7 @@ async def serve(loaded: Loaded, prepared: Prepared, ready: Callable[[str], None]
         loaded.personas,
         loaded.text,
         telemetry,
-        Rules(options.token, options.defaults, loaded.name, options.origins),
+        Rules(options.token, options.defaults, loaded.name, options.origins, _own_names(options.host)),
         prepared.recorder,
         prepared.files,
     )
@@ -200,7 +202,7 @@ async def serve(loaded: Loaded, prepared: Prepared, ready: Callable[[str], None]
             status = await _live(server, engine, signals, options, began_s, url, ready)
             if status == EXIT_DEVICE_FAILED:
                 end_after_fault(server)
-    # A device that hangs keeps its thread; the process ends all the same.
+    # If the device hangs, its thread does too. The process ends nevertheless.
     if not await thread.join(LAST_WORK_S):
         log.warning("the model's thread has not ended")
     return status
@@ -266,9 +268,9 @@ def _tell(options: Options, certificate: Certificate | None, url: str) -> None:
             certificate.sha256,
         )
     if options.record_input is not None:
-        log.warning("what callers say is written to %s", options.record_input)
+        log.warning("the callers' audio is recorded in %s", options.record_input)
     if options.token is None and not _is_loopback(options.host):
-        log.warning("anybody who reaches %s can use this engine", options.host)
+        log.warning("no token is set: anybody who can reach %s can use this engine", options.host)
     log.info("listening at %s; warming up", url)
 
 
@@ -285,8 +287,13 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
+def _own_names(host: str) -> frozenset[str] | None:
+    """The names that a page of this server can have: on loopback this machine's, elsewhere any."""
+    return LOOPBACK_NAMES | {host.lower()} if _is_loopback(host) else None
+
+
 def _require_free_port(host: str, port: int) -> None:
-    """Raises ConfigError where nobody could listen."""
+    """Raises ConfigError if the address cannot be listened on."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -300,6 +307,9 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 def _cannot_listen(options: Options, error: OSError) -> ConfigError:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        problem = f"{options.host} is no address of this machine: {error.strerror or error}"
+        return ConfigError("--host", "command line", problem)
     return ConfigError(
         "--port", "command line", f"{options.host}:{options.port}: {error.strerror or error}; choose another"
     )
@@ -307,7 +317,7 @@ def _cannot_listen(options: Options, error: OSError) -> ConfigError:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[asyncio.Queue[signal.Signals]]:
-    """The signals that end the process, as they come, instead of what they do otherwise."""
+    """Collects SIGINT and SIGTERM in a queue while the block runs."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):

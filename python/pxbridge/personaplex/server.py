@@ -1,20 +1,22 @@
-"""The engine's port: PersonaPlex's `/api/chat` for many, and what operators ask.
+"""The engine's port: PersonaPlex's `/api/chat` for many clients, and pages for operators.
 
 ==============  =========================================================================================
-``/api/chat``   a conversation: see `pxbridge.personaplex.query` for what a client may ask for
-``/livez``      200 as long as the event loop turns and the model's thread does not hang
+``/api/chat``   a conversation; `pxbridge.personaplex.query` has the parameters
+``/livez``      200 while the event loop runs and the model's thread does not hang
 ``/readyz``     200 if a conversation can begin now, else 503; JSON with the reasons and figures
-``/voices``     the voices there are, JSON
+``/voices``     the names of the voices, JSON
 ``/metrics``    for Prometheus
-anything else   a file of the web client where one is served, else 404
+anything else   a file of the web client if one is served, else 404
 ==============  =========================================================================================
 
-Everything is decided before the upgrade, so that a client that cannot be served gets an HTTP status and a
-JSON body that says why: 400 for what it asked for, 401 for who it is, 503 with Retry-After when there is no
-slot.
+Every request is decided before the upgrade, so a refused client gets an HTTP status and a JSON body with the
+reason: 400 for a wrong parameter, 401 for a missing or wrong token, 503 with Retry-After if no slot is free.
 
-Health is told to everybody; everything else needs the token where one is set. Without one, a browser is let
-in only from this server's own pages: any page on the internet could speak to a port of its visitor's machine.
+`/livez` and `/readyz` are open to everybody. Everything else needs the token, if one is set. A browser may
+connect only from this server's own pages, unless it sends a bearer token, which a page has to know. Otherwise
+any page on the internet could connect to a port of its visitor's machine, and browsers add a login that they
+know. A page that was opened by another server's name, which leads to this machine (DNS rebinding), is not one
+of this server's.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ from pxbridge.wording import all_are
 if TYPE_CHECKING:
     import ssl as tls
     from collections import Counter
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from pxbridge.personaplex.engine import Engine
     from pxbridge.personaplex.input_recorder import InputRecorder
@@ -70,10 +72,17 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S: Final = 10.0
 RETRY_AFTER_S: Final = 5
-"""Told to a client that finds no slot: calls last minutes, so some slot of many is free soon."""
+"""Retry-After if no slot is free. Calls last minutes, so one of many slots is free soon."""
 WRONG_PER_S: Final = 0.1
 WRONG_AT_ONCE: Final = 10.0
-"""Wrong tokens that one address may try: ten, and then one in ten seconds."""
+"""Wrong tokens that one address may try: ten, and then one in ten seconds. The answers to more are delayed.
+
+The right token is never refused for wrong ones: behind a NAT or a proxy many clients have one address. What
+makes guessing hopeless is the token's least length (`pxbridge.commands.engine_serve`)."""
+DELAY_S: Final = 2.0
+"""By how much the answer to a wrong token too many is delayed."""
+MAX_DELAYED: Final = 32
+"""Answers that are delayed at the same time. More are sent at once, so that they do not fill the memory."""
 STUCK_S: Final = 30.0
 """A piece of the model's work takes a second at most. After this long the device hangs."""
 LOOK_EVERY_S: Final = 1.0
@@ -90,16 +99,18 @@ class Rules:
     """How the server deals with its clients.
 
     Attributes:
-        token: What a client must show; None: nothing.
-        defaults: For prompts that are left out.
+        token: The secret that a client must send; None: none is needed.
+        defaults: Prompts for clients that send none.
         model: The checkpoint's name, for `/readyz`.
-        origins: Of other servers whose pages may talk where no token is set; ``*`` for all.
+        origins: Other origins whose pages may talk; ``*`` for all.
+        names: The names of this server's own pages if no token is set; None: any.
     """
 
     token: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
     model: str = ""
     origins: frozenset[str] = frozenset()
+    names: frozenset[str] | None = None
 
 
 class EngineServer:
@@ -107,13 +118,13 @@ class EngineServer:
 
     Args:
         engine: The model and its thread.
-        places: Its slots, and the line in front of them.
-        personas: The voices there are.
+        places: Its slots, and the line of clients that wait for one.
+        personas: The voices.
         text: Makes a reader of tokens for one conversation.
-        telemetry: Counts.
-        rules: How clients are dealt with.
-        recorder: Writes down what models heard; None: nothing is.
-        files: A web client; None: there is none.
+        telemetry: The engine's metrics.
+        rules: The rules for clients.
+        recorder: Records the models' input; None: nothing is recorded.
+        files: A web client; None: none is served.
     """
 
     def __init__(
@@ -130,7 +141,7 @@ class EngineServer:
         loop = asyncio.get_running_loop()
         self.sessions: set[Session] = set()
         self.warm_up_s: float | None = None
-        """What the warm-up took; None: it goes on."""
+        """How long the warm-up took; None until it is over."""
         self._engine = engine
         self._places = places
         self._personas = personas
@@ -141,6 +152,7 @@ class EngineServer:
         self._recorder = recorder
         self._files = files
         self._loop = loop
+        self._delayed = 0
         self._wrong = RateLimiter(WRONG_PER_S, WRONG_AT_ONCE, loop.time)
         self._log_throttle = LogThrottle(_log_refused)
         self._draining = False
@@ -159,8 +171,8 @@ class EngineServer:
             raise RuntimeError("the server is not listening yet")
         return self.server.port
 
-    def accept(self, request: Request) -> Response | Handler:
-        """Decides about a request, before any upgrade."""
+    def accept(self, request: Request) -> Response | Awaitable[Response] | Handler:
+        """Answers a request, or returns the handler of a conversation."""
         path, _, query = request.path.partition("?")
         if request.method not in ("GET", "HEAD"):
             return _json(405, {"error": "method", "reason": "GET only"}, [("Allow", "GET, HEAD")])
@@ -185,7 +197,7 @@ class EngineServer:
         return _response(200, file.content_type, file.body, [("X-Content-Type-Options", "nosniff")])
 
     async def drain(self, limit_s: float) -> None:
-        """Takes nobody any more, and waits until all have left, at most so long; then sends the rest away."""
+        """Refuses new clients, and ends the sessions that are left after `limit_s`."""
         self._draining = True
         for session in [each for each in self.sessions if each.slot is None]:
             session.end(GOING_AWAY, "the engine ends", Why.DRAINED)
@@ -201,7 +213,7 @@ class EngineServer:
             session.end(code, reason, why)
 
     async def watch(self) -> BaseException:
-        """Waits for a fault of the device: what the model raised, or that it hangs."""
+        """Waits until the device fails: the model raised an exception, or it hangs. Returns the exception."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
@@ -209,7 +221,7 @@ class EngineServer:
             if self._hangs_s() > STUCK_S:
                 return TimeoutError(f"the device has not answered for {STUCK_S:.0f} s")
 
-    # What operators ask.
+    # Pages for operators.
 
     def _livez(self) -> Response:
         stuck_s = self._hangs_s()
@@ -217,8 +229,8 @@ class EngineServer:
             return websocket.text_response(503, f"the device has not answered for {stuck_s:.0f} s\n")
         return websocket.text_response(200, "alive\n")
 
-    def _readyz(self, request: Request) -> Response:
-        # Told to everybody. A client that shows a token learns whether it is the right one.
+    def _readyz(self, request: Request) -> Response | Awaitable[Response]:
+        # Open to everybody. A client that sends a token learns whether it is the right one.
         if "Authorization" in request.headers and (refusal := self._stranger(request)) is not None:
             return refusal
         reasons = self._not_ready()
@@ -243,7 +255,7 @@ class EngineServer:
         return _json(200 if not reasons else 503, told)
 
     def _not_ready(self) -> list[str]:
-        """Why no conversation can begin, however many slots are free."""
+        """The reasons, other than a lack of slots, for which no conversation can begin."""
         if self._engine.fault.done():
             return ["the device failed"]
         if self._draining:
@@ -253,7 +265,7 @@ class EngineServer:
         return []
 
     def _hangs_s(self) -> float:
-        """For how long the model's thread has been at one piece of work; its warm-up takes what it takes."""
+        """How long the model's thread has been busy with one piece of work; 0 during the warm-up."""
         since_s = self._engine.busy_since_s
         if since_s is None or not self._engine.ready.is_set():
             return 0.0
@@ -268,24 +280,40 @@ class EngineServer:
             "paused": states.count(Paused),
         }
 
-    # Who comes in.
+    # Admission.
 
-    def _stranger(self, request: Request) -> Response | None:
-        """The answer to somebody who may not ask; None for who may."""
+    def _stranger(self, request: Request) -> Response | Awaitable[Response] | None:
+        """The refusal of a client that may not ask; None if it may."""
         if self._token is None:
-            if _is_of_another_page(request.headers, self._rules.origins):
-                return self._refuse("origin", 403, "a page of another server may not", request.address)
-            return None
-        if not self._wrong.has(counted_as(request.address)):
-            again = [("Retry-After", f"{1 / WRONG_PER_S:.0f}")]
-            return self._refuse("token", 429, "too many wrong tokens", request.address, again)
+            return self._another_page(request, self._rules.names)
         shown = request.headers.get_all("Authorization")
         if not shown:
             return self._refuse("token", 401, "a token is needed", request.address, _CHALLENGES)
         if len(shown) == 1 and hmac.compare_digest(_digest(_secret_in(shown[0])), self._token):
+            # A browser adds a login that it knows to whatever page's WebSocket; a page needs to know a token.
+            is_login = shown[0].strip().partition(" ")[0].lower() == "basic"
+            return self._another_page(request, None) if is_login else None
+        if self._wrong.take(counted_as(request.address)):
+            return self._refuse("token", 401, "the token is wrong", request.address, _CHALLENGES)
+        again = [("Retry-After", f"{1 / WRONG_PER_S:.0f}")]
+        return self._later(self._refuse("token", 429, "too many wrong tokens", request.address, again))
+
+    def _another_page(self, request: Request, names: frozenset[str] | None) -> Response | None:
+        """The answer to a browser that shows a page of another server; None for anybody else."""
+        if not _is_of_another_page(request.headers, self._rules.origins, names):
             return None
-        self._wrong.take(counted_as(request.address))
-        return self._refuse("token", 401, "the token is wrong", request.address, _CHALLENGES)
+        reason = "a page of another server may not; --allow-origin lets it"
+        return self._refuse("origin", 403, reason, request.address)
+
+    async def _later(self, refusal: Response) -> Response:
+        """A refusal, delayed unless too many are."""
+        if self._delayed < MAX_DELAYED:
+            self._delayed += 1
+            try:
+                await asyncio.sleep(DELAY_S)
+            finally:
+                self._delayed -= 1
+        return refusal
 
     def _chat(self, query: str) -> Response | Handler:
         if problems := self._not_ready():
@@ -298,10 +326,10 @@ class EngineServer:
             return _json(400, told)
         if not self._places.free:
             if not asked.waits:
-                hint = "; with queue=1 a client waits" if self._places.longest_line else ""
+                hint = "; add queue=1 to wait in line" if self._places.longest_line else ""
                 return self._no_room("full", f"{all_are(self._places.slots, 'slot')} taken{hint}")
             if self._places.line_is_full:
-                return self._no_room("full", f"{self._places.waiting} wait already")
+                return self._no_room("full", f"the line is full: {self._places.waiting} wait")
 
         def begin(socket: WebSocket) -> None:
             recorder = self._recorder
@@ -342,7 +370,7 @@ async def listen(
     ssl: tls.SSLContext | None = None,
     limits: websocket.Limits = LIMITS,
 ) -> AsyncIterator[EngineServer]:
-    """Listens while the block runs. At its end the sessions that are left are ended with 1001.
+    """Listens while the block runs. At the end, remaining sessions are closed with 1001.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -364,12 +392,12 @@ async def listen(
 
 
 def end_after_fault(server: EngineServer) -> None:
-    """Tells every client that the device failed."""
+    """Closes every session because the device failed."""
     server.send_away(INTERNAL_ERROR, "the engine's device failed", Why.FAULT)
 
 
-def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
-    """Whether a browser sends this for a page that another server has given it, and that may not talk."""
+def _is_of_another_page(headers: Headers, allowed: frozenset[str], names: frozenset[str] | None) -> bool:
+    """Whether a browser sent this request for a page of another origin that may not talk."""
     origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
     if not origins or "*" in allowed:
         return False
@@ -378,13 +406,16 @@ def _is_of_another_page(headers: Headers, allowed: frozenset[str]) -> bool:
     if origins[0].lower() in allowed:
         return False
     try:
-        return urlsplit(origins[0]).netloc.lower() != hosts[0].strip().lower()
+        page = urlsplit(origins[0])
+        return page.netloc.lower() != hosts[0].strip().lower() or (
+            names is not None and page.hostname not in names
+        )
     except ValueError:
         return True
 
 
 def _secret_in(authorization: str) -> str:
-    """The token of a header: as a bearer token, or as the password of a Basic login, whoever the user is."""
+    """The token in a header: a bearer token, or the password of a Basic login with any user."""
     scheme, _, value = authorization.strip().partition(" ")
     value = value.strip()
     match scheme.lower():
@@ -397,7 +428,7 @@ def _secret_in(authorization: str) -> str:
 
 
 def _digest(secret: str) -> bytes:
-    """What is compared instead of a secret, so that not even its length can be timed."""
+    """A digest, compared instead of the secret so that timing does not even show the secret's length."""
     return hashlib.sha256(secret.encode()).digest()
 
 

@@ -7,13 +7,12 @@ A session is in one state, which holds what belongs to it::
                                       └─────────────────────────────────────┘
     and from each of them to Over: the client left, or was sent away.
 
-The client's audio is read in every state, as a decoder that misses the first pages of a stream never
-understands it. What is said before the session is live is kept, up to a second of it: the agent hears how
-the caller began.
+The client's audio is read in every state, because a decoder needs the first pages of a stream. The last
+second before the session is live is kept, so that the agent hears how the caller began.
 
-Control messages (kind 3) are of moshi's wire, which gives them no meaning for a model that listens while it
-talks. Here *pause* stops the model's time until *start*, *restart* begins the same conversation anew in the
-same slot, and *endTurn* changes nothing. Where they do not apply they change nothing either.
+Control messages (kind 3) come from moshi's protocol, which does not define them for a model that listens
+while it talks. Here *pause* stops the model's time until *start*. *restart* begins the same conversation
+again in the same slot. *endTurn* changes nothing. In states in which a message does not apply, it is ignored.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ LIMITS: Final = websocket.Limits(
     ping_interval_s=20.0,
     pong_timeout_s=20.0,
 )
-"""A slot is dear: who takes nothing for 5 s, or is silent on the wire for 20 s after a ping, loses it. A
-second of audio is 12 kB."""
+"""Slots are scarce. A client that reads nothing for 5 s, or does not answer a ping within 20 s, loses its
+slot. A second of audio is 12 kB."""
 
 BITRATE_BPS: Final = 64_000
 COMPLEXITY: Final = 0
@@ -67,12 +66,17 @@ that NVIDIA's server uses costs 1.3. Higher complexities cost three times as muc
 of a tick are encoded at once, so the last of many callers waits for all of it."""
 
 SLICE_BYTES: Final = 2048
-"""Of a message, decoded at once: a packet of one byte may stand for 120 ms, and a message for an hour."""
+"""The part of a message that is decoded at once. A packet of one byte can claim 120 ms, so a message could
+claim an hour."""
 AHEAD_S: Final = 10.0
-"""So much more audio than time has passed is a flood. What is beyond a second is cut long before."""
+"""If a client has sent this much more audio than time has passed, that is a flood. Audio that waits for
+longer than a second is cut long before that."""
+OWED_S: Final = 40.0
+"""How much audio may come late, all at once. A network that stalls for longer has cost the slot (`LIMITS`). A
+client that is silent for an hour may not send an hour in a moment: decoding it would delay everybody."""
 
 CONTROL_EVERY_S: Final = 1.0
-"""A restart costs a prompt. More often than this they are not obeyed, and pings are not answered."""
+"""A restart costs as much as a new prompt. Restarts and pings that come more often than this are ignored."""
 
 GOING_AWAY: Final = 1001
 POLICY_VIOLATION: Final = 1008
@@ -107,7 +111,7 @@ class TextReader(Protocol):
 
 @dataclass(frozen=True)
 class Waiting:
-    """It stands in line for a slot."""
+    """It waits in line for a slot."""
 
 
 @dataclass(frozen=True)
@@ -119,21 +123,21 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Live:
-    """What the caller says is answered."""
+    """The agent hears the caller and answers."""
 
     conversation: Conversation
 
 
 @dataclass(frozen=True)
 class Paused:
-    """The model's time stands still; what the caller says is lost."""
+    """The model is not stepped, and the caller's audio is dropped."""
 
     conversation: Conversation
 
 
 @dataclass(frozen=True)
 class Over:
-    """It has no slot any more."""
+    """It has ended and has no slot."""
 
     why: Why
 
@@ -143,13 +147,13 @@ State = Waiting | Prompting | Live | Paused | Over
 
 @dataclass
 class Counts:
-    """What a session's log line tells.
+    """Counts for a session's log line.
 
     Attributes:
         steps: Frames that were answered.
-        early: Frames kept from before it was live.
-        odd: Messages that no client sends.
-        restarts: How often it began anew.
+        early: Frames that came before it was live and were kept.
+        odd: Messages of a kind that clients do not send.
+        restarts: How often it was restarted.
     """
 
     steps: int = 0
@@ -159,16 +163,16 @@ class Counts:
 
 
 class Session:
-    """See the module. Made when a client was let in, and told everything by callbacks.
+    """One client's session. It is made when the client is admitted, and gets all events by callbacks.
 
     Args:
-        socket: The client's, just upgraded.
-        asked: What it asked for.
-        engine: Where its slot is.
-        places: Gives it one.
-        text: Makes text of its tokens.
-        record: Where its input is written; None: nowhere.
-        over: Called once, when it has ended, with why.
+        socket: The client's socket, just upgraded.
+        asked: What the client asked for.
+        engine: The engine.
+        places: The engine's slots, and the line for them.
+        text: Makes a reader that turns tokens into text.
+        record: Begins a record of its input; None: its input is not recorded.
+        over: Called once, with the reason, when the session has ended.
     """
 
     def __init__(
@@ -198,7 +202,8 @@ class Session:
         self._wire = FrameReader()
         self._reader = OggOpusReader(SAMPLE_RATE_HZ)
         self._frames = _Frames()
-        self._heard_samples = 0
+        self._ahead_s = 0.0  # audio that came, less time that passed
+        self._heard_s = self.opened_s
         self._early: deque[Frame] = deque(maxlen=MOST_FRAMES)
         self._writer: OggOpusWriter | None = None
         self._text = text()
@@ -207,15 +212,15 @@ class Session:
 
     @property
     def peer(self) -> str:
-        """Who it is, as ``address:port``."""
+        """The client's ``address:port``."""
         return self._socket.peer
 
     def begin(self) -> None:
-        """Takes a slot, or stands in line for one."""
+        """Takes a slot, or waits in line for one."""
         self._socket.on_message = self._take
         self._socket.on_close = self._closed
         if isinstance(self.state, Over):
-            return  # it was gone before it began
+            return  # the client left before this
         slot = self._places.take()
         if slot is not None:
             self.admitted(slot)
@@ -223,7 +228,7 @@ class Session:
             self.moved(self._places.wait(self))
 
     def end(self, code: int, reason: str, why: Why) -> None:
-        """Sends the client away."""
+        """Ends the session and closes the connection with `code`."""
         if isinstance(self.state, Over):
             return
         self._leave(why)
@@ -235,10 +240,10 @@ class Session:
         """Cuts the connection."""
         self._socket.abort("the engine has no more time")
 
-    # What the line tells.
+    # Events of the line.
 
     def moved(self, place: int) -> None:
-        """Its place in line."""
+        """Its place in line is `place` now."""
         self._socket.send(chat_wire.metadata({"queue": {"place": place}}))
 
     def admitted(self, slot: int) -> None:
@@ -251,7 +256,7 @@ class Session:
         self._text = self._text_of()
         self.state = Prompting(self._engine.open(slot, asked.prompt, asked.sampling, self))
 
-    # What the engine tells.
+    # Events of the engine.
 
     def live(self) -> None:
         """Its prompt is read."""
@@ -261,7 +266,7 @@ class Session:
         if self._record_of is not None:
             self._record = self._record_of()
         self._socket.send(chat_wire.handshake())
-        if self._writer is None:  # a stream has one beginning, however often the conversation begins anew
+        if self._writer is None:  # the headers of a stream are sent once, also after a restart
             self._writer = OggOpusWriter(
                 SAMPLE_RATE_HZ, bitrate_bps=BITRATE_BPS, complexity=COMPLEXITY, frame_ms=PACKET_MS
             )
@@ -288,10 +293,10 @@ class Session:
         self.end(INTERNAL_ERROR, reason, Why.REFUSED)
 
     def broken(self) -> None:
-        """Something of ours failed in this session."""
+        """A fault of ours in this session."""
         self.end(INTERNAL_ERROR, "internal error", Why.FAULT)
 
-    # What the client sends.
+    # Messages of the client.
 
     def _take(self, message: bytes, is_text: bool) -> None:
         frame = None if is_text else self._wire.read(message)
@@ -304,7 +309,7 @@ class Session:
             case Kind.CONTROL:
                 self._control(frame.payload)
             case Kind.PING:
-                # Not each: two ends that answer each other's pings would never stop.
+                # At most one a second: two ends that answer each other's pings would never stop.
                 if self._may(self._ponged_s):
                     self._ponged_s = self._loop.time()
                     self._socket.send(chat_wire.ping())
@@ -314,10 +319,11 @@ class Session:
     def _hear(self, ogg: bytes) -> None:
         for start in range(0, len(ogg), SLICE_BYTES):
             pcm = self._reader.read(ogg[start : start + SLICE_BYTES])
-            self._heard_samples += len(pcm)
-            ahead_s = self._heard_samples / SAMPLE_RATE_HZ - (self._loop.time() - self.opened_s)
-            if ahead_s > AHEAD_S:
-                log.warning("%s: sent %.0f s more audio than time has passed", self.peer, ahead_s)
+            now_s = self._loop.time()
+            owed_s = max(self._ahead_s - (now_s - self._heard_s), -OWED_S)
+            self._ahead_s, self._heard_s = owed_s + len(pcm) / SAMPLE_RATE_HZ, now_s
+            if self._ahead_s > AHEAD_S:
+                log.warning("%s: sent %.0f s more audio than time has passed", self.peer, self._ahead_s)
                 self.end(POLICY_VIOLATION, "more audio than time has passed", Why.REFUSED)
                 return
             for frame in self._frames.of(pcm):
@@ -362,7 +368,7 @@ class Session:
         )
 
     def _leave(self, why: Why) -> None:
-        """Gives back what it has."""
+        """Gives back its slot, or its place in line."""
         match self.state:
             case Over():
                 return

@@ -1,4 +1,4 @@
-"""How many conversations a device holds: what is free, less what is there once, over what each slot adds."""
+"""How many conversations a device holds: (free memory - memory needed once) / memory of a slot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIX_SHARE: Final = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """What is held.
+    """How many slots there are, and why.
 
     Attributes:
         slots: Conversations at once.
@@ -50,11 +50,11 @@ def plan(
         free_bytes: The device's free memory, before anything is loaded.
         context: Positions that a slot keeps.
         device: Its name.
-        slots: So many are wanted; None: as many as fit.
+        slots: The wanted number; None: as many as fit.
         prefix_bytes: For prompts that are kept; None: a share.
 
     Raises:
-        InputError: So many do not fit, or not even one does.
+        InputError: The wanted number does not fit, or not even one slot does.
     """
     beside = free_bytes - footprint.weights - ALLOWANCE_BYTES
     if prefix_bytes is None:
@@ -68,6 +68,6 @@ def plan(
     )
     wanted = min(fit, MOST_SLOTS) if slots is None else slots
     if wanted < 1 or wanted > fit:
-        mends = "a shorter --context or --weights int8 takes less"
-        raise InputError(f"--slots {'auto' if slots is None else slots}: {arithmetic}; {mends}")
+        remedies = "a shorter --context or --weights int8 takes less"
+        raise InputError(f"--slots {'auto' if slots is None else slots}: {arithmetic}; {remedies}")
     return Plan(wanted, prefix_bytes, arithmetic)

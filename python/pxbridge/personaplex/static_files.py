@@ -1,4 +1,4 @@
-"""The files of a web client, served from one folder and from nowhere else."""
+"""The files of a web client, served from one folder only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DEFAULT_TYPE: Final = "application/octet-stream"
 
 
 class File(NamedTuple):
-    """What is answered.
+    """A file to send.
 
     Attributes:
         content_type: For the header.
@@ -28,7 +28,7 @@ class StaticFiles:
     """A folder.
 
     Args:
-        folder: Of the built client, with `index.html`.
+        folder: The folder of the built client, with `index.html`.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -69,10 +69,10 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one step of 80 ms gives for one slot: the frame that is complete now, in upstream moshi's timing.
+    """The output of one step for one slot: the frame that is complete now, in upstream moshi's timing.
 
     Attributes:
-        text: The text token. Those that say nothing (EPAD 0, PAD 3) are among them.
+        text: The text token; EPAD (0) or PAD (3) if nothing is said.
         codes: int16 [8], the agent's codes.
         sound: float32 [1920], the agent's sound at 24 kHz, full scale ±1.0. Values may lie a little outside
             of it.
@@ -85,7 +85,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Counters:
-    """What was done since the start; `prefix_bytes` and `prefixes` are what is held now.
+    """Counts since the start; `prefixes` and `prefix_bytes` are the present values.
 
     Attributes:
         ticks: Calls of `step` that had a frame.
@@ -113,7 +113,7 @@ class Counters:
 
 
 def finished(work: Generator[None, None, T]) -> T:
-    """Does work that comes in parts to its end; what it returns."""
+    """Runs a generator to its end, and returns its result."""
     while True:
         try:
             next(work)
@@ -122,7 +122,7 @@ def finished(work: Generator[None, None, T]) -> T:
 
 
 class SlotMisused(RuntimeError):
-    """A slot that does not exist, or is not in the state that the call needs: the caller's bug."""
+    """A bug of the calling code: the slot does not exist, or is not in the state that the call needs."""
 
 
 class Stepper(Protocol):

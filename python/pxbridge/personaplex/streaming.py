@@ -27,7 +27,7 @@ class Layer(Protocol):
     """A part of the codec."""
 
     def memory(self, slots: int, device: torch.device) -> list[Tensor]:
-        """What the layer remembers of a fresh stream: zeros [slots, …] each, of its weights' type."""
+        """The layer's memory of a fresh stream: zeros [slots, …] each, of its weights' type."""
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         """One frame of every slot: float32 [slots, channels, positions] to the same with others."""
@@ -55,11 +55,11 @@ class Stream:
         self._memory = {layer: layer.memory(slots, device) for layer in remembering}
 
     def memory(self, layer: Layer) -> list[Tensor]:
-        """What a layer remembers."""
+        """A layer's memory."""
         return self._memory[layer]
 
     def remember(self, memory: Tensor, new: Tensor) -> None:
-        """Replaces what the running slots remember; both [slots, …]."""
+        """Replaces the memory of the running slots; both [slots, …]."""
         running = self.running.view(-1, *[1] * (memory.dim() - 1))
         torch.where(running, new, memory, out=memory)
 

@@ -1,7 +1,7 @@
-"""What the engine tells Prometheus.
+"""The engine's metrics for Prometheus.
 
-Names, units and labels follow Prometheus' conventions, as the bridge's do (`pxbridge.ops.metrics`). Nothing
-of a caller is a label. What happens in the engine's thread is observed there: the counters take that.
+Names, units and labels follow Prometheus' conventions, as the bridge's do (`pxbridge.ops.metrics`). No label
+says anything about a caller. The engine's thread updates counters directly: they are thread-safe.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 TICK_BUCKETS_S: Final = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.12, 0.2, 0.5, 1.0)
 """At 80 ms the engine falls behind; below 20 ms more callers would fit."""
 WAIT_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.25, 0.5, 1.0)
-"""From a frame's last sample to its answer: every 80 ms more is heard as a slower agent."""
+"""For the times from a frame's last sample to its tick and to its answer: each 80 ms more is noticed."""
 
 WHY_ENDED: Final = ("left", "drained", "fault", "refused")
 WHY_REFUSED: Final = ("bad_request", "token", "origin", "full", "not_ready")
 
 
 class Telemetry:
-    """Counts what happens, and asks for the rest when it is scraped.
+    """Counts events, and reads all other values when it is scraped.
 
     Attributes:
-        counters: The stepper's own, as they were last told.
-        slots: Gives how many slots are in which state.
-        line: Gives how many wait for a slot.
-        backlog: Gives how many frames wait for a tick.
-        dropped: Gives how many frames were dropped, by why.
-        memory: Gives bytes, by what for; nothing where it is not known.
+        counters: The stepper's counters, as of its last work.
+        slots: Returns the number of slots in each state.
+        line: Returns how many clients wait for a slot.
+        backlog: Returns how many frames wait for a tick.
+        dropped: Returns how many frames were dropped, by reason.
+        memory: Returns bytes by purpose; empty if they are not known.
     """
 
     def __init__(self) -> None:
-        # Nobody asks when a counter was made, and it doubles what is scraped.
+        # The times at which counters were made are not needed, and double the size of a scrape.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -62,7 +62,7 @@ class Telemetry:
         self.memory: Callable[[], Mapping[str, int]] = dict
         self._tick = Histogram(
             "pxbridge_engine_tick_seconds",
-            "What a tick took, over all slots that had a frame.",
+            "How long a tick took, for all slots that had a frame.",
             buckets=TICK_BUCKETS_S,
             registry=registry,
         )
@@ -85,11 +85,11 @@ class Telemetry:
             "pxbridge_engine_prefill_seconds", "Time that reading prompts took.", registry=registry
         )
         self._sessions = Counter(
-            "pxbridge_engine_sessions", "Sessions that have ended, by why.", ["why"], registry=registry
+            "pxbridge_engine_sessions", "Sessions that have ended, by reason.", ["why"], registry=registry
         )
         self._refused = Counter(
             "pxbridge_engine_refused",
-            "Clients refused before the upgrade, by why.",
+            "Clients refused before the upgrade, by reason.",
             ["why"],
             registry=registry,
         )
@@ -116,7 +116,7 @@ class Telemetry:
         self._sessions.labels(why).inc()
 
     def refused(self, why: str) -> None:
-        """Somebody was not let in; one of `WHY_REFUSED`."""
+        """A client was refused; one of `WHY_REFUSED`."""
         self._refused.labels(why).inc()
 
     def scrape(self) -> bytes:
@@ -125,7 +125,7 @@ class Telemetry:
 
 
 class _Now:
-    """What is asked when scraped."""
+    """Metrics that are read when they are scraped."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
@@ -135,7 +135,7 @@ class _Now:
         info = GaugeMetricFamily("pxbridge_engine_info", "Which pxbridge this is.", labels=["version"])
         info.add_metric([pxbridge.__version__], 1)
         yield info
-        yield _by("state", "slots", "Slots, by what they do.", told.slots())
+        yield _by("state", "slots", "Slots, by state.", told.slots())
         yield GaugeMetricFamily("pxbridge_engine_line", "Clients that wait for a slot.", value=told.line())
         yield GaugeMetricFamily(
             "pxbridge_engine_backlog_frames", "Frames of 80 ms that wait for a tick.", value=told.backlog()
@@ -146,10 +146,10 @@ class _Now:
         for why, count in told.dropped().items():
             dropped.add_metric([why], count)
         yield dropped
-        yield _by("what", "memory_bytes", "Memory of the device, by what for.", told.memory())
+        yield _by("what", "memory_bytes", "Memory of the device, by purpose.", told.memory())
         counters = told.counters
         prompts = CounterMetricFamily(
-            "pxbridge_engine_prompts", "Prompts, by how much of them was known already.", labels=["prefix"]
+            "pxbridge_engine_prompts", "Prompts, by how much of them was cached.", labels=["prefix"]
         )
         for prefix, count in (
             ("hit", counters.prefix_hits),
@@ -159,7 +159,7 @@ class _Now:
             prompts.add_metric([prefix], count)
         yield prompts
         positions = CounterMetricFamily(
-            "pxbridge_engine_prompt_positions", "Positions of prompts, by how they came in.", labels=["how"]
+            "pxbridge_engine_prompt_positions", "Positions of prompts: computed, or copied.", labels=["how"]
         )
         positions.add_metric(["computed"], counters.prefilled_positions)
         positions.add_metric(["copied"], counters.copied_positions)
@@ -168,7 +168,7 @@ class _Now:
             "pxbridge_engine_prefixes", "Prompts that are kept for the next call.", value=counters.prefixes
         )
         yield GaugeMetricFamily(
-            "pxbridge_engine_prefix_bytes", "Memory that they take.", value=counters.prefix_bytes
+            "pxbridge_engine_prefix_bytes", "Memory of the kept prompts.", value=counters.prefix_bytes
         )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SYSTEM = "<system>"
-"""Stands before the prompt and, the same, after it: PersonaPlex was trained so."""
+"""This tag stands before and after the prompt, as in PersonaPlex's training."""
 _WORD_START = "▁"
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -49,12 +49,12 @@ class Tokenizer:
             raise InputError(f"{path}: has {pieces} pieces, but the language model knows {text_card}")
 
     def encode_prompt(self, text: str) -> tuple[int, ...]:
-        """The tokens of a prompt's text, wrapped as PersonaPlex expects; none for a text of nothing."""
+        """The tokens of a prompt's text, wrapped as PersonaPlex expects; none for an empty text."""
         wrapped = wrap(text)
         return tuple(self._pieces.encode(wrapped)) if wrapped else ()
 
     def bytes_of(self, token: int) -> bytes:
-        """What a token adds to the text: UTF-8, perhaps a part of a character, perhaps nothing."""
+        """The UTF-8 bytes that a token adds to the text: maybe a part of a character, maybe none."""
         pieces = self._pieces
         if not 0 <= token < pieces.vocab_size() or pieces.is_control(token) or pieces.is_unknown(token):
             return b""
@@ -84,7 +84,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
-        """The text that is whole now. Bytes that are no UTF-8 become U+FFFD; at most 3 are held back."""
+        """The text that is complete now. Invalid UTF-8 becomes U+FFFD. At most 3 bytes are held back."""
         return self._decoder.decode(self._tokenizer.bytes_of(token))
 
     def finish(self) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pxbridge.engine")
 
 TOLERANCE = 0.02
-"""Of the trial, relative: bfloat16 has 8 bits."""
+"""The largest relative error in the trial: bfloat16 has 8 bits."""
 
 
 class FilledAttention(Protocol):

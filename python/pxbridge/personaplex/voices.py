@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import tarfile
 from collections import OrderedDict
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     Encode = Callable[[NDArray[np.float32]], Generator[None, None, NDArray[np.int64]]]
     """Mimi: float32 [samples] at 24 kHz in, int64 [frames, 8] out, in parts."""
 
+log = logging.getLogger(__name__)
+
 PUBLISHED = tuple(
     f"{kind}{number}"
     for kind, count in (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
@@ -52,11 +55,11 @@ LONGEST_WAV_S = 60.0
 LARGEST_BYTES = 64 << 20
 """NVIDIA's files hold some 10 s in 2 MB; a minute of WAV in the largest usual form is 46 MB."""
 PART_S = 0.001
-"""So long the engine's thread waits for another part of a voice before it looks at its callers again."""
+"""The engine's thread waits at most this long for the next part of a voice. Then it serves its callers."""
 KEPT = 64
 """Loaded voices that stay in memory, a few MB each."""
 NAMED_AT_MOST = 24
-"""Of the voices there are, as many are named in an error."""
+"""At most this many voices are listed in an error."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 _SUFFIXES = (".pt", ".wav")
@@ -102,10 +105,10 @@ class Voices:
         return finished(self.read(name))
 
     def read(self, name: str) -> Generator[None, None, Voice]:
-        """Reads a voice in parts, of which each takes milliseconds; a voice that is known, in none.
+        """Reads a voice in parts, each of which takes milliseconds. A loaded voice needs no part.
 
         Raises:
-            NoSuchVoice: There is none of this name; tells which there are.
+            NoSuchVoice: No voice has this name. The text lists the voices.
             InputError: Its file is not a voice, or not one for this model.
         """
         there = self.names()
@@ -128,7 +131,13 @@ class Voices:
         while not preparing.done():
             yield
             wait([preparing], PART_S)
-        prepared = preparing.result()
+        try:
+            prepared = preparing.result()
+        except InputError:
+            raise
+        except Exception as error:  # the model is well: a file that nobody foresaw must not end it
+            log.exception("voice %s cannot be read", file)
+            raise InputError("it cannot be read; the engine's log tells why") from error
         if not isinstance(prepared, _Recording):
             return prepared
         return VoiceCodes(key=prepared.key, codes=(yield from self._encode(prepared.samples)))
@@ -168,7 +177,7 @@ class _Files(Protocol):
 
 
 class _Folder:
-    """The voices that lie in a folder itself: no file of another folder, and no link that leads out."""
+    """The voices in a folder itself. Files of other folders, and links that lead out of it, are ignored."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -241,7 +250,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
 
 def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
-    """A voice of NVIDIA's format; see `VoiceEmbeddings` for what is in it."""
+    """Reads a voice in NVIDIA's format, as described at `VoiceEmbeddings`."""
     try:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises anything at all for bytes it was not made for
@@ -251,6 +260,8 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
     embeddings, cache = found["embeddings"], found["cache"]
     if not isinstance(embeddings, torch.Tensor) or not isinstance(cache, torch.Tensor):
         raise InputError("`embeddings` and `cache` must be tensors")
+    if embeddings.layout != torch.strided or cache.layout != torch.strided:
+        raise InputError("`embeddings` and `cache` must be dense tensors")
     shape = tuple(embeddings.shape)
     fits = len(shape) == 4 and shape[0] >= 1 and shape[1:] == (1, 1, config.dim)
     if not fits or not embeddings.is_floating_point():
@@ -261,15 +272,16 @@ def _saved(raw: bytes, key: str, config: LmConfig) -> VoiceEmbeddings:
         raise InputError(
             f"`cache` is {_described(cache)}; this model needs int64 [1, {STREAMS}, {VOICE_TOKEN_POSITIONS}]"
         )
-    if not torch.isfinite(embeddings).all():
-        raise InputError("`embeddings` holds values that are no numbers")
+    summed = embeddings.detach()[:, 0, 0].float()  # what was trained may still ask for gradients
+    if not torch.isfinite(summed).all():
+        raise InputError("`embeddings` holds values that are not numbers")
     tokens = cache[0].numpy()
     last, after = (tokens[:, position % VOICE_TOKEN_POSITIONS] for position in (shape[0], shape[0] + 1))
     late = [*range(2, 1 + CODEBOOKS), *range(2 + CODEBOOKS, STREAMS)]  # what is used of the position after
     codes = np.concatenate([last[1:], after[late]])
     if codes.min() < 0 or codes.max() > config.card or not 0 <= last[0] <= config.text_card:
         raise InputError("`cache` holds tokens that this model does not know")
-    return VoiceEmbeddings(key=key, embeddings=embeddings[:, 0, 0].float().numpy(), tokens=tokens)
+    return VoiceEmbeddings(key=key, embeddings=summed.numpy(), tokens=tokens)
 
 
 def _described(tensor: torch.Tensor) -> str:

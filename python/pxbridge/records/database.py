@@ -102,7 +102,7 @@ def open_database(file: Path) -> sqlite3.Connection:
 
     Raises:
         DatabaseTooNew: The file has a newer schema than this version knows. It is not changed.
-        sqlite3.Error: The file cannot be opened or is no database.
+        sqlite3.Error: The file cannot be opened, or is not a database.
         OSError: Its folder cannot be created.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -4,10 +4,10 @@ The wall clock says how old a record is. If it jumps ahead by years (a battery, 
 error), everything looks too old. So three rules hold:
 
 - The steady clock says when to delete. A wall clock that was ahead once delays nothing.
-- A jump ahead of more than `JUMP_S` is not believed for `BELIEVED_AFTER_S`. Meanwhile nothing is deleted for
-  its age. If the clock is put right, all is as before.
-- One purge deletes at most the oldest `SPAN_S` of what there is. This holds for a process that starts with a
-  wrong clock, which cannot know it. After a longer break, deleting catches up at a day for each hour.
+- A jump ahead of more than `JUMP_S` is ignored for `BELIEVED_AFTER_S`. During this time nothing is deleted
+  for its age. If the clock is corrected, deleting goes on as before.
+- One purge deletes at most the oldest `SPAN_S` of all records. This protects a process that starts with a
+  wrong clock and cannot notice it. After a longer break, deleting catches up by one day per hour.
 """
 
 from __future__ import annotations

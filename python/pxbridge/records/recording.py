@@ -5,9 +5,9 @@ thread puts it on one time axis (`pxbridge.records.stereo_timeline`) and writes 
 no time for is dropped and counted; the recording is silent there and stays aligned. If the disk is full, the
 recording ends and the call goes on. If its file is deleted or replaced, the recording goes on in a new one.
 
-The agent's audio is placed at the time when the caller heard it, as the estimate of the carrier's queue says.
-After a stall of the network towards the carrier, that time is too early by the length of the stall, until the
-echoes of our marks have corrected the estimate some seconds later.
+The agent's audio is placed at the time when the caller heard it, by the estimate of the carrier's queue.
+After a stall of the network towards the carrier, the estimate is too early by the length of the stall. Echoes
+of our marks correct it some seconds later.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Files of recordings: stereo WAV and Ogg Opus, and their names.
 
-A file can be played at any moment and after any end: the header of a WAV is updated with every write, and an
-Ogg page is written whole. A killed process loses half a second of a WAV: the last seconds, which may still
-change, are written too, and written again when they are final. Ogg Opus cannot be rewritten, so a killed
-process loses two and a half seconds.
+A file can be played at any moment, also after a kill: the header of a WAV is updated with every write, and
+Ogg pages are written whole. A killed process loses half a second of a WAV, because the last seconds are
+written early and overwritten when they are final. Ogg Opus cannot be overwritten, so a killed process loses
+two and a half seconds.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Events become rows in a queue. A thread writes them, many in one transaction. If
 database is locked or gone, the rows wait and the thread tries again. Rows that no longer fit into the queue
 are dropped and counted. The log says once when writing begins to fail, and once when it works again.
 
-If the database or its folder is deleted or replaced, it is opened anew. Rows that may have gone into the lost
-file meanwhile are written again.
+If the database or its folder is deleted or replaced, it is created again. Rows that may have gone into the
+lost file are written once more.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class RecordWriter:
     def _wrote(self, batch: list[Job]) -> bool:
         try:
             if self._connection is not None and self._is_moved():
-                log.error("%s was deleted or replaced; it is opened anew", self._folder / database.FILE)
+                log.error("%s was deleted or replaced; it is created again", self._folder / database.FILE)
                 self._close_database()
             if self._connection is None:
                 self._connection = self._open()

@@ -7,16 +7,16 @@ A setting can be given in four places. The first place that names it wins::
     a TOML file       port = 5060          (--config FILE, or PXBRIDGE_CONFIG)
     the default       5050
 
-`fields` has the settings themselves, `values` how one value is read, `files` how a file is read, `sources`
-the merge and its errors, `access` the check of who may come in, `shown` the flags and README's table, and
-`persona_file` the personas.
+`fields` defines the settings. `values` reads one value, and `files` reads one file. `sources` merges the four
+places and makes the errors. `access` checks that somebody restricts access. `shown` makes the flags and the
+tables of the documentation. `persona_file` reads the personas.
 """
 
 from pxbridge.settings.access import check_access, is_loopback, url_host
 from pxbridge.settings.fields import Settings, flag, is_secret, state_folder, variable
 from pxbridge.settings.shown import add_arguments, markdown_table, sections
 from pxbridge.settings.sources import Loaded, load
-from pxbridge.settings.values import Network, Secrets, mask_url
+from pxbridge.settings.values import Network, Secrets, mask_url, unquoted
 
 __all__ = [
     "Loaded",
@@ -33,6 +33,7 @@ __all__ = [
     "mask_url",
     "sections",
     "state_folder",
+    "unquoted",
     "url_host",
     "variable",
 ]

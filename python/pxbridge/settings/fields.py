@@ -1,7 +1,7 @@
 """Every setting of the bridge: its name, its type, its bounds, its default and what it does.
 
-The README's table, the command line's flags and the checks are all made from this module. The sample rate is
-no setting: each call says the rate of its line, and the model has only one.
+The table in `docs/configuration.md`, the command line's flags and the checks are all made from this module.
+The sample rate is not a setting: each call states the rate of its line, and the model has a fixed one.
 """
 
 from __future__ import annotations
@@ -174,9 +174,9 @@ class Settings(BaseModel):
         str, BeforeValidator(store_url), Right("memory, or a URL such as redis://localhost:6379/0")
     ] = Field(
         default="memory",
-        description="Where leases on engines and hand-overs are kept: memory (hand-overs in the state "
-        "folder), or the URL of a Redis or Valkey server (redis://, rediss://, unix://) that all "
-        "bridges with these engines share.",
+        description="Where leases on engines and hand-overs are kept. memory: in this process, and "
+        "hand-overs in the state folder. Or the URL of a Redis or Valkey server (redis://, rediss://, "
+        "unix://) that all bridges with these engines share.",
     )
     lease_ttl_s: Annotated[float, Within("a number of seconds", 1, 600)] = Field(
         default=10.0,
@@ -187,8 +187,8 @@ class Settings(BaseModel):
     )
     shed_above_lag_ms: Annotated[float, Within("a number of milliseconds", 0, 10_000)] = Field(
         default=40.0,
-        description="New calls are refused while the event loop is later than this (95th percentile of 5 s): "
-        "the machine has more calls than it can serve, and all callers would hear gaps. 0: never.",
+        description="New calls are refused while the event loop is later than this (95th percentile of 5 s). "
+        "Then the machine has more calls than it can serve, and all callers would hear gaps. 0: never.",
     )
     shed_below_lag_ms: Annotated[float, Within("a number of milliseconds", 1, 10_000)] = Field(
         default=20.0,
@@ -198,9 +198,9 @@ class Settings(BaseModel):
         PlayoutProfile, BeforeValidator(lower), Right("one of standard, strict, low-delay")
     ] = Field(
         default=PlayoutOptions.profile,
-        description="How audio is sent to the carrier: standard, strict (payloads of at least 3,200 bytes, "
-        "Exotel's documented minimum, for accounts that enforce it; 160 ms more delay) or low-delay "
-        "(occasional late packets are concealed instead of buffered for).",
+        description="How audio is sent to the carrier: standard, strict or low-delay. strict: payloads of at "
+        "least 3,200 bytes, Exotel's documented minimum, for accounts that enforce it; 160 ms more delay. "
+        "low-delay: occasional late packets are concealed instead of buffered for.",
     )
     max_backlog_ms: Annotated[int, Within("a whole number of milliseconds", 0, 10_000)] = Field(
         default=PlayoutOptions.max_backlog_ms,

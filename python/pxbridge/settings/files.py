@@ -1,4 +1,4 @@
-"""Files that settings name, whatever they turn out to be: a folder, a device, a name that no file can have.
+"""Reads files that settings name. A path may also lead to a folder or a device, or be impossible.
 
 SIGHUP reads them again while calls are live. So no more than `MAX_BYTES` of a file is read, and every problem
 is a `ValueError` whose text completes a line that begins with the setting's name and source.
@@ -59,7 +59,7 @@ def check_regular(path: Path) -> None:
     """Checks a file that a library reads, which may not stop at any size.
 
     Raises:
-        ValueError: It cannot be read, is no regular file, or is too large.
+        ValueError: It cannot be read, is not a regular file, or is too large.
     """
     try:
         found = path.stat()
@@ -68,7 +68,7 @@ def check_regular(path: Path) -> None:
     except ValueError:
         raise ValueError(f"cannot read {str(path)!r}: no file can have this name") from None
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"cannot read {str(path)!r}: it is no regular file")
+        raise ValueError(f"cannot read {str(path)!r}: it is not a regular file")
     if found.st_size > MAX_BYTES:
         raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes")
 

@@ -132,4 +132,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         return "|".join(choices)
     if isinstance(field.annotation, type) and issubclass(field.annotation, enum.Enum):
         return "|".join(str(each.value) for each in field.annotation)
-    return "N" if field.annotation is int else "TEXT"
+    if name.endswith("_ms"):
+        return "MS"
+    kinds = {field.annotation, *get_args(field.annotation)}
+    return "N" if kinds & {int, float} else "TEXT"

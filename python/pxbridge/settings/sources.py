@@ -26,7 +26,7 @@ from pxbridge.errors import ConfigError
 from pxbridge.settings.access import is_loopback
 from pxbridge.settings.fields import ENVIRONMENT_PREFIX, Settings, flag, from_file, is_secret, variable
 from pxbridge.settings.files import expanded, parse_toml, read_text
-from pxbridge.settings.values import Right
+from pxbridge.settings.values import Right, unquoted
 from pxbridge.wording import counted
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
         ConfigError: The first error, in the order of the sources and then of the settings.
     """
     notes: list[str] = []
+    environ = {name: unquoted(value) for name, value in environ.items()}
     from_flags = {
         name: _Given(flag(name), "command line", _kept(name, flags[name]))
         for name in Settings.model_fields
@@ -97,7 +98,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
                 written = flag(name + FILE_SUFFIX)
                 raise ConfigError(written, "command line", f"contradicts {flag(name)}; keep one of the two")
             from_flags[name] = _secret_file(
-                flag(name + FILE_SUFFIX), "command line", Path(str(flags[name + FILE_SUFFIX]))
+                name, flag(name + FILE_SUFFIX), "command line", Path(str(flags[name + FILE_SUFFIX]))
             )
     from_environment = _read_environment(environ, notes)
     file: Path | None = None
@@ -148,7 +149,7 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
                 other = variable(files[written])
                 raise ConfigError(written, "environment", f"contradicts {other}; keep one of the two")
             if value:
-                given[files[written]] = _secret_file(written, "environment", Path(value))
+                given[files[written]] = _secret_file(files[written], written, "environment", Path(value))
         elif written not in names:
             raise ConfigError(written, "environment", f"no such setting; {_nearest(written, names | files)}")
         elif value:
@@ -165,15 +166,20 @@ def _read_credentials(environ: Mapping[str, str]) -> dict[str, _Given]:
         written = ENVIRONMENT_PREFIX.lower() + name
         file = Path(str(folder)) / written
         if file.exists():
-            given[name] = _secret_file(written, "systemd credential", file)
+            given[name] = _secret_file(name, written, "systemd credential", file)
     return given
 
 
-def _secret_file(written: str, source: str, file: Path) -> _Given:
+def _secret_file(name: str, written: str, source: str, file: Path) -> _Given:
     try:
-        return _Given(written, source, _hidden(read_text(expanded(file))))
+        text = unquoted(read_text(expanded(file)).strip())
     except ValueError as problem:
         raise ConfigError(written, source, str(problem)) from None
+    if not text and is_secret(name):
+        # As if it were not set, more people would come in than its author meant.
+        fix = "write the secret into it, or leave this setting out"
+        raise ConfigError(written, source, f"{str(file)!r} is empty; {fix}")
+    return _Given(written, source, _hidden(text))
 
 
 def _kept(name: str, value: object) -> object:
@@ -210,7 +216,7 @@ def _from_table(table: Mapping[str, Any], file: Path) -> dict[str, _Given]:
         if secret != name and secret in Settings.model_fields and from_file(secret):
             if secret in table:
                 raise ConfigError(name, path, f"contradicts {secret}; keep one of the two")
-            given[secret] = _secret_file(name, path, _beside(file, name, str(value)))
+            given[secret] = _secret_file(secret, name, path, _beside(file, name, str(value)))
             continue
         if name not in Settings.model_fields:
             raise ConfigError(name, path, f"no such setting; {_nearest(name, Settings.model_fields)}")
@@ -232,8 +238,13 @@ def _beside(file: Path, name: str, path: str) -> Path:
 
 
 def _nearest(written: str, names: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(written, names, n=1)
-    return f"did you mean {near[0]}?" if near else "`pxbridge --help` lists them all"
+    # Without the beginning that all variables share: it would make any two of them similar.
+    bare = {name.removeprefix(ENVIRONMENT_PREFIX): name for name in names}
+    word = written.removeprefix(ENVIRONMENT_PREFIX)
+    near = difflib.get_close_matches(word, bare, n=1) or [
+        name for name in bare if name.startswith(f"{word}_")
+    ]
+    return f"did you mean {bare[near[0]]}?" if near else "`pxbridge help settings` lists them all"
 
 
 def _check(given: Mapping[str, _Given]) -> Settings:

@@ -1,4 +1,4 @@
-"""How the value of one setting is read: which spellings are accepted, and the error for any other.
+"""Reads the value of one setting: the accepted spellings, and the error for any other value.
 
 These are pydantic's validators for the fields (`pxbridge.settings.fields`). Their errors complete a line that
 begins with the setting's name and source, so they name neither. They mask what may be a password or a token.
@@ -75,15 +75,16 @@ class Within(Right, GroupedMetadata):
 def split_secrets(value: object) -> list[str]:
     """Secrets from one string or a list of strings, separated by spaces. Errors never quote them.
 
-    Quotes around the string or around a secret are dropped: `docker run --env-file` keeps those of the file.
+    Quotes around the string or around a secret are dropped.
     """
     parts = [value] if isinstance(value, str | SecretStr) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | SecretStr) for part in parts):
         raise ValueError("is not text or a list of texts")
-    return [_unquoted(secret) for part in parts for secret in _unquoted(_plain(part).strip()).split()]
+    return [unquoted(secret) for part in parts for secret in unquoted(_plain(part).strip()).split()]
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """Drops the quotes around a text: `docker run --env-file` keeps those of the file."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" and text.count(text[0]) == 2:
         return text[1:-1]
     return text
@@ -120,7 +121,7 @@ def _pairs(value: object, name: str, proof: str, least_chars: int, made_by: str,
 
     Args:
         value: As for `split_secrets`.
-        name: What the errors call the name.
+        name: The word for the first half of a pair, in errors.
         proof: And the proof.
         least_chars: The shortest proof.
         made_by: A command that makes a proof.
@@ -203,8 +204,19 @@ def split_networks(value: object) -> object:
             try:
                 networks.append(ipaddress.ip_network(written))
             except ValueError as error:
-                raise ValueError(f"{written!r} is not an address or a network: {error}") from None
+                why = _meant(written) or str(error)
+                raise ValueError(f"{written!r} is not an address or a network: {why}") from None
     return tuple(networks)
+
+
+def _meant(written: object) -> str:
+    """Which network an address with a length could mean: that of `10.0.0.1/8` is 10.0.0.0/8."""
+    try:
+        network = ipaddress.ip_network(written, strict=False)  # type: ignore[arg-type]
+    except ValueError:
+        return ""
+    address = str(written).partition("/")[0]
+    return f"write {network} for the network, or {address} for the address alone"
 
 
 def websocket_url(value: object) -> object:

@@ -6,6 +6,7 @@ step is sent. A fault acts at one of them. It is data, and keeps no state betwee
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -317,6 +318,18 @@ FAULTS: Final = {
 """The faults by their names on a command line."""
 
 
+def described() -> list[str]:
+    """A line for each fault: its name, its fields with their defaults, and what it does."""
+    return [_described(name, kind) for name, kind in FAULTS.items()]
+
+
+def _described(name: str, kind: type[Fault]) -> str:
+    defaults = [(each.name, each.default) for each in fields(kind)]
+    able = ", ".join(f"{key}={value}" for key, value in defaults if isinstance(value, int | float | str))
+    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    return f"  {name:23}{about.removesuffix('.')}{f' ({able})' if able else ''}"
+
+
 def parse_fault(text: str) -> Fault:
     """Parses a fault of a command line: ``Hangs`` or ``Floods:after_steps=20,times=500``.
 
@@ -326,7 +339,9 @@ def parse_fault(text: str) -> Fault:
     name, _, values = text.partition(":")
     kind = FAULTS.get(name)
     if kind is None:
-        raise InputError(f"no such fault: {name!r}; the faults are {', '.join(FAULTS)}")
+        near = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.5)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"no such fault: {name!r}{meant}; the faults are {', '.join(FAULTS)}")
     defaults = {field.name: field.default for field in fields(kind)}
     given: dict[str, float | str] = {}
     for one in filter(None, values.split(",")):

@@ -1,4 +1,4 @@
-"""What the rehearsal engine says: a greeting, and then, in each pause of the caller, what the caller said.
+"""The speech of the rehearsal engine: a greeting, and then a repetition of the caller in each pause.
 
 Like the model that it replaces, it takes a block of 80 ms and returns a block; it has no other clock. It
 always

@@ -1,9 +1,9 @@
 """The adapter for browsers, and for every other client of PersonaPlex's protocol (`pxbridge.chat_wire`).
 
 The bridge is the engine's side of the protocol here. A client connects with the persona or the prompts in the
-URL's query, so its call starts with the connection. It sends no audio before the handshake, which it gets
-when an agent hears it. Beyond what PersonaPlex sends, it is told in metadata (kind 04) how its call stands.
-Clients that do not know a kind ignore it.
+URL's query, so its call starts with the connection. It gets the handshake when an agent hears it, and sends
+no audio before that. Beyond PersonaPlex's messages, it gets the state of its call as metadata (kind 04).
+Clients ignore kinds that they do not know.
 
 ==========================================  ==============================================================
 ``{"call": {"id", "persona", "recorded"}}``  once, when the call has begun
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pxbridge.telephony.carrier import Event, Notice, PlayoutProfile
 
-RATE_HZ: Final = 24_000
+RATE_HZ: Final = chat_wire.ENGINE_HZ
 """Both streams of the protocol have this rate."""
 
 LIMITS: Final = Limits(

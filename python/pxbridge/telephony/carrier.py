@@ -32,7 +32,10 @@ Encoding = Literal["pcm16", "mulaw", "alaw"]
 """Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law or A-law."""
 
 PlayoutProfile = Literal["standard", "strict", "low-delay"]
-"""Size and timing of payloads for an account; `PlayoutProfile` in `rust/core/src/downlink/playout.rs`."""
+"""Size and timing of payloads for an account.
+
+`PlayoutProfile` in `rust/core/src/downlink/playout/config.rs` describes each.
+"""
 
 _NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 

@@ -3,7 +3,7 @@
 A bridge that knows its public URL announces in the store, at short intervals, how many calls it can take. An
 announcement expires if it is not renewed. When a call flow asks a full bridge for a URL, that bridge returns
 the URL of the bridge with the most room, and subtracts the call from that room. The next announcement sets
-the room anew. So a burst of calls is spread. The room is an estimate, not a reservation: bridges that share
+the room again. So a burst of calls is spread. The room is an estimate, not a reservation: bridges that share
 engines announce the same free engines. A caller who finds no free engine waits at the other bridge. Only
 bridges that accept this bridge's tokens and know the call's persona are considered.
 """

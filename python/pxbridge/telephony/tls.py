@@ -74,7 +74,7 @@ class ServingTls:
         stats = [file.stat() for file in files]
         for file, found in zip(files, stats, strict=True):
             if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
-                raise OSError(errno.EINVAL, "it is no regular file", str(file))
+                raise OSError(errno.EINVAL, "it is not a regular file", str(file))
             if found.st_size > MAX_BYTES:
                 raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES} bytes", str(file))
         return [(found.st_ino, found.st_mtime_ns, found.st_size) for found in stats]

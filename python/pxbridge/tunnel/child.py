@@ -1,8 +1,8 @@
 """A program that runs as our child, and the last lines that it printed.
 
 The child has a process group of its own, so that Ctrl-C in a terminal does not cut its tunnel while calls are
-still live. It ends with us even if we are killed: a tunnel that is left behind would lead to whatever program
-uses the port next.
+still live. It ends when this process ends, even by a kill: otherwise the tunnel would lead to the next
+program that uses the port.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Child:
     Args:
         process: The program.
         on_line: Called with each line that it prints, without secrets.
-        secrets: What is masked in its lines.
+        secrets: Texts to mask in its lines.
 
     Attributes:
         lines: Its last lines, without secrets.

@@ -1,7 +1,7 @@
 """cloudflared's quick tunnels: no account, a new name at each start, no promise of service.
 
-Its metrics server says the name (``/quicktunnel``) and whether it is connected (``/ready``). The process runs
-on while it reaches no server of its network, so a running process proves nothing.
+Its metrics server reports the name (``/quicktunnel``) and whether it is connected (``/ready``). The process
+goes on running without a connection to its network, so a running process proves nothing.
 """
 
 from __future__ import annotations

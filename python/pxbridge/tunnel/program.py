@@ -1,4 +1,4 @@
-"""What `pxbridge.tunnel.supervisor` needs of a tunnel program."""
+"""The interface between `pxbridge.tunnel.supervisor` and a tunnel program."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 ::
 
-    check    the port must refuse whoever shows no secret
+    check    the port must refuse clients without a secret
     start    the program; wait until it has a public address
     dial     the public URL, as a carrier does, until the port answers
-    watch    the process, and now and then the public address
+    watch    the process, and the public address at intervals
     pause    after a failure: 1 s, doubled each time up to a minute
 
 A tunnel that cannot be reached is started again only while the port itself answers. If the port is gone, its
@@ -55,7 +55,7 @@ class Schedule:
         guard_s: How often an open tunnel's port is asked whether it still refuses strangers.
         first_pause_s: Before the first new start.
         longest_pause_s: Pauses are doubled up to this.
-        steady_s: A tunnel that was open for this long was a good one: pauses begin anew.
+        steady_s: After a tunnel was open for this long, pauses start from the shortest again.
     """
 
     poll_s: float = 0.25
@@ -145,8 +145,8 @@ class Supervisor:
         """Keeps the tunnel open until it is cancelled; then the program has ended.
 
         Raises:
-            InputError: The port lets in whoever comes. Or, before the tunnel was open for the first time: the
-                program is not installed, or nothing listens at the port.
+            InputError: The port admits clients without a secret. Or, before the tunnel was open for the first
+                time: the program is not installed, or nothing listens at the port.
             ConfigError: Before that: the settings cannot be used.
             HandshakeRefused: Before that: the port does not accept its own secret.
         """
@@ -207,7 +207,7 @@ class Supervisor:
             )
         if not guarded:
             raise InputError(
-                f"port {target.port} lets in whoever comes, so no tunnel is opened to it: "
+                f"port {target.port} admits anybody, so no tunnel is opened to it: "
                 "set a password or a token, and start it again"
             )
 

@@ -23,7 +23,7 @@ class Target:
         path: The path that clients dial; it may hold a token.
         login: ``USER:PASSWORD`` of the URL; None if the path has a token.
         guarded_path: A path that lets nobody in without that.
-        what: What the line is for, for people.
+        what: The purpose of the line to paste, for people.
         admitted: Statuses in place of an upgrade that still prove that the client was let in: there was no
             room, or what it asked for cannot be.
     """

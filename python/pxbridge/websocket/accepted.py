@@ -100,7 +100,7 @@ class Accepted(WebSocket):
             return
         self._reader = None
         if isinstance(received, Response):
-            self._server.report(reader.reason, self._address)
+            self._server.report(reader.reason, self._address, hint=reader.problem)
             self._answer("", received)
             return
         self._body, self._early_bytes = received.body, received.rest

@@ -1,9 +1,9 @@
-"""How much of a peer's data is read, and when: no peer may take the event loop from the others.
+"""Limits how much of a peer's data is read, so that no peer takes the event loop from the others.
 
-Two limits hold. In one turn of the event loop, a connection reads at most its share (`TURN_FRAMES` and
-`TURN_BYTES`); what has arrived beyond it waits for the next turn, after the other connections. In the long
-run, it reads at most the rates of its `Limits`: two token buckets, of bytes and of frames. A peer that has
-emptied one is slowed: nothing is read for a while, TCP's window closes, and the peer has to wait.
+There are two limits. In one turn of the event loop, a connection reads at most its share (`TURN_FRAMES` and
+`TURN_BYTES`). The rest waits for the next turn, after the other connections. In the long run, a connection
+reads at most the rates of its `Limits`: two token buckets, of bytes and of frames. A peer that has emptied
+one is slowed: nothing is read for a while, TCP's window closes, and the peer has to wait.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ _HIGH_WATER_BYTES: Final = 1
 
 _READ_BYTES: Final = 64 * 1024
 """The size of asyncio's buffer for one read; its own is 256 KiB. The C library may map a buffer above 128 KiB
-anew at each read, which costs ten times as much as reading a message."""
+again at each read, which costs ten times as much as reading a message."""
 
 TOO_SLOW: Final = "the handshake took too long"
 """``Closed.error`` of a connection that did not open in time."""

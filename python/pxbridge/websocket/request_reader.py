@@ -3,9 +3,9 @@
 `h11` reads it. The protocol object of `websockets` then gets the head again, without its body's framing,
 because it does not support bodies.
 
-h11 accepts some things that proxies read in another way than servers do: a line feed without a carriage
-return, a header continued on the next line, a length twice, a length beside a transfer coding. Where two
-readers differ, one request can hide in another (request smuggling), so all of these are refused here.
+h11 accepts some requests that proxies and servers read differently: a line feed without a carriage return, a
+header continued on the next line, two lengths, a length beside a transfer coding. Where two readers differ,
+one request can hide in another (request smuggling), so all of these are refused here.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class RequestReader:
         self._chunks = 0
         self._continued = False
         self.reason = Reason.INVALID_REQUEST
+        self.problem = ""
+        """What is wrong with a refused request, unless its reason says it. One of few texts."""
 
     def receive(self, data: bytes) -> Received | Response | None:
         """Takes the next bytes.
@@ -90,10 +92,11 @@ class RequestReader:
             return None if self._request is None else self._take_body(self._request)
         except _Refused as refused:
             self.reason = refused.reason
+            self.problem = {refused.reason.value: "", _NOT_HTTP: _OTHER}.get(str(refused), str(refused))
             return text_response(refused.status, f"{refused}\n")
         except h11.RemoteProtocolError as error:
-            status = error.error_status_hint
-            return text_response(status, "the request is not valid HTTP\n")
+            status, self.problem = error.error_status_hint, _OTHER
+            return text_response(status, f"{_NOT_HTTP}\n")
 
     def wants_continue(self) -> bool:
         """Whether the client waits for ``100 Continue`` before it sends its body; true once."""
@@ -115,14 +118,14 @@ class RequestReader:
             raise _Refused(431, "the request line and headers are too long")
         if found < 0:
             if head[:1] < b"!" and head:
-                raise _Refused(400, "the request is not valid HTTP")
+                raise _Refused(400, _NOT_HTTP)
             return
         _check(bytes(head[:found]))
         self._connection.receive_data(bytes(head))
         head.clear()
         event = self._connection.next_event()
         if not isinstance(event, h11.Request):
-            raise _Refused(400, "the request is not valid HTTP")
+            raise _Refused(400, _NOT_HTTP)
         self._request = event
         self._check_framing(event)
 
@@ -159,6 +162,13 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 _TOO_LONG: Final = f"the body is longer than {MAX_BODY_BYTES} bytes, or in more than {MAX_CHUNKS} chunks"
 
+_NOT_HTTP: Final = "the request is not valid HTTP"
+
+_OTHER: Final = "it is not HTTP/1.1"
+_HTTP_2: Final = "this is HTTP/2, and this port speaks HTTP/1.1: set the proxy to HTTP/1.1"
+_HTTP_2_PREFACE: Final = b"PRI * HTTP/2"
+"""How HTTP/2 begins without TLS (RFC 9113 §3.4)."""
+
 _NO_BODY: Final = "only a POST may have a body"
 
 
@@ -181,6 +191,8 @@ def _check_protocol(head: bytearray) -> None:
     """Refuses the beginnings of other protocols, by name."""
     if begins_tls(head):
         raise _Refused(400, Reason.TLS.value, Reason.TLS)
+    if head.startswith(_HTTP_2_PREFACE):
+        raise _Refused(505, _HTTP_2)
     if begins_header(head):
         raise _Refused(400, Reason.PROXY_UNEXPECTED.value, Reason.PROXY_UNEXPECTED)
 

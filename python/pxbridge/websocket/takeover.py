@@ -1,9 +1,9 @@
 """A WebSocket on a connection whose request another HTTP server has read.
 
 The console's pages, files and JSON are served by an HTTP library. A call that comes in there needs this
-package's connection: its bounds, its pings, and no task switch per message. So after the library has read and
-checked an upgrade request, its transport gets this connection as its protocol, and the library sees nothing
-of it any more.
+package's connection: its limits, its pings, and no task switch per message. So after the library has read and
+checked an upgrade request, its transport gets this connection as its protocol. From then on the library gets
+no data of it.
 """
 
 from __future__ import annotations

@@ -39,18 +39,19 @@ class Reason(StrEnum):
 class Report(Protocol):
     """Is told of each connection or request that is turned away."""
 
-    def __call__(self, reason: Reason, address: str, asked: str = "", /) -> None:
+    def __call__(self, reason: Reason, address: str, asked: str = "", /, *, hint: str = "") -> None:
         """Takes one.
 
         Args:
             reason: Why.
             address: The client's address.
             asked: What it asked for, safe to log.
+            hint: What exactly was wrong, or what its author probably meant. One of few texts.
         """
         ...
 
 
-def unreported(_reason: Reason, _address: str, _asked: str = "") -> None:
+def unreported(_reason: Reason, _address: str, _asked: str = "", /, *, hint: str = "") -> None:
     """The default report: nobody is told."""
 
 

@@ -41,7 +41,7 @@ pub enum Event {
         /// How long its answer has been due.
         for_us: u64,
     },
-    /// The phone sends 16-bit payloads of an odd length. This is told once, when it is known how to read them.
+    /// The phone sends 16-bit payloads of an odd length. This event comes once, when it is known how to read them.
     OddPayloads {
         /// The last byte of such a payload.
         odd_byte: OddByte,
@@ -77,9 +77,9 @@ pub struct LineOutput {
 pub struct MediaStats {
     /// Media messages.
     pub messages: u64,
-    /// Of them, those of which a part could not be read.
+    /// Media messages of which a part could not be read.
     pub malformed: u64,
-    /// Of them, those of a track that is not the caller's.
+    /// Media messages of a track that is not the caller's.
     pub other_track: u64,
 }
 
@@ -195,7 +195,7 @@ impl Line {
             }
             self.intake.answered(came, now_us);
         }
-        self.output.ping = self.downlink.take_ping(now_us);
+        self.output.ping = self.downlink.ping_due(now_us);
         self.end(now_us)
     }
 
@@ -221,7 +221,7 @@ impl Line {
         self.intake.poll(now_us, &mut self.engine_pcm);
         self.downlink
             .poll(self.codec.as_mut(), now_us, &mut self.output.to_phone);
-        self.output.ping = self.downlink.take_ping(now_us);
+        self.output.ping = self.downlink.ping_due(now_us);
         self.end(now_us)
     }
 

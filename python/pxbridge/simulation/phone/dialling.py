@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from websockets.uri import parse_uri
 from pxbridge.errors import CallFailed, CallRefused
 from pxbridge.simulation.phone.machine import Fault, Wire
 from pxbridge.simulation.phone.shown_url import shown, without_secrets
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -156,11 +156,11 @@ async def _connect(url: str, tls: ssl.SSLContext | None, headers: Mapping[str, s
     except ssl.SSLCertVerificationError as error:
         raise CallFailed(f"{name}: {_distrust(error)}") from error
     except ssl.SSLError as error:
+        if error.reason in _PLAIN:
+            raise CallFailed(f"{name} does not speak TLS: this port takes ws:// calls") from error
         raise CallFailed(f"{name} does not speak TLS as expected: {error.reason or error}") from error
     except OSError as error:
-        number = error.errno or 0  # negative, and not an errno, if the name does not resolve
-        why = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise CallFailed(f"{name} cannot be reached: {why}") from error
+        raise CallFailed(f"{name} cannot be reached: {os_problem(error)}") from error
     except ValueError:  # the last one: some errors of TLS are a ValueError, too
         raise CallFailed(f"{name} sends the call on to an address that is no URL") from None
 
@@ -170,6 +170,9 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
     why = _DISTRUST.get(error.verify_code)
     return f"its certificate {why}" if why else f"its certificate is not valid: {error.verify_message}"
 
+
+# OpenSSL's reasons if the server speaks another protocol, such as plain HTTP.
+_PLAIN = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
 
 # OpenSSL's verification errors (x509_vfy.h).
 _DISTRUST = {

@@ -7,7 +7,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from pxbridge.errors import InputError
-from pxbridge.simulation.faults import FAULTS, parse_fault
+from pxbridge.simulation.faults import parse_fault
 from pxbridge.simulation.rehearsal.machines import Mode
 from pxbridge.simulation.rehearsal.server import DEFAULT_PROMPT_S, DEFAULT_STEP_MS, Rehearsal
 
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_PROMPT_S,
         metavar="SECONDS",
-        help="time for the prompts (default: %(default)s)",
+        help="time for the prompts (default: %(default)g)",
     )
     parser.add_argument(
         "--step-ms",
         type=float,
         default=DEFAULT_STEP_MS,
         metavar="MS",
-        help="time for a step (default: %(default)s)",
+        help="time for a step (default: %(default)g)",
     )
     parser.add_argument(
         "--slots",
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[:FIELD=VALUE,...]",
-        help=f"a fault of every session; may be repeated; one of {', '.join(FAULTS)}",
+        help="a fault of every session; may be repeated; the faults and their fields are below",
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="serve wss:// with this PEM certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="its key, if it is in another file")
@@ -71,6 +71,16 @@ async def serve(args: argparse.Namespace, ready: Callable[[str], None] = lambda 
     Raises:
         InputError: A fault or a file cannot be used, or the port cannot be listened on.
     """
+    for option, given, least, most in (
+        ("--port", args.port, 0, 65535),
+        ("--prompt-s", args.prompt_s, 0, None),
+        ("--step-ms", args.step_ms, 0, None),
+        ("--slots", args.slots, 1, None),
+    ):
+        if given < least or (most is not None and given > most):
+            raise InputError(
+                f"{option} {given:g} is not {least}{' or more' if most is None else f' to {most}'}"
+            )
     tls = None
     if args.tls_cert is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

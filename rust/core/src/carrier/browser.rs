@@ -63,7 +63,7 @@ impl MediaReader for BrowserReader {
 }
 
 impl BrowserReader {
-    /// What the stream had so far that could not be read.
+    /// How many parts of the stream could not be read so far.
     fn damage(&self) -> u64 {
         let stats = self.ogg.stats();
         let ogg = stats.ogg;

@@ -3,7 +3,7 @@
 //! The reader accepts every spelling, nesting and type that was seen: Exotel's documentation, its own samples and
 //! bots' logs disagree. A message that it cannot read in full is marked, so that it can be counted.
 //!
-//! Measured by `tests/media.rs`, as the fastest of many on a shared machine: 20 ms at 8 kHz are read in 0.3 µs and
+//! Measured by `tests/exotel.rs`, as the fastest of many on a shared machine: 20 ms at 8 kHz are read in 0.3 µs and
 //! built in 0.4 µs, 100 ms in 0.9 and 1.8 µs.
 
 use std::io::Write as _;
@@ -17,7 +17,8 @@ use crate::rate::LineRate;
 ///
 /// Takes keys in any order, case and spelling (`sequence_number`, `sequenceNumber`), numbers as strings, fields in
 /// `media` or beside it, unknown values of any depth, and base64 that is unpadded, url-safe, escaped, broken into
-/// lines or followed by junk. The nested field wins over the one beside it, the last of two equals over the first.
+/// lines or followed by junk. A nested field has precedence over the one beside it. The last of two fields with the
+/// same name counts.
 #[derive(Debug, Clone)]
 pub struct ExotelReader {
     payload: Base64Payload,

@@ -1,7 +1,7 @@
 //! Readers and writers of carriers' media, marks and clears. Nothing else in core knows a carrier.
 //!
-//! A [`Carrier`] is a [`MediaReader`] and a [`MediaWriter`], one of each per call. Both give and take samples at the
-//! line's rate. The form of a message and the codec in it, with its state if it has one, are theirs alone.
+//! A [`Carrier`] is a [`MediaReader`] and a [`MediaWriter`], one of each per call. Both work with samples at the line's
+//! rate. Only they know the form of a message and its codec, with the codec's state if it has one.
 
 pub mod browser;
 pub mod exotel;
@@ -106,7 +106,7 @@ pub struct MediaFrame {
     pub malformed: bool,
     /// It is not the caller's sound but what the caller hears, so its samples were left out.
     pub other_track: bool,
-    /// What the odd bytes of payloads proved to be: once in a stream, with the payload that decided it.
+    /// Whether odd bytes are halves of samples or stray: once in a stream, with the payload that decided it.
     pub odd_byte: Option<OddByte>,
 }
 

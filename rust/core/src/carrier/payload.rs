@@ -148,7 +148,7 @@ impl Base64Payload {
         clean && odd_byte.is_none()
     }
 
-    /// What odd bytes proved to be. Told once, after the payload that decided it.
+    /// Whether odd bytes are halves of samples or stray. Returned once, after the payload that decided it.
     pub(crate) fn take_verdict(&mut self) -> Option<OddByte> {
         self.odd.news.take()
     }

@@ -36,9 +36,9 @@ const CHUNK_MAX: usize = 480;
 /// make the number of samples out an exact function of the number of samples in, from the first call on.
 const PRIMING: [f32; 2] = [0.0; 2];
 
-/// Positions are kept to this fraction of an input sample, rounded down: a step of 1/3 is not exact in binary, and
-/// its rounding error would move one sample between calls now and then. Steps in whole units of 2^-38 add up
-/// exactly, and a step too short by 2^-38 or less makes one sample too many after some months.
+/// Positions are kept to this fraction of an input sample, rounded down. A step of 1/3 is not exact in binary, and its
+/// rounding error would sometimes move one sample from one call to the next. Steps in whole units of 2^-38 add up
+/// exactly. A step that is too short by 2^-38 or less makes one sample too many after some months.
 const POSITION_UNITS: f64 = (1_u64 << 38) as f64;
 
 /// The filter, by what limits the band: the slower of the two rates.

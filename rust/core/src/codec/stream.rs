@@ -30,8 +30,9 @@ const HEAD_FAMILY_AT: usize = 18;
 const GAIN_LIMIT_Q8: u16 = 24 * 256;
 /// At most this much sound replaces lost pages. A larger gap in the numbers means another stream, not a loss.
 const MAX_LOST_MS: usize = 1000;
-/// At most this much sound comes out of one call, unless [`OggOpusReader::with_longest_read`] says otherwise. A live peer sends some seconds at once. But a packet of three bytes
-/// can claim 120 ms, so a message of 1 MB could ask for gigabytes.
+/// At most this much sound comes out of one call, unless [`OggOpusReader::with_longest_read`] says otherwise. A live
+/// peer sends some seconds at once. But a packet of three bytes can claim 120 ms, so a message of 1 MB could ask for
+/// gigabytes.
 const MAX_READ_S: usize = 300;
 
 /// PCM to Ogg Opus bytes: one packet a page; mono towards an engine, stereo for recordings.
@@ -218,7 +219,7 @@ pub struct StreamStats {
     pub malformed_packets: u64,
     /// Packets of streams with more than two channels, which are passed over.
     pub unsupported_packets: u64,
-    /// Packets and losses passed over because one call had yielded five minutes of sound already.
+    /// Packets and losses passed over because one call had given its longest sound already.
     pub surplus_packets: u64,
 }
 
@@ -272,7 +273,7 @@ impl OggOpusReader {
         Self { max_read_s, ..self }
     }
 
-    /// Takes the next bytes, in any split, and appends the samples they complete: at most five minutes a call.
+    /// Takes the next bytes, in any split, and appends the samples they complete, up to the longest sound of one call.
     pub fn read(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
         let before = out.len();
         let full = before + self.max_read_s * self.decoder.rate_hz;
@@ -417,7 +418,7 @@ impl PacketDecoder {
         samples
     }
 
-    /// A stream begins. Nothing of the one before may be heard in it.
+    /// A stream begins. No sound of the previous stream may be heard in it.
     fn begin(&mut self, head: &[u8]) {
         self.stats.headers += 1;
         self.opus.reset();

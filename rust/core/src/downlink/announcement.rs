@@ -1,7 +1,7 @@
 //! The bridge's own sound on its way to the phone: greetings, announcements, hold music.
 //!
-//! All of it is here from the start, so the only question is how much to send ahead: enough that a hiccup of the
-//! network is not heard, and so little that the agent, who cuts it short, is not delayed by it.
+//! All of it is here from the start, so the only question is how much to send ahead. It must be enough to cover the
+//! network's usual delays. It must also be little, because an agent that begins to speak has to wait for it.
 
 use std::collections::VecDeque;
 
@@ -44,7 +44,7 @@ impl Announcement {
         self.pcm.len()
     }
 
-    /// Appends so many packets, or fewer if less waits. The last one is filled up with silence.
+    /// Appends `packets` packets, or fewer if less waits. The last one is filled up with silence.
     pub(crate) fn take(&mut self, packets: usize, out: &mut Vec<f32>) {
         let samples = (packets * self.packet).min(self.pcm.len());
         out.extend(self.pcm.drain(..samples));

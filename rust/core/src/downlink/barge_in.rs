@@ -1,9 +1,9 @@
 //! Whether the model fell silent because the caller began to speak.
 //!
-//! PersonaPlex stops by itself when it is interrupted. Then what still waits to be heard must not be played. But a
-//! model also pauses between sentences, and then its words must be heard to the end. So three things must come
-//! together: the caller spoke while the model did, the caller still speaks, and the model has paused for longer than
-//! it does inside a sentence.
+//! PersonaPlex stops by itself when it is interrupted. Then the audio that still waits must not be played. But a model
+//! also pauses between sentences, and then its words must be heard to the end. So three conditions must hold: the
+//! caller spoke while the model did, the caller still speaks, and the model has paused for longer than it does inside
+//! a sentence.
 
 /// A pause of two of the model's frames means that it has fallen silent.
 const FELL_SILENT_US: i64 = 160_000;

@@ -13,19 +13,21 @@
 //!
 //! Edits are whole packets where possible: a remainder that waits for the next frame is delay without use.
 
+mod config;
+
 use crate::downlink::barge_in::BargeIn;
 use crate::dsp::concealment::{Conceal, Concealment};
 use crate::dsp::relative_delay::RelativeDelay;
 use crate::dsp::sync_buffer::{SyncBuffer, cross_fade};
 use crate::dsp::vad::Echo;
-use crate::error::{Error, Result};
 pub use crate::phone_path::Mark;
 use crate::phone_path::{PhonePath, Source};
 use crate::rate::{CATCH_UP_US, FRAME_US, LineRate, PACKET_MS};
+pub use config::{PlayoutConfig, PlayoutProfile, PlayoutStats};
 
 /// The minimum payload that some accounts demand, in samples of two bytes: Exotel documents 3,200 bytes.
 const STRICT_SAMPLES: usize = 1600;
-/// For this long after the engine's first audio its beat is the one that the intake expects.
+/// For this long after the engine's first audio, the intake's estimate of the engine's beat counts.
 const EXPECTED_FOR_US: u64 = 1_000_000;
 /// A larger surplus is not sent ahead, and is removed at once, from speech as well.
 const SURPLUS_US: i64 = 60_000;
@@ -39,100 +41,11 @@ const STALE_US: i64 = 250_000;
 const ODD_MS: u32 = 2;
 /// Audio that waits here is sent when the phone's backlog is below this.
 const REFILL_US: u64 = 40_000;
-/// A longer gap is not jitter: noise is sent in larger portions, to save wake-ups.
+/// A longer gap is not jitter. From then on noise is sent in larger portions, to save wake-ups.
 const LONG_GAP_US: u64 = 500_000;
 const LONG_GAP_PACKETS: usize = 3;
-/// After this much noise the engine counts as gone, and its next audio starts anew.
+/// After this much noise the engine counts as gone, and its next audio is treated as its first.
 const GIVE_UP_US: u64 = 30_000_000;
-
-/// What a carrier's account demands of our payloads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PlayoutProfile {
-    /// Payloads as they come from the engine: mostly one frame of 80 ms.
-    #[default]
-    Standard,
-    /// Payloads of at least 3,200 bytes, which is Exotel's documented minimum. At 8 kHz that is 200 ms, which takes
-    /// three frames of 80 ms: 160 ms more delay than `Standard`.
-    Strict,
-    /// Occasional late audio is concealed instead of buffered for, and margins are smaller. On a quiet line that
-    /// saves 5 ms (a packet on a quarter of all lines, as the phone plays on a grid of packets). Where a TCP packet
-    /// is lost once in a while it saves 20 to 100 ms, and makes two to six times as many gaps.
-    LowDelay,
-}
-
-impl PlayoutProfile {
-    /// The profile of this name: `standard`, `strict` or `low-delay`.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for a name that is not known.
-    pub fn named(name: &str) -> Result<Self> {
-        match name {
-            "standard" => Ok(Self::Standard),
-            "strict" => Ok(Self::Strict),
-            "low-delay" => Ok(Self::LowDelay),
-            _ => Err(Error::Parameter {
-                name: "profile",
-                value: format!("'{name}'"),
-                expected: "expected 'standard', 'strict' or 'low-delay'",
-            }),
-        }
-    }
-
-    /// How much earlier than needed audio should be at the phone's side: for scheduling, on this machine and on that
-    /// one.
-    fn margin_us(self) -> i64 {
-        match self {
-            Self::Standard | Self::Strict => 8_000,
-            Self::LowDelay => 3_000,
-        }
-    }
-
-    /// A gap is filled this long before the phone is drained: the fill has to get there.
-    fn safety_us(self) -> u64 {
-        match self {
-            Self::Standard | Self::Strict => 5_000,
-            Self::LowDelay => 2_000,
-        }
-    }
-
-    /// How much of the margin may be used up before a pause is made longer. A clock that drifts uses it up soon, and
-    /// one millisecond later speech would have to be concealed.
-    fn reserve_us(self) -> i64 {
-        self.margin_us() - self.safety_us() as i64 - 1_000
-    }
-
-    /// Whether delays that are rare are buffered for.
-    fn covers_rare_delays(self) -> bool {
-        self != Self::LowDelay
-    }
-}
-
-/// How the playout behaves; the defaults suit a telephone carrier.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlayoutConfig {
-    /// What the account demands of payloads.
-    pub profile: PlayoutProfile,
-    /// At most this much is sent ahead of its time.
-    pub max_ahead_ms: u32,
-    /// The longest backlog that is worth hearing; older audio is cut.
-    pub max_backlog_ms: u32,
-    /// If the model falls silent for the caller while more speech than this is queued, the queue is flushed.
-    pub barge_in_ms: u32,
-    /// Seed of the comfort noise: the same seed and calls give the same samples.
-    pub seed: u64,
-}
-
-impl Default for PlayoutConfig {
-    fn default() -> Self {
-        Self {
-            profile: PlayoutProfile::Standard,
-            max_ahead_ms: 500,
-            max_backlog_ms: 1000,
-            barge_in_ms: 120,
-            seed: 2,
-        }
-    }
-}
 
 /// What to do with the audio that [`Playout::push`] or [`Playout::poll`] appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,50 +57,6 @@ pub enum Step {
     ClearThenSend,
 }
 
-/// What the playout did so far, in samples at the line's rate unless the name says otherwise.
-///
-/// `received + padded + stretched + concealed + noise = sent + buffered + removed + cut + flushed`, where `removed`
-/// is from pauses and from speech.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct PlayoutStats {
-    /// Samples that the engine sent.
-    pub received: u64,
-    /// Samples that were sent to the phone.
-    pub sent: u64,
-    /// Samples waiting here.
-    pub buffered: u64,
-    /// Added before an engine's first audio and after its last, to fill packets: silence, or its last sound, fading.
-    pub padded: u64,
-    /// Inserted into pauses, or into speech where the path to the phone jitters.
-    pub stretched: u64,
-    /// Concealment by libopus, in gaps.
-    pub concealed: u64,
-    /// Comfort noise, in longer gaps.
-    pub noise: u64,
-    /// Removed from pauses.
-    pub removed_in_pauses: u64,
-    /// Removed from speech, by making it faster.
-    pub removed_in_speech: u64,
-    /// Cut because it was too old.
-    pub cut: u64,
-    /// Samples dropped here by flushes. How much the phone's side dropped is not known.
-    pub flushed: u64,
-    /// Flushes.
-    pub flushes: u64,
-    /// Gaps: how often the engine's audio was missing.
-    pub holes: u64,
-    /// The longest gap.
-    pub longest_hole_us: u64,
-    /// Target delay: how much later than the earliest frame allows audio is to be heard.
-    pub target_us: u64,
-    /// How late the engine's frames frequently are, against the earliest.
-    pub relative_delay_us: u64,
-    /// How much audio waits here.
-    pub queued_us: u64,
-    /// How much audio the phone's side held when audio was last sent, by estimate.
-    pub remote_us: u64,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     /// Nothing to play.
@@ -197,7 +66,7 @@ enum State {
         at_us: u64,
     },
     Playing,
-    /// The engine's audio is missing: so many samples of something else were sent.
+    /// The engine's audio is missing: `bridged` samples of concealment and noise were sent.
     Bridging {
         since_us: u64,
         bridged: usize,
@@ -217,16 +86,16 @@ pub struct Playout {
     scratch: Vec<f32>,
     relative_delay: RelativeDelay,
     path: PhonePath,
-    /// The latest offset that the intake lets expect, and until when that counts.
+    /// The latest offset to expect by the intake's estimate, and until when the estimate counts.
     expected: (i64, u64),
     beat_us: i64,
     surplus_since_us: Option<u64>,
     behind_since_us: Option<u64>,
     barge_in: BargeIn,
     echo: Echo,
-    /// How much of the caller's time the engine was not given. It says nothing for it, so its later audio stands for
-    /// later time than its count says.
-    skipped_us: i64,
+    /// How much of the caller's time the engine was not given. The engine says nothing for this time, so its later
+    /// audio belongs to a later time than its count of samples says.
+    not_given_us: i64,
     /// The phone's side holds more than is worth hearing.
     stale: bool,
     stats: PlayoutStats,
@@ -257,7 +126,7 @@ impl Playout {
             behind_since_us: None,
             barge_in: BargeIn::default(),
             echo: Echo::default(),
-            skipped_us: 0,
+            not_given_us: 0,
             stale: false,
             stats: PlayoutStats::default(),
             config,
@@ -276,8 +145,8 @@ impl Playout {
         self.beat_us = beat_us;
     }
 
-    /// Audio was sent that is not the engine's, such as silence before its first audio.
-    pub fn sent_aside(&mut self, samples: usize, now_us: u64) {
+    /// The bridge's own audio was sent, such as silence before the engine's first audio.
+    pub fn sent_own(&mut self, samples: usize, now_us: u64) {
         self.path
             .sent(Source::Bridge, self.rate.us(samples) as u64, now_us);
     }
@@ -294,8 +163,7 @@ impl Playout {
             self.relative_delay.reset();
         }
         let position_us = self.position_us();
-        // If the first frame is the latest of all, the offset that the later ones will have is learnt in place of its
-        // own.
+        // If the first frame is the latest of all, the offset that the later ones will have is learnt instead.
         let later_us = if was == State::Idle {
             self.beat_us.min(0)
         } else {
@@ -320,8 +188,8 @@ impl Playout {
         step
     }
 
-    /// To be called at or after [`Playout::wake_us`]: appends what waited, or what fills a gap. `conceal` appends so
-    /// many samples of libopus' concealment, at the line's rate.
+    /// To be called at or after [`Playout::wake_us`]: appends audio that waited, or fills a gap. `conceal` appends a
+    /// number of samples of libopus' concealment, at the line's rate.
     pub fn poll(
         &mut self,
         now_us: u64,
@@ -348,7 +216,7 @@ impl Playout {
         matches!(self.state, State::Bridging { .. })
     }
 
-    /// Whether the engine's next audio starts anew.
+    /// Whether the engine's next audio will be treated as its first.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state == State::Idle
@@ -386,7 +254,7 @@ impl Playout {
 
     /// The engine will send no more: appends what waits here, at most what may be sent ahead, in whole packets. It
     /// may have broken off in mid-word, so its last sound is continued for a moment, fading. `conceal` as for
-    /// [`Playout::poll`]. The next audio starts anew.
+    /// [`Playout::poll`]. The next audio is treated as an engine's first.
     pub fn stop(&mut self, now_us: u64, conceal: &mut dyn FnMut(usize, &mut Vec<f32>), out: &mut Vec<f32>) {
         let begin = out.len();
         let ahead_us = i64::from(self.config.max_ahead_ms) * 1000 - self.path.backlog_us(now_us) as i64;
@@ -424,13 +292,13 @@ impl Playout {
     }
 
     /// The mark to send after what was just sent, if one is due.
-    pub fn take_mark(&mut self, now_us: u64) -> Option<Mark> {
+    pub fn mark_due(&mut self, now_us: u64) -> Option<Mark> {
         self.path.mark_due(now_us)
     }
 
-    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: by how much the path
-    /// from the phone to us varies.
-    pub fn marked(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
+    /// The phone echoed a mark: what was sent before it has been played. `return_jitter_us`: how much the delay of the
+    /// path from the phone to us varies.
+    pub fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) {
         let longer_us = self.path.mark_echoed(mark, return_jitter_us, now_us);
         self.stale |= longer_us > STALE_US.max(i64::from(self.config.max_backlog_ms) * 1000);
     }
@@ -443,24 +311,24 @@ impl Playout {
 
     /// How much of the caller's time the engine was not given in all: see
     /// [`crate::uplink::intake::Intake::not_given_us`].
-    pub fn skip_to(&mut self, not_given_us: i64) {
-        self.skipped_us = not_given_us;
+    pub fn set_not_given_us(&mut self, not_given_us: i64) {
+        self.not_given_us = not_given_us;
     }
 
     /// Whether to ping the phone's side now, to learn how the path to it jitters.
-    pub fn take_ping(&mut self, now_us: u64) -> bool {
+    pub fn ping_due(&mut self, now_us: u64) -> bool {
         self.path.ping_due(now_us)
     }
 
-    /// When to ask [`Playout::take_ping`] though nothing else happens, while there is something to learn.
+    /// When to ask [`Playout::ping_due`] though nothing else happens, while there is something to learn.
     #[must_use]
     pub fn ping_wake_us(&self) -> Option<u64> {
         self.path.ping_wake_us()
     }
 
-    /// A ping came back from the phone's side after `trip_us`. `return_jitter_us` as for [`Playout::marked`].
-    pub fn round_trip(&mut self, trip_us: u64, return_jitter_us: u64, now_us: u64) {
-        self.path.pong(trip_us, return_jitter_us, now_us);
+    /// A ping came back from the phone's side after `rtt_us`. `return_jitter_us` as for [`Playout::mark_echoed`].
+    pub fn pong(&mut self, rtt_us: u64, return_jitter_us: u64, now_us: u64) {
+        self.path.pong(rtt_us, return_jitter_us, now_us);
     }
 
     /// Samples that engines sent.
@@ -578,7 +446,7 @@ impl Playout {
         } else if slack_us - self.rate.us(odd) < -self.config.profile.reserve_us() {
             let missing = self.packet - odd;
             self.stats.stretched += if self.path.margin_us(now_us) > 0 {
-                // An underrun at the phone would be heard for certain, this hardly.
+                // An underrun at the phone would certainly be heard. A repeated pitch period is hardly audible.
                 self.queue.lengthen(missing)
             } else {
                 self.queue.lengthen_pause(missing)
@@ -674,8 +542,8 @@ impl Playout {
         self.packet
     }
 
-    /// Drops what is queued if it need not be heard any more: the model fell silent for the caller, or the phone's
-    /// backlog proved so long that all of it is stale.
+    /// Drops the queue if it need not be heard any more: the model fell silent for the caller, or the phone's backlog
+    /// is so long that all of it is stale.
     fn interrupt(&mut self, pcm: &[f32], voice_level: f32, now_us: u64) -> Step {
         let ahead_us = self.path.backlog_us(now_us) as i64 + self.rate.us(self.queue.len());
         let is_pause = self.queue.background.is_pause(pcm);
@@ -691,7 +559,7 @@ impl Playout {
         if !barge_in && !self.stale {
             return Step::Send;
         }
-        // The newest audio starts the queue anew.
+        // The queue starts again with the newest audio.
         let kept = pcm.len().min(self.queue.len()) / self.packet * self.packet;
         self.stats.flushed += self.queue.cut(self.queue.len() - kept) as u64;
         // The phone's side breaks off somewhere in what it held: it is not known where.
@@ -706,6 +574,6 @@ impl Playout {
 
     /// The media position of the engine's audio, in the caller's time.
     fn position_us(&self) -> i64 {
-        self.rate.us(self.stats.received as usize) + self.skipped_us
+        self.rate.us(self.stats.received as usize) + self.not_given_us
     }
 }

@@ -1,7 +1,7 @@
-//! What is heard where the engine's audio is missing.
+//! Fills gaps in the engine's audio.
 //!
 //! Libopus conceals a short gap by extending the last sound; after that its voice becomes a drone. Comfort noise like
-//! the engine's own background fills the rest. The fill is continued under the audio that follows for a moment, and
+//! the engine's own background fills the rest. The fill goes on for a moment under the audio that follows, and
 //! cross-fades into it.
 
 use crate::dsp::noise::{Background, ComfortNoise};
@@ -16,7 +16,7 @@ const CONCEAL_STEP_MS: u32 = 10;
 /// Length of the cross-fades at both ends of a fill.
 const FADE_MS: u32 = 5;
 
-/// Appends so many samples of libopus' concealment, at the line's rate.
+/// Appends a number of samples of libopus' concealment, at the line's rate.
 pub(crate) type Conceal<'a> = dyn FnMut(usize, &mut Vec<f32>) + 'a;
 
 /// See the module.
@@ -89,7 +89,7 @@ impl Concealment {
         Filled { concealed, noise }
     }
 
-    /// Appends so many samples of how the last sound continues; `in_gap`: that is what fills the gap.
+    /// Appends `samples` of the last sound's expected continuation; `in_gap`: the last sound is itself a fill.
     pub(crate) fn extend_speech(
         &mut self,
         samples: usize,
@@ -113,8 +113,8 @@ impl Concealment {
         self.rate.samples(FADE_MS)
     }
 
-    /// Makes concealment until so many samples of it wait. A decoder that never decoded anything makes none: then it
-    /// is silence.
+    /// Makes concealment until `samples` of it wait. A decoder that has not decoded anything yet makes none: then
+    /// silence is used.
     fn conceal_to(&mut self, samples: usize, conceal: &mut Conceal<'_>) {
         let step = self.rate.samples(CONCEAL_STEP_MS);
         let lacking = samples

@@ -1,4 +1,4 @@
-//! A line's background noise: its level and colour, and comfort noise like it.
+//! A line's background noise: its level and colour, and comfort noise of the same level and colour.
 //!
 //! A pause in speech is never silence on a telephone. [`Background`] follows the quietest moments of a line, so that
 //! a pause can be told from speech. [`ComfortNoise`] makes noise of the same level and colour, so that a gap does not

@@ -10,14 +10,14 @@
 //! that a burst counts once.
 //!
 //! # After a gap
-//! Missing media is late or lost, and only later arrivals tell which. Late media comes faster than real time, so it
+//! Missing media is late or lost, and only later arrivals show which. Late media comes faster than real time, so it
 //! lowers the offset. Lost media never comes, so the offset stays. The missing media is therefore measured by the
 //! least offset since the gap. The offsets before the gap are a range, so the result is a range too:
 //! ```text
 //! at most  = least offset since the gap - least offset before
 //! at least = least offset since the gap - quantile before
 //! ```
-//! Media that is missing for [`GIVE_UP_US`] is given up as lost. Nothing depends on when exactly.
+//! Media that is missing for [`GIVE_UP_US`] is given up as lost. The exact time does not matter.
 
 /// Length of a slot: one event of a bad network, about one arrival.
 const SLOT_US: u64 = 100_000;
@@ -28,7 +28,7 @@ const SLOTS: usize = 72;
 /// stalls in the window are ignored. Leaving out more would miss jitter on top of a beat, where only each fifth frame
 /// is late.
 const ACCIDENT: usize = 36;
-/// For the smallest delay one slot in this many is left out: what is late about once a second...
+/// For the smallest delay one slot in this many is left out: audio that is late about once a second...
 const RARE: usize = 10;
 /// ...if that saves more than this. To save less is not worth the gaps that are heard.
 const WORTH_US: i64 = 30_000;
@@ -118,8 +118,8 @@ pub(crate) struct RelativeDelay {
 }
 
 impl RelativeDelay {
-    /// `covers_rare_delays`: whether the quantile covers what is late about once a second. Without it the delay is
-    /// smallest.
+    /// `covers_rare_delays`: whether the quantile covers audio that is late about once a second. Without it the delay
+    /// is smallest.
     pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
             covers_rare_delays,
@@ -132,7 +132,7 @@ impl RelativeDelay {
         }
     }
 
-    /// Forgets everything: media positions start anew.
+    /// Forgets everything: media positions start from zero.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.covers_rare_delays);
     }

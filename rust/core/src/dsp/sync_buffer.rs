@@ -3,8 +3,8 @@
 //! Each stretch of audio is examined once, when all of it has arrived. So nothing is spliced twice, and the share of
 //! speech that may be removed is a speed.
 //!
-//! Where the oldest audio does not continue what was heard last, the seam is faded only when it is taken out: the
-//! audio may still be cut, and then a fade made earlier would be heard as a blip.
+//! If the oldest audio does not continue what was heard last, the seam needs a fade. It is made only when the audio is
+//! taken out: the audio may still be cut, and then a fade made earlier would be heard as a blip.
 
 use crate::dsp::noise::Background;
 use crate::dsp::timescale::{Change, TimeScaler};

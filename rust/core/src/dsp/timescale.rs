@@ -6,8 +6,8 @@
 //! resembles everything.
 //!
 //! A *splice* joins two places of a buffer, `lag` samples apart. Its cost is the power of their difference, divided
-//! by the power around them. So a vowel needs a close match and a quiet place nearly none, and the least audible
-//! place is taken first.
+//! by the power around them. So a vowel needs a close match, and a quiet place needs almost none. The least audible
+//! place is spliced first.
 //!
 //! Calls share nothing but scratch memory. The first and last milliseconds of a buffer stay as they are, so it
 //! continues the audio before it and is continued by the audio after it.

@@ -11,9 +11,9 @@ use crate::rate::LineRate;
 
 /// Audio is judged in frames of this length.
 const FRAME_MS: u32 = 20;
-/// Over so many of them: an interjection, with the gaps inside a word.
+/// Speech is looked for in this many frames: the length of an interjection, with the gaps inside a word.
 const FRAMES: usize = 20;
-/// So many of those must be louder than the background: a cough or a slammed door is shorter.
+/// This many of those frames must be louder than the background: a cough or a slammed door is shorter.
 const LOUD_FRAMES: usize = 8;
 /// Speech is this much (10 dB) above the background; a street varies by less.
 const ABOVE_BACKGROUND: f32 = 3.2;
@@ -85,7 +85,7 @@ impl Echo {
         }
     }
 
-    /// What was to be heard after `now_us` will not be heard.
+    /// Audio after `now_us` will not be heard.
     pub(crate) fn cut(&mut self, now_us: u64) {
         while self.heard.back().is_some_and(|&(at_us, _)| at_us > now_us) {
             self.heard.pop_back();

@@ -104,7 +104,7 @@ impl Downlink {
             self.life = Life::Live;
         }
         self.playout.expect_beat(caller.beat_us());
-        self.playout.skip_to(caller.not_given_us());
+        self.playout.set_not_given_us(caller.not_given_us());
         self.paced.clear();
         let step = self
             .playout
@@ -121,7 +121,7 @@ impl Downlink {
         came
     }
 
-    /// Sends what is due though nothing came.
+    /// Sends what is due when nothing came.
     pub(super) fn poll(&mut self, codec: &mut dyn EngineCodec, now_us: u64, out: &mut Messages) {
         match self.life {
             Life::Waiting { next_us } => {
@@ -130,7 +130,7 @@ impl Downlink {
                 } else if now_us >= next_us {
                     self.paced.clear();
                     self.paced.resize(self.rate.samples(WAITING_SILENCE_MS), 0.0);
-                    self.write_aside(now_us, out);
+                    self.write_own(now_us, out);
                 } else {
                     return;
                 }
@@ -185,13 +185,13 @@ impl Downlink {
     }
 
     /// Whether the phone's socket shall be pinged now.
-    pub(super) fn take_ping(&mut self, now_us: u64) -> bool {
-        self.playout.take_ping(now_us)
+    pub(super) fn ping_due(&mut self, now_us: u64) -> bool {
+        self.playout.ping_due(now_us)
     }
 
     /// A ping came back from the phone's end. `return_jitter_us`: how much the delay of the return path varies.
     pub(super) fn pong(&mut self, rtt_us: u64, return_jitter_us: u64, now_us: u64) {
-        self.playout.round_trip(rtt_us, return_jitter_us, now_us);
+        self.playout.pong(rtt_us, return_jitter_us, now_us);
     }
 
     /// The phone has played everything before a mark; `return_jitter_us` as for [`Downlink::pong`]. A mark that is
@@ -205,7 +205,7 @@ impl Downlink {
             && let (Ok(epoch), Ok(number)) = (epoch.parse(), number.parse())
         {
             let mark = Mark { epoch, number };
-            self.playout.marked(mark, return_jitter_us, now_us);
+            self.playout.mark_echoed(mark, return_jitter_us, now_us);
         }
     }
 
@@ -229,7 +229,7 @@ impl Downlink {
     pub(super) fn fade_out(&mut self, now_us: u64, out: &mut Messages) {
         self.paced.clear();
         self.own.cut(&mut self.paced);
-        self.write_aside(now_us, out);
+        self.write_own(now_us, out);
     }
 
     /// The time for which the bridge's own sound will still be heard.
@@ -370,7 +370,7 @@ impl Downlink {
             self.paced.clear();
             let packets = self.playout.payload_samples() / self.rate.samples(PACKET_MS);
             self.own.take(OWN_PACKETS.max(packets), &mut self.paced);
-            self.write_aside(now_us, out);
+            self.write_own(now_us, out);
             if self.first_sound_us.is_none() {
                 self.first_sound_us = Some(self.heard_from_us());
             }
@@ -378,11 +378,11 @@ impl Downlink {
     }
 
     /// Sends the bridge's own sound, with silence behind it where larger payloads are wanted.
-    fn write_aside(&mut self, now_us: u64, out: &mut Messages) {
+    fn write_own(&mut self, now_us: u64, out: &mut Messages) {
         if !self.paced.is_empty() {
             let samples = self.paced.len().max(self.playout.payload_samples());
             self.paced.resize(samples, 0.0);
-            self.playout.sent_aside(self.paced.len(), now_us);
+            self.playout.sent_own(self.paced.len(), now_us);
             self.write_media(out);
             self.write_mark(now_us, out);
         }
@@ -412,7 +412,7 @@ impl Downlink {
     }
 
     fn write_mark(&mut self, now_us: u64, out: &mut Messages) {
-        if let Some(mark) = self.playout.take_mark(now_us) {
+        if let Some(mark) = self.playout.mark_due(now_us) {
             self.mark_name.clear();
             // Writing to memory cannot fail.
             let _ = write!(self.mark_name, "{}-{}", mark.epoch, mark.number);

@@ -5,7 +5,7 @@ use crate::rate::LineRate;
 
 /// The rate is measured over this long.
 const MEASURED_US: u64 = 2_000_000;
-/// The same for a line that stalled meanwhile: long enough that no stall looks like another rate.
+/// The same for a line that stalled during the measurement: long enough that no stall looks like another rate.
 const MEASURED_AGAIN_US: u64 = 10_000_000;
 /// Rates in use differ by a factor of at least 1.5. Chunks and jitter make a difference of far less than this.
 const TOLERANCE: f64 = 0.25;

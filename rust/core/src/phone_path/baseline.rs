@@ -5,17 +5,17 @@
 //! - The return path jittered during the measurement, so all of those echoes were late. The baseline is too high by
 //!   up to that jitter ([`Excess`]). Correct it once the return path is steady.
 //! - The first audio arrived late, so the phone holds that much more than the model says ([`LateStart`]). Pings or
-//!   marks of silence tell. If that was wrong, later echoes tell, and the correction is taken back.
-//! - The path became longer or shorter for good ([`PathRtt`]). Pings tell.
+//!   marks of silence show it. If later echoes contradict it, the correction is taken back.
+//! - The path became longer or shorter, and stays so ([`PathRtt`]). Pings show it.
 
 use crate::phone_path::{GRID_US, LARGE_US};
 
-/// So many echoes calibrate the baseline.
+/// Number of echoes that calibrate the baseline.
 const CALIBRATION_ECHOES: u32 = 5;
-/// A late start is on trial for this long. By then the playout has shortened the backlog, and echoes have told if
-/// that was wrong.
+/// A late start is on trial for this long. By then the playout has shortened the backlog, and echoes have shown
+/// whether the start was late.
 const TRIAL_US: u64 = 6_000_000;
-/// Round trips that are longer by less, or shorter by less than [`GRID_US`], are the same path.
+/// Round trips that are longer by less than this, or shorter by less than [`GRID_US`], belong to the same path.
 const SAME_RTT_US: i64 = 10_000;
 
 /// See the module.
@@ -41,7 +41,7 @@ pub(super) struct Known {
     path: PathRtt,
 }
 
-/// By how much the baseline may be too high, because the return path jittered during calibration.
+/// How much too high the baseline may be, because the return path jittered during calibration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Excess {
     None,
@@ -54,7 +54,7 @@ enum Excess {
 /// How much was moved from the baseline to the length of the playback, because the first audio arrived late.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum LateStart {
-    /// Nothing was moved, or nothing spoke against it for [`TRIAL_US`].
+    /// Nothing was moved, or no echo contradicted it for [`TRIAL_US`].
     Settled,
     OnTrial {
         us: i64,
@@ -151,8 +151,8 @@ impl Known {
         };
     }
 
-    /// The playback seems longer by `change_us`. Takes a late start that is on trial back by up to that, and returns
-    /// by how much.
+    /// The playback seems longer by `change_us`. Takes back up to that much of a late start that is on trial, and
+    /// returns how much it took back.
     pub(super) fn take_back(&mut self, change_us: i64, now_us: u64) -> i64 {
         let back_us = change_us.clamp(0, self.on_trial_us(now_us));
         if let LateStart::OnTrial { us, .. } = &mut self.late_start {
@@ -185,9 +185,9 @@ impl Known {
         }
     }
 
-    /// Round trips are steady at `rtt_us`. If the path has changed, returns by how much that changed the baseline: so
-    /// far the change was taken for a change of the playback.
-    pub(super) fn path_takes(&mut self, rtt_us: i64) -> Option<i64> {
+    /// Round trips are steady at `rtt_us`. If the path has changed, returns the change of the baseline. Until now
+    /// this change was taken for a change of the playback.
+    pub(super) fn observe_steady_rtt(&mut self, rtt_us: i64) -> Option<i64> {
         let PathRtt::Known {
             rtt_us: before_us,
             added_us,
@@ -200,8 +200,8 @@ impl Known {
         if (-GRID_US..=SAME_RTT_US).contains(&longer_us) {
             return None;
         }
-        // The path may have looked longer at first than it was. So the baseline falls at most to where it was before
-        // the path became longer, or to what is possible for certain.
+        // At first the path may have looked longer than it was. So the baseline falls at most to where it was before
+        // the path became longer, or to the least that is possible.
         let fall_at_most_us = added_us.max(self.us - GRID_US - rtt_us);
         let longer_us = longer_us.max(-fall_at_most_us);
         self.us += longer_us;

@@ -21,7 +21,8 @@ const LONGEST_HOLD_US: u64 = 60_000_000;
 const SHORT_HOLD_US: u64 = 600_000;
 /// A margin is released in steps of one packet...
 const STEP_US: i64 = PACKET_US;
-/// ...so many in the time of a hold: the longer it was kept, the longer a step is watched for an underrun.
+/// ...and this many steps take as long as a hold: the longer a margin was kept, the longer each step is watched for an
+/// underrun.
 const STEPS_IN_HOLD: u64 = 6;
 /// The largest margin. A playback that has become longer by more was lengthened by a stall, and is shortened at once.
 pub(super) const MOST_US: i64 = 150_000;
@@ -29,9 +30,9 @@ pub(super) const MOST_US: i64 = 150_000;
 const LEAST_US: i64 = 15_000;
 /// ...unless pings have shown that the line jitters.
 const LEAST_IN_JITTER_US: i64 = 1_000;
-/// So many round trips tell that a line jitters, if it is not known yet...
+/// This many round trips show that a line jitters, if nothing is known about it yet...
 const RTTS_FOR_JITTER: usize = 3;
-/// ...and so many, if it was steady before: the phone holds more by then, and marks tell in the meantime.
+/// ...and this many, if it was steady before: by then the phone holds more, and marks show underruns in the meantime.
 const RTTS_FOR_CHANGE: usize = 14;
 /// A round trip that varies asks for a margin for this long: until the next few have come back.
 const JITTERY_FOR_US: u64 = 1_000_000;
@@ -47,7 +48,7 @@ struct Held {
 }
 
 impl Held {
-    /// What is left of it.
+    /// The part that is not released yet.
     fn left_us(&self, now_us: u64) -> i64 {
         let steps = match now_us.checked_sub(self.until_us) {
             Some(over_us) => 1 + (over_us / (self.hold_us / STEPS_IN_HOLD)) as i64,

@@ -96,7 +96,7 @@ impl Marks {
         }
     }
 
-    /// `clear` was sent: marks sent before it mean nothing any more.
+    /// `clear` was sent: marks sent before it no longer count.
     pub(super) fn cleared(&mut self) {
         self.epoch += 1;
         self.pending.clear();

@@ -1,8 +1,8 @@
-//! What the phone's side still has to play, and how sure we are of it.
+//! How much audio the phone's side still has to play, and how certain that is.
 //!
 //! Between our socket and the caller's ear lie a network, the carrier's playback buffer and its clock. None of them
-//! reports its state, so it is estimated from what comes back. The playout tells one object, [`PhonePath`], what it
-//! sends and what comes back, and asks it alone.
+//! reports its state, so it is estimated from the messages that come back. The playout reports all that it sends and
+//! receives to one object, [`PhonePath`], and asks no other.
 //!
 //! # Model
 //! Times are on our clock. Nothing is known of the phone's clock but that it plays at about real time.
@@ -51,10 +51,10 @@ use crate::phone_path::remote_playback::RemotePlayback;
 use crate::phone_path::start_offset::StartOffset;
 use crate::rate::PACKET_US;
 
-/// The phone plays on a grid of packets, and what begins anew waits for its next point: the baseline of each such
-/// piece differs by up to this.
+/// The phone plays one packet in each 20 ms. Audio that begins after a gap waits for the next of these moments, so
+/// its baseline differs by up to this.
 const GRID_US: i64 = PACKET_US;
-/// A change beyond this is a stall's, as jitter does not make it.
+/// Only a stall makes a larger change. Jitter is smaller.
 const LARGE_US: i64 = 250_000;
 
 /// A mark to send right after the media; its name must carry both numbers.
@@ -85,7 +85,7 @@ pub(crate) struct PhonePath {
 }
 
 impl PhonePath {
-    /// A path that is not known yet. `covers_rare_delays`: whether the margin covers what is late about once a
+    /// A path that is not known yet. `covers_rare_delays`: whether the margin covers audio that is late about once a
     /// second.
     pub(crate) fn new(covers_rare_delays: bool) -> Self {
         Self {
@@ -137,8 +137,8 @@ impl PhonePath {
         self.playback.mark_due(learning, now_us)
     }
 
-    /// The phone's side echoed a mark, over a return path that varied by `return_jitter_us` lately. Returns by how
-    /// much the backlog proved longer than thought (negative: shorter).
+    /// The phone's side echoed a mark, over a return path that varied by `return_jitter_us` lately. Returns how much
+    /// longer the backlog is than was thought (negative: shorter).
     pub(crate) fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         let lengthened_us = self.playback.mark_echoed(mark, return_jitter_us, now_us);
         if let Some(baseline) = self.playback.baseline() {
@@ -183,7 +183,7 @@ impl PhonePath {
             now_us,
         );
         if let Some(rtt_us) = self.pings.steady_us(now_us) {
-            self.playback.path_takes(rtt_us);
+            self.playback.observe_steady_rtt(rtt_us);
         }
     }
 }

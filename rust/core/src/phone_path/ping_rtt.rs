@@ -1,8 +1,8 @@
 //! Round trips of pings: how long the path to the phone's side and back is, and how much it varies.
 //!
-//! Marks tell that something was late only after the caller had an underrun. Pings take the same path and cost
-//! nothing, so they are sent often while the line is not known yet (a call begins, an agent begins to speak,
-//! something has just changed), now and then while a jitter margin is kept, and seldom otherwise.
+//! Marks show that something was late only after the caller had an underrun. Pings take the same path and cost
+//! nothing. They are sent often while the line is not known yet: when a call begins, when an agent begins to speak,
+//! and after a change. They are sent less often while a jitter margin is kept, and seldom otherwise.
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,7 @@ const STALL_US: u64 = 250_000;
 
 /// Round trips vary if they differ by this, a packet's length: a margin for less costs more than it gains.
 pub(super) const VARY_US: u64 = 20_000;
-/// The fewest round trips that tell that a path is steady.
+/// The fewest round trips that show that a path is steady.
 pub(super) const ENOUGH: usize = 11;
 
 /// How the newest round trips differ.
@@ -56,7 +56,7 @@ enum Learning {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stall {
     None,
-    /// Pings that were held up together have come back since then. Those sent before tell nothing.
+    /// Pings that were held up together have come back since then. Earlier pings say nothing about jitter.
     EndedAt(u64),
 }
 
@@ -114,7 +114,8 @@ impl PingRtt {
         due
     }
 
-    /// When the next ping is due while there is something to learn; later ones go with what is sent anyway.
+    /// When the next ping is due while there is something to learn. Otherwise pings are sent with audio and need no
+    /// timer.
     pub(super) fn wake_us(&self) -> Option<u64> {
         match self.learning {
             Learning::Until(until_us) if self.due_us >= until_us => None,
@@ -122,7 +123,7 @@ impl PingRtt {
         }
     }
 
-    /// A ping has come back after so long.
+    /// A ping came back after `rtt_us`.
     pub(super) fn observe(&mut self, rtt_us: u64, now_us: u64) {
         self.keep(rtt_us, now_us);
         match self.steady_us(now_us) {

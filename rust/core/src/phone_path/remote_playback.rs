@@ -1,9 +1,9 @@
-//! What the phone's side still has to play, as marks tell.
+//! How much the phone's side still has to play, measured by marks.
 //!
-//! The phone's side plays what it gets at real time, so one number says it all: when it is drained if nothing more is
-//! sent (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. Echoes of marks
-//! tell `lengthened = offset - baseline`, as soon as enough of them agree: the playback became longer by an underrun,
-//! or the player's clock runs at another speed.
+//! The phone's side plays in real time. So one number is enough: when it is drained if nothing more is sent
+//! (`drained_at = planned + lengthened`, see [`crate::phone_path`]). Sending moves `planned`. As soon as enough echoes
+//! of marks agree, they give `lengthened = offset - baseline`. The playback lengthens by an underrun, or because the
+//! player's clock runs at another speed.
 
 use std::collections::VecDeque;
 
@@ -11,17 +11,18 @@ use crate::phone_path::baseline::{Baseline, Known};
 use crate::phone_path::marks::{Echo, Marks};
 use crate::phone_path::{GRID_US, LARGE_US, Mark, Source, keep_newest};
 
-/// Echoes tell the length of the playback, and not the network's jitter, if they agree within this...
+/// Echoes measure the length of the playback, and not the network's jitter, if they agree within this...
 const AGREE_US: i64 = 10_000;
-/// ...and are so many...
+/// ...and there are this many of them...
 const ECHOES_TO_AGREE: usize = 5;
-/// ...or so many, for a change beyond [`LARGE_US`], which jitter does not make. There it is enough that they agree
-/// within one part in [`AGREE_SHARE`] of the change: a network that stalled still jitters.
+/// ...or this many, for a change beyond [`LARGE_US`], which jitter does not make. For such a change it is enough that
+/// they agree within one part in [`AGREE_SHARE`] of it: a network that stalled still jitters.
 const ECHOES_FOR_LARGE: usize = 3;
 const AGREE_SHARE: i64 = 16;
 /// A change of this is worth correcting: half a packet.
 const WORTH_US: i64 = 8_000;
-/// So many marks of silence are compared with those of speech: networks change while a caller waits for minutes.
+/// Only the newest marks of silence are compared with those of speech, this many: networks change while a caller
+/// waits for minutes.
 const SILENCE_KEPT: usize = 8;
 /// An overdue mark is waited for this long. Then the phone has stopped echoing.
 const OVERDUE_AT_MOST_US: i64 = 30_000_000;
@@ -35,8 +36,8 @@ pub(super) struct RemotePlayback {
     marks: Marks,
     /// Offsets of the newest echoes since the last `clear`.
     recent: VecDeque<i64>,
-    /// Offsets behind silence, before the first words: they tell the baseline even if a stall holds the first words
-    /// up.
+    /// Offsets behind silence, before the first words: they give the baseline even if a stall holds up the first
+    /// words.
     silence: VecDeque<i64>,
     baseline: Baseline,
 }
@@ -85,11 +86,11 @@ impl RemotePlayback {
     }
 
     /// Round trips are steady at `rtt_us`. A path that has changed changes the baseline, not the playback.
-    pub(super) fn path_takes(&mut self, rtt_us: u64) {
+    pub(super) fn observe_steady_rtt(&mut self, rtt_us: u64) {
         let changed_us = self
             .baseline
             .known()
-            .and_then(|known| known.path_takes(rtt_us as i64));
+            .and_then(|known| known.observe_steady_rtt(rtt_us as i64));
         if let Some(changed_us) = changed_us {
             self.silence.clear();
             self.lengthen(-changed_us);
@@ -104,7 +105,7 @@ impl RemotePlayback {
             .known()
             .is_some_and(|known| known.is_on_trial(now_us));
         let fast = learning || overdue || on_trial;
-        // The oldest mark is the one that tells when a stall is over.
+        // The oldest mark shows when a stall is over, so it must not be pushed out.
         let must_wait = overdue && self.marks.is_full();
         if self.drained_at_us <= now_us || must_wait || !self.marks.is_due(fast, now_us) {
             return None;
@@ -113,8 +114,8 @@ impl RemotePlayback {
         Some(self.marks.send(planned_us, self.last_sent, now_us))
     }
 
-    /// Whether the oldest mark should have come back by now. Then what was sent is stalled, and more marks among it
-    /// tell sooner by how much when it arrives.
+    /// Whether the oldest mark should have come back by now. Then the audio is stalled. With more marks in it, its
+    /// delay is known sooner when it arrives.
     fn is_overdue(&self, now_us: u64) -> bool {
         let (Some(baseline_us), Some(planned_us)) = (self.baseline.us(), self.marks.oldest_planned_us())
         else {
@@ -124,8 +125,8 @@ impl RemotePlayback {
         (LARGE_US..OVERDUE_AT_MOST_US).contains(&late_us)
     }
 
-    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns by how much the
-    /// playback proved longer than thought (negative: shorter).
+    /// A mark came back, over a path that takes up to `return_jitter_us` longer at times. Returns how much longer the
+    /// playback is than was thought (negative: shorter).
     pub(super) fn mark_echoed(&mut self, mark: Mark, return_jitter_us: u64, now_us: u64) -> i64 {
         let return_jitter_us = return_jitter_us as i64;
         match self.marks.echoed(mark, now_us) {
@@ -155,7 +156,7 @@ impl RemotePlayback {
         }
     }
 
-    /// By how much the newest echoes say that the playback has lengthened since it was last measured.
+    /// How much the playback has lengthened since the last measurement, by the newest echoes.
     fn measure(&mut self, return_jitter_us: i64, now_us: u64) -> i64 {
         let change_us = self
             .large_change_us()
@@ -222,7 +223,7 @@ impl RemotePlayback {
         (most_us - least_us <= AGREE_US).then_some(least_us)
     }
 
-    /// The least and the most of so many newest offsets; `None` if there are fewer.
+    /// The least and the most of the newest `echoes` offsets; `None` if there are fewer.
     fn newest(&self, echoes: usize) -> Option<(i64, i64)> {
         if self.recent.len() < echoes {
             return None;
@@ -415,7 +416,7 @@ mod tests {
                 playback.mark_echoed(mark, 0, now_us + FRAME_US + base_us);
             }
             let mut takes = |rtt_us: u64| {
-                playback.path_takes(rtt_us + pongs_late_us);
+                playback.observe_steady_rtt(rtt_us + pongs_late_us);
                 (playback.baseline.us().map(|us| us as u64), playback.lengthened_us)
             };
             assert_eq!(takes(100_000), (Some(base_us), 0));

@@ -1,34 +1,34 @@
-//! How far the engine is behind, and how much of the caller's audio is shed for it.
+//! How far behind the engine is, and how much of the caller's audio is shed so that it catches up.
 //!
 //! The engine answers sample for sample, so:
 //! ```text
 //! outstanding = given - answered
 //! backlog     = outstanding - the minimum ever outstanding
 //! ```
-//! The minimum is what is always on its way. The backlog is delay for the caller: an engine that needs more than 80
-//! ms for 80 ms makes it grow as long as it is given everything. So it is given less: audio is shortened where that
-//! is enough, and otherwise cut until the backlog is worked off.
+//! The minimum is the audio that is always on its way. The backlog is delay for the caller. It grows if the engine
+//! needs more than 80 ms for a step and is given all audio. So the engine is given less: audio is shortened where
+//! that is enough, and otherwise cut until the engine has caught up.
 //!
-//! An engine that lost something, or a longer path to the engine, looks like a backlog but does not grow. So when
-//! much has been shed, a test follows: the engine is given everything for a while. With minima over windows of
+//! If the engine lost audio, or the path to it became longer, that looks like a backlog but does not grow. So after
+//! much audio was shed, a test follows: the engine is given everything for a while. With minima over windows of
 //! [`WINDOW_US`]:
 //! ```text
 //! growth = minimum outstanding in the newest window - minimum outstanding in the first
 //! ```
-//! If it grows, the backlog is real. If not, what is outstanding is usual from then on, and the next test is longer:
-//! it finds an engine that is slower than real time by less.
+//! If there is growth, the backlog is real. If not, what is outstanding becomes the new minimum, and the next test is
+//! longer: a longer test finds an engine that is only a little slower than real time.
 
 use crate::rate::LineRate;
 
-/// A larger backlog counts: networks, chunks and steps that vary make less.
+/// Only a larger backlog counts: variations of networks, chunks and steps stay below this.
 const BEHIND_MS: u32 = 250;
 /// The engine has caught up when its backlog is no larger than this.
 const CAUGHT_UP_MS: u32 = 120;
 /// Every answer must be late for this long before anything is shed: a stalled network has brought everything by then.
 const WINDOW_US: u64 = 1_500_000;
-/// So much may be shed before the first test, and after a test that found no backlog...
+/// This much may be shed before the first test, and after a test that found no backlog...
 const TEST_AFTER_MS: u32 = 1500;
-/// ...and so much after a test that found one.
+/// ...and this much after a test that found one.
 const TEST_AGAIN_AFTER_MS: u32 = 15_000;
 /// The length of the first test. Each test that finds no backlog makes the next one twice as long.
 const FIRST_TEST_US: u64 = 3 * WINDOW_US;
@@ -39,12 +39,12 @@ const GROWTH_MS: u32 = 40;
 const RANGE_SHARE: i64 = 4;
 /// Growth by this much ends a test early.
 const PROOF_MS: u32 = 200;
-/// After audio was shed it takes this long until what is always on its way is on its way again.
+/// After audio was shed, this much time passes until the usual amount is on its way again.
 const SETTLE_US: u64 = 2_000_000;
-/// What is outstanding has been answered after its own duration, and this.
+/// Outstanding audio has been answered after its own duration plus this.
 const ROUND_TRIP_US: u64 = 300_000;
-/// Audio is shed for at most as long as what is outstanding lasts, plus this: an engine without input says nothing
-/// that would tell how far it is.
+/// Audio is shed for at most the duration of what is outstanding plus this. An engine without input gives no answers,
+/// and only its answers show how far it is.
 const UNFED_MS: u32 = 300;
 
 /// How much was outstanding over a while.
@@ -87,13 +87,13 @@ enum State {
     },
     /// Audio is made shorter.
     Shortening,
-    /// Audio is dropped, until so many samples are.
+    /// Audio is dropped until `left` samples have been.
     Cutting {
         left: usize,
     },
 }
 
-/// How much may be shed before a test tells whether that is right.
+/// How much may be shed before a test must show whether the backlog is real.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Allowance {
     Left(i64),
@@ -106,7 +106,7 @@ enum Allowance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shed {
     Nothing,
-    /// At most so many samples, where that can be done without losing a word.
+    /// At most this many samples, where that can be done without losing a word.
     AtMost(usize),
     Everything,
 }
@@ -118,13 +118,13 @@ pub(crate) struct EngineBacklog {
     most_worth_hearing: usize,
     given: i64,
     answered: i64,
-    /// The minimum ever outstanding, while everything was on its way that usually is.
+    /// The minimum ever outstanding, while the usual amount was on its way.
     least_outstanding: Option<i64>,
     /// From then on `least_outstanding` is learnt.
     settled_us: u64,
     state: State,
     allowance: Allowance,
-    /// So much may still be shed before the engine must be given something.
+    /// How much may still be shed before the engine must be given something.
     unfed_at_most: i64,
     test_us: u64,
     times: u64,
@@ -169,7 +169,7 @@ impl EngineBacklog {
         self.times
     }
 
-    /// The engine was given so many samples.
+    /// The engine was given `samples`.
     pub(crate) fn given(&mut self, samples: usize) {
         if samples > 0 {
             self.given += samples as i64;
@@ -177,7 +177,7 @@ impl EngineBacklog {
         }
     }
 
-    /// The engine answered with so many samples.
+    /// The engine answered with `samples`.
     pub(crate) fn answered(&mut self, samples: usize, now_us: u64) {
         self.answered += samples as i64;
         let outstanding = self.outstanding();
@@ -237,7 +237,7 @@ impl EngineBacklog {
         };
     }
 
-    /// A window of a test is over: whether there is a backlog, as far as it tells.
+    /// A window of a test is over: decides whether the backlog is real, or goes on testing.
     fn test(&mut self, first: Window, newest: Window, now_us: u64) -> State {
         let growth = newest.least - first.least;
         let doubt = (first.most - first.least) / RANGE_SHARE;
@@ -270,7 +270,7 @@ impl EngineBacklog {
         }
     }
 
-    /// So many samples were shed.
+    /// `samples` were shed.
     pub(crate) fn was_shed(&mut self, samples: usize, now_us: u64) {
         self.settled_us = now_us + SETTLE_US;
         self.unfed_at_most -= samples as i64;

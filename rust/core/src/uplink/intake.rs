@@ -1,15 +1,15 @@
 //! The model's clock: feeds the engine in real time, whatever the phone does.
 //!
-//! PersonaPlex steps when it has 80 ms of the caller's audio. So that audio is its clock, and a delay that enters
-//! here stays in the call until it is taken out again:
+//! PersonaPlex steps when it has 80 ms of the caller's audio. So this audio is its clock, and a delay that enters
+//! here stays in the call until it is removed:
 //! - Before the engine is ready only the newest 80 ms are kept.
 //! - In steady state everything passes through as it arrives, late or not.
 //! - When the phone is later than its `StallTimeout`, comfort noise takes the place of its audio, at the phone's own
 //!   pace.
-//! - When the missing audio arrives after all, as much of it is removed as noise was inserted for it. The audio waits
+//! - When the missing audio arrives after all, the length of the inserted noise is removed from it. The audio waits
 //!   here and is made shorter (pauses, then speech, then a cut), while the model goes on at the pace of the clock.
-//! - Audio that was lost never arrives. The noise in its place stays, and nothing is removed for it. `RelativeDelay`
-//!   tells how much is still missing.
+//! - Lost audio never arrives. Its noise stays, and nothing is removed. `RelativeDelay` estimates how much audio is
+//!   still missing.
 //! - An engine that is slower than the caller is given less (`EngineBacklog`): audio is made shorter, or nothing is
 //!   sent for a while.
 //! - An engine that stops answering is fed no more than the largest backlog that is worth hearing. Until it answers
@@ -17,6 +17,8 @@
 //!
 //! All output is whole 20 ms, so that Opus frames and the model's steps stay in phase with the phone's chunks. The
 //! wrong phase costs up to 20 ms for the rest of the call.
+
+mod config;
 
 use crate::dsp::drift::Drift;
 use crate::dsp::noise::ComfortNoise;
@@ -28,6 +30,7 @@ use crate::dsp::windowed_range::WindowedRange;
 use crate::rate::{CATCH_UP_US, FRAME_MS, FRAME_US, LineRate, PACKET_MS};
 use crate::uplink::engine_backlog::{EngineBacklog, Shed};
 use crate::uplink::stall_timeout::StallTimeout;
+pub use config::{IntakeConfig, IntakeStats};
 
 /// In a stall noise goes out at least this often: the playout is used to longer beats.
 const STALL_STEP_MS: u32 = 40;
@@ -41,88 +44,19 @@ const SILENT_ENGINE_US: u64 = 1_000_000;
 /// An engine that does not answer is given one frame in this time: if it lost what it had, it needs a frame to answer
 /// to.
 const PROBE_US: u64 = 2_000_000;
-/// Less than a frame that is to be removed waits for a pause for this long.
+/// If less than a frame must still be removed, a pause is waited for this long.
 const LAST_US: u64 = 1_000_000;
-/// While audio is missing, it is not certain that less than this has come: noise is inserted in steps of 20 ms, and
+/// While audio is missing, smaller amounts of late audio are not certain: noise is inserted in steps of 20 ms, and
 /// the least offsets before and after a gap may differ by jitter.
 const DOUBT_MS: u32 = 30;
 /// Noise waits for audio no longer than this: then the stall timeout is over.
 const MOST_SPREAD_US: i64 = 250_000;
-/// After so many frames the beat of frames against chunks of whole 20 ms repeats.
+/// The pattern of frames against chunks of whole 20 ms repeats after this many frames.
 const BEAT_FRAMES: i64 = 25;
 /// Cross-fades from comfort noise, and from the opening silence, are this long.
 const FADE_MS: u32 = 5;
 /// The last sound of a word that breaks off is continued for this long, fading.
 const DIE_AWAY_MS: u32 = 20;
-
-/// How the intake behaves; the defaults suit a telephone line.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IntakeConfig {
-    /// This much of the phone's first audio is replaced by digital silence: a line cracks when it opens.
-    pub gate_ms: u32,
-    /// The longest backlog that is worth hearing; older audio is cut.
-    pub max_backlog_ms: u32,
-    /// Seed of the comfort noise: the same seed and calls give the same samples.
-    pub seed: u64,
-}
-
-impl Default for IntakeConfig {
-    fn default() -> Self {
-        Self {
-            gate_ms: 200,
-            max_backlog_ms: 1000,
-            seed: 1,
-        }
-    }
-}
-
-/// What the intake did so far, in samples at the line's rate unless the name says otherwise.
-///
-/// `received + inserted = emitted + dropped + withheld + removed + cut + buffered`, where `removed` is from pauses
-/// and from speech.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct IntakeStats {
-    /// Samples that the phone sent.
-    pub received: u64,
-    /// Samples that the engine got.
-    pub emitted: u64,
-    /// Samples waiting here.
-    pub buffered: u64,
-    /// Samples dropped because no engine was ready.
-    pub dropped: u64,
-    /// Samples withheld from an engine that did not answer.
-    pub withheld: u64,
-    /// Of what was removed or cut, the samples that were shed because the engine was behind.
-    pub shed: u64,
-    /// How often the engine was behind for so long that audio was shed.
-    pub slow: u64,
-    /// How often the engine did not answer for so long that audio was withheld from it.
-    pub holds: u64,
-    /// Samples at the opening of the line that were replaced by silence.
-    pub gated: u64,
-    /// Comfort noise inserted in place of missing audio.
-    pub inserted: u64,
-    /// Removed from pauses again.
-    pub removed_in_pauses: u64,
-    /// Removed from speech again, by making it faster.
-    pub removed_in_speech: u64,
-    /// Cut because it was too old, or would have been when the engine got to it.
-    pub cut: u64,
-    /// How often the phone stalled.
-    pub stalls: u64,
-    /// The longest stall, from when the audio was due.
-    pub longest_stall_us: u64,
-    /// How late the phone's audio frequently is, against its earliest.
-    pub relative_delay_us: u64,
-    /// How late the phone may be before it counts as stalled.
-    pub wait_us: u64,
-    /// How long a sample that arrives now waits here.
-    pub delay_us: u64,
-    /// Length of the phone's chunk: its oldest sample waited that long at the phone.
-    pub chunk_us: u64,
-    /// By how many parts per million the phone's clock is faster than ours; `None` before a minute has passed.
-    pub drift_ppm: Option<f32>,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
@@ -130,8 +64,7 @@ enum State {
     Closed,
     /// Everything that arrives passes through.
     Steady,
-    /// The phone is late: noise takes the place of its audio, which was due at `due_us`. `clock_us`: see
-    /// [`Intake::clock_us`].
+    /// The phone is late: noise replaces its audio, which was due at `due_us`. `clock_us`: see [`Intake::clock_us`].
     Stalled { due_us: u64, clock_us: i64 },
     /// Noise was inserted, and the missing audio arrives: what waits is made shorter.
     Behind { since_us: u64, last_since_us: u64 },
@@ -162,16 +95,16 @@ pub struct Intake {
     engine_backlog: EngineBacklog,
     /// How much was shed in all.
     shed: u64,
-    /// What waits may not be whole 20 ms, because audio was shed.
+    /// The audio that waits may not be whole 20 ms, because some was shed.
     may_be_off_grid: bool,
     /// How long the newest audio had waited when the engine was opened.
     opened_late_us: i64,
-    /// How much audio that was.
+    /// How much audio the engine was opened with.
     opened_with: usize,
     arrived_us: Option<u64>,
     /// Samples that the present engine got, or that were shed for it.
     position: u64,
-    /// Of them, those that it got.
+    /// The part of `position` that the engine got.
     given: u64,
     /// Noise in place of audio that may still arrive. If it does, as much is removed. In steady state: a rest that is
     /// too short to be certain.
@@ -274,7 +207,7 @@ impl Intake {
         self.resume(now_us, out);
     }
 
-    /// The engine answered with so many samples.
+    /// The engine answered with `samples`.
     pub fn answered(&mut self, samples: usize, now_us: u64) {
         self.has_answered = true;
         self.unanswered_since_us = None;
@@ -387,13 +320,13 @@ impl Intake {
         (1..=BEAT_FRAMES).map(late_us).max().unwrap_or(0)
     }
 
-    /// By how much the return path, from the phone to us, has varied in the last seconds.
+    /// How much the delay of the return path, from the phone to us, has varied in the last seconds.
     #[must_use]
     pub fn return_jitter_us(&self) -> u64 {
         self.arrivals.range_us(self.heard_us)
     }
 
-    /// How long the engine has owed an answer; 0 if it owes none.
+    /// How long an answer of the engine has been outstanding; 0 if none is.
     #[must_use]
     pub fn unanswered_us(&self, now_us: u64) -> u64 {
         self.unanswered_since_us
@@ -460,7 +393,7 @@ impl Intake {
         self.vad.observe(heard, self.queue.background.floor());
     }
 
-    /// The engine was given so many samples: an answer is outstanding from now on, if it answers at all.
+    /// The engine was given `samples`: from now on an answer is outstanding, if the engine has ever answered.
     fn note_given(&mut self, samples: usize, now_us: u64) {
         if samples > 0 && self.has_answered {
             self.unanswered_since_us.get_or_insert(now_us);
@@ -539,7 +472,7 @@ impl Intake {
         self.note_shed(cut - surplus, now_us);
     }
 
-    /// So many samples were shed for an engine that is behind.
+    /// `samples` were shed because the engine is behind.
     fn note_shed(&mut self, samples: usize, now_us: u64) {
         if samples == 0 {
             return;
@@ -550,7 +483,7 @@ impl Intake {
         self.engine_backlog.was_shed(samples, now_us);
     }
 
-    /// Appends the newest 80 ms, in whole 20 ms. The engine's clock starts anew with them.
+    /// Appends the newest 80 ms, in whole 20 ms. The engine's clock starts at zero with them.
     fn resume(&mut self, now_us: u64, out: &mut Vec<f32>) {
         self.expect_continuation();
         self.queue.fade_in_from(&self.scratch);
@@ -688,8 +621,8 @@ impl Intake {
         }
     }
 
-    /// The wall clock: when a position is due at the model, less that position. It stands still for audio that is
-    /// missing and has no noise in its place.
+    /// The wall clock: when a position is due at the model, less that position. It does not advance for missing audio
+    /// that was not replaced by noise.
     fn clock_us(&self) -> i64 {
         if let State::Stalled { clock_us, .. } = self.state {
             return clock_us;
@@ -698,15 +631,16 @@ impl Intake {
         self.relative_delay.least_since_gap_us() - self.rate.us(stays)
     }
 
-    /// What the model should have been given by now and was not, in whole 20 ms, if positions are due at `offset_us`.
+    /// How many samples the model should have been given by now and was not, in whole 20 ms, if positions are due at
+    /// `offset_us`.
     fn due(&self, now_us: u64, offset_us: i64) -> usize {
         let grid_us = i64::from(PACKET_MS) * 1000;
         let due_us = now_us as i64 - offset_us - self.rate.us(self.position as usize);
-        // Rounded: a chunk that is a moment early does not lack a step.
+        // Rounded, so that a chunk that is a moment early does not count as one step too few.
         ((due_us + grid_us / 2).max(0) / grid_us) as usize * self.rate.samples(PACKET_MS)
     }
 
-    /// The same while the phone is stalled: what waits, and noise.
+    /// The same while the phone is stalled: the samples that wait, and noise.
     fn due_in_stall(&self, now_us: u64) -> usize {
         let due = self.due(now_us, self.clock_us());
         if due <= self.queue.len() {
@@ -718,8 +652,8 @@ impl Intake {
             .max(self.queue.len().next_multiple_of(self.rate.samples(PACKET_MS)))
     }
 
-    /// How far noise is behind the clock. Its first step stands for the beginning of a chunk, which arrives a chunk's
-    /// length later, or as late as chunks frequently are.
+    /// How far noise is behind the clock. Its first step replaces the beginning of a chunk. A chunk arrives a chunk's
+    /// length after its beginning, or as late as chunks frequently are.
     fn noise_lag_us(&self) -> i64 {
         let chunk_us = self
             .rate
