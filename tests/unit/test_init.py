@@ -174,8 +174,8 @@ def test_a_question_is_asked_only_where_its_answer_matters() -> None:
         (["--text-prompt={you}"], "--text-prompt (command line): '{you}' is no field"),
         (["--tls-cert-file=/nowhere"], "--tls-cert-file (command line): cannot read '/nowhere'"),
         (["--tls-key-file=KEY"], "--tls-key-file (command line): a key needs a certificate"),
-        (["--tls-cert-file=/dev/zero"], "cannot read '/dev/zero': it is no regular file"),
-        (["--tls-key-file=PIPE"], "it is no regular file"),
+        (["--tls-cert-file=/dev/zero"], "cannot read '/dev/zero': it is not a regular file"),
+        (["--tls-key-file=PIPE"], "it is not a regular file"),
         (["--tls-cert-file=~nobody-here/x"], "there is no such user"),
     ],
 )
