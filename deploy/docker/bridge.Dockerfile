@@ -34,9 +34,10 @@ WORKDIR /var/lib/pxbridge
 VOLUME /var/lib/pxbridge
 # Calls, and the operator's console, which listens on the container's loopback unless a login is set.
 EXPOSE 5050 5051
-# Alive, not ready: a bridge without an engine must not be restarted, because its calls wait for one.
+# Alive, not ready: a bridge without an engine must not be restarted, because its calls wait for one. The port and
+# TLS are those of the environment. The certificate is not for 127.0.0.1, so it is not checked.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5050/livez', timeout=2)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as u; e = os.environ.get; u.urlopen(('https' if e('PXBRIDGE_TLS_CERT_FILE') else 'http') + '://127.0.0.1:' + (e('PXBRIDGE_PORT') or '5050') + '/livez', timeout=2, context=ssl._create_unverified_context())"]
 # It drains: live calls go on for PXBRIDGE_DRAIN_S (60 s), so give the container longer than that to stop.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["pxbridge"]

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.deploy.queries import of_dashboards
 from tests.deploy.test_metrics_named import a_bridges, an_engines
 from tests.fault.processes import bridge_process, fetch, free_port, until
@@ -47,6 +49,35 @@ def test_hadolint_finds_nothing() -> None:
         DEPLOY / "docker" / "hadolint.yaml",
         *sorted((DEPLOY / "docker").glob("*.Dockerfile")),
     )
+
+
+def health_check() -> list[str]:
+    """The words of the health check of the bridge's image."""
+    text = (DEPLOY / "docker" / "bridge.Dockerfile").read_text(encoding="utf-8")
+    words: list[str] = json.loads(text.partition("HEALTHCHECK")[2].partition("CMD ")[2].partition("\n")[0])
+    return words
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+async def test_the_health_check_asks_where_the_settings_say(with_tls: bool, tmp_path: Path) -> None:
+    set_too = {}
+    if with_tls:
+        made = trustme.CA().issue_cert("voice.example.com")
+        made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "tls.pem")
+        set_too = {"PXBRIDGE_TLS_CERT_FILE": str(tmp_path / "tls.pem")}
+    program, *words = health_check()
+    assert program == "python"
+
+    async def status(port: int) -> int | None:
+        environ = {**os.environ, **set_too, "PXBRIDGE_PORT": str(port)}
+        asking = await asyncio.create_subprocess_exec(
+            *(sys.executable, *words), env=environ, stderr=asyncio.subprocess.DEVNULL
+        )
+        return await asking.wait()
+
+    async with bridge_process(environ=set_too) as bridge:
+        assert await status(bridge.port) == 0
+    assert await status(bridge.port) == 1
 
 
 # -- Compose
@@ -154,7 +185,7 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
 
 
 def test_the_bridge_reads_its_agents_from_a_folder(prepared: Path) -> None:
-    """A file that is mounted alone stays the old one when an editor replaces it: SIGHUP changes nothing."""
+    """A file that is mounted alone stays the old one when an editor replaces it, whatever SIGHUP says."""
     bridge = configuration(prepared)["services"]["bridge"]
     folder = Path(bridge["environment"]["PXBRIDGE_CONFIG"]).parent
     (mounted,) = (volume for volume in bridge["volumes"] if volume["target"] == str(folder))

@@ -141,22 +141,26 @@ async def test_a_port_with_another_secret_is_told(around: Environment) -> None:
 
 
 async def test_an_engine_is_dialled_with_its_token(around: Environment) -> None:
-    async with running(Options(port=0, token="s3cret")) as engine:
-        leads_to = target.engine("127.0.0.1", engine.port, path="/api/chat", token="s3cret")
+    async with running(Options(port=0, token="s3cret-of-the-engine")) as engine:
+        leads_to = target.engine("127.0.0.1", engine.port, path="/api/chat", token="s3cret-of-the-engine")
         async with kept_open(Cloudflared(), leads_to, around.variables, QUICK) as told:
             await told.until(lambda: bool(told.opened_at))
         assert told.failures == []
 
 
 async def test_an_engines_port_is_found_out_and_needs_its_token(around: Environment) -> None:
-    async with running(Options(port=0, token="s3cret")) as engine:
-        environ = {**around.variables, "PXBRIDGE_PORT": str(engine.port), "PXBRIDGE_ENGINE_TOKEN": "s3cret"}
+    async with running(Options(port=0, token="s3cret-of-the-engine")) as engine:
+        environ = {
+            **around.variables,
+            "PXBRIDGE_PORT": str(engine.port),
+            "PXBRIDGE_ENGINE_TOKEN": "s3cret-of-the-engine",
+        }
         async with program("pxbridge", "tunnel", environ=environ) as tunnel:
             await until(lambda: tunnel.said("the engine's URL for a bridge"), "the URL is printed")
             assert tunnel.said("/api/chat")
             tunnel.signal(signal.SIGTERM)
             assert await tunnel.ends() == 0
-        assert "s3cret" not in tunnel.log
+        assert "s3cret-of-the-engine" not in tunnel.log
         del environ["PXBRIDGE_ENGINE_TOKEN"]
         async with program("pxbridge", "tunnel", environ=environ) as tunnel:
             assert await tunnel.ends() == cli.EXIT_UNUSABLE
@@ -169,7 +173,7 @@ def test_the_journal_gets_the_lines_of_the_log_alone(
     stderr = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
     printed = io.StringIO()
-    opened = target.bridge("127.0.0.1", 5050, path="/exotel", login="ann:s3cret")
+    opened = target.bridge("127.0.0.1", 5050, path="/exotel", login="ann:s3cret-of-the-engine")
     with caplog.at_level("INFO"):
         View("cloudflared", Console(file=printed)).opened(opened, "wss://x.example.com", None)
     assert printed.getvalue() == ""
@@ -182,15 +186,15 @@ async def test_an_engine_with_a_tunnel_of_its_own_is_reached_through_it(
     for name, value in around.variables.items():
         if not name.startswith("PXBRIDGE_"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PXBRIDGE_ENGINE_TOKEN", "s3cret")
+    monkeypatch.setenv("PXBRIDGE_ENGINE_TOKEN", "s3cret-of-the-engine")
     printed = io.StringIO()
     console = Console(file=printed, force_terminal=True, width=200)
     asked = argparse.Namespace(tunnel="cloudflared", host="127.0.0.1", port=0)
     beside = engine_serve.tunnel_beside(asked, console)
-    prepared = prepare(Options(port=0, token="s3cret"))
+    prepared = prepare(Options(port=0, token="s3cret-of-the-engine"))
     serving = asyncio.create_task(serve(loaded(FakeStepper(1)), prepared, beside.start))
     await until(lambda: "/api/chat" in printed.getvalue(), "the URL is printed")
-    (url,) = re.findall(r"wss://bridge:s3cret@localhost:\d+/api/chat", printed.getvalue())
+    (url,) = re.findall(r"wss://bridge:s3cret-of-the-engine@localhost:\d+/api/chat", printed.getvalue())
     session = await websocket.connect(f"{url}?{urlencode(PERSONA)}")
     session.close(1000)
     await session.wait_closed()

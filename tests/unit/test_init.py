@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import shlex
 import stat
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -172,16 +173,36 @@ def test_a_question_is_asked_only_where_its_answer_matters() -> None:
         (["--transfer-to=me"], "--transfer-to (command line): 'me' is not a phone number"),
         (["--text-prompt={you}"], "--text-prompt (command line): '{you}' is no field"),
         (["--tls-cert-file=/nowhere"], "--tls-cert-file (command line): cannot read '/nowhere'"),
-        (["--tls-key-file=/dev/null"], "--tls-key-file (command line): a key needs a certificate"),
+        (["--tls-key-file=KEY"], "--tls-key-file (command line): a key needs a certificate"),
+        (["--tls-cert-file=/dev/zero"], "cannot read '/dev/zero': it is not a regular file"),
+        (["--tls-key-file=PIPE"], "it is not a regular file"),
+        (["--tls-cert-file=~nobody-here/x"], "there is no such user"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_leaves_no_file(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    told: str,
+    tls: tuple[Path, Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    pipe = tmp_path_factory.mktemp("pipe") / "pipe"
+    os.mkfifo(pipe)  # nobody writes into it: who reads it waits for ever
+    words = [word.replace("PIPE", str(pipe)).replace("KEY", str(tls[1])) for word in words]
     assert cli.main(["init", str(tmp_path / "new.toml"), "--yes", *words]) == cli.EXIT_UNUSABLE
     written = capsys.readouterr().err
     assert told in written and written.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_says_next_can_be_pasted_into_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my settings; ls.toml"
+    assert cli.main(["init", str(file), "--yes"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "check-config" in line)
+    assert shlex.split(line)[-2:] == ["--config", str(file)]
 
 
 def test_a_certificate_without_its_key_is_told(

@@ -132,6 +132,7 @@ def test_custom_parameters_cannot_be_changed_afterwards() -> None:
 
 
 PCM_NAMES = ["raw", "raw/slin", "audio/x-raw", "audio/x-l16", "base64", "", "PCM", "pcm-audio", "linear16"]
+PCM_NAMES += ["pcm_s16le", "s16le", "PCM 8000", "pcm8k", "L16;rate=8000", "slin8", "raw/slin24"]
 
 
 @pytest.mark.parametrize("encoding", PCM_NAMES)
@@ -147,7 +148,11 @@ def test_any_other_word_means_pcm_and_is_told(encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "encoding", ["audio/x-alaw", "ALAW", "a-law", "PCMA", "audio/PCMA", "pcma/8000", "G711_alaw"]
+    "encoding",
+    [
+        *("audio/x-alaw", "ALAW", "a-law", "PCMA", "audio/PCMA", "pcma/8000", "G711_alaw"),
+        *("G711A", "G.711a", "g711-a", "pcm_alaw", "PCMALAW"),
+    ],
 )
 def test_a_law_is_recognised(encoding: str) -> None:
     assert payload_encoding(encoding) == PayloadEncoding("alaw")
@@ -164,6 +169,14 @@ def test_a_law_is_recognised(encoding: str) -> None:
         ("audio/gsm", "GSM"),
         ("speex", "Speex"),
         ("audio/mpeg", "MP3"),
+        ("audio/flac", "FLAC"),
+        ("ADPCM", "ADPCM"),
+        ("adpcm_ima_wav", "ADPCM"),
+        ("G.711", "G.711 without its law"),
+        ("pcm_u8", "PCM that has not 16 bits"),
+        ("audio/L24", "PCM that has not 16 bits"),
+        ("pcm_f32le", "PCM that has not 16 bits"),
+        ("pcm_s16be", "big-endian PCM"),
     ],
 )
 def test_a_known_codec_that_is_not_read_is_refused_by_its_name(encoding: str, name: str) -> None:
@@ -187,7 +200,11 @@ def test_tracks_beside_the_callers_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "encoding", ["audio/x-mulaw", "MULAW", "ulaw", "PCMU", "audio/pcmu", "mu-law", "G711_ulaw"]
+    "encoding",
+    [
+        *("audio/x-mulaw", "MULAW", "ulaw", "PCMU", "audio/pcmu", "mu-law", "G711_ulaw"),
+        *("G711U", "G.711µ", "g711-mu", "pcm_mulaw", "audio/basic"),
+    ],
 )
 def test_mu_law_is_recognised(encoding: str) -> None:
     assert payload_encoding(started(media_format={"encoding": encoding}).encoding).encoding == "mulaw"

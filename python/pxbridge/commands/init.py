@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import ssl
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pxbridge.commands.check_config import check
 from pxbridge.commands.init_file import Access, Answers, Fresh, Reach, render
 from pxbridge.commands.terminal import say, wrapped
 from pxbridge.errors import ConfigError, InputError
+from pxbridge.settings import files
 from pxbridge.settings.values import certificates
 from pxbridge.telephony.tls import ServingTls
 
@@ -85,11 +87,9 @@ def _voice(text: str) -> str:
 
 
 def _file(text: str) -> Path:
-    path = Path(text).expanduser().absolute()
-    try:
-        path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {text!r}: {getattr(error, 'strerror', None) or error}") from None
+    path = files.expanded(text).absolute()
+    files.check_regular(path)
+    files.read_text(path)
     return path
 
 
@@ -337,12 +337,12 @@ def write(file: Path, text: str, *, replace_it: bool = False) -> None:
 
 def _next(file: Path, answers: Answers, fresh: Fresh, *, shows_secrets: bool) -> str:
     """What to do next. Passwords are shown on a terminal only, because other output is often kept."""
-    command = own_command()
+    command, written = own_command(), shlex.quote(str(file))
     tunnel = " --tunnel" if answers.reach is Reach.TUNNEL else ""
     lines = [
         f"{file} is written; only its user can read it. Next:",
-        f"  check it     {command} check-config --config {file}",
-        f"  start it     {command} --config {file}{tunnel}",
+        f"  check it     {command} check-config --config {written}",
+        f"  start it     {command} --config {written}{tunnel}",
     ]
     if answers.has_password:
         credential = fresh.credential if shows_secrets else "USER:PASSWORD"
@@ -350,5 +350,5 @@ def _next(file: Path, answers: Answers, fresh: Fresh, *, shows_secrets: bool) ->
         port = settings.Settings.model_fields["port"].default
         lines.append(f"  try it       {command} call --url {scheme}://{credential}@127.0.0.1:{port}/exotel")
     else:
-        lines.append(f"  make a URL   {command} token --config {file}")
+        lines.append(f"  make a URL   {command} token --config {written}")
     return "\n".join(lines)

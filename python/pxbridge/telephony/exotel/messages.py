@@ -241,13 +241,15 @@ def line_rate(url_rate: object, start: Start) -> LineRate:
 
 
 _G711: Final[tuple[tuple[re.Pattern[str], Encoding], ...]] = (
-    (re.compile("mu-?law|[uµμ]-?law|pcmu(?![a-z])"), "mulaw"),
-    (re.compile("(?<![a-z])a-?law|pcma(?![a-z])"), "alaw"),
+    # audio/basic: RFC 2046 §4.3. G711U and G711A: exchanges and telephones.
+    (re.compile("mu-?law|[uµμ]-?law|pcmu(?![a-z])|g-?711-?(?:mu|[uµμ])(?![a-z])|audio/basic"), "mulaw"),
+    (re.compile("(?<![a-z])a-?law|pcm-?a-?law|pcma(?![a-z])|g-?711-?a(?![a-z])"), "alaw"),
 )
 _LINEAR: Final = re.compile("raw|slin|linear|lpcm|pcm|l16|s16|base64")
 _OTHER_CODECS: Final = tuple(
     (re.compile(f"(?<![a-z0-9])(?:{pattern})"), name)
     for pattern, name in (
+        ("g-?711", "G.711 without its law"),
         ("g-?722", "G.722"),
         ("g-?723", "G.723.1"),
         ("g-?726", "G.726"),
@@ -264,6 +266,11 @@ _OTHER_CODECS: Final = tuple(
         ("mp3|mpeg", "MP3"),
         ("aac", "AAC"),
         ("vorbis", "Vorbis"),
+        ("flac", "FLAC"),
+        ("adpcm|dvi-?4", "ADPCM"),
+        # The words are FFmpeg's and RFC 3551's. "L16" itself is little-endian here, as Exotel sends it.
+        ("(?:pcm-?)?[suif](?:8|24|32|64)(?![0-9])|l(?:8|20|24)(?![0-9])|float", "PCM that has not 16 bits"),
+        ("(?:pcm-?)?s16-?be", "big-endian PCM"),
     )
 )
 
