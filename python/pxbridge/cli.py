@@ -120,6 +120,8 @@ def _dispatch(words: Sequence[str]) -> int:
             return _show(_command_parser(name).format_help())
         case ["help", "-h" | "--help"]:
             return _show(_command_parser("help").format_help())
+        case ["help", name, extra, *_] if name in COMMANDS or name == "settings":
+            raise InputError(f"help explains one command; remove {extra!r}")
         case ["help", name, *_]:
             raise _no_command(name)
         case ["completion", *rest]:

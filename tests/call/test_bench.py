@@ -104,6 +104,14 @@ def test_a_call_that_breaks_off_is_told() -> None:
     assert all(outcome.broken is not None for outcome in run(main())), "the bridge ended them"
 
 
+def test_a_bridge_that_is_not_there_is_told_in_plain_words() -> None:
+    async def main() -> list[Outcome]:
+        now_s = asyncio.get_running_loop().time()
+        return await play(Part("ws://127.0.0.1:1/exotel", 1, 0, 100, "", now_s, 0.1, now_s + 1, now_s + 2))
+
+    assert [outcome.broken for outcome in run(main())] == ["Connection refused"]
+
+
 def test_what_is_made_up_in_place_of_the_agent_and_what_is_lost_are_told_beside_the_holes() -> None:
     metrics = Metrics()
 
@@ -144,6 +152,7 @@ def test_a_process_is_metered_and_one_that_is_not_there_is_told() -> None:
         (["--network", "stall"], "network 'stall'"),
         (["--json", "/no/where/rows.json"], "--json /no/where/rows.json: there is no such folder"),
         (["--json", "/"], "--json /: Is a directory"),
+        (["--url", "http://h/exotel"], "--url http://h/exotel is not a ws:// or wss:// URL; write ws://"),
     ],
 )
 async def test_a_wrong_argument_stops_before_the_run(words: list[str], problem: str) -> None:

@@ -104,7 +104,7 @@ async def test_the_console_is_on_a_port_of_its_own_and_says_so() -> None:
             Console(file=printed, width=200),
             lambda _url: tasks.append(asyncio.ensure_future(ask())),
         )
-    assert f"http://127.0.0.1:{port}/metrics" in printed.getvalue()
+    assert f"http://127.0.0.1:{port}/live, /metrics and /api/calls" in printed.getvalue()
     assert b'pxbridge_engine_slots{engine="ws://127.0.0.1:' in asked[0]
     assert b"pxbridge_event_loop_lag_seconds_bucket" in asked[0]
 
@@ -114,7 +114,7 @@ async def test_the_consoles_url_can_be_opened_where_it_listens_on_ipv6() -> None
         probe.bind(("::1", 0))
         port = probe.getsockname()[1]
     _, _, printed = await serve_until_signalled(signal.SIGTERM, console_host="::1", console_port=port)
-    assert f"http://[::1]:{port}/metrics" in printed
+    assert f"http://[::1]:{port}/live, /metrics and /api/calls" in printed
 
 
 async def test_a_console_port_that_was_asked_for_and_is_taken_stops_the_start() -> None:

@@ -85,8 +85,10 @@ def test_what_does_not_fit_is_told_with_its_size(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--slots", "0,1"], "argument --slots: invalid"),
-        (["--slots", "many"], "argument --slots: invalid"),
+        (["--slots", "0,1"], "argument --slots: '0,1' is not a list of whole numbers above 0"),
+        (["--slots", "many"], "argument --slots: 'many' is not a list of whole numbers above 0"),
+        (["--seconds", "nan"], "argument --seconds: 'nan' is no number above 0"),
+        (["--seconds=-1"], "argument --seconds: '-1' is no number above 0"),
         (["--context", "20"], "--context 20: at least 128 are needed to measure"),
         (["--json", "/no/figures.json"], "--json /no/figures.json: there is no such folder"),
         (["--moshi-weight", "/no"], "--moshi-weight /no: No such file"),

@@ -126,6 +126,16 @@ class TestPrefixes:
         assert (counters.prefix_misses, counters.prefix_hits) == (1, 1)
         assert (counters.prefilled_positions, counters.copied_positions) == (total, total)
 
+    def test_it_knows_the_prompts_that_were_read_to_their_end_and_no_others(self) -> None:
+        model = lm_model(prefix_bytes=1 << 30)
+        assert not model.knows(prompt(2))
+        model.open(0, prompt(2), GREEDY)
+        model.prefill(0, prompt(2).positions - 1)
+        assert not model.knows(prompt(2))
+        model.prefill(0, 1)
+        assert model.knows(prompt(2))
+        assert not model.knows(dataclasses.replace(prompt(2), text=(*prompt(2).text, 7)))
+
     def test_a_persona_with_the_same_voice_copies_as_far_as_the_texts_agree(self) -> None:
         model = lm_model(prefix_bytes=1 << 30)
         known, asked = (prompt(0, voice_codes(1)), prompt(1))

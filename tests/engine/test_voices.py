@@ -277,6 +277,22 @@ def test_a_stereo_recording_is_mixed_to_one_channel(tmp_path: Path) -> None:
     np.testing.assert_allclose(mimi.heard[1], mimi.heard[0], atol=1e-6)
 
 
+def test_a_voice_that_cannot_be_used_is_known_from_its_first_reading_until_its_file_changes(
+    tmp_path: Path,
+) -> None:
+    file, found = tmp_path / "bad.pt", voices(tmp_path)
+    file.write_bytes(b"no tensors")
+    assert found.problem("bad.pt") is None
+    with pytest.raises(InputError):
+        found.load("bad")
+    assert found.problem("bad.pt") == "voice bad.pt: not a file of tensors, or cut short"
+    file.write_bytes(saved())
+    assert found.problem("bad.pt") is None
+    assert found.load("bad").positions == 5
+    file.unlink()
+    assert found.problem("bad.pt") == "voice bad.pt: No such file or directory"
+
+
 def test_a_recording_is_encoded_once_until_its_file_changes(tmp_path: Path) -> None:
     recording(tmp_path / "anna.wav", SPEECH)
     mimi = Mimi()

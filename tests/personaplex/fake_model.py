@@ -72,6 +72,9 @@ class FakeStepper:
         yield from ()
         return np.zeros((-(-len(sound) // FRAME_SAMPLES), 8), np.int64)
 
+    def knows(self, prompt: Prompt) -> bool:
+        return (prompt.voice.key, prompt.text) in self._known
+
     def open(self, slot: int, prompt: Prompt, sampling: Sampling) -> int:
         if not 0 <= slot < self.slots or slot in self._slots:
             raise SlotMisused(f"slot {slot} is not closed")
@@ -80,7 +83,6 @@ class FakeStepper:
         self.opened.append((slot, prompt, sampling))
         key = (prompt.voice.key, prompt.text)
         hit = key in self._known
-        self._known.add(key)
         self._slots[slot] = _Slot(prompt, sampling, 0 if hit else prompt.positions)
         if hit:
             self._count(prefix_hits=1, copied_positions=prompt.positions)
@@ -96,6 +98,8 @@ class FakeStepper:
             raise SlotMisused(f"slot {slot} is not prefilling")
         read = min(positions, state.left)
         state.left -= read
+        if not state.left:
+            self._known.add((state.prompt.voice.key, state.prompt.text))
         self._count(prefilled_positions=read)
         self.spend(self.costs.chunk_s + read * self.costs.position_s)
         return state.left

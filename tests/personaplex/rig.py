@@ -53,14 +53,19 @@ class FakeVoices:
     def __init__(self) -> None:
         self.there = list(VOICES)
         self.damaged: set[str] = set()
+        self.found_damaged: set[str] = set()
 
     def names(self) -> list[str]:
         return list(self.there)
+
+    def problem(self, file: str) -> str | None:
+        return f"voice {file}: it is damaged" if file in self.found_damaged & self.damaged else None
 
     def read(self, name: str) -> Generator[None, None, Voice]:
         yield from ()
         assert name in self.there, "a name is looked up before anything is read"
         if name in self.damaged:
+            self.found_damaged.add(name)
             raise InputError(f"voice {name}: it is damaged")
         return VoiceCodes(name, np.zeros((50, 8), np.int64))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import gc
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +18,12 @@ from tests.virtual_time import run
 from websockets.exceptions import ConnectionClosed
 
 from pxbridge import chat_wire
+from pxbridge.commands import engine_offline
 from pxbridge.personaplex.config import FRAME_S, FRAME_SAMPLES
 from pxbridge.personaplex.query import Defaults
+from pxbridge.personaplex.scheduler import Conversation
 from pxbridge.personaplex.server import STUCK_S, Rules
-from pxbridge.personaplex.session import Control, Why
+from pxbridge.personaplex.session import Control, Session, Why
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -305,6 +310,28 @@ def test_a_client_that_leaves_in_any_state_gives_its_slot_back() -> None:
     run(main())
 
 
+def test_nothing_of_a_session_stays_in_memory_when_it_is_over() -> None:
+    gc.collect()  # what other tests left
+
+    async def main() -> None:
+        async with serving() as rig:
+            for hangs_up in (True, False) * 5:
+                client = await rig.call()
+                await client.live()
+                await client.converse(2)
+                if hangs_up:
+                    await client.hang_up()
+                else:
+                    client.socket.transport.abort()
+                rig.stepper.opened.clear()
+            await asyncio.sleep(1.0)
+            left = [each for each in gc.get_objects() if type(each) in (Session, Conversation)]
+            assert not left
+            assert not rig.engine._listeners
+
+    run(main())
+
+
 def test_32_callers_hear_their_own_answers_in_time() -> None:
     async def main() -> None:
         async with serving(32) as rig:
@@ -337,6 +364,37 @@ def test_a_prompt_that_cannot_be_read_ends_one_session_with_a_reason() -> None:
             assert unlucky.messages == [chat_wire.error("voice NATM1.pt: it is damaged")]
             await other.converse(5)
             assert rig.places.free == 3
+
+    run(main())
+
+
+def test_a_voice_that_was_found_damaged_is_refused_before_the_upgrade_until_it_is_mended() -> None:
+    asked = {"voice_prompt": "NATM1", "text_prompt": "x"}
+
+    async def main() -> None:
+        async with serving() as rig:
+            rig.voices.damaged.add("NATM1.pt")
+            assert (await (await rig.call(asked)).closed())[0] == 1011
+            refused = await rig.refused(asked)
+            assert (refused.status, refused.told["parameter"]) == (400, "voice_prompt")
+            assert refused.told["reason"] == "cannot be used: voice NATM1.pt: it is damaged"
+            assert json.loads((await rig.get("/voices"))[2])["voices"] == ["NATF0.pt", "anna.wav"]
+            rig.voices.damaged.clear()
+            await (await rig.call(asked)).live()
+
+    run(main())
+
+
+def test_a_voice_that_was_added_is_measured_at_its_first_use() -> None:
+    asked = {"voice_prompt": "late.wav", "text_prompt": "a b c"}
+
+    async def main() -> None:
+        async with serving(longest_prompt=60) as rig:
+            rig.voices.there.append("late.wav")
+            code, reason = await (await rig.call(asked)).closed()
+            assert code == 1011 and reason is not None and "60 is the most" in reason
+            refused = await rig.refused(asked)
+            assert (refused.status, refused.told["parameter"]) == (400, "text_prompt")
 
     run(main())
 
@@ -592,3 +650,20 @@ def test_what_the_model_heard_is_written_down_to_the_bit(tmp_path: Path) -> None
     assert "--seed 99" in told["replay"]
     assert "--audio-topk 77" in told["replay"]
     assert (wav.stat().st_mode & 0o777, about.stat().st_mode & 0o777) == (0o600, 0o600)
+
+
+def test_a_record_of_a_prompt_that_begins_with_a_hyphen_can_be_replayed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(record=tmp_path) as rig:
+            client = await rig.call({**PERSONA, "text_prompt": "--seed=1"})
+            await client.live()
+            await client.hang_up()
+
+    run(main())
+    (about,) = tmp_path.glob("*.json")
+    *command, words = json.loads(about.read_text())["replay"].split(" ", 3)
+    assert command == ["pxbridge", "engine", "offline"]
+    parser = argparse.ArgumentParser()
+    engine_offline.add_arguments(parser)
+    asked = parser.parse_args(shlex.split(words))
+    assert (asked.text_prompt, asked.voice_prompt) == ("--seed=1", "NATF0.pt")

@@ -43,7 +43,8 @@ def test_doctor_and_check_config_name_a_voice_that_the_engine_lacks(
             monkeypatch.setenv("PXBRIDGE_VOICE_PROMPT", voice)
             monkeypatch.setenv("PXBRIDGE_ALLOW_ANONYMOUS", "true")
             shown = io.StringIO()
-            assert await check_config.run(argparse.Namespace(json=False), Console(file=shown)) == 0
+            asked = argparse.Namespace(json=False, changed=False)
+            assert await check_config.run(asked, Console(file=shown)) == 0
             assert (f"note: voice_prompt: {LACKING}; {EXISTING}" in shown.getvalue()) is lacks
 
             loaded = settings.load({}, {"PXBRIDGE_ENGINES": address(rig).url, "PXBRIDGE_VOICE_PROMPT": voice})

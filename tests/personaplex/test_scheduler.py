@@ -192,6 +192,61 @@ def test_a_recording_that_nobody_has_used_before_delays_nobody_by_more_than_a_th
 
 
 @in_world
+def test_a_known_persona_does_not_wait_for_one_that_takes_seconds() -> None:
+    world = World(Costs(tick_s=TICK_S, chunk_s=0.004, position_s=0.0005), slots=36)
+    callers = full_house(world, 30.0, slots=32)
+    came: list[Caller] = []
+    for slot, at_s, parts_s in ((32, 8.0, [0.006] * 188), (33, 8.1, []), (34, 9.0, []), (35, 9.0, [])):
+        world.at(
+            at_s,
+            lambda slot=slot, parts_s=parts_s: came.append(  # type: ignore[misc]
+                world.caller(slot, persona=prompt, voice_parts_s=parts_s)
+            ),
+        )
+    world.run(30.0)
+    slow, *known = [(caller.live_s or math.inf) - caller.came_s for caller in came]
+    assert max(known) < 0.5
+    assert slow < 11.0, "and the slow one is read all the same"
+    third_s = PREFILL_SHARE * (FRAME_S - TICK_S)
+    assert max(waits_of(callers)) <= TICK_S + 0.02 + third_s
+
+
+@in_world
+def test_two_who_bring_the_same_new_persona_have_it_read_once() -> None:
+    world = World(Costs(tick_s=TICK_S, chunk_s=0.004, position_s=0.0005), slots=34)
+    full_house(world, 20.0, slots=32)
+    came: list[Caller] = []
+    for slot in (32, 33):
+        world.at(
+            8.0 + slot / 1000,
+            lambda slot=slot: came.append(  # type: ignore[misc]
+                world.caller(slot, persona=lambda: prompt("new", voice_positions=288))
+            ),
+        )
+    world.run(20.0)
+    first, second = (caller.live_s or math.inf for caller in came)
+    assert first <= second < first + 0.2
+
+
+@in_world
+def test_however_many_come_and_go_the_prompt_that_is_being_read_goes_on() -> None:
+    world = World(Costs(tick_s=TICK_S, chunk_s=0.004, position_s=0.0005), slots=64)
+    full_house(world, 20.0, slots=32)
+    came: list[Caller] = []
+    world.at(8.0, lambda: came.append(world.caller(32, persona=lambda: prompt("new", voice_positions=288))))
+
+    def storm(number: int) -> None:
+        caller = world.caller(33 + number % 31, persona=lambda: prompt(f"stranger {number}"))
+        world.at(world.now_s + 0.3, caller.hang_up)
+
+    for number in range(1000):
+        world.at(8.01 + number / 100, functools.partial(storm, number))
+    world.run(20.0)
+    assert came[0].live_s is not None
+    assert came[0].live_s - came[0].came_s < 4.0
+
+
+@in_world
 def test_while_nobody_talks_a_recording_is_read_at_full_speed() -> None:
     world = World()
     caller = world.caller(0, voice_parts_s=[0.006] * 100)

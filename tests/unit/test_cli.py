@@ -64,6 +64,8 @@ def test_help_on_a_command_is_what_the_command_says(name: str, capsys: pytest.Ca
 def test_help_on_nothing_known_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", "cals"]) == cli.EXIT_UNUSABLE
     assert "no command 'cals'" in capsys.readouterr().err
+    assert cli.main(["help", "call", "me"]) == cli.EXIT_UNUSABLE
+    assert capsys.readouterr().err == "pxbridge: help explains one command; remove 'me'\n"
 
 
 @pytest.mark.parametrize("given", [["--config", "x.toml"], ["--config=x.toml"]])

@@ -19,7 +19,7 @@ from pxbridge.calls.call import CallRecord, Ending, Party
 from pxbridge.calls.events import CURRENT_CALL, Event, Kind
 from pxbridge.calls.numbers import Form, Numbers
 from pxbridge.ops import logs
-from pxbridge.ops.human_lines import INDENT, folded
+from pxbridge.ops.human_lines import INDENT, failed, folded
 from pxbridge.ops.logs import CallLog, Format, logging_to
 
 CALLER = "+919876543210"
@@ -147,6 +147,12 @@ def test_a_narrow_terminal_breaks_no_word_of_a_line(words: list[str], columns: i
     assert all(line.startswith(INDENT) for line in plain[1:])
     if columns:
         assert all(len(line) <= columns or len(line.split()) == 1 for line in plain)
+
+
+@pytest.mark.parametrize("reason", ["ws://gpu1: it disconnected", "it disconnected"])
+def test_a_lost_engine_is_named_once(reason: str) -> None:
+    told = failed(Kind.ENGINE_LOST, {"engine": "ws://gpu1", "reason": reason})
+    assert told == "engine lost: ws://gpu1: it disconnected"
 
 
 @pytest.mark.parametrize("columns", range(20, 60))

@@ -380,7 +380,7 @@ def test_what_the_command_shows_of_a_call_is_written_for_people(tmp_path: Path) 
     end(writer, record)
     writer.close()
     _, shown = calls_command(tmp_path, "show", "422ae8426955")
-    assert "live: engine ws://gpu1, prompt 667 ms, warm no" in shown
+    assert "agent ready: ws://gpu1, prompted in 667 ms" in shown
     assert "1 hole, the longest" in shown and "2 stalls of the phone, the longest" in shown
     assert "1 holes" not in shown and "0.666" not in shown and "False" not in shown
     _, listed = calls_command(tmp_path)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pxbridge import cli
 from pxbridge.commands import terminal
-from pxbridge.commands.terminal import refit, say, say_fields, wrapped
+from pxbridge.commands.terminal import refit, say, say_fields, say_table, wrapped
 from pxbridge.wording import all_are, counted, lasted, os_problem, short_id
 
 if TYPE_CHECKING:
@@ -116,6 +116,19 @@ def test_on_a_terminal_a_sentence_is_wrapped_between_words_below_its_beginning(c
     assert first.startswith("note: ") and all(line.startswith(" " * 6) for line in rest)
     assert PATH in screen.getvalue() and URL in screen.getvalue()
     assert all(len(line) <= columns or len(line.split()) == 1 for line in [first, *rest])
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_on_a_narrow_terminal_a_table_keeps_its_cells_whole(columns: int) -> None:
+    screen = io.StringIO()
+    table = Table(box=None)
+    for name in ("call", "persona", "outcome", "duration"):
+        table.add_column(name, no_wrap=True)
+    cells = ("2dbe26fa5413", "appointments-in-english", "engine_failed", "12:05")
+    table.add_row(*cells)
+    say_table(Console(file=screen, force_terminal=True, width=columns, color_system=None), table)
+    assert screen.getvalue().split() == ["call", "persona", "outcome", "duration", *cells]
+    assert len(screen.getvalue().splitlines()) == 2
 
 
 def test_on_a_terminal_a_string_is_left_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pxbridge.commands.call import LONGEST_CHUNK_MS, SHORTEST_CHUNK_MS
 from pxbridge.commands.load_measurement import MEMORY_FROM_CALLS, SETTLE_S, Load, Row, measure, measure_own
-from pxbridge.commands.output import require_writable
+from pxbridge.commands.output import require_call_url, require_writable
 from pxbridge.commands.processes import Meter
 from pxbridge.commands.terminal import say
 from pxbridge.errors import InputError
@@ -139,6 +139,8 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         InputError: An argument cannot be used.
         BenchFailed: A process did not start.
     """
+    if args.url is not None:
+        require_call_url("--url", args.url)
     load = load_from(args)
     if args.config is not None and args.url is not None:
         raise InputError("--config is for a bridge that the bench starts; remove it, or --url")

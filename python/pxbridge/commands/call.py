@@ -22,7 +22,7 @@ from pxbridge.audio import OggOpusReader
 from pxbridge.commands import terminal
 from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.call_timeline import Timeline
-from pxbridge.commands.output import require_writable
+from pxbridge.commands.output import require_call_url, require_writable
 from pxbridge.commands.report import EXIT_BAD, EXIT_BROKEN, EXIT_SILENT, make_report, print_report
 from pxbridge.commands.terminal import say
 from pxbridge.errors import CallFailed, CallRefused, InputError
@@ -148,7 +148,7 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
     Raises:
         InputError: A file or an argument cannot be used.
     """
-    _require_url(args.url)
+    require_call_url("--url", args.url)
     phone = _phone(args)
     tls = _tls(args.ca)
     draw = _drawing(args.plot)
@@ -188,19 +188,6 @@ async def run(args: argparse.Namespace, console: Console, clock: Clock | None = 
         draw(report, args.plot)
         say(progress, f"plot: {args.plot}")
     return report.status
-
-
-def _require_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        parts, host = urlsplit(""), None  # the error's own text may quote a password
-    if parts.scheme in ("ws", "wss") and host:
-        return
-    plain = {"http": "ws", "https": "wss"}.get(parts.scheme)
-    fix = f"; write {plain}:// instead of {parts.scheme}://" if plain and host else ""
-    raise InputError(f"--url {shown(url)} is not a ws:// or wss:// URL{fix}")
 
 
 def _phone(args: argparse.Namespace) -> Phone:

@@ -126,7 +126,7 @@ class CallTelemetry:
             case {"kind": "engine failed", "at_s": at_s, "reason": reason}:
                 self._happened(at_s, f"an engine cannot be used: {reason}")
             case {"kind": "action", "at_s": at_s, "by": by, "action": action}:
-                self._happened(at_s, f"{action}, because of {by}")
+                self._happened(at_s, f"action: {action}, by {by}")
             case {"kind": "note", "at_s": at_s, "text": text}:
                 self._happened(at_s, f"note: {text}")
             case {"kind": "ended", "by": by, "reason": reason}:

@@ -28,7 +28,7 @@ from pxbridge.calls import delay
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.events import Kind
 from pxbridge.calls.start_times import START_TIMES
-from pxbridge.commands.terminal import plain, say, say_fields
+from pxbridge.commands.terminal import plain, say, say_fields, say_table
 from pxbridge.console import client
 from pxbridge.errors import InputError
 from pxbridge.ops import human_lines
@@ -193,7 +193,7 @@ def _list(calls: Sequence[Mapping[str, Any]], args: argparse.Namespace, console:
     elif args.csv:
         _write_csv(calls)
     elif calls:
-        console.print(_table(calls))
+        say_table(console, _table(calls))
     else:
         say(console, none)
     return 0

@@ -28,6 +28,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from pxbridge.audio import OggOpusReader
 from pxbridge.simulation.network import Direction, parse_network
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +152,9 @@ class Caller:
         try:
             async with connect(part.url, compression=None, max_size=None, ping_interval=None) as ws:
                 await self._talk(ws)
-        except (ConnectionClosed, InvalidHandshake, OSError, TimeoutError) as error:
+        except OSError as error:
+            self.outcome.broken = os_problem(error)
+        except (ConnectionClosed, InvalidHandshake) as error:
             self.outcome.broken = str(error) or type(error).__name__
 
     async def _talk(self, ws: ClientConnection) -> None:

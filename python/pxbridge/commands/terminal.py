@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
+    from rich.table import Table
+
 UNLIMITED = 1_000_000
 """A width, in columns, that no line reaches."""
 
@@ -93,6 +95,21 @@ def say_fields(to: Console, rows: Sequence[tuple[str, str]]) -> None:
     width = max((cell_len(title) for title, _ in rows), default=0)
     for title, text in rows:
         say(to, text, Text(title + " " * (width - cell_len(title) + 2), "bold"))
+
+
+def say_table(to: Console, table: Table) -> None:
+    """Prints a table whose cells are whole, such as ids to copy. Rows that are too long wrap."""
+    whole = to.measure(table, options=to.options.update(max_width=UNLIMITED)).maximum
+    if whole <= to.width:
+        to.print(table)
+        return
+    # Rich prints nothing wider than its console.
+    with to.capture() as captured:
+        to.width, width = whole, to.width
+        to.print(table)
+        to.width = width
+    to.file.write(captured.get())
+    to.file.flush()
 
 
 def wrapped(text: str, width: int) -> list[str]:

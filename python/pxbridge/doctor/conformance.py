@@ -25,6 +25,7 @@ from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.chat_wire import FRAME_SAMPLES
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ, PageReader
+from pxbridge.wording import os_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -97,8 +98,9 @@ async def examine_wire(target: Target) -> AsyncIterator[Finding]:
             yield wrong(name, str(told), _MEND)
         except websocket.HandshakeRefused as told:
             yield wrong(name, f"it refuses: {told}", _MEND)
-        except (OSError, TimeoutError, websocket.HandshakeFailed) as told:
-            yield wrong(name, f"no conversation: {told or 'no answer'}", _MEND)
+        except (OSError, websocket.HandshakeFailed) as told:
+            why = os_problem(told) if isinstance(told, OSError) else str(told)
+            yield wrong(name, f"no conversation: {why}", _MEND)
 
 
 _MEND: Final = "see docs/engine.md for what PersonaPlex's clients expect of an engine"

@@ -155,7 +155,8 @@ def action(detail: Mapping[str, Any]) -> str:
 
 def failed(kind: Kind, detail: Mapping[str, Any]) -> str:
     """The sentence about an engine that failed."""
-    return f"{kind.value}: {detail['engine']}: {detail['reason']}"
+    reason = detail["reason"].removeprefix(f"{detail['engine']}: ")  # most reasons begin with it
+    return f"{kind.value}: {detail['engine']}: {reason}"
 
 
 def ended(figures: Mapping[str, Any]) -> str:

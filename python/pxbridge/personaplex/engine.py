@@ -181,10 +181,13 @@ class Engine:
         """Does a piece of work. The model is used here and nowhere else."""
         stepper = self._stepper
         match work:
-            case Open(conversation, at_most_s):
+            case Open(conversation, at_most_s, if_known):
                 try:
                     prompt = self._make_prompt(conversation, at_most_s)
                     if prompt is None:
+                        return None
+                    if if_known and not stepper.knows(prompt):
+                        conversation.making = _made(prompt)
                         return None
                     return stepper.open(conversation.slot, prompt, conversation.sampling)
                 except (InputError, ValueError) as error:
@@ -210,7 +213,7 @@ class Engine:
                 prompt: Prompt = end.value
                 return prompt
             now_s = self.clock()
-            if now_s - began_s + (now_s - part_began_s) > at_most_s:  # another part is as long as this one
+            if now_s - began_s + (now_s - part_began_s) >= at_most_s:  # another part is as long as this one
                 return None
             part_began_s = now_s
 
@@ -272,6 +275,12 @@ def _tell(listener: Listener, what: Callable[[], None]) -> None:
     except Exception:
         log.exception("a session failed")
         listener.broken()
+
+
+def _made(prompt: Prompt) -> Generator[None, None, Prompt]:
+    """Gives a prompt that was made before."""
+    yield from ()
+    return prompt
 
 
 def _nothing() -> None:

@@ -170,8 +170,10 @@ class InputRecord:
         wav = f"{self.path.name}.wav"
         replay = [
             *("pxbridge", "engine", "offline", "--input-wav", wav, "--output-wav", "replayed.wav"),
-            *("--output-text", "replayed.json", "--voice-prompt", asked.voice),
-            *("--text-prompt", asked.text, "--seed", str(sampling.seed)),
+            *("--output-text", "replayed.json"),
+            # With `=`: what a client asks for may begin with a hyphen.
+            *(f"--voice-prompt={asked.voice}", f"--text-prompt={asked.text}"),
+            *("--seed", str(sampling.seed)),
             *(
                 "--text-temperature",
                 f"{sampling.text_temperature!r}",

@@ -199,6 +199,10 @@ class Model:
             yield
         return codes
 
+    def knows(self, prompt: Prompt) -> bool:
+        """As `Stepper.knows`."""
+        return self._prefixes.has(prompt)
+
     def open(self, slot: int, prompt: Prompt, sampling: Sampling) -> int:
         """As `Stepper.open`."""
         if not 0 <= slot < self.slots or slot in self._sessions:

@@ -28,6 +28,10 @@ class Voices(Protocol):
         """The files' names; from any thread."""
         ...
 
+    def problem(self, file: str) -> str | None:
+        """Why a file cannot be used, once that has been found; from any thread."""
+        ...
+
     def read(self, name: str) -> Generator[None, None, Voice]:
         """Reads a voice by its name, in parts; from the engine's thread."""
         ...
@@ -57,7 +61,10 @@ class FilePersonas:
         self._positions: dict[str, int] = {}
 
     def voices(self) -> list[str]:
-        """Their names, with their suffix."""
+        """The names of those that can be used, as far as that is known, with their suffix."""
+        return [name for name in self._names() if self._voices.problem(name) is None]
+
+    def _names(self) -> list[str]:
         try:
             return self._voices.names()
         except InputError as error:
@@ -87,14 +94,19 @@ class FilePersonas:
         return functools.partial(self._make, file, tokens)
 
     def _make(self, file: str, tokens: tuple[int, ...]) -> Generator[None, None, Prompt]:
-        return Prompt((yield from self._voices.read(file)), tokens)
+        voice = yield from self._voices.read(file)
+        self._positions[file] = voice.positions
+        return Prompt(voice, tokens)
 
     def _file(self, voice: str) -> str:
         """The file of a voice. A name is looked up, so nothing but what is listed can be reached."""
-        names = self.voices()
+        names = self._names()
         for file in (voice, *(f"{voice}{suffix}" for suffix in SUFFIXES)):
             if file in names:
+                if (problem := self._voices.problem(file)) is not None:
+                    raise BadQuery("voice_prompt", f"cannot be used: {problem}")
                 return file
+        names = self.voices()
         shown = voice if len(voice) <= _SHOWN_CHARS else f"{voice[:_SHOWN_CHARS]}…"
         there = f"there are {', '.join(names)}" if names else "there is none here"
         raise BadQuery("voice_prompt", f"there is no voice {shown!r}; {there}")

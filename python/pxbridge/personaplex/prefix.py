@@ -37,6 +37,10 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._prefixes)
 
+    def has(self, prompt: Prompt) -> bool:
+        """Whether it has all of a prompt."""
+        return (prompt.voice.key, prompt.text) in self._prefixes
+
     def longest(self, prompt: Prompt) -> tuple[Prefix, int] | None:
         """The prefix that has most of a prompt, and how many positions of it; None if none has any."""
         found = max(

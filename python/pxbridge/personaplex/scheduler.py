@@ -8,6 +8,9 @@ Prompts are read in chunks between ticks. A chunk delays the next tick, so it ma
 The slack is the part of a frame's 80 ms that a tick does not need. While nobody talks, no tick is delayed,
 and prompts are read at full speed.
 
+Prompts are read in the order in which callers come. While somebody talks, a prompt can take seconds, so each
+newcomer is looked at once, out of turn: a prompt that was read before is only copied, and need not wait.
+
 The caller of `next` does the work that it returns, and then calls `done`. Nothing here touches a model, a
 thread or a clock. All times are seconds on one monotonic clock.
 """
@@ -76,6 +79,7 @@ class Conversation:
         sampling: How its tokens are drawn.
         left: Positions of its prompt that are not read yet. None before that is known; 0 when it is live.
         waiting: Frames that no tick has taken, each with the time it came at.
+        looked_at: Whether it was asked if its prompt is known already.
         heard_s: When its last frame came.
         stepped: Frames that ticks took.
         dropped_quiet: Frames dropped because it was late and they were quiet.
@@ -87,6 +91,7 @@ class Conversation:
     sampling: Sampling
     making: Generator[None, None, Prompt] | None = None
     left: int | None = None
+    looked_at: bool = False
     waiting: deque[tuple[Frame, float]] = field(default_factory=deque)
     heard_s: float = -math.inf
     stepped: int = 0
@@ -101,10 +106,17 @@ class Conversation:
 
 @dataclass(frozen=True, eq=False)
 class Open:
-    """Begin a conversation: read its voice for at most `at_most_s`, and then look for its prefix."""
+    """Begin a conversation: read its voice for at most `at_most_s`, and then look for its prefix.
+
+    Attributes:
+        conversation: Which.
+        at_most_s: How long to read its voice. The next `Open` goes on with it. 0: one part.
+        if_known: Begin only if its whole prompt is in a prefix. Otherwise its turn comes later.
+    """
 
     conversation: Conversation
     at_most_s: float
+    if_known: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +160,7 @@ class Scheduler:
         self._last_tick_s = -math.inf
         self._tick_costs: deque[float] = deque(maxlen=TICKS_REMEMBERED)
         self._budget = _PrefillBudget()
+        self._looked = False  # whether the last turn was a newcomer's: however many come, the first goes on
 
     # Events.
 
@@ -259,6 +272,14 @@ class Scheduler:
 
     def _read(self, allowed_s: float | None) -> Work:
         conversation = self._prompting[0]
+        conversation.looked_at = True
+        newcomer = None
+        if allowed_s is not None and not self._looked:
+            newcomer = next((each for each in self._prompting if not each.looked_at), None)
+        self._looked = newcomer is not None
+        if newcomer is not None:
+            newcomer.looked_at = True
+            return Open(newcomer, 0.0, if_known=True)
         if conversation.left is None:
             at_most_s = UNHURRIED_CHUNK_S if allowed_s is None else min(allowed_s, UNHURRIED_CHUNK_S)
             return Open(conversation, at_most_s)
@@ -281,7 +302,7 @@ class _PrefillBudget:
 
     def due_s(self, allowed_s: float | None, now_s: float) -> float:
         """When the budget is full."""
-        if allowed_s is None or self._spent_s <= 0:
+        if allowed_s is None:
             return now_s
         return self._spent_at_s + FRAME_S * self._spent_s / allowed_s
 

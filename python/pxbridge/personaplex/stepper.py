@@ -156,6 +156,9 @@ class Stepper(Protocol):
             int64 [frames, 8].
         """
 
+    def knows(self, prompt: Prompt) -> bool:
+        """Whether all of a prompt is in a prefix: a slot that is opened with it is live at once."""
+
     def open(self, slot: int, prompt: Prompt, sampling: Sampling) -> int:
         """Starts a conversation in a closed slot.
 

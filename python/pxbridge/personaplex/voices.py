@@ -91,6 +91,7 @@ class Voices:
         self._encode = encode
         self._preparing = ThreadPoolExecutor(1, "voices")
         self._loaded: OrderedDict[tuple[str, Hashable], Voice] = OrderedDict()
+        self._broken: OrderedDict[tuple[str, Hashable], str] = OrderedDict()
 
     def names(self) -> list[str]:
         """The files' names, sorted: `NATF0.pt`, `anna.wav`.
@@ -99,6 +100,14 @@ class Voices:
             InputError: The folder cannot be read.
         """
         return sorted(self._files.names())
+
+    def problem(self, file: str) -> str | None:
+        """Why a file cannot be used, once that has been found; None: it can, or nobody has read it."""
+        try:
+            found = self._broken.get((file, self._files.version(file)))
+        except InputError as error:
+            found = str(error)
+        return None if found is None else f"voice {file}: {found}"
 
     def load(self, name: str) -> Voice:
         """A voice by its name, with or without `.pt` or `.wav`; raises as `read`."""
@@ -118,7 +127,13 @@ class Voices:
         try:
             key = (file, self._files.version(file))
             if key not in self._loaded:
-                self._loaded[key] = yield from self._make(file)
+                try:
+                    self._loaded[key] = yield from self._make(file)
+                except InputError as error:
+                    self._broken[key] = str(error)
+                    if len(self._broken) > KEPT:
+                        self._broken.popitem(last=False)
+                    raise
                 if len(self._loaded) > KEPT:
                     self._loaded.popitem(last=False)
         except InputError as error:
@@ -196,7 +211,7 @@ class _Folder:
             raise InputError(error.strerror or str(error)) from error
         if status.st_size > LARGEST_BYTES:
             raise InputError(f"larger than {LARGEST_BYTES >> 20} MB")
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
     def read(self, name: str) -> bytes:
         try:
