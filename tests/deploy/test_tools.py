@@ -185,7 +185,7 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
 
 
 def test_the_bridge_reads_its_agents_from_a_folder(prepared: Path) -> None:
-    """A file that is mounted alone stays the old one when an editor replaces it, whatever SIGHUP says."""
+    """A file that is mounted alone stays the old one when an editor replaces it: SIGHUP changes nothing."""
     bridge = configuration(prepared)["services"]["bridge"]
     folder = Path(bridge["environment"]["PXBRIDGE_CONFIG"]).parent
     (mounted,) = (volume for volume in bridge["volumes"] if volume["target"] == str(folder))

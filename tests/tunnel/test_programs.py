@@ -223,7 +223,7 @@ def test_the_words_of_a_program_are_kept_without_secrets(caplog: pytest.LogCaptu
         '{"err":"token: 2abcDEF, \\"secret\\": \\"2abcDEF\\""}',
         "\x1b[31mError\x1b[0m: invalid secret=2abcDEF",
         "x 2abcDEF y",
-        "ERR Request failed dest=https://a.trycloudflare.com/exotel/t/d.1..2abcDEF?x=1 type=http",
+        'ERR error="Unable to reach it" dest=https://a.trycloudflare.com/exotel/t/d.1..2abcDEF?x=1 type=http',
         'GET "/exotel/t/d.1.books.2abcDEF/url" 502',
         "x" * (child.MAX_LINE_CHARS - 4) + "2abcDEF",
     ]

@@ -161,8 +161,8 @@ def _ended_by_signals() -> Iterator[None]:
     """Lets SIGTERM and SIGINT end the process at once while it downloads and reads a checkpoint.
 
     There is nothing to close, and a download goes on from where it was. Without this a container's first
-    process would ignore SIGTERM, as the kernel has no default for it, and the event loop, which waits, would
-    ignore the first Ctrl-C.
+    process would ignore SIGTERM, as the kernel has no default for it, and the event loop, which waits, the
+    first Ctrl-C.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
