@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pxbridge.audio import OggOpusReader
+from pxbridge.chat_wire import ENGINE_HZ
 from pxbridge.commands import terminal
 from pxbridge.commands.call_telemetry import CallTelemetry
 from pxbridge.commands.call_timeline import Timeline
@@ -59,7 +60,6 @@ LISTEN_LONGEST_S = 40.0
 REFRESH_S = 0.1
 FLOOR_DBFS = -60.0
 BAR_WIDTH = 24
-ENGINE_HZ = 24_000
 SHORTEST_CHUNK_MS, LONGEST_CHUNK_MS = 1.0, 2000.0
 """Two seconds at 24 kHz are 96 kB; Exotel's largest payload is 100 kB."""
 
