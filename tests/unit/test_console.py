@@ -230,7 +230,7 @@ async def test_what_is_turned_away_is_counted_and_logged(
     async with serve(it, "127.0.0.1", 0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(said)
-        assert (await reader.read()).startswith(b"HTTP/1.1 4") or reason is Reason.INVALID_REQUEST
+        assert (await reader.read()).startswith((b"HTTP/1.1 4", b"HTTP/1.0 400"))
         writer.close()
         await writer.wait_closed()
     assert it.turn_away.counts == {reason: 1}

@@ -119,9 +119,7 @@ def test_a_person_reads_all_that_was_bad_in_a_call_and_nothing_that_was_not() ->
 def test_a_machine_reads_the_whole_of_a_call() -> None:
     first, *_, last = (json.loads(line) for line in course_of_a_call("json"))
     assert (last["event"], last["call"], last["stream"]) == ("call ended", CALL_ID, STREAM_ID)
-    assert {"holes", "stalls", "mouth_to_ear_s", "mouth_to_ear_p95_s", "engine", "key"} <= last.keys() | {
-        "engine"
-    }
+    assert {"holes", "stalls", "mouth_to_ear_s", "mouth_to_ear_p95_s", "key"} <= last.keys()
     assert first["rate_hz"] == 8000
     assert "sentence" not in first.keys() | last.keys()
 

@@ -72,10 +72,7 @@ def test_every_figure_has_one_definition_and_none_is_told_twice() -> None:
 
 def test_a_stall_is_reported_with_its_gap_and_no_word_is_missing() -> None:
     report, rows = report_of(EchoBridge(), "stall 1.5s at 3s", chunk_ms=20)
-    assert report.verdict.startswith("a bad call: a gap of 1.")
-    assert report.verdict.endswith(" at 3.0 s; 1.52 s from mouth to ear") or report.verdict.endswith(
-        "at 3.0 s"
-    )
+    assert report.verdict == "a bad call: a gap of 1.5 s at 3.0 s"
     assert report.status == EXIT_BAD
     assert rows["holes"].startswith("1 at the phone after the first second, 1")
     assert rows["delay"].startswith("20 ms from mouth to ear (p95 1.52 s)")
@@ -94,9 +91,8 @@ def test_words_that_the_end_of_the_call_cuts_off_are_not_said_to_be_lost() -> No
     play(phone, EchoBridge(delay_s=0.9))
     report = make_report(phone)
     assert len(report.hearing.delays) == report.hearing.windows
-    assert (
-        report.verdict == "a good call: 1000 ms from mouth to ear, no gaps" or report.hearing.unfound_s == 0
-    )
+    assert report.hearing.unfound_s == 0
+    assert report.verdict == "a bad call: 1 s from mouth to ear"
     assert "not found" not in dict(report.rows())["your words"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ async def test_a_stall_of_the_socket_leaves_the_delay_as_it_was(voice: Path, tmp
         tab(voice) as t,
     ):
         await prepare(t, f"http://127.0.0.1:{between.port}/talk")
-        began_s = 0.0
+        began_s, quiet_s = 0.0, math.inf
         for _ in range(TRIES):
             said, _, rate_hz = await t.record_until(began_s + 5.0, tmp_path / "before.wav")
             stalled_at_s = said.size / rate_hz
@@ -133,7 +134,9 @@ async def test_a_stall_of_the_socket_leaves_the_delay_as_it_was(voice: Path, tmp
             after = [each.delay_s for each in delays if each.at_s > resumed_s + BACK_WITHIN_S]
             assert len(before) > 3
             assert len(after) > 3
-            runs.append(1000 * float(np.median(after) - np.median(before)))
+            # A delay that an earlier stall has left does not count as the usual one.
+            quiet_s = min(quiet_s, float(np.median(before)))
+            runs.append(1000 * (float(np.median(after)) - quiet_s))
             if runs[-1] < NEARLY_MS:
                 break
             began_s = resumed_s + BACK_WITHIN_S

@@ -12,7 +12,7 @@ A tunnel that cannot be reached is started again only while the port itself answ
 program is being restarted, and the tunnel keeps its address.
 
 What somebody has to mend ends the first start. A tunnel that was open before is tried again: its settings
-may be half written, or not in force yet. A port that lets in whoever comes ends it at any time.
+may be half written, or not in force yet. A port that admits anybody ends it at any time.
 """
 
 from __future__ import annotations

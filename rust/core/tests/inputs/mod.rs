@@ -90,6 +90,8 @@ impl Checked {
         assert_eq!(wake_us, self.line.wake_us());
         if let Some(after_us) = agent_after_us {
             let first_us = self.line.first_audio_us().expect("an agent was heard");
+            let most_us = now_us - self.began_us + 1_000_000 * MOST_WAITING_S as u64;
+            assert!(after_us <= most_us, "{after_us}");
             if self.agents == 0 {
                 assert!(self.began_us + after_us >= first_us);
             }
