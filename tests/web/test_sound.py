@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import contextlib
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
