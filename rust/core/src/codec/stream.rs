@@ -275,6 +275,9 @@ impl OggOpusReader {
 
     /// Takes the next bytes, in any split, and appends the samples they complete, up to the longest sound of one call.
     pub fn read(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
+        if let Some(trim) = &mut self.decoder.trim {
+            trim.given = 0; // what an earlier read gave cannot be taken back
+        }
         let before = out.len();
         let full = before + self.max_read_s * self.decoder.rate_hz;
         self.packets
