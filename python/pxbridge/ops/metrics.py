@@ -293,13 +293,14 @@ class Metrics:
 
     def _note_start(self, record: CallRecord) -> None:
         """Observes the times of the call's start that have become known."""
-        if not self._not_happened.get(id(record)):
+        pending = self._not_happened.get(id(record))
+        if not pending:
             return
         times_s = start_times_s(record)
-        for each in self._not_happened[id(record)]:
+        for each in pending:
             if (time_s := times_s[each.figure]) is not None:
                 self._calls.start_times[each.figure].observe(time_s)
-        self._not_happened[id(record)] = [each for each in START_TIMES if times_s[each.figure] is None]
+        self._not_happened[id(record)] = [each for each in pending if times_s[each.figure] is None]
 
     def _count(self, record: CallRecord) -> None:
         """Adds the growth of the call's counters since the last time."""
