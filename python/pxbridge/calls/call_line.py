@@ -1,6 +1,6 @@
 """The sound of one call: passes the messages of both sockets to `Line`, and sends what `Line` returns.
 
-There is one call into Rust for each message, and no task, queue or timer. It returns everything that follows
+Each message is one call into Rust, with no task, queue or timer. The call returns everything that follows
 from the message: bytes for the phone, bytes for the engine, whether to ping, when to call again, and events.
 """
 

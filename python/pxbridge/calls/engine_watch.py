@@ -72,7 +72,7 @@ class EngineWatch:
         self._on_lost = on_lost
         self._silent_s = silent_s
         self._patient_s = patient_s
-        # Less than any: the first check comes early, and only notes where things stand.
+        # Below any count of sound: the first check, which comes early, only takes the counts.
         self._sent_s, self._came_s = 0.0, -1.0
         self._outstanding_s = 0.0
         self._wakeup = wakeups.every(CHECK_EVERY_S, self._check)

@@ -21,7 +21,7 @@ examples:
   pxbridge rehearse --mode echo --step-ms 0
   pxbridge rehearse --prompt-s 5 --fault StaysSilent
   pxbridge rehearse --fault Dies:after_steps=100       breaks off after 8 s of each call
-  pxbridge --engines ws://127.0.0.1:8998/api/chat      in another terminal: a bridge in front of it
+  pxbridge --engines ws://127.0.0.1:8998/api/chat --allow-anonymous      in another terminal: its bridge
 """
 
 

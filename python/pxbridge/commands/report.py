@@ -301,12 +301,8 @@ class Report:
         delay = self.delay
         if delay is None:
             return ""
-        where = {
-            "sound": "measured in the sound",
-            "bridge": "as the bridge measures it, without the networks",
-        }
         text = f"{lasted(delay.median_s)} from mouth to ear (p95 {lasted(delay.p95_s)})"
-        return f"{text}, {where[delay.measured]}"
+        return f"{text}, {_MEASURED[delay.measured]}"
 
     def _answer(self) -> str:
         if self.answer_s is None or (self.echoes and not self.hearing.repeated):

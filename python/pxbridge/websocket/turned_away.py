@@ -83,7 +83,8 @@ class TurnedAway:
             reason: Why.
             address: The client's address.
             asked: What it asked for, safe to log.
-            hint: What its author probably meant. One of few texts: never a client's own.
+            hint: What exactly was wrong, or what its author probably meant. One of few texts: never a
+                client's own.
         """
         self.counts[reason] += 1
         advice = hint or self._advice.get(reason, "")
