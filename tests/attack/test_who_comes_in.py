@@ -178,12 +178,19 @@ async def test_who_tries_passwords_is_soon_refused_without_a_look_and_nobody_els
 async def test_an_overloaded_bridge_says_so_everywhere_and_takes_no_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def measure(observe: Callable[[float, float], None]) -> None:
-        while True:
-            await asyncio.sleep(0.001)
-            observe(0.06, asyncio.get_running_loop().time())
+    @contextlib.asynccontextmanager
+    async def measured(observe: Callable[[float, float], None]) -> AsyncIterator[None]:
+        async def measure() -> None:
+            while True:
+                await asyncio.sleep(0.001)
+                observe(0.06, asyncio.get_running_loop().time())
 
-    monkeypatch.setattr("pxbridge.ops.loop_lag._measure", measure)
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(measure())
+            yield
+            task.cancel()
+
+    monkeypatch.setattr("pxbridge.app.observability.measured", measured)
     monkeypatch.setattr("pxbridge.ops.loop_lag.WINDOW_S", 0.2)
     user, console_port = f"asha:{PASSWORD}", free_port()
     settings = {"PXBRIDGE_SHED_ABOVE_LAG_MS": "40", "PXBRIDGE_CONSOLE_PORT": str(console_port)}

@@ -15,8 +15,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from pxbridge.periodic import stop
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -105,17 +103,22 @@ async def measured(observe: Callable[[float, float], None]) -> AsyncIterator[Non
     Args:
         observe: Called with each lag and the time, both in seconds.
     """
-    task = asyncio.create_task(_measure(observe), name="loop lag")
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    # No task: it would take two turns of the loop for one measurement.
+    def next_after(now_s: float) -> asyncio.TimerHandle:
+        due_s = now_s + MEASURE_EVERY_S
+        return loop.call_at(due_s, measure, due_s)
+
+    def measure(due_s: float) -> None:
+        nonlocal timer
+        now_s = loop.time()
+        timer = next_after(now_s)
+        observe(max(0.0, now_s - due_s), now_s)
+
+    timer = next_after(loop.time())
     try:
         yield
     finally:
-        await stop([task])
-
-
-async def _measure(observe: Callable[[float, float], None]) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due_s = loop.time() + MEASURE_EVERY_S
-        await asyncio.sleep(MEASURE_EVERY_S)
-        now_s = loop.time()
-        observe(max(0.0, now_s - due_s), now_s)
+        timer.cancel()
