@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import math
 import os
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -27,55 +27,54 @@ from pxbridge.commands import terminal
 from pxbridge.commands.load_callers import Part, play
 from pxbridge.commands.load_measurement import rehearsal
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CALLS = 12
 """Of each version: 20 at once keep two cores busy."""
 WINDOWS = 8
 WINDOW_S = 5.0
-AS_IT_IS = bridges.HERE.parent / "python" / "pxbridge" / "__main__.py"
 
 
-async def measure(versions: list[Path]) -> list[list[float]]:
-    """CPU seconds of a call-second of each version, window by window."""
+async def measure(versions: Sequence[Path | None]) -> list[list[float]]:
+    """CPU seconds of a call-second of each version, window by window. None is the bridge as it is."""
     clock = asyncio.get_running_loop().time
     bridges.go_first()
     async with contextlib.AsyncExitStack() as stack:
         engine_url = await stack.enter_async_context(rehearsal(len(versions) * CALLS, LOAD))
         running = []
         for version in versions:
-            os.environ[bridges.OURS] = str(version)
+            use(version)
             running.append(await stack.enter_async_context(bridges.bridge("ours", engine_url, CALLS)))
 
-        async def per_second(seconds: float) -> list[float]:
+        async def call_seconds() -> list[float]:
             began_s, before_s = clock(), [bridge.cpu_s() for bridge in running]
-            await asyncio.sleep(seconds)
-            span_s = clock() - began_s
-            return [(bridge.cpu_s() - s) / span_s for bridge, s in zip(running, before_s, strict=True)]
+            await asyncio.sleep(WINDOW_S)
+            took_s = [bridge.cpu_s() - s for bridge, s in zip(running, before_s, strict=True)]
+            return [cpu_s / (clock() - began_s) / CALLS for cpu_s in took_s]
 
         first_s, every_s = clock(), STARTS_S / CALLS
-        over_s = first_s + STARTS_S + SETTLE_S + WINDOWS * WINDOW_S + HANG_UP_S
-        calling = [
-            asyncio.create_task(
-                play(
-                    Part(
-                        bridge.url,
-                        CALLS,
-                        0,
-                        CHUNK_MS,
-                        "",
-                        first_s + number * every_s / len(running),
-                        every_s,
-                        over_s,
-                        over_s + HANG_UP_S,
-                    )
-                )
+        measured_s = first_s + STARTS_S + SETTLE_S + WINDOWS * WINDOW_S
+        calling = []
+        for number, bridge in enumerate(running):
+            begin_s = first_s + number * every_s / len(running)
+            part = Part(
+                bridge.url, CALLS, 0, CHUNK_MS, "", begin_s, every_s, measured_s, measured_s + HANG_UP_S
             )
-            for number, bridge in enumerate(running)
-        ]
+            calling.append(asyncio.create_task(play(part)))
         await asyncio.sleep(STARTS_S + SETTLE_S)
-        windows = [[cpu_s / CALLS for cpu_s in await per_second(WINDOW_S)] for _ in range(WINDOWS)]
+        windows = [await call_seconds() for _ in range(WINDOWS)]
         for version, outcomes in zip(versions, calling, strict=True):
-            bridges.require_unbroken(version.name, await outcomes)
+            bridges.require_unbroken(str(version or "ours"), await outcomes)
     return windows
+
+
+def use(version: Path | None) -> None:
+    """The next bridge that starts is of this version."""
+    if version is None:
+        os.environ.pop(bridges.OURS, None)
+    else:
+        os.environ[bridges.OURS] = str(version.resolve())
 
 
 def main() -> None:
@@ -83,29 +82,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path, nargs="?", default=AS_IT_IS)
+    parser.add_argument("after", type=Path, nargs="?", help="(the bridge as it is)")
     args = parser.parse_args()
     for version in (args.before, args.after):
-        if not version.is_file():
+        if version is not None and not version.is_file():
             parser.error(f"{version}: there is no such file")
-    versions = [args.before.resolve(), args.after.resolve()]
+    turns = {
+        "before was started first": asyncio.run(measure([args.before, args.after])),
+        "after was started first": [pair[::-1] for pair in asyncio.run(measure([args.after, args.before]))],
+    }
     table = Table("ms of CPU a call-second", "before", "after", "after / before")
     ratios = []
-    for places in (versions, versions[::-1]):
-        windows = asyncio.run(measure(places))
-        if places is not versions:
-            windows = [window[::-1] for window in windows]
+    for turn, windows in turns.items():
         before_s, after_s = (statistics.median(side) for side in zip(*windows, strict=True))
         ratios.append(after_s / before_s)
-        each = [window_after_s / window_before_s for window_before_s, window_after_s in windows]
-        turn = "before is started first" if places is versions else "after is started first"
-        table.add_row(
-            turn,
-            f"{1000 * before_s:.3f}",
-            f"{1000 * after_s:.3f}",
-            f"{ratios[-1]:.3f} ({min(each):.3f} to {max(each):.3f})",
-        )
-    table.add_row("both turns", "", "", f"{math.prod(ratios) ** 0.5:.3f}")
+        each = [after / before for before, after in windows]
+        spread = f"{ratios[-1]:.3f} ({min(each):.3f} to {max(each):.3f})"
+        table.add_row(turn, f"{1000 * before_s:.3f}", f"{1000 * after_s:.3f}", spread)
+    table.add_row("both turns", "", "", f"{statistics.geometric_mean(ratios):.3f}")
     terminal.console().print(table)
 
 
