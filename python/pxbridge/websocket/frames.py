@@ -16,7 +16,7 @@ from pxbridge import _native
 from pxbridge._native import lone_frame, unmasked_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from websockets.protocol import Protocol as WireProtocol
 
@@ -28,20 +28,9 @@ PING: Final = 0x89
 PONG: Final = 0x8A
 
 
-def _keys() -> Iterator[bytes]:
-    """Masking keys, from the system's random numbers (RFC 6455 §5.3). They are drawn a thousand at a time."""
-    while True:
-        drawn = os.urandom(4096)
-        for at in range(0, len(drawn), 4):
-            yield drawn[at : at + 4]
-
-
-_next_key: Final = _keys().__next__
-
-
 def whole_frame(first_byte: int, payload: bytes, *, masked: bool) -> bytes:
     """The bytes of one frame that is a whole message (RFC 6455 §5.2)."""
-    return _native.whole_frame(first_byte, payload, _next_key() if masked else None)
+    return _native.whole_frame(first_byte, payload, os.urandom(4) if masked else None)
 
 
 def whole_frames(messages: Sequence[tuple[bytes, bool]], *, masked: bool) -> bytes:
