@@ -17,10 +17,11 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.fault.processes import bridge_process, fetch, free_port, program, until
+from tests.fault.processes import bridge_process, fetch, program, until
 
 from pxbridge.cli import COMMANDS, _declare
 from pxbridge.commands.load_measurement import Load, Row
+from pxbridge.commands.processes import free_port
 from pxbridge.settings import Settings, add_arguments, variable
 from pxbridge.settings.persona_file import KEYS
 from pxbridge.simulation.phone import Line, Phone, Script, place_call

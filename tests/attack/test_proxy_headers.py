@@ -16,10 +16,10 @@ from tests.attack.test_silent_connections import silent
 from tests.attack.test_who_comes_in import PASSWORD, deployed, fetch
 from tests.exotel_server import listen
 from tests.fault.flooder import upgrade
-from tests.fault.processes import free_port
 from tests.virtual_time import run
 
 from pxbridge import websocket
+from pxbridge.commands.processes import free_port
 from pxbridge.telephony.access import AccessControl
 from pxbridge.telephony.server import OPEN_TIMEOUT_S
 from pxbridge.telephony.tokens import Signer

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from rich.console import Console
-from tests.fault.processes import free_port, program, until
+from tests.fault.processes import program, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from pxbridge import cli, settings
 from pxbridge.app import lifecycle
+from pxbridge.commands.processes import free_port
 from pxbridge.telephony.exotel.spelling import Exotel
 from pxbridge.telephony.tokens import Scope, Signer
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pxbridge import settings
 from pxbridge.app import lifecycle
+from pxbridge.commands.processes import free_port
 from pxbridge.errors import ConfigError
 from pxbridge.ops.systemd import in_journal
 
@@ -84,9 +85,7 @@ async def test_an_address_of_another_machine_stops_the_start() -> None:
 
 
 async def test_the_console_is_on_a_port_of_its_own_and_says_so() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     asked: list[bytes] = []
 
     async def ask() -> None:
@@ -110,9 +109,7 @@ async def test_the_console_is_on_a_port_of_its_own_and_says_so() -> None:
 
 
 async def test_the_consoles_url_can_be_opened_where_it_listens_on_ipv6() -> None:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     _, _, printed = await serve_until_signalled(signal.SIGTERM, console_host="::1", console_port=port)
     assert f"http://[::1]:{port}/live, /metrics and /api/calls" in printed
 

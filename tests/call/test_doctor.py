@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import trustme
 from tests.call.rig import VECTORS
-from tests.fault.processes import bridge_process, engine_process, free_port
+from tests.fault.processes import bridge_process, engine_process
 
 from pxbridge import cli
 from pxbridge.chat_wire import ENGINE_HZ
 from pxbridge.commands import doctor as command
+from pxbridge.commands.processes import free_port
 from pxbridge.doctor import Finding, Verdict, codec, examine, machine
 from pxbridge.simulation import faults
 from pxbridge.simulation.rehearsal import Mode, Rehearsal
@@ -37,11 +38,8 @@ CERTIFICATE, KEY = VECTORS / "engine-cert.pem", VECTORS / "engine-key.pem"
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """The environment of a bridge without problems."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return {
-        "PXBRIDGE_PORT": str(port),
+        "PXBRIDGE_PORT": str(free_port()),
         "PXBRIDGE_CONSOLE_PORT": "0",
         "PXBRIDGE_STATE_DIR": str(tmp_path / "state"),
         "PXBRIDGE_CREDENTIALS": "exotel:0123456789abcdef",

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 from rich.console import Console
-from tests.fault.processes import BridgeProcess, bridge_process, fetch, free_port, until
+from tests.fault.processes import BridgeProcess, bridge_process, fetch, until
 
 from pxbridge.calls.call_state import CallRecord
 from pxbridge.calls.operating import operate
 from pxbridge.calls.phrases import Action, End, HandOver
 from pxbridge.commands import calls as command
+from pxbridge.commands.processes import free_port
 from pxbridge.errors import CallConflict, InputError, NoSuchCall
 from pxbridge.simulation.phone import Line, Script
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 import trustme
-from tests.fault.processes import bridge_process, free_port
+from tests.fault.processes import bridge_process
 
 from pxbridge.app.certificates import console_tls
+from pxbridge.commands.processes import free_port
 from pxbridge.console import client
 from pxbridge.errors import ConfigError
 from pxbridge.settings import check_access, load

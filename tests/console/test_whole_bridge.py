@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from tests.call.rig import speech
 from tests.console.talker import RATE_HZ, Talker
-from tests.fault.processes import bridge_process, engine_program, free_port, until
+from tests.fault.processes import bridge_process, engine_program, until
 
 from pxbridge.chat_wire import Kind
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:

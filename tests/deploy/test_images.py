@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.deploy.image import Store, output
-from tests.fault.processes import ROOT, fetch, free_port, until
+from tests.fault.processes import ROOT, fetch, until
 from tests.web.browser import tab
 
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.phone import Ended, Phone, Script, place_call
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.queries import RULES, Query, dashboards, of_dashboards, of_rules
-from tests.fault.processes import bridge_process, fetch, free_port
+from tests.fault.processes import bridge_process, fetch
 
+from pxbridge.commands.processes import free_port
 from pxbridge.personaplex.telemetry import Telemetry
 
 if TYPE_CHECKING:

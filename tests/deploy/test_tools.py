@@ -15,9 +15,10 @@ import pytest
 import trustme
 from tests.deploy.queries import of_dashboards
 from tests.deploy.test_metrics_named import a_bridges, an_engines
-from tests.fault.processes import bridge_process, fetch, free_port, until
+from tests.fault.processes import bridge_process, fetch, until
 
 from pxbridge import cli
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.phone import Phone, Script, place_call
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.fault.processes import LIMIT_S, QUIET, ROOT, free_port
+from tests.fault.processes import LIMIT_S, QUIET, ROOT
+
+from pxbridge.commands.processes import free_port
 
 
 class Control:

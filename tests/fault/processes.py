@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:
@@ -44,14 +44,6 @@ async def until(condition: Callable[[], object], what: str, limit_s: float = LIM
         if time.monotonic() > deadline_s:
             raise AssertionError(f"{what}: not so within {limit_s:g} s")
         await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    """One that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass(eq=False)
@@ -100,6 +92,9 @@ async def program(*arguments: str, environ: Mapping[str, str] | None = None) -> 
     reader = asyncio.create_task(read())
     try:
         yield running
+    except BaseException as failed:
+        failed.add_note(f"{arguments[0]}, exit status {process.returncode}, printed:\n{running.log[-4000:]}")
+        raise
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

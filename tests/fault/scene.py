@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tests.fault.control import control_url
-from tests.fault.processes import LIMIT_S, bridge_process, engine_program, fetch, free_port, until
+from tests.fault.processes import LIMIT_S, bridge_process, engine_program, fetch, until
 
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.phone import Line, Phone, Script, place_call
 
 if TYPE_CHECKING:

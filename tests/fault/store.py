@@ -11,7 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.fault.processes import LIMIT_S, free_port
+from tests.fault.processes import LIMIT_S
+
+from pxbridge.commands.processes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -53,12 +53,13 @@ import numpy as np
 import pytest
 import redis.asyncio
 from tests.fault.network import Relay, cable, relay
-from tests.fault.processes import free_port, until
+from tests.fault.processes import until
 from tests.fault.scene import PACKET_MS, Neighbour, Scene, agent_heard, heard_s, longest_gap_s, scene, tone
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from pxbridge import websocket
+from pxbridge.commands.processes import free_port
 from pxbridge.errors import CallRefused
 from pxbridge.redis_store import PREFIX
 from pxbridge.settings import Settings

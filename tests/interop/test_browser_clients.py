@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.fault.processes import bridge_process, engine_process, fetch, free_port
+from tests.fault.processes import bridge_process, engine_process, fetch
 from tests.interop.test_engine_clients import (
     CLIENT_S,
     NODE_ENVIRONMENT,
@@ -19,6 +19,7 @@ from tests.interop.test_engine_clients import (
     speech,
 )
 
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.mouth_to_ear import listen
 
 if TYPE_CHECKING:

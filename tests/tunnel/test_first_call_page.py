@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.fault.processes import ROOT, free_port, until
+from tests.fault.processes import ROOT, until
 from tests.tunnel.terminal import on_a_terminal
 
+from pxbridge.commands.processes import free_port
 from pxbridge.wav import read_wav
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 from rich.console import Console
-from tests.fault.processes import free_port, program, until
+from tests.fault.processes import program, until
 from tests.personaplex.fake_model import FakeStepper
 from tests.personaplex.rig import PERSONA
 from tests.personaplex.test_engine_process import loaded, running
@@ -24,6 +24,7 @@ from tests.tunnel.test_programs import QUICK, bridge_port, is_running, kept_open
 
 from pxbridge import cli, websocket
 from pxbridge.commands import engine_serve
+from pxbridge.commands.processes import free_port
 from pxbridge.commands.tunnel import View
 from pxbridge.personaplex.serve import Options, prepare, serve
 from pxbridge.simulation.phone import Phone, Script, place_call

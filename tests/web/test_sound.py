@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from tests.call.rig import speech
 from tests.fault.network import relay
-from tests.fault.processes import QUIET, free_port, program, until
+from tests.fault.processes import QUIET, program, until
 from tests.web.browser import RATE_HZ, tab, write_microphone
 
+from pxbridge.commands.processes import free_port
 from pxbridge.simulation.mouth_to_ear import listen
 
 if TYPE_CHECKING:

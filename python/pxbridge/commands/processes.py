@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import random
 import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pxbridge.errors import BenchFailed, InputError
 
@@ -58,12 +60,19 @@ async def server(port: int, *words: str) -> AsyncIterator[int]:
                     await started.wait()
 
 
+# Below Linux's ephemeral ports, which begin at 32768. An outgoing connection, or a server that asks for any
+# port, may take one of those before the server starts for which it was found. And a client that tries such a
+# port until its server answers may connect to itself.
+_PORTS: Final = itertools.cycle(random.sample(range(20_000, 32_768), 12_768))
+
+
 def free_port() -> int:
-    """A free port of the loopback address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback address that nobody listens at. This process gets each port once."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError  # the ports come again and again
 
 
 class Meter:
