@@ -19,38 +19,40 @@ const TALK_PATHS = /^\/(talk)?$/;
 export function App() {
   // A talk that goes on keeps its page, and with it its "Hang up", when the login is over.
   const isTalking = useTalkActive();
+  const [path] = useLocation();
   return (
     <div className="mx-auto flex min-h-dvh max-w-6xl flex-col px-3 sm:px-6">
       <Header />
       <main className="flex-1 pb-8">
-        <Broken>
-        <Suspense fallback={<Waiting />}>
-          <Switch>
-            <Route path={TALK_PATHS}>
-              <Page title="Talk" open={isTalking || new URLSearchParams(location.search).has("engine")}>
-                <TalkPage />
-              </Page>
-            </Route>
-            <Route path="/live">
-              <Page title="Live calls">
-                <LivePage />
-              </Page>
-            </Route>
-            <Route path="/login">
-              <Page title="Log in" open>
-                <LoginPage />
-              </Page>
-            </Route>
-            <Route>
-              <Page title="Not found" open>
-                <h1 className="py-8 text-2xl font-semibold">There is no such page.</h1>
-                <a className="text-accent underline" href="/talk">
-                  Talk to the agent
-                </a>
-              </Page>
-            </Route>
-          </Switch>
-        </Suspense>
+        {/* One for each path: the way back to a talk must stay open when another page breaks. */}
+        <Broken key={path}>
+          <Suspense fallback={<Waiting />}>
+            <Switch>
+              <Route path={TALK_PATHS}>
+                <Page title="Talk" open={isTalking || new URLSearchParams(location.search).has("engine")}>
+                  <TalkPage />
+                </Page>
+              </Route>
+              <Route path="/live">
+                <Page title="Live calls">
+                  <LivePage />
+                </Page>
+              </Route>
+              <Route path="/login">
+                <Page title="Log in" open>
+                  <LoginPage />
+                </Page>
+              </Route>
+              <Route>
+                <Page title="Not found" open>
+                  <h1 className="py-8 text-2xl font-semibold">There is no such page.</h1>
+                  <a className="text-accent underline" href="/talk">
+                    Talk to the agent
+                  </a>
+                </Page>
+              </Route>
+            </Switch>
+          </Suspense>
         </Broken>
       </main>
     </div>

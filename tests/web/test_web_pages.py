@@ -248,6 +248,20 @@ async def test_a_page_that_was_replaced_by_an_update_asks_to_be_loaded_anew() ->
         await t.page.wait_for_selector("[data-engine]")
 
 
+async def test_a_page_that_breaks_leaves_the_way_back_to_a_talk() -> None:
+    async with console() as s, tab() as t:
+        await t.page.goto(f"{s.url}/talk")
+        await t.press("Talk")
+        await t.see("listening")
+        await t.page.route("**/assets/live-page-*.js", lambda route: route.fulfill(status=404))
+        await t.page.get_by_role("link", name="Live").click()
+        await t.page.get_by_text("could not be shown").wait_for()
+        await t.page.get_by_role("link", name="Back to the talk").click()
+        await t.see("listening")
+        await t.press("Hang up")
+        await t.see("ended")
+
+
 async def test_a_browser_that_stores_nothing_shows_each_page() -> None:
     async with console() as s, tab() as t:
         # As with all cookies blocked.
