@@ -86,6 +86,15 @@ async def test_a_call_is_told_measured_and_written(tmp_path: Path, terminal: boo
     assert (tmp_path / "call.png").exists()
 
 
+async def test_a_fault_of_the_view_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: call.View) -> None:
+        raise ZeroDivisionError("told by a test")
+
+    monkeypatch.setattr(call.View, "show", fail)
+    with pytest.raises(ZeroDivisionError, match="told by a test"):
+        await place(echo, "--seconds", "1", "--wav", SPEECH)
+
+
 async def test_without_a_file_a_shipped_sentence_is_said() -> None:
     status, text = await place(echo, "--speak-at", "0", "--rate", "24000", "-v")
     assert status in HEARD

@@ -279,6 +279,8 @@ async def _talk(url: str, phone: Phone, tls: ssl.SSLContext | None, clock: Clock
     finally:
         showing.cancel()
         await asyncio.wait([showing])
+    if not showing.cancelled():
+        showing.result()  # a fault of the view is raised here, and not kept by a task that nobody reads
     view.print_rest()
 
 
