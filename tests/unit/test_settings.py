@@ -390,18 +390,20 @@ def test_trust_without_tls_is_noted() -> None:
     assert "has no effect" in load({}, environ).notes[0]
 
 
-def test_what_kubernetes_sets_for_a_service_of_our_name_is_not_taken_for_settings() -> None:
+@pytest.mark.parametrize("service", ["PXBRIDGE", "PXBRIDGE_ENGINE", "PXBRIDGE_CONSOLE"])
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_not_taken_for_settings(service: str) -> None:
     loaded = load(
         {},
         {
-            "PXBRIDGE_SERVICE_HOST": "10.0.0.1",
-            "PXBRIDGE_SERVICE_PORT_CALLS": "5050",
-            "PXBRIDGE_PORT_5050_TCP_ADDR": "10.0.0.1",
-            "PXBRIDGE_PORT": "tcp://10.0.0.1:5050",
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "5050",
+            f"{service}_SERVICE_PORT_CALLS": "5050",
+            f"{service}_PORT_5050_TCP_ADDR": "10.0.0.1",
+            f"{service}_PORT": "tcp://10.0.0.1:5050",
         },
     )
-    assert loaded.settings.port == 5050
-    assert len(loaded.notes) == 4
+    assert loaded.settings == Settings()
+    assert len(loaded.notes) == 5
 
 
 def test_settings_cannot_be_changed_once_loaded() -> None:

@@ -39,9 +39,9 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # the folder of systemd's LoadCr
 # Names of the prototype. They are still read if the new name is not set.
 OLD_VARIABLES = {"BRIDGE_HOST": "host", "BRIDGE_PORT": "port"}
 
-# Kubernetes sets these variables in every pod of a namespace with a Service named `pxbridge`. One of them is
-# called PXBRIDGE_PORT, as our own setting is; its value tells the two apart.
-_KUBERNETES_LINK = re.compile(r"PXBRIDGE_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP)(_\w+)?)")
+# Kubernetes sets these variables in every pod of a namespace with a Service named `pxbridge` or `pxbridge-…`.
+# PXBRIDGE_PORT and PXBRIDGE_CONSOLE_PORT are settings of ours too: the value tells the two apart.
+_KUBERNETES_LINK = re.compile(r"PXBRIDGE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP)(_\w+)?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
 
 FILE_SUFFIX = "_file"  # a setting's name with this ending names a file that contains the value
@@ -141,9 +141,11 @@ def _read_environment(environ: Mapping[str, str], notes: list[str]) -> dict[str,
         if not written.startswith(ENVIRONMENT_PREFIX) or written == CONFIG_VARIABLE:
             continue
         if _KUBERNETES_LINK.fullmatch(written) or (
-            written == variable("port") and _KUBERNETES_PORT.match(value)
+            written.endswith("PORT") and _KUBERNETES_PORT.match(value)
         ):
-            notes.append(f"{written} is ignored: Kubernetes sets it for a Service named pxbridge")
+            notes.append(
+                f"{written} is ignored: Kubernetes sets it for a Service whose name begins with pxbridge"
+            )
         elif written in files:
             if value and environ.get(variable(files[written])):
                 other = variable(files[written])
