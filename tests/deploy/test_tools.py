@@ -135,6 +135,8 @@ def test_the_bridge_can_start_with_what_the_file_gives_it(
     expected = ["ws://***@engine:8998/api/chat"] if with_gpu else []
     assert told["settings"]["engines"]["value"] == expected
     assert told["settings"]["public_url"]["value"] == "wss://voice.example.com"
+    # Another PersonaPlex server has one conversation; ours tells how many it has.
+    assert told["settings"]["engine_capacity"]["value"] == 1
     if with_gpu:
         token = found["services"]["engine"]["environment"]["PXBRIDGE_ENGINE_TOKEN"]
         assert f":{token}@" in (prepared / "secrets" / "engines").read_text()
@@ -170,7 +172,7 @@ def test_the_engine_beside_the_bridge_goes_with_its_profile(prepared: Path) -> N
     for profile in ("gpu", ""):
         run(prepared / "prepare", "voice.example.com", *([profile] if profile else []))
         assert ("@engine:8998/api/chat" in engines.read_text()) is bool(profile)
-        assert engines.stat().st_mode & 0o777 == 0o444
+        assert engines.stat().st_mode & 0o777 == 0o644  # readable in containers, and for an editor to change
 
 
 def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> None:
@@ -181,7 +183,7 @@ def test_only_caddy_is_public_and_it_ends_after_the_bridge(prepared: Path) -> No
             assert name == "caddy" or port["host_ip"] == "127.0.0.1"
     assert "caddy" in services["bridge"]["depends_on"]
     assert "bridge" not in services["caddy"].get("depends_on", {})
-    # The drain (60 s), then what the end of the last call takes, at most 26 s.
+    # The drain (60 s), then what the end of the last call takes, at most 38.5 s.
     assert services["bridge"]["stop_grace_period"] == "1m40s"
 
 

@@ -137,7 +137,7 @@ def _engines(answers: Answers) -> Iterator[str]:
     else:
         yield "# None: the rehearsal engine. It has no model: it greets, and repeats what it hears."
         yield '# engines = ["wss://GPU-HOST:8998/api/chat"]'
-    yield "# How many calls each takes at once: 1 for NVIDIA's server, its --slots for `pxbridge engine`."
+    yield "# How many calls each takes at once: NVIDIA's server 1. `pxbridge engine` tells it by itself."
     yield f"engine_capacity = {answers.engine_capacity}"
     yield "# The only certificate that is trusted, if it is a self-signed one."
     if answers.engine_fingerprint is None:
