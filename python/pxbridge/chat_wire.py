@@ -23,6 +23,10 @@ FRAME_SAMPLES: Final = 1920
 """The model's step: it reads and writes 80 ms at a time."""
 FRAME_S: Final = FRAME_SAMPLES / ENGINE_HZ
 
+_FAMILIES: Final = (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
+NVIDIAS_VOICES: Final = tuple(f"{family}{n}.pt" for family, count in _FAMILIES for n in range(count))
+"""The voices that come with PersonaPlex: natural or varied, female or male."""
+
 
 class Kind(enum.IntEnum):
     """The kind of a message: its first byte."""

@@ -28,10 +28,10 @@ class LogThrottle:
     def __init__(
         self,
         report: Callable[[Counter[str], str], None],
-        call_later: Callable[[float, Callable[[], None]], object] = _call_later,
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
         self._report = report
-        self._call_later = call_later
+        self._call_later = call_later or _call_later
         self._unreported: Counter[str] = Counter()
         self._last_who = ""
         self._is_quiet = False

@@ -46,8 +46,20 @@ def short_id(written: str) -> str:
     return written[:SHORT_ID_CHARS]
 
 
-BEFORE_UNIT: Final = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|Hz|kHz|dB|ppm|MB|GB|times?)\b)")
+_BEFORE_UNIT: Final = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|Hz|kHz|dB|ppm|MB|GB|times?)\b)")
 """The space between a number and its unit, at which no line is broken."""
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+
+
+def with_units_kept(text: str) -> str:
+    """A text in which a number and its unit count as one word, until `with_spaces` undoes it."""
+    return _BEFORE_UNIT.sub(_NO_BREAK, text)
+
+
+def with_spaces(text: str) -> str:
+    """Undoes `with_units_kept`."""
+    return text.replace(_NO_BREAK, " ")
+
 
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 

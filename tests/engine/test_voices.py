@@ -19,7 +19,7 @@ from tests.simulated import VECTORS
 
 from pxbridge.errors import InputError, NoSuchVoice
 from pxbridge.personaplex.prompt import VoiceCodes, VoiceEmbeddings
-from pxbridge.personaplex.voices import PUBLISHED, Voices
+from pxbridge.personaplex.voices import Voices
 from pxbridge.wav import read_wav, resample, write_float_wav
 
 if TYPE_CHECKING:
@@ -69,11 +69,6 @@ def archive(path: Path, files: dict[str, bytes]) -> Path:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return path
-
-
-def test_nvidias_voices_are_eighteen() -> None:
-    assert len(PUBLISHED) == 18
-    assert (PUBLISHED[0], PUBLISHED[7], PUBLISHED[-1]) == ("NATF0", "NATM3", "VARM4")
 
 
 def test_a_voice_is_found_with_and_without_its_suffix() -> None:

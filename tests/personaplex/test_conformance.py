@@ -39,7 +39,7 @@ def test_our_engine_conforms_in_everything(slots: int) -> None:
             assert of(found, Verdict.WRONG) == {}
             assert of(found, Verdict.NOTE) == {}
             assert len(found) == 12
-            assert found["pace"].what == "a frame is answered after 30 ms at the median, 30 at most"
+            assert found["pace"].what == "a frame is answered after 30 ms at the median, 30 ms at most"
 
     run(main(), 600.0)
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from pxbridge.calls.persona import Persona, Personas, Where, number_key
 from pxbridge.calls.unknown_names import NameCheck, UnknownNames, voice_problems
+from pxbridge.chat_wire import NVIDIAS_VOICES
 from pxbridge.engines import voices as engine_voices
 from pxbridge.engines.address import EngineAddress
-from pxbridge.engines.voices import NVIDIAS_VOICES, EngineVoices
+from pxbridge.engines.voices import EngineVoices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +126,7 @@ def test_a_request_for_a_url_is_answered_as_the_call_would_be() -> None:
     check = Check(UnknownNames.REFUSE)
     assert check.name_for("books", "", PERSONAS) == "books"
     assert check.name_for(None, "08047180000", PERSONAS) == "books"
-    with pytest.raises(LookupError, match="no persona here is called night"):
+    with pytest.raises(LookupError, match="no persona here is called 'night'"):
         check.name_for("night", "08047180000", PERSONAS)
     check.use(UnknownNames.WARN)
     assert check.name_for("night", "08047180000", PERSONAS) == "books"

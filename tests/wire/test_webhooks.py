@@ -193,7 +193,7 @@ async def test_a_persona_that_does_not_exist_is_refused_before_the_stream() -> N
             "/exotel/url/nosuch?CallTo=08047180000",
         ):
             answer = await f.ask(path)
-            assert (answer.status, answer.json) == (404, {"error": "no persona here is called nosuch"})
+            assert (answer.status, answer.json) == (404, {"error": "no persona here is called 'nosuch'"})
 
 
 async def test_when_nothing_is_free_the_flow_is_sent_elsewhere() -> None:

@@ -245,8 +245,13 @@ class Personas(Mapping[str, Persona]):
         if asked is None:
             return self._numbers.get(number_key(called))
         if asked not in self._personas:
-            raise LookupError(f"no persona here is called {asked[:SHOWN]}")
+            raise LookupError(no_such_persona(asked))
         return asked
+
+
+def no_such_persona(name: str) -> str:
+    """That no persona has the name which a stranger gave, as all who give one are told."""
+    return f"no persona here is called {name[:SHOWN]!r}"
 
 
 def number_key(number: str) -> str:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pxbridge.calls.persona import DEFAULT_NAME, PERSONA_NAME, SHOWN, Where
+from pxbridge.calls.persona import DEFAULT_NAME, PERSONA_NAME, SHOWN, Where, no_such_persona
 from pxbridge.engines.voices import EngineVoices
 from pxbridge.log_throttle import LogThrottle
 
@@ -80,8 +80,7 @@ class NameCheck:
         self._unknown = unknown
         self._voices = voices or EngineVoices()
         self._existing: dict[Where, Sequence[str]] = dict.fromkeys(Where, ())
-        make = LogThrottle if call_later is None else partial(LogThrottle, call_later=call_later)
-        self._throttles = {where: make(partial(self._log, where)) for where in Where}
+        self._throttles = {where: LogThrottle(partial(self._log, where), call_later) for where in Where}
 
     def use(self, unknown: UnknownNames) -> None:
         """Changes what happens to later calls."""
@@ -95,7 +94,7 @@ class NameCheck:
         if name in personas or self._unknown is UnknownNames.WARN:
             return None
         self._count(Where.PATH, name, personas)
-        return _no_persona(name)
+        return no_such_persona(name)
 
     def name_for(self, asked: str | None, called: str, personas: Personas) -> str | None:
         """The persona to put into a call's URL, as `Personas.name_for`.
@@ -118,7 +117,7 @@ class NameCheck:
         for where, name in unknown:
             self._count(where, name, personas)
             if self._unknown is UnknownNames.REFUSE:
-                return Choice(chosen, notes, _no_persona(name))
+                return Choice(chosen, notes, no_such_persona(name))
             notes.append(f"{_PLACES[where]} names {name[:SHOWN]!r}, which is no persona here")
         persona, more = chosen.for_call(custom, caller=caller, called=called)
         if not self._is_missing(persona.voice_prompt, personas):
@@ -205,10 +204,6 @@ _PLACES: Final = {
     Where.WEBHOOK: "a request for a call's URL",
     Where.PARAMETER: "the parameter persona",
 }
-
-
-def _no_persona(name: str) -> str:
-    return f"no persona here is called {name[:SHOWN]!r}"
 
 
 def _near(name: str, exist: Sequence[str]) -> str:

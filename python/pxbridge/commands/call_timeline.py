@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pxbridge.simulation.phone import Ended, Leaving
+from pxbridge.simulation.phone import BROKEN_OFF, Ended, Leaving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +25,6 @@ WORDS_PAUSE_S: Final = 1.0
 """Without a new word for this long, the agent has paused."""
 LONGEST_SENTENCE_S: Final = 8.0
 """A longer sentence is cut: it must not hold up what happens meanwhile."""
-
-BROKEN_OFF: Final = 1006
-"""The close code of a connection that ended without a closing handshake (RFC 6455 §7.1.5)."""
 
 _LEFT: Final = {
     Leaving.TOLD: "you hang up",

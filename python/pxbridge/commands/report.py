@@ -20,10 +20,9 @@ import numpy as np
 from rich.text import Text
 
 from pxbridge.commands.call_telemetry import CallTelemetry
-from pxbridge.commands.call_timeline import BROKEN_OFF
 from pxbridge.commands.terminal import say_fields, wrapped
 from pxbridge.simulation.mouth_to_ear import FRAME_S, VOICE_DBFS, Hearing, listen, loudness_dbfs
-from pxbridge.simulation.phone import Ended, Leaving, shown, without_secrets
+from pxbridge.simulation.phone import BROKEN_OFF, Ended, Leaving, shown, without_secrets
 from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pxbridge.wording import BEFORE_UNIT
+from pxbridge.wording import with_spaces, with_units_kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +32,6 @@ UNLIMITED = 1_000_000
 
 MIN_WRAPPED = 20
 """Text with fewer columns beside its title is not wrapped: it would be a column of single words."""
-
-
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 _LAST_COLUMN = re.compile(r" *\S.*?\S {2,}(?=\S)")
 """What stands before the last column of a line of help."""
@@ -125,8 +122,8 @@ def wrapped(text: str, width: int) -> list[str]:
         fold = textwrap.TextWrapper(
             width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
-        folded = fold.wrap(BEFORE_UNIT.sub(_NO_BREAK, line)) or [""]
-        lines += [part.replace(_NO_BREAK, " ") for part in folded] if cell_len(line) > width else [line]
+        folded = fold.wrap(with_units_kept(line)) or [""]
+        lines += [with_spaces(part) for part in folded] if cell_len(line) > width else [line]
     return lines
 
 

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_plus
 
 from pxbridge import chat_wire
-from pxbridge.calls.persona import SHOWN, TEXT_PROMPT_LIMIT, VOICE_NAME
+from pxbridge.calls.persona import SHOWN, TEXT_PROMPT_LIMIT, VOICE_NAME, no_such_persona
 from pxbridge.console import models
 from pxbridge.console.sockets import serve_socket
-from pxbridge.engines.voices import NVIDIAS_VOICES
 from pxbridge.telephony.browser import LIMITS, BrowserCarrier
 from pxbridge.telephony.server import Arrival
 
@@ -69,7 +68,7 @@ class Talks:
         self._engine_voices = engine_voices
         self._takes_sampling = takes_sampling
         self._rehearsal = rehearsal
-        self._voices = list(NVIDIAS_VOICES)
+        self._voices = list(chat_wire.NVIDIAS_VOICES)
         self._asked_s = float("-inf")
         self._asking = asyncio.Lock()
 
@@ -103,7 +102,7 @@ class Talks:
         )
         chat_wire.sampling_query(carrier.parameters)
         if persona and persona not in self._personas():
-            raise ValueError(f"no persona here is called {persona[:SHOWN]!r}")
+            raise ValueError(no_such_persona(persona))
         if voice and not VOICE_NAME.fullmatch(voice):
             raise ValueError(f"{voice[:SHOWN]!r} is not a voice; a voice's name is like NATF0.pt")
         if len(text) > TEXT_PROMPT_LIMIT:

@@ -25,7 +25,7 @@ from pxbridge.audio import OggOpusReader, OggOpusWriter
 from pxbridge.chat_wire import FRAME_SAMPLES
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.simulation.strict_ogg import ENGINE_RATE_HZ, PageReader
-from pxbridge.wording import os_problem
+from pxbridge.wording import lasted, os_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -301,10 +301,8 @@ async def _pace(target: Target) -> str:
             waits_s.append(client.heard_s - asked_s)
     median_s = float(np.median(waits_s))
     if median_s > SLOW_S:
-        raise _NotSo(f"a frame is answered after {1000 * median_s:.0f} ms at the median")
-    return (
-        f"a frame is answered after {1000 * median_s:.0f} ms at the median, {1000 * max(waits_s):.0f} at most"
-    )
+        raise _NotSo(f"a frame is answered after {lasted(median_s)} at the median")
+    return f"a frame is answered after {lasted(median_s)} at the median, {lasted(max(waits_s))} at most"
 
 
 async def _packets(target: Target) -> str:

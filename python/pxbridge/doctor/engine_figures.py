@@ -15,7 +15,7 @@ from pxbridge.chat_wire import FRAME_S
 from pxbridge.doctor.finding import Finding, good, note, wrong
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
-from pxbridge.wording import counted
+from pxbridge.wording import counted, lasted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +125,7 @@ def _parts(told: Told, found: Figures | None) -> list[str]:
         parts.append(f"warmed up in {told.warm_up_s:.1f} s")
     if found is not None and (ticks := found.ticks) is not None:
         parts.append(
-            f"{counted(ticks.count, 'tick')} of {_ms(ticks.mean_s)} on average, 99 % {_within(ticks)}"
+            f"{counted(ticks.count, 'tick')} of {lasted(ticks.mean_s)} on average, 99 % {_within(ticks)}"
         )
     if found is not None and found.answers is not None:
         parts.append(f"frames answered: 99 % {_within(found.answers)}")
@@ -137,12 +137,8 @@ def _parts(told: Told, found: Figures | None) -> list[str]:
 _FEWER: Final = "start it with fewer --slots, or free the GPU of other work (`nvidia-smi` lists it)"
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms"
-
-
 def _within(durations: Durations) -> str:
     bound_s = durations.most_within_s
     if bound_s < math.inf:
-        return f"within {_ms(bound_s)}"
-    return f"not within {_ms(max(bound for bound, _ in durations.buckets if bound < math.inf))}"
+        return f"within {lasted(bound_s)}"
+    return f"not within {lasted(max(bound for bound, _ in durations.buckets if bound < math.inf))}"

@@ -12,6 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
+from pxbridge.chat_wire import NVIDIAS_VOICES
 from pxbridge.engines.http_get import get
 from pxbridge.errors import EngineUntrusted
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 PATH: Final = "/voices"
 TIMEOUT_S: Final = 2.0
 """A page waits for it, and known voices serve as well."""
-
-_NVIDIAS: Final = (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
-NVIDIAS_VOICES: Final = tuple(f"{kind}{number}.pt" for kind, count in _NVIDIAS for number in range(count))
-"""The voices that come with PersonaPlex, for engines that do not tell theirs."""
 _NVIDIAS_NAME: Final = re.compile(r"(?:NAT|VAR)[FM]\d+\.pt", re.IGNORECASE)
 
 MAX_VOICES: Final = 1000

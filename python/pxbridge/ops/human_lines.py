@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.calls.call_state import Outcome, Party
-from pxbridge.wording import BEFORE_UNIT, counted, lasted, short_id
+from pxbridge.wording import counted, lasted, short_id, with_spaces, with_units_kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,6 @@ OWN_LOGGERS: Final = "pxbridge"
 INDENT: Final = " " * len("23:59:59 ")
 """Stands before the rest of a line that is wrapped."""
 
-_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 _STYLE: Final = re.compile(r"\x1b\[\d+m")
 _BOLD, _DIM, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "info": "\x1b[32m"}
@@ -98,8 +97,8 @@ def folded(text: str, columns: int) -> str:
     if not columns:
         return text
     lines, taken = [""], 0
-    for word in BEFORE_UNIT.sub(_NO_BREAK, text).split(" "):
-        word = word.replace(_NO_BREAK, " ")
+    for joined in with_units_kept(text).split(" "):
+        word = with_spaces(joined)
         length = len(_STYLE.sub("", word))
         if taken and taken + 1 + length > columns:
             lines, taken = [*lines, INDENT + word], len(INDENT) + length

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from pxbridge.chat_wire import NVIDIAS_VOICES
 from pxbridge.errors import InputError, NoSuchVoice
 from pxbridge.personaplex.config import CODEBOOKS, SAMPLE_RATE_HZ, STREAMS
 from pxbridge.personaplex.loudness import normalised
@@ -42,12 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PUBLISHED = tuple(
-    f"{kind}{number}"
-    for kind, count in (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
-    for number in range(count)
-)
-"""NVIDIA's voices: natural or varied, female or male."""
 WHERE = "NVIDIA's voices are voices.tgz of https://huggingface.co/nvidia/personaplex-7b-v1"
 LUFS = -24.0
 """The loudness of a recording before it is encoded, as in NVIDIA's code."""
@@ -309,5 +304,5 @@ def _no_such(name: str, there: list[str]) -> str:
         return f"there is no voice {shown}, nor any other: {WHERE}"
     listed = ", ".join(file.removesuffix(".pt") for file in there[:NAMED_AT_MOST])
     more = f" and {len(there) - NAMED_AT_MOST} more" if len(there) > NAMED_AT_MOST else ""
-    published = f" ({WHERE})" if name.removesuffix(".pt") in PUBLISHED else ""
+    published = f" ({WHERE})" if f"{name.removesuffix('.pt')}.pt" in NVIDIAS_VOICES else ""
     return f"there is no voice {shown}{published}; there are {listed}{more}"

@@ -107,7 +107,7 @@ class AccessControl:
         self._clock = clock
         self._calls: Counter[str] = Counter()
         self._call_tokens = call_tokens or CallTokens(time.time)
-        self._throttle = LogThrottle(_log, call_later) if call_later else LogThrottle(_log)
+        self._throttle = LogThrottle(_log, call_later)
         self.use(
             credentials=credentials,
             tokens_prove=tokens_prove,

@@ -74,7 +74,7 @@ class TurnedAway:
         """How many were turned away, by reason."""
         self._port = port
         self._advice = advice
-        self._throttle = LogThrottle(self._log, call_later) if call_later else LogThrottle(self._log)
+        self._throttle = LogThrottle(self._log, call_later)
 
     def __call__(self, reason: Reason, address: str, asked: str = "", /, *, hint: str = "") -> None:
         """Counts one, and logs it soon.

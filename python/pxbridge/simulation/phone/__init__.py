@@ -12,10 +12,19 @@ from pxbridge.simulation.phone.caller import Caller, Leaving, Mood, Script
 from pxbridge.simulation.phone.dialling import OBSERVE, OBSERVED_EVENT, Clock, Observer, place_call
 from pxbridge.simulation.phone.g711 import decode_a_law, decode_mu_law, encode_a_law, encode_mu_law
 from pxbridge.simulation.phone.line import SPELLINGS, HangUp, Line
-from pxbridge.simulation.phone.machine import PAYLOAD_LIMIT, PAYLOAD_UNIT, Ended, Fault, Phone, Wire
+from pxbridge.simulation.phone.machine import (
+    BROKEN_OFF,
+    PAYLOAD_LIMIT,
+    PAYLOAD_UNIT,
+    Ended,
+    Fault,
+    Phone,
+    Wire,
+)
 from pxbridge.simulation.phone.shown_url import shown, without_secrets
 
 __all__ = [
+    "BROKEN_OFF",
     "OBSERVE",
     "OBSERVED_EVENT",
     "PAYLOAD_LIMIT",

@@ -20,7 +20,7 @@ from websockets.exceptions import (
 from websockets.uri import parse_uri
 
 from pxbridge.errors import CallFailed, CallRefused
-from pxbridge.simulation.phone.machine import Fault, Wire
+from pxbridge.simulation.phone.machine import BROKEN_OFF, Fault, Wire
 from pxbridge.simulation.phone.shown_url import shown, without_secrets
 from pxbridge.wording import os_problem
 
@@ -198,7 +198,7 @@ async def _read(
             phone.receive(message, clock.now_s())
             wake.set()
     except ConnectionClosed:
-        phone.closed(clock.now_s(), ws.close_code or 1006, ws.close_reason or "")
+        phone.closed(clock.now_s(), ws.close_code or BROKEN_OFF, ws.close_reason or "")
         wake.set()
 
 

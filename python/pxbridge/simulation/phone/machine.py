@@ -36,6 +36,8 @@ STOP_LINGER_S = 1.0
 """After `stop`, Exotel waits this long for the bridge to close, then closes itself."""
 STOP_TIMEOUT_S = 5.0
 """How long a phone that never closes waits for the bridge to close."""
+BROKEN_OFF = 1006
+"""The close code of a connection that ended without a closing handshake (RFC 6455 §7.1.5)."""
 
 
 class Fault(StrEnum):

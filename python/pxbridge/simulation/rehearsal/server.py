@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pxbridge.simulation.rehearsal")
 
-VOICES: Final = tuple(
-    f"{family}{number}.pt"
-    for family, count in (("NATF", 4), ("NATM", 4), ("VARF", 5), ("VARM", 5))
-    for number in range(count)
-)
-"""The voices of PersonaPlex. Any name that ends in `.wav` is accepted too."""
-
 DEFAULT_PROMPT_S: Final = 0.6  # a real engine needs seconds; this is enough to notice the wait
 DEFAULT_STEP_MS: Final = 30.0  # the time of a step of the 7B model on a large GPU
 
@@ -48,7 +41,7 @@ class Rehearsal:
         prompt_s: How long it takes for the prompts.
         step_ms: How long it takes for a step.
         slots: Conversations at the same time; NVIDIA's server has one slot.
-        voices: The voices that it knows, besides any `.wav`.
+        voices: The voices that it knows. Any name that ends in `.wav` is accepted too.
         faults: The faults of new sessions.
         ssl: The server's TLS context, for `wss`.
 
@@ -69,7 +62,7 @@ class Rehearsal:
         prompt_s: float = DEFAULT_PROMPT_S,
         step_ms: float = DEFAULT_STEP_MS,
         slots: int = 1,
-        voices: Sequence[str] = VOICES,
+        voices: Sequence[str] = chat_wire.NVIDIAS_VOICES,
         faults: Sequence[Fault] = (),
         ssl: ssl.SSLContext | None = None,
     ) -> None:
