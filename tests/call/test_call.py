@@ -9,7 +9,7 @@ import gc
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -22,6 +22,8 @@ from pxbridge.calls.call import START_TIMEOUT_S, Party
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.summary import outcome
+from pxbridge.engines.client import open_session
+from pxbridge.engines.pool import SlotState
 from pxbridge.simulation import faults
 from pxbridge.simulation.mouth_to_ear import listen
 from pxbridge.simulation.network import parse_network
@@ -30,6 +32,7 @@ from pxbridge.simulation.rehearsal import Mode
 
 if TYPE_CHECKING:
     from pxbridge.calls.call import CallRecord
+    from pxbridge.engines.session import Session
 
 HANG_UP_AT_S = 7.0
 
@@ -255,6 +258,45 @@ def test_bad_sound_from_an_engine_costs_only_itself() -> None:
 
 
 @pytest.mark.usefixtures("uncaptured")
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_call_that_ends_just_as_its_engine_is_ready_gives_it_back(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine's slot that nobody gives back would be lost until the bridge starts again."""
+    turns: int | None = None  # of the event loop, between the session and the end of the call
+
+    async def main() -> None:
+        nonlocal turns
+        async with bridge(prompt_s=1.0) as b:
+
+            def end(left: int) -> None:
+                if left:
+                    asyncio.get_running_loop().call_soon(end, left - 1)
+                    return
+                for each in b.registry:
+                    each.end("told by a test")
+
+            async def open_and_end(*args: Any, **options: Any) -> Session:
+                session = await open_session(*args, **options)
+                if turns is not None:
+                    end(turns)
+                return session
+
+            monkeypatch.setattr("tests.call.rig.open_session", open_and_end)
+            for after in range(25):
+                turns = None
+                others = [asyncio.create_task(b.call(Script(hang_up_at_s=3.0)))] if waits else []
+                await asyncio.sleep(2.0)  # the other call has the engine
+                turns = after
+                await b.call(Script(hang_up_at_s=20.0), Line(call_sid="mine"))
+                await asyncio.gather(*others)
+                await b.record()
+                await asyncio.sleep(3.0)  # a session that was on its way may wait for another call
+                assert b.pool.states()[SlotState.IDLE] == 1, f"{after} turns later"
+
+    run(main(), limit_s=600.0)
+
+
 def test_nothing_is_left_of_a_thousand_calls() -> None:
     process = psutil.Process()
 

@@ -37,7 +37,7 @@ from pxbridge.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Any
 
     from pxbridge.calls.call_line import CallLine
@@ -180,7 +180,7 @@ class Conversation:
             NoEngineFree: No engine came free in time, or too many callers wait already.
         """
         self._enter(Phase.PROMPTING)
-        async with self._in_background(self._keep_company()):
+        with self._in_background(self._keep_company()):
             try:
                 return await self._same_engine() or await self._free_engine()
             except NoEngineFree as none_free:
@@ -286,30 +286,35 @@ class Conversation:
             left_s = self._limits.max_wait_s - waited_s
             place = self._continuation.place
             music = play_hold_music(self._line, lambda: self._engines.position(place))
-            async with self._in_background(music), asyncio.timeout(left_s):
-                while True:
-                    lease = await self._engines.lease_in_turn(self._prompts, place)
-                    try:
-                        won, session = await self._prompt(lease, self._prompts, set())
-                    except EngineFull:
-                        continue  # back in its place at once: the pool knows when to try the engine again
-                    except EngineError:
-                        await asyncio.sleep(BETWEEN_TRIES_S)
-                        continue
-                    place.since_s = None
-                    return won, session
+            async with asyncio.timeout(left_s):
+                with self._in_background(music):
+                    while True:
+                        lease = await self._engines.lease_in_turn(self._prompts, place)
+                        try:
+                            won, session = await self._prompt(lease, self._prompts, set())
+                        except EngineFull:
+                            continue  # back in its place at once: the pool knows when to try the engine again
+                        except EngineError:
+                            await asyncio.sleep(BETWEEN_TRIES_S)
+                            continue
+                        place.since_s = None
+                        return won, session
         except TimeoutError:
             raise NoEngineFree(f"no engine was free within {self._limits.max_wait_s:g} s ({why})") from None
 
-    @contextlib.asynccontextmanager
-    async def _in_background(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """Runs `work` while the block runs. What it has queued plays on until an engine speaks."""
+    @staticmethod
+    @contextlib.contextmanager
+    def _in_background(work: Coroutine[Any, Any, None]) -> Iterator[None]:
+        """Runs `work` while the block runs. What it has queued plays on until an engine speaks.
+
+        The block's end waits for nothing: a cancellation in such a wait would lose the lease that the block
+        returns, and with it an engine's slot.
+        """
         task = asyncio.create_task(work)
         try:
             yield
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     # -- live -----------------------------------------------------------------------------------------
 
