@@ -106,6 +106,8 @@ async def test_a_token_admits_one_call_at_all_bridges_that_share_a_store() -> No
         for number in range(20):
             at_once = await claims(f"n{number}", (here, "CA1"), (there, "CA2"), (here, "CA3"), (there, "CA4"))
             assert sum(at_once) == 1
+        assert await claims("nameless", (here, "")) == [True]
+        assert await claims("nameless", (there, "")) == [False], "nobody knows whether it is the same call"
         left_ms = await one.client.pttl("pxbridge:token:a")
         assert 100_000 < left_ms <= 120_000, "it is forgotten some time after it has expired"
 

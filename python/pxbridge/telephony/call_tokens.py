@@ -62,7 +62,8 @@ class RedisTokens:
         async with self._store.answer():
             if await self._store.client.set(key, call_id, nx=True, px=max(1, round(1000 * kept_s))):
                 return True
-            return bool(await self._store.client.get(key) == call_id.encode())
+            # Without an identifier nobody can tell whether it is the same call.
+            return bool(call_id) and await self._store.client.get(key) == call_id.encode()
 
 
 @dataclass(slots=True)
