@@ -187,7 +187,7 @@ async def test_one_call_too_many_is_refused_before_its_upgrade_and_room_comes_ba
             assert refused.value.response.status_code == 503
             assert listener.refused == 1
             assert await get(listener, "/readyz") == (503, "the only call is in use\n")
-            assert listener.live_calls == 1
+            assert len(listener._calls) == 1
         await listener._no_calls.wait()
         async with connect(url(listener)):
             assert (await get(listener, "/livez"))[0] == 200
@@ -205,6 +205,12 @@ async def test_an_overloaded_process_refuses_new_calls_before_their_upgrade_and_
             await connect(url(listener))
         assert refused.value.response.status_code == 503
         assert (listener.room, listener.refusals["overloaded"], listener.refusals["full"]) == (0, 1, 0)
+        listener._max_calls = 1
+        assert listener.full() == ["the only call is in use"]
+        with pytest.raises(InvalidStatus):
+            await connect(url(listener))
+        assert (listener.refusals["overloaded"], listener.refusals["full"]) == (1, 1), "as it was answered"
+        listener._max_calls = 1000
         assert await get(listener, "/readyz") == (503, "overloaded: the event loop is 85 ms late\n")
         assert (await get(listener, "/livez"))[0] == 200
         await phone.send("still here")
@@ -255,7 +261,7 @@ async def test_draining_refuses_new_calls_and_waits_for_the_last_one() -> None:
         assert not drained.done()
         calls.end.set()
         await drained
-        assert listener.live_calls == 0
+        assert not listener._calls
 
 
 async def test_closing_the_door_cancels_live_calls_and_leaves_nothing() -> None:
@@ -268,7 +274,7 @@ async def test_closing_the_door_cancels_live_calls_and_leaves_nothing() -> None:
                 await phone.send("hello")
                 await calls.messages.get()
         assert calls.cancelled == 5
-        assert listener.live_calls == 0
+        assert not listener._calls
         for phone in sockets:
             with pytest.raises(ConnectionClosed) as closed:
                 await phone.recv()

@@ -161,7 +161,7 @@ class TelephonyServer:
         self.shed = 0
         """Calls refused with 503, because the process is overloaded."""
         self.turn_away = TurnedAway("telephony port", _ADVICE)
-        """Counts and logs what never got as far as access control, and what it let in by mistake."""
+        """Counts and logs what is no valid request, and requests answered with 400, 404 or 405."""
         self._known_paths = (*(path for each in carriers for path in each.known_paths), *HEALTH_PATHS)
 
     @property
@@ -181,11 +181,6 @@ class TelephonyServer:
     def flooded(self) -> int:
         """Number of connections that were closed because the phone sent too much."""
         return 0 if self.server is None else self.server.flooded
-
-    @property
-    def live_calls(self) -> int:
-        """Number of calls whose task has not ended."""
-        return len(self._calls)
 
     @property
     def room(self) -> int:
@@ -331,10 +326,10 @@ class TelephonyServer:
         return [*self._overloaded()]
 
     def _count_refusal(self) -> None:
-        if self._overloaded():
-            self.shed += 1
-        else:
+        if self._draining or len(self._calls) >= self._max_calls:
             self.refused += 1
+        else:
+            self.shed += 1
 
     def _begin(self, arrival: Arrival) -> None:
         task = asyncio.create_task(self._call(arrival), name=f"call from {arrival.socket.peer}")
