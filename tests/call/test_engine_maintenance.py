@@ -359,8 +359,10 @@ def test_a_slot_is_promised_to_one_call_until_it_has_come_or_does_not() -> None:
             assert b.free == 1
             b.promises.make("two")
             assert b.free == 0
+            b.promises.keep("one")
             lease = await b.lease(KIND)
             assert b.free == 0, "one has come, and has its slot; the other may"
+            assert b.free_for("two") == 1
             await asyncio.sleep(11.0)
             assert b.free == 1, "it did not"
             lease.release()

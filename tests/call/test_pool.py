@@ -146,6 +146,6 @@ def test_engines_that_are_replaced_keep_their_live_sessions() -> None:
             other.release()
             lease.release()
             await asyncio.sleep(1.0)
-            assert b.pool.engines() == rest
+            assert b.pool.addresses == rest
 
     run(main())

@@ -215,10 +215,6 @@ class EnginePool:
         """Returns the number of slots in each state."""
         return self._transitions.directory.states(self._transitions.clock())
 
-    def engines(self) -> list[EngineAddress]:
-        """Returns the engines, including those removed from the settings that a call still uses."""
-        return [engine.address for engine in self._transitions.directory.engines]
-
     @property
     def _callers_wait(self) -> bool:
         return bool(self.waiting or self._urgent)
@@ -230,7 +226,7 @@ class EnginePool:
 
     @property
     def addresses(self) -> list[EngineAddress]:
-        """All engines."""
+        """The engines, including those removed from the settings that a call still uses."""
         return [engine.address for engine in self._transitions.directory.engines]
 
     @property
@@ -260,8 +256,6 @@ class EnginePool:
         Raises:
             NoEngineFree: No slot is free, or earlier calls wait for one.
         """
-        if not avoid:
-            self.promises.keep_one()
         first = self._is_first(place or self.place())
         if first and (lease := await self._take(prompts, avoid)) is not None:
             return lease

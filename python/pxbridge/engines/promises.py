@@ -38,7 +38,13 @@ class Promises:
         self._until_s.pop(call, None)
         self._until_s[call] = self._clock() + PROMISED_S
 
-    def keep_one(self) -> None:
-        """A call has arrived and takes its slot. Which promise it had is not known: the oldest ends."""
-        if len(self):
-            del self._until_s[next(iter(self._until_s))]
+    def keep(self, call: str) -> None:
+        """A call has arrived by a URL that promised it a slot. It takes its slot now, so its promise ends.
+
+        Its carrier may call it by another id than its flow did. Then the oldest promise ends.
+        """
+        if not len(self):
+            return
+        if call not in self._until_s:
+            call = next(iter(self._until_s))
+        del self._until_s[call]
