@@ -21,6 +21,8 @@ from websockets.exceptions import ConnectionClosedError
 from pxbridge.calls.call import START_TIMEOUT_S, Party
 from pxbridge.calls.call_state import Outcome
 from pxbridge.calls.conversation import CallLimits
+from pxbridge.calls.events import Kind
+from pxbridge.calls.phrases import End
 from pxbridge.calls.summary import outcome
 from pxbridge.engines.client import open_session
 from pxbridge.engines.pool import SlotState
@@ -122,7 +124,7 @@ def test_a_call_goes_through_however_exotel_spells_it(spelling: str) -> None:
         async with bridge() as b:
             phone = await b.call(script(), Line(spelling=SPELLINGS[spelling], dtmf=((2.0, "5"), (2.5, "#"))))
             record = await b.record()
-            assert record.dtmf == "5#"
+            assert [each.detail["digit"] for each in b.events if each.kind is Kind.KEY] == ["5", "#"]
             assert record.malformed == 0
             assert record.ending is not None
             return phone, record.ending.by
@@ -186,6 +188,32 @@ def test_a_second_connection_for_the_same_call_takes_its_place() -> None:
             older, newer = b.records
             assert older.ending is not None and "second connection" in older.ending.reason
             assert newer.ending is not None and newer.ending.by is Party.PHONE
+
+    run(main())
+
+
+def test_calls_are_listed_in_the_order_in_which_they_came() -> None:
+    async def main() -> None:
+        async with bridge(slots=20) as b:
+            calls = [asyncio.create_task(b.call(Script(hang_up_at_s=8.0))) for _ in range(20)]
+            await asyncio.sleep(4.0)
+            opened_s = [each.record.opened_s for each in b.registry]
+            assert len(opened_s) == 20 and opened_s == sorted(opened_s), "an operator means the newer one"
+            await asyncio.gather(*calls)
+
+    run(main())
+
+
+def test_a_caller_who_hangs_up_during_the_goodbye_frees_the_engine_at_once() -> None:
+    async def main() -> None:
+        async with bridge(mode=Mode.ECHO) as b:
+            call = asyncio.create_task(b.call(script(hang_up_at_s=4.0)))
+            await asyncio.sleep(3.9)  # the echo is in the middle of its words
+            (live,) = b.registry
+            live.operate(End(), "a test")
+            await asyncio.sleep(0.3)
+            assert b.pool.states()[SlotState.LIVE] == 0
+            await call
 
     run(main())
 

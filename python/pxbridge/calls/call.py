@@ -126,6 +126,7 @@ class Call:
         self._start: asyncio.Future[carrier.Start] = self._loop.create_future()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._all_played = asyncio.Event()
+        self._phone_gone = asyncio.Event()
         self._unknown: set[str] = set()
         self._continuation = Continuation(engines.place())
         self._left_engine = asyncio.Event()
@@ -209,6 +210,8 @@ class Call:
         if token_use is not None and not await token_use.confirm(start.call_id):
             self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
             return
+        if token_use is not None:
+            self._engines.promises.keep(start.call_id)
         if (persona := self._choose_persona(start)) is None:
             return
         conversation = Conversation(
@@ -249,12 +252,22 @@ class Call:
         return persona
 
     async def _wait_for_sentence_end(self) -> None:
-        """Waits until a live agent pauses, or for a bounded time."""
-        if self._line is not None and self._line.session is not None:
-            await asyncio.sleep(LAST_WORD_S)
+        """Waits until a live agent pauses, or for a bounded time. Nobody hears it once the phone is gone."""
+        if self._line is None or self._line.session is None or await self._phone_leaves(LAST_WORD_S):
+            return
         give_up_s = self._clock() + LAST_SENTENCE_S
-        while self.agent_speaking and self._clock() < give_up_s:  # noqa: ASYNC110
-            await asyncio.sleep(SENTENCE_POLL_S)
+        while self.agent_speaking and self._clock() < give_up_s:
+            if await self._phone_leaves(SENTENCE_POLL_S):
+                return
+
+    async def _phone_leaves(self, within_s: float) -> bool:
+        """Waits this long; False unless the phone has hung up."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._phone_gone.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _wait_for_last_words(self) -> None:
         """Waits until the caller has heard what was said last, or for a bounded time."""
@@ -362,11 +375,11 @@ class Call:
             case carrier.Clear() if self._line is not None:
                 self._line.flush()
             case carrier.Key(digit=digit):
-                self.record.dtmf += digit
                 self.emit(Kind.KEY, digit=digit)
                 if self._persona is not None:
                     self._act(self._persona.keys.get(digit), f"the key {digit}")
             case carrier.Stop(reason=reason):
+                self._phone_gone.set()
                 self._finish(Ending(Party.PHONE, f"stop: {reason}" if reason else "stop"))
             case carrier.Ask(answer=answer, is_text=is_text):
                 self._socket.send(answer, text=is_text)
@@ -433,6 +446,7 @@ class Call:
         self._line.pong(rtt_s)
 
     def _on_phone_closed(self, closed: Closed) -> None:
+        self._phone_gone.set()
         if closed.error is None:
             how = f"the phone closed with {closed.code}" + (f": {closed.reason}" if closed.reason else "")
             self._finish(Ending(Party.PHONE, how))

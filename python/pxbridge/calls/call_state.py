@@ -132,7 +132,6 @@ class CallRecord:
     ending: Ending | None = None
     malformed: int = 0
     ignored: int = 0
-    dtmf: str = ""
     words: list[str] = field(default_factory=list)
     stats: dict[str, dict[str, float]] = field(default_factory=dict)
     delay: DelayHistory = field(default_factory=DelayHistory)

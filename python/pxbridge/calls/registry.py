@@ -74,7 +74,7 @@ class CallRegistry:
         self._subscribers = tuple(subscribers)
         self._call_subscribers = tuple(call_subscribers)
         self._wakeups = WakeupTimer()
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, None] = {}  # in the order in which they came
         self._by_id: dict[tuple[str, str], Call] = {}  # by the carrier's name and its id of the call
         self._empty = asyncio.Event()
         self._empty.set()
@@ -85,7 +85,7 @@ class CallRegistry:
         return len(self._calls)
 
     def __iter__(self) -> Iterator[Call]:
-        """All calls."""
+        """All calls, in the order in which they came."""
         return iter(tuple(self._calls))
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -126,12 +126,12 @@ class CallRegistry:
             subscribers.append(Notices(arrival, lambda: call.place_in_line))
         if Observer.wanted(arrival.socket):
             subscribers.append(Observer(arrival.socket, call.stats))
-        self._calls.add(call)
+        self._calls[call] = None
         self._empty.clear()
         try:
             await call.run()
         finally:
-            self._calls.discard(call)
+            self._calls.pop(call, None)
             key = arrival.carrier.name, call.record.call_id
             if self._by_id.get(key) is call:
                 del self._by_id[key]

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from pxbridge.telephony.phone_line import PhoneLine
 
-LINE_RATES_HZ: Final = (8000, 16000, 24000)
-"""The sample rates that a line can have."""
-
 Encoding = Literal["pcm16", "mulaw", "alaw"]
 """Encoding of a line's audio: 16-bit little-endian PCM, or G.711 µ-law or A-law."""
 
