@@ -301,6 +301,29 @@ def test_a_busy_engine_is_waited_for_where_another_rejects_the_persona() -> None
     run(main())
 
 
+def test_an_engine_in_a_call_is_waited_for_where_another_rejects_the_persona() -> None:
+    async def main() -> None:
+        async with bridge((), (faults.RefusesUpgrade(400),), limits=CallLimits(max_wait_s=30.0)) as b:
+            first = asyncio.create_task(b.call(Script(hang_up_at_s=12.0), Line(call_sid="first")))
+            await asyncio.sleep(2.0)
+            b.events.clear()
+            waits = asyncio.create_task(b.call(Script(hang_up_at_s=20.0), Line(call_sid="waits")))
+            await asyncio.sleep(2.0)
+            (call,) = (each for each in b.registry if each.record.call_id == "waits")
+            assert call.record.phase is Phase.WAITING
+            await asyncio.sleep(6.0)
+            tried = [each for each in b.events if each.kind is Kind.ENGINE_TRIED]
+            assert 1 <= len(tried) <= 2, "a rejection is not asked for again and again"
+            b.engines[1].faults = ()
+            later = await b.call(Script(hang_up_at_s=1.5), Line(call_sid="later"))
+            assert later.media_received > 5, "one that waits for another engine is not in its way"
+            await asyncio.gather(first, waits)
+            await b.record()
+            assert all(record.live_s is not None for record in b.records)
+
+    run(main())
+
+
 def test_all_engines_gone_and_back() -> None:
     async def main() -> None:
         async with bridge((), (), mode=Mode.PARROT, limits=CallLimits(failover_timeout_s=30.0)) as b:

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from pxbridge.engines.session import Session
 
 GREETING_REST_S: Final = 0.1
-"""The agent is connected when so little of the persona's greeting is left: its first sound comes later."""
+"""The agent is connected when only this much of the persona's greeting is left, as its first sound comes
+later."""
 
 BETWEEN_TRIES_S: Final = 0.2
 """A pause between two engines, so that engines that fail at once are not tried as fast as they fail."""
@@ -122,7 +123,7 @@ class Conversation:
         self._clock = asyncio.get_running_loop().time
         self._gap = GapCover(line)
         self._greets = False  # the persona's greeting may still be playing
-        self._may_wait = False  # an engine was busy, and did not refuse the persona
+        self._busy: set[EngineAddress] = set()  # engines that were busy
 
     async def run(self) -> Ending:
         """Runs to the call's end, engine after engine; returns how it ended. Cancel it to end it earlier."""
@@ -176,7 +177,7 @@ class Conversation:
         """The first engine that comes up: at once, or after waiting in turn.
 
         Raises:
-            EngineRejected: Every engine refused the persona.
+            EngineRejected: Every engine that works rejected the persona.
             NoEngineFree: No engine came free in time, or too many callers wait already.
         """
         self._enter(Phase.PROMPTING)
@@ -197,7 +198,7 @@ class Conversation:
         """The first engine that comes up without waiting in turn.
 
         Raises:
-            EngineRejected: Every engine refused the persona.
+            EngineRejected: Every engine that works rejected the persona.
             NoEngineFree: None is free, or those that were have failed.
         """
         tried: set[EngineAddress] = set()
@@ -271,10 +272,18 @@ class Conversation:
         self._emit(Kind.ENGINE_TRIED, engine=self._record.engine, warm=lease.warm)
 
     def _engine_failed(self, lease: Lease, error: EngineError) -> None:
-        self._may_wait |= isinstance(error, EngineBusy)
+        if isinstance(error, EngineBusy):
+            self._busy.add(lease.engine)
+        elif isinstance(error, EngineRejected):
+            self._engines.rejected(self._continuation.place, lease.engine)
         self._emit(Kind.ENGINE_FAILED, engine=str(lease.engine), reason=str(error))
 
     # -- waiting --------------------------------------------------------------------------------------
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether waiting can help. It does not make a persona better that all engines have rejected."""
+        return self._engines.may_take(self._continuation.place, self._busy)
 
     async def _wait(self, why: str) -> tuple[Lease, Session]:
         """An engine in the caller's turn. Until then the caller hears announcements and music."""
@@ -291,9 +300,13 @@ class Conversation:
                     while True:
                         lease = await self._engines.lease_in_turn(self._prompts, place)
                         try:
-                            won, session = await self._prompt(lease, self._prompts, set())
+                            won, session = await self._prompt(lease, self._prompts, set(place.rejected_s))
                         except EngineFull:
                             continue  # back in its place at once: the pool knows when to try the engine again
+                        except EngineRejected:
+                            if not self._may_wait:
+                                raise
+                            continue
                         except EngineError:
                             await asyncio.sleep(BETWEEN_TRIES_S)
                             continue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from pxbridge.engines.slots import Live
 from pxbridge.errors import EngineLost
@@ -11,9 +11,15 @@ from pxbridge.errors import EngineLost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pxbridge.engines.address import EngineAddress
     from pxbridge.engines.session import Session
     from pxbridge.engines.slot_transitions import SlotTransitions
     from pxbridge.engines.slots import Slot
+
+
+REJECTED_FOR_S: Final = 5.0
+"""For this long a call does not ask an engine that has rejected it. Then it may: an engine that was restarted
+while it read the prompts looks the same."""
 
 
 @dataclass(eq=False, slots=True)
@@ -23,11 +29,19 @@ class Place:
     Attributes:
         since_s: When it began to wait; None while it does not wait.
         in_line: Its place in the line of an engine, 1 for the next; None while it stands in none.
+        rejected_s: Engines that rejected the call's prompts, and when each last did.
     """
 
     number: int
     since_s: float | None = None
     in_line: int | None = None
+    rejected_s: dict[EngineAddress, float] = field(default_factory=dict)
+
+    def avoids(self, now_s: float) -> frozenset[EngineAddress]:
+        """The engines that the call does not ask now."""
+        if not self.rejected_s:
+            return frozenset()
+        return frozenset(engine for engine, at_s in self.rejected_s.items() if now_s < at_s + REJECTED_FOR_S)
 
 
 class Lease:

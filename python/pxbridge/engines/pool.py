@@ -29,7 +29,7 @@ from pxbridge.periodic import repeat, stop
 from pxbridge.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
     from types import TracebackType
 
     from pxbridge.engines.address import EngineAddress
@@ -241,7 +241,30 @@ class EnginePool:
         return Place(next(self._places))
 
     def _is_first(self, place: Place) -> bool:
-        return not self._queue or place.number <= self._queue[0].number
+        """Whether no earlier call would take any engine that comes free.
+
+        A call that an engine has rejected would not. Others take that engine meanwhile.
+        """
+        now_s = self._transitions.clock()
+        takes_any = next((each for each in self._queue if not each.avoids(now_s)), None)
+        return takes_any is None or place.number <= takes_any.number
+
+    def rejected(self, place: Place, engine: EngineAddress) -> None:
+        """Notes that an engine has rejected a call's prompts."""
+        place.rejected_s[engine] = self._transitions.clock()
+
+    def may_take(self, place: Place, busy: Container[EngineAddress]) -> bool:
+        """Whether an engine may still take this call: it works, free or not, and has not rejected the call.
+
+        Args:
+            place: The call's.
+            busy: Engines that said they are busy, or did not answer: they may work again soon.
+        """
+        now_s = self._transitions.clock()
+        return any(
+            engine.address not in place.rejected_s and (engine.address in busy or engine.is_healthy(now_s))
+            for engine in self._transitions.directory.engines
+        )
 
     async def lease(
         self, prompts: Prompts, avoid: frozenset[EngineAddress] = NONE, place: Place | None = None
@@ -282,7 +305,8 @@ class EnginePool:
         try:
             while True:
                 if self._is_first(place) and not self._urgent:
-                    if (lease := await self._take(prompts, NONE)) is not None:
+                    avoid = place.avoids(self._transitions.clock())
+                    if (lease := await self._take(prompts, avoid)) is not None:
                         return lease
                     await self._ask_for_warm()
                     if in_line is None or not in_line.is_ours:
@@ -310,6 +334,7 @@ class EnginePool:
         for slot in tuple(self._transitions.directory.taken):
             told = slot.engine.told
             offers = told is not None and told.has_line and slot.engine.is_healthy(now_s)
+            offers = offers and slot.engine.address not in place.rejected_s
             if not offers or not isinstance(slot.state, Taken):
                 continue
             if (grant := await self._transitions.ask(slot, Use.CALL)) is not None:
