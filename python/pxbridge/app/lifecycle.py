@@ -64,7 +64,7 @@ AT_ONCE_S = 5.0
 """How long the process may go on after a second signal. It needs one second."""
 
 LAST_LINE_S = 1.0
-"""So long before the kernel ends the process, the log names what is still running."""
+"""This long before the kernel ends the process, the log names what is still running."""
 
 LONGEST_CALL_END_S = LONGEST_SENTENCE_S + LAST_WORDS_S + CLOSE_TIMEOUT_S
 """The longest time that the end of the last call takes."""

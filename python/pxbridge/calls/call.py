@@ -363,7 +363,7 @@ class Call:
     # -- what the phone sends -------------------------------------------------------------------------
 
     def _on_phone_message(self, message: bytes, is_text: bool) -> None:
-        """A message that is not sound."""
+        """A message that is neither sound nor a mark that came back."""
         self._on_phone_event(self._carrier.parse(message, is_text=is_text))
 
     def _on_phone_event(self, event: carrier.Event) -> None:

@@ -35,7 +35,8 @@ class CallLine:
         phone: The phone's socket.
         rate_hz: The line's rate.
         wakeups: The process's timer.
-        on_other: Called with each message from the phone that is not sound, and whether it is text.
+        on_other: Called with each message from the phone that is neither sound nor a mark that came back, and
+            whether it is text.
         on_event: Called with what happens on the line.
         on_text: Called with each piece of what the agent says.
 

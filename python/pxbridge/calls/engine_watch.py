@@ -4,8 +4,8 @@ Such an engine may be dead, or its network may be stalled. If another engine is 
 none is free, it may come back. The call then waits for it, and the caller meanwhile hears what covers any
 other gap.
 
-The line's event `EngineSilent` cannot be used for this. It comes after a second, when the line stops sending
-old sound to the engine. The time after which an engine is given up is longer and depends on the pool.
+The line's event `EngineSilent` cannot be used for this. It comes after a second or more, when the line stops
+sending old sound to the engine. The time after which an engine is given up is longer and depends on the pool.
 """
 
 from __future__ import annotations

@@ -30,8 +30,7 @@ OBSERVED_EVENT: Final = "pxbridge"
 the carrier's start message."""
 
 STATS_EVERY_S: Final = 0.093
-"""Often enough to draw the call. Only tests ask for it, no callers. A tenth of `stats_sampler.EVERY_S`, so
-that both read the same values."""
+"""Often enough to draw the call. Only tests and `pxbridge call` ask for it, no callers."""
 
 
 class Observer:

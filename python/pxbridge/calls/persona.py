@@ -250,7 +250,7 @@ class Personas(Mapping[str, Persona]):
 
 
 def no_such_persona(name: str) -> str:
-    """That no persona has the name which a stranger gave, as all who give one are told."""
+    """The error for the name of a persona that does not exist, the same wherever it was given."""
     return f"no persona here is called {name[:SHOWN]!r}"
 
 

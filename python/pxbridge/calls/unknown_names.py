@@ -6,7 +6,8 @@ another agent, or an engine that gives the call up. The setting `unknown_names` 
 answers.
 
 An engine that does not tell its voices is asked for any voice, with one exception: a name that looks like one
-of NVIDIA's voices and is none of them. It is believed only of a persona's own voice, and the log doubts it.
+of NVIDIA's voices and is none of them. Such a name is accepted only if a persona uses it, and the log then
+warns.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ LOOK_AHEAD_S = 0.05
 """Moments this near are looked at together: fewer wake-ups, and each call is still woken in time."""
 
 TOGETHER: Final = 16
-"""So many calls do their periodic work one after the other. Code that runs once a second has left the CPU's
-caches, so the first call's work costs three times as much as the others'. More at a time would make messages
-wait."""
+"""The number of calls that do their periodic work together, one after the other. Code that runs once a second
+has left the CPU's caches, so the first call's work costs three times as much as the others'. More at a time
+would make messages wait."""
 
 GROUPS: Final = 8
 """The groups of `TOGETHER` calls have their turns at this many moments of an interval."""
@@ -91,7 +91,7 @@ class _Periodic(Wakeup):
     def set_next(self) -> None:
         """The group's next moment: its calls share it, whenever they began."""
         now_s = asyncio.get_running_loop().time()
-        # A moment may lie one rounding before itself, and must not be its own next one.
+        # Rounding can put `now_s` just before the moment that is due. The next moment must be a later one.
         passed = math.floor((now_s - self._turn_s) / self._interval_s + 1e-6)
         self.set((passed + 1) * self._interval_s + self._turn_s)
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PATH: Final = "/voices"
 TIMEOUT_S: Final = 2.0
-"""A page waits for it, and known voices serve as well."""
+"""A web page waits for the answer. Without one it shows NVIDIA's voices."""
+
 _NVIDIAS_NAME: Final = re.compile(r"(?:NAT|VAR)[FM]\d+\.pt", re.IGNORECASE)
 
 MAX_VOICES: Final = 1000

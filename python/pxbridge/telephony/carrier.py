@@ -8,9 +8,9 @@ message to message: the stream's id, or a codec.
 Some carriers have a person at a screen at their other end, who can be told more than sound: that is what the
 notices below are for.
 
-A message from the carrier is either audio or an event. Audio goes through the call's `PhoneLine`, which reads
-it in Rust in one step. Every other message goes through `Carrier.parse` and becomes one of the events below.
-`parse` never raises: a message that it cannot read becomes `Malformed`, and is counted.
+Audio from the carrier, and marks that come back, go through the call's `PhoneLine`, which reads them in Rust
+in one step. Every other message goes through `Carrier.parse` and becomes one of the events below. `parse`
+never raises: a message that it cannot read becomes `Malformed`, and is counted.
 """
 
 from __future__ import annotations
@@ -330,7 +330,7 @@ class Carrier(Protocol):
         """Opens the line of a call that has just begun.
 
         Args:
-            start: The call's `Start`, from `parse`.
+            start: The call's `Start`, from `start` or `parse`.
             profile: Size and timing of payloads.
             gate_ms: Length of the phone's first audio that is replaced by silence.
             max_backlog_ms: Upper limit of late audio that is still played.

@@ -56,7 +56,7 @@ class PhoneLine(Protocol):
     """
 
     def phone_message(self, message: bytes, now_s: float, is_text: bool) -> LineOutput | None:
-        """A message from the phone; None if it is not audio."""
+        """A message from the phone; None if it is neither audio nor a mark that came back."""
         ...
 
     def engine_audio(self, ogg: bytes, now_s: float) -> LineOutput:

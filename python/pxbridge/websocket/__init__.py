@@ -14,9 +14,8 @@ handshake, fragmented messages, frames that arrive in pieces, control frames, an
 `connection` is one open connection, `limits` what it is held to, and `frames` its reader and writer of
 frames. `accepted` is the server's end of a connection, `requests` what it can ask for before its upgrade, and
 `serving` the listening socket. `proxy_protocol` reads what a proxy sends before all else, and `turned_away`
-counts and logs what does not get in. `takeover`
-puts a connection behind another HTTP server. `dialling` is the client's end. `sockets` sets up what the
-kernel does.
+counts and logs what does not get in. `takeover` puts a connection behind another HTTP server. `dialling` is
+the client's end. `sockets` sets up what the kernel does.
 """
 
 from websockets.datastructures import Headers

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from pxbridge.websocket.limits import Limits
 
 TURN_FRAMES: Final = 32
-"""After so many frames a connection waits for its next turn. 32 messages take about a millisecond."""
+"""After this many frames a connection waits for its next turn. 32 messages take about a millisecond."""
 
 TURN_BYTES: Final = 64 * 1024
-"""After so many bytes a connection waits for its next turn, unless they are one message in one frame."""
+"""After this many bytes a connection waits for its next turn, unless they are one message in one frame."""
 
 PIECE_BYTES: Final = 256
 """Bytes that are given to the parser at once. Its frames are counted after each piece, and a masked frame has

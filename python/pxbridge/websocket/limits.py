@@ -36,8 +36,8 @@ class Limits:
     max_frames_per_s: int = 1000
     """Frames that are read in a second, control frames too. A phone or an engine sends at most 100."""
     burst_s: float = 4.0
-    """So many seconds of these two rates may come at once. A phone whose network stalled for 20 s sends 20 s
-    of audio at once: 1.3 MB and 2000 frames."""
+    """This many seconds of these two rates may come at once. A phone whose network stalled for 20 s sends
+    20 s of audio at once: 1.3 MB and 2000 frames."""
     flood_timeout_s: float = 10.0
     """A peer that is slowed to these rates for this long is closed with 1008."""
 

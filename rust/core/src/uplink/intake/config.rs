@@ -37,7 +37,7 @@ pub struct IntakeStats {
     pub dropped: u64,
     /// Samples withheld from an engine that did not answer.
     pub withheld: u64,
-    /// The part of the removed and cut samples that was shed because the engine was behind.
+    /// Samples that the engine did not get because it was behind: removed, cut, or noise that was not inserted.
     pub shed: u64,
     /// How often the engine was behind for so long that audio was shed.
     pub slow: u64,
