@@ -241,7 +241,7 @@ impl Line {
     /// The engine is gone: the rest of its audio is sent. The bridge's own sound and another engine may follow.
     pub fn close_engine(&mut self, now_us: u64) -> &LineOutput {
         self.begin(now_us);
-        self.intake.close(now_us);
+        self.intake.close();
         self.downlink
             .close_engine(self.codec.as_mut(), now_us, &mut self.output.to_phone);
         self.engine_is_open = false;

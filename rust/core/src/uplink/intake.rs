@@ -224,7 +224,7 @@ impl Intake {
     }
 
     /// The engine is gone: only the newest audio is kept until [`Intake::open`] is called for the next engine.
-    pub fn close(&mut self, _now_us: u64) {
+    pub fn close(&mut self) {
         self.state = State::Closed;
         self.keep_newest();
     }
