@@ -132,7 +132,7 @@ async def bridge(
     async def open_engine(
         address: EngineAddress,
         prompts: Prompts,
-        connected: Callable[[], None],
+        connected: Callable[[Session], None],
         moved: Callable[[int], None] | None = None,
     ) -> Session:
         prompted.append(prompts)

@@ -13,7 +13,7 @@ from pxbridge.engines.address import EngineAddress, Pinned, Unverified
 from pxbridge.engines.leases import Grant, MemoryLeases, Refusal, Renewal, Use
 from pxbridge.engines.pool import EnginePool, Prompts, SlotState
 from pxbridge.engines.probe import Wrong
-from pxbridge.errors import EngineUntrusted, HandshakeFailed, StoreUnreachable
+from pxbridge.errors import EngineBusy, EngineUntrusted, HandshakeFailed, StoreUnreachable
 from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.metrics import Metrics
 
@@ -29,10 +29,13 @@ PROMPT_S = 2.0
 
 
 class FakeSession:
-    """Lives until it is closed."""
+    """Lives until it is closed, and for as long as its engine takes to answer the close."""
 
-    def __init__(self, engine: EngineAddress, prompts: Prompts, hears: Callable[[], bool]) -> None:
+    def __init__(
+        self, engine: EngineAddress, prompts: Prompts, hears: Callable[[], bool], closes_in_s: float = 0.0
+    ) -> None:
         self.engine, self.prompts, self.hears = engine, prompts, hears
+        self.closes_in_s = closes_in_s
         self.prompt_s = PROMPT_S
         self._closed = asyncio.Event()
 
@@ -41,7 +44,10 @@ class FakeSession:
         return not self._closed.is_set()
 
     def close(self) -> None:
-        self._closed.set()
+        if self.closes_in_s:
+            asyncio.get_running_loop().call_later(self.closes_in_s, self._closed.set)
+        else:
+            self._closed.set()
 
     async def answers(self, timeout_s: float) -> bool:
         if not self.hears():
@@ -116,6 +122,7 @@ async def pool(
     there: Callable[[], bool] = lambda: True,
     hears: Callable[[], bool] = lambda: True,
     refuses: Callable[[], PeerError | None] = lambda: None,
+    closes_in_s: float = 0.0,
 ) -> AsyncIterator[EnginePool]:
     """A pool whose engines are not there: sessions with them take `PROMPT_S` and nothing else.
 
@@ -123,19 +130,22 @@ async def pool(
         there: Whether engines answer probes.
         hears: Whether sessions answer pings.
         refuses: What becomes of a session instead, if anything.
+        closes_in_s: How long engines take to answer a close.
     """
 
     async def open_session(
         engine: EngineAddress,
         prompts: Prompts,
-        connected: Callable[[], None],
+        connected: Callable[[FakeSession], None],
         moved: Callable[[int], None] | None = None,
     ) -> FakeSession:
-        connected()
+        session = FakeSession(engine, prompts, hears, closes_in_s)
+        connected(session)
         await asyncio.sleep(PROMPT_S)
         if (refusal := refuses()) is not None:
+            session.close()
             raise refusal
-        return FakeSession(engine, prompts, hears)
+        return session
 
     async def probe_engine(_engine: EngineAddress) -> Found:
         return None if there() else Wrong("is not there")
@@ -348,6 +358,44 @@ def test_a_store_that_is_gone_is_told_once_and_keeps_a_bridge_without_warm_sessi
             await asyncio.sleep(5.0)
             assert engines_not_ready(b.snapshot(), b.store_gone_s) == [], "one call can be taken"
             assert b.free == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("warm", [{}, {KIND: 1}])
+def test_a_slot_is_free_only_when_its_engine_has_let_go_of_the_last_connection(
+    warm: dict[Prompts, int],
+) -> None:
+    """NVIDIA's server accepts another connection meanwhile, and does not answer it."""
+
+    async def main() -> None:
+        async with pool(warm=warm, closes_in_s=2.0) as b:
+            await asyncio.sleep(5.0)
+            lease = await b.lease(STERN)  # a session with other prompts has to close first
+            opening = asyncio.create_task(lease.session())
+            await asyncio.sleep(1.0)
+            b.keep_warm({})
+            opening.cancel()
+            lease.cancel()
+            await asyncio.sleep(0.8)
+            assert shown(b) == {str(A): ["cooling"]}
+            await asyncio.sleep(1.5)
+            assert shown(b) == {str(A): ["idle"]}
+
+    run(main())
+
+
+def test_a_failed_attempt_frees_its_slot_when_its_connection_has_ended() -> None:
+    async def main() -> None:
+        async with pool(refuses=lambda: EngineBusy("silent"), closes_in_s=2.0) as b:
+            lease = await b.lease(KIND)
+            with pytest.raises(EngineBusy):
+                await lease.session()
+            lease.release()
+            await asyncio.sleep(1.0)
+            assert shown(b) == {str(A): ["cooling"]}
+            await asyncio.sleep(1.5)
+            assert shown(b) != {str(A): ["cooling"]}
 
     run(main())
 

@@ -68,11 +68,12 @@ async def pool(
     """A pool of engines that are not there, with `USED` live calls and `warm` sessions."""
 
     async def open_session(
-        engine: EngineAddress, prompts: Prompts, connected: Callable[[], None]
+        engine: EngineAddress, prompts: Prompts, connected: Callable[[FakeSession], None]
     ) -> FakeSession:
-        connected()
+        session = FakeSession(engine, prompts, lambda: True)
+        connected(session)
         await asyncio.sleep(PROMPT_S)
-        return FakeSession(engine, prompts, lambda: True)
+        return session
 
     async def probe(_engine: EngineAddress) -> None:
         """It answers."""

@@ -142,7 +142,7 @@ async def bridge_to(url: str, records: list[CallRecord]) -> AsyncIterator[str]:
     async def open_engine(
         address: EngineAddress,
         prompts: Prompts,
-        connected: Callable[[], None],
+        connected: Callable[[EngineSession], None],
         moved: Callable[[int], None] | None = None,
     ) -> EngineSession:
         return await open_session(address, *prompts, connected=connected, moved=moved)

@@ -46,7 +46,7 @@ async def bridge_to(
     async def open_engine(
         address: EngineAddress,
         prompts: Prompts,
-        connected: Callable[[], None],
+        connected: Callable[[Session], None],
         moved: Callable[[int], None] | None = None,
     ) -> Session:
         prompted.append(prompts)

@@ -154,12 +154,42 @@ describe("a conversation", () => {
     live();
     expect(scene.state).toMatchObject({ name: "listening" });
     expect(scene.peer.kinds).toEqual([Kind.audio]);
+    scene.pass(11_000);
     for (let attempt = 0; attempt < 6; attempt++) {
       scene.peer.to.closed(1006, "");
       scene.pass(8000);
     }
     expect(scene.state).toMatchObject({ name: "ended", isFault: true });
     expect(scene.peers).toHaveLength(7);
+  });
+
+  it.each([1006, 1011, 1012])("waits longer each time, and gives up, when an engine drops each connection after its handshake: %i", (code) => {
+    const waitsMs: number[] = [];
+    const dropAfterHandshake = () => {
+      live();
+      scene.pass(1000);
+      scene.peer.to.closed(code, "");
+    };
+    dropAfterHandshake();
+    while (scene.state.name === "reconnecting" && waitsMs.length < 20) {
+      const lostAtMs = scene.nowMs;
+      for (const count = scene.peers.length; scene.peers.length === count; ) scene.pass(100);
+      waitsMs.push(scene.nowMs - lostAtMs);
+      dropAfterHandshake();
+    }
+    expect(waitsMs).toEqual([500, 1000, 2000, 4000, 8000]);
+    expect(scene.state).toMatchObject({ name: "ended", isFault: true });
+  });
+
+  it("forgets earlier attempts once a connection has been live for some seconds", () => {
+    live();
+    for (let lost = 0; lost < 8; lost++) {
+      scene.pass(11_000);
+      scene.peer.to.closed(1006, "");
+      expect(scene.state).toEqual({ name: "reconnecting", attempt: 1 });
+      scene.pass(500);
+      live();
+    }
   });
 
   it("does not connect anew after a refusal, and says why", () => {

@@ -68,6 +68,8 @@ const TRY_AGAIN_LATER = 1013;
 const INPUT_RATE_HZ = 24000;
 const CONNECT_TIMEOUT_MS = 15_000;
 const RETRY_AFTER_MS = [500, 1000, 2000, 4000, 8000] as const;
+/** Attempts are counted from the first again after a connection was live for so long. A handshake alone proves little. */
+const PROVEN_MS = 10_000;
 const TICK_MS = 1000;
 /** An engine sends sound all the time. After so long without a message the connection stalls. */
 const STALLED_MS = 2000;
@@ -97,6 +99,7 @@ export class Conversation {
   private errorText = "";
   private wasLive = false;
   private attempt = 0;
+  private liveAtMs = 0;
   private heardAtMs = 0;
   private pingedAtMs: number | null = null;
   private unanswered = 0;
@@ -258,7 +261,7 @@ export class Conversation {
   private goLive(): void {
     if (this.writer !== undefined) return;
     this.wasLive = true;
-    this.attempt = 0;
+    this.liveAtMs = this.around.nowMs();
     const serial = Math.floor(Math.random() * 2 ** 32);
     this.writer = new OggOpusWriter(serial, INPUT_RATE_HZ, PRE_SKIP);
     this.socket?.send(audioMessage(this.writer.headers()));
@@ -281,6 +284,7 @@ export class Conversation {
   private tick(): void {
     this.after(TICK_MS, () => this.tick());
     if (this.state.name !== "listening") return;
+    if (this.around.nowMs() - this.liveAtMs >= PROVEN_MS) this.attempt = 0;
     const stalled = this.around.nowMs() - this.heardAtMs > STALLED_MS;
     if (stalled !== this.state.stalled) this.setState({ ...this.state, stalled });
     if (this.pingedAtMs !== null) {

@@ -136,6 +136,7 @@ export class TalkSession {
         await context.audioWorklet.addModule(duplexUrl);
         source = context.createMediaStreamSource(stream);
       }
+      if (attempt !== this.attempt) throw new Error(); // cancelled while the second context loaded
       this.begin(context, source, stream, options);
     } catch (error) {
       for (const track of stream?.getTracks() ?? []) track.stop();
@@ -172,7 +173,9 @@ export class TalkSession {
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      if (this.worker === worker) this.take({ type: "state", state: { name: "ended", isFault: true, reason: `The sound's worker failed. ${LOAD_ANEW} (${event.message ?? "not found"})` } });
+      if (this.worker !== worker) return;
+      this.tellWorker({ type: "hang up" }); // the worker lives on, and so does its connection
+      this.takeState({ name: "ended", isFault: true, reason: `The sound's worker failed. ${LOAD_ANEW} (${event.message ?? "not found"})` });
     };
     this.worker = worker;
     const start: ToWorker = {
@@ -183,18 +186,16 @@ export class TalkSession {
       mayUseWebCodecs: options.mayUseWebCodecs,
     };
     worker.postMessage(start, [between.port2]);
+    if (this.snapshot.muted) this.tellWorker({ type: "mute", muted: true }); // the key was pressed before
     this.change({ state: { name: "connecting" } });
   }
 
   /** Ends the talk, or leaves the queue. */
   hangUp(): void {
     this.attempt++;
-    if (this.worker && this.running) {
-      this.tellWorker({ type: "hang up" });
-      this.release();
-    } else if (this.isActive) {
-      this.change({ state: { name: "idle" } });
-    }
+    if (this.isActive) this.tellWorker({ type: "hang up" });
+    if (this.running) this.release();
+    else if (this.isActive) this.change({ state: { name: "idle" } });
   }
 
   mute(muted: boolean): void {
@@ -213,9 +214,10 @@ export class TalkSession {
     const running = this.running;
     if (!running) return;
     const choice = ++this.choice;
+    let stream: MediaStream | undefined;
     try {
       for (const track of running.stream.getTracks()) track.stop(); // some systems open one microphone only once
-      const stream = await openMicrophone({ deviceId: microphoneId, headphones });
+      stream = await openMicrophone({ deviceId: microphoneId, headphones });
       if (this.running !== running || choice !== this.choice) {
         // The talk is over, or another one was chosen meanwhile.
         for (const track of stream.getTracks()) track.stop();
@@ -228,6 +230,8 @@ export class TalkSession {
       this.watchTrack(stream);
       this.change({ microphoneLost: false });
     } catch {
+      // Firefox takes a microphone only at the context's own rate.
+      for (const track of stream?.getTracks() ?? []) track.stop();
       if (this.running === running && choice === this.choice) this.change({ microphoneLost: true });
     }
   }
@@ -286,6 +290,7 @@ export class TalkSession {
   }
 
   private takeState(state: TalkState): void {
+    if (this.snapshot.state.name === "ended") return; // a new talk has another worker
     if (state.name === "listening" && this.snapshot.startedAtMs === null) {
       this.change({ state, startedAtMs: performance.now(), hasRecording: true });
     } else {

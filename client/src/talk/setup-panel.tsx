@@ -3,7 +3,7 @@
 import { useId } from "react";
 import type { Devices } from "../audio/microphone";
 import { Badge, Button, Card, CardGroup, classes, Field, FIELD, Panel, Toggle } from "../ui/parts";
-import { characters, DEFAULT_SAMPLING, type Offer, PRESETS, type Sampling, type Setup, voiceGroup, voiceName } from "./setup";
+import { characters, DEFAULT_SAMPLING, MOST_TOP_K, type Offer, PRESETS, type Sampling, type Setup, topK, voiceGroup, voiceName } from "./setup";
 
 interface Props {
   setup: Setup;
@@ -189,16 +189,16 @@ function SamplingFields({ sampling, offer, onChange }: { sampling: Sampling; off
       )}
     </Field>
   );
-  const whole = (label: string, name: "textTopK" | "audioTopK", most: number) => (
+  const whole = (label: string, name: "textTopK" | "audioTopK") => (
     <Field label={label}>
       {(id) => (
         <input
           id={id}
           type="number"
           min={1}
-          max={most}
+          max={MOST_TOP_K}
           value={sampling[name]}
-          onChange={(event) => set({ [name]: Math.min(Math.max(1, Math.round(Number(event.target.value)) || 1), most) })}
+          onChange={(event) => set({ [name]: topK(Number(event.target.value)) })}
           className={classes(FIELD, "h-10")}
         />
       )}
@@ -210,8 +210,8 @@ function SamplingFields({ sampling, offer, onChange }: { sampling: Sampling; off
       <div className="mt-3 grid gap-4 sm:grid-cols-2">
         {slider("Temperature of words", "textTemperature")}
         {slider("Temperature of sound", "audioTemperature")}
-        {whole("Top-k of words", "textTopK", 500)}
-        {whole("Top-k of sound", "audioTopK", 2048)}
+        {whole("Top-k of words", "textTopK")}
+        {whole("Top-k of sound", "audioTopK")}
         <Field label="Seed">
           {(id) => (
             <input

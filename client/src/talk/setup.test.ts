@@ -1,5 +1,5 @@
-import { describe, expect, it } from "vitest";
-import { chatUrl, DEFAULT_SAMPLING, engineUrl, offerOf, problemOf, type Setup } from "./setup.ts";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { chatUrl, DEFAULT_SAMPLING, engineUrl, offerOf, problemOf, type Setup, storedSetup } from "./setup.ts";
 
 const setup: Setup = {
   persona: null,
@@ -12,6 +12,10 @@ const setup: Setup = {
 };
 const bare = offerOf({ engine: null });
 const query = (url: string) => Object.fromEntries(new URL(url).searchParams);
+
+afterEach(() => {
+  vi.unstubAllGlobals();
+});
 
 describe("the setup of a talk", () => {
   it("asks for voice, prompt and a place in the queue", () => {
@@ -40,6 +44,16 @@ describe("the setup of a talk", () => {
     expect(problemOf({ ...setup, prompt: "x".repeat(1900) + "🙂".repeat(100) }, bare)).toBeNull();
     expect(problemOf({ ...setup, prompt: "half of \ud83d" }, bare)).toBeNull();
     expect(problemOf({ ...setup, sampling: { ...DEFAULT_SAMPLING, seed: "-1" } }, bare)).toMatch("seed");
+  });
+
+  it.each([
+    [{ textTopK: 2048, audioTopK: 2048 }, { textTopK: 500, audioTopK: 500 }],
+    [{ textTopK: 0, audioTopK: 12.4 }, { textTopK: 1, audioTopK: 12 }],
+    [{ textTopK: "many", audioTopK: null }, { textTopK: 25, audioTopK: 250 }],
+    [{ textTemperature: 0.3 }, { textTopK: 25, audioTopK: 250, textTemperature: 0.3 }],
+  ])("keeps a stored top-k within what bridge and engine take: %j", (sampling, kept) => {
+    vi.stubGlobal("localStorage", { getItem: () => JSON.stringify({ sampling }) });
+    expect(storedSetup(bare).sampling).toEqual({ ...DEFAULT_SAMPLING, ...kept });
   });
 
   it("reads an engine's address as people write it", () => {

@@ -11,6 +11,8 @@ export const DEFAULT_VOICE = "NATF0.pt";
 export const DEFAULT_PROMPT_LIMIT = 2000;
 /** An engine takes requests of 8190 bytes, and the prompt is a part of one. */
 const LONGEST_ENCODED = 7500;
+/** Bridge and engine refuse a larger one. */
+export const MOST_TOP_K = 500;
 
 export interface Preset {
   name: string;
@@ -53,6 +55,11 @@ export interface Sampling {
 
 /** PersonaPlex's own. */
 export const DEFAULT_SAMPLING: Sampling = { textTemperature: 0.7, textTopK: 25, audioTemperature: 0.8, audioTopK: 250, seed: "" };
+
+/** A whole number from 1 to `MOST_TOP_K`. */
+export function topK(wanted: number): number {
+  return Math.min(Math.max(1, Math.round(wanted) || 1), MOST_TOP_K);
+}
 
 export interface Setup {
   /** A named persona of the bridge; null to use the voice and prompt below. */
@@ -190,11 +197,13 @@ export function storedSetup(offer: Offer): Setup {
   try {
     const last = JSON.parse(stored(KEY) ?? "{}") as Partial<Setup>;
     const text = (value: unknown, or: string) => (typeof value === "string" ? value : or);
+    const sampling: Sampling = { ...fresh.sampling, ...(typeof last.sampling === "object" && last.sampling) };
+    const storedTopK = (name: "textTopK" | "audioTopK") => topK(typeof sampling[name] === "number" ? sampling[name] : fresh.sampling[name]);
     return {
       persona: offer.personas.some(({ name }) => name === last.persona) ? (last.persona as string) : null,
       voice: offer.voices.includes(last.voice ?? "") ? last.voice! : fresh.voice,
       prompt: text(last.prompt, fresh.prompt),
-      sampling: { ...fresh.sampling, ...(typeof last.sampling === "object" && last.sampling) },
+      sampling: { ...sampling, textTopK: storedTopK("textTopK"), audioTopK: storedTopK("audioTopK") },
       microphoneId: text(last.microphoneId, ""),
       loudspeakerId: text(last.loudspeakerId, ""),
       headphones: last.headphones === true,

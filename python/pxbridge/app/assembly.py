@@ -299,7 +299,7 @@ class EngineOpener:
         self,
         engine: EngineAddress,
         prompts: Prompts,
-        connected: Callable[[], None],
+        connected: Callable[[Session], None],
         /,
         *,
         moved: Callable[[int], None] | None = None,

@@ -42,7 +42,7 @@ async def open_session(
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
-    connected: Callable[[], None] | None = None,
+    connected: Callable[[Session], None] | None = None,
     flooded: Callable[[], None] | None = None,
     moved: Callable[[int], None] | None = None,
     limits: websocket.Limits | None = None,
@@ -58,7 +58,8 @@ async def open_session(
         sampling: How tokens are drawn; see `chat_wire.sampling_query`.
         connect_timeout_s: Limit for everything up to the upgrade.
         handshake_timeout_s: Limit for the prompts.
-        connected: Called when the engine has accepted the upgrade, before it reads its prompts.
+        connected: Called with the session when the engine has accepted the upgrade and reads its prompts. The
+            engine is not free before that session has closed, also if it never gets ready.
         flooded: Called if the connection is closed because the engine sent too much.
         moved: With it, a full engine that has a line puts the session into it, and this is called with each
             place in the line, 1 for the next. There is no limit to the time in the line.
@@ -82,7 +83,7 @@ async def open_session(
         connection.on_flooded = flooded
     session = Session(engine, connection, voice_prompt, moved)
     if connected is not None:
-        connected()
+        connected(session)
     try:
         await session.prompted(handshake_timeout_s)
     except BaseException:

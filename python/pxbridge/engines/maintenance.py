@@ -70,7 +70,11 @@ class Probes:
         """
         began_s = self._transitions.clock()
         ends_s = began_s + FOLLOW_EVERY_S
-        due = [engine for engine in self._transitions.directory.engines if engine.probe_at_s < ends_s]
+        due = [
+            engine
+            for engine in self._transitions.directory.engines
+            if engine.probe_at_s < ends_s and engine not in self._probing
+        ]
         apart_s = FOLLOW_EVERY_S / max(1, len(due)) if self._began else 0.0
         self._began = True
         try:

@@ -69,13 +69,13 @@ value. Without a Retry-After, the first value counts."""
 
 
 class Opener(Protocol):
-    """Connects to an engine, calls `connected`, then prompts the engine."""
+    """Connects to an engine, calls `connected` with the session, then prompts the engine."""
 
     def __call__(
         self,
         engine: EngineAddress,
         prompts: Prompts,
-        connected: Callable[[], None],
+        connected: Callable[[Session], None],
         /,
         *,
         moved: Callable[[int], None] | None = None,
@@ -451,8 +451,8 @@ class SlotTransitions:
             task = attempt.task
             task.cancel()
             await asyncio.wait([task])
-            if not task.cancelled() and task.exception() is None:
-                session = task.result()
+            # Until its connection has ended, the engine is not free, also if the attempt failed.
+            session = attempt.session or attempt.after
             # Breaks a reference cycle: the task holds its error, whose frames hold the attempt.
             del attempt.task, task
         if session is not None:
@@ -472,18 +472,19 @@ class SlotTransitions:
         after: Session | None = None,
         moved: Callable[[int], None] | None = None,
     ) -> Attempt:
-        attempt = Attempt(slot.engine.address, prompts, moved)
-        attempt.task = self.spawn(self._make(slot, attempt, after))
+        attempt = Attempt(slot.engine.address, prompts, moved, after)
+        attempt.task = self.spawn(self._make(slot, attempt))
         return attempt
 
-    async def _make(self, slot: Slot, attempt: Attempt, after: Session | None) -> Session:
+    async def _make(self, slot: Slot, attempt: Attempt) -> Session:
         """Opens a session, after the slot's previous session has closed."""
 
-        def connected() -> None:
-            attempt.connected = True
+        def connected(session: Session) -> None:
+            attempt.session = session
 
-        if after is not None:
-            await after.wait_closed()
+        if attempt.after is not None:
+            await attempt.after.wait_closed()
+            attempt.after = None
         voice = attempt.prompts.voice_prompt
         began_s = self.clock()
         try:

@@ -93,14 +93,16 @@ class Attempt:
         address: The engine's address and trust setting when the attempt began.
         prompts: The prompts for the engine.
         moved: Called with its place in the engine's line. None: it does not stand in line.
-        connected: Whether the engine has accepted the upgrade and is reading the prompts.
+        after: The slot's previous session, which has to close first; None if there is none.
+        session: Once the engine has accepted the upgrade and reads the prompts; None before.
         task: The task that opens the session.
     """
 
     address: EngineAddress
     prompts: Prompts
     moved: Callable[[int], None] | None = None
-    connected: bool = False
+    after: Session | None = None
+    session: Session | None = None
     task: asyncio.Task[Session] = field(init=False)
 
 
@@ -261,7 +263,7 @@ class Slot:
             case Asking():
                 return SlotState.CONNECTING
             case Preparing(attempt=attempt) | Opening(attempt=attempt):
-                return SlotState.PROMPTING if attempt.connected else SlotState.CONNECTING
+                return SlotState.PROMPTING if attempt.session is not None else SlotState.CONNECTING
             case Warm():
                 return SlotState.WARM
             case Live():
