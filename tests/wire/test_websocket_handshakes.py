@@ -8,6 +8,7 @@ import itertools
 
 import pytest
 import websockets.asyncio.client
+from tests.virtual_time import run
 from tests.websocket_ends import GARBAGE, SOON_S, Ends, raw, serving, upgrade_request, url
 
 from pxbridge.websocket import (
@@ -16,6 +17,7 @@ from pxbridge.websocket import (
     Request,
     Response,
     connect,
+    serve,
     text_response,
 )
 
@@ -234,3 +236,30 @@ async def test_an_answer_may_be_larger_than_what_messages_may_queue() -> None:
         answer = await reader.read()
         writer.close()
     assert answer.endswith(body.encode())
+
+
+def test_a_long_answer_is_read_to_its_end_on_a_slow_line_and_not_by_a_client_that_stops() -> None:
+    body = b"." * (12 << 20)  # more than the kernel takes
+
+    async def read(port: int, pause_s: float) -> int:
+        """How much a client gets that reads a piece after each pause."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        got = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := await reader.read(1 << 16):
+                got += len(data)
+                await asyncio.sleep(pause_s)
+        writer.close()
+        return got
+
+    async def main() -> tuple[int, int]:
+        server = await serve(lambda _: text_response(200, body.decode()), "127.0.0.1", 0)
+        try:
+            return await read(server.port, 0.1), await read(server.port, 60.0)
+        finally:
+            server.close()
+
+    slow, stopped = run(main(), limit_s=100_000.0)
+    assert slow > len(body)
+    assert stopped < len(body)

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_SLOWEST_READER_BYTES_PER_S: Final = 4096
+"""A client that reads a long answer more slowly, such as a file of a web client, is cut."""
+
 
 class Accepted(WebSocket):
     """A connection on the server's side.
@@ -68,6 +71,7 @@ class Accepted(WebSocket):
         self._body = b""
         self._early_bytes = b""  # sent before the request is answered
         self._answering: asyncio.Task[None] | None = None  # waits for an asynchronous response
+        self._answer_left = 0  # bytes of the answer that the kernel had not taken at the last look
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         super().connection_made(transport)
@@ -167,6 +171,18 @@ class Accepted(WebSocket):
         self._server_protocol.send_response(response)
         self._flush()
         self._begin_closing()
+        self._answer_left = self.queued_bytes
+
+    def _due(self, now: float) -> float:
+        if self._phase is Phase.CLOSING and now >= self._deadline and self._answer_is_read():
+            self._deadline = now + self._limits.close_timeout_s
+        return super()._due(now)
+
+    def _answer_is_read(self) -> bool:
+        """Whether the client has read enough of a long answer since the last look."""
+        before, self._answer_left = self._answer_left, self.queued_bytes
+        least = _SLOWEST_READER_BYTES_PER_S * self._limits.close_timeout_s
+        return 0 < self._answer_left <= before - least
 
     def _how_it_ended(self, exc: Exception | None) -> Closed:
         if self._error == TOO_SLOW:
