@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from pxbridge.ops.health import engines_not_ready
 from pxbridge.ops.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from pxbridge.engines.probe import Found
     from pxbridge.errors import PeerError
@@ -123,6 +124,7 @@ async def pool(
     hears: Callable[[], bool] = lambda: True,
     refuses: Callable[[], PeerError | None] = lambda: None,
     closes_in_s: float = 0.0,
+    probes: Callable[[EngineAddress], Awaitable[Found]] | None = None,
 ) -> AsyncIterator[EnginePool]:
     """A pool whose engines are not there: sessions with them take `PROMPT_S` and nothing else.
 
@@ -131,6 +133,7 @@ async def pool(
         hears: Whether sessions answer pings.
         refuses: What becomes of a session instead, if anything.
         closes_in_s: How long engines take to answer a close.
+        probes: Probes engines instead.
     """
 
     async def open_session(
@@ -156,7 +159,7 @@ async def pool(
         open_session=open_session,  # type: ignore[arg-type]
         store=store,
         warm=warm,
-        probe_engine=probe_engine,
+        probe_engine=probes or probe_engine,
     ) as running:
         yield running
 
@@ -398,6 +401,32 @@ def test_a_failed_attempt_frees_its_slot_when_its_connection_has_ended() -> None
             assert shown(b) != {str(A): ["cooling"]}
 
     run(main())
+
+
+def test_an_engine_has_one_probe_at_a_time_however_soon_another_one_is_due() -> None:
+    async def main() -> int:
+        under_way, most = 0, 0
+
+        async def probe_slowly(_engine: EngineAddress) -> Found:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(10.0)
+            under_way -= 1
+            return None
+
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        async with pool(probes=probe_slowly) as b:
+            for _ in range(20):
+                await asyncio.sleep(1.0)
+                (engine,) = b._transitions.directory.engines
+                engine.probe_at_s = 0.0  # as when it says that it is full
+        gc.collect()
+        assert faults == []
+        return most
+
+    assert run(main()) == 1
 
 
 def test_a_slot_is_promised_to_one_call_until_it_has_come_or_does_not() -> None:
