@@ -102,7 +102,10 @@ async def kept_open(
     async def start(program: Program) -> child.Child:
         return await child.start(program.command, environ, program.read, programs.install)
 
-    supervisor = Supervisor(programs, start, lambda: leads_to, RealChecks, told, schedule)
+    async def found() -> Target:
+        return leads_to
+
+    supervisor = Supervisor(programs, start, found, RealChecks, told, schedule)
     task = asyncio.create_task(supervisor.run())
     try:
         yield told

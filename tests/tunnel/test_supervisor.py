@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests import virtual_time
 
-from pxbridge.errors import ConfigError, HandshakeFailed, HandshakeRefused, InputError
+from pxbridge.errors import ConfigError, HandshakeFailed, HandshakeRefused, InputError, TunnelFailed
 from pxbridge.tunnel import target as targets
 from pxbridge.tunnel.supervisor import Schedule, Supervisor
 
@@ -32,6 +32,8 @@ class World:
         dials: What each attempt to dial raises, or None; after the last one, none does.
         settings: The same of each reading of the settings.
         starts: The same of each start of the program.
+        answer_s: The program takes this long to say whether it is connected.
+        stop_s: It takes this long to end.
         told: What the observer was told, with the time.
     """
 
@@ -44,6 +46,8 @@ class World:
     reached: bool = True
     connected: bool = True
     words: str = ""
+    answer_s: float = 0.0
+    stop_s: float = 0.0
     told: list[tuple[float, str]] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     failed_starts: list[bool] = field(default_factory=list)
@@ -68,7 +72,7 @@ class World:
             raise fault
         return self.runs[-1]
 
-    def target(self) -> Target:
+    async def target(self) -> Target:
         if self.settings and (fault := self.settings.pop(0)) is not None:
             raise fault
         return TARGET
@@ -119,6 +123,7 @@ class Run:
         return self._address
 
     async def is_connected(self) -> bool:
+        await asyncio.sleep(self._world.answer_s)
         return self._world.connected
 
     def last_words(self, lines: Sequence[str]) -> str:
@@ -129,6 +134,7 @@ class Run:
             await asyncio.wait_for(self._ended.wait(), timeout_s)
 
     async def stop(self) -> None:
+        await asyncio.sleep(self._world.stop_s)
         self.stopped = True
 
 
@@ -139,8 +145,17 @@ class Told:
         self.opened, self.failed = world.opened, world.failed_with
 
 
-def keep_open(world: World, *acts: tuple[float, Callable[[], object]], for_s: float = 1000.0) -> list[str]:
-    """What is told within `for_s`, while `acts` happen at their times."""
+def keep_open(
+    world: World, *acts: tuple[float, Callable[[], object]], for_s: float = 1000.0, again_s: float = 0.0
+) -> list[str]:
+    """What is told within `for_s`, while `acts` happen at their times.
+
+    Args:
+        world: The world.
+        acts: What happens, and when.
+        for_s: The task is cancelled then.
+        again_s: It is cancelled a second time, this long after the first.
+    """
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
@@ -150,6 +165,9 @@ def keep_open(world: World, *acts: tuple[float, Callable[[], object]], for_s: fl
         task = asyncio.create_task(supervisor.run())
         await asyncio.wait([task], timeout=for_s)
         task.cancel()
+        if again_s:
+            await asyncio.wait([task], timeout=again_s)
+            task.cancel()
         await asyncio.wait([task])
         if not task.cancelled():
             task.result()
@@ -304,6 +322,31 @@ def test_what_goes_wrong_after_a_tunnel_was_open_does_not_end_it_for_good(
     assert opened == f"opened {ONE}" and lost == "cloudflared: ended with status -9; again in 1 s"
     assert failed.startswith(told) and failed.endswith("; again in 2 s")
     assert again.startswith("opened ")
+
+
+def slow_world(*addresses: str | None) -> World:
+    """A program that is slow to say whether it is connected, and slow to end."""
+    return World(addresses=list(addresses), answer_s=2.0, stop_s=3.0)
+
+
+def test_a_second_cancellation_before_the_tunnel_is_open_leaves_no_program_behind() -> None:
+    world = slow_world(None)
+    keep_open(world, for_s=10.0, again_s=1.0)
+    assert world.failed_starts == [], "who is cancelled does not ask"
+
+
+def test_a_second_cancellation_while_an_open_tunnel_ends_leaves_no_program_behind() -> None:
+    keep_open(slow_world(ONE), for_s=10.0, again_s=1.0)
+
+
+def test_a_cancellation_while_a_failed_start_says_whether_it_is_connected_leaves_no_program_behind() -> None:
+    world = slow_world(None)
+    keep_open(world, for_s=Schedule().address_s + 1.0, again_s=0.5)
+
+
+def test_settings_that_were_not_read_in_time_are_read_again() -> None:
+    told = keep_open(World(settings=[TunnelFailed("reading the settings took longer than 30 s")]))
+    assert told == ["reading the settings took longer than 30 s; again in 1 s", f"opened {ONE}"]
 
 
 def test_settings_that_cannot_be_used_end_the_first_start() -> None:

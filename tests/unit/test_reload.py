@@ -283,7 +283,7 @@ def test_a_file_that_is_never_read_to_its_end_gives_way_to_the_next_reload(tmp_p
 
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(reload, "_in_thread", never)
+            patched.setattr(reload, "in_thread", never)
             await bridge.reloader.reload()
 
     run(main())

@@ -96,7 +96,7 @@ class Reloader:
         old, old_personas = self._loaded.settings, self._bridge.registry.personas
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                loaded, personas, ca = await _in_thread(self._read_all)
+                loaded, personas, ca = await in_thread(self._read_all)
             new = loaded.settings
             changed = changed_settings(old, new)
             keep = changed - RELOADED
@@ -183,7 +183,7 @@ def _shortened(problem: str) -> str:
     return f"{problem[: MAX_PROBLEM_CHARS // 2]} ... {problem[-MAX_PROBLEM_CHARS // 2 :]}"
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T]) -> T:
     """Runs `work` in a thread that is not waited for when the process ends."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

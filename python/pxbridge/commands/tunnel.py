@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 from pxbridge import periodic, settings
 from pxbridge.app import lifecycle
 from pxbridge.app.deadline import Deadline
+from pxbridge.app.reload import READ_TIMEOUT_S, in_thread
 from pxbridge.chat_wire import CHAT_PATH
 from pxbridge.commands.engine_serve import TOKEN_VARIABLE, token_in
 from pxbridge.commands.tunnel_option import ANY, PROGRAMS
-from pxbridge.errors import ConfigError, InputError, PxbridgeError
+from pxbridge.errors import ConfigError, InputError, PxbridgeError, TunnelFailed
 from pxbridge.ops.logs import logging_to
 from pxbridge.ops.systemd import in_journal
 from pxbridge.rate_limit import parsed_address
@@ -34,7 +35,7 @@ from pxbridge.tunnel.supervisor import Supervisor
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from typing import Any
 
     from rich.console import Console
@@ -93,9 +94,7 @@ async def run(args: argparse.Namespace, console: Console) -> int:
         lead_to = engine_target(host, port, os.environ)
     else:
         bridge_target(loaded, port)  # raises before the program starts
-
-        def lead_to() -> Target:
-            return bridge_target(read(), port)
+        lead_to = SettingsReader(read).lead_to(port)
 
     programs = find_program(args.program, os.environ)
     with logging_to(None, loaded.settings.log_level, loaded.settings.log_format):
@@ -113,15 +112,54 @@ async def serve(loaded: Loaded, name: str, console: Console, read_again: Callabl
     """
     bridge_target(loaded, loaded.settings.port)
     programs = find_program(name, os.environ)
+    reader = SettingsReader(read_again)
 
     def tunnel_to(port: int) -> Coroutine[Any, Any, None]:
-        return keep_open(programs, lambda: bridge_target(read_again(), port), console)
+        return keep_open(programs, reader.lead_to(port), console)
 
     beside = Beside(tunnel_to)
     try:
         return await lifecycle.run(loaded, console, beside.start, read_again, Deadline().within)
     finally:
         await beside.stop()
+
+
+class SettingsReader:
+    """Reads a bridge's settings again in a thread: the event loop carries calls.
+
+    A folder of a network may not answer for hours. One thread at a time waits for it. If the answer is late,
+    the next start of the tunnel uses it.
+
+    Args:
+        read: Reads them.
+    """
+
+    def __init__(self, read: Callable[[], Loaded]) -> None:
+        self._read = read
+        self._reading: asyncio.Task[Loaded] | None = None
+
+    def lead_to(self, port: int) -> Callable[[], Awaitable[Target]]:
+        """Gives the bridge's port with one of its secrets, as `bridge_target`, from settings read again."""
+
+        async def found() -> Target:
+            return bridge_target(await self.again(), port)
+
+        return found
+
+    async def again(self) -> Loaded:
+        """The settings of now.
+
+        Raises:
+            ConfigError: They cannot be used.
+            TunnelFailed: They could not be read within READ_TIMEOUT_S.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(in_thread(self._read), name="settings for the tunnel")
+        done, _ = await asyncio.wait([self._reading], timeout=READ_TIMEOUT_S)
+        if not done:
+            raise TunnelFailed(f"reading the settings took longer than {READ_TIMEOUT_S:g} s")
+        (reading,), self._reading = done, None
+        return reading.result()
 
 
 class Beside:
@@ -153,7 +191,7 @@ class Beside:
             log.exception("no tunnel: unexpected error")
 
 
-async def keep_open(programs: Programs, lead_to: Callable[[], Target], console: Console) -> None:
+async def keep_open(programs: Programs, lead_to: Callable[[], Awaitable[Target]], console: Console) -> None:
     """Keeps a tunnel open until it is cancelled.
 
     Args:
@@ -279,7 +317,7 @@ def _token(found: Settings) -> str:
     return Signer(keys, time.time).make(Scope.PORT, TOKEN_TTL_S)
 
 
-def engine_target(host: str, port: int, environ: Mapping[str, str]) -> Callable[[], Target]:
+def engine_target(host: str, port: int, environ: Mapping[str, str]) -> Callable[[], Awaitable[Target]]:
     """Gives the engine's port with its token.
 
     Raises:
@@ -293,8 +331,12 @@ def engine_target(host: str, port: int, environ: Mapping[str, str]) -> Callable[
             "is not set; a tunnel lets the whole internet in, so the engine needs a token "
             "(for example from `openssl rand -hex 32`)",
         )
-    found = target.engine(_here(host), port, path=CHAT_PATH, token=token)
-    return lambda: found
+    engine = target.engine(_here(host), port, path=CHAT_PATH, token=token)
+
+    async def found() -> Target:
+        return engine
+
+    return found
 
 
 def _here(host: str) -> str:

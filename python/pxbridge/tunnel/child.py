@@ -1,14 +1,18 @@
 """A program that runs as our child, and the last lines that it printed.
 
 The child has a process group of its own, so that Ctrl-C in a terminal does not cut its tunnel while calls are
-still live. It ends when this process ends, even by a kill: otherwise the tunnel would lead to the next
-program that uses the port.
+still live. The program on the PATH may be a script that starts the real one, so `Child.stop` ends the group.
+
+On Linux the child also ends when this process is killed: otherwise the tunnel would lead to the next program
+that uses the port. The kernel ends only the child itself then. The program behind a script lives on, unless
+the script starts it by `exec`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -22,10 +26,14 @@ from pxbridge.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+log = logging.getLogger("pxbridge.tunnel")
+
 KEPT_LINES: Final = 40
 MAX_LINE_CHARS: Final = 2000
 STOP_TIMEOUT_S: Final = 5.0
 """cloudflared ends 0.3 s after SIGTERM."""
+KILL_TIMEOUT_S: Final = 1.0
+"""The kernel ends a group in milliseconds. A program that has left the group keeps the pipe for longer."""
 
 _LAUNCHER: Final = (
     "import ctypes, os, signal, sys\n"
@@ -85,17 +93,28 @@ class Child:
         await asyncio.wait([self._ended], timeout=timeout_s)
 
     async def stop(self) -> None:
-        """Ends it: SIGTERM, and SIGKILL if it does not go."""
-        if not self._ended.done():
+        """Ends it and its group: SIGTERM, and SIGKILL to those that do not go.
+
+        It has a limit: STOP_TIMEOUT_S and KILL_TIMEOUT_S. If it is cancelled, SIGKILL is sent at once.
+        """
+        try:
             self._signal(signal.SIGTERM)
             await self.wait(STOP_TIMEOUT_S)
-        if not self._ended.done():
+        finally:
             self._signal(signal.SIGKILL)
-        await self._ended
+        await self.wait(KILL_TIMEOUT_S)
+        if not self._ended.done():
+            log.warning(
+                "the tunnel program's output is still open %g s after SIGKILL: a program that it started in "
+                "another process group still runs, and the tunnel may still be open",
+                KILL_TIMEOUT_S,
+            )
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+        """Signals the group, which may outlive the program that it is named after."""
+        # The group is gone, or (macOS) has only ended processes.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
 
     async def _run(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe

@@ -117,7 +117,7 @@ class Supervisor:
         programs: The kind of program.
         start: Starts a program.
         target: Gives the port behind the tunnel and its secret; asked before each start, because a secret may
-            have been changed.
+            have been changed. It may raise ConfigError, or TunnelFailed to be asked again.
         checks: Makes the checks of a target.
         observer: Is told what happens.
         schedule: How long things may take.
@@ -127,7 +127,7 @@ class Supervisor:
         self,
         programs: Programs,
         start: Callable[[Program], Awaitable[Running]],
-        target: Callable[[], Target],
+        target: Callable[[], Awaitable[Target]],
         checks: Callable[[Target], Checks],
         observer: Observer,
         schedule: Schedule | None = None,
@@ -170,7 +170,7 @@ class Supervisor:
     async def _once(self) -> NoReturn:
         """One start of the program; raises TunnelFailed in the end."""
         try:
-            target = self._target()
+            target = await self._target()
         except ConfigError as error:
             raise self._for_now(error) from None
         checks = self._checks(target)
@@ -189,11 +189,13 @@ class Supervisor:
             self._opened_s = asyncio.get_running_loop().time()
             self._observer.opened(target, address, before)
             await self._watch(target, checks, program, running, address)
-        finally:
+        except Exception:
             if not connected:
                 with contextlib.suppress(Exception):
                     self._programs.failed(await program.is_connected())
-            await asyncio.shield(running.stop())
+            raise
+        finally:
+            await _stop(running)
 
     def _for_now(self, error: PxbridgeError) -> PxbridgeError:
         """An error that ends the first start only."""
@@ -282,3 +284,17 @@ class Supervisor:
     def _because(self, program: Program, running: Running, what: str) -> str:
         words = program.last_words(list(running.lines))
         return f"{self._programs.name}: {what}" + (f": {words}" if words else "")
+
+
+async def _stop(running: Running) -> None:
+    """Ends the program. Returns only when it has ended, even if the task is cancelled again meanwhile."""
+    stopping = asyncio.ensure_future(running.stop())
+    cancelled: asyncio.CancelledError | None = None
+    while not stopping.done():
+        try:
+            await asyncio.wait([stopping])  # it does not pass a cancellation on
+        except asyncio.CancelledError as error:
+            cancelled = error
+    stopping.result()
+    if cancelled is not None:
+        raise cancelled
