@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import errno
 import ipaddress
 import socket
 import threading
@@ -117,7 +118,8 @@ class HostLookups:
         """Returns the addresses of a host.
 
         Raises:
-            OSError: The name server does not know the name, or does not answer and never did.
+            OSError: The name server does not know the name, or does not answer and never did, or there is no
+                thread to ask it.
             UnicodeError: The name cannot be a host's.
         """
         if _is_address(query.host):
@@ -153,7 +155,11 @@ class HostLookups:
             else:
                 return
             name = f"look-up of {lookup.query.host}"
-            threading.Thread(target=self._run, args=(lookup,), name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._run, args=(lookup,), name=name, daemon=True).start()
+            except RuntimeError as error:
+                lookup.error = OSError(errno.EAGAIN, f"no thread for a look-up: {error}")
+                self._loop.call_soon(self._ended, lookup)
 
     def _is_slow(self, lookup: _Lookup) -> None:
         lookup.slow = True
@@ -203,4 +209,6 @@ def _is_address(host: Any) -> bool:
 
 def _is_no_answer(error: Exception | None) -> bool:
     """Whether a look-up failed although the name may exist."""
-    return isinstance(error, socket.gaierror) and error.errno not in (socket.EAI_NONAME, socket.EAI_NODATA)
+    if isinstance(error, socket.gaierror):
+        return error.errno not in (socket.EAI_NONAME, socket.EAI_NODATA)
+    return isinstance(error, OSError)  # the machine has no thread or no descriptor for it

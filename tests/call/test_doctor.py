@@ -136,6 +136,23 @@ async def test_a_running_bridge_that_serves_tls_is_found_healthy(*, proxied: boo
     assert sum("a bridge runs there" in each.what for each in found) == 2
 
 
+@pytest.mark.parametrize("lines_too", [False, True])
+async def test_a_running_bridge_whose_console_serves_tls_is_found_healthy(
+    *, lines_too: bool, tmp_path: Path
+) -> None:
+    certificate, key = issue(tmp_path, "voice.example.com")
+    pair = {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
+    environ = {f"PXBRIDGE_CONSOLE_{name}": path for name, path in pair.items()}
+    if lines_too:
+        environ |= {f"PXBRIDGE_{name}": path for name, path in pair.items()}
+    environ["PXBRIDGE_CONSOLE_PORT"] = str(free_port())
+    async with bridge_process(environ=environ) as bridge:
+        running = {"PXBRIDGE_PORT": str(bridge.port), "PXBRIDGE_STATE_DIR": str(tmp_path)}
+        found = await findings(environ | running)
+    assert not [each for each in found if each.verdict is Verdict.WRONG]
+    assert sum("a bridge runs there" in each.what for each in found) == 2
+
+
 # -- planted -------------------------------------------------------------------------------------------
 
 

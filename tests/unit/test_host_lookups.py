@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 import sys
@@ -124,6 +125,53 @@ async def test_who_gives_up_waiting_does_not_end_the_look_up_of_others(server: N
         server.end()
         with pytest.raises(socket.gaierror, match="Temporary failure"):
             await waits
+
+
+class Threads:
+    """The threads of a machine that may have no room for another one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room = False
+        self._start = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self._start_if_room(thread))
+
+    def _start_if_room(self, thread: threading.Thread) -> None:
+        if not self.room:
+            raise RuntimeError("can't start new thread")
+        self._start(thread)
+
+
+async def test_a_name_that_got_no_thread_is_told_and_looked_up_again(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = Threads(monkeypatch)
+    lookups = HostLookups(asyncio.get_running_loop(), server.look_up)
+    names = [query(f"good{n}.example") for n in range(2 * AT_ONCE)]
+    async with asyncio.timeout(SOON_S):
+        failed = await asyncio.gather(*(lookups.find(name) for name in names), return_exceptions=True)
+        assert [error.errno for error in failed if isinstance(error, OSError)] == [errno.EAGAIN] * len(names)
+        assert "no thread" in str(failed[0])
+        threads.room = True
+        assert all(await asyncio.gather(*(lookups.find(name) for name in names)))
+
+
+def test_the_last_address_is_used_while_there_is_no_thread(
+    server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        threads = Threads(monkeypatch)
+        threads.room = True
+        lookups = HostLookups(asyncio.get_running_loop(), server.look_up)
+        looking = asyncio.create_task(lookups.find(query("good.example")))
+        while not looking.done():  # the thread has no part in virtual time  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        answer = await looking
+        await asyncio.sleep(FRESH_S + 1.0)
+        threads.room = False
+        assert await lookups.find(query("good.example")) == answer
+        assert server.asked == {"good.example": 1}
+
+    in_virtual_time(main(), limit_s=1e6)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%lo", "", None])

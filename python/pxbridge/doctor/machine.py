@@ -57,9 +57,9 @@ async def ports(settings: Settings) -> tuple[list[Finding], bool]:
         if problem is None:
             findings.append(good("port", f"{port} on {host} is free"))
         elif problem.errno == errno.EADDRINUSE:
-            tls = name == "port" and settings.tls_cert_file is not None  # the console has no TLS
+            certificate = settings.tls_cert_file if name == "port" else settings.console_tls_cert_file
             preface = _preface(settings, host) if name == "port" else b""
-            answer = await asyncio.to_thread(_livez, host, port, preface, tls=tls)
+            answer = await asyncio.to_thread(_livez, host, port, preface, tls=certificate is not None)
             if answer and (bridge_runs or name == "port"):
                 bridge_runs = True
                 findings.append(good("port", f"{port} on {host}: a bridge runs there and says {answer}"))
