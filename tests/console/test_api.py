@@ -325,3 +325,17 @@ async def test_voices_are_those_that_an_engine_tells() -> None:
     finally:
         for runner in runners:
             await runner.cleanup()
+
+
+async def test_websockets_do_not_count_as_connections_of_the_console(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pxbridge.console.connections.most_connections", lambda: 4)
+    async with served() as s, aiohttp.ClientSession(s.url) as session:
+        open_now = [await session.ws_connect("/api/live") for _ in range(6)]
+        for _ in range(6):
+            await (await session.ws_connect("/api/live")).close()
+        for live in open_now:
+            assert (await live.receive()).data
+            await live.close()
+        assert s.console.connections.cut == 0

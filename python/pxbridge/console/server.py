@@ -363,11 +363,12 @@ async def serve(
     assert runner.server is not None  # noqa: S101  `setup` made it
     try:
         listening = await asyncio.get_running_loop().create_server(
-            console.connections.serve(runner.server), host, port, backlog=BACKLOG, ssl=ssl
+            console.connections.serve(runner.server, ssl), host, port, backlog=BACKLOG
         )
         try:
             yield listening.sockets[0].getsockname()[1]
         finally:
             listening.close()
+            console.connections.close()
     finally:
         await runner.cleanup()
