@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import wave
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +27,15 @@ from pxbridge.audio import OpusDecoder
 from pxbridge.calls.call import CallRecord
 from pxbridge.calls.numbers import Numbers
 from pxbridge.calls.persona import Personas
-from pxbridge.records import database
+from pxbridge.records import database, recording
 from pxbridge.records.recording import Recorder
+from pxbridge.records.stereo_timeline import StereoTimeline
 from pxbridge.records.writer import RecordWriter
 from pxbridge.simulation.network import parse_network
 from pxbridge.simulation.phone import Line, Script
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -312,3 +315,69 @@ def test_a_recording_whose_file_is_deleted_or_replaced_goes_on_in_a_new_one(
     assert len(left) >= 10 * 8000, "all that was not written before, and to the end"
     assert "was deleted or replaced; its recording goes on in a new file" in caplog.text
     assert recorder.failures == 0
+
+
+def is_open(file: Path) -> bool:
+    """Whether this process has the file open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(descriptor.readlink())
+    return file in found
+
+
+def recording_of(recorder: Recorder) -> Callable[..., None]:
+    """Begins the recording `c1`, and returns a function that puts one second of it."""
+    record = CallRecord(call_id="c1")
+    record.rate_hz = 8000
+    one = recorder.begin(record, 0.0)
+    tone = (8000 * np.sin(np.arange(8000) * 0.3)).astype(np.int16)
+
+    def put(second: int, *, last: bool = False) -> None:
+        piece = (tone, [(float(second), 8000)])
+        recorder.put(one, second + 1.0, piece, piece, last=last)
+
+    return put
+
+
+def test_a_recording_that_ends_while_the_thread_is_late_is_closed_with_its_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "MAX_JOBS", 4)
+    recorder = Recorder(tmp_path, "wav", nobody)
+    put, is_late, goes_on = recording_of(recorder), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        is_late.set()
+        assert goes_on.wait(10.0)
+
+    recorder._jobs.put(hold)
+    assert is_late.wait(10.0)
+    for second in range(9):
+        put(second)
+    put(9, last=True)
+    goes_on.set()
+    recorder.close()
+    assert recorder.dropped == 5 * recording.FETCH_EVERY_S
+    left, right = sides(tmp_path / "c1.wav")
+    for side in (left, right):
+        assert len(side) == 10 * 8000
+        assert np.abs(side[-8000:]).max() == pytest.approx(8000, rel=0.1), "its tail is lost"
+    assert not is_open(tmp_path / "c1.wav")
+
+
+def test_a_recording_whose_last_job_fails_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def rest(_timeline: StereoTimeline, _now_s: float) -> Any:
+        raise ValueError("out of order")
+
+    monkeypatch.setattr(StereoTimeline, "rest", rest)
+    recorder = Recorder(tmp_path, "wav", nobody)
+    put = recording_of(recorder)
+    for second in range(3):
+        put(second)
+    put(3, last=True)
+    recorder.close()
+    assert "a recording failed" in caplog.text
+    assert (tmp_path / "c1.wav").exists() and not is_open(tmp_path / "c1.wav")

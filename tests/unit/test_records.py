@@ -609,3 +609,105 @@ def test_a_clock_whatever_it_does_deletes_nothing_that_is_young_by_the_steady_cl
         believed = clock.now()
         if clocks.steady_s - began_s < purge_clock.BELIEVED_AFTER_S:
             assert believed <= BEGAN_AT + (clocks.steady_s - began_s) + corrections * purge_clock.JUMP_S + 1.0
+
+
+def test_rows_that_wait_when_the_bridge_ends_are_written_once(tmp_path: Path) -> None:
+    is_full = False
+
+    def connect(file: Path) -> sqlite3.Connection:
+        if is_full:
+            raise OSError(28, "No space left on device")
+        return database.open_database(file)
+
+    writer = make_writer(tmp_path, connect=connect, retry_s=60.0)
+    call_now(writer, "before")
+    is_full = True
+    (tmp_path / database.FILE).unlink()
+    whole_call(writer, "after")
+    wait_for(lambda: writer.errors == 1)
+    is_full = False
+    writer.close()
+    call = show(tmp_path, "after")
+    assert call is not None
+    assert [event["kind"] for event in call["events"]] == ["started", "live", "key", "ended"]
+    assert len(call["words"]) == 2
+    assert writer.dropped == 0
+
+
+def put_recordings(folder: Path, **ages_s: float) -> Path:
+    """Recordings that were last written so long before `BEGAN_AT`."""
+    recordings = folder / database.RECORDINGS
+    recordings.mkdir()
+    for name, age_s in ages_s.items():
+        (recordings / f"{name}.wav").write_bytes(bytes(1000))
+        os.utime(recordings / f"{name}.wav", (BEGAN_AT - age_s,) * 2)
+    return recordings
+
+
+def keep_in_place(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Makes these files ones that cannot be deleted, as an immutable file is also for root."""
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name in names:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+
+
+def test_what_is_no_file_does_not_stop_the_deletion_of_old_recordings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recordings = put_recordings(tmp_path, old=3600.0, new=0.0)
+    (recordings / "lost+found").mkdir()
+    (recordings / "link").symlink_to(recordings / "new.wav")
+    os.mkfifo(recordings / "fifo")
+    for name in ("lost+found", "link", "fifo"):
+        os.utime(recordings / name, (BEGAN_AT - 10 * DAY_S,) * 2, follow_symlinks=False)
+    deleted = database.delete_old_recordings(recordings, since=BEGAN_AT - 60.0, max_bytes=1000)
+    assert deleted == ["old.wav"]
+    assert {path.name for path in recordings.iterdir()} == {"new.wav", "lost+found", "link", "fifo"}
+    assert not caplog.messages
+
+
+def test_recordings_that_cannot_be_deleted_are_told_once_and_the_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recordings = put_recordings(
+        tmp_path, stuck=50 * DAY_S, old=20 * DAY_S, held=19.9 * DAY_S, later=19.8 * DAY_S, new=0.0
+    )
+    keep_in_place(monkeypatch, "stuck.wav", "held.wav")
+    deleted = database.delete_old_recordings(recordings, since=BEGAN_AT - 10 * DAY_S, max_bytes=10**9)
+    assert deleted == ["old.wav", "later.wav"]
+    (message,) = caplog.messages
+    assert message.startswith("2 recordings cannot be deleted") and "stuck.wav" in message
+
+
+def test_a_recording_that_cannot_be_deleted_costs_no_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recordings = put_recordings(tmp_path, stuck=30.0, old=20.0, new=10.0)
+    keep_in_place(monkeypatch, "stuck.wav")
+    assert database.delete_old_recordings(recordings, since=0.0, max_bytes=2000) == []
+    assert database.delete_old_recordings(recordings, since=0.0, max_bytes=1000) == ["old.wav"]
+
+
+def test_records_name_no_deleted_recording_if_another_one_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make_writer(tmp_path)
+    for name in ("first", "stuck"):
+        record = live_call(writer, name)
+        writer.recorded(record)(f"{name}.wav")
+        end(writer, record)
+    writer.close()
+    recordings = put_recordings(tmp_path, first=200.0, stuck=100.0)
+    keep_in_place(monkeypatch, "stuck.wav")
+    with closing(database.open_database(tmp_path / database.FILE)) as connection:
+        counts = database.delete_old(connection, recordings, since=BEGAN_AT - 50.0, max_bytes=10**9)
+    assert counts == {"records": 0, "recordings": 1}
+    assert {call["call"]: call["recording"] for call in read(tmp_path)} == {
+        "first": None,
+        "stuck": "stuck.wav",
+    }

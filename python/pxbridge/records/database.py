@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pxbridge.errors import DatabaseTooNew
 from pxbridge.records.purge_clock import SPAN_S
+from pxbridge.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+log = logging.getLogger("pxbridge.records")
 
 FILE = "calls.db"
 RECORDINGS = "recordings"
@@ -305,7 +310,7 @@ def delete_old(
 
 def delete_old_recordings(folder: Path, *, since: float, max_bytes: int) -> list[str]:
     """Deletes old recordings, and more of them if they take too much space. It needs no records of their
-    calls.
+    calls. Files that cannot be deleted are logged and left.
 
     Args:
         folder: The folder of recordings.
@@ -318,15 +323,22 @@ def delete_old_recordings(folder: Path, *, since: float, max_bytes: int) -> list
     """
     files = sorted(_recordings(folder))
     total = sum(size for _, size, _ in files)
-    deleted = []
-    if files:
-        since = min(since, files[0][0] + SPAN_S)
+    deleted: list[str] = []
+    failures: list[OSError] = []
     for modified_at, size, path in files:
         if modified_at >= since and total <= max_bytes:
             break
-        path.unlink(missing_ok=True)
-        total -= size
+        total -= size  # also of a file that stays: newer recordings must not go in its place
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            failures.append(error)
+            continue
+        if not deleted:  # the oldest that could be deleted
+            since = min(since, modified_at + SPAN_S)
         deleted.append(path.name)
+    if failures:
+        log.error("%s cannot be deleted, the first one: %s", counted(len(failures), "recording"), failures[0])
     return deleted
 
 
@@ -339,10 +351,11 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def _recordings(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """For each file: when it was last written, its size in bytes, and its path."""
+    """For each regular file: when it was last written, its size in bytes, and its path."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            yield status.st_mtime, status.st_size, path
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_mtime, status.st_size, path

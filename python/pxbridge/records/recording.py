@@ -119,16 +119,15 @@ class Recorder:
         self._folder = folder
         self._kind = FILES[form]
         self._recorded = recorded
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_JOBS)
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.failures = 0
         self.dropped = 0.0
         self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Writes the waiting jobs, for at most twice `CLOSE_TIMEOUT_S`."""
-        with contextlib.suppress(queue.Full):
-            self._jobs.put(None, timeout=CLOSE_TIMEOUT_S)
+        """Writes the waiting jobs, for at most `CLOSE_TIMEOUT_S`."""
+        self._jobs.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def subscriber(self, call: Call) -> _CallRecorder:
@@ -140,20 +139,25 @@ class Recorder:
         return _Recording(file_name(record.call_id), record.rate_hz, now_s, self._recorded(record))
 
     def put(self, recording: _Recording, now_s: float, said: Audio, heard: Audio, *, last: bool) -> None:
-        """Passes the audio that was said and heard up to now to the thread."""
+        """Passes the audio that was said and heard up to now to the thread.
+
+        The last job of a recording is never dropped, because it closes the file.
+        """
 
         def job() -> None:
-            recording.timeline.caller(*said)
-            recording.timeline.agent(*heard)
-            settled = recording.timeline.rest(now_s) if last else recording.timeline.settled(now_s)
-            self._write(recording, settled, recording.timeline.unsettled(now_s))
-            if last:
-                self._end(recording)
+            try:
+                recording.timeline.caller(*said)
+                recording.timeline.agent(*heard)
+                settled = recording.timeline.rest(now_s) if last else recording.timeline.settled(now_s)
+                self._write(recording, settled, recording.timeline.unsettled(now_s))
+            finally:
+                if last:
+                    self._end(recording)
 
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
+        if not last and self._jobs.qsize() >= MAX_JOBS:
             self.dropped += FETCH_EVERY_S
+            return
+        self._jobs.put(job)
 
     # -- the thread -----------------------------------------------------------------------------------
 

@@ -60,8 +60,11 @@ class WavFile:
     """16-bit PCM in a RIFF file. The header always tells the right size.
 
     Args:
-        descriptor: A new file's descriptor; `close` closes it.
+        descriptor: A new file's descriptor. `close` closes it, and so does an error here.
         rate_hz: The sample rate.
+
+    Raises:
+        OSError: The header cannot be written.
     """
 
     suffix = ".wav"
@@ -70,7 +73,11 @@ class WavFile:
         self._descriptor = descriptor
         self._rate_hz = rate_hz
         self._bytes = 0
-        self._put(self._header(), 0)
+        try:
+            self._put(self._header(), 0)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, pcm: NDArray[np.int16], unsettled: NDArray[np.int16]) -> None:
         """Writes interleaved frames over the unsettled ones of the last write, then the header."""
@@ -117,7 +124,11 @@ class OpusFile:
             frame_ms=OPUS_FRAME_MS,
             channels=CHANNELS,
         )
-        self._put(self._encoder.headers())
+        try:
+            self._put(self._encoder.headers())
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, pcm: NDArray[np.int16], unsettled: NDArray[np.int16]) -> None:
         """Appends interleaved frames. Unsettled ones are ignored, because Ogg Opus cannot be rewritten."""

@@ -238,10 +238,12 @@ class RecordWriter:
         batch: list[Job] = []
         last = False
         while True:
+            is_last_try = False
             while not self._wrote(batch):
-                if self._stop.wait(self._retry_s) and not self._wrote(batch):
+                if is_last_try:
                     self.dropped += len(batch) + self._jobs.qsize()
                     return
+                is_last_try = self._stop.wait(self._retry_s)
             if last:
                 break
             batch, last = self._next()
