@@ -114,8 +114,9 @@ async def test_a_token_admits_one_call_at_all_bridges_that_share_a_store() -> No
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs valkey-server or redis-server")
 async def test_a_replay_at_another_bridge_is_refused_before_it_gets_an_engine() -> None:
-    async with store() as server, engine_process(slots=3) as engine, AsyncExitStack() as stack:
+    async with store() as server, engine_process(slots=8) as engine, AsyncExitStack() as stack:
         environ = {**SHARED, "PXBRIDGE_LEASE_STORE": server.url, "PXBRIDGE_ENGINES": engine}
+        environ["PXBRIDGE_ENGINE_CAPACITY"] = "8"
         bridges = [await stack.enter_async_context(bridge_process(environ=environ)) for _ in range(2)]
         one, other = (f"127.0.0.1:{bridge.port}" for bridge in bridges)
         async with asyncio.timeout(20):  # a store that has just started grants nothing for a while
@@ -125,6 +126,12 @@ async def test_a_replay_at_another_bridge_is_refused_before_it_gets_an_engine() 
         assert await is_heard(await call(one, path, "CA1", stack))
         assert not await is_heard(await call(other, path, "CA2", stack))
         assert await is_heard(await call(other, path, "CA1", stack)), "Exotel's retry may come here"
+        path = await path_for_a_call(one, "CA3")
+        assert await is_heard(await call(one, path, "CA3", stack))
+        victim = await call(other, await path_for_a_call(other, "CA4"), "CA4", stack)
+        assert await is_heard(victim)
+        assert not await is_heard(await call(other, path, "CA4", stack))
+        assert await is_heard(victim), "a connection that is refused ends no other"
 
 
 async def test_a_lost_store_keeps_no_call_out() -> None:

@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
 from pxbridge.calls.call import START_TIMEOUT_S, Party
-from pxbridge.calls.call_state import Outcome
+from pxbridge.calls.call_state import Outcome, Phase
 from pxbridge.calls.conversation import CallLimits
 from pxbridge.calls.events import Kind
 from pxbridge.calls.phrases import End
@@ -188,6 +188,22 @@ def test_a_second_connection_for_the_same_call_takes_its_place() -> None:
             older, newer = b.records
             assert older.ending is not None and "second connection" in older.ending.reason
             assert newer.ending is not None and newer.ending.by is Party.PHONE
+
+    run(main())
+
+
+def test_a_second_connection_gets_an_engine_during_the_last_words_of_the_first() -> None:
+    async def main() -> None:
+        async with bridge((faults.RefusesUpgrade(400),)) as b:
+            first = asyncio.create_task(b.call(Script(hang_up_at_s=30.0), Line(call_sid="same")))
+            await asyncio.sleep(1.5)
+            (older,) = b.registry
+            assert older.record.phase is Phase.LEAVING, "it hears that there is a problem"
+            b.engines[0].faults = ()
+            second = asyncio.create_task(b.call(Script(hang_up_at_s=20.0), Line(call_sid="same")))
+            await asyncio.sleep(2.0)
+            assert [each.record.live_s is not None for each in b.registry if each is not older] == [True]
+            await asyncio.gather(first, second)
 
     run(main())
 

@@ -429,6 +429,28 @@ def test_an_engine_has_one_probe_at_a_time_however_soon_another_one_is_due() -> 
     assert run(main()) == 1
 
 
+def test_a_slot_may_go_while_the_store_is_asked_about_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Looked(Elsewhere):
+        async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
+            answer = await super().look(keys)
+            await asyncio.sleep(0.05)
+            return answer
+
+    async def main() -> None:
+        store = Looked()
+        async with pool(store=store) as b:
+            (engine,) = b._transitions.directory.engines
+            for held in (None, Refusal.CALL) * 20:
+                store.theirs = held
+                engine.resize(4)
+                await asyncio.sleep(0.26)
+                engine.resize(1)
+                await asyncio.sleep(0.26)
+
+    run(main())
+    assert caplog.text == ""
+
+
 def test_a_slot_is_promised_to_one_call_until_it_has_come_or_does_not() -> None:
     async def main() -> None:
         async with pool((A, B)) as b:

@@ -348,3 +348,16 @@ def test_no_file_ends_the_bridge(tmp_path: Path, data: bytes) -> None:
     assert stayed or "reloaded: " in log
     assert not (stayed and bridge.changed()), log
     assert ", line " not in log or "TOML" in log, "the reason has no words of its own"
+
+
+def test_engines_that_stay_until_a_restart_keep_their_token_and_certificate(tmp_path: Path) -> None:
+    engines = (
+        'engines = ["wss://gpu/api/chat"]\ncredentials = "asha:0123456789abcdef"\n'
+        f'engine_token = "0123456789abcdef"\nengine_fingerprint = "{"AB" * 32}"\n'
+    )
+    one = Reloaded(tmp_path, engines)
+    before = one.parts.in_force["engines"]
+    one.file.write_text(PLAIN + 'credentials = "asha:0123456789abcdef"\n')
+    told = one.reload()
+    assert one.parts.in_force["engines"] == before
+    assert "a change of engine_fingerprint, engine_token, engines needs a restart" in told

@@ -13,7 +13,7 @@ import logging
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pxbridge.app.assembly import contents, engine_addresses, playout_options, warm_sessions
 from pxbridge.app.console import check_console
@@ -76,6 +76,10 @@ RELOADED = {
 """Settings that SIGHUP puts in force for new calls."""
 
 
+OF_ENGINES: Final = {"engine_ca_file", "engine_fingerprint", "engine_insecure", "engine_token"}
+"""How the engines' identity is checked, and what proves ours."""
+
+
 class Reloader:
     """Puts changed settings and personas in force.
 
@@ -101,7 +105,9 @@ class Reloader:
             changed = changed_settings(old, new)
             keep = changed - RELOADED
             if bool(old.engines) != bool(new.engines):
-                keep.add("engines")  # the rehearsal engine starts and ends with the process
+                # The rehearsal engine starts and ends with the process. Engines keep what belongs to them.
+                keep |= {"engines", *(changed & OF_ENGINES)}
+                ca = self._ca
             new = new.model_copy(update={name: getattr(old, name) for name in keep})
             check_access(loaded._replace(settings=new))  # with the address that is listened on now
             check_console(loaded._replace(settings=new))

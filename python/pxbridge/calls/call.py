@@ -172,9 +172,9 @@ class Call:
                 await self._wait_for_sentence_end()
             conversation.cancel()
             await asyncio.wait([conversation])
-            self._left_engine.set()
             if self._line is not None:
                 self._line.fade_out()
+        self._left_engine.set()
         if ending.last_words:
             await self._wait_for_last_words()
 
@@ -210,10 +210,12 @@ class Call:
         if token_use is not None and not await token_use.confirm(start.call_id):
             self._finish(Ending(Party.BRIDGE, TOKEN_USED, 1008))
             return
-        if token_use is not None:
-            self._engines.promises.keep(start.call_id)
         if (persona := self._choose_persona(start)) is None:
             return
+        if self._handovers is not None:
+            self._handovers.begin(start.call_id)
+        if token_use is not None and self._continuation.released is None:
+            self._engines.promises.keep(start.call_id)
         conversation = Conversation(
             self._started_line(),
             self.record,
@@ -410,8 +412,6 @@ class Call:
         record.caller, record.called = start.caller, start.called
         record.carrier = self._carrier.name.lower()
         record.rate_hz, record.started_s = start.media.rate_hz, self._clock()
-        if self._handovers is not None:
-            self._handovers.begin(start.call_id)
         if start.refusal:
             self.emit(Kind.NOTE, text=start.refusal)
             self._finish(Ending(Party.BRIDGE, start.refusal, UNREADABLE, outcome=Outcome.NO_START))

@@ -97,8 +97,8 @@ class CallRegistry:
         subscribers: list[Subscriber] = []
 
         def emit(record: CallRecord, event: Event) -> None:
-            if event.kind is Kind.STARTED:
-                self._on_start(arrival.carrier.name, call)
+            if event.kind is Kind.PERSONA:  # the call is let in: not before may it end another one
+                self._on_admitted(arrival.carrier.name, call)
             for subscriber in subscribers:
                 try:
                     subscriber(record, event)
@@ -139,7 +139,7 @@ class CallRegistry:
                 self._empty.set()
             subscribers.clear()  # they hold the call
 
-    def _on_start(self, carrier: str, call: Call) -> None:
+    def _on_admitted(self, carrier: str, call: Call) -> None:
         """Ends an older connection for the same call.
 
         A carrier repeats a handshake that it thinks has failed. It listens to the newer connection.

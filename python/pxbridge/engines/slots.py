@@ -320,6 +320,9 @@ class Engine:
         while len(self.slots) > count and self.slots[-1] not in self.used:
             slot = self.slots.pop()
             del self._group(slot.state)[slot]
+            slot._state = (
+                Idle()
+            )  # another one: nobody who waits for an answer about the slot takes it for unchanged
             self._directory.slot_removed(slot)
         self._directory.engine_changed(self)
 
