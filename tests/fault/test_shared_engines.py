@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from tests.fault.processes import bridge_process, engine_process, until
@@ -82,6 +82,25 @@ async def test_a_slot_is_leased_once_and_only_its_holder_gives_it_back() -> None
             assert second.fence > first.fence
             await ours.release(first)
             assert await ours.look(["engine#0"]) == [Refusal.CALL], "a late release gives nobody else's back"
+
+
+async def test_a_lease_whose_answer_got_lost_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with store() as server:
+        await settled(server.url)
+        async with leases(server.url) as ours, leases(server.url) as theirs:
+            ask = ours._eval
+
+            async def granted_and_lost(*asked: Any) -> None:
+                await ask(*asked)
+                raise StoreUnreachable("the answer did not come in time")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(ours, "_eval", granted_and_lost)
+                with pytest.raises(StoreUnreachable):
+                    await ours.acquire("engine#0", Use.CALL)
+            assert await theirs.acquire("engine#0", Use.CALL) is Refusal.CALL
+            assert await ours.look(["engine#0"]) == [None]
+            await given(theirs)
 
 
 async def test_a_lease_expires_unless_it_is_renewed_and_its_old_holder_is_fenced_off() -> None:

@@ -29,6 +29,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from pxbridge.engines.leases import Grant, Refusal, Renewal, Use
+from pxbridge.errors import StoreUnreachable
 from pxbridge.redis_store import PREFIX, RedisStore
 
 if TYPE_CHECKING:
@@ -147,13 +148,18 @@ class RedisLeases:
         self._store = store
         self._ttl_ms = round(ttl_s * 1000)
         self.renew_every_s: float | None = min(ttl_s / RENEWALS_PER_LIFE, LONGEST_RENEWAL_S)
+        self._unanswered: list[Grant] = []  # leases that may have been granted: the answer did not come
 
     async def acquire(self, key: str, use: Use) -> Grant | Refusal:
         """Returns a lease on a slot, or the reason why it is refused."""
         token = secrets.token_hex(16)
         keys = (FENCE, _lease(key), _wanted(key))
-        async with self._store.answer():
-            answer = await self._eval(_ACQUIRE, keys, (token, use.value))
+        try:
+            async with self._store.answer():
+                answer = await self._eval(_ACQUIRE, keys, (token, use.value))
+        except StoreUnreachable:
+            self._unanswered.append(Grant(key, token, 0))
+            raise
         return Grant(key, token, answer) if isinstance(answer, int) else Refusal(answer.decode())
 
     async def renew(self, held: Sequence[tuple[Grant, Use]]) -> list[Renewal]:
@@ -168,7 +174,10 @@ class RedisLeases:
         return [_RENEWALS[answer] for answer in answers]
 
     async def look(self, keys: Sequence[str]) -> list[Refusal | None]:
-        """Returns how each of these slots is held."""
+        """Returns how each of these slots is held. Leases that nobody here knows of are released before."""
+        while self._unanswered:
+            await self.release(self._unanswered[0])
+            del self._unanswered[0]
         async with self._store.answer():
             answers = await self._eval(_LOOK, [_lease(key) for key in keys], ())
         return [Refusal(answer.decode()) if answer else None for answer in answers]
