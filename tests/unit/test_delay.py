@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pxbridge.calls import delay
 
@@ -55,6 +59,18 @@ def test_one_bad_second_in_twenty_is_the_slow_figure_and_not_the_usual_one() -> 
         history.add(after(second + 1, queued_us=1_000_000.0 if second % 10 == 9 else 0.0))
     assert history.median_s() == pytest.approx(0.185)
     assert history.p95_s() == pytest.approx(1.185)
+
+
+@given(st.lists(st.floats(0.0, 10.0, width=32), min_size=1, max_size=60))
+def test_the_figures_are_the_median_and_the_95th_percentile(waits_s: list[float]) -> None:
+    history = delay.DelayHistory()
+    for second, wait_s in enumerate(waits_s):
+        history.add(after(second + 1, round_trip_us=wait_s * 1e6))
+    samples = list(history.samples_s["engine"])
+    assert history.median_s("engine") == pytest.approx(statistics.median(samples))
+    if len(samples) > 1:
+        slow_s = statistics.quantiles(samples, n=20, method="inclusive")[-1]
+        assert history.p95_s("engine") == pytest.approx(slow_s)
 
 
 @pytest.mark.parametrize(("chunk_ms", "adds_ms"), [(20, 0), (40, 0), (80, 0), (100, 40), (160, 40), (37, 18)])

@@ -74,9 +74,6 @@ LONGEST_ENDING_S = LONGEST_CALL_END_S + FLOW_ASKS_S + TEARDOWN_S
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
-USUAL_LINE_HZ = 8000
-"""The rate of most phone lines. Other rates: announcements are decoded in the first call that needs them."""
-
 
 async def run(
     loaded: Loaded,
@@ -116,7 +113,7 @@ async def run(
         signals = stack.enter_context(_caught(_Signals(end_within)))
         bridge = await stack.enter_async_context(assembled(loaded, personas, log_writer, os.environ))
         await stack.enter_async_context(systemd.watchdog())
-        await asyncio.to_thread(announcements.load, USUAL_LINE_HZ)
+        await asyncio.to_thread(announcements.load, personas.greetings)
         stack.enter_context(_frozen_garbage_collector())
         await stack.enter_async_context(bridge.announced())
         bridge.shedding.restart()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from pxbridge.app.assembly import contents, engine_addresses, playout_options, warm_sessions
 from pxbridge.app.console import check_console
+from pxbridge.calls import announcements
 from pxbridge.errors import ConfigError
 from pxbridge.settings import check_access
 from pxbridge.settings.changes import Reading, changed_personas, changed_settings
@@ -133,7 +134,9 @@ class Reloader:
 
     def _read_all(self) -> tuple[Loaded, Personas, str]:
         loaded = self._read()
-        return loaded, read_personas(loaded), contents(loaded.settings.engine_ca_file)
+        personas = read_personas(loaded)
+        announcements.load(personas.greetings)
+        return loaded, personas, contents(loaded.settings.engine_ca_file)
 
     def _use(self, settings: Settings, personas: Personas) -> None:
         bridge = self._bridge

@@ -6,6 +6,7 @@ the operator provides.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from enum import StrEnum
 from importlib import resources
@@ -16,6 +17,7 @@ from pxbridge.calls.greeting import GREETING_HZ, read_greeting
 from pxbridge.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy as np
@@ -70,10 +72,21 @@ def sound(name: Sound, rate_hz: int) -> NDArray[np.float32]:
     return pcm
 
 
-def load(rate_hz: int) -> None:
-    """Decodes all sounds ahead, so that no call waits for it (40 ms). May be called from any thread."""
+USUAL_LINE_HZ: Final = 8000
+"""The rate of most phone lines. Other rates: sounds are decoded in the first call that needs them."""
+
+
+def load(greetings: Iterable[Path], rate_hz: int = USUAL_LINE_HZ) -> None:
+    """Decodes all sounds and greetings ahead. May be called from any thread.
+
+    Otherwise the first call would do it, and all calls would wait: 40 ms for the sounds, and up to 300 ms for
+    a long greeting.
+    """
     for name in Sound:
         sound(name, rate_hz)
+    for path in greetings:
+        with contextlib.suppress(InputError):  # the call that wants it says so
+            greeting(path, rate_hz)
 
 
 def greeting(path: Path, rate_hz: int) -> NDArray[np.float32]:

@@ -207,6 +207,11 @@ class Personas(Mapping[str, Persona]):
     def __len__(self) -> int:
         return len(self._personas)
 
+    @property
+    def greetings(self) -> frozenset[Path]:
+        """The personas' files of greetings."""
+        return frozenset(each.greeting for each in self.values() if each.greeting is not None)
+
     def numbers(self, name: str) -> frozenset[str]:
         """The dialled numbers that a persona answers, in the form of `number_key`."""
         return frozenset(number for number, persona in self._numbers.items() if persona == name)
