@@ -324,6 +324,23 @@ def test_an_engine_in_a_call_is_waited_for_where_another_rejects_the_persona() -
     run(main())
 
 
+def test_a_waiting_caller_outlasts_an_engine_that_breaks_off_while_it_reads_the_prompts() -> None:
+    async def main() -> None:
+        async with bridge(limits=CallLimits(max_wait_s=30.0)) as b:
+            first = asyncio.create_task(b.call(Script(hang_up_at_s=4.0), Line(call_sid="first")))
+            await asyncio.sleep(2.0)
+            waits = asyncio.create_task(b.call(Script(hang_up_at_s=20.0), Line(call_sid="waits")))
+            await asyncio.sleep(1.0)
+            b.engines[0].faults = (faults.BreaksOffPrompting(),)
+            await asyncio.sleep(3.0)
+            b.engines[0].faults = ()
+            await asyncio.gather(first, waits)
+            await b.record()
+            assert [record.live_s is not None for record in b.records] == [True, True]
+
+    run(main())
+
+
 def test_all_engines_gone_and_back() -> None:
     async def main() -> None:
         async with bridge((), (), mode=Mode.PARROT, limits=CallLimits(failover_timeout_s=30.0)) as b:

@@ -303,8 +303,9 @@ class Conversation:
                             won, session = await self._prompt(lease, self._prompts, set(place.rejected_s))
                         except EngineFull:
                             continue  # back in its place at once: the pool knows when to try the engine again
-                        except EngineRejected:
-                            if not self._may_wait:
+                        except EngineRejected as error:
+                            # Without a status it may have been restarted while it read the prompts.
+                            if error.status is not None and not self._may_wait:
                                 raise
                             continue
                         except EngineError:
