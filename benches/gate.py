@@ -94,7 +94,7 @@ LIMITS = {
         Limit("delay: 100 ms chunks, after a stall", 0.145, figure="median"),
         Limit("delay: 20 ms chunks, after a stall", 0.105, figure="median"),
     ),
-    # Measured: 0.22 to 0.25 of plain's CPU, 0.29 of its memory, 1.84 to 2.0 times libopus.
+    # Measured: 0.19 to 0.25 of plain's CPU, 0.29 to 0.47 of its memory, 1.84 to 2.0 times libopus.
     "bench_cpu.py": (
         Limit("CPU of a second of a call", 0.25, figure="median"),
         # Both are measured in the same seconds, and the machine is not equally fast in each. The ratio of the

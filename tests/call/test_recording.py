@@ -279,14 +279,8 @@ def test_an_hour_of_wav_is_what_the_setting_says(tmp_path: Path) -> None:
     assert file.stat().st_size / 9.0 * 3600 == pytest.approx(115e6, rel=0.05)
 
 
-@pytest.mark.parametrize("form", ["wav", "opus"])
-@pytest.mark.parametrize("harm", ["file", "folder", "replaced"])
-def test_a_recording_whose_file_is_deleted_or_replaced_goes_on_in_a_new_one(
-    form: Format, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "state" / "recordings"
-    named: list[str] = []
-    recorder = Recorder(folder, form, lambda _record: named.append)
+def recording_of(recorder: Recorder) -> Callable[..., None]:
+    """Begins the recording `c1`, and returns a function that puts one second of it."""
     record = CallRecord(call_id="c1")
     record.rate_hz = 8000
     one = recorder.begin(record, 0.0)
@@ -296,6 +290,18 @@ def test_a_recording_whose_file_is_deleted_or_replaced_goes_on_in_a_new_one(
         piece = (tone, [(float(second), 8000)])
         recorder.put(one, second + 1.0, piece, piece, last=last)
 
+    return put
+
+
+@pytest.mark.parametrize("form", ["wav", "opus"])
+@pytest.mark.parametrize("harm", ["file", "folder", "replaced"])
+def test_a_recording_whose_file_is_deleted_or_replaced_goes_on_in_a_new_one(
+    form: Format, harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "state" / "recordings"
+    named: list[str] = []
+    recorder = Recorder(folder, form, lambda _record: named.append)
+    put = recording_of(recorder)
     for second in range(10):
         put(second)
     written = threading.Event()
@@ -324,20 +330,6 @@ def is_open(file: Path) -> bool:
         with contextlib.suppress(FileNotFoundError):
             found.add(descriptor.readlink())
     return file in found
-
-
-def recording_of(recorder: Recorder) -> Callable[..., None]:
-    """Begins the recording `c1`, and returns a function that puts one second of it."""
-    record = CallRecord(call_id="c1")
-    record.rate_hz = 8000
-    one = recorder.begin(record, 0.0)
-    tone = (8000 * np.sin(np.arange(8000) * 0.3)).astype(np.int16)
-
-    def put(second: int, *, last: bool = False) -> None:
-        piece = (tone, [(float(second), 8000)])
-        recorder.put(one, second + 1.0, piece, piece, last=last)
-
-    return put
 
 
 def test_a_recording_that_ends_while_the_thread_is_late_is_closed_with_its_tail(

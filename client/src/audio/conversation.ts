@@ -68,7 +68,7 @@ const TRY_AGAIN_LATER = 1013;
 const INPUT_RATE_HZ = 24000;
 const CONNECT_TIMEOUT_MS = 15_000;
 const RETRY_AFTER_MS = [500, 1000, 2000, 4000, 8000] as const;
-/** Attempts are counted from the first again after a connection was live for so long. A handshake alone proves little. */
+/** After this time in a live connection, attempts are counted from the first again. A handshake alone proves little. */
 const PROVEN_MS = 10_000;
 const TICK_MS = 1000;
 /** An engine sends sound all the time. After so long without a message the connection stalls. */

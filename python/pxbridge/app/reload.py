@@ -78,7 +78,7 @@ RELOADED = {
 
 
 OF_ENGINES: Final = {"engine_ca_file", "engine_fingerprint", "engine_insecure", "engine_token"}
-"""How the engines' identity is checked, and what proves ours."""
+"""Settings that belong to the engines: how their certificates are checked, and the token for them."""
 
 
 class Reloader:

@@ -263,7 +263,7 @@ class Call:
                 return
 
     async def _phone_leaves(self, within_s: float) -> bool:
-        """Waits this long; False unless the phone has hung up."""
+        """Waits this long, or until the phone has hung up; whether it has."""
         try:
             async with asyncio.timeout(within_s):
                 await self._phone_gone.wait()

@@ -127,8 +127,8 @@ async def serve(loaded: Loaded, name: str, console: Console, read_again: Callabl
 class SettingsReader:
     """Reads a bridge's settings again in a thread: the event loop carries calls.
 
-    A folder of a network may not answer for hours. One thread at a time waits for it. If the answer is late,
-    the next start of the tunnel uses it.
+    A network folder may not answer for hours. One thread at a time waits for it. If the answer is late, the
+    next start of the tunnel uses it.
 
     Args:
         read: Reads them.
